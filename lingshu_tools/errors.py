@@ -1,0 +1,56 @@
+"""What can go wrong, as one tree.
+
+    LingshuError
+    ├── InputError            the caller can mend it: value, what is allowed, what to do next
+    │   └── NotFoundError     an id, a checkpoint or a gene that does not exist
+    ├── EngineError           the engine could not be reached, started or finish an arm
+    ├── LedgerError           the ledger cannot be opened, written or trusted
+    │   └── TamperError       a row or an object is not what its hash says
+    └── CancelledError        the experiment was cancelled; what was done is kept
+
+Knows nothing of how a door shows an error.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class LingshuError(Exception):
+    """Base of every error this library raises on purpose; its text is fit to be shown."""
+
+
+class InputError(LingshuError):
+    """A smarter caller could have avoided this; the message says how."""
+
+
+class NotFoundError(InputError):
+    """Something named does not exist; the nearest names are offered."""
+
+
+class EngineError(LingshuError):
+    """The engine could not be reached, started, or failed; the message says what to do."""
+
+
+class LedgerError(LingshuError):
+    """The ledger cannot be opened or written; nothing was lost."""
+
+
+class TamperError(LedgerError):
+    """A ledger row or object does not match its hash."""
+
+
+class CancelledError(LingshuError):
+    """The experiment was cancelled."""
+
+
+def nearest(name: str, known: Iterable[str], n: int = 3) -> list[str]:
+    """Return up to `n` known names that look like `name`, best first, ignoring case."""
+    by_fold = {k.casefold(): k for k in known}
+    matches = difflib.get_close_matches(name.casefold(), by_fold, n=n, cutoff=0.5)
+    return [by_fold[m] for m in matches]
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ` Did you mean …?`, or nothing where no known name is close."""
+    found = nearest(name, known)
+    return f" Did you mean {' or '.join(repr(f) for f in found)}?" if found else ""

@@ -1,0 +1,203 @@
+"""Checkpoint folders read without torch: what a checkpoint knows, and that its files are intact.
+
+A checkpoint is a folder `NAME/` with `config.json`, `panel.json`, `*.safetensors`, `evidence.json`
+and `card.md`; the digests of its files are pinned beside it, in `NAME.digests.json`. Knows nothing
+of how the weights are used.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+
+from lingshu_model.wire.canonical import digest_file, digest_json
+from lingshu_model.wire.messages import Intervention
+
+FORMAT = "lingshu-checkpoint-1"
+SHIPPED = Path(__file__).parent.parent / "checkpoints"
+Tier = Literal["seen", "seen_elsewhere", "combination_of_seen", "unseen"]
+# What the checkpoint digest covers: everything that decides a sampled count. The evidence and the
+# card are pinned too, but may be rewritten without making the old experiments another model's.
+_IDENTITY = ("config.json", "panel.json")
+
+
+class CheckpointError(Exception):
+    """A checkpoint is missing, damaged or not what its pinned digests say."""
+
+
+@dataclass(frozen=True)
+class Support:
+    """What a checkpoint has seen of one (context, perturbation).
+
+    `n_cells` counts training cells of exactly that condition; 0 where the tier is not `seen`.
+    """
+
+    tier: Tier
+    n_cells: int
+    note: str
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One checkpoint folder whose JSON files match their pinned digests."""
+
+    name: str
+    path: Path
+    digest: str
+    config: Mapping[str, Any]
+    pinned: Mapping[str, str]
+
+    @cached_property
+    def panel(self) -> list[str]:
+        """Gene symbols in panel order."""
+        return [gene["symbol"] for gene in self._json("panel.json")["genes"]]
+
+    @cached_property
+    def panel_entries(self) -> list[dict[str, Any]]:
+        """Panel rows: `symbol`, `ensembl` (or None), `aliases`, `previous`."""
+        return self._json("panel.json")["genes"]
+
+    @cached_property
+    def panel_digest(self) -> str:
+        """The digest of the ordered gene list alone."""
+        return digest_json(self.panel)
+
+    @cached_property
+    def evidence(self) -> dict[str, Any]:
+        """Held-out figures by support tier; empty where none were measured."""
+        return self._json("evidence.json") if "evidence.json" in self.pinned else {}
+
+    @cached_property
+    def reference(self) -> dict[str, NDArray[np.float64]]:
+        """Summaries of the training cells, one row per entry of `config["seen"]`.
+
+        `mean_count` and `mean_log1p_cp10k` [conditions, genes], `library_quantiles` [conditions, 5]
+        (5, 25, 50, 75, 95 %), `zero_rate` [conditions].
+        """
+        self.verify_file("reference.safetensors")
+        return load_file(self.path / "reference.safetensors")
+
+    @property
+    def contexts(self) -> list[dict[str, str]]:
+        """The contexts it was trained on."""
+        return [dict(entry["context"]) for entry in self.config["contexts"]]
+
+    def seen(self, context: Mapping[str, str], interventions: Iterable[Intervention]) -> int:
+        """Training cells of exactly this condition; 0 when it was never trained on."""
+        wanted = _identity(interventions)
+        return sum(
+            entry["n_cells"]
+            for entry in self.config["seen"]
+            if entry["context"] == dict(context) and _entry_identity(entry) == wanted
+        )
+
+    def support(self, context: Mapping[str, str], interventions: Iterable[Intervention]) -> Support:
+        """Return what was seen of a condition, in the design's four tiers."""
+        interventions = tuple(interventions)
+        count = self.seen(context, interventions)
+        if count:
+            return Support("seen", count, f"{count} training cells of this condition")
+        wanted = _identity(interventions)
+        elsewhere = [e["context"] for e in self.config["seen"] if _entry_identity(e) == wanted]
+        if elsewhere and dict(context) in self.contexts:
+            return Support("seen_elsewhere", 0, f"seen in {len(elsewhere)} other contexts")
+        singles = [self.seen(context, (one,)) for one in interventions]
+        if len(singles) > 1 and all(singles):
+            return Support("combination_of_seen", 0, "each intervention was seen alone, not together")
+        return Support("unseen", 0, "never trained on: an extrapolation")
+
+    def verify_file(self, name: str) -> Path:
+        """Return the path of one file of the folder after checking its bytes against the pin."""
+        expected = self.pinned.get(name)
+        if expected is None:
+            message = f"{self.path / name} has no pinned digest in {self.name}.digests.json"
+            raise CheckpointError(message)
+        return _verify(self.path / name, expected)
+
+    def _json(self, name: str) -> dict[str, Any]:
+        return json.loads(self.verify_file(name).read_text("utf-8"))
+
+
+class Catalogue:
+    """The checkpoints found under a list of folders, first come first served by name."""
+
+    def __init__(self, roots: Iterable[Path] | None = None) -> None:
+        """Look under `roots`; by default `LINGSHU_CHECKPOINTS` (a path list), then the shipped."""
+        extra = os.environ.get("LINGSHU_CHECKPOINTS", "")
+        default = [*(Path(p) for p in extra.split(os.pathsep) if p), SHIPPED]
+        self.roots = tuple(default if roots is None else roots)
+        self._loaded: dict[str, Checkpoint] = {}
+
+    def names(self) -> list[str]:
+        """Names of all checkpoints with pinned digests, sorted."""
+        return sorted({path.name.removesuffix(".digests.json") for path in self._pins()})
+
+    def load(self, name: str) -> Checkpoint:
+        """Return a checkpoint by name; its weights are verified by whoever reads them.
+
+        Raises:
+            CheckpointError: no such name (the known ones are listed), or a file that is missing,
+                truncated or changed (its name and both digests are given).
+        """
+        if name not in self._loaded:
+            self._loaded[name] = self._read(name)
+        return self._loaded[name]
+
+    def _read(self, name: str) -> Checkpoint:
+        pins = {p.name.removesuffix(".digests.json"): p for p in reversed(list(self._pins()))}
+        if name not in pins:
+            message = f"no checkpoint {name!r}; there are {', '.join(self.names()) or 'none'}"
+            raise CheckpointError(message)
+        pinned = json.loads(pins[name].read_text("utf-8"))["files"]
+        path = pins[name].parent / name
+        config = json.loads(_verify(path / "config.json", pinned["config.json"]).read_text("utf-8"))
+        if config.get("format") != FORMAT:
+            message = f"{path} has the format {config.get('format')!r}; this version reads {FORMAT}"
+            raise CheckpointError(message)
+        return Checkpoint(name, path, identity_digest(pinned), config, pinned)
+
+    def _pins(self) -> Iterator[Path]:
+        for root in self.roots:
+            yield from sorted(root.glob("*.digests.json"))
+
+
+def identity_digest(pinned: Mapping[str, str]) -> str:
+    """Return the checkpoint digest: over the files that decide a count, weights included."""
+    return digest_json(
+        {n: d for n, d in pinned.items() if n in _IDENTITY or n.startswith("model")}
+    )
+
+
+def pin(path: Path) -> Path:
+    """Write `NAME.digests.json` beside the folder `path` and return its path."""
+    files = {p.name: digest_file(p) for p in sorted(path.iterdir()) if p.is_file()}
+    target = path.parent / f"{path.name}.digests.json"
+    text = json.dumps({"checkpoint": identity_digest(files), "files": files}, indent=1)
+    target.write_text(text + "\n", "utf-8")
+    return target
+
+
+def _verify(path: Path, expected: str) -> Path:
+    if not path.is_file():
+        message = f"{path} is missing; its pinned digest is {expected}"
+        raise CheckpointError(message)
+    found = digest_file(path)
+    if found != expected:
+        message = f"{path} is {found}, but its pinned digest is {expected}: do not use it"
+        raise CheckpointError(message)
+    return path
+
+
+def _identity(interventions: Iterable[Intervention]) -> list[tuple[str, str]]:
+    return sorted((i.target, i.kind) for i in interventions)
+
+
+def _entry_identity(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return sorted((i["target"], i["kind"]) for i in entry["interventions"])
