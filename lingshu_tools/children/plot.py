@@ -23,6 +23,7 @@ from lingshu_tools.children.labels import label_points
 
 BLUE, ORANGE, GREEN, GREY, DARK = "#0072B2", "#D55E00", "#009E73", "#9a9a9a", "#222222"
 DPI = 200
+_MARGIN = 0.12  # inches
 STYLE: dict[str, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["Arial", "Helvetica", "DejaVu Sans"],
@@ -116,7 +117,11 @@ def volcano(job: Mapping[str, Any]) -> tuple[Figure, list[str]]:
     _legend(figure, _volcano_keys(called, job))
     at = {g: i for i, g in enumerate(job["genes"])}
     named = [g for g in job["labels"] if math.isfinite(y[at[g]])]
-    left = label_points(axes, [(x[at[g]], y[at[g]]) for g in named], named, size=7.5)
+    points = [(float(x[at[g]]), float(y[at[g]])) for g in named]
+    left = label_points(axes, points, named, others=np.column_stack([x, y]), size=7.5)
+    if left:
+        text = f"{len(left)} of {len(named)} called genes have no room for a name"
+        axes.set_title(text, fontsize=6.5, color="#555555", loc="right", pad=3)
     return figure, left
 
 
@@ -131,17 +136,20 @@ def _figure(
         bottom=bottom / height,
         top=1 - 0.62 / height,
     )
-    inches = 1 / height
-    figure.text(
-        0.12 / width, 1 - 0.1 * inches, job["title"], fontsize=10, fontweight="bold", va="top"
-    )
-    figure.text(
-        0.12 / width, 1 - 0.31 * inches, job["subtitle"], fontsize=7.5, color="#555555", va="top"
-    )
-    figure.text(
-        0.12 / width, 0.06 * inches, job["footnote"], fontsize=6.5, color="#555555", va="bottom"
-    )
+    _line(figure, job["title"], 1 - 0.1 / height, va="top", fontsize=10, fontweight="bold")
+    _line(figure, job["subtitle"], 1 - 0.31 / height, va="top", fontsize=7.5, color="#555555")
+    _line(figure, job["footnote"], 0.06 / height, va="bottom", fontsize=6.5, color="#555555")
     return figure, axes
+
+
+def _line(figure: Figure, text: str, y: float, **style: Any) -> None:
+    """Write a line over the figure's width, smaller where it would not fit."""
+    width = figure.get_figwidth()
+    made = figure.text(_MARGIN / width, y, text, **style)
+    room = (width - 2 * _MARGIN) * figure.dpi
+    excess = made.get_window_extent().width / room
+    if excess > 1:
+        made.set_fontsize(style["fontsize"] / excess)
 
 
 def _ranked(axes: Axes, y: int, row: Mapping[str, Any]) -> None:
@@ -150,20 +158,22 @@ def _ranked(axes: Axes, y: int, row: Mapping[str, Any]) -> None:
         axes.plot([score - error, score + error], [y, y], color="#9ecae1", lw=5.5, zorder=2,
                   solid_capstyle="butt")  # fmt: skip
     if interval is not None:
-        axes.plot(interval, [y, y], color=DARK, lw=1.3, zorder=3, solid_capstyle="butt")
+        axes.plot(interval, [y, y], color=DARK, lw=1.0, zorder=3, marker="|", ms=6, mew=1.0)
     face = BLUE if row["hit"] else "white"
-    axes.plot([score], [y], marker="o", ms=4.6, mfc=face, mec=BLUE, mew=1.0, zorder=4)
+    axes.plot([score], [y], marker="o", ms=3.6, mfc=face, mec=BLUE, mew=0.9, zorder=4)
 
 
 def _ranking_keys(rows: list[Mapping[str, Any]], limit: float | None) -> list[Any]:
     tested = any(r["hit"] is not None for r in rows)
-    dot = {"marker": "o", "ls": "", "ms": 4.6, "mec": BLUE}
+    dot = {"marker": "o", "ls": "", "ms": 3.8, "mec": BLUE}
     keys: list[Any] = []
     if tested:
         keys.append(Line2D([], [], mfc=BLUE, label="score, unlike shams (FDR ≤ 5 %)", **dot))
     plain = "score, not told from shams" if tested else "score"
     keys.append(Line2D([], [], mfc="white", label=plain, **dot))
-    keys.append(Line2D([], [], color=DARK, lw=1.3, label="95 % Monte Carlo interval"))
+    keys.append(
+        Line2D([], [], color=DARK, lw=1.0, marker="|", ms=6, label="95 % Monte Carlo interval")
+    )
     if any(r["prediction_error"] is not None for r in rows):
         keys.append(Line2D([], [], color="#9ecae1", lw=5.5, label="± held-out prediction error"))
     if limit is not None:
@@ -173,7 +183,9 @@ def _ranking_keys(rows: list[Mapping[str, Any]], limit: float | None) -> list[An
 
 def _volcano_keys(called: Any, job: Mapping[str, Any]) -> list[Any]:
     keys = [
-        Line2D([], [], ls="", marker=m, ms=5, mfc=c, mec="none", label=f"{t} ({(called == s).sum()})")
+        Line2D(
+            [], [], ls="", marker=m, ms=5, mfc=c, mec="none", label=f"{t} ({(called == s).sum()})"
+        )
         for s, c, m, t in (
             (-1, BLUE, "v", "lower"),
             (1, ORANGE, "^", "higher"),
@@ -183,7 +195,9 @@ def _volcano_keys(called: Any, job: Mapping[str, Any]) -> list[Any]:
     ]
     if job["target"]:
         keys.append(
-            Line2D([], [], ls="", marker="o", ms=8, mfc="none", mec=DARK, label="the target's own gene")
+            Line2D(
+                [], [], ls="", marker="o", ms=8, mfc="none", mec=DARK, label="the target's own gene"
+            )
         )
     return keys
 

@@ -30,7 +30,9 @@ class ListExperiments(Arguments):
         default=None, max_length=200, description="Only in this one, as listed: cell_line=THP-1"
     )
     parent: str | None = Field(
-        default=None, max_length=80, description="Only of this screen, or replays of this experiment"
+        default=None,
+        max_length=80,
+        description="Only of this screen, or replays of this experiment",
     )
     text: str | None = Field(
         default=None, max_length=200, description="Only rows whose request has this text"

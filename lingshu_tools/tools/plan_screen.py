@@ -181,7 +181,11 @@ def caveats_of(plan: Plan) -> list[str]:
     """Return what holds for every reading of a plan's scores, run or not."""
     mix, checkpoint = plan.support_mix, plan.control.checkpoint
     found = [evidence_sentence(checkpoint, t) for t in mix if t != weakest(plan)]
-    left_out = [d.label for d in plan.designs if plan.objective.left_out({i.target for i in d.interventions})]
+    left_out = [
+        d.label
+        for d in plan.designs
+        if plan.objective.left_out({i.target for i in d.interventions})
+    ]
     if left_out:
         found.append(f"A target's own gene is left out of its score: {', '.join(left_out)}.")
     _, why = sham_null(plan.control)
@@ -214,7 +218,9 @@ def _will_show(limit: float | None) -> list[str]:
 
 def _wont_show(plan: Plan, error: float | None) -> list[str]:
     unknown = "by how much it errs is not known"
-    missed = unknown if error is None else f"scores closer than about {error:.2g} are not told apart"
+    missed = (
+        unknown if error is None else f"scores closer than about {error:.2g} are not told apart"
+    )
     return [
         f"What real cells do: it predicts, and {missed}.",
         "Anything about candidates that are not listed, dose, time or viability.",

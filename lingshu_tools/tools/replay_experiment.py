@@ -36,7 +36,9 @@ class ReplayResult(Result):
     """A replay: `experiment_id` is the new experiment, `replay_of` the one replayed."""
 
     replay_of: str
-    verdict: str | None = Field(description="exact, same_kind, equivalent, different; null: not yet")
+    verdict: str | None = Field(
+        description="exact, same_kind, equivalent, different; null: not yet"
+    )
     differs: dict[str, Any] = Field(description="What is not the same: numerics, artifacts, counts")
     verification_written: bool
 

@@ -54,14 +54,16 @@ class RunScreen(ScreenSettings):
     """Arguments of run_screen: a recorded plan's id, or the arguments of plan_screen."""
 
     screen_id: str | None = Field(
-        default=None, max_length=80, description="A plan's id, scr_…; leave all but the last three out"
+        default=None,
+        max_length=80,
+        description="A plan's id, scr_…; leave all but the last three out",
     )
     objective: ObjectiveArgument | None = Field(
         default=None, description='Without screen_id: what to look for, e.g. {"lower": ["STAT1"]}'
     )
     candidates: Candidates | None = Field(
         default=None,
-        description='Without screen_id: "all_seen", or a list of target symbols or intervention lists',
+        description='Without screen_id: "all_seen", or a list of targets or intervention lists',
     )
     wait_s: WaitS = 4
     dry_run: DryRun = False
@@ -72,7 +74,9 @@ class RankedView(View):
     """One candidate of a screen."""
 
     perturbation: str
-    score: Number | None = Field(description="mean(sign × change) over the objective; larger better")
+    score: Number | None = Field(
+        description="mean(sign × change) over the objective; larger better"
+    )
     mc_interval: list[Number] | None = Field(
         description="95 % Monte Carlo interval; says nothing of model error"
     )
@@ -182,11 +186,11 @@ def _result(
     return ScreenResult(
         **_plan_fields(plan),
         status=status,
-        summary=_summary(plan, ranking, statuses),
-        units={k: LOG1P for k in ("score", "mc_interval", "prediction_error")},
+        summary=_summary(plan, ranking),
+        units=dict.fromkeys(("score", "mc_interval", "prediction_error"), LOG1P),
         support=support_of(plan),
         evidence=evidence_view(plan.control.checkpoint, tier),
-        caveats=[*_caveats(app, plan, ranking, children, statuses), *caveats_of(plan)],
+        caveats=[*_caveats(app, ranking, children, statuses), *caveats_of(plan)],
         screen_id=screen.id,
         ledger_head=str(app.ledger.head()),
         next_step=_next_step(screen.id, status, ranking),
@@ -227,7 +231,7 @@ def _progress(plan: Plan, statuses: Sequence[Status]) -> Progress:
     return Progress(done=arms * plan.control.n_cells, total=plan.total_cells)
 
 
-def _summary(plan: Plan, ranking: Ranking, statuses: Sequence[Status]) -> str:
+def _summary(plan: Plan, ranking: Ranking) -> str:
     checkpoint, tier = plan.control.checkpoint, weakest(plan)
     scored = [row for row in ranking.rows if row.value is not None]
     done = f"{len(ranking.rows)} of {len(plan.candidates)} candidates done"
@@ -266,7 +270,6 @@ def _hits(scored: Sequence[Ranked]) -> str:
 
 def _caveats(
     app: App,
-    plan: Plan,
     ranking: Ranking,
     children: Sequence[Experiment],
     statuses: Sequence[Status],
@@ -275,12 +278,16 @@ def _caveats(
     stuck = {t for c in children if (t := app.runner.trouble(c.id))}
     found += [f"The screen stopped: {text}" for text in sorted(stuck)]
     for state in ("failed", "cancelled"):
-        names = [c.perturbation or "" for c, s in zip(children, statuses, strict=True) if s == state]
+        names = [
+            c.perturbation or "" for c, s in zip(children, statuses, strict=True) if s == state
+        ]
         if names:
             found.append(f"{state.capitalize()}, so not ranked: {', '.join(names[:10])}.")
     unscored = [r.design.label for r in ranking.rows if r.value is None]
     if unscored:
-        found.append(f"Without a score (own gene only, or cells not kept): {', '.join(unscored[:10])}.")
+        found.append(
+            f"Without a score (own gene only, or cells not kept): {', '.join(unscored[:10])}."
+        )
     return [*found, *_close(ranking)]
 
 
