@@ -17,7 +17,6 @@ from threading import Condition, Event, Thread
 from typing import TYPE_CHECKING, Any
 
 from lingshu_model.wire import ArmRequest, Cells, JobView
-
 from lingshu_tools.errors import (
     BusyError,
     CancelledError,
@@ -29,7 +28,7 @@ from lingshu_tools.errors import (
 from lingshu_tools.experiments import Design, design_of
 from lingshu_tools.findings import findings
 from lingshu_tools.ledger import Attempt, Experiment, NewOutcome
-from lingshu_tools.replays import is_replay, record_verdict
+from lingshu_tools.replays import record_verdict, replayed
 from lingshu_tools.results import Progress
 
 if TYPE_CHECKING:
@@ -167,7 +166,7 @@ class Runner:
             if outcome is None:
                 return
             self._app.ledger.seal(attempt, outcome)
-        if outcome.kind == "succeeded" and is_replay(experiment):
+        if outcome.kind == "succeeded" and replayed(experiment):
             record_verdict(self._app, experiment)
 
     def _outcome(
@@ -220,12 +219,14 @@ class Runner:
             if self._closing.is_set():
                 return None
             if view.state == "failed":
-                raise InputError(f"the engine could not make the {role} cells: {view.error}")
+                message = f"the engine could not make the {role} cells: {view.error}"
+                raise InputError(message)
             if view.state == "cancelled":
                 # An arm shared with another experiment that was cancelled: ask for it again.
                 resubmits += 1
                 if resubmits > _RESUBMITS:
-                    raise InputError(f"the {role} cells were cancelled {resubmits} times")
+                    message = f"the {role} cells were cancelled {resubmits} times"
+                    raise InputError(message)
                 view = self._submit(experiment, role, arm)
             else:
                 view = self._app.engine.wait(view.job_id, _SLICE_S)
@@ -233,7 +234,7 @@ class Runner:
         return view
 
     def _submit(self, experiment: Experiment, role: str, arm: ArmRequest) -> JobView:
-        view = self._app.engine.submit(arm, fresh=is_replay(experiment))
+        view = self._app.engine.submit(arm, fresh=replayed(experiment) is not None)
         self._jobs[experiment.id, role] = view
         return view
 

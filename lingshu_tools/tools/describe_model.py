@@ -5,9 +5,9 @@ Starts nothing and reads no weights. Knows nothing of cells.
 
 from typing import Any
 
-from lingshu_model.wire import Checkpoint
 from pydantic import Field
 
+from lingshu_model.wire import Checkpoint
 from lingshu_tools.app import App
 from lingshu_tools.experiments import (
     MAX_COUNTS,
@@ -162,7 +162,9 @@ def _engine(app: App) -> EngineState:
 
 def _text(result: DescribeResult) -> str:
     lines = [
-        f"{c.name} {kind.kind}: {', '.join(kind.targets)}" for c in result.checkpoints for kind in c.kinds
+        f"{c.name} {kind.kind}: {', '.join(kind.targets)}"
+        for c in result.checkpoints
+        for kind in c.kinds
     ]
     return render(result, "\n".join([*lines, f"engine: {result.engine.state}"]))
 

@@ -10,7 +10,7 @@ from pydantic import Field
 from lingshu_tools.app import App
 from lingshu_tools.errors import InputError
 from lingshu_tools.registry import Arguments, ToolSpec
-from lingshu_tools.replays import is_replay, verdict_of
+from lingshu_tools.replays import replayed, verdict_of
 from lingshu_tools.results import Result, View, render
 from lingshu_tools.tools.common import AnyId, GeneEffect, Magnitude, TargetCheck, WaitS
 from lingshu_tools.tools.perturb_cells import gene_table, show_effect
@@ -120,12 +120,11 @@ def _screen(app: App, asked: GetExperiment) -> GetResult:
 
 
 def _replay(app: App, one: Shown) -> Replay | None:
-    if not is_replay(one.experiment) or one.ledger.read_only:
+    of = replayed(one.experiment)
+    if of is None or one.ledger.read_only:
         return None
     found = verdict_of(app, one.experiment)
-    return found and Replay(
-        of=one.experiment.parent or "", verdict=found.verdict, differs=found.differs
-    )
+    return found and Replay(of=of, verdict=found.verdict, differs=found.differs)
 
 
 def _provenance(one: Shown) -> Provenance:
