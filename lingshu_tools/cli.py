@@ -108,9 +108,7 @@ def _passes_on(name: str, module: str, extra: str, text: str) -> None:
 
 
 _passes_on("train", "lingshu_model.train", "model", "Train a checkpoint (see `train --help`).")
-_passes_on(
-    "evaluate", "lingshu_model.evaluate", "model", "Measure a checkpoint on held-out cells."
-)
+_passes_on("evaluate", "lingshu_model.evaluate", "model", "Measure a checkpoint on held-out cells.")
 
 
 @main.command()

@@ -16,7 +16,6 @@ from lingshu_tools.cli_engine import engine_state
 
 if TYPE_CHECKING:
     from lingshu_model.wire import Checkpoint
-
     from lingshu_tools.app import App
     from lingshu_tools.registry import ToolSpec
 

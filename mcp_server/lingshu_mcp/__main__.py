@@ -8,10 +8,10 @@ import os
 from pathlib import Path
 
 import click
-from lingshu_tools.app import App
 from mcp.server.transport_security import TransportSecuritySettings
 
 from lingshu_mcp.server import build_server
+from lingshu_tools.app import App
 
 
 @click.command(name="lingshu-mcp")

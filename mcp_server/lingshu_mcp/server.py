@@ -13,6 +13,13 @@ from typing import Any, Final
 import anyio.from_thread
 import anyio.to_thread
 import mcp_types as types
+from mcp.server import CacheHint, MCPServer
+from mcp.server.mcpserver import Context
+from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.mcpserver.tools import Tool
+from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase, FuncMetadata
+from pydantic import Field
+
 from lingshu_model import __version__
 from lingshu_tools.app import App
 from lingshu_tools.dispatcher import call, parse
@@ -20,12 +27,6 @@ from lingshu_tools.errors import InputError, LingshuError
 from lingshu_tools.progress import reporting
 from lingshu_tools.registry import ToolSpec, registry
 from lingshu_tools.results import Result
-from mcp.server import CacheHint, MCPServer
-from mcp.server.mcpserver import Context
-from mcp.server.mcpserver.exceptions import ToolError
-from mcp.server.mcpserver.tools import Tool
-from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase, FuncMetadata
-from pydantic import Field
 
 INSTRUCTIONS: Final = """\
 A virtual cell: a generative model of single-cell transcriptomes on which you run simulated
@@ -56,7 +57,7 @@ class SpecTool(Tool):
         self,
         arguments: dict[str, Any],
         context: Context[Any, Any],
-        convert_result: bool = False,  # noqa: FBT001, FBT002 - the SDK's signature
+        convert_result: bool = False,  # noqa: ARG002, FBT001, FBT002 - the SDK's signature
     ) -> types.CallToolResult:
         """Return the typed result as structured content, with a compact text beside it.
 
