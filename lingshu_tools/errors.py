@@ -6,7 +6,8 @@
     ├── EngineError           the engine could not be reached, started or finish an arm
     ├── LedgerError           the ledger cannot be opened, written or trusted
     │   └── TamperError       a row or an object is not what its hash says
-    └── CancelledError        the experiment was cancelled; what was done is kept
+    ├── CancelledError        the experiment was cancelled; what was done is kept
+    └── InternalError         a fault of ours: a fixed sentence and an incident id
 
 Knows nothing of how a door shows an error.
 """
@@ -41,6 +42,10 @@ class TamperError(LedgerError):
 
 class CancelledError(LingshuError):
     """The experiment was cancelled."""
+
+
+class InternalError(LingshuError):
+    """Something went wrong that no caller could have avoided; details are on stderr."""
 
 
 def nearest(name: str, known: Iterable[str], n: int = 3) -> list[str]:
