@@ -85,7 +85,7 @@ def read_json(text: str) -> dict[str, Any]:
 @click.pass_context
 def replay(ctx: click.Context, experiment_id: str) -> None:
     """Run an experiment again from its row and compare; exits with 1 when it differs."""
-    result = call_and_wait(open_app(), "replay_experiment", {"experiment_id": experiment_id})
+    result = call_and_wait(open_app(), "replay_experiment", {"id": experiment_id})
     show(result)
     verdict = getattr(result, "verdict", None)
     unsettled = result.status in UNFINISHED or verdict in (None, "different")

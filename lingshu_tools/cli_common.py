@@ -115,7 +115,7 @@ def call_and_wait(app: "App", tool: str, arguments: dict[str, Any]) -> "Result":
     with progress_bar(tool) as sink, reporting(sink):
         result = call(app, tool, arguments)
         while result.status in UNFINISHED and result.experiment_id:
-            followed = {"experiment_id": result.experiment_id, "wait_s": WAIT_S}
+            followed = {"id": result.experiment_id, "wait_s": WAIT_S}
             result = call(app, "get_experiment", followed)
     return result
 

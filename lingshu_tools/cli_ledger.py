@@ -55,7 +55,7 @@ def show_(experiment_id: str, database: Path | None) -> None:
     from lingshu_tools.dispatcher import call
     from lingshu_tools.registry import registry
 
-    arguments = {"experiment_id": experiment_id, "detail": "provenance", "wait_s": 0}
+    arguments = {"id": experiment_id, "detail": "provenance", "wait_s": 0}
     result = call(_app(database), "get_experiment", arguments)
     show(result, registry()["get_experiment"].text(result))
 

@@ -73,9 +73,7 @@ def test_the_wire_is_free_of_torch():
 
 def loaded_after(code: str) -> set[str]:
     script = f"import sys\n{code}\nprint(' '.join(sys.modules))"
-    run = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
-    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     return set(run.stdout.split())
 
 
@@ -104,7 +102,9 @@ def test_help_loads_only_what_help_needs():
         "with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):\n"
         "    main(['--help'])"
     )
-    assert loaded_after(code).isdisjoint((*HEAVY, "numpy", "pydantic", "sqlalchemy", "httpx", "mcp"))
+    assert loaded_after(code).isdisjoint(
+        (*HEAVY, "numpy", "pydantic", "sqlalchemy", "httpx", "mcp")
+    )
 
 
 @pytest.mark.parametrize("name", PACKAGES)

@@ -71,7 +71,7 @@ class Agent:
 def _follow(answer: Answer) -> tuple[str, Answer]:
     if answer["screen_id"]:
         return "run_screen", {"screen_id": answer["screen_id"], "wait_s": WAIT_S, "top": 25}
-    return "get_experiment", {"experiment_id": answer["experiment_id"], "wait_s": WAIT_S}
+    return "get_experiment", {"id": answer["experiment_id"], "wait_s": WAIT_S}
 
 
 async def tell_the_story(agent: Agent) -> str:
@@ -89,13 +89,13 @@ async def tell_the_story(agent: Agent) -> str:
     run = {"screen_id": plan["screen_id"], "wait_s": WAIT_S, "top": 25}
     screen = await ask("Run it: every candidate, cells paired.", "run_screen", run)
     say(ranking_table(screen))
-    picture = {"experiment_id": screen["screen_id"], "kind": "ranking"}
+    picture = {"id": screen["screen_id"], "kind": "ranking"}
     plot = await ask("Draw it.", "plot_experiment", picture)
     say(f"picture: {plot['png']}")
 
     best = screen["ranking"][0]
     why = f"Is the first of them, {best['perturbation']}, reproducible?"
-    again = {"experiment_id": best["experiment_id"], "wait_s": WAIT_S}
+    again = {"id": best["experiment_id"], "wait_s": WAIT_S}
     replay = await ask(why, "replay_experiment", again)
     return str(replay["verdict"])
 
