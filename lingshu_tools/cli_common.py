@@ -148,7 +148,6 @@ def become(module: str, arguments: tuple[str, ...] | list[str], extra: str) -> N
         message = f"this needs {needed!r}: pip install 'lingshu-tools[{extra}]'"
         raise click.ClickException(message)
     home = settings().home
-    if home is not None:
-        os.environ["LINGSHU_HOME"] = str(home)
+    environ = {**os.environ, "LINGSHU_HOME": str(home)} if home else dict(os.environ)
     # The child is this same program: arguments are a list, and no shell reads them.
-    os.execv(sys.executable, [sys.executable, "-m", module, *arguments])  # noqa: S606
+    os.execve(sys.executable, [sys.executable, "-m", module, *arguments], environ)  # noqa: S606

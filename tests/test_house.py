@@ -22,6 +22,7 @@ PACKAGES = [
     for path in sorted(root.rglob("__init__.py"))
 ]
 HEAVY = ("torch", "scipy", "pandas", "anndata", "matplotlib")
+SLOW_TO_IMPORT = ("numpy", "pydantic", "sqlalchemy", "httpx", "mcp")
 LONGEST_FILE = 600
 
 

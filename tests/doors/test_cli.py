@@ -167,6 +167,6 @@ def test_heavy_commands_become_processes_of_their_own(
     shell: CliRunner, monkeypatch: pytest.MonkeyPatch, line: list[str], module: str, rest: list[str]
 ):
     became: list[list[str]] = []
-    monkeypatch.setattr("os.execv", lambda _, arguments: became.append(arguments))
+    monkeypatch.setattr("os.execve", lambda _, arguments, __: became.append(arguments))
     assert run(shell, *line).exit_code == 0
     assert became[0][1:] == ["-m", module, *rest]

@@ -14,6 +14,7 @@ from lingshu_tools.app import App
 from lingshu_tools.registry import ToolSpec, registry
 
 KNOCK_OUT = [{"kind": "knockout", "target": "STAT1"}]
+PERTURB = {"interventions": KNOCK_OUT, "n_cells": 8, "wait_s": 30}
 MODES = ("auto", "legacy")
 both_eras = pytest.mark.parametrize("mode", MODES)
 
@@ -69,7 +70,7 @@ def arguments_of(app: App) -> dict[str, dict[str, Any]]:
         "describe_model": {},
         "find_genes": {"names": ["STAT1"]},
         "sample_cells": {"n_cells": 8, "wait_s": 30},
-        "perturb_cells": {"interventions": KNOCK_OUT, "n_cells": 8, "wait_s": 30},
+        "perturb_cells": PERTURB,
         "plan_screen": screen,
         "run_screen": {**screen, "wait_s": 30},
         "get_experiment": made,
@@ -99,7 +100,7 @@ def test_every_tool_answers_with_its_typed_result_and_a_short_text(app: App, mod
 
 @both_eras
 def test_a_plot_comes_with_its_picture(app: App, mode: str):
-    ran = call(app, mode, "perturb_cells", {"interventions": KNOCK_OUT, "n_cells": 8, "wait_s": 30})
+    ran = call(app, mode, "perturb_cells", PERTURB)
     asked = {"id": ran.structured_content["experiment_id"], "kind": "volcano"}
     result = call(app, mode, "plot_experiment", asked)
     pictures = [block for block in result.content if block.type == "image"]
