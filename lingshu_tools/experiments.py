@@ -121,7 +121,7 @@ def design(
             nearest names or the allowed range are given.
     """
     loaded = resolve_checkpoint(app, checkpoint)
-    sampling = loaded.config.get("sampling", {})
+    steps, guidance = sampling(loaded)
     made = Design(
         tool=tool,
         checkpoint=loaded,
@@ -130,8 +130,8 @@ def design(
         n_cells=n_cells,
         seed=seed,
         first_cell=first_cell,
-        steps=int(sampling.get("steps", 8)),
-        guidance=float(sampling.get("guidance", 0.0)),
+        steps=steps,
+        guidance=guidance,
     )
     _check_size(made)
     return made
@@ -212,6 +212,12 @@ def resolve_context(checkpoint: Checkpoint, asked: Mapping[str, str] | None) -> 
     reason = "fits no context" if not fitting else f"fits {len(fitting)} contexts; choose one"
     message = f"context={asked!r} {reason} of {checkpoint.name!r}: {shown}"
     raise InputError(message)
+
+
+def sampling(checkpoint: Checkpoint) -> tuple[int, float]:
+    """Return the steps and guidance a checkpoint is sampled with: its own, never the caller's."""
+    chosen = checkpoint.config.get("sampling", {})
+    return int(chosen.get("steps", 8)), float(chosen.get("guidance", 0.0))
 
 
 def targets(checkpoint: Checkpoint) -> dict[str, list[str]]:

@@ -57,7 +57,10 @@ WaitS = Annotated[
 ]
 DryRun = Annotated[bool, Field(description="Return the cost only; nothing is run or logged")]
 ExperimentId = Annotated[
-    str, Field(min_length=1, max_length=80, description="An experiment id, exp_…")
+    str, Field(min_length=1, max_length=80, description="Experiment id, exp_…")
+]
+AnyId = Annotated[
+    str, Field(min_length=1, max_length=80, description="Experiment id exp_… or screen id scr_…")
 ]
 
 
@@ -96,3 +99,20 @@ class TargetCheck(View):
     change: Number | None
     mc_interval: list[Number] | None
     note: str
+
+
+def planned(app: App, made: Design) -> dict[str, Any]:
+    """Return the envelope of a dry run: the cost, and nothing written."""
+    cost = cost_of(made.checkpoint, made.total_cells)
+    support = made.support
+    return {
+        "status": "planned",
+        "summary": f"{made.label} in {context_label(made.context)}: {cost_sentence(cost)}. "
+        f"Nothing was run. {evidence_sentence(made.checkpoint, support.tier)}",
+        "units": {"cost.seconds": "seconds of computing"},
+        "cost": cost,
+        "support": support_view(support),
+        "evidence": evidence_view(made.checkpoint, support.tier),
+        "ledger_head": str(app.ledger.head()),
+        "next_step": f"{made.tool} with dry_run=false runs it.",
+    }
