@@ -10,10 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lingshu_model.wire import Catalogue
 from lingshu_tools.engine import Engine
 from lingshu_tools.ledger import Ledger, default_home
-
-from lingshu_model.wire import Catalogue
 from lingshu_tools.runner import Runner
 
 REFERENCE_LEDGER = Path(__file__).parent.parent / "experiments.db"

@@ -13,7 +13,6 @@ import click
 
 from lingshu_tools.cli_common import (
     PASS_ON,
-    UNFINISHED,
     Shell,
     become,
     call_and_wait,
@@ -87,9 +86,13 @@ def replay(ctx: click.Context, experiment_id: str) -> None:
     """Run an experiment again from its row and compare; exits with 1 when it differs."""
     result = call_and_wait(open_app(), "replay_experiment", {"id": experiment_id})
     show(result)
-    verdict = getattr(result, "verdict", None)
-    unsettled = result.status in UNFINISHED or verdict in (None, "different")
-    ctx.exit(1 if unsettled else 0)
+    ctx.exit(0 if verdict_of(result) in ("exact", "same_kind", "equivalent") else 1)
+
+
+def verdict_of(result: Any) -> str | None:
+    """Return the verdict of a replay, whether it was waited for or asked for later."""
+    found = getattr(result, "replay", result)
+    return getattr(found, "verdict", None)
 
 
 @main.command()

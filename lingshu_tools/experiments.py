@@ -11,11 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lingshu_tools.ledger import Experiment, NewExperiment
-
 from lingshu_model.wire import ArmRequest, Checkpoint, Intervention, Support
 from lingshu_tools.errors import InputError, NotFoundError, did_you_mean
 from lingshu_tools.genes import gene_names
+from lingshu_tools.ledger import Experiment, NewExperiment
 
 if TYPE_CHECKING:
     from lingshu_tools.app import App

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lingshu_model.wire import Checkpoint, Support
-
 from lingshu_tools.results import BaselineView, Cost, EvidenceView, SupportView
 
 TRIVIAL = ("mean_shift", "control_mean", "resampled_training_cells")

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from lingshu_model.wire import decode_cells
 
+from lingshu_model.wire import decode_cells
 from lingshu_tools.errors import NotFoundError
 from lingshu_tools.ledger import Experiment, Ledger, Outcome, Verdict
 

@@ -17,7 +17,6 @@ from threading import Condition, Event, Thread
 from typing import TYPE_CHECKING, Any
 
 from lingshu_model.wire import ArmRequest, Cells, JobView
-
 from lingshu_tools.errors import (
     BusyError,
     CancelledError,

@@ -22,7 +22,8 @@ from lingshu_tools.ledger.records import (
 
 class Attempt:
     """Living work on one experiment. `with ledger.attempt(id) as attempt:`; leaving without a seal
-    makes the experiment `interrupted`."""
+    makes the experiment `interrupted`.
+    """
 
     id: str
     experiment_id: str

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from lingshu_tools.app import App
 from lingshu_tools.effect_view import effect_fields
-from lingshu_tools.experiments import Design, context_label, design, new_experiment
+from lingshu_tools.experiments import Design, design, new_experiment
 from lingshu_tools.genes import resolve_genes
 from lingshu_tools.registry import Arguments, ToolSpec
 from lingshu_tools.results import Result, render, text_table

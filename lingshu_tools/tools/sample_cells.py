@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field
 
 from lingshu_tools.app import App
-from lingshu_tools.experiments import Design, context_label, design, new_experiment
+from lingshu_tools.experiments import Design, design, new_experiment
 from lingshu_tools.findings import QUANTILES, seen_row
 from lingshu_tools.registry import Arguments, ToolSpec
 from lingshu_tools.results import Number, Result, Truncated, View, finite, render, text_table

@@ -97,7 +97,7 @@ async def tell_the_story(agent: Agent) -> str:
     why = f"Is the first of them, {best['perturbation']}, reproducible?"
     again = {"id": best["experiment_id"], "wait_s": WAIT_S}
     replay = await ask(why, "replay_experiment", again)
-    return str(replay["verdict"])
+    return str((replay.get("replay") or replay)["verdict"])
 
 
 def audit(home: Path, teller: Teller) -> bool:
