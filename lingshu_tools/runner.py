@@ -28,6 +28,7 @@ from lingshu_tools.errors import (
 from lingshu_tools.experiments import Design, design_of
 from lingshu_tools.findings import findings
 from lingshu_tools.ledger import Attempt, Experiment, NewOutcome
+from lingshu_tools.progress import report
 from lingshu_tools.replays import record_verdict, replayed
 from lingshu_tools.results import Progress
 
@@ -84,6 +85,8 @@ class Runner:
             left = deadline - time.monotonic()
             if left <= 0 or any(i in self._troubles for i in pending):
                 return False
+            made = self.progress(ids)
+            report(made.done, made.total)
             with self._changed:
                 self._changed.wait(min(left, _POLL_S))
         return True
