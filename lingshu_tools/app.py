@@ -10,10 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lingshu_tools.engine import Engine
-from lingshu_tools.ledger import Ledger, default_home
-
 from lingshu_model.wire import Catalogue
+from lingshu_tools.engine import Engine
+from lingshu_tools.ledger import Door, Ledger, default_home
 from lingshu_tools.runner import Runner
 
 REFERENCE_LEDGER = Path(__file__).parent.parent / "experiments.db"
@@ -34,7 +33,7 @@ class App:
         home: Path | None = None,
         *,
         principal: str = "local",
-        door: str = "python",
+        door: Door = "python",
         ledger: Ledger | None = None,
         engine: Any = None,
         catalogue: Catalogue | None = None,
@@ -68,3 +67,10 @@ class App:
         """The reference ledger, opened read-only, where one is shipped."""
         path = Path(os.environ.get("LINGSHU_REFERENCE_LEDGER", REFERENCE_LEDGER))
         return Ledger.open_read_only(path) if path.is_file() else None
+
+    def close(self) -> None:
+        """Stop the background threads and close what was opened; the engine lives on."""
+        for name in ("runner", "ledger", "engine"):
+            opened = self.__dict__.get(name)
+            if hasattr(opened, "close"):
+                opened.close()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +19,6 @@ from lingshu_tools.honesty import evidence_sentence
 from lingshu_tools.results import Truncated, finite
 from lingshu_tools.tools.common import GeneEffect, Magnitude, TargetCheck
 from lingshu_tools.views import Shown
-
-if TYPE_CHECKING:
-    from lingshu_tools.app import App
 
 UNITS = {
     "log2_fold_change": "log2((perturbed + 1) / (control + 1)) of mean counts per 10,000",

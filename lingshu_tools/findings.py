@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from lingshu_model.wire import Cells, encode_cells
 from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
+from lingshu_model.wire import Cells, encode_cells
 from lingshu_tools.analysis import Effect, log1p_cp10k, paired_effect
 from lingshu_tools.experiments import Design
 from lingshu_tools.results import finite

@@ -17,7 +17,6 @@ from threading import Condition, Event, Thread
 from typing import TYPE_CHECKING, Any
 
 from lingshu_model.wire import ArmRequest, Cells, JobView
-
 from lingshu_tools.errors import (
     BusyError,
     CancelledError,
@@ -29,7 +28,8 @@ from lingshu_tools.errors import (
 from lingshu_tools.experiments import Design, design_of
 from lingshu_tools.findings import findings
 from lingshu_tools.ledger import Attempt, Experiment, NewOutcome
-from lingshu_tools.replays import is_replay, record_verdict
+from lingshu_tools.progress import report
+from lingshu_tools.replays import record_verdict, replayed
 from lingshu_tools.results import Progress
 
 if TYPE_CHECKING:
@@ -51,6 +51,8 @@ class Runner:
         self._active: set[str] = set()
         self._jobs: dict[tuple[str, str], JobView] = {}
         self._troubles: dict[str, str] = {}
+        self._totals: dict[str, int] = {}
+        self._ended: set[str] = set()
         self._threads: list[Thread] = []
         self._closing = Event()
 
@@ -79,12 +81,14 @@ class Runner:
         deadline = time.monotonic() + wait_s
         pending = list(ids)
         while pending:
-            if self._app.ledger.outcome(pending[0]) is not None:
+            if self._sealed(pending[0]):
                 pending.pop(0)
                 continue
             left = deadline - time.monotonic()
             if left <= 0 or any(i in self._troubles for i in pending):
                 return False
+            made = self.progress(ids)
+            report(made.done, made.total)
             with self._changed:
                 self._changed.wait(min(left, _POLL_S))
         return True
@@ -105,13 +109,21 @@ class Runner:
             thread.join(timeout=2 * _SLICE_S)
 
     def _progress(self, experiment_id: str) -> Progress:
-        experiment = self._app.ledger.experiment(experiment_id)
-        roles = 1 if experiment.tool == "sample_cells" else 2
-        total = experiment.request["n_cells"] * roles
-        if self._app.ledger.outcome(experiment_id) is not None:
+        if experiment_id not in self._totals:
+            experiment = self._app.ledger.experiment(experiment_id)
+            roles = 1 if experiment.tool == "sample_cells" else 2
+            self._totals[experiment_id] = experiment.request["n_cells"] * roles
+        total = self._totals[experiment_id]
+        if self._sealed(experiment_id):
             return Progress(done=total, total=total)
         jobs = [view for (owner, _), view in self._jobs.items() if owner == experiment_id]
         return Progress(done=min(total, sum(view.done for view in jobs)), total=total)
+
+    def _sealed(self, experiment_id: str) -> bool:
+        """Return whether there is an outcome; a seal is for ever, so it is asked for until then."""
+        if experiment_id not in self._ended and self._app.ledger.outcome(experiment_id):
+            self._ended.add(experiment_id)
+        return experiment_id in self._ended
 
     def _work(self, ids: Sequence[str]) -> None:
         try:
@@ -167,7 +179,7 @@ class Runner:
             if outcome is None:
                 return
             self._app.ledger.seal(attempt, outcome)
-        if outcome.kind == "succeeded" and is_replay(experiment):
+        if outcome.kind == "succeeded" and replayed(experiment):
             record_verdict(self._app, experiment)
 
     def _outcome(
@@ -220,12 +232,14 @@ class Runner:
             if self._closing.is_set():
                 return None
             if view.state == "failed":
-                raise InputError(f"the engine could not make the {role} cells: {view.error}")
+                message = f"the engine could not make the {role} cells: {view.error}"
+                raise InputError(message)
             if view.state == "cancelled":
                 # An arm shared with another experiment that was cancelled: ask for it again.
                 resubmits += 1
                 if resubmits > _RESUBMITS:
-                    raise InputError(f"the {role} cells were cancelled {resubmits} times")
+                    message = f"the {role} cells were cancelled {resubmits} times"
+                    raise InputError(message)
                 view = self._submit(experiment, role, arm)
             else:
                 view = self._app.engine.wait(view.job_id, _SLICE_S)
@@ -233,7 +247,7 @@ class Runner:
         return view
 
     def _submit(self, experiment: Experiment, role: str, arm: ArmRequest) -> JobView:
-        view = self._app.engine.submit(arm, fresh=is_replay(experiment))
+        view = self._app.engine.submit(arm, fresh=replayed(experiment) is not None)
         self._jobs[experiment.id, role] = view
         return view
 

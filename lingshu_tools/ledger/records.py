@@ -34,7 +34,9 @@ class Head:
         """
         seq, _, digest = text.strip().partition(":")
         if not seq.isdecimal() or not digest.startswith("sha256:"):
-            message = f"{text!r} is not a ledger head; one looks like 42:sha256:0f3a…, copy it whole"
+            message = (
+                f"{text!r} is not a ledger head; one looks like 42:sha256:0f3a…, copy it whole"
+            )
             raise InputError(message)
         return cls(int(seq), digest)
 

@@ -5,9 +5,9 @@ Starts nothing and reads no weights. Knows nothing of cells.
 
 from typing import Any
 
-from lingshu_model.wire import Checkpoint
 from pydantic import Field
 
+from lingshu_model.wire import Checkpoint
 from lingshu_tools.app import App
 from lingshu_tools.experiments import (
     MAX_COUNTS,

@@ -3,9 +3,9 @@
 Knows nothing of simulated cells: expression is the training cells'.
 """
 
-from lingshu_model.wire import Checkpoint
 from pydantic import Field
 
+from lingshu_model.wire import Checkpoint
 from lingshu_tools.app import App
 from lingshu_tools.errors import InputError, NotFoundError, nearest
 from lingshu_tools.experiments import context_label, resolve_checkpoint, targets

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field
 
 from lingshu_tools.app import App
-from lingshu_tools.experiments import Design, context_label, design, new_experiment
+from lingshu_tools.experiments import Design, design, new_experiment
 from lingshu_tools.findings import QUANTILES, seen_row
 from lingshu_tools.registry import Arguments, ToolSpec
 from lingshu_tools.results import Number, Result, Truncated, View, finite, render, text_table
@@ -154,7 +154,7 @@ def _quality(one: Shown) -> Quality:
         library_quantiles=result["library_quantiles"],
         training_library_quantiles=None if library is None else library[row].tolist(),
         zero_rate=result["zero_rate"],
-        training_zero_rate=None if zeros is None else finite(zeros[row]),
+        training_zero_rate=None if zeros is None else finite(float(zeros[row])),
         pearson_of_means=result["pearson_with_training"],
     )
 
