@@ -7,6 +7,7 @@ again, which costs nothing for arms that had finished. Knows nothing of torch, l
 
 import math
 import os
+import socket
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -206,7 +207,7 @@ class Engine:
         if self._url:
             headers["Authorization"] = f"Bearer {self._environ.get('LINGSHU_ENGINE_TOKEN', '')}"
             return httpx.Client(base_url=self._url, headers=headers, timeout=30.0)
-        transport = httpx.HTTPTransport(uds=str(self.places.socket))
+        transport = _UnixTransport(str(self.places.socket))
         return httpx.Client(
             transport=transport, base_url="http://engine", headers=headers, timeout=30.0
         )
@@ -236,6 +237,22 @@ class Engine:
             raise EngineError(message)
         self.submit(self._arms[job_id])
         return _checked(self._http.get(path, **options))
+
+
+class _UnixTransport(httpx.HTTPTransport):
+    """HTTP over a Unix socket, tried first: httpcore 1.0 leaks the socket of a refused connection."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(uds=path)
+        self._path = path
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            try:
+                probe.connect(self._path)
+            except OSError as error:
+                raise httpx.ConnectError(str(error), request=request) from error
+        return super().handle_request(request)
 
 
 def _checked(response: httpx.Response) -> httpx.Response:
