@@ -1,4 +1,4 @@
-"""Engines of the tests: real processes with a fake sampler and a made-up checkpoint."""
+"""Engines of the tests, in a thread or as real processes, with a fake sampler and checkpoint."""
 
 import json
 import os
@@ -6,9 +6,16 @@ import threading
 from pathlib import Path
 
 import pytest
+from fake_sampler import FakeSampler
 
+from lingshu_model.engine.board import Board
+from lingshu_model.engine.results import Results
+from lingshu_model.engine.run import serve_and_compute
+from lingshu_model.engine.samplers import Samplers
+from lingshu_model.engine.service import Remote, Service
 from lingshu_model.wire import ArmRequest, Catalogue, Intervention
 from lingshu_model.wire.catalogue import FORMAT, pin
+from lingshu_model.wire.places import EnginePlaces
 from lingshu_tools.engine import Engine
 
 HERE = Path(__file__).parent
@@ -49,6 +56,7 @@ class Lab:
             "FAKE_GATE": str(self.gate),
         }
         self.clients: list[Engine] = []
+        self.hosted: list[tuple[Service, threading.Thread]] = []
 
     def client(self, principal: str = "local", *more: str, **environ: str) -> Engine:
         engine = Engine(
@@ -59,6 +67,23 @@ class Lab:
         )
         self.clients.append(engine)
         return engine
+
+    def host(self, remote: Remote | None = None, idle_exit_s: float = 0.0) -> threading.Thread:
+        """Run this home's engine in a thread of the test itself."""
+        places = EnginePlaces(self.home)
+        board = Board(Results(places.results))
+        samplers = Samplers(FakeSampler, dtype="auto", threads=1)
+        samplers.catalogue = self.catalogue
+        service = Service(board, samplers, ranks=1, idle_exit_s=idle_exit_s)
+        thread = threading.Thread(
+            target=serve_and_compute, args=(places, service, board, samplers, remote)
+        )
+        thread.start()
+        self.hosted.append((service, thread))
+        pause = threading.Event()
+        while not places.socket.exists():
+            pause.wait(0.005)
+        return thread
 
     def arm(self, *targets: str, **changes: object) -> ArmRequest:
         fields = {
@@ -83,32 +108,34 @@ class Lab:
         log = self.gate / "tiles.log"
         return log.read_text().splitlines() if log.exists() else []
 
+    def until_gone(self, pid: int) -> None:
+        """Return when the process is gone; whoever started it must reap it."""
+        pause = threading.Event()
+        for _ in range(4000):
+            try:
+                os.kill(pid, 0)
+            except ProcessLookupError:
+                return
+            pause.wait(0.01)
+        pytest.fail(f"process {pid} is still there after 40 s")
+
     def close(self) -> None:
         for path in self.gate.glob("hold-*"):
             path.unlink()
-        if self.clients:
-            pid = info.pid if (info := self.clients[0].info()) else None
+        for service, thread in self.hosted:
+            service.leave()
+            thread.join(30)
+            assert not thread.is_alive()
+        if self.clients and (info := self.clients[0].info()):
             self.clients[0].shutdown()
-            if pid:
-                until_gone(pid)
+            self.until_gone(info.pid)
         for engine in self.clients:
             engine.close()
 
 
-def until_gone(pid: int) -> None:
-    """Return when the process is gone; whoever started it must reap it."""
-    pause = threading.Event()
-    for _ in range(2000):
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return
-        pause.wait(0.01)
-    pytest.fail(f"process {pid} is still there after 20 s")
-
-
 @pytest.fixture
-def lab(tmp_path: Path, catalogue: Catalogue):
+def lab(tmp_path: Path, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("FAKE_GATE", str(tmp_path / "home" / "gate"))
     lab = Lab(tmp_path / "home", catalogue)
     yield lab
     lab.close()

@@ -60,7 +60,8 @@ class Face:
         if self.leaving.is_set():
             return _error("the engine is leaving", 503)
         names = self.samplers.catalogue.names()
-        wanted = request.query_params.get("checkpoint") or next(iter(names), None)
+        known = [*filter(self.samplers.there, names), *names]
+        wanted = request.query_params.get("checkpoint") or next(iter(known), None)
         if wanted is not None and wanted not in names:
             message = f"no checkpoint {wanted!r}; there are {', '.join(names) or 'none'}"
             raise BadRequestError(message, 404)

@@ -8,7 +8,6 @@ import argparse
 import logging
 import os
 import signal
-import sys
 import threading
 from functools import partial
 from types import FrameType
@@ -19,7 +18,7 @@ from lingshu_model.engine.compute import RankLostError, compute, sample_here
 from lingshu_model.engine.house import locked, unix_socket
 from lingshu_model.engine.results import Results
 from lingshu_model.engine.samplers import Samplers, find_factory
-from lingshu_model.engine.service import Service
+from lingshu_model.engine.service import Remote, Service
 from lingshu_model.wire.places import EnginePlaces
 
 RANK_LOST = 4
@@ -46,7 +45,7 @@ def _samplers(options: argparse.Namespace) -> Samplers:
 def _alone(options: argparse.Namespace, places: EnginePlaces, samplers: Samplers) -> int:
     board = Board(Results(places.results, options.results_limit))
     service = Service(board, samplers, ranks=1, idle_exit_s=options.idle_exit)
-    _serve_and_compute(options, places, service, board, samplers)
+    _until_told(options, places, service, board, samplers)
     return 0
 
 
@@ -69,7 +68,7 @@ def _lead(options: argparse.Namespace, places: EnginePlaces, samplers: Samplers)
     threads = [threading.Thread(target=lead, args=(r,)) for r in range(1, crew.ranks)]
     for thread in threads:
         thread.start()
-    _serve_and_compute(options, places, service, board, samplers)
+    _until_told(options, places, service, board, samplers)
     for thread in threads:
         thread.join()
     crews.dismiss(crew)
@@ -91,7 +90,26 @@ def _run_rank(options: argparse.Namespace) -> int:
     return 0
 
 
-def _serve_and_compute(
+def serve_and_compute(
+    places: EnginePlaces,
+    service: Service,
+    board: Board,
+    samplers: Samplers,
+    remote: Remote | None = None,
+) -> None:
+    """Serve on the home's socket and compute on this thread until the service leaves."""
+    with unix_socket(places.socket) as unix:
+        service.start(unix, remote)
+        _log.info("engine %d serves %s", os.getpid(), places.socket)
+        try:
+            compute(board, samplers, partial(sample_here, samplers), calls=True)
+        finally:
+            service.leave()
+            service.join()
+    _log.info("engine %d leaves", os.getpid())
+
+
+def _until_told(
     options: argparse.Namespace,
     places: EnginePlaces,
     service: Service,
@@ -103,13 +121,5 @@ def _serve_and_compute(
 
     signal.signal(signal.SIGTERM, leave)
     signal.signal(signal.SIGINT, leave)
-    with unix_socket(places.socket) as unix, tcp.remote(options) as remote:
-        service.start(unix, remote)
-        _log.info("engine %d serves %s", os.getpid(), places.socket)
-        try:
-            compute(board, samplers, partial(sample_here, samplers), calls=True)
-        finally:
-            service.leave()
-            service.join()
-    _log.info("engine %d leaves", os.getpid())
-    sys.stderr.flush()
+    with tcp.remote(options) as remote:
+        serve_and_compute(places, service, board, samplers, remote)
