@@ -36,11 +36,11 @@ scalars = (
     | st.booleans()
     | st.integers()
     | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(st.characters(exclude_categories=["Cs"]))
+    | st.text(max_size=10)
 )
-keys = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+keys = st.text(max_size=5)
 values = st.recursive(
-    scalars, lambda v: st.lists(v, max_size=4) | st.dictionaries(keys, v, max_size=4), max_leaves=12
+    scalars, lambda v: st.lists(v, max_size=4) | st.dictionaries(keys, v, max_size=4), max_leaves=6
 )
 
 
@@ -74,20 +74,20 @@ def test_what_json_cannot_say_is_refused(value: Any) -> None:
 
 
 @given(values)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_the_text_reads_back_as_the_value(value: Any) -> None:
     assert json.loads(canonical_json(value)) == value
 
 
 @given(values)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_what_was_read_back_has_the_same_text(value: Any) -> None:
     text = canonical_json(value)
     assert canonical_json(json.loads(text)) == text
 
 
 @given(st.dictionaries(keys, values, min_size=2, max_size=5), st.randoms())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_the_order_of_keys_never_matters(value: dict[str, Any], shuffler: Any) -> None:
     items = list(value.items())
     shuffler.shuffle(items)
@@ -95,7 +95,7 @@ def test_the_order_of_keys_never_matters(value: dict[str, Any], shuffler: Any) -
 
 
 @given(scalars, scalars)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_only_equal_values_of_one_type_share_a_text(one: Any, other: Any) -> None:
     same = type(one) is type(other) and one == other
     assert (canonical_json(one) == canonical_json(other)) == same

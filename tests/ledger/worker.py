@@ -18,7 +18,8 @@ def request(seed: int) -> NewExperiment:
 
 
 def say(*words: object) -> None:
-    print(*words, flush=True)
+    sys.stdout.write(" ".join(map(str, words)) + "\n")
+    sys.stdout.flush()
 
 
 def open_at_once(home: Path, _: str) -> None:
