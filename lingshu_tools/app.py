@@ -12,7 +12,7 @@ from typing import Any
 
 from lingshu_model.wire import Catalogue
 from lingshu_tools.engine import Engine
-from lingshu_tools.ledger import Ledger, default_home
+from lingshu_tools.ledger import Door, Ledger, default_home
 from lingshu_tools.runner import Runner
 
 REFERENCE_LEDGER = Path(__file__).parent.parent / "experiments.db"
@@ -33,7 +33,7 @@ class App:
         home: Path | None = None,
         *,
         principal: str = "local",
-        door: str = "python",
+        door: Door = "python",
         ledger: Ledger | None = None,
         engine: Any = None,
         catalogue: Catalogue | None = None,

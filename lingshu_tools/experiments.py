@@ -160,12 +160,20 @@ def design_of(app: App, experiment: Experiment) -> Design:
 
 
 def new_experiment(
-    app: App, made: Design, *, parent: str | None = None, position: int | None = None
+    app: App,
+    made: Design,
+    *,
+    parent: str | None = None,
+    position: int | None = None,
+    extra: Mapping[str, Any] | None = None,
 ) -> NewExperiment:
-    """Return the row of a design, to be begun alone or with its siblings in one transaction."""
+    """Return the row of a design, to be begun alone or with its siblings in one transaction.
+
+    `extra` is written in the request beside what decides the counts.
+    """
     return NewExperiment(
         tool=made.tool,
-        request=made.request,
+        request={**made.request, **(extra or {})},
         checkpoint=made.checkpoint.name,
         checkpoint_digest=made.checkpoint.digest,
         panel_digest=made.checkpoint.panel_digest,
@@ -276,7 +284,7 @@ def _check_size(made: Design) -> None:
     if made.total_cells * genes > MAX_COUNTS:
         most = MAX_COUNTS // (genes * len(made.arms))
         message = (
-            f"n_cells={made.n_cells} × {len(made.arms)} arms × {genes} genes is "
+            f"n_cells={made.n_cells} x {len(made.arms)} arms x {genes} genes is "
             f"{made.total_cells * genes:,} counts; at most {MAX_COUNTS:,} fit in one experiment. "
             f"Ask for n_cells between 1 and {most}, and go on with first_cell={most}."
         )

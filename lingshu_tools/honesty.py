@@ -11,7 +11,10 @@ from lingshu_model.wire import Checkpoint, Support
 from lingshu_tools.results import BaselineView, Cost, EvidenceView, SupportView
 
 TRIVIAL = ("mean_shift", "control_mean", "resampled_training_cells")
-NO_EVIDENCE = "no held-out figure exists for {tier} perturbations of this checkpoint, so there is no evidence that this is right"
+NO_EVIDENCE = (
+    "No held-out figure exists for {tier} perturbations of this checkpoint, so nothing but the "
+    "training supports this prediction."
+)
 
 
 def support_view(support: Support) -> SupportView:
@@ -41,7 +44,7 @@ def evidence_sentence(checkpoint: Checkpoint, tier: str) -> str:
     """Return one sentence on how far predictions of this tier held up on data held out."""
     view = evidence_view(checkpoint, tier)
     if view is None:
-        return f"{NO_EVIDENCE.format(tier=tier.replace('_', ' '))}.".capitalize()
+        return NO_EVIDENCE.format(tier=tier.replace("_", " "))
     beaten = {n: b for n, b in view.baselines.items() if n in TRIVIAL}
     baselines = ", ".join(f"{n.replace('_', ' ')} {_shown(b)}" for n, b in beaten.items())
     figure = (

@@ -24,6 +24,7 @@ from lingshu_tools.ledger import Experiment, Ledger, Outcome, Verdict
 if TYPE_CHECKING:
     from lingshu_tools.app import App
 
+REPLAY_OF = "replay_of"
 CELL_ROLES = ("control", "perturbed", "cells")
 AGREE_SE = 3.0
 AGREE_SHARE = 0.98
@@ -38,9 +39,14 @@ class Comparison:
     differs: dict[str, Any]
 
 
-def is_replay(experiment: Experiment) -> bool:
-    """Return whether an experiment replays another one."""
-    return (experiment.parent or "").startswith("exp_")
+def replayed(experiment: Experiment) -> str | None:
+    """Return the id of what an experiment replays, or None.
+
+    A replay of this home's ledger has the original as its parent; one of the reference ledger, whose
+    rows are not here, names it in its request.
+    """
+    parent = experiment.parent or ""
+    return parent if parent.startswith("exp_") else experiment.request.get(REPLAY_OF)
 
 
 def locate(app: App, experiment_id: str) -> tuple[Ledger, Experiment]:
@@ -63,7 +69,7 @@ def locate(app: App, experiment_id: str) -> tuple[Ledger, Experiment]:
 
 def verdict_of(app: App, replay: Experiment) -> Comparison | None:
     """Return how a replay compares with what it replays; None unless both succeeded."""
-    ledger, original = locate(app, replay.parent or "")
+    ledger, original = locate(app, replayed(replay) or "")
     before, after = ledger.outcome(original.id), app.ledger.outcome(replay.id)
     if before is None or after is None or {before.kind, after.kind} != {"succeeded"}:
         return None
@@ -72,7 +78,7 @@ def verdict_of(app: App, replay: Experiment) -> Comparison | None:
 
 def record_verdict(app: App, replay: Experiment) -> None:
     """Write a replay's verdict beside the original, once; the reference ledger is never written."""
-    ledger, original = locate(app, replay.parent or "")
+    ledger, original = locate(app, replayed(replay) or "")
     found = verdict_of(app, replay)
     if found is None or ledger.read_only:
         return

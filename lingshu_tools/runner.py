@@ -28,7 +28,8 @@ from lingshu_tools.errors import (
 from lingshu_tools.experiments import Design, design_of
 from lingshu_tools.findings import findings
 from lingshu_tools.ledger import Attempt, Experiment, NewOutcome
-from lingshu_tools.replays import is_replay, record_verdict
+from lingshu_tools.progress import report
+from lingshu_tools.replays import record_verdict, replayed
 from lingshu_tools.results import Progress
 
 if TYPE_CHECKING:
@@ -84,6 +85,8 @@ class Runner:
             left = deadline - time.monotonic()
             if left <= 0 or any(i in self._troubles for i in pending):
                 return False
+            made = self.progress(ids)
+            report(made.done, made.total)
             with self._changed:
                 self._changed.wait(min(left, _POLL_S))
         return True
@@ -166,7 +169,7 @@ class Runner:
             if outcome is None:
                 return
             self._app.ledger.seal(attempt, outcome)
-        if outcome.kind == "succeeded" and is_replay(experiment):
+        if outcome.kind == "succeeded" and replayed(experiment):
             record_verdict(self._app, experiment)
 
     def _outcome(
@@ -219,12 +222,14 @@ class Runner:
             if self._closing.is_set():
                 return None
             if view.state == "failed":
-                raise InputError(f"the engine could not make the {role} cells: {view.error}")
+                message = f"the engine could not make the {role} cells: {view.error}"
+                raise InputError(message)
             if view.state == "cancelled":
                 # An arm shared with another experiment that was cancelled: ask for it again.
                 resubmits += 1
                 if resubmits > _RESUBMITS:
-                    raise InputError(f"the {role} cells were cancelled {resubmits} times")
+                    message = f"the {role} cells were cancelled {resubmits} times"
+                    raise InputError(message)
                 view = self._submit(experiment, role, arm)
             else:
                 view = self._app.engine.wait(view.job_id, _SLICE_S)
@@ -232,7 +237,7 @@ class Runner:
         return view
 
     def _submit(self, experiment: Experiment, role: str, arm: ArmRequest) -> JobView:
-        view = self._app.engine.submit(arm, fresh=is_replay(experiment))
+        view = self._app.engine.submit(arm, fresh=replayed(experiment) is not None)
         self._jobs[experiment.id, role] = view
         return view
 

@@ -84,29 +84,42 @@ class ShamNull:
             se: its Monte Carlo standard error.
             n_cells: pairs of cells behind it.
         """
-        used = weights != 0
-        shams = self.changes[:, used] @ weights[used]
-        if not np.isfinite(shams).all():
+        shams = self._scores(weights)
+        if shams is None:
             return None
         errors = None if se is None else np.array([se])
         return float(self._p(shams[:, None], np.array([score]), errors, n_cells)[0])
+
+    def score_spread(self, weights: NDArray[np.float64]) -> float | None:
+        """Return the standard deviation of a new sham's score, or None where a gene is missing."""
+        shams = self._scores(weights)
+        return None if shams is None else float(_spread(shams.var(ddof=1), len(shams)))
 
     def magnitude_p(self, effect: Effect) -> float:
         """Return the rank p of the magnitude: at least 1 / (n_shams + 1), however large it is."""
         larger = int((self.magnitudes >= effect.magnitude).sum())
         return (1 + larger) / (1 + self.n_shams)
 
+    def _scores(self, weights: NDArray[np.float64]) -> Floats | None:
+        used = weights != 0
+        scores = self.changes[:, used] @ weights[used]
+        return scores if np.isfinite(scores).all() else None
+
     def _p(self, shams: Floats, value: Floats, se: Floats | None, n_cells: int) -> Floats:
         variance = _floored(shams.var(axis=0, ddof=1), self.n_shams - 1)
         if se is not None:
             # A sham's spread holds the Monte Carlo error of n_cells cells; fewer cells add to it.
             variance = variance + se**2 * max(0.0, 1 - n_cells / self.n_cells)
-        # The distance of one more draw from the mean of n, both in units of the draws' spread.
-        spread = np.sqrt(variance * (1 + 1 / self.n_shams))
+        spread = _spread(variance, self.n_shams)
         distance = value - shams.mean(axis=0)
         with np.errstate(divide="ignore", invalid="ignore"):
             t = distance / spread
         return np.where(distance == 0, 1.0, t_two_sided(t, self.n_shams - 1))
+
+
+def _spread(variance: Floats, n: int) -> Floats:
+    # Of the distance of one more draw from the mean of n.
+    return np.sqrt(variance * (1 + 1 / n))
 
 
 def _floored(variance: Floats, df: int) -> Floats:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def default_home() -> Path:
-    """Return `LINGSHU_HOME`, or the platform's user-data folder for lingshu; it may not exist yet."""
+    """Return `LINGSHU_HOME` or the platform's user-data folder for lingshu; it may not exist."""
     if chosen := os.environ.get("LINGSHU_HOME"):
         return Path(chosen).expanduser().absolute()
     if sys.platform == "darwin":

@@ -1,10 +1,19 @@
 """Arguments and views that several tools share. Knows nothing of any one tool."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from lingshu_model.wire import MAX_CELLS, MAX_SEED, Intervention
+from lingshu_tools.app import App
+from lingshu_tools.experiments import Design, context_label
+from lingshu_tools.honesty import (
+    cost_of,
+    cost_sentence,
+    evidence_sentence,
+    evidence_view,
+    support_view,
+)
 from lingshu_tools.registry import Arguments
 from lingshu_tools.results import Number, View
 
@@ -36,7 +45,8 @@ CheckpointName = Annotated[
 ContextArgument = Annotated[
     dict[str, str] | None,
     Field(
-        description='Context fields, e.g. {"cell_line": "THP-1"}; fields with one value may be left out'
+        description='Context fields, e.g. {"cell_line": "THP-1"}; those with one value may be '
+        "left out"
     ),
 ]
 NCells = Annotated[

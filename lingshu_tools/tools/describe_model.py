@@ -162,7 +162,9 @@ def _engine(app: App) -> EngineState:
 
 def _text(result: DescribeResult) -> str:
     lines = [
-        f"{c.name} {kind.kind}: {', '.join(kind.targets)}" for c in result.checkpoints for kind in c.kinds
+        f"{c.name} {kind.kind}: {', '.join(kind.targets)}"
+        for c in result.checkpoints
+        for kind in c.kinds
     ]
     return render(result, "\n".join([*lines, f"engine: {result.engine.state}"]))
 

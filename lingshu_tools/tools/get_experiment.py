@@ -10,10 +10,11 @@ from pydantic import Field
 from lingshu_tools.app import App
 from lingshu_tools.errors import InputError
 from lingshu_tools.registry import Arguments, ToolSpec
-from lingshu_tools.replays import is_replay, verdict_of
+from lingshu_tools.replays import replayed, verdict_of
 from lingshu_tools.results import Result, View, render
 from lingshu_tools.tools.common import AnyId, GeneEffect, Magnitude, TargetCheck, WaitS
 from lingshu_tools.tools.perturb_cells import gene_table, show_effect
+from lingshu_tools.tools.run_screen import screen_status
 from lingshu_tools.tools.sample_cells import GeneMean, Quality, show_sample
 from lingshu_tools.views import Shown, shown
 
@@ -104,8 +105,6 @@ def _experiment(app: App, one: Shown, asked: GetExperiment) -> GetResult:
 
 
 def _screen(app: App, asked: GetExperiment) -> GetResult:
-    from lingshu_tools.tools.run_screen import RunScreen, run_screen
-
     if asked.genes or asked.detail in ("genes", "provenance"):
         message = (
             f"detail={asked.detail!r} with genes={asked.genes!r} is for one experiment, and "
@@ -113,19 +112,18 @@ def _screen(app: App, asked: GetExperiment) -> GetResult:
         )
         raise InputError(message)
     rows = asked.limit or (200 if asked.detail == "effects" else 10)
-    found = run_screen(app, RunScreen(screen_id=asked.id, wait_s=asked.wait_s, top=rows))
+    found = screen_status(app, asked.id, wait_s=asked.wait_s, top=rows)
     fields = {name: getattr(found, name) for name in Result.model_fields}
     ranking = [row.model_dump(mode="json") for row in found.ranking]
     return GetResult(tool="run_screen", ranking=ranking, **fields)
 
 
 def _replay(app: App, one: Shown) -> Replay | None:
-    if not is_replay(one.experiment) or one.ledger.read_only:
+    of = replayed(one.experiment)
+    if of is None or one.ledger.read_only:
         return None
     found = verdict_of(app, one.experiment)
-    return found and Replay(
-        of=one.experiment.parent or "", verdict=found.verdict, differs=found.differs
-    )
+    return found and Replay(of=of, verdict=found.verdict, differs=found.differs)
 
 
 def _provenance(one: Shown) -> Provenance:

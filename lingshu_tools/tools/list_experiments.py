@@ -30,7 +30,9 @@ class ListExperiments(Arguments):
         default=None, max_length=200, description="Only in this one, as listed: cell_line=THP-1"
     )
     parent: str | None = Field(
-        default=None, max_length=80, description="Only of this screen, or replays of this experiment"
+        default=None,
+        max_length=80,
+        description="Only of this screen, or replays of this experiment",
     )
     text: str | None = Field(
         default=None, max_length=200, description="Only rows whose request has this text"
@@ -116,8 +118,8 @@ SPEC = ToolSpec(
     title="List experiments",
     description=(
         "Page through the ledger, newest first: every experiment anyone ran in this home, whatever "
-        "its state. Filter by tool, status, checkpoint, perturbation, context, parent (a screen, or "
-        "an experiment and its replays) or text of the request. Use it to find an id again or to "
+        "its state. Filter by tool, status, checkpoint, perturbation, context, parent (a screen, "
+        "or an experiment and its replays) or text of the request. Use it to find an id again or to "
         "see whether something was already done before paying for it twice."
     ),
     arguments=ListExperiments,

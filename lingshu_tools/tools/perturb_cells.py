@@ -3,6 +3,8 @@
 Knows nothing of screens, which run it many times.
 """
 
+from typing import Any
+
 from pydantic import Field
 
 from lingshu_tools.app import App
@@ -96,7 +98,7 @@ def show_effect(
     return PerturbResult(**fields, **_facts(one.design))
 
 
-def _facts(made: Design) -> dict[str, object]:
+def _facts(made: Design) -> dict[str, Any]:
     return {"perturbation": made.label, "context": dict(made.context), "n_cells": made.n_cells}
 
 
@@ -121,9 +123,9 @@ SPEC = ToolSpec(
     title="Perturb cells in silico",
     description=(
         "Simulate a perturbation (1 to 16 interventions together) in a context and compare it with "
-        "its paired control: strongest genes with Monte Carlo intervals, magnitude against the sham "
-        "null, and what happens to the target's own gene. Logged and replayable. Interventions must "
-        "be trained ones (describe_model lists them). Default 256 cells an arm takes seconds; a "
+        "its paired control: strongest genes with Monte Carlo intervals, magnitude against the "
+        "sham null, and what happens to the target's own gene. Logged and replayable. "
+        "Interventions must be trained ones (describe_model lists them). Default 256 cells an arm takes seconds; a "
         "result not ready within wait_s comes back as running: call get_experiment. Means are "
         "log1p_cp10k. Quote the held-out evidence with any claim: these are predictions, not "
         "measurements. To compare many perturbations use plan_screen and run_screen."

@@ -11,7 +11,7 @@ from lingshu_tools.app import App
 from lingshu_tools.errors import InputError
 from lingshu_tools.experiments import design_of, new_experiment
 from lingshu_tools.registry import Arguments, ToolSpec
-from lingshu_tools.replays import Comparison, locate, verdict_of
+from lingshu_tools.replays import REPLAY_OF, Comparison, locate, verdict_of
 from lingshu_tools.results import Result
 from lingshu_tools.tools.common import ExperimentId, WaitS
 from lingshu_tools.views import envelope, shown
@@ -36,7 +36,9 @@ class ReplayResult(Result):
     """A replay: `experiment_id` is the new experiment, `replay_of` the one replayed."""
 
     replay_of: str
-    verdict: str | None = Field(description="exact, same_kind, equivalent, different; null: not yet")
+    verdict: str | None = Field(
+        description="exact, same_kind, equivalent, different; null: not yet"
+    )
     differs: dict[str, Any] = Field(description="What is not the same: numerics, artifacts, counts")
     verification_written: bool
 
@@ -51,7 +53,11 @@ def replay_experiment(app: App, asked: ReplayExperiment) -> ReplayResult:
             f'get_experiment(id="{asked.id}", wait_s=30) finishes it.'
         )
         raise InputError(message)
-    again = new_experiment(app, design_of(app, original), parent=original.id)
+    made = design_of(app, original)
+    if ledger.read_only:
+        again = new_experiment(app, made, extra={REPLAY_OF: original.id})
+    else:
+        again = new_experiment(app, made, parent=original.id)
     replay = app.ledger.begin(again)
     app.runner.launch([replay.id])
     app.runner.wait([replay.id], asked.wait_s)
@@ -93,9 +99,9 @@ SPEC = ToolSpec(
     description=(
         "Run a finished experiment again from its ledger row alone, bypassing stored results, and "
         "compare bit for bit. Verdict: exact (same cells, same numerics profile), same_kind (same "
-        "cells, other profile), equivalent (other cells, effects agree within Monte Carlo error) or "
-        "different; differs says what is not the same. The replay is a new experiment linked to the "
-        "old one and the verdict is written in the ledger. Works for the shipped reference ledger. "
+        "cells, other profile), equivalent (other cells, effects agree within Monte Carlo error) "
+        "or different; differs says what is not the same. The replay is a new experiment linked to "
+        "the old one and the verdict is written in the ledger. Works for the shipped reference ledger. "
         "Costs as much as the original."
     ),
     arguments=ReplayExperiment,

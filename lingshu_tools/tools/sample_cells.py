@@ -154,7 +154,7 @@ def _quality(one: Shown) -> Quality:
         library_quantiles=result["library_quantiles"],
         training_library_quantiles=None if library is None else library[row].tolist(),
         zero_rate=result["zero_rate"],
-        training_zero_rate=None if zeros is None else finite(zeros[row]),
+        training_zero_rate=None if zeros is None else finite(float(zeros[row])),
         pearson_of_means=result["pearson_with_training"],
     )
 
