@@ -5,6 +5,7 @@ Starts nothing and writes nothing. Knows nothing of how tools are called.
 
 import platform
 import sys
+import textwrap
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -75,8 +76,9 @@ def tools(form: str | None) -> None:
 
 
 def first_sentence(spec: "ToolSpec") -> str:
-    """Return the first sentence of a tool's description."""
-    return " ".join(spec.description.split()).split(". ")[0].rstrip(".")
+    """Return the first sentence of a tool's description, cut to a line."""
+    sentence = " ".join(spec.description.split()).split(". ")[0].rstrip(".")
+    return textwrap.shorten(sentence, 100, placeholder=" …")
 
 
 @click.command()
