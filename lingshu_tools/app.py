@@ -67,3 +67,10 @@ class App:
         """The reference ledger, opened read-only, where one is shipped."""
         path = Path(os.environ.get("LINGSHU_REFERENCE_LEDGER", REFERENCE_LEDGER))
         return Ledger.open_read_only(path) if path.is_file() else None
+
+    def close(self) -> None:
+        """Stop the background threads and close what was opened; the engine lives on."""
+        for name in ("runner", "ledger", "engine"):
+            opened = self.__dict__.get(name)
+            if hasattr(opened, "close"):
+                opened.close()

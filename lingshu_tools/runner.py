@@ -51,6 +51,8 @@ class Runner:
         self._active: set[str] = set()
         self._jobs: dict[tuple[str, str], JobView] = {}
         self._troubles: dict[str, str] = {}
+        self._totals: dict[str, int] = {}
+        self._ended: set[str] = set()
         self._threads: list[Thread] = []
         self._closing = Event()
 
@@ -79,7 +81,7 @@ class Runner:
         deadline = time.monotonic() + wait_s
         pending = list(ids)
         while pending:
-            if self._app.ledger.outcome(pending[0]) is not None:
+            if self._sealed(pending[0]):
                 pending.pop(0)
                 continue
             left = deadline - time.monotonic()
@@ -107,13 +109,21 @@ class Runner:
             thread.join(timeout=2 * _SLICE_S)
 
     def _progress(self, experiment_id: str) -> Progress:
-        experiment = self._app.ledger.experiment(experiment_id)
-        roles = 1 if experiment.tool == "sample_cells" else 2
-        total = experiment.request["n_cells"] * roles
-        if self._app.ledger.outcome(experiment_id) is not None:
+        if experiment_id not in self._totals:
+            experiment = self._app.ledger.experiment(experiment_id)
+            roles = 1 if experiment.tool == "sample_cells" else 2
+            self._totals[experiment_id] = experiment.request["n_cells"] * roles
+        total = self._totals[experiment_id]
+        if self._sealed(experiment_id):
             return Progress(done=total, total=total)
         jobs = [view for (owner, _), view in self._jobs.items() if owner == experiment_id]
         return Progress(done=min(total, sum(view.done for view in jobs)), total=total)
+
+    def _sealed(self, experiment_id: str) -> bool:
+        """Return whether there is an outcome; a seal is for ever, so it is asked for until then."""
+        if experiment_id not in self._ended and self._app.ledger.outcome(experiment_id):
+            self._ended.add(experiment_id)
+        return experiment_id in self._ended
 
     def _work(self, ids: Sequence[str]) -> None:
         try:
