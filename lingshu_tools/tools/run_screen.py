@@ -56,7 +56,7 @@ class RunScreen(ScreenSettings):
     screen_id: str | None = Field(
         default=None,
         max_length=80,
-        description="A plan's id, scr_…; leave all but the last three out",
+        description="A plan's id, scr_…; then give only wait_s, dry_run and top beside it",
     )
     objective: ObjectiveArgument | None = Field(
         default=None, description='Without screen_id: what to look for, e.g. {"lower": ["STAT1"]}'
