@@ -4,6 +4,7 @@ Knows nothing of genes or experiments.
 """
 
 import math
+from functools import cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,6 +22,7 @@ def t_two_sided(t: ArrayLike, df: float) -> NDArray[np.float64]:
     return _incomplete_beta(x, rest, df / 2, 0.5)
 
 
+@cache
 def t_quantile(p: float, df: float) -> float:
     """Return the t whose lower tail holds `p`, 0.5 <= p < 1."""
     low, high = 0.0, 1.0

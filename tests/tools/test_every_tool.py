@@ -39,7 +39,9 @@ def numbers(value: Any) -> list[float]:
 
 
 def perturb(app: App, **more: Any) -> dict[str, Any]:
-    return run(app, "perturb_cells", **{"interventions": KNOCK_OUT, "n_cells": 16, "wait_s": 30} | more)
+    return run(
+        app, "perturb_cells", **{"interventions": KNOCK_OUT, "n_cells": 16, "wait_s": 30} | more
+    )
 
 
 def calls(app: App) -> dict[str, dict[str, Any]]:
@@ -109,7 +111,9 @@ def test_one_cell_has_no_interval_and_says_so(app: App):
 def test_what_is_left_out_is_said_and_can_be_had(app: App):
     first = perturb(app, top=3)
     assert first["truncated"]["shown"] == 3
-    page = run(app, "get_experiment", id=first["experiment_id"], detail="effects", offset=3, limit=4)
+    page = run(
+        app, "get_experiment", id=first["experiment_id"], detail="effects", offset=3, limit=4
+    )
     strongest = [g["gene"] for g in perturb(app, top=7)["genes"]]
     assert [g["gene"] for g in first["genes"]] + [g["gene"] for g in page["genes"]] == strongest
 

@@ -14,7 +14,11 @@ REFUSED: list[tuple[str, dict[str, Any], list[str]]] = [
     ("perturb_cels", {}, ["'perturb_cels'", "'perturb_cells'", "run_screen"]),
     ("perturb_cells", {}, ["interventions is missing"]),
     ("perturb_cells", {"interventions": []}, ["interventions = []", "at least 1"]),
-    ("perturb_cells", {"interventions": [STAT1], "ncells": 5}, ["ncells", "Did you mean 'n_cells'"]),
+    (
+        "perturb_cells",
+        {"interventions": [STAT1], "ncells": 5},
+        ["ncells", "Did you mean 'n_cells'"],
+    ),
     (
         "perturb_cells",
         {"interventions": [{**STAT1, "gene": "JAK2"}]},
