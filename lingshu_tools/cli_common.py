@@ -6,7 +6,7 @@ Imports click alone, so that `--help` answers at once; knows nothing of any one 
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -121,7 +121,7 @@ def call_and_wait(app: "App", tool: str, arguments: dict[str, Any]) -> "Result":
 
 
 @contextmanager
-def progress_bar(label: str) -> Iterator["Sink | None"]:
+def progress_bar(label: str) -> Generator["Sink | None"]:
     """Give a sink that draws a bar on a terminal's stderr, or None where there is no terminal."""
     if not sys.stderr.isatty():
         yield None

@@ -5,6 +5,7 @@ Starts nothing and writes nothing. Knows nothing of how tools are called.
 
 import platform
 import sys
+import textwrap
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -75,8 +76,9 @@ def tools(form: str | None) -> None:
 
 
 def first_sentence(spec: "ToolSpec") -> str:
-    """Return the first sentence of a tool's description."""
-    return " ".join(spec.description.split()).split(". ")[0].rstrip(".")
+    """Return the first sentence of a tool's description, cut to a line."""
+    sentence = " ".join(spec.description.split()).split(". ")[0].rstrip(".")
+    return textwrap.shorten(sentence, 100, placeholder=" …")
 
 
 @click.command()
@@ -154,12 +156,14 @@ def _version(package: str) -> str:
 
 def _ledger(app: "App") -> dict[str, Any]:
     from lingshu_tools.ledger import Ledger
+    from lingshu_tools.ledger.sqlite import journal_for
 
     database = app.home / "experiments.db"
+    journal = journal_for(database)
+    said = {"database": str(database), "journal": f"{journal.mode}: {journal.reason}"}
     if not database.is_file():
-        return {"database": f"{database} (made by the first experiment)"}
-    ledger = Ledger.open_read_only(database)
-    return {"database": str(database), "head": str(ledger.head())}
+        return {**said, "head": "none yet; the first experiment makes the file"}
+    return {**said, "head": str(Ledger.open_read_only(database).head())}
 
 
 def _intact(app: "App", name: str) -> str:

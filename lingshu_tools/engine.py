@@ -7,9 +7,11 @@ again, which costs nothing for arms that had finished. Knows nothing of torch, l
 
 import math
 import os
+import socket
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -31,6 +33,11 @@ from lingshu_tools.errors import EngineError, InputError, NotFoundError
 MAX_WAIT_S = 45.0
 _REMEMBERED = 4096
 _BROKEN = (httpx.ConnectError, httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
+_FORGOTTEN = (HTTPStatus.NOT_FOUND, HTTPStatus.GONE, HTTPStatus.SERVICE_UNAVAILABLE)
+
+
+class _LostError(EngineError):
+    """No engine answered, or the one that did ended meanwhile."""
 
 
 class CellSource(Protocol):
@@ -44,8 +51,8 @@ class CellSource(Protocol):
         """Return the engine's info, or None if none runs."""
         ...
 
-    def submit(self, arm: ArmRequest) -> JobView:
-        """Return the job that computes `arm`."""
+    def submit(self, arm: ArmRequest, *, fresh: str | None = None) -> JobView:
+        """Return the job that computes `arm`; anew, once for each name `fresh`."""
         ...
 
     def wait(self, job_id: str, wait_s: float) -> JobView:
@@ -92,7 +99,7 @@ class Engine:
         self._arguments = arguments
         self._start_timeout_s = start_timeout_s
         self._starting = threading.Lock()
-        self._arms: OrderedDict[str, ArmRequest] = OrderedDict()
+        self._arms: OrderedDict[str, tuple[ArmRequest, str | None]] = OrderedDict()
         self._http = self._client(principal)
 
     def __enter__(self) -> Self:
@@ -112,8 +119,8 @@ class Engine:
         """
         params = {"checkpoint": checkpoint} if checkpoint else {}
         try:
-            response = self._http.get("/v1/health", params=params)
-        except (httpx.ConnectError, httpx.RemoteProtocolError, httpx.ReadError):
+            response = self._send("GET", "/v1/health", params=params)
+        except _LostError:
             return None
         if response.status_code == HTTPStatus.SERVICE_UNAVAILABLE:
             return None
@@ -140,15 +147,18 @@ class Engine:
             started = start_detached(self.places, self._arguments, self._environ)
             return wait_until(self.info, started, self._start_timeout_s, waiting)
 
-    def submit(self, arm: ArmRequest) -> JobView:
+    def submit(self, arm: ArmRequest, *, fresh: str | None = None) -> JobView:
         """Return the job that computes `arm`; an equal arm gives the same job.
+
+        A replay proves nothing if it is answered from results on disk: with `fresh`, the arm is
+        computed anew, once for each such name.
 
         Raises:
             InputError: the checkpoint cannot do this arm; the message says what it can.
             EngineError: no engine could be reached or started.
         """
-        view = JobView.model_validate(_checked(self._post(arm)).json())
-        self._arms[view.job_id] = arm
+        view = JobView.model_validate(_checked(self._post(arm, fresh)).json())
+        self._arms[view.job_id] = (arm, fresh)
         while len(self._arms) > _REMEMBERED:
             self._arms.popitem(last=False)
         return view
@@ -186,19 +196,19 @@ class Engine:
         A job that no engine knows is cancelled already, and no engine is started for it.
         """
         try:
-            response = self._http.delete(f"/v1/jobs/{job_id}")
-        except _BROKEN:
+            response = self._send("DELETE", f"/v1/jobs/{job_id}")
+        except _LostError:
             response = None
         if response is None or response.status_code == HTTPStatus.NOT_FOUND:
-            total = self._arms[job_id].n_cells if job_id in self._arms else 0
+            total = self._arms[job_id][0].n_cells if job_id in self._arms else 0
             return JobView(job_id=job_id, state="cancelled", done=0, total=total)
         return JobView.model_validate(_checked(response).json())
 
     def shutdown(self) -> bool:
         """Return whether an engine was there to be told to exit; running jobs are dropped."""
         try:
-            return self._http.post("/v1/shutdown").is_success
-        except _BROKEN:
+            return self._send("POST", "/v1/shutdown").is_success
+        except _LostError:
             return False
 
     def _client(self, principal: str) -> httpx.Client:
@@ -206,36 +216,61 @@ class Engine:
         if self._url:
             headers["Authorization"] = f"Bearer {self._environ.get('LINGSHU_ENGINE_TOKEN', '')}"
             return httpx.Client(base_url=self._url, headers=headers, timeout=30.0)
-        transport = httpx.HTTPTransport(uds=str(self.places.socket))
+        transport = _UnixTransport(str(self.places.socket))
         return httpx.Client(
             transport=transport, base_url="http://engine", headers=headers, timeout=30.0
         )
 
-    def _post(self, arm: ArmRequest) -> httpx.Response:
-        body = arm.model_dump(mode="json")
-        try:
-            response = self._http.post("/v1/jobs", json=body)
+    def _post(self, arm: ArmRequest, fresh: str | None) -> httpx.Response:
+        asked: dict[str, Any] = {"json": arm.model_dump(mode="json")}
+        if fresh:
+            asked["headers"] = {"X-Lingshu-Fresh": fresh}
+        with suppress(_LostError):
+            response = self._send("POST", "/v1/jobs", **asked)
             if response.status_code != HTTPStatus.SERVICE_UNAVAILABLE:
                 return response
-        except _BROKEN:
-            pass
         self.ensure()
-        return self._http.post("/v1/jobs", json=body)
+        return self._send("POST", "/v1/jobs", **asked)
 
     def _ask(self, job_id: str, suffix: str, **options: Any) -> httpx.Response:
         """GET something of a job; once, resubmit its arm to an engine that lost or forgot it."""
         path = f"/v1/jobs/{job_id}{suffix}"
-        try:
-            response = self._http.get(path, **options)
-            if response.status_code not in (HTTPStatus.NOT_FOUND, HTTPStatus.GONE):
+        with suppress(_LostError):
+            response = self._send("GET", path, **options)
+            if response.status_code not in _FORGOTTEN:
                 return _checked(response)
-        except _BROKEN:
-            pass
         if job_id not in self._arms:
             message = f"the engine does not know job {job_id!r}: submit its arm (again) first"
             raise EngineError(message)
-        self.submit(self._arms[job_id])
-        return _checked(self._http.get(path, **options))
+        arm, fresh = self._arms[job_id]
+        self.submit(arm, fresh=fresh)
+        return _checked(self._send("GET", path, **options))
+
+    def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
+        try:
+            return self._http.request(method, path, **options)
+        except _BROKEN as error:
+            message = f"the engine is gone ({error}): call again to start another"
+            raise _LostError(message) from error
+        except httpx.HTTPError as error:
+            message = f"the engine does not answer ({error!r}): see {self.places.log}"
+            raise EngineError(message) from error
+
+
+class _UnixTransport(httpx.HTTPTransport):
+    """HTTP over a Unix socket, probed first: httpcore 1.0 leaks a refused connection's socket."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(uds=path)
+        self._path = path
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            try:
+                probe.connect(self._path)
+            except OSError as error:
+                raise httpx.ConnectError(str(error), request=request) from error
+        return super().handle_request(request)
 
 
 def _checked(response: httpx.Response) -> httpx.Response:

@@ -247,7 +247,7 @@ class Runner:
         return view
 
     def _submit(self, experiment: Experiment, role: str, arm: ArmRequest) -> JobView:
-        view = self._app.engine.submit(arm, fresh=replayed(experiment) is not None)
+        view = self._app.engine.submit(arm, fresh=experiment.id if replayed(experiment) else None)
         self._jobs[experiment.id, role] = view
         return view
 

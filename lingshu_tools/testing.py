@@ -44,7 +44,7 @@ class FakeEngine:
     def ensure(self) -> EngineInfo:
         return self.info()
 
-    def submit(self, arm: ArmRequest, *, fresh: bool = False) -> JobView:
+    def submit(self, arm: ArmRequest, *, fresh: str | None = None) -> JobView:
         self.arms[arm.digest] = arm
         return self.wait(arm.digest, 0)
 

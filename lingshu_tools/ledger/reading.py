@@ -115,8 +115,8 @@ class Reading:
         """Return experiments, newest first, that match all that is given.
 
         `before` is the `next_before` of the page before; `text` is looked for in the request and
-        the id, ignoring case; `request_digest` finds those that asked exactly the same; `limit` is at
-        most 500.
+        the id, ignoring case; `request_digest` finds those that asked exactly the same; `limit`
+        is at most 500.
 
         Raises:
             InputError: the status, the cursor or the limit is not one.

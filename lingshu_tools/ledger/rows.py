@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Table, select
 
-from lingshu_tools.errors import NotFoundError, did_you_mean
+from lingshu_tools.errors import InputError, NotFoundError, did_you_mean
 from lingshu_tools.ledger.canonical import canonical_json
 from lingshu_tools.ledger.chain import fetch
 from lingshu_tools.ledger.records import (
@@ -49,8 +49,16 @@ def now() -> str:
 
 
 def text_of(value: Any) -> str:
-    """Return a JSON value as it stands in a column."""
-    return canonical_json(value).decode()
+    """Return a JSON value as it stands in a column.
+
+    Raises:
+        InputError: not JSON: NaN, an infinity, a lone surrogate or another type, and where.
+    """
+    try:
+        return canonical_json(value).decode()
+    except ValueError as error:
+        message = f"{error}; give JSON values, and None where there is no number"
+        raise InputError(message) from error
 
 
 def table_of(kind: type) -> Table:

@@ -4,6 +4,7 @@ Each function runs in a transaction that somebody else opened. Knows nothing of 
 the spool.
 """
 
+import json
 import os
 import platform
 import socket
@@ -16,7 +17,7 @@ from sqlalchemy import Connection
 
 from lingshu_tools.errors import SealedError
 from lingshu_tools.ledger import schema
-from lingshu_tools.ledger.canonical import digest_json
+from lingshu_tools.ledger.canonical import digest_bytes
 from lingshu_tools.ledger.chain import append, has
 from lingshu_tools.ledger.liveness import boot_id
 from lingshu_tools.ledger.rows import new_id, now, text_of
@@ -92,7 +93,7 @@ def ending(
             "seconds": None if seconds is None else float(seconds),
             "created_at": now(),
         },
-        "environment": environment,
+        "environment": environment and json.loads(text_of(environment)),
         "sizes": dict(sizes or {}),
     }
 
@@ -118,9 +119,9 @@ def record_environment(connection: Connection, document: Mapping[str, Any] | Non
     """Return the digest of an environment, which is in the ledger from now on; None for None."""
     if document is None:
         return None
-    digest = digest_json(document)
+    text = text_of(document)
+    digest = digest_bytes(text.encode())
     if not has(connection, schema.environment, digest=digest):
-        text = text_of(document)
         append(connection, schema.environment, digest=digest, document=text, created_at=now())
     return digest
 

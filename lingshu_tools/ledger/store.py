@@ -17,7 +17,7 @@ from sqlalchemy import Connection
 
 from lingshu_tools.errors import BusyError, CancelledError, InputError, LedgerError, SealedError
 from lingshu_tools.ledger import schema, sealing
-from lingshu_tools.ledger.canonical import digest_json
+from lingshu_tools.ledger.canonical import digest_bytes
 from lingshu_tools.ledger.chain import append, has
 from lingshu_tools.ledger.database import Database, path_of
 from lingshu_tools.ledger.liveness import Lock
@@ -121,7 +121,8 @@ class Ledger(Reading):
 
     def record_screen(self, plan: Mapping[str, Any], *, principal: str = "local") -> Screen:
         """Return a new screen with this plan."""
-        values = {"plan": text_of(plan), "digest": digest_json(plan), "principal": principal}
+        text = text_of(plan)
+        values = {"plan": text, "digest": digest_bytes(text.encode()), "principal": principal}
         return self._add(Screen, "scr", values)
 
     def record_measurements(
@@ -133,7 +134,8 @@ class Ledger(Reading):
             NotFoundError: there is no such screen.
         """
         self.screen(screen_id)
-        values = {"payload": text_of(payload), "digest": digest_json(payload)}
+        text = text_of(payload)
+        values = {"payload": text, "digest": digest_bytes(text.encode())}
         values |= {"screen_id": screen_id, "principal": principal}
         return self._add(Measurement, "mea", values)
 
@@ -186,6 +188,7 @@ class Ledger(Reading):
         """Return the outcome, recorded for ever; the attempt is closed.
 
         Raises:
+            InputError: the result is no JSON; the attempt lives on and can be sealed as failed.
             SealedError: another attempt was first.
             LedgerError: the attempt is closed, or the database cannot be written: then the outcome
                 is kept in a file and recorded when the ledger is opened next.
@@ -193,8 +196,8 @@ class Ledger(Reading):
         if not attempt.alive:
             message = f"attempt {attempt.id} at {attempt.experiment_id} is over: start another"
             raise LedgerError(message)
+        document = self._ending(attempt, outcome)
         with attempt:
-            document = self._ending(attempt, outcome)
             try:
                 row = self._database.write(lambda c: sealing.seal(c, document))
             except SealedError:
@@ -310,7 +313,7 @@ class Ledger(Reading):
 def _row_of(request: NewExperiment) -> dict[str, Any]:
     row = {f.name: getattr(request, f.name) for f in fields(NewExperiment)}
     row["request"] = text_of(request.request)
-    return row | {"request_digest": digest_json(request.request)}
+    return row | {"request_digest": digest_bytes(row["request"].encode())}
 
 
 def _begin(connection: Connection, row: Mapping[str, Any]) -> Experiment:

@@ -108,7 +108,7 @@ def _screen(app: App, asked: GetExperiment) -> GetResult:
     if asked.genes or asked.detail in ("genes", "provenance"):
         message = (
             f"detail={asked.detail!r} with genes={asked.genes!r} is for one experiment, and "
-            f"{asked.id!r} is a screen. Ask for detail='summary', then for the experiment_id of a row."
+            f"{asked.id!r} is a screen. Ask for its summary, then for the experiment_id of a row."
         )
         raise InputError(message)
     rows = asked.limit or (200 if asked.detail == "effects" else 10)

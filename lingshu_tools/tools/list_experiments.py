@@ -119,8 +119,8 @@ SPEC = ToolSpec(
     description=(
         "Page through the ledger, newest first: every experiment anyone ran in this home, whatever "
         "its state. Filter by tool, status, checkpoint, perturbation, context, parent (a screen, "
-        "or an experiment and its replays) or text of the request. Use it to find an id again or to "
-        "see whether something was already done before paying for it twice."
+        "or an experiment and its replays) or text of the request. Use it to find an id again or "
+        "to see whether something was already done before paying for it twice."
     ),
     arguments=ListExperiments,
     result=ListResult,

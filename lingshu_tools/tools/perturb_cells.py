@@ -125,8 +125,8 @@ SPEC = ToolSpec(
         "Simulate a perturbation (1 to 16 interventions together) in a context and compare it with "
         "its paired control: strongest genes with Monte Carlo intervals, magnitude against the "
         "sham null, and what happens to the target's own gene. Logged and replayable. "
-        "Interventions must be trained ones (describe_model lists them). Default 256 cells an arm takes seconds; a "
-        "result not ready within wait_s comes back as running: call get_experiment. Means are "
+        "Interventions must be trained ones (describe_model lists them). The default 256 cells an "
+        "arm take seconds; a result not ready within wait_s comes back as running: call get_experiment. Means are "
         "log1p_cp10k. Quote the held-out evidence with any claim: these are predictions, not "
         "measurements. To compare many perturbations use plan_screen and run_screen."
     ),

@@ -101,8 +101,8 @@ SPEC = ToolSpec(
         "compare bit for bit. Verdict: exact (same cells, same numerics profile), same_kind (same "
         "cells, other profile), equivalent (other cells, effects agree within Monte Carlo error) "
         "or different; differs says what is not the same. The replay is a new experiment linked to "
-        "the old one and the verdict is written in the ledger. Works for the shipped reference ledger. "
-        "Costs as much as the original."
+        "the old one and the verdict is written in the ledger. Works for the shipped reference "
+        "ledger. Costs as much as the original."
     ),
     arguments=ReplayExperiment,
     result=ReplayResult,

@@ -59,8 +59,8 @@ class Agent:
         return answer
 
     async def _call(self, tool: str, arguments: Mapping[str, Any]) -> Answer:
-        async def heard(done: float, total: float | None, message: str | None) -> None:
-            self.teller.progress(message or f"{done:g}/{total or 0:g}")
+        async def heard(progress: float, total: float | None, message: str | None) -> None:
+            self.teller.progress(message or f"{progress:g}/{total or 0:g}")
 
         result = await self.client.call_tool(tool, dict(arguments), progress_callback=heard)
         if result.is_error or not isinstance(result.structured_content, dict):

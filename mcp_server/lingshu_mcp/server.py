@@ -139,6 +139,7 @@ def _tool(app: App, spec: ToolSpec) -> Tool:
         parameters=spec.input_schema,
         fn_metadata=FuncMetadata(arg_model=ArgModelBase, output_schema=spec.output_schema),
         is_async=True,
+        context_kwarg=None,
         annotations=types.ToolAnnotations(
             title=spec.title,
             read_only_hint=spec.read_only,

@@ -7,7 +7,7 @@ import json
 import sys
 import textwrap
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -46,7 +46,7 @@ class Teller:
             click.echo(f"\r\033[K{INDENT}{text}, {waited}", nl=False)
 
     @contextmanager
-    def step(self, why: str, tool: str, arguments: Mapping[str, Any]) -> Iterator[None]:
+    def step(self, why: str, tool: str, arguments: Mapping[str, Any]) -> Generator[None]:
         """Number and time one step."""
         self._step += 1
         self._started = time.monotonic()

@@ -139,6 +139,7 @@ def test_looking_makes_no_home(shell: CliRunner, home: Path, command: str):
 def test_doctor_says_where_it_looked_and_that_checkpoints_are_intact(shell: CliRunner, home: Path):
     state = json.loads(run(shell, "doctor", "--json").stdout)
     assert state["home"] == str(home)
+    assert ": " in state["ledger"]["journal"]
     assert all(value.startswith("intact") for value in state["checkpoints"].values())
 
 

@@ -1,6 +1,8 @@
 """The MCP server, driven by a real client in memory, in both protocol eras."""
 
+import threading
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,10 @@ from mcp import Client
 
 from lingshu_mcp import build_server
 from lingshu_mcp.server import INSTRUCTIONS
+from lingshu_model.wire import Catalogue, JobView
 from lingshu_tools.app import App
 from lingshu_tools.registry import ToolSpec, registry
+from lingshu_tools.testing import FakeEngine
 
 KNOCK_OUT = [{"kind": "knockout", "target": "STAT1"}]
 PERTURB = {"interventions": KNOCK_OUT, "n_cells": 8, "wait_s": 30}
@@ -148,7 +152,67 @@ def test_what_went_wrong_inside_stays_inside(app: App, monkeypatch: pytest.Monke
     assert "secret" not in text(result)
 
 
-def replaced(spec: ToolSpec, run: Callable[..., Any]) -> ToolSpec:
-    from dataclasses import replace
+class HeldEngine(FakeEngine):
+    """Has made half of every arm until it is let go."""
 
+    def __init__(self, panel: list[str]) -> None:
+        super().__init__(panel)
+        self.go = threading.Event()
+
+    def wait(self, job_id: str, wait_s: float) -> JobView:
+        view = super().wait(job_id, wait_s)
+        if self.go.wait(min(wait_s, 0.05)):
+            return view
+        return view.model_copy(update={"state": "running", "done": view.total // 2})
+
+
+@pytest.fixture
+def held(home: Path) -> tuple[App, HeldEngine]:
+    catalogue = Catalogue()
+    engine = HeldEngine(catalogue.load(catalogue.names()[0]).panel)
+    return App(home, door="mcp", engine=engine), engine
+
+
+@both_eras
+def test_a_waiting_client_hears_how_far_it_is(held: tuple[App, HeldEngine], mode: str):
+    app, engine = held
+    heard: list[tuple[float, float | None]] = []
+
+    async def act(client: Client) -> Any:
+        async def listen(progress: float, total: float | None, message: str | None) -> None:
+            heard.append((progress, total))
+            if progress:
+                engine.go.set()
+
+        return await client.call_tool("perturb_cells", PERTURB, progress_callback=listen)
+
+    assert drive(app, mode, act).structured_content["status"] == "succeeded"
+    assert {total for _, total in heard} == {16}
+    assert any(0 < done < 16 for done, _ in heard)
+
+
+@both_eras
+def test_cancelling_the_request_leaves_the_experiment_running(
+    held: tuple[App, HeldEngine], mode: str
+):
+    app, engine = held
+
+    async def act(client: Client) -> Any:
+        async with anyio.create_task_group() as group:
+
+            async def listen(*_: Any) -> None:
+                group.cancel_scope.cancel()
+
+            async def ask() -> None:
+                await client.call_tool("perturb_cells", PERTURB, progress_callback=listen)
+
+            group.start_soon(ask)
+        engine.go.set()
+        (made,) = app.ledger.find().items
+        return await client.call_tool("get_experiment", {"id": made.experiment.id, "wait_s": 45})
+
+    assert drive(app, mode, act).structured_content["status"] == "succeeded"
+
+
+def replaced(spec: ToolSpec, run: Callable[..., Any]) -> ToolSpec:
     return replace(spec, run=run)

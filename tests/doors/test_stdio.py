@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ LIMIT_S = 90
 
 
 @contextmanager
-def server(home: Path) -> Iterator["subprocess.Popen[str]"]:
+def server(home: Path) -> Generator["subprocess.Popen[str]"]:
     process = subprocess.Popen(
         [sys.executable, "-m", "lingshu_mcp", "--home", str(home)],
         stdin=subprocess.PIPE,

@@ -17,6 +17,7 @@ class EnginePlaces:
     """The engine's socket, lock, log and results under one home."""
 
     home: Path
+    other_socket: Path | None = None
 
     @property
     def folder(self) -> Path:
@@ -41,6 +42,8 @@ class EnginePlaces:
     @property
     def socket(self) -> Path:
         """The Unix socket; under `/tmp/lingshu-UID` where the home's own path is too long."""
+        if self.other_socket:
+            return self.other_socket
         path = self.folder / "engine.sock"
         if len(os.fsencode(path)) <= MAX_SOCKET_PATH:
             return path
