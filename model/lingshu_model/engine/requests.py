@@ -51,10 +51,7 @@ def _checkpoint(arm: ArmRequest, catalogue: Catalogue) -> Checkpoint:
 
 
 def _check_context(context: dict[str, str], checkpoint: Checkpoint) -> None:
-    allowed: dict[str, set[str]] = {}
-    for known in checkpoint.contexts:
-        for field, value in known.items():
-            allowed.setdefault(field, set()).add(value)
+    allowed: dict[str, list[str]] = checkpoint.config["context_fields"]
     if set(context) != set(allowed):
         message = (
             f"the context {context!r} has the fields {_list(context)}; {checkpoint.name} needs "
