@@ -33,8 +33,7 @@ def catalogue(tmp_path: Path) -> Catalogue:
         {"context": CONTEXT, "interventions": [], "n_cells": 9},
         {"context": CONTEXT, "interventions": [knockout], "n_cells": 5},
     ]
-    fields = {field: [value] for field, value in CONTEXT.items()}
-    config = {"format": FORMAT, "context_fields": fields, "seen": seen}
+    config = {"format": FORMAT, "contexts": [{"context": CONTEXT}], "seen": seen}
     genes = [{"symbol": g, "ensembl": None, "aliases": [], "previous": []} for g in PANEL]
     (root / "toy" / "config.json").write_text(json.dumps(config))
     (root / "toy" / "panel.json").write_text(json.dumps({"genes": genes}))

@@ -51,7 +51,10 @@ def _checkpoint(arm: ArmRequest, catalogue: Catalogue) -> Checkpoint:
 
 
 def _check_context(context: dict[str, str], checkpoint: Checkpoint) -> None:
-    allowed: dict[str, list[str]] = checkpoint.config["context_fields"]
+    allowed: dict[str, set[str]] = {}
+    for entry in checkpoint.config["seen"]:
+        for field, value in entry["context"].items():
+            allowed.setdefault(field, set()).add(value)
     if set(context) != set(allowed):
         message = (
             f"the context {context!r} has the fields {_list(context)}; {checkpoint.name} needs "
