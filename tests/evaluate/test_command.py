@@ -156,6 +156,7 @@ def test_evaluating_writes_tables_and_canonical_evidence_and_pins_it(
     assert found["data"]["held_out"] == {"field": "bio_rep", "value": "rep_3"}
     assert found["settings"]["steps"] == 3
     assert found["cost"]["seconds_per_cell"] > 0
+    assert found["cost"]["machine"] == "made"
     assert found["copies"]["more_than_real"] is False
     text = (checkpoint / "evidence.json").read_text("utf-8")
     assert text == json.dumps(found, indent=1, sort_keys=True) + "\n"
