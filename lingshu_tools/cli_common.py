@@ -61,7 +61,7 @@ with_home = click.option(
     type=click.Path(path_type=Path),
     callback=_set_home,
     expose_value=False,
-    help="Where ledger, objects and engine live; LINGSHUwith_home by default.",
+    help="Where ledger, objects and engine live; LINGSHU_HOME by default.",
 )
 _JSON = click.option(
     "--json", is_flag=True, callback=_set_json, expose_value=False, help="Print one JSON object."
@@ -148,6 +148,6 @@ def become(module: str, arguments: tuple[str, ...] | list[str], extra: str) -> N
         message = f"this needs {needed!r}: pip install 'lingshu-tools[{extra}]'"
         raise click.ClickException(message)
     home = settings().home
-    environ = {**os.environ, "LINGSHUwith_home": str(home)} if home else dict(os.environ)
+    environ = {**os.environ, "LINGSHU_HOME": str(home)} if home else dict(os.environ)
     # The child is this same program: arguments are a list, and no shell reads them.
     os.execve(sys.executable, [sys.executable, "-m", module, *arguments], environ)  # noqa: S606
