@@ -110,7 +110,9 @@ class Checkpoint:
             return Support("seen_elsewhere", 0, f"seen in {len(elsewhere)} other contexts")
         singles = [self.seen(context, (one,)) for one in interventions]
         if len(singles) > 1 and all(singles):
-            return Support("combination_of_seen", 0, "each intervention was seen alone, not together")
+            return Support(
+                "combination_of_seen", 0, "each intervention was seen alone, not together"
+            )
         return Support("unseen", 0, "never trained on: an extrapolation")
 
     def verify_file(self, name: str) -> Path:
@@ -170,9 +172,7 @@ class Catalogue:
 
 def identity_digest(pinned: Mapping[str, str]) -> str:
     """Return the checkpoint digest: over the files that decide a count, weights included."""
-    return digest_json(
-        {n: d for n, d in pinned.items() if n in _IDENTITY or n.startswith("model")}
-    )
+    return digest_json({n: d for n, d in pinned.items() if n in _IDENTITY or n.startswith("model")})
 
 
 def pin(path: Path) -> Path:

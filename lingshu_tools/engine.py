@@ -1,0 +1,287 @@
+"""The client of the engine: find it, start it detached, ask it for cells.
+
+The engine is a process of its own, shared by every server, shell and notebook with the same home.
+A client that finds none starts one; a client whose engine was killed starts another and asks
+again, which costs nothing for arms that had finished. Knows nothing of torch, ledgers or tools.
+"""
+
+import math
+import os
+import socket
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import httpx
+
+from lingshu_model.wire import (
+    ArmRequest,
+    Cells,
+    EngineInfo,
+    JobView,
+    decode_cells,
+    digest_bytes,
+)
+from lingshu_model.wire.places import EnginePlaces
+from lingshu_tools.engine_start import start_detached, wait_until
+from lingshu_tools.errors import EngineError, InputError, NotFoundError
+
+MAX_WAIT_S = 45.0
+_REMEMBERED = 4096
+_BROKEN = (httpx.ConnectError, httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
+_FORGOTTEN = (HTTPStatus.NOT_FOUND, HTTPStatus.GONE, HTTPStatus.SERVICE_UNAVAILABLE)
+
+
+class _LostError(EngineError):
+    """No engine answered, or the one that did ended meanwhile."""
+
+
+class CellSource(Protocol):
+    """What the tools need of an engine; `Engine` and `testing.FakeEngine` are two."""
+
+    def ensure(self) -> EngineInfo:
+        """Return the engine's info, started if need be."""
+        ...
+
+    def info(self, checkpoint: str | None = None) -> EngineInfo | None:
+        """Return the engine's info, or None if none runs."""
+        ...
+
+    def submit(self, arm: ArmRequest, *, fresh: str | None = None) -> JobView:
+        """Return the job that computes `arm`; anew, once for each name `fresh`."""
+        ...
+
+    def wait(self, job_id: str, wait_s: float) -> JobView:
+        """Return the job after at most `wait_s` seconds."""
+        ...
+
+    def cells(self, job_id: str) -> Cells:
+        """Return the cells of a job that succeeded."""
+        ...
+
+    def cancel(self, job_id: str) -> JobView:
+        """Return the job after cancelling it."""
+        ...
+
+
+class Engine:
+    """The engine of one home, started when first needed.
+
+    Usable from several threads. `LINGSHU_ENGINE_URL` and `LINGSHU_ENGINE_TOKEN` name an engine
+    elsewhere instead, which is never started from here.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        *,
+        principal: str = "local",
+        arguments: tuple[str, ...] = (),
+        environ: Mapping[str, str] | None = None,
+        start_timeout_s: float = 120.0,
+    ) -> None:
+        """Prepare; nothing is contacted or started yet.
+
+        Args:
+            home: the folder that holds `engines/`.
+            principal: whose jobs these are; jobs of one principal are not shown to another.
+            arguments: further arguments for an engine started from here.
+            environ: the environment to read and to start with; `os.environ` by default.
+            start_timeout_s: seconds a started engine may take until it answers.
+        """
+        self.places = EnginePlaces(Path(home))
+        self._environ = dict(os.environ if environ is None else environ)
+        self._url = self._environ.get("LINGSHU_ENGINE_URL")
+        self._arguments = arguments
+        self._start_timeout_s = start_timeout_s
+        self._starting = threading.Lock()
+        self._arms: OrderedDict[str, tuple[ArmRequest, str | None]] = OrderedDict()
+        self._http = self._client(principal)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections; the engine lives on."""
+        self._http.close()
+
+    def info(self, checkpoint: str | None = None) -> EngineInfo | None:
+        """Return what the engine says of itself, or None if none runs; never starts one.
+
+        With `checkpoint`, the numerics profile is that checkpoint's.
+        """
+        params = {"checkpoint": checkpoint} if checkpoint else {}
+        try:
+            response = self._send("GET", "/v1/health", params=params)
+        except _LostError:
+            return None
+        if response.status_code == HTTPStatus.SERVICE_UNAVAILABLE:
+            return None
+        return EngineInfo.model_validate(_checked(response).json())
+
+    def ensure(self, waiting: Callable[[float], None] | None = None) -> EngineInfo:
+        """Return the running engine's info, after starting one if there was none.
+
+        `waiting` is called with the seconds waited so far while an engine starts.
+
+        Raises:
+            EngineError: it cannot be started; the last lines of its log are in the message.
+        """
+        with self._starting:
+            found = self.info()
+            if found is not None:
+                return found
+            if self._url:
+                message = (
+                    f"no engine answers at LINGSHU_ENGINE_URL={self._url!r}: start it there with "
+                    "`lingshu engine`, or unset the variable to use an engine of this machine"
+                )
+                raise EngineError(message)
+            started = start_detached(self.places, self._arguments, self._environ)
+            return wait_until(self.info, started, self._start_timeout_s, waiting)
+
+    def submit(self, arm: ArmRequest, *, fresh: str | None = None) -> JobView:
+        """Return the job that computes `arm`; an equal arm gives the same job.
+
+        A replay proves nothing if it is answered from results on disk: with `fresh`, the arm is
+        computed anew, once for each such name.
+
+        Raises:
+            InputError: the checkpoint cannot do this arm; the message says what it can.
+            EngineError: no engine could be reached or started.
+        """
+        view = JobView.model_validate(_checked(self._post(arm, fresh)).json())
+        self._arms[view.job_id] = (arm, fresh)
+        while len(self._arms) > _REMEMBERED:
+            self._arms.popitem(last=False)
+        return view
+
+    def wait(self, job_id: str, wait_s: float) -> JobView:
+        """Return the job when it has ended, or as it stands after `wait_s` (0 to 45) seconds.
+
+        An engine that was killed meanwhile is started again and given the arm once more.
+        """
+        if not (math.isfinite(wait_s) and 0 <= wait_s <= MAX_WAIT_S):
+            message = (
+                f"wait_s is {wait_s!r}: from 0 to {MAX_WAIT_S:g} seconds; call again to wait on"
+            )
+            raise InputError(message)
+        timeout = httpx.Timeout(30.0, read=wait_s + 30.0)
+        response = self._ask(job_id, "", params={"wait_s": wait_s}, timeout=timeout)
+        return JobView.model_validate(response.json())
+
+    def cells(self, job_id: str) -> Cells:
+        """Return the cells of a job that succeeded, checked against the digest sent with them.
+
+        Raises:
+            EngineError: the job has not succeeded, or the bytes were damaged on the way.
+        """
+        response = self._ask(job_id, "/cells", timeout=httpx.Timeout(30.0, read=300.0))
+        sent, found = response.headers.get("X-Lingshu-Digest"), digest_bytes(response.content)
+        if sent != found:
+            message = f"the cells of job {job_id} are {found}, the engine sent {sent}: ask again"
+            raise EngineError(message)
+        return decode_cells(response.content)
+
+    def cancel(self, job_id: str) -> JobView:
+        """Return the job after cancelling it; it stops between two sampler steps.
+
+        A job that no engine knows is cancelled already, and no engine is started for it.
+        """
+        try:
+            response = self._send("DELETE", f"/v1/jobs/{job_id}")
+        except _LostError:
+            response = None
+        if response is None or response.status_code == HTTPStatus.NOT_FOUND:
+            total = self._arms[job_id][0].n_cells if job_id in self._arms else 0
+            return JobView(job_id=job_id, state="cancelled", done=0, total=total)
+        return JobView.model_validate(_checked(response).json())
+
+    def shutdown(self) -> bool:
+        """Return whether an engine was there to be told to exit; running jobs are dropped."""
+        try:
+            return self._send("POST", "/v1/shutdown").is_success
+        except _LostError:
+            return False
+
+    def _client(self, principal: str) -> httpx.Client:
+        headers = {"X-Lingshu-Principal": principal}
+        if self._url:
+            headers["Authorization"] = f"Bearer {self._environ.get('LINGSHU_ENGINE_TOKEN', '')}"
+            return httpx.Client(base_url=self._url, headers=headers, timeout=30.0)
+        transport = _UnixTransport(str(self.places.socket))
+        return httpx.Client(
+            transport=transport, base_url="http://engine", headers=headers, timeout=30.0
+        )
+
+    def _post(self, arm: ArmRequest, fresh: str | None) -> httpx.Response:
+        asked: dict[str, Any] = {"json": arm.model_dump(mode="json")}
+        if fresh:
+            asked["headers"] = {"X-Lingshu-Fresh": fresh}
+        with suppress(_LostError):
+            response = self._send("POST", "/v1/jobs", **asked)
+            if response.status_code != HTTPStatus.SERVICE_UNAVAILABLE:
+                return response
+        self.ensure()
+        return self._send("POST", "/v1/jobs", **asked)
+
+    def _ask(self, job_id: str, suffix: str, **options: Any) -> httpx.Response:
+        """GET something of a job; once, resubmit its arm to an engine that lost or forgot it."""
+        path = f"/v1/jobs/{job_id}{suffix}"
+        with suppress(_LostError):
+            response = self._send("GET", path, **options)
+            if response.status_code not in _FORGOTTEN:
+                return _checked(response)
+        if job_id not in self._arms:
+            message = f"the engine does not know job {job_id!r}: submit its arm (again) first"
+            raise EngineError(message)
+        arm, fresh = self._arms[job_id]
+        self.submit(arm, fresh=fresh)
+        return _checked(self._send("GET", path, **options))
+
+    def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
+        try:
+            return self._http.request(method, path, **options)
+        except _BROKEN as error:
+            message = f"the engine is gone ({error}): call again to start another"
+            raise _LostError(message) from error
+        except httpx.HTTPError as error:
+            message = f"the engine does not answer ({error!r}): see {self.places.log}"
+            raise EngineError(message) from error
+
+
+class _UnixTransport(httpx.HTTPTransport):
+    """HTTP over a Unix socket, probed first: httpcore 1.0 leaks a refused connection's socket."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(uds=path)
+        self._path = path
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            try:
+                probe.connect(self._path)
+            except OSError as error:
+                raise httpx.ConnectError(str(error), request=request) from error
+        return super().handle_request(request)
+
+
+def _checked(response: httpx.Response) -> httpx.Response:
+    if response.is_success:
+        return response
+    try:
+        text = str(response.json()["error"])
+    except (ValueError, KeyError, TypeError):
+        text = f"the engine answered {response.status_code}: {response.text[:200]!r}"
+    if response.status_code == HTTPStatus.NOT_FOUND:
+        raise NotFoundError(text)
+    if response.status_code == HTTPStatus.UNPROCESSABLE_ENTITY:
+        raise InputError(text)
+    raise EngineError(text)

@@ -1,0 +1,122 @@
+"""Starting an engine detached from whoever needs it first.
+
+Knows nothing of jobs or of what the engine computes.
+"""
+
+import importlib.util
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from io import BufferedWriter
+from pathlib import Path
+
+from lingshu_model.wire import EngineInfo
+from lingshu_model.wire.places import EnginePlaces
+from lingshu_tools.errors import EngineError
+
+_POLL_S = 0.05
+_LOG_LIMIT = 1 << 20
+_TAIL_LINES = 12
+
+
+@dataclass(frozen=True)
+class Started:
+    """An engine process on its way up; `log_start` is where its words begin in the log."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+    log_start: int
+
+    def last_words(self) -> str:
+        """Return the last lines it wrote, or a note that it wrote none."""
+        with self.log.open("rb") as handle:
+            handle.seek(self.log_start)
+            lines = handle.read().decode("utf-8", "replace").splitlines()
+        return "\n".join(lines[-_TAIL_LINES:]) or "(it wrote nothing)"
+
+
+def start_detached(
+    places: EnginePlaces, arguments: tuple[str, ...], environ: Mapping[str, str]
+) -> Started:
+    """Return an engine process in a session of its own, so that it outlives this one.
+
+    Raises:
+        EngineError: torch or another part of the `model` extra is missing.
+    """
+    _require("torch", "accelerate", "starlette", "uvicorn")
+    places.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    command = [sys.executable, "-P", "-m", "lingshu_model.engine", "--home", str(places.home)]
+    with _open_log(places.log) as log:
+        start = log.seek(0, os.SEEK_END)
+        process = subprocess.Popen(
+            [*command, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=engine_environ(environ),
+            start_new_session=True,
+        )
+    # Reaps it whenever it ends, so that a long-lived server keeps no zombie.
+    threading.Thread(target=process.wait, daemon=True, name="engine-reaper").start()
+    return Started(process, places.log, start)
+
+
+def wait_until(
+    info: Callable[[], EngineInfo | None],
+    started: Started,
+    timeout_s: float,
+    waiting: Callable[[float], None] | None = None,
+) -> EngineInfo:
+    """Return what the engine says once it answers.
+
+    Raises:
+        EngineError: it ended or did not answer in `timeout_s`; its last words are in the message.
+    """
+    begin = time.monotonic()
+    while (waited := time.monotonic() - begin) < timeout_s:
+        ended = started.process.poll()
+        if (found := info()) is not None:
+            return found
+        if ended is not None:
+            message = (
+                f"the engine ended with status {ended} before it answered. The end of "
+                f"{started.log}:\n{started.last_words()}"
+            )
+            raise EngineError(message)
+        if waiting:
+            waiting(waited)
+        time.sleep(_POLL_S)
+    message = (
+        f"the engine (pid {started.process.pid}) has not answered for {timeout_s:g} s; it may "
+        f"still be starting: call again. The end of {started.log}:\n{started.last_words()}"
+    )
+    raise EngineError(message)
+
+
+def engine_environ(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment to start an engine with."""
+    own = dict(environ)
+    if own.get("PYTHONPATH"):
+        entries = own["PYTHONPATH"].split(os.pathsep)
+        own["PYTHONPATH"] = os.pathsep.join(str(Path(e).absolute()) for e in entries if e)
+    return own
+
+
+def _require(*modules: str) -> None:
+    missing = [m for m in modules if importlib.util.find_spec(m) is None]
+    if missing:
+        message = (
+            f"the engine needs {', '.join(missing)}, which {sys.executable} lacks. Install it with:"
+            f"\n    {sys.executable} -m pip install 'lingshu-tools[model]'"
+        )
+        raise EngineError(message)
+
+
+def _open_log(path: Path) -> BufferedWriter:
+    if path.exists() and path.stat().st_size > _LOG_LIMIT:
+        path.replace(path.with_suffix(".log.1"))
+    return path.open("ab")

@@ -1,0 +1,67 @@
+"""`python -m lingshu_model.engine`: run an engine in the foreground.
+
+On N GPUs:
+    accelerate launch --multi_gpu --num_processes N -m lingshu_model.engine --ranks N --home DIR
+On CPU the same with `ACCELERATE_USE_CPU=true` in the environment; `accelerate launch --cpu
+--num_processes 2` silently starts one process, which `--ranks 2` refuses. Knows nothing of jobs.
+"""
+
+import argparse
+import logging
+import os
+import sys
+from pathlib import Path
+
+from lingshu_model.engine.house import HouseError
+from lingshu_model.engine.results import DEFAULT_LIMIT
+from lingshu_model.engine.samplers import DEFAULT
+
+ALREADY_RUNNING = 3
+
+
+def main() -> int:
+    """Return the exit status: 0 after leaving in order, 3 when the home has an engine already."""
+    options = _parser().parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", str(options.threads))
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    from lingshu_model.engine.run import run  # after OMP_NUM_THREADS, which torch reads at import
+
+    try:
+        return run(options)
+    except HouseError as error:
+        sys.stderr.write(f"lingshu engine: {error}\n")
+        return ALREADY_RUNNING
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="lingshu engine", description="Run the engine.")
+    add = parser.add_argument
+    add("--home", type=Path, required=True, help="the folder that holds engines/")
+    add("--socket", type=Path, help="Unix socket (default: HOME/engines/engine.sock)")
+    add("--idle-exit", type=float, default=900.0, metavar="S", help="0: never (default: 900)")
+    add("--dtype", choices=("auto", "bfloat16", "float32"), default="auto")
+    add("--threads", type=_positive, default=_default_threads(), help="per rank; changes bits")
+    add("--ranks", type=_positive, help="refuse to run with another number of processes")
+    add("--results-limit", type=_positive, default=DEFAULT_LIMIT, metavar="BYTES")
+    add("--listen", metavar="HOST:PORT", help="TCP too, with the token LINGSHU_ENGINE_TOKEN")
+    add("--tls-cert", type=Path, help="needed to listen beyond loopback")
+    add("--tls-key", type=Path)
+    add("--sampler", default=DEFAULT, help=argparse.SUPPRESS)
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        message = f"{text!r} is not a positive number"
+        raise argparse.ArgumentTypeError(message)
+    return value
+
+
+def _default_threads() -> int:
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return max(cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

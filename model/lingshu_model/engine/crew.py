@@ -1,0 +1,156 @@
+"""The other ranks: each waits for one tile at a time from rank 0 and sends its counts back.
+
+Every order and answer goes point to point over a gloo group of its own, in host memory, so GPU
+ranks need nothing else. Tensors are never split: a tile is computed whole by one rank, which is why
+the number of ranks changes no bit. Knows nothing of jobs or HTTP.
+"""
+
+import logging
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from accelerate import PartialState
+from torch.distributed.distributed_c10d import PrefixStore
+
+from lingshu_model.engine.board import Task
+from lingshu_model.engine.compute import RankLostError
+from lingshu_model.engine.house import HouseError
+from lingshu_model.engine.samplers import Counts, Samplers
+from lingshu_model.wire import ArmRequest
+
+_log = logging.getLogger(__name__)
+_FOREVER = timedelta(days=3650)
+
+
+class _Kind(IntEnum):
+    TILE = 0
+    END = 1
+    COUNTS = 2
+    ERROR = 3
+
+
+@dataclass(frozen=True)
+class Crew:
+    """This rank's place among the others; made on every rank, in the same order."""
+
+    rank: int
+    ranks: int
+    group: Any
+    store: Any
+
+    def stop(self, serial: int) -> None:
+        """Tell every rank that nobody wants work `serial` any more."""
+        self.store.set(f"stop/{serial}", "1")
+
+    def stopped(self, serial: int) -> bool:
+        """Return whether work `serial` was stopped."""
+        return self.store.check([f"stop/{serial}"])
+
+    def send(self, to: int, kind: _Kind, payload: bytes, *numbers: int) -> None:
+        """Send one message of a kind, up to three numbers and some bytes."""
+        head = torch.zeros(5, dtype=torch.int64)
+        head[: 2 + len(numbers)] = torch.tensor([kind, len(payload), *numbers])
+        with _losing(to):
+            dist.send(head, to, group=self.group)
+            if payload:
+                dist.send(torch.frombuffer(bytearray(payload), dtype=torch.uint8), to, self.group)
+
+    def receive(self, source: int) -> tuple[_Kind, bytes, list[int]]:
+        """Return the next message of a rank."""
+        head = torch.zeros(5, dtype=torch.int64)
+        with _losing(source):
+            dist.recv(head, source, group=self.group)
+            kind, length, *numbers = head.tolist()
+            body = torch.empty(length, dtype=torch.uint8)
+            if length:
+                dist.recv(body, source, group=self.group)
+        return _Kind(kind), body.numpy().tobytes(), numbers
+
+
+def join(expected: int | None) -> Crew:
+    """Return this rank's crew, after all have come.
+
+    Raises:
+        HouseError: there are not as many processes as `expected`.
+    """
+    state = PartialState()
+    if expected is not None and state.num_processes != expected:
+        message = (
+            f"--ranks {expected}, but there are {state.num_processes} processes. GPUs: `accelerate "
+            f"launch --multi_gpu --num_processes {expected} -m lingshu_model.engine --ranks "
+            f"{expected} …`; CPU: the same with ACCELERATE_USE_CPU=true in the environment"
+        )
+        raise HouseError(message)
+    if state.num_processes == 1:
+        return Crew(0, 1, None, None)
+    if state.device and state.device.type == "cuda":
+        torch.cuda.set_device(state.device)
+    group = dist.new_group(backend="gloo", timeout=_FOREVER)
+    # There is no public way to the store that the ranks met through.
+    store = dist.distributed_c10d._get_default_store()  # pyright: ignore[reportPrivateUsage]
+    return Crew(
+        state.process_index, state.num_processes, group, PrefixStore("lingshu-engine", store)
+    )
+
+
+def sample_there(crew: Crew, rank: int, samplers: Samplers, task: Task) -> Counts:
+    """Return one tile's counts, sampled by `rank`, which must have this rank's numerics profile."""
+    work = task.work
+    order = work.arm.model_dump_json().encode()
+    crew.send(rank, _Kind.TILE, order, work.serial, task.tile_index)
+    kind, body, numbers = crew.receive(rank)
+    if kind is _Kind.ERROR:
+        message = f"rank {rank}: {body.decode()}"
+        raise RuntimeError(message)
+    digest, counts = body[:71].decode(), np.frombuffer(body[71:], np.int32)
+    if digest != samplers.load(work.arm.checkpoint).profile_digest:
+        message = f"rank {rank} has the numerics profile {digest}, rank 0 has another: use one kind"
+        raise RankLostError(message)
+    return counts.reshape(numbers[0], numbers[1])
+
+
+def serve_rank(crew: Crew, samplers: Samplers) -> None:
+    """Compute what rank 0 orders until it says end."""
+    while True:
+        kind, body, numbers = crew.receive(0)
+        if kind is _Kind.END:
+            return
+        try:
+            digest, counts = _sample(crew, samplers, ArmRequest.model_validate_json(body), *numbers)
+        except Exception as error:  # noqa: BLE001 - rank 0 decides what it means
+            crew.send(0, _Kind.ERROR, f"{type(error).__name__}: {error}".encode())
+        else:
+            crew.send(0, _Kind.COUNTS, digest.encode() + counts.tobytes(), *counts.shape)
+
+
+def dismiss(crew: Crew) -> None:
+    """Tell the other ranks to end; one that is gone already does not matter."""
+    for rank in range(1, crew.ranks):
+        try:
+            crew.send(rank, _Kind.END, b"")
+        except RankLostError:
+            _log.info("rank %d had gone already", rank)
+
+
+def _sample(
+    crew: Crew, samplers: Samplers, arm: ArmRequest, serial: int, tile_index: int, *_: int
+) -> tuple[str, Counts]:
+    loaded = samplers.load(arm.checkpoint)
+    counts = loaded.sampler.sample_tile(arm, tile_index, lambda: crew.stopped(serial))
+    return loaded.profile_digest, np.ascontiguousarray(counts, np.int32)
+
+
+@contextmanager
+def _losing(rank: int) -> Generator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        message = f"rank {rank} is gone ({str(error).splitlines()[0]})"
+        raise RankLostError(message) from error

@@ -1,0 +1,129 @@
+"""The serving thread: HTTP on its own event loop, so that the main thread is free to compute.
+
+Knows nothing of how cells are made.
+"""
+
+import asyncio
+import hmac
+import socket
+import ssl
+import threading
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from starlette.responses import JSONResponse
+
+from lingshu_model.engine.app import Face
+from lingshu_model.engine.board import Board
+from lingshu_model.engine.samplers import Samplers
+
+_GRACE_S = 10
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A TCP listener besides the Unix socket: every request must bear `token`."""
+
+    listener: socket.socket
+    token: str
+    certificate: Path | None
+    key: Path | None
+
+
+class Service:
+    """Serves a board until told to leave, idle for too long, or another rank is lost."""
+
+    def __init__(self, board: Board, samplers: Samplers, *, ranks: int, idle_exit_s: float) -> None:
+        """Prepare; `start` begins to serve."""
+        self._board, self._idle_exit_s = board, idle_exit_s
+        self._loop = asyncio.new_event_loop()
+        self._face = Face(board, samplers, ranks, idle_exit_s, self.leave)
+        self._servers: list[uvicorn.Server] = []
+        self._thread: threading.Thread | None = None
+
+    def start(self, unix: socket.socket, remote: Remote | None = None) -> None:
+        """Serve in a thread; the board is closed once serving has ended."""
+        self._servers = [_server(self._face.app())]
+        sockets = [unix]
+        if remote:
+            self._servers.append(_remote_server(self._face.app(), remote))
+            sockets.append(remote.listener)
+        self._thread = threading.Thread(target=self._run, args=(sockets,), name="engine-http")
+        self._thread.start()
+
+    def leave(self) -> None:
+        """Ask to end; may be called from a signal handler, and twice."""
+        with suppress(RuntimeError):  # the loop is closed: it has left
+            self._loop.call_soon_threadsafe(self._leave)
+
+    def join(self) -> None:
+        """Wait until serving has ended."""
+        if self._thread:
+            self._thread.join()
+
+    def _run(self, sockets: list[socket.socket]) -> None:
+        try:
+            with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+                runner.run(self._serve(sockets))
+        finally:
+            self._board.close()
+
+    async def _serve(self, sockets: list[socket.socket]) -> None:
+        idle = asyncio.ensure_future(self._watch_idle()) if self._idle_exit_s else None
+        pairs = zip(self._servers, sockets, strict=True)
+        await asyncio.gather(*(server.serve(sockets=[s]) for server, s in pairs))
+        if idle:
+            idle.cancel()
+
+    async def _watch_idle(self) -> None:
+        while not self._board.close(idle_s=self._idle_exit_s):
+            await asyncio.sleep(max(self._idle_exit_s - self._board.idle_s(), 0.01))
+        self._leave()
+
+    def _leave(self) -> None:
+        self._face.leaving.set()
+        for server in self._servers:
+            server.should_exit = True
+
+
+def _server(app: Any, **options: Any) -> uvicorn.Server:
+    config = uvicorn.Config(
+        app,
+        access_log=False,
+        lifespan="off",
+        log_config=None,
+        timeout_graceful_shutdown=_GRACE_S,
+        timeout_keep_alive=60,
+        **options,
+    )
+    return uvicorn.Server(config)
+
+
+def _remote_server(app: Any, remote: Remote) -> uvicorn.Server:
+    tls: dict[str, Any] = {}
+    if remote.certificate:
+        tls = {"ssl_certfile": remote.certificate, "ssl_keyfile": remote.key}
+        tls["ssl_version"] = ssl.PROTOCOL_TLS_SERVER
+    return _server(_Bearer(app, remote.token), **tls)
+
+
+class _Bearer:
+    """Lets through what bears the token, compared in constant time."""
+
+    def __init__(self, app: Any, token: str) -> None:
+        self._app, self._wanted = app, f"Bearer {token}".encode()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        given = dict(scope["headers"]).get(b"authorization", b"")
+        app = self._app if hmac.compare_digest(given, self._wanted) else _UNAUTHORISED
+        await app(scope, receive, send)
+
+
+_UNAUTHORISED = JSONResponse(
+    {"error": "this engine wants its token: set LINGSHU_ENGINE_TOKEN to the one it was given"},
+    status_code=401,
+    headers={"WWW-Authenticate": "Bearer"},
+)

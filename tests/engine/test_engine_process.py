@@ -1,0 +1,84 @@
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import lingshu_tools.engine_start as engine_start
+from lingshu_tools.errors import EngineError
+
+ENGINE = [sys.executable, "-P", "-m", "lingshu_model.engine"]
+
+
+def run_arm(engine, arm):
+    view = engine.wait(engine.submit(arm).job_id, 45)
+    assert view.state == "succeeded", view
+    return engine.cells(view.job_id)
+
+
+def test_a_killed_engine_is_replaced_and_nothing_finished_is_computed_again(lab):
+    first, second = lab.client(), lab.client()
+    assert first.info() is None
+    control = run_arm(first, lab.arm())
+    killed = second.ensure()
+    assert killed.profile == {"device": "fake", "dtype": "auto", "threads": 1}
+    assert killed.checkpoints == {"toy": lab.catalogue.load("toy").digest}
+
+    gate = lab.hold(2)
+    job = first.submit(lab.arm(seed=2)).job_id
+    os.kill(killed.pid, signal.SIGKILL)
+    lab.until_gone(killed.pid)
+    gate.unlink()
+    assert first.wait(job, 45).state == "succeeded"
+    assert np.array_equal(run_arm(second, lab.arm()).counts, control.counts)
+    pid = second.ensure().pid
+    assert pid != killed.pid
+    lines = [line.split()[:2] for line in lab.tiles()]
+    assert [str(pid), lab.arm().digest] not in lines
+    assert lines.count([str(pid), lab.arm(seed=2).digest]) == 3
+
+    other = [*ENGINE, "--home", str(lab.home), *lab.arguments]
+    ended = subprocess.run(other, env=lab.environ, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 3
+    assert f"is running already (pid {pid})" in ended.stderr
+
+    lab.hold(3)
+    held = first.submit(lab.arm(seed=3)).job_id
+    os.kill(pid, signal.SIGTERM)
+    lab.until_gone(pid)
+    assert first.info() is None
+    assert not first.places.socket.exists()
+    assert f"engine {pid} leaves" in first.places.log.read_text()
+    assert first.cancel(held).state == "cancelled"
+
+
+def test_an_engine_that_cannot_start_shows_the_end_of_its_log(lab):
+    engine = lab.client("local", "--sampler", "nowhere:Nothing")
+    with pytest.raises(EngineError, match="No module named 'nowhere'"):
+        engine.ensure()
+
+
+def test_without_torch_the_error_holds_the_command_to_install_it(lab, monkeypatch):
+    monkeypatch.setattr(engine_start.importlib.util, "find_spec", {"torch": None}.get)
+    with pytest.raises(
+        EngineError, match=r"(?s)needs torch.*-m pip install 'lingshu-tools\[model\]'"
+    ):
+        lab.client().ensure()
+
+
+def test_a_door_beyond_loopback_needs_a_certificate_and_every_door_a_token(lab):
+    for listen, token, text in (
+        ("127.0.0.1:0", "", "needs LINGSHU_ENGINE_TOKEN"),
+        ("0.0.0.0:0", "a-token-of-some-length", "is beyond loopback: give --tls-cert"),
+    ):
+        engine = lab.client("local", "--listen", listen, LINGSHU_ENGINE_TOKEN=token)
+        with pytest.raises(EngineError, match=text):
+            engine.ensure()
+
+
+def test_the_client_loads_no_torch():
+    code = "import sys, lingshu_tools.engine; print(sys.modules.keys() & {'torch', 'scipy', 'mcp'})"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert ended.stdout.strip() == "set()", ended.stderr

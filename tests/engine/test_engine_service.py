@@ -1,0 +1,216 @@
+import socket
+import stat
+
+import httpx
+import numpy as np
+import pytest
+
+from lingshu_model.engine.board import Board, ClosedError
+from lingshu_model.engine.results import Results
+from lingshu_model.engine.service import Remote
+from lingshu_model.wire import Intervention
+from lingshu_model.wire.places import MAX_SOCKET_PATH, EnginePlaces
+from lingshu_tools.engine import Engine
+from lingshu_tools.errors import EngineError, InputError, NotFoundError
+
+
+def run_arm(engine: Engine, arm):
+    view = engine.wait(engine.submit(arm).job_id, 40)
+    assert view.state == "succeeded", view
+    assert view.done == view.total == arm.n_cells
+    return engine.cells(view.job_id)
+
+
+def test_equal_arms_of_two_principals_are_two_jobs_computed_once(lab):
+    lab.host()
+    gate, mine, yours = lab.hold(1), lab.client("me"), lab.client("you")
+    jobs = [engine.submit(lab.arm("STAT1")) for engine in (mine, mine, yours)]
+    assert jobs[0].job_id == jobs[1].job_id != jobs[2].job_id
+    gate.unlink()
+    first, second = run_arm(mine, lab.arm("STAT1")), run_arm(yours, lab.arm("STAT1"))
+    assert np.array_equal(first.counts, second.counts)
+    assert len(lab.tiles()) == 3  # 20 cells in tiles of 8
+    assert yours.wait(jobs[2].job_id, 0).state == "succeeded"
+    with pytest.raises(EngineError, match="does not know job"):
+        lab.client("you").wait(jobs[0].job_id, 0)
+
+
+def test_a_fresh_arm_is_computed_anew_once_for_each_name(lab):
+    lab.host()
+    engine, arm = lab.client(), lab.arm("STAT1")
+    first = run_arm(engine, arm)
+    before = len(lab.tiles())
+    again = [engine.submit(arm, fresh=name).job_id for name in ("exp_a", "exp_a", "exp_b")]
+    assert again[0] == again[1] != again[2]
+    for job in again:
+        assert engine.wait(job, 40).state == "succeeded"
+        assert np.array_equal(engine.cells(job).counts, first.counts)
+    assert len(lab.tiles()) == 3 * before
+
+
+def test_cells_asked_for_alone_are_those_of_the_whole(lab):
+    lab.host()
+    engine = lab.client()
+    whole = run_arm(engine, lab.arm(n_cells=30)).counts
+    assert not run_arm(engine, lab.arm()).measured[1]
+    for first, n in ((0, 1), (7, 2), (8, 8), (15, 15)):
+        part = run_arm(engine, lab.arm(first_cell=first, n_cells=n)).counts
+        assert np.array_equal(part, whole[first : first + n])
+
+
+def test_a_cancelled_arm_stops_between_steps_and_can_be_asked_for_again(lab):
+    lab.host()
+    gate, engine = lab.hold(1), lab.client()
+    job = engine.submit(lab.arm())
+    assert engine.wait(job.job_id, 0.01).state in ("queued", "running")
+    with pytest.raises(EngineError, match="0 of 20 cells"):
+        engine.cells(job.job_id)
+    assert engine.cancel(job.job_id).state == "cancelled"
+    run_arm(engine, lab.arm(seed=2))  # the held tile no longer occupies the engine
+    assert engine.wait(job.job_id, 0).state == "cancelled"
+    gate.unlink()
+    run_arm(engine, lab.arm())
+
+
+def test_cancelling_one_of_two_wishes_leaves_the_other(lab):
+    lab.host()
+    gate, mine, yours = lab.hold(1), lab.client("me"), lab.client("you")
+    first, second = mine.submit(lab.arm()), yours.submit(lab.arm())
+    assert mine.cancel(first.job_id).state == "cancelled"
+    assert yours.wait(second.job_id, 0).state in ("queued", "running")
+    gate.unlink()
+    run_arm(yours, lab.arm())
+
+
+def test_principals_take_turns_tile_by_tile(lab):
+    lab.host()
+    gate, mine, yours = lab.hold(1), lab.client("me"), lab.client("you")
+    big, later, small = lab.arm(n_cells=40), lab.arm(seed=2, n_cells=8), lab.arm(seed=3, n_cells=8)
+    mine.submit(big)
+    mine.submit(later)
+    yours.submit(small)
+    gate.unlink()
+    run_arm(mine, later)
+    run_arm(yours, small)
+    order = [line.split()[1] for line in lab.tiles()]
+    assert order.index(small.digest) <= 2  # after at most the first two tiles of the big one
+    assert order.index(later.digest) == 6  # in the order it was asked for
+
+
+def test_a_failing_arm_fails_alone_and_says_why(lab):
+    lab.host()
+    engine = lab.client()
+    view = engine.wait(engine.submit(lab.arm(seed=13)).job_id, 40)
+    assert (view.state, view.error) == ("failed", "RuntimeError: seed 13 always fails")
+    run_arm(engine, lab.arm())
+
+
+def test_a_damaged_result_is_not_served_but_made_again(lab):
+    lab.host()
+    engine = lab.client()
+    before = run_arm(engine, lab.arm())
+    (path,) = engine.places.results.glob("*.cells")
+    path.write_bytes(path.read_bytes()[:-1] + b"\xff")
+    job = engine.submit(lab.arm()).job_id
+    with pytest.raises(EngineError):
+        engine.cells(job)
+    assert np.array_equal(run_arm(engine, lab.arm()).counts, before.counts)
+    assert len(lab.tiles()) == 6
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "text"),
+    [
+        ({"checkpoint": "tory"}, NotFoundError, "no checkpoint 'tory'; there are 'toy'"),
+        ({"checkpoint_digest": "sha256:0"}, EngineError, "the request asks for 'sha256:0'"),
+        ({"context": {"cell_line": "THP-1"}}, InputError, "needs exactly 'cell_line', 'stimulus'"),
+        (
+            {"context": {"cell_line": "THP1", "stimulus": "IFN-gamma"}},
+            InputError,
+            "'THP1' is no cell_line of the context that toy knows; near it: 'THP-1'",
+        ),
+        (
+            {"interventions": [Intervention(kind="knockout", target="STAT2")]},
+            InputError,
+            "'STAT2' is no target of knockout that toy knows; near it: 'STAT1'",
+        ),
+        (
+            {"interventions": [Intervention(kind="drug", target="JAK2", dose=1.0)]},
+            InputError,
+            "'drug' is no kind of intervention that toy knows; it knows 'knockout'",
+        ),
+        (
+            {"interventions": [Intervention(kind="knockout", target="JAK2")] * 2},
+            InputError,
+            "name a target twice",
+        ),
+        ({"clamp": {"ACTN": 3}}, InputError, "near it: 'ACTB'"),
+        ({"clamp": {"ACTB": -3}}, InputError, "clamp 'ACTB' is -3: a count from 0"),
+    ],
+)
+def test_an_arm_that_cannot_be_is_refused_with_what_can(lab, changes, error, text):
+    lab.host()
+    with pytest.raises(error, match=text):
+        lab.client().submit(lab.arm(**changes))
+    assert lab.tiles() == []
+
+
+def test_requests_that_are_no_arms_are_refused(lab):
+    lab.host()
+    transport = httpx.HTTPTransport(uds=str(EnginePlaces(lab.home).socket))
+    with httpx.Client(transport=transport, base_url="http://engine") as http:
+        body = lab.arm().model_dump(mode="json") | {"n_cells": 0, "colour": "red"}
+        answer = http.post("/v1/jobs", json=body)
+        assert answer.status_code == 422
+        assert "n_cells is 0" in answer.json()["error"]
+        assert "colour is 'red'" in answer.json()["error"]
+        assert http.post("/v1/jobs", content=b" " * (5 << 20)).status_code == 413
+        assert http.get("/v1/jobs/x", params={"wait_s": "nan"}).status_code == 422
+        assert http.get("/v1/health", params={"checkpoint": "tory"}).status_code == 404
+
+
+def test_only_the_owner_can_reach_the_socket(lab):
+    lab.host()
+    places = EnginePlaces(lab.home)
+    assert stat.S_IMODE(places.socket.stat().st_mode) == 0o600
+    assert stat.S_IMODE(places.results.stat().st_mode) == 0o700
+
+
+def test_a_home_with_a_long_path_has_a_short_socket(lab):
+    long = EnginePlaces(lab.home / ("x" * 90))
+    assert len(str(long.socket)) <= MAX_SOCKET_PATH
+    assert long.socket != EnginePlaces(lab.home / ("y" * 90)).socket
+
+
+def test_an_idle_engine_leaves_and_cancelling_starts_none(lab):
+    thread = lab.host(idle_exit_s=0.1)
+    thread.join(40)
+    assert not thread.is_alive()
+    assert lab.client().cancel("a job").state == "cancelled"
+    assert lab.client().info() is None
+
+
+def test_an_engine_with_work_is_never_idle(lab, tmp_path):
+    board = Board(Results(tmp_path / "results"))
+    job = board.submit("me", lab.arm(), "profile", tile=8)
+    assert not board.close(idle_s=1e-9)
+    board.cancel(job)
+    assert board.close(idle_s=1e-9)
+    with pytest.raises(ClosedError):
+        board.submit("me", lab.arm(), "profile", tile=8)
+
+
+def test_the_tcp_door_wants_the_token(lab):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        lab.host(Remote(listener, "a-token-of-some-length", None, None))
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        good = {"LINGSHU_ENGINE_URL": url, "LINGSHU_ENGINE_TOKEN": "a-token-of-some-length"}
+        run_arm(lab.client("far", **good), lab.arm())
+        with pytest.raises(EngineError, match="LINGSHU_ENGINE_TOKEN"):
+            lab.client("far", **good | {"LINGSHU_ENGINE_TOKEN": "wrong"}).submit(lab.arm())
+
+
+def test_an_engine_elsewhere_is_never_started_from_here(lab):
+    engine = lab.client("far", LINGSHU_ENGINE_URL="http://127.0.0.1:9")
+    with pytest.raises(EngineError, match="no engine answers at LINGSHU_ENGINE_URL"):
+        engine.submit(lab.arm())
