@@ -25,17 +25,11 @@ def t_two_sided(t: ArrayLike, df: float) -> NDArray[np.float64]:
 @cache
 def t_quantile(p: float, df: float) -> float:
     """Return the t whose lower tail holds `p`, 0.5 <= p < 1."""
-    low, high = 0.0, 1.0
-    tail = 2 * (1 - p)
-    while t_two_sided(high, df) > tail:
-        high *= 2
-    for _ in range(60):
-        middle = (low + high) / 2
-        if t_two_sided(middle, df) > tail:
-            low = middle
-        else:
-            high = middle
-    return (low + high) / 2
+    grid = np.concatenate([[0.0], 2.0 ** np.arange(60)])
+    for _ in range(10):
+        i = int(np.searchsorted(-t_two_sided(grid, df), -2 * (1 - p)))
+        grid = np.linspace(grid[max(i - 1, 0)], grid[min(max(i, 1), len(grid) - 1)], 65)
+    return float(grid[32])
 
 
 def benjamini_hochberg(p: ArrayLike) -> NDArray[np.float64]:

@@ -66,7 +66,7 @@ def _checkpoint(folder: Path) -> Path:
         "format": FORMAT,
         "contexts": [{"context": CONTEXT}],
         "seen": seen,
-        "sampling": {"steps": 3, "guidance": 0.0},
+        "sampler": {"steps": 3, "guidance": 0.0},
     }
     path = folder / "made"
     path.mkdir()

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from conftest import PANEL
 from scipy import sparse
+from test_screens import run
 
 from lingshu_model.wire import decode_cells, digest_file
 from lingshu_tools.app import App
@@ -24,7 +25,7 @@ T01 = [{"kind": "knockout", "target": "T01"}]
 
 @pytest.fixture
 def screen_id(app: App) -> str:
-    return call(app, "run_screen", {**SCREEN, "wait_s": 45}).screen_id
+    return run(app, **SCREEN).screen_id
 
 
 def perturb(app: App) -> str:

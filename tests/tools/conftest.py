@@ -22,6 +22,7 @@ class HeldEngine(FakeEngine):
 
     def submit(self, arm, *, fresh=None) -> JobView:
         self.fresh += [fresh] if fresh else []
+        self.cancelled.discard(arm.digest)
         return super().submit(arm)
 
     def wait(self, job_id: str, wait_s: float) -> JobView:

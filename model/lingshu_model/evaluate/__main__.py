@@ -83,7 +83,7 @@ def _store(name: str, out: Path, options: dict[str, Any]) -> ArmStore:
     folder = Path(name)
     catalogue = Catalogue([folder.resolve().parent]) if folder.is_dir() else Catalogue()
     checkpoint = catalogue.load(folder.resolve().name if folder.is_dir() else name)
-    chosen = checkpoint.config.get("sampling", {})
+    chosen = checkpoint.config.get("sampler", {})
     steps, guidance = options["steps"], options["guidance"]
     return ArmStore(
         checkpoint=checkpoint,
