@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from conftest import GENES, arm
+from made_model import GENES, arm
 
 from lingshu_model.sampler import Sampler, Stopped, cumulative, inverse_cdf, sample_arm
 from lingshu_model.schedule import reveal_counts

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from conftest import GENES, SPEC, made_cells
+from made_model import GENES, SPEC, made_cells
 
 from lingshu_model import diffusion
 from lingshu_model.config import PRESETS
