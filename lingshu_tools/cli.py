@@ -22,6 +22,7 @@ from lingshu_tools.cli_common import (
     progress_bar,
     settings,
     show,
+    with_home,
 )
 from lingshu_tools.cli_engine import engine
 from lingshu_tools.cli_ledger import ledger
@@ -97,7 +98,7 @@ def verdict_of(result: Any) -> str | None:
 
 @main.command()
 @click.option("--http", metavar="HOST:PORT", help="Serve over HTTP on a loopback address.")
-@common
+@with_home
 def serve(http: str | None) -> None:
     """Serve the tools to an MCP client (stdio; the same as `lingshu-mcp`)."""
     become("lingshu_mcp", ["--http", http] if http else [], extra="mcp")
@@ -116,7 +117,7 @@ _passes_on("evaluate", "lingshu_model.evaluate", "model", "Measure a checkpoint 
 
 @main.command()
 @click.option("--record", type=click.Path(path_type=Path), help="Write the ledger to this file.")
-@common
+@with_home
 def demo(record: Path | None) -> None:
     """Ask a real question through the real server, and replay the answer."""
     if settings().home is None:

@@ -41,7 +41,7 @@ def settings() -> Settings:
 
 def common(command: F) -> F:
     """Add `--home` and `--json` to a command."""
-    for option in (_HOME, _JSON):
+    for option in (with_home, _JSON):
         command = option(command)
     return command
 
@@ -56,7 +56,7 @@ def _set_json(_: click.Context, __: click.Parameter, value: bool) -> None:  # no
         settings().as_json = True
 
 
-_HOME = click.option(
+with_home = click.option(
     "--home",
     type=click.Path(path_type=Path),
     callback=_set_home,

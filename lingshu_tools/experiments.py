@@ -223,7 +223,7 @@ def resolve_context(checkpoint: Checkpoint, asked: Mapping[str, str] | None) -> 
 
 def sampling(checkpoint: Checkpoint) -> tuple[int, float]:
     """Return the steps and guidance a checkpoint is sampled with: its own, never the caller's."""
-    chosen = checkpoint.config.get("sampling", {})
+    chosen = checkpoint.config.get("sampler", {})
     return int(chosen.get("steps", 8)), float(chosen.get("guidance", 0.0))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from lingshu_model.wire import Checkpoint, Support
 from lingshu_tools.results import BaselineView, Cost, EvidenceView, SupportView
 
-TRIVIAL = ("mean_shift", "control_mean", "resampled_training_cells")
+TRIVIAL = ("mean_shift", "control_mean")
 NO_EVIDENCE = (
     "No held-out figure exists for {tier} perturbations of this checkpoint, so nothing but the "
     "training supports this prediction."

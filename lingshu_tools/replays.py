@@ -42,8 +42,8 @@ class Comparison:
 def replayed(experiment: Experiment) -> str | None:
     """Return the id of what an experiment replays, or None.
 
-    A replay of this home's ledger has the original as its parent; one of the reference ledger, whose
-    rows are not here, names it in its request.
+    A replay of this home's ledger has the original as its parent; one of the reference ledger,
+    whose rows are not here, names it in its request.
     """
     parent = experiment.parent or ""
     return parent if parent.startswith("exp_") else experiment.request.get(REPLAY_OF)

@@ -116,7 +116,7 @@ class Runner:
         total = self._totals[experiment_id]
         if self._sealed(experiment_id):
             return Progress(done=total, total=total)
-        jobs = [view for (owner, _), view in self._jobs.items() if owner == experiment_id]
+        jobs = [v for (owner, _), v in list(self._jobs.items()) if owner == experiment_id]
         return Progress(done=min(total, sum(view.done for view in jobs)), total=total)
 
     def _sealed(self, experiment_id: str) -> bool:
@@ -138,7 +138,7 @@ class Runner:
         finally:
             with self._changed:
                 self._active.difference_update(ids)
-                self._jobs = {key: v for key, v in self._jobs.items() if key[0] not in ids}
+                self._forget(ids)
                 self._changed.notify_all()
 
     def _submitted(self, experiment_id: str) -> tuple[Experiment, Design] | None:
@@ -252,9 +252,20 @@ class Runner:
         return view
 
     def _stop(self, experiment: Experiment) -> None:
-        for (owner, _), view in list(self._jobs.items()):
-            if owner == experiment.id and view.state not in _ENDED:
+        """Cancel an experiment's jobs, but for those that others here wait for as well."""
+        jobs = list(self._jobs.items())
+        shared = {v.job_id for (owner, _), v in jobs if owner != experiment.id}
+        for (owner, _), view in jobs:
+            mine = owner == experiment.id and view.job_id not in shared
+            if mine and view.state not in _ENDED:
                 self._app.engine.cancel(view.job_id)
+        self._forget([experiment.id])
+
+    def _forget(self, ids: Sequence[str]) -> None:
+        # Other threads add jobs meanwhile: copy the keys, which is one step, before dropping any.
+        for key in list(self._jobs):
+            if key[0] in ids:
+                self._jobs.pop(key, None)
 
 
 def environment(app: App, design: Design) -> dict[str, Any]:

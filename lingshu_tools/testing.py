@@ -117,7 +117,7 @@ def make_checkpoint(
         "format": FORMAT,
         "contexts": [{"context": c} for c in contexts],
         "seen": conditions,
-        "sampling": {"steps": 8, "guidance": 0.0},
+        "sampler": {"steps": 8, "guidance": 0.0},
     }
     panel = [
         {"symbol": g, "ensembl": f"ENSG{i:011d}", "aliases": [], "previous": []}

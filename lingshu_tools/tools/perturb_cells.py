@@ -126,9 +126,9 @@ SPEC = ToolSpec(
         "its paired control: strongest genes with Monte Carlo intervals, magnitude against the "
         "sham null, and what happens to the target's own gene. Logged and replayable. "
         "Interventions must be trained ones (describe_model lists them). The default 256 cells an "
-        "arm take seconds; a result not ready within wait_s comes back as running: call get_experiment. Means are "
-        "log1p_cp10k. Quote the held-out evidence with any claim: these are predictions, not "
-        "measurements. To compare many perturbations use plan_screen and run_screen."
+        "arm take seconds; a result not ready within wait_s comes back as running: call "
+        "get_experiment. Means are log1p_cp10k. These are predictions, not measurements: quote the "
+        "held-out evidence with any claim. To compare many use plan_screen and run_screen."
     ),
     arguments=PerturbCells,
     result=PerturbResult,

@@ -109,7 +109,7 @@ def ranking_table(screen: Row) -> str:
     most = max((abs(row["score"] or 0.0) for row in ranking), default=0.0) or 1.0
     rows = [
         [
-            f"{place:2d}  {row['perturbation']}",
+            f"{place:2d}  {row['perturbation'].removesuffix(' knockout')}",
             bar(row["score"], most),
             number(row["score"]),
             interval(row["mc_interval"]),
@@ -121,11 +121,11 @@ def ranking_table(screen: Row) -> str:
         for place, row in enumerate(ranking, 1)
     ]
     unit = screen["units"].get("score", "log1p_cp10k").partition(":")[0]
-    head = [
-        "    knock-out", "", f"score ({unit})", "Monte Carlo 95 %", "held-out error", "FDR",
-        "support", "left out",
-    ]  # fmt: skip
-    return table(head, rows)
+    head = ["    knock-out", "", "score", "Monte Carlo 95 %", "held-out error", "FDR", "support",
+            "left out"]  # fmt: skip
+    return (
+        f"{table(head, rows)}\nscore, its interval and held-out error in {unit}; higher is better"
+    )
 
 
 def bar(value: float | None, most: float) -> str:

@@ -171,3 +171,13 @@ def test_heavy_commands_become_processes_of_their_own(
     monkeypatch.setattr("os.execve", lambda _, arguments, __: became.append(arguments))
     assert run(shell, *line).exit_code == 0
     assert became[0][1:] == ["-m", module, *rest]
+
+
+def test_the_home_is_handed_on_to_the_process_a_command_becomes(
+    shell: CliRunner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    homes: list[str] = []
+    monkeypatch.setattr("os.execve", lambda _, __, environ: homes.append(environ["LINGSHU_HOME"]))
+    run(shell, "serve", "--home", str(tmp_path))
+    run(shell, "demo")
+    assert homes == [str(tmp_path), str(Path("demo-home").absolute())]

@@ -68,9 +68,10 @@ def test_only_a_folder_the_demo_made_is_emptied(tmp_path: Path):
 def test_a_ranking_is_a_table_with_units_intervals_and_what_was_left_out():
     unscored = {**ROW, "score": None, "mc_interval": None, "fdr": None}
     lines = ranking_table({"ranking": [ROW, unscored], "units": {"score": "log1p_cp10k: ln"}})
-    head, first, second = click.unstyle(lines).splitlines()
-    assert "score (log1p_cp10k)" in head
-    assert first.split()[:3] == ["1", "STAT1", "knockout"]
+    head, first, second, units = click.unstyle(lines).splitlines()
+    assert "held-out error" in head
+    assert "log1p_cp10k" in units
+    assert first.split()[:2] == ["1", "STAT1"]
     assert "+0.50" in first
     assert "+0.40 .. +0.60" in first
     assert first.endswith("STAT1")

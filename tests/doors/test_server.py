@@ -19,6 +19,8 @@ from lingshu_tools.testing import FakeEngine
 
 KNOCK_OUT = [{"kind": "knockout", "target": "STAT1"}]
 PERTURB = {"interventions": KNOCK_OUT, "n_cells": 8, "wait_s": 30}
+# Seconds each, in a process of their own: once is enough, as an era changes only the envelope.
+IN_CHILDREN = ("plot_experiment", "export_experiment")
 MODES = ("auto", "legacy")
 both_eras = pytest.mark.parametrize("mode", MODES)
 
@@ -90,6 +92,8 @@ def arguments_of(app: App) -> dict[str, dict[str, Any]]:
 def test_every_tool_answers_with_its_typed_result_and_a_short_text(app: App, mode: str):
     calls = arguments_of(app)
     assert list(calls) == list(registry())
+    if mode == "legacy":
+        calls = {name: given for name, given in calls.items() if name not in IN_CHILDREN}
 
     async def act(client: Client) -> dict[str, Any]:
         return {name: await client.call_tool(name, given) for name, given in calls.items()}
@@ -100,16 +104,8 @@ def test_every_tool_answers_with_its_typed_result_and_a_short_text(app: App, mod
         assert typed.status in ("succeeded", "planned", "cancelled"), (name, typed.summary)
         assert typed.summary in text(result)
         assert len(text(result)) < 8000
-
-
-@both_eras
-def test_a_plot_comes_with_its_picture(app: App, mode: str):
-    ran = call(app, mode, "perturb_cells", PERTURB)
-    asked = {"id": ran.structured_content["experiment_id"], "kind": "volcano"}
-    result = call(app, mode, "plot_experiment", asked)
-    pictures = [block for block in result.content if block.type == "image"]
-    assert [picture.mime_type for picture in pictures] == ["image/png"]
-    assert Path(result.structured_content["png"]).is_file()
+        pictures = [block.mime_type for block in result.content if block.type == "image"]
+        assert pictures == (["image/png"] if name == "plot_experiment" else [])
 
 
 @both_eras

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -48,12 +47,12 @@ def _sample_arm(_sampler: FakeSampler, request: ArmRequest) -> Cells:
 
 
 @pytest.fixture
-def fake_sampler(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[FakeSampler]]:
+def fake_sampler(monkeypatch: pytest.MonkeyPatch) -> type[FakeSampler]:
     FakeSampler.asked = []
     module = SimpleNamespace(Sampler=FakeSampler, sample_arm=_sample_arm)
     monkeypatch.setitem(sys.modules, "lingshu_model.sampler", module)
     monkeypatch.setattr(lingshu_model, "sampler", module, raising=False)
-    yield FakeSampler
+    return FakeSampler
 
 
 def _checkpoint(folder: Path) -> Path:
@@ -67,7 +66,7 @@ def _checkpoint(folder: Path) -> Path:
         "format": FORMAT,
         "contexts": [{"context": CONTEXT}],
         "seen": seen,
-        "sampling": {"steps": 3, "guidance": 0.0},
+        "sampler": {"steps": 3, "guidance": 0.0},
     }
     path = folder / "made"
     path.mkdir()
@@ -96,9 +95,14 @@ def _data(folder: Path) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _data(tmp_path_factory.mktemp("data"))
+
+
 @pytest.fixture
-def inputs(tmp_path: Path) -> tuple[Path, Path]:
-    return _checkpoint(tmp_path), _data(tmp_path)
+def checkpoint(tmp_path: Path) -> Path:
+    return _checkpoint(tmp_path)
 
 
 def _run(*arguments: object) -> str:
@@ -107,8 +111,8 @@ def _run(*arguments: object) -> str:
     return found.output
 
 
-def test_the_file_is_split_by_the_held_out_field_and_read_in_panel_order(inputs):
-    found = load_observed(inputs[1], GENES, Split())
+def test_the_file_is_split_by_the_held_out_field_and_read_in_panel_order(data: Path):
+    found = load_observed(data, GENES, Split())
     made = Truth().observed(150, 120)
     assert sorted(found.train) == sorted(SIZES)
     np.testing.assert_array_equal(found.train["strong"], made.train["strong"])
@@ -123,15 +127,14 @@ def test_the_file_is_split_by_the_held_out_field_and_read_in_panel_order(inputs)
         (GENES, Split(control="DMSO"), "no perturbation 'DMSO' on both sides"),
     ],
 )
-def test_a_file_that_does_not_fit_is_refused_with_what_it_has(inputs, panel, split, said):
+def test_a_file_that_does_not_fit_is_refused_with_what_it_has(data: Path, panel, split, said):
     with pytest.raises(ValueError, match=said):
-        load_observed(inputs[1], panel, split)
+        load_observed(data, panel, split)
 
 
 def test_evaluating_writes_tables_and_canonical_evidence_and_pins_it(
-    inputs, tmp_path: Path, fake_sampler
+    checkpoint: Path, data: Path, tmp_path: Path, fake_sampler
 ):
-    checkpoint, data = inputs
     before = Catalogue([tmp_path]).load("made").digest
     out = tmp_path / "out"
     common = (checkpoint, "--data", data, "--out", out, "--seeds", "0,1", "--n-cells", 200)
@@ -153,6 +156,7 @@ def test_evaluating_writes_tables_and_canonical_evidence_and_pins_it(
     assert found["data"]["held_out"] == {"field": "bio_rep", "value": "rep_3"}
     assert found["settings"]["steps"] == 3
     assert found["cost"]["seconds_per_cell"] > 0
+    assert found["cost"]["machine"] == "made"
     assert found["copies"]["more_than_real"] is False
     text = (checkpoint / "evidence.json").read_text("utf-8")
     assert text == json.dumps(found, indent=1, sort_keys=True) + "\n"
@@ -164,8 +168,10 @@ def test_evaluating_writes_tables_and_canonical_evidence_and_pins_it(
     assert (out / "evidence.json").read_text("utf-8") == text
 
 
-def test_the_pairing_table_needs_its_three_knock_outs(inputs, tmp_path: Path, fake_sampler):
-    arguments = [str(inputs[0]), "--pairing", "--out", str(tmp_path / "out")]
+def test_the_pairing_table_needs_its_three_knock_outs(
+    checkpoint: Path, tmp_path: Path, fake_sampler
+):
+    arguments = [str(checkpoint), "--pairing", "--out", str(tmp_path / "out")]
     found = CliRunner().invoke(main, arguments)
     assert found.exit_code == 1
     assert "was not trained on STAT1, SMAD4, CD86; it knows middling" in found.output
@@ -183,9 +189,11 @@ def test_cells_of_two_numerics_profiles_are_not_mixed():
         profile_digest([{"profile": {"device": "a"}}, {"profile": {"device": "b"}}])
 
 
-def test_an_arm_is_sampled_once_and_read_back_the_same(inputs, tmp_path: Path, fake_sampler):
-    checkpoint = Catalogue([tmp_path]).load("made")
-    store = ArmStore(checkpoint, tmp_path / "arms", n_cells=20, steps=3, guidance=0.0)
+def test_an_arm_is_sampled_once_and_read_back_the_same(
+    checkpoint: Path, tmp_path: Path, fake_sampler
+):
+    loaded = Catalogue([tmp_path]).load("made")
+    store = ArmStore(loaded, tmp_path / "arms", n_cells=20, steps=3, guidance=0.0)
     first = store.counts((), 7)
     np.testing.assert_array_equal(store.counts((), 7), first)
     assert [request.seed for request in fake_sampler.asked] == [7]

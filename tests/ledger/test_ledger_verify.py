@@ -67,12 +67,12 @@ def test_batches_join_without_a_seam(
     ("change", "finding"),
     [
         ("UPDATE experiment SET seed = 99 WHERE seed = 1", "experiment row hashes to"),
-        ("UPDATE outcome SET result = '{\"score\":9}' WHERE seq = 7", "outcome row hashes to"),
-        ("UPDATE outcome SET seconds = 0.5 WHERE seq = 7", "outcome row hashes to"),
+        ("UPDATE outcome SET result = '{\"score\":9}' WHERE seq = 8", "outcome row hashes to"),
+        ("UPDATE outcome SET seconds = 0.5 WHERE seq = 8", "outcome row hashes to"),
         ("UPDATE chain SET row_hash = 'sha256:0' WHERE seq = 3", "the chain breaks here"),
         ("UPDATE chain SET hash = 'sha256:0' WHERE seq = 3", "the chain breaks here"),
         ("UPDATE chain SET kind = 'screen' WHERE seq = 3", "row that is not in the chain"),
-        ("DELETE FROM outcome WHERE seq = 7", "outcome row is missing"),
+        ("DELETE FROM outcome WHERE seq = 8", "outcome row is missing"),
         ("DELETE FROM chain WHERE seq = 3", "is missing from the chain"),
         (
             "INSERT INTO screen VALUES (99, 'scr_x', '{}', 'd', 'p', 't')",

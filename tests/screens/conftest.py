@@ -64,7 +64,7 @@ def make_checkpoint(folder: Path, evidence: dict | None = None) -> Path:
         "format": FORMAT,
         "contexts": [{"context": CONTEXT, "n_cells": 900}],
         "seen": seen,
-        "sampling": {"steps": 8, "guidance": 0.0},
+        "sampler": {"steps": 8, "guidance": 0.0},
     }
     genes = [
         {"symbol": s, "ensembl": f"ENSG{i:011d}", "aliases": [f"old{s}"], "previous": []}

@@ -1,6 +1,6 @@
 """A made checkpoint, a fake engine that can be held back, and the application on both."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from threading import Event
 
@@ -8,6 +8,7 @@ import pytest
 
 from lingshu_model.wire import Catalogue, Checkpoint, JobView
 from lingshu_tools.app import App
+from lingshu_tools.runner import Runner
 from lingshu_tools.testing import FakeEngine, make_checkpoint
 
 
@@ -22,6 +23,7 @@ class HeldEngine(FakeEngine):
 
     def submit(self, arm, *, fresh=None) -> JobView:
         self.fresh += [fresh] if fresh else []
+        self.cancelled.discard(arm.digest)
         return super().submit(arm)
 
     def wait(self, job_id: str, wait_s: float) -> JobView:
@@ -35,6 +37,13 @@ class HeldEngine(FakeEngine):
     def cancel(self, job_id: str) -> JobView:
         self.cancelled.add(job_id)
         return self.wait(job_id, 0)
+
+
+class PatientRunner(Runner):
+    """Takes the long waits of a test for as long as it takes: a machine may be slow."""
+
+    def wait(self, ids: Sequence[str], wait_s: float) -> bool:
+        return super().wait(ids, 300 if wait_s >= 20 else wait_s)
 
 
 @pytest.fixture
@@ -60,8 +69,10 @@ def open_app(tmp_path: Path, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyP
 
     def make(engine: object, home: str = "home") -> App:
         catalogue = Catalogue([checkpoint.path.parent])
-        opened.append(App(tmp_path / home, engine=engine, catalogue=catalogue))
-        return opened[-1]
+        app = App(tmp_path / home, engine=engine, catalogue=catalogue)
+        app.runner = PatientRunner(app)
+        opened.append(app)
+        return app
 
     yield make
     for app in opened:

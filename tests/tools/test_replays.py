@@ -1,6 +1,8 @@
 """A replay runs from the row alone, is computed anew, and its verdict says what it is worth."""
 
 import shutil
+import sqlite3
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -128,10 +130,10 @@ def test_another_checkpoint_of_that_name_is_no_replay(open_app, done, checkpoint
 @pytest.fixture
 def reference(app, done, tmp_path, monkeypatch) -> str:
     """An experiment in a reference ledger whose objects are not kept."""
-    app.ledger.close()
     place = tmp_path / "reference" / "experiments.db"
     place.parent.mkdir()
-    shutil.copy(app.ledger.database, place)
+    with closing(sqlite3.connect(app.ledger.database)) as database:
+        database.execute("VACUUM INTO ?", (str(place),))
     monkeypatch.setenv("LINGSHU_REFERENCE_LEDGER", str(place))
     return done
 

@@ -59,7 +59,7 @@ def test_a_cancelled_experiment_stops_and_stays_cancelled(open_app, held):
     assert "ended already" in again.summary
 
 
-def test_cancelling_a_screen_keeps_what_was_done(open_app, held, engine):
+def test_cancelling_a_screen_stops_all_that_is_left_of_it(open_app, held):
     screen = {"objective": {"lower": ["PSMB9"]}, "candidates": "all_seen", "n_cells": 4}
     app = open_app(held)
     begun = call(app, "run_screen", screen | {"wait_s": 0}).screen_id
@@ -67,6 +67,7 @@ def test_cancelling_a_screen_keeps_what_was_done(open_app, held, engine):
     children = [e.id for e in app.ledger.children(begun)]
     assert app.runner.wait(children, 20)
     assert {app.ledger.status(i) for i in children} == {"cancelled"}
+    assert call(app, "get_experiment", {"id": begun}).status == "cancelled"
 
 
 def test_an_arm_cancelled_for_another_experiment_is_asked_for_again(open_app, checkpoint):
@@ -142,7 +143,7 @@ def owner(tmp_path, checkpoint):
 def test_an_experiment_whose_owner_was_killed_is_finished_by_another(owner, open_app, engine):
     process, begun = owner
     app = open_app(engine)
-    assert call(app, "get_experiment", {"id": begun}).status == "running"
+    assert app.ledger.status(begun) == "running"
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert app.ledger.status(begun) == "interrupted"

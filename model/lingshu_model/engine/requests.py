@@ -52,8 +52,8 @@ def _checkpoint(arm: ArmRequest, catalogue: Catalogue) -> Checkpoint:
 
 def _check_context(context: dict[str, str], checkpoint: Checkpoint) -> None:
     allowed: dict[str, set[str]] = {}
-    for known in checkpoint.contexts:
-        for field, value in known.items():
+    for entry in checkpoint.config["seen"]:
+        for field, value in entry["context"].items():
             allowed.setdefault(field, set()).add(value)
     if set(context) != set(allowed):
         message = (

@@ -5,7 +5,7 @@ Knows nothing of the numbers it prints.
 
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,7 @@ def _store(name: str, out: Path, options: dict[str, Any]) -> ArmStore:
     folder = Path(name)
     catalogue = Catalogue([folder.resolve().parent]) if folder.is_dir() else Catalogue()
     checkpoint = catalogue.load(folder.resolve().name if folder.is_dir() else name)
-    chosen = checkpoint.config.get("sampling", {})
+    chosen = checkpoint.config.get("sampler", {})
     steps, guidance = options["steps"], options["guidance"]
     return ArmStore(
         checkpoint=checkpoint,
@@ -116,12 +116,18 @@ def _head(
             "seeds": list(seeds),
             "profile_digest": profile_digest(notes),
         },
-        "cost": {"seconds_per_cell": seconds / (len(notes) * store.n_cells), "machine": _machine()},
+        "cost": {
+            "seconds_per_cell": seconds / (len(notes) * store.n_cells),
+            "machine": _machine(notes[0]["profile"]),
+        },
     }
 
 
-def _machine() -> str:
-    """Return the processor and how many of its cores there are."""
+def _machine(profile: Mapping[str, Any]) -> str:
+    """Return the device the cells were sampled on: a GPU's name, or this machine's processor."""
+    device = str(profile.get("device", "cpu"))
+    if device != "cpu":
+        return device
     named = Path("/proc/cpuinfo")
     lines = named.read_text("utf-8").splitlines() if named.is_file() else []
     models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]

@@ -1,0 +1,67 @@
+"""The network's one dial board, and its presets.
+
+`lingshu-85m-s8` and `lingshu-85m-s32` follow the paper to the letter (arXiv 2603.25240, supp.
+table 2). The smaller ones are the same family with three additions that small data needs and the
+paper does not have: a narrower gene width, an embedding per group position, and an output bias per
+gene. Knows nothing of data.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Shape of the network.
+
+    Attributes:
+        d_model: width of the trunk.
+        n_layers: transformer blocks.
+        n_heads: attention heads.
+        d_ff: inner width of SwiGLU.
+        group: genes per group (the paper's S).
+        d_gene: width of a gene's embedding before W_down and after W_up; the paper's is d_model.
+        group_embedding: add a learned vector per group position.
+        gene_bias: add a learned logit per gene and token.
+    """
+
+    d_model: int
+    n_layers: int
+    n_heads: int
+    d_ff: int
+    group: int
+    d_gene: int
+    group_embedding: bool = False
+    gene_bias: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse widths that do not divide."""
+        if self.d_model % self.n_heads or (self.d_model // self.n_heads) % 2:
+            message = f"d_model {self.d_model} must be n_heads {self.n_heads} times an even width"
+            raise ValueError(message)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as a JSON object."""
+        return asdict(self)
+
+
+def _small(d_model: int, n_layers: int, group: int) -> NetworkConfig:
+    return NetworkConfig(
+        d_model,
+        n_layers,
+        n_heads=d_model // 32,
+        d_ff=4 * d_model,
+        group=group,
+        d_gene=32,
+        group_embedding=True,
+        gene_bias=True,
+    )
+
+
+PRESETS: dict[str, NetworkConfig] = {
+    "lingshu-85m-s8": NetworkConfig(640, 13, 10, 2560, group=8, d_gene=640),
+    "lingshu-85m-s32": NetworkConfig(640, 13, 10, 2560, group=32, d_gene=640),
+    "lingshu-6m-s4": _small(256, 6, group=4),
+    "lingshu-1m-s23": _small(128, 3, group=23),
+    "lingshu-tiny": _small(64, 2, group=4),
+}

@@ -1,0 +1,79 @@
+"""What decides the bits: device, dtype, threads and flags, as one profile that can be compared.
+
+Knows nothing of checkpoints; two runs with equal profiles and equal requests give equal cells.
+"""
+
+import ctypes
+import os
+import platform
+import sys
+from typing import Any
+
+import torch
+
+# glibc's mallopt parameters. Every large tensor otherwise comes fresh from the kernel and pays a
+# page fault for each 4 KiB: half of a training step or more. M_MMAP_THRESHOLD cannot exceed 32 MiB,
+# so mmap is switched off altogether, and one arena keeps everything on the growing heap.
+_MALLOPT = {-1: 2**31 - 1, -2: 64 << 20, -4: 0, -8: 1}  # trim threshold, top pad, mmaps, arenas
+
+
+def prepare(threads: int | None = None) -> None:
+    """Pin threads, ask for deterministic kernels and keep freed memory in the process."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(mode=True)
+    # Every element is written before it is read; filling fresh memory first only costs time.
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = False
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        for parameter, value in _MALLOPT.items():
+            libc.mallopt(parameter, value)
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Return whether bf16 matrix products run in hardware on `device`."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and _cpu_bf16()
+
+
+def _cpu_bf16() -> bool:
+    probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return bool(probe and probe())
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """Return the dtype that `name` (auto, float32, bfloat16) means on `device`."""
+    if name == "auto":
+        return torch.bfloat16 if has_fast_bf16(device) else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+
+
+def profile(device: torch.device, dtype: torch.dtype, tile: int) -> dict[str, Any]:
+    """Return the numerics profile: everything known to change a bit of a result."""
+    cuda = device.type == "cuda"
+    properties = torch.cuda.get_device_properties(device) if cuda else None
+    return {
+        "attention": "sdpa",
+        "compiled": False,
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "cpu_matrix_unit": "amx" if _amx() else "none",
+        "device": properties.name if properties else "cpu",
+        "cuda": torch.version.cuda if cuda else None,
+        "dtype": str(dtype).removeprefix("torch."),
+        "machine": platform.machine(),
+        "mkl_cbwr": os.environ.get("MKL_CBWR"),
+        "onednn": torch.backends.mkldnn.is_available(),
+        "onednn_isa": os.environ.get("ONEDNN_MAX_CPU_ISA"),
+        "threads": torch.get_num_threads(),
+        "tile": tile,
+        "torch": torch.__version__,
+    }
+
+
+def _amx() -> bool:
+    probe = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return bool(probe and probe())

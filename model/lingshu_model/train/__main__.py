@@ -1,0 +1,80 @@
+"""`python -m lingshu_model.train SPEC --data DIR --out DIR`: train a checkpoint, resumable.
+
+Run it again after a kill and it goes on to the same weights. Under `accelerate launch` every rank
+trains on its share of each batch. Knows nothing of evaluation: `evidence.json` comes later.
+"""
+
+import sys
+from pathlib import Path
+
+import click
+import torch
+from accelerate import Accelerator
+
+from lingshu_model import numerics
+from lingshu_model.config import PRESETS
+from lingshu_model.network import Network
+from lingshu_model.train import build, data, loop
+from lingshu_model.train.spec import TrainingSpec
+from lingshu_model.vocabulary import Vocabulary, stack
+
+
+@click.command(context_settings={"show_default": True})
+@click.argument("spec_file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--data", "data_dir", type=click.Path(path_type=Path), default="../shared/data")
+@click.option("--out", type=click.Path(path_type=Path), default="runs", help="Where to write.")
+@click.option("--threads", type=int, default=None, help="CPU threads per rank.")
+@click.option("--epochs", type=int, default=None, help="Instead of the spec's.")
+def main(
+    spec_file: Path, data_dir: Path, out: Path, threads: int | None, epochs: int | None
+) -> None:
+    """Train the checkpoint described by SPEC_FILE into OUT/NAME/."""
+    spec = TrainingSpec.read(spec_file)
+    if epochs is not None:
+        spec = spec.model_copy(update={"epochs": epochs})
+    numerics.prepare(threads)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    fast = numerics.has_fast_bf16(device)
+    accelerator = Accelerator(mixed_precision="bf16" if fast else "no", cpu=device.type == "cpu")
+    try:
+        _run(spec, data_dir, out, accelerator)
+    except data.DataError as error:
+        sys.exit(f"lingshu train: {error}")
+
+
+def _run(spec: TrainingSpec, data_dir: Path, out: Path, accelerator: Accelerator) -> None:
+    cells = data.read_cells(spec, data_dir)
+    kept, held = data.split(cells, spec.validation, spec.seed)
+    training = data.add_shams(cells.take(kept), spec.shams, spec.seed)
+    config = build.config_json(spec, training)
+    vocabulary = Vocabulary.from_config(config, cells.panel)
+    network = Network(PRESETS[spec.network], len(cells.panel), vocabulary.sizes, spec.seed)
+    build.set_from_data(network, training)
+    network.to(accelerator.device)
+    conditions = stack(
+        [vocabulary.conditions(dict(c.context), c.interventions) for c in training.conditions]
+    )
+    batches = loop.CellBatches.of(training, conditions, accelerator.device)
+    held_out = loop.CellBatches.of(cells.take(held), conditions, accelerator.device)
+    folder = out / spec.name
+    folder.mkdir(parents=True, exist_ok=True)
+    digest = build.run_digest(spec, training)
+    average = loop.train(
+        network,
+        batches,
+        held_out if spec.validation else None,
+        spec,
+        folder,
+        digest,
+        accelerator,
+    )
+    if accelerator.is_main_process:
+        hgnc = data_dir / spec.aliases if spec.aliases else None
+        checkpoint = build.write(
+            folder / "checkpoint", spec, config, training, network, average, hgnc
+        )
+        click.echo(f"{checkpoint} written; `lingshu evaluate` adds its evidence")
+
+
+if __name__ == "__main__":
+    main()

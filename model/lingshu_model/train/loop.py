@@ -1,0 +1,233 @@
+"""The training loop: any number of ranks, the same order and noise, resumable to the last bit.
+
+arXiv 2603.25240, supp. 7.2: AdamW (0.9, 0.95), clipped gradients, linear warm-up, cosine decay,
+bf16 autocast, power-function EMA. Order and noise are functions of (seed, step), each rank takes
+its share of every batch. Knows nothing of files but its own state and log.
+"""
+
+import csv
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim import AdamW
+from tqdm import tqdm
+
+from lingshu_model import diffusion
+from lingshu_model.ema import PowerEMA
+from lingshu_model.network import Conditions, Network
+from lingshu_model.tokens import MASK
+from lingshu_model.train import state
+from lingshu_model.train.data import TrainingCells
+from lingshu_model.train.spec import TrainingSpec
+from lingshu_model.vocabulary import take
+
+SAVE_EVERY_S = 60.0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Cells of one micro-batch with their noise; shapes as `diffusion.loss` wants them."""
+
+    tokens: Tensor
+    measured: Tensor
+    conditions: Conditions
+    times: Tensor
+    uniform: Tensor
+
+
+@dataclass(frozen=True)
+class CellBatches:
+    """All cells on the device, and the batches of a step made from (seed, step)."""
+
+    tokens: Tensor
+    condition: Tensor
+    conditions: Conditions
+
+    @classmethod
+    def of(
+        cls, cells: TrainingCells, conditions: Conditions, device: torch.device
+    ) -> "CellBatches":
+        """Move the cells to `device` once."""
+        tokens = torch.from_numpy(cells.tokens.astype(np.int16)).to(device)
+        return cls(tokens, torch.from_numpy(cells.condition).to(device), conditions.to(device))
+
+    def rows(self, step: int, batch: int, seed: int) -> Tensor:
+        """Return the cells of `step`: consecutive slices of one permutation per epoch."""
+        per_epoch = max(1, len(self.tokens) // batch)
+        epoch, index = divmod(step, per_epoch)
+        order = torch.randperm(len(self.tokens), generator=_generator(seed, 3, epoch))
+        return order[index * batch : (index + 1) * batch]
+
+    def batches(self, step: int, spec: TrainingSpec, rank: int, ranks: int) -> Iterator[Batch]:
+        """Yield this rank's micro-batches of `step`; over all ranks they are the whole batch."""
+        rows = self.rows(step, spec.batch, spec.seed)
+        generator = _generator(spec.seed, 4, step)
+        times = diffusion.stratified_times(len(rows), generator)
+        uniform = torch.rand(len(rows), self.tokens.shape[1], generator=generator)
+        mine = torch.arange(rank, len(rows), ranks)
+        for part in mine.split(spec.micro_batch):
+            yield self.batch(rows[part], times[part], uniform[part])
+
+    def batch(self, rows: Tensor, times: Tensor, uniform: Tensor) -> Batch:
+        """Return the cells `rows` with the given noise, on the device."""
+        device = self.tokens.device
+        tokens = self.tokens[rows.to(device)].long()
+        conditions = take(self.conditions, self.condition[rows.to(device)])
+        return Batch(tokens, tokens != MASK, conditions, times.to(device), uniform.to(device))
+
+
+class BoundLoss(nn.Module):
+    """The network with its loss as one module, so that accelerate can wrap what is called."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, b: Batch) -> Tensor:
+        """Return the bound of one micro-batch, nats per measured gene."""
+        return diffusion.loss(
+            self.network, b.tokens.clamp(max=MASK), b.measured, b.conditions, b.times, b.uniform
+        )
+
+
+def train(
+    network: Network,
+    cells: CellBatches,
+    held_out: CellBatches | None,
+    spec: TrainingSpec,
+    folder: Path,
+    digest: str,
+    accelerator: Accelerator,
+) -> dict[str, Tensor]:
+    """Train to the end of the spec, going on from `folder/state.safetensors`; return the EMA.
+
+    `folder/log.csv` gets a row per epoch: step, training and validation bound (nats per gene),
+    learning rate, cells per second.
+    """
+    decayed = [p for p in network.parameters() if p.dim() >= 2]
+    plain = [p for p in network.parameters() if p.dim() < 2]
+    adam = AdamW(
+        [
+            {"params": decayed, "weight_decay": spec.weight_decay},
+            {"params": plain, "weight_decay": 0},
+        ],
+        lr=spec.lr,
+        betas=(0.9, 0.95),
+    )
+    ema = PowerEMA(network, spec.sigma_rel)
+    start = state.restore(folder / "state.safetensors", digest, network, adam, ema)
+    model = accelerator.prepare(BoundLoss(network))
+    per_epoch = max(1, len(cells.tokens) // spec.batch)
+    total = per_epoch * spec.epochs
+    bar = tqdm(
+        total=total,
+        initial=start,
+        unit="step",
+        disable=None if accelerator.is_main_process else True,
+    )
+    saved, began, seen, running = time.monotonic(), time.monotonic(), 0, 0.0
+    for step in range(start, total):
+        for group in adam.param_groups:
+            group["lr"] = learning_rate(step, total, spec)
+        running += _step(model, adam, cells, spec, step, accelerator)
+        ema.update(network)
+        seen += spec.batch
+        bar.update()
+        last = step + 1 == total
+        if (step + 1) % per_epoch == 0 or last:
+            with accelerator.autocast():
+                bound = None if held_out is None else validation_bound(network, ema, held_out, spec)
+            rate = seen / (time.monotonic() - began)
+            row = [
+                step + 1,
+                running / (seen / spec.batch),
+                bound,
+                learning_rate(step, total, spec),
+                rate,
+            ]
+            if accelerator.is_main_process:
+                _log(folder / "log.csv", row)
+            bar.set_postfix(train=row[1], validation=bound, cells_per_s=round(rate, 1))
+            began, seen, running = time.monotonic(), 0, 0.0
+        if accelerator.is_main_process and (last or time.monotonic() - saved > SAVE_EVERY_S):
+            state.save(folder / "state.safetensors", step + 1, digest, network, adam, ema)
+            saved = time.monotonic()
+    bar.close()
+    return ema.average
+
+
+def learning_rate(step: int, total: int, spec: TrainingSpec) -> float:
+    """Return the rate of `step`: linear warm-up, then a cosine from `lr` to `final_lr`."""
+    if step < spec.warmup_steps:
+        return spec.lr * (step + 1) / spec.warmup_steps
+    done = (step - spec.warmup_steps) / max(1, total - spec.warmup_steps)
+    return spec.final_lr + (spec.lr - spec.final_lr) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def _step(
+    model: nn.Module,
+    adam: AdamW,
+    cells: CellBatches,
+    spec: TrainingSpec,
+    step: int,
+    accelerator: Accelerator,
+) -> float:
+    adam.zero_grad()
+    total = 0.0
+    ranks = accelerator.num_processes
+    for batch in cells.batches(step, spec, accelerator.process_index, ranks):
+        with accelerator.autocast():
+            loss = model(batch)
+        # DDP averages over ranks; every rank's share of the batch is weighted back to a mean.
+        share = loss * (len(batch.tokens) * ranks / spec.batch)
+        accelerator.backward(share)
+        total += float(loss.detach()) * len(batch.tokens) / spec.batch
+    nn.utils.clip_grad_norm_(model.parameters(), spec.clip)
+    adam.step()
+    return total
+
+
+@torch.no_grad()
+def validation_bound(
+    network: Network, ema: PowerEMA, cells: CellBatches, spec: TrainingSpec
+) -> float:
+    """Return the averaged weights' bound on held-out cells, nats per gene, with fixed noise."""
+    now = {name: p.detach().clone() for name, p in network.named_parameters()}
+    _assign(network, ema.average)
+    n = len(cells.tokens)
+    generator = _generator(spec.seed, 5, 0)
+    times = diffusion.stratified_times(n, generator)
+    uniform = torch.rand(n, cells.tokens.shape[1], generator=generator)
+    total = 0.0
+    for part in torch.arange(n).split(spec.micro_batch):
+        batch = cells.batch(part, times[part], uniform[part])
+        total += float(BoundLoss(network)(batch)) * len(part)
+    _assign(network, now)
+    return total / n
+
+
+def _assign(network: Network, weights: dict[str, Tensor]) -> None:
+    for name, parameter in network.named_parameters():
+        parameter.data.copy_(weights[name])
+
+
+def _generator(seed: int, purpose: int, index: int) -> torch.Generator:
+    """Return a CPU generator that is a function of (seed, purpose, index) alone."""
+    words = np.random.Philox(key=np.array([seed, purpose], np.uint64), counter=index).random_raw(1)
+    return torch.Generator().manual_seed(int(words[0]) >> 1)
+
+
+def _log(path: Path, row: list[float | int | None]) -> None:
+    new = not path.exists()
+    with path.open("a", newline="", encoding="utf-8") as handle:
+        writer = csv.writer(handle)
+        if new:
+            writer.writerow(["step", "train_nats", "validation_nats", "lr", "cells_per_s"])
+        writer.writerow(row)

@@ -1,0 +1,78 @@
+"""What a training run is made of, read from one JSON file.
+
+Knows nothing of how the data are read or the network trained.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from lingshu_model.config import PRESETS
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Perturbations(_Strict):
+    """Which obs column names the perturbation, what control is called there, and the kind."""
+
+    column: str
+    control: str
+    kind: Literal["knockout", "crispri", "crispra", "cytokine", "drug"]
+
+
+class Source(_Strict):
+    """One h5ad file: which cells of it are used, and what their context and perturbation are."""
+
+    file: str
+    where: dict[str, list[str]] = {}
+    """Keep cells whose obs column is one of these values."""
+    context: dict[str, str]
+    """Context field to a constant value, or to `obs:COLUMN`."""
+    perturbation: Perturbations | None = None
+
+
+class SamplerDefaults(_Strict):
+    """The checkpoint's fixed schedule and guidance."""
+
+    schedule: Literal["cosine", "linear"] = "cosine"
+    steps: Annotated[int, Field(ge=1, le=256)] = 8
+    guidance: Annotated[float, Field(ge=0, le=10)] = 0.0
+    tile: Annotated[int, Field(ge=1, le=1024)] = 64
+
+
+class TrainingSpec(_Strict):
+    """One training run.
+
+    `batch` cells make an optimiser step, computed `micro_batch` cells at a time on every rank.
+    `validation` is the fraction of cells, stratified by condition, kept out to choose settings.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]
+    sources: Annotated[list[Source], Field(min_length=1)]
+    panel: str | None = None
+    """A CSV whose first column lists the panel's symbols; None = the first source's genes."""
+    aliases: str | None = None
+    """HGNC's complete set, for aliases and Ensembl ids in `panel.json`; None = symbols alone."""
+    network: Literal[*PRESETS]  # pyright: ignore[reportInvalidTypeForm]
+    epochs: Annotated[int, Field(ge=1)]
+    batch: Annotated[int, Field(ge=1)] = 256
+    micro_batch: Annotated[int, Field(ge=1)] = 64
+    lr: Annotated[float, Field(gt=0)] = 2e-4
+    final_lr: Annotated[float, Field(gt=0)] = 2e-5
+    warmup_steps: Annotated[int, Field(ge=0)] = 100
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    clip: Annotated[float, Field(gt=0)] = 1.0
+    sigma_rel: Annotated[float, Field(gt=0, lt=0.3)] = 0.05
+    shams: Annotated[int, Field(ge=0, le=256)] = 16
+    gene_features: Annotated[int, Field(ge=1)] = 16
+    validation: Annotated[float, Field(ge=0, lt=0.5)] = 0.1
+    seed: Annotated[int, Field(ge=0)] = 0
+    sampler: SamplerDefaults = SamplerDefaults()
+
+    @classmethod
+    def read(cls, path: Path) -> "TrainingSpec":
+        """Return the spec in a JSON file; pydantic's error names the field that is wrong."""
+        return cls.model_validate_json(path.read_text("utf-8"))

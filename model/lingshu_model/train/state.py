@@ -1,0 +1,63 @@
+"""A training run's state on disk: enough to go on to the exact same weights after a kill.
+
+One safetensors file, written beside and renamed, so that it is whole or the one before it. Order
+and noise of every step are drawn from (seed, step), so no generator's state needs keeping. Knows
+nothing of data.
+"""
+
+import os
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.optim import AdamW
+
+from lingshu_model.ema import PowerEMA
+
+
+def save(path: Path, step: int, digest: str, net: nn.Module, adam: AdamW, ema: PowerEMA) -> None:
+    """Write the state after `step` optimiser steps of the run with the spec digest `digest`."""
+    tensors: dict[str, Tensor] = {}
+    for name, parameter in net.named_parameters():
+        moments = adam.state[parameter]
+        tensors[f"weight/{name}"] = parameter.detach()
+        tensors[f"average/{name}"] = ema.average[name]
+        tensors[f"first/{name}"] = moments["exp_avg"]
+        tensors[f"second/{name}"] = moments["exp_avg_sq"]
+    partial = path.with_suffix(".partial")
+    save_file(
+        {name: tensor.contiguous().cpu() for name, tensor in tensors.items()},
+        partial,
+        metadata={"step": str(step), "spec": digest},
+    )
+    with partial.open("rb") as handle:
+        os.fsync(handle.fileno())
+    partial.replace(path)
+
+
+def restore(path: Path, digest: str, net: nn.Module, adam: AdamW, ema: PowerEMA) -> int:
+    """Load a state in place and return its step; 0 where there is none.
+
+    Raises:
+        ValueError: the state is of a run with another spec or other data.
+    """
+    if not path.exists():
+        return 0
+    with safe_open(path, "pt") as handle:
+        metadata = handle.metadata()
+        if metadata["spec"] != digest:
+            message = f"{path} belongs to another run ({metadata['spec']}, not {digest}); remove it"
+            raise ValueError(message)
+        step = int(metadata["step"])
+        for name, parameter in net.named_parameters():
+            parameter.data.copy_(handle.get_tensor(f"weight/{name}"))
+            ema.average[name].copy_(handle.get_tensor(f"average/{name}"))
+            adam.state[parameter] = {
+                "step": torch.tensor(float(step)),
+                "exp_avg": handle.get_tensor(f"first/{name}").to(parameter.device),
+                "exp_avg_sq": handle.get_tensor(f"second/{name}").to(parameter.device),
+            }
+    ema.step = step
+    return step
