@@ -34,6 +34,7 @@ Perturbation = tuple[Intervention, ...]
 Candidate = str | Sequence[Intervention]
 
 MAX_CANDIDATES = 2000
+MAX_TOGETHER = 16
 MIN_CELLS = 16
 """Fewer paired cells than this say too little for a budget to be met by lowering them."""
 
@@ -217,7 +218,7 @@ def _all_seen(control: Design) -> list[Perturbation]:
 
 def _perturbation(checkpoint: Checkpoint, asked: Candidate) -> Perturbation:
     if not isinstance(asked, str):
-        return resolve_interventions(checkpoint, asked)
+        return resolve_interventions(checkpoint, _combination(asked))
     found: list[Perturbation] = []
     refused: list[NotFoundError] = []
     for kind in targets(checkpoint):
@@ -238,6 +239,16 @@ def _perturbation(checkpoint: Checkpoint, asked: Candidate) -> Perturbation:
         f'e.g. [{{"kind": "knockout", "target": "{asked}"}}].'
     )
     raise InputError(message)
+
+
+def _combination(asked: Sequence[Intervention]) -> Sequence[Intervention]:
+    if not 1 <= len(asked) <= MAX_TOGETHER:
+        message = (
+            f"a candidate holds {len(asked)} interventions; 1 to {MAX_TOGETHER} can be combined. "
+            "The control needs no place in the list: every candidate is scored against it."
+        )
+        raise InputError(message)
+    return asked
 
 
 def _affordable(n_cells: int, candidates: int, budget: int | None) -> int:

@@ -19,6 +19,7 @@ from lingshu_tools.ledger import Experiment
 from lingshu_tools.registry import Arguments, ToolSpec
 from lingshu_tools.results import Result
 from lingshu_tools.tools.common import AnyId
+from lingshu_tools.tools.run_screen import locate_screen
 from lingshu_tools.views import Shown, envelope, shown
 
 if TYPE_CHECKING:
@@ -77,7 +78,8 @@ def export_experiment(app: App, asked: ExportExperiment) -> ExportResult:
 def _finished(app: App, name: str) -> list[Shown]:
     ids = [name]
     if name.startswith("scr_"):
-        ids = [child.id for child in app.ledger.children(app.ledger.screen(name).id)]
+        ledger, screen = locate_screen(app, name)
+        ids = [child.id for child in ledger.children(screen.id)]
     ones = [one for one in (shown(app, i) for i in ids) if one.succeeded]
     if not ones:
         message = f"{name} has no finished experiment to export; get_experiment shows its state"
@@ -148,7 +150,7 @@ def _provenance(app: App, name: str, ones: Sequence[Shown]) -> dict[str, Any]:
             "digest": checkpoint.digest,
             "panel_digest": checkpoint.panel_digest,
         },
-        "screen": dict(app.ledger.screen(name).plan) if name.startswith("scr_") else None,
+        "screen": dict(locate_screen(app, name)[1].plan) if name.startswith("scr_") else None,
         "experiments": [_row(one) for one in ones],
         "evidence": {t: (measured.get(t) or {}).get("headline") for t in tiers},
         "ledger_head": str(ones[0].ledger.head()),
@@ -177,7 +179,7 @@ def _row(one: Shown) -> dict[str, Any]:
 def _missing(app: App, name: str, ones: Sequence[Shown]) -> list[str]:
     if not name.startswith("scr_"):
         return []
-    total = len(app.ledger.screen(name).plan["candidates"])
+    total = len(locate_screen(app, name)[1].plan["candidates"])
     return [] if len(ones) == total else [f"Only the {len(ones)} finished of {total} candidates."]
 
 

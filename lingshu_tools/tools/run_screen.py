@@ -8,13 +8,14 @@ nothing of how one experiment is run.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from lingshu_tools.errors import InputError
+from lingshu_tools.errors import InputError, NotFoundError
 from lingshu_tools.honesty import evidence_sentence, evidence_view
-from lingshu_tools.ledger import Experiment, Screen, Status
+from lingshu_tools.ledger import Experiment, Ledger, Screen, Status
 from lingshu_tools.planner import Plan, Ranked, Ranking, plan_of, rank
 from lingshu_tools.registry import ToolSpec
 from lingshu_tools.results import (
@@ -102,33 +103,54 @@ class ScreenResult(Result):
 
 def run_screen(app: App, asked: RunScreen) -> ScreenResult:
     """Return the ranking of a screen, or how far it is, after at most `wait_s` seconds."""
-    known = app.ledger.screen(_alone(asked.screen_id, asked)) if asked.screen_id else None
-    plan = plan_of(app, known.plan) if known else _asked(app, asked)
+    if asked.screen_id is None:
+        ledger, known, plan = app.ledger, None, _asked(app, asked)
+    else:
+        ledger, known = locate_screen(app, _alone(asked.screen_id, asked))
+        plan = plan_of(app, known.plan)
     if asked.dry_run:
         return _cost_only(app, plan, known)
     screen = known or recorded(app, plan)
-    _begin(app, plan, screen)
+    if not ledger.read_only:
+        _begin(app, plan, screen)
     return screen_status(app, screen.id, wait_s=asked.wait_s, top=asked.top)
 
 
 def screen_status(app: App, screen_id: str, *, wait_s: float = 0, top: int = 10) -> ScreenResult:
     """Return the ranking of a screen so far, going on with what no living process works on.
 
-    A screen that was only planned stays so.
+    A screen that was only planned stays so, and one of the reference ledger is only read.
     """
-    screen = app.ledger.screen(screen_id)
-    plan, children = plan_of(app, screen.plan), app.ledger.children(screen_id)
+    ledger, screen = locate_screen(app, screen_id)
+    plan, children = plan_of(app, screen.plan), ledger.children(screen_id)
     ids = [child.id for child in children]
-    if children:
-        app.runner.launch([i for i in ids if app.ledger.status(i) not in ENDED])
+    if children and not ledger.read_only:
+        app.runner.launch([i for i in ids if ledger.status(i) not in ENDED])
         app.runner.wait(ids, wait_s)
-    return _result(app, screen, plan, children, top)
+    return _result(app, ledger, screen, plan, children, top)
 
 
 def ranking_of(app: App, screen_id: str) -> tuple[Plan, Ranking]:
     """Return a screen's plan and its whole ranking so far; nothing is started."""
-    plan = plan_of(app, app.ledger.screen(screen_id).plan)
-    return plan, rank(plan, app.ledger, app.ledger.children(screen_id))
+    ledger, screen = locate_screen(app, screen_id)
+    plan = plan_of(app, screen.plan)
+    return plan, rank(plan, ledger, ledger.children(screen_id))
+
+
+def locate_screen(app: App, screen_id: str) -> tuple[Ledger, Screen]:
+    """Return a screen and the ledger it is in: this home's, else the reference ledger.
+
+    Raises:
+        NotFoundError: in neither.
+    """
+    try:
+        return app.ledger, app.ledger.screen(screen_id)
+    except NotFoundError:
+        if app.reference is None:
+            raise
+        with suppress(NotFoundError):
+            return app.reference, app.reference.screen(screen_id)
+        raise
 
 
 def _begin(app: App, plan: Plan, screen: Screen) -> None:
@@ -177,10 +199,10 @@ def _plan_fields(plan: Plan) -> dict[str, object]:
 
 
 def _result(
-    app: App, screen: Screen, plan: Plan, children: Sequence[Experiment], top: int
+    app: App, ledger: Ledger, screen: Screen, plan: Plan, children: Sequence[Experiment], top: int
 ) -> ScreenResult:
-    statuses = [app.ledger.status(child.id) for child in children]
-    ranking = rank(plan, app.ledger, children)
+    statuses = [ledger.status(child.id) for child in children]
+    ranking = rank(plan, ledger, children)
     status, shown = _status(statuses), ranking.rows[:top]
     tier = weakest(plan)
     return ScreenResult(
@@ -192,7 +214,7 @@ def _result(
         evidence=evidence_view(plan.control.checkpoint, tier),
         caveats=[*_caveats(app, ranking, children, statuses), *caveats_of(plan)],
         screen_id=screen.id,
-        ledger_head=str(app.ledger.head()),
+        ledger_head=str(ledger.head()),
         next_step=_next_step(screen.id, status, ranking),
         truncated=_truncated(screen.id, len(shown), len(ranking.rows)),
         progress=_progress(plan, statuses),
@@ -222,7 +244,7 @@ def _status(statuses: Sequence[Status]) -> ResultStatus:
         return "queued"
     if present & {"queued", "running"}:
         return "running"
-    return next(s for s in ("interrupted", "succeeded", "cancelled", "failed") if s in present)
+    return next(s for s in ("interrupted", "cancelled", "succeeded", "failed") if s in present)
 
 
 def _progress(plan: Plan, statuses: Sequence[Status]) -> Progress:
@@ -305,7 +327,7 @@ def _next_step(screen_id: str, status: ResultStatus, ranking: Ranking) -> str:
         return f'run_screen(screen_id="{screen_id}")'
     if status in ("interrupted", "failed"):
         return f'run_screen(screen_id="{screen_id}") once what the caveats name is mended'
-    if status != "succeeded" or not ranking.rows:
+    if status in ("queued", "running") or not ranking.rows:
         return f'get_experiment(id="{screen_id}", wait_s=45)'
     return f'plot_experiment(id="{screen_id}", kind="ranking")'
 

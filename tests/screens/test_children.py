@@ -9,9 +9,8 @@ from pathlib import Path
 import anndata
 import numpy as np
 import pytest
-from conftest import PANEL
+from made_screens import PANEL, run
 from scipy import sparse
-from test_screens import run
 
 from lingshu_model.wire import decode_cells, digest_file
 from lingshu_tools.app import App

@@ -8,28 +8,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import CONTEXT, PANEL, TARGETS, make_checkpoint, make_evidence, open_app
+from made_screens import (
+    CONTEXT,
+    PANEL,
+    SMALL,
+    TARGETS,
+    BrokenEngine,
+    HaltingEngine,
+    make_checkpoint,
+    make_evidence,
+    open_app,
+    run,
+)
 
-from lingshu_model.wire import ArmRequest
 from lingshu_tools.app import App
 from lingshu_tools.dispatcher import call
 from lingshu_tools.errors import InputError, NotFoundError
 from lingshu_tools.testing import FakeEngine
-
-SMALL = {
-    "objective": {"lower": ["G01", "G02", "T03"]},
-    "candidates": TARGETS[:5],
-    "n_cells": 48,
-}
-
-
-def run(app: App, **arguments):
-    """The screen when it has ended, however slow the machine."""
-    asked = {**SMALL, "wait_s": 45, **arguments}
-    found = call(app, "run_screen", asked)
-    while found.status in ("queued", "running") and asked["wait_s"]:
-        found = call(app, "run_screen", asked)
-    return found
 
 
 def test_all_25_seen_are_ranked_best_first_against_one_control_arm(app: App, engine: FakeEngine):
@@ -137,23 +132,6 @@ def test_one_pair_of_cells_has_a_score_without_an_interval(app: App):
     assert row.mc_interval is None
 
 
-class HaltingEngine(FakeEngine):
-    """Makes cells of the first `done` perturbed arms; the rest stay queued."""
-
-    def __init__(self, done: int) -> None:
-        super().__init__(PANEL)
-        self.allowed, self.done = done, set[str]()
-
-    def wait(self, job_id: str, wait_s: float):
-        arm = self.arms[job_id]
-        if arm.interventions and len(self.done) < self.allowed:
-            self.done.add(job_id)
-        if not arm.interventions or job_id in self.done:
-            return super().wait(job_id, wait_s)
-        view = super().wait(job_id, wait_s)
-        return view.model_copy(update={"state": "queued", "done": 0, "seconds": None})
-
-
 def test_a_running_screen_shows_the_ranking_so_far(tmp_path: Path):
     make_checkpoint(tmp_path / "checkpoints")
     app = open_app(tmp_path / "home", HaltingEngine(done=0))
@@ -168,8 +146,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from conftest import PANEL, open_app
-from test_screens import SMALL, HaltingEngine
+from made_screens import SMALL, HaltingEngine, open_app
 from lingshu_tools.dispatcher import call
 
 engine = HaltingEngine(done=2)
@@ -209,17 +186,6 @@ def test_what_a_killed_process_sealed_is_not_repeated(tmp_path: Path):
     app.runner.close()
 
 
-class BrokenEngine(FakeEngine):
-    """Fails one target's arm."""
-
-    def wait(self, job_id: str, wait_s: float):
-        view = super().wait(job_id, wait_s)
-        arm: ArmRequest = self.arms[job_id]
-        if [i.target for i in arm.interventions] == ["T02"]:
-            return view.model_copy(update={"state": "failed", "error": "not enough memory"})
-        return view
-
-
 def test_a_failed_candidate_is_named_and_the_rest_is_ranked(tmp_path: Path):
     make_checkpoint(tmp_path / "checkpoints")
     app = open_app(tmp_path / "home", BrokenEngine(PANEL))
@@ -238,7 +204,7 @@ def test_a_cancelled_screen_keeps_what_is_done(tmp_path: Path):
     call(app, "cancel_experiment", {"id": found.screen_id})
     app.runner.wait(ids, 45)
     found = call(app, "run_screen", {"screen_id": found.screen_id, "wait_s": 0})
-    assert (found.status, found.n_done) == ("succeeded", 3)
+    assert (found.status, found.n_done) == ("cancelled", 3)
     assert any(c.startswith("Cancelled") for c in found.caveats)
     assert all(row.fdr is None for row in found.ranking)
     app.runner.close()
