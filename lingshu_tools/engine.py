@@ -51,8 +51,8 @@ class CellSource(Protocol):
         """Return the engine's info, or None if none runs."""
         ...
 
-    def submit(self, arm: ArmRequest) -> JobView:
-        """Return the job that computes `arm`."""
+    def submit(self, arm: ArmRequest, *, fresh: str | None = None) -> JobView:
+        """Return the job that computes `arm`; anew, once for each name `fresh`."""
         ...
 
     def wait(self, job_id: str, wait_s: float) -> JobView:
@@ -99,7 +99,7 @@ class Engine:
         self._arguments = arguments
         self._start_timeout_s = start_timeout_s
         self._starting = threading.Lock()
-        self._arms: OrderedDict[str, ArmRequest] = OrderedDict()
+        self._arms: OrderedDict[str, tuple[ArmRequest, str | None]] = OrderedDict()
         self._http = self._client(principal)
 
     def __enter__(self) -> Self:
@@ -147,15 +147,18 @@ class Engine:
             started = start_detached(self.places, self._arguments, self._environ)
             return wait_until(self.info, started, self._start_timeout_s, waiting)
 
-    def submit(self, arm: ArmRequest) -> JobView:
+    def submit(self, arm: ArmRequest, *, fresh: str | None = None) -> JobView:
         """Return the job that computes `arm`; an equal arm gives the same job.
+
+        A replay proves nothing if it is answered from results on disk: with `fresh`, the arm is
+        computed anew, once for each such name.
 
         Raises:
             InputError: the checkpoint cannot do this arm; the message says what it can.
             EngineError: no engine could be reached or started.
         """
-        view = JobView.model_validate(_checked(self._post(arm)).json())
-        self._arms[view.job_id] = arm
+        view = JobView.model_validate(_checked(self._post(arm, fresh)).json())
+        self._arms[view.job_id] = (arm, fresh)
         while len(self._arms) > _REMEMBERED:
             self._arms.popitem(last=False)
         return view
@@ -197,7 +200,7 @@ class Engine:
         except _LostError:
             response = None
         if response is None or response.status_code == HTTPStatus.NOT_FOUND:
-            total = self._arms[job_id].n_cells if job_id in self._arms else 0
+            total = self._arms[job_id][0].n_cells if job_id in self._arms else 0
             return JobView(job_id=job_id, state="cancelled", done=0, total=total)
         return JobView.model_validate(_checked(response).json())
 
@@ -218,14 +221,16 @@ class Engine:
             transport=transport, base_url="http://engine", headers=headers, timeout=30.0
         )
 
-    def _post(self, arm: ArmRequest) -> httpx.Response:
-        body = arm.model_dump(mode="json")
+    def _post(self, arm: ArmRequest, fresh: str | None) -> httpx.Response:
+        asked: dict[str, Any] = {"json": arm.model_dump(mode="json")}
+        if fresh:
+            asked["headers"] = {"X-Lingshu-Fresh": fresh}
         with suppress(_LostError):
-            response = self._send("POST", "/v1/jobs", json=body)
+            response = self._send("POST", "/v1/jobs", **asked)
             if response.status_code != HTTPStatus.SERVICE_UNAVAILABLE:
                 return response
         self.ensure()
-        return self._send("POST", "/v1/jobs", json=body)
+        return self._send("POST", "/v1/jobs", **asked)
 
     def _ask(self, job_id: str, suffix: str, **options: Any) -> httpx.Response:
         """GET something of a job; once, resubmit its arm to an engine that lost or forgot it."""
@@ -237,7 +242,8 @@ class Engine:
         if job_id not in self._arms:
             message = f"the engine does not know job {job_id!r}: submit its arm (again) first"
             raise EngineError(message)
-        self.submit(self._arms[job_id])
+        arm, fresh = self._arms[job_id]
+        self.submit(arm, fresh=fresh)
         return _checked(self._send("GET", path, **options))
 
     def _send(self, method: str, path: str, **options: Any) -> httpx.Response:

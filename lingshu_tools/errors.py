@@ -5,8 +5,11 @@
     │   └── NotFoundError     an id, a checkpoint or a gene that does not exist
     ├── EngineError           the engine could not be reached, started or finish an arm
     ├── LedgerError           the ledger cannot be opened, written or trusted
+    │   ├── BusyError         somebody alive is at work on the experiment
+    │   ├── SealedError       the experiment has its outcome already
     │   └── TamperError       a row or an object is not what its hash says
-    └── CancelledError        the experiment was cancelled; what was done is kept
+    ├── CancelledError        the experiment was cancelled; what was done is kept
+    └── InternalError         a fault of ours: a fixed sentence and an incident id
 
 Knows nothing of how a door shows an error.
 """
@@ -35,12 +38,24 @@ class LedgerError(LingshuError):
     """The ledger cannot be opened or written; nothing was lost."""
 
 
+class BusyError(LedgerError):
+    """An attempt at this experiment is alive; wait for it instead of starting another."""
+
+
+class SealedError(LedgerError):
+    """The experiment has its outcome already; read that instead."""
+
+
 class TamperError(LedgerError):
     """A ledger row or object does not match its hash."""
 
 
 class CancelledError(LingshuError):
     """The experiment was cancelled."""
+
+
+class InternalError(LingshuError):
+    """Something went wrong that no caller could have avoided; details are on stderr."""
 
 
 def nearest(name: str, known: Iterable[str], n: int = 3) -> list[str]:

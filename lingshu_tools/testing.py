@@ -1,14 +1,27 @@
 # ruff: noqa: D102, ARG002 - the methods are those of `engine.CellSource`
-"""Fakes for tests: an engine without torch.
+"""Fakes for tests: an engine without torch, and a checkpoint without weights.
 
 Knows nothing of biology: its cells are Poisson counts whose rates come out of digests.
 """
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from safetensors.numpy import save_file
 
-from lingshu_model.wire import ArmRequest, Cells, EngineInfo, JobView, digest_json
+from lingshu_model.wire import (
+    ArmRequest,
+    Catalogue,
+    Cells,
+    Checkpoint,
+    EngineInfo,
+    JobView,
+    digest_json,
+)
+from lingshu_model.wire.catalogue import FORMAT, pin
 from lingshu_tools.errors import EngineError
 
 
@@ -31,7 +44,7 @@ class FakeEngine:
     def ensure(self) -> EngineInfo:
         return self.info()
 
-    def submit(self, arm: ArmRequest) -> JobView:
+    def submit(self, arm: ArmRequest, *, fresh: str | None = None) -> JobView:
         self.arms[arm.digest] = arm
         return self.wait(arm.digest, 0)
 
@@ -73,3 +86,106 @@ def _key(value: object) -> int:
 
 def _rng(*key: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=np.array((*key, 0)[:2], np.uint64)))
+
+
+TARGETS = ("IFNGR1", "IFNGR2", "IRF1", "JAK2", "SMAD4", "STAT1")
+GENES = (*TARGETS, "CD274", "CD86", "PSMB9", "TAP1", "UBE2L6", *(f"GENE{i}" for i in range(1, 30)))
+CONTEXT = {"cell_line": "THP-1", "stimulus": "IFN-gamma"}
+N_SHAMS = 16
+
+
+def make_checkpoint(
+    root: Path,
+    *,
+    name: str = "made",
+    contexts: Sequence[dict[str, str]] = (CONTEXT,),
+    evidence: bool = True,
+    beats_baseline: bool = True,
+) -> Checkpoint:
+    """Return a checkpoint folder without weights, pinned under `root`: knock-outs and shams.
+
+    Its evidence covers the `seen` tier alone and is made up, as the whole checkpoint is.
+    """
+    path = root / name
+    path.mkdir(parents=True)
+    conditions = [
+        {"context": context, "interventions": one, "n_cells": 1000 if not one else 200}
+        for context in contexts
+        for one in _made_interventions()
+    ]
+    config = {
+        "format": FORMAT,
+        "contexts": [{"context": c} for c in contexts],
+        "seen": conditions,
+        "sampler": {"steps": 8, "guidance": 0.0},
+    }
+    panel = [
+        {"symbol": g, "ensembl": f"ENSG{i:011d}", "aliases": [], "previous": []}
+        for i, g in enumerate(GENES)
+    ]
+    panel[GENES.index("CD274")] |= {"aliases": ["PD-L1"], "previous": ["PDCD1LG1"]}
+    for file, value in (("config", config), ("panel", {"genes": panel})):
+        (path / f"{file}.json").write_text(json.dumps(value), "utf-8")
+    if evidence:
+        made = _made_evidence(beats=beats_baseline)
+        (path / "evidence.json").write_text(json.dumps(made), "utf-8")
+    save_file(_made_reference(len(conditions)), path / "reference.safetensors")
+    (path / "card.md").write_text("# made\n\nFor tests: no model is behind it.\n", "utf-8")
+    pin(path)
+    return Catalogue([root]).load(name)
+
+
+def _made_interventions() -> list[list[dict[str, str]]]:
+    kinds = [("knockout", t) for t in TARGETS] + [("sham", f"sham-{i:02d}") for i in range(N_SHAMS)]
+    return [[], *([{"kind": kind, "target": target}] for kind, target in kinds)]
+
+
+def _made_reference(n_conditions: int) -> dict[str, np.ndarray[Any, Any]]:
+    rng = _rng(7)
+    mean = rng.gamma(0.5, 4.0, (n_conditions, len(GENES)))
+    quantiles = np.quantile(rng.gamma(9, 20, (n_conditions, 200)), [0.05, 0.25, 0.5, 0.75, 0.95], 1)
+    return {
+        "mean_count": mean,
+        "mean_log1p_cp10k": np.log1p(mean / mean.sum(1, keepdims=True) * 1e4),
+        "library_quantiles": np.ascontiguousarray(quantiles.T),
+        "zero_rate": np.full(n_conditions, 0.5),
+    }
+
+
+def _made_evidence(*, beats: bool) -> dict[str, Any]:
+    rng = _rng(8)
+    model = 0.62 if beats else 0.21
+    headline = {
+        "metric": "pearson_of_change",
+        "set": "twelve strongest",
+        "model": {"value": model, "interval": [model - 0.05, model + 0.05]},
+        "baselines": {
+            "mean_shift": {"value": 0.31, "interval": [0.25, 0.36]},
+            "control_mean": {"value": 0.0, "interval": None},
+            "replicate_reference": {"value": 0.66, "interval": [0.6, 0.71]},
+        },
+        "verdict": f"{'win' if beats else 'loss'} against mean_shift",
+        "beats_trivial_baseline": beats,
+    }
+    residuals = rng.normal(0, 0.2, (len(TARGETS), len(GENES)))
+    shams = rng.normal(0, 0.05, (N_SHAMS, len(GENES)))
+    tier = {
+        "n_perturbations": len(TARGETS),
+        "headline": headline,
+        "residuals": {
+            "genes": list(GENES),
+            "perturbations": list(TARGETS),
+            "values": residuals.tolist(),
+        },
+    }
+    return {
+        "format": "lingshu-evidence-1",
+        "tiers": {
+            "seen": tier,
+            "seen_elsewhere": None,
+            "combination_of_seen": None,
+            "unseen": None,
+        },
+        "sham": {"n_cells": 600, "steps": 8, "genes": list(GENES), "changes": shams.tolist()},
+        "cost": {"seconds_per_cell": 0.01, "machine": "a machine that was made up"},
+    }

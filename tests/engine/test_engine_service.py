@@ -35,6 +35,19 @@ def test_equal_arms_of_two_principals_are_two_jobs_computed_once(lab):
         lab.client("you").wait(jobs[0].job_id, 0)
 
 
+def test_a_fresh_arm_is_computed_anew_once_for_each_name(lab):
+    lab.host()
+    engine, arm = lab.client(), lab.arm("STAT1")
+    first = run_arm(engine, arm)
+    before = len(lab.tiles())
+    again = [engine.submit(arm, fresh=name).job_id for name in ("exp_a", "exp_a", "exp_b")]
+    assert again[0] == again[1] != again[2]
+    for job in again:
+        assert engine.wait(job, 40).state == "succeeded"
+        assert np.array_equal(engine.cells(job).counts, first.counts)
+    assert len(lab.tiles()) == 3 * before
+
+
 def test_cells_asked_for_alone_are_those_of_the_whole(lab):
     lab.host()
     engine = lab.client()

@@ -86,7 +86,11 @@ class Face:
         await asyncio.to_thread(check_arm, arm, self.samplers.catalogue)
         loaded = await self._loaded(arm.checkpoint)
         job = self.board.submit(
-            _principal(request), arm, loaded.profile_digest, loaded.sampler.tile
+            _principal(request),
+            arm,
+            loaded.profile_digest,
+            loaded.sampler.tile,
+            request.headers.get("X-Lingshu-Fresh", ""),
         )
         return _view(job.view())
 

@@ -108,14 +108,19 @@ class Board:
         self._closed = False
         self._used = time.monotonic()
 
-    def submit(self, principal: str, arm: ArmRequest, profile_digest: str, tile: int) -> Job:
+    def submit(
+        self, principal: str, arm: ArmRequest, profile_digest: str, tile: int, fresh: str = ""
+    ) -> Job:
         """Return the principal's job for `arm`: the one there is, one on disk, or a new one.
+
+        `fresh` names one recomputation of the arm: it shares nothing with any other name's.
 
         Raises:
             FullError, ClosedError: it cannot be taken on.
         """
-        key = _name([arm.digest, profile_digest])
-        job_id = _name([principal, arm.digest])
+        again = [fresh] if fresh else []
+        key = _name([arm.digest, profile_digest, *again])
+        job_id = _name([principal, arm.digest, *again])
         with self._changed:
             self._touch()
             old = self._jobs.get(job_id)

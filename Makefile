@@ -1,0 +1,56 @@
+# `make demo` and `make test` need Python 3.11 or newer, make and a package index; nothing else.
+PYTHON ?= python3
+WORKERS ?= 2
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
+
+.PHONY: help demo reference-ledger test lint format proofs clean
+
+help:
+	@echo "make demo              install, then screen 25 knock-outs and replay one (about 5 minutes)"
+	@echo "make test              install, then ruff, pyright and pytest"
+	@echo "make lint | format     check, or mend, style and types"
+	@echo "make proofs            the long tests"
+	@echo "make reference-ledger  remake experiments.db from the demo's experiments"
+	@echo "make clean             remove the environment, caches and the demo's home"
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(sys.version_info < (3, 11) and f"lingshu-tools needs Python 3.11 or newer, and $(PYTHON) is {v}. Try: make PYTHON=python3.12 ...")'
+	@$(PYTHON) -m venv .venv
+
+# torch first and alone: it is most of the download, and a failure there is easier to read.
+.venv/.run: constraints.txt pyproject.toml | $(BIN)/python
+	@echo "installing lingshu-tools into .venv (once; torch is large)"
+	@$(PIP) torch
+	@$(PIP) -e ".[all]"
+	@touch $@
+
+.venv/.dev: .venv/.run
+	@echo "installing the test tools"
+	@$(PIP) -e ".[all,dev]"
+	@touch $@
+
+demo: .venv/.run
+	@$(BIN)/lingshu demo
+
+reference-ledger: .venv/.run
+	@$(BIN)/lingshu demo --record experiments.db
+
+test: lint
+	@$(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow"
+
+lint: .venv/.dev
+	@$(BIN)/ruff check -q .
+	@$(BIN)/ruff format -q --check .
+	@$(BIN)/pyright
+
+format: .venv/.dev
+	@$(BIN)/ruff check -q --fix .
+	@$(BIN)/ruff format -q .
+
+proofs: .venv/.dev
+	@$(BIN)/python -m pytest -q -m slow
+
+clean:
+	rm -rf .venv demo-home build dist .pytest_cache .ruff_cache .hypothesis htmlcov .coverage*
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

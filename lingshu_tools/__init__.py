@@ -1,0 +1,21 @@
+"""Typed tools with which agents run experiments on a virtual cell, logged and replayable.
+
+`Lab` is the way in from Python. Knows nothing of MCP or torch.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lingshu_tools.lab import Lab
+
+__all__ = ["Lab"]
+
+
+def __getattr__(name: str) -> Any:
+    """Return a public name, read when first asked: `lingshu --help` needs none of them."""
+    if name not in __all__:
+        message = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(message)
+    from lingshu_tools.lab import Lab
+
+    return Lab

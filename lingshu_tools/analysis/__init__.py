@@ -1,0 +1,27 @@
+"""The numbers: paired effects, the sham null, objective scores and held-out errors.
+
+Plain numpy, no state, no clock. Knows nothing of ledgers, engines, tools or doors.
+"""
+
+from lingshu_tools.analysis.effects import Effect, cp10k, interval, log1p_cp10k, paired_effect
+from lingshu_tools.analysis.null import ShamNull
+from lingshu_tools.analysis.residuals import PredictionError, Residuals
+from lingshu_tools.analysis.scores import Objective, Score, paired_score
+from lingshu_tools.analysis.student import benjamini_hochberg, t_quantile, t_two_sided
+
+__all__ = [
+    "Effect",
+    "Objective",
+    "PredictionError",
+    "Residuals",
+    "Score",
+    "ShamNull",
+    "benjamini_hochberg",
+    "cp10k",
+    "interval",
+    "log1p_cp10k",
+    "paired_effect",
+    "paired_score",
+    "t_quantile",
+    "t_two_sided",
+]

@@ -1,0 +1,197 @@
+"""Paired effects: what a perturbation changes, cell by cell against its own control.
+
+Control and perturbed cells of one experiment share their random streams, so cell i of one arm is
+paired with cell i of the other and every standard error is over the paired differences. It is a
+Monte Carlo error: it says how far these n cells are from infinitely many cells of the same model,
+not how far the model is from nature. Knows nothing of ledgers, engines or objectives.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lingshu_model.wire import Cells
+from lingshu_tools.analysis.student import t_quantile
+
+CP10K = 1e4
+JACKKNIFE_BLOCKS = 20
+_CELLS_AT_ONCE = 512
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A paired effect; every array is float64 [genes] and NaN where a gene is unmeasured.
+
+    Attributes:
+        n_cells: pairs of cells.
+        control_mean: mean of log1p_cp10k over control cells.
+        perturbed_mean: the same over perturbed cells.
+        change: perturbed - control, log1p_cp10k.
+        change_se: its Monte Carlo standard error; None of one pair.
+        log2_fold_change: log2((m1 + 1) / (m0 + 1)), m being mean counts per 10,000.
+        log2_fold_change_se: its Monte Carlo standard error by the delta method; None of one pair.
+        magnitude: L2 norm of `change` over measured genes, log1p_cp10k.
+        magnitude_se: its standard error by a jackknife over blocks of cells; None of one pair.
+    """
+
+    n_cells: int
+    control_mean: Floats
+    perturbed_mean: Floats
+    change: Floats
+    change_se: Floats | None
+    log2_fold_change: Floats
+    log2_fold_change_se: Floats | None
+    magnitude: float
+    magnitude_se: float | None
+
+    @property
+    def measured(self) -> NDArray[np.bool_]:
+        """Genes with a number."""
+        return np.isfinite(self.change)
+
+    def arrays(self) -> dict[str, Floats]:
+        """The arrays by name, as they are stored beside an outcome."""
+        named = {
+            "control_mean": self.control_mean,
+            "perturbed_mean": self.perturbed_mean,
+            "change": self.change,
+            "change_se": self.change_se,
+            "log2_fold_change": self.log2_fold_change,
+            "log2_fold_change_se": self.log2_fold_change_se,
+        }
+        return {name: array for name, array in named.items() if array is not None}
+
+
+def paired_effect(control: Cells, perturbed: Cells) -> Effect:
+    """Return the effect of `perturbed` against `control`, paired by position.
+
+    Args:
+        control: cells without the perturbation.
+        perturbed: as many cells with it, drawn from the same seed and cell indices.
+
+    Raises:
+        ValueError: the arms differ in shape or hold no cell.
+    """
+    _check(control, perturbed)
+    measured = control.measured & perturbed.measured
+    sums = _sums(control, perturbed, measured)
+    n = len(control)
+    means = sums.total / n
+    change = means[_P] - means[_C]
+    m0, m1 = means[_CP0] + 1, means[_CP1] + 1
+    change_var = _variance(sums.squares[0], change, n)
+    # The delta method: how one pair moves log((m1 + 1) / (m0 + 1)), its mean being the fraction
+    # by which the pair's expected ratio differs, which the variance takes off.
+    lfc_squares = (
+        sums.squares[2] / m1**2 - 2 * sums.squares[3] / (m0 * m1) + sums.squares[1] / m0**2
+    )
+    lfc_var = _variance(lfc_squares, means[_CP1] / m1 - means[_CP0] / m0, n)
+    wide = partial(_widen, measured=measured)
+    return Effect(
+        n_cells=n,
+        control_mean=wide(means[_C]),
+        perturbed_mean=wide(means[_P]),
+        change=wide(change),
+        change_se=None if n == 1 else wide(np.sqrt(change_var / n)),
+        log2_fold_change=wide(np.log2(m1 / m0)),
+        log2_fold_change_se=None if n == 1 else wide(np.sqrt(lfc_var / n) / math.log(2)),
+        magnitude=float(np.linalg.norm(change)),
+        magnitude_se=_jackknife_norm(sums.blocks, sums.block_sizes),
+    )
+
+
+def cp10k(cells: Cells, measured: NDArray[np.bool_] | None = None) -> Floats:
+    """Return counts per 10,000 of the measured genes, float64 [cells, measured genes].
+
+    A cell without a single count is zero everywhere.
+    """
+    counts = cells.counts[:, cells.measured if measured is None else measured].astype(np.float64)
+    total = counts.sum(axis=1, keepdims=True)
+    return np.divide(counts * CP10K, total, out=np.zeros_like(counts), where=total > 0)
+
+
+def log1p_cp10k(cells: Cells, measured: NDArray[np.bool_] | None = None) -> Floats:
+    """Return ln(1 + counts per 10,000) of the measured genes, float64 [cells, measured genes]."""
+    return np.log1p(cp10k(cells, measured))
+
+
+def interval(value: float, se: float | None, n_cells: int) -> list[float] | None:
+    """Return the 95 % Monte Carlo interval of a mean over `n_cells` pairs; None of one pair."""
+    if se is None or n_cells < 2 or not math.isfinite(se):
+        return None
+    half = t_quantile(0.975, n_cells - 1) * se
+    return [value - half, value + half]
+
+
+_C, _P, _CP0, _CP1 = range(4)
+
+
+@dataclass(frozen=True)
+class _Sums:
+    total: Floats  # [4, measured]: log1p control, log1p perturbed, cp10k control, cp10k perturbed
+    squares: Floats  # [4, measured]: change^2, cp10k control^2, perturbed^2, their product
+    blocks: Floats  # [blocks, measured]: sum of the change over each block of cells
+    block_sizes: Floats  # [blocks]
+
+
+def _sums(control: Cells, perturbed: Cells, measured: NDArray[np.bool_]) -> _Sums:
+    genes = int(measured.sum())
+    total, squares = np.zeros((4, genes)), np.zeros((4, genes))
+    blocks: list[Floats] = []
+    sizes: list[int] = []
+    for rows in _blocks(len(control)):
+        x0 = cp10k(_rows(control, rows), measured)
+        x1 = cp10k(_rows(perturbed, rows), measured)
+        y0, y1 = np.log1p(x0), np.log1p(x1)
+        total += [y0.sum(0), y1.sum(0), x0.sum(0), x1.sum(0)]
+        squares += [((y1 - y0) ** 2).sum(0), (x0**2).sum(0), (x1**2).sum(0), (x0 * x1).sum(0)]
+        blocks.append((y1 - y0).sum(0))
+        sizes.append(len(x0))
+    return _Sums(total, squares, np.array(blocks), np.array(sizes, np.float64))
+
+
+def _blocks(n: int) -> Iterator[slice]:
+    edges = np.linspace(0, n, max(min(n, JACKKNIFE_BLOCKS), -(-n // _CELLS_AT_ONCE)) + 1)
+    for start, stop in zip(edges[:-1].astype(int), edges[1:].astype(int), strict=True):
+        yield slice(int(start), int(stop))
+
+
+def _rows(cells: Cells, rows: slice) -> Cells:
+    return Cells(cells.counts[rows], cells.measured)
+
+
+def _variance(sum_of_squares: Floats, mean: Floats, n: int) -> Floats:
+    if n == 1:
+        return np.zeros_like(mean)
+    # Rounding can leave a constant gene just below zero.
+    return np.maximum(sum_of_squares - n * mean**2, 0) / (n - 1)
+
+
+def _jackknife_norm(blocks: Floats, sizes: Floats) -> float | None:
+    if len(blocks) < 2:
+        return None
+    without = (blocks.sum(0) - blocks) / (sizes.sum() - sizes)[:, None]
+    norms = np.linalg.norm(without, axis=1)
+    g = len(blocks)
+    return float(np.sqrt((g - 1) / g * ((norms - norms.mean()) ** 2).sum()))
+
+
+def _widen(values: Floats, measured: NDArray[np.bool_]) -> Floats:
+    full = np.full(len(measured), np.nan)
+    full[measured] = values
+    return full
+
+
+def _check(control: Cells, perturbed: Cells) -> None:
+    if control.counts.shape != perturbed.counts.shape or len(control) == 0:
+        message = (
+            f"arms of {control.counts.shape} and {perturbed.counts.shape} cannot be paired: "
+            "both need the same number of cells, at least one, over the same panel"
+        )
+        raise ValueError(message)

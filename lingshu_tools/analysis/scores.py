@@ -1,0 +1,99 @@
+"""Scores of an objective: how far a perturbation moves chosen genes the wanted way.
+
+score = mean over the objective's genes of sign x change (log1p_cp10k); sign is +1 for a gene to
+raise and -1 for one to lower, so a larger score is always better. A perturbation's own target genes
+are left out: lowering the gene one knocks out is no finding. Knows nothing of screens or ledgers.
+"""
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lingshu_model.wire import Cells
+from lingshu_tools.analysis.effects import interval, log1p_cp10k
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Genes to raise and genes to lower, as panel symbols."""
+
+    up: tuple[str, ...] = ()
+    down: tuple[str, ...] = ()
+
+    @property
+    def genes(self) -> tuple[str, ...]:
+        """Every gene of it, those to raise first."""
+        return self.up + self.down
+
+    def weights(
+        self, panel: Sequence[str], left_out: Collection[str] = ()
+    ) -> NDArray[np.float64] | None:
+        """Return float64 [genes], sign / number of genes kept; None when nothing is left."""
+        kept = [g for g in self.genes if g not in left_out]
+        if not kept:
+            return None
+        weights = np.zeros(len(panel))
+        for gene in kept:
+            weights[panel.index(gene)] = (1.0 if gene in self.up else -1.0) / len(kept)
+        return weights
+
+    def left_out(self, targets: Collection[str]) -> list[str]:
+        """Return the objective's genes that are targets themselves, in its order."""
+        return [g for g in self.genes if g in targets]
+
+
+@dataclass(frozen=True)
+class Score:
+    """A perturbation's score on an objective, log1p_cp10k.
+
+    Attributes:
+        value: the mean over cells; None when no gene of the objective is left or measured.
+        se: its Monte Carlo standard error over paired cells; None of one pair.
+        n_cells: pairs of cells.
+        left_out: genes not counted because they are what the perturbation targets.
+        weights: float64 [genes], what each gene counted; None without a value.
+    """
+
+    value: float | None
+    se: float | None
+    n_cells: int
+    left_out: tuple[str, ...]
+    weights: NDArray[np.float64] | None
+
+    @property
+    def mc_interval(self) -> list[float] | None:
+        """The 95 % Monte Carlo interval; None of one pair or without a value."""
+        return None if self.value is None else interval(self.value, self.se, self.n_cells)
+
+
+def paired_score(
+    control: Cells,
+    perturbed: Cells,
+    objective: Objective,
+    panel: Sequence[str],
+    targets: Collection[str] = (),
+) -> Score:
+    """Return the score of `perturbed` against `control`, paired cell by cell.
+
+    Args:
+        control: cells without the perturbation.
+        perturbed: as many with it, from the same seed and cell indices.
+        objective: what counts.
+        panel: gene symbols in the order of the cells' columns.
+        targets: what the perturbation acts on; left out where the objective names it.
+    """
+    left_out = tuple(objective.left_out(targets))
+    weights = objective.weights(panel, left_out)
+    measured = control.measured & perturbed.measured
+    if weights is None or not measured[weights != 0].all():
+        return Score(None, None, len(control), left_out, None)
+    kept = weights[measured]
+    used = np.flatnonzero(kept)
+    change = log1p_cp10k(perturbed, measured)[:, used] - log1p_cp10k(control, measured)[:, used]
+    per_cell = change @ kept[used]
+    n = len(per_cell)
+    se = None if n == 1 else float(per_cell.std(ddof=1)) / math.sqrt(n)
+    return Score(float(per_cell.mean()), se, n, left_out, weights)

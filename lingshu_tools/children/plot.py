@@ -1,0 +1,229 @@
+"""The child that draws: numbers in, a PNG and an SVG out.
+
+Colours are Okabe and Ito's, told apart by colour-blind readers and in grey by shape or fill. Equal
+numbers give equal files. Knows nothing of where the numbers came from.
+"""
+
+import json
+import math
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from lingshu_tools.children.labels import label_points
+
+BLUE, ORANGE, GREEN, GREY, DARK = "#0072B2", "#D55E00", "#009E73", "#9a9a9a", "#222222"
+DPI = 200
+_MARGIN = 0.12  # inches
+STYLE: dict[str, Any] = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["Arial", "Helvetica", "DejaVu Sans"],
+    "font.size": 8,
+    "axes.labelsize": 8.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.7,
+    "xtick.major.width": 0.7,
+    "ytick.major.width": 0.7,
+    "legend.fontsize": 7.5,
+    "legend.frameon": False,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "lingshu",
+    "savefig.facecolor": "white",
+}
+
+
+def draw(job: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what was drawn: `png`, `svg`, `width`, `height` (pixels) and `unlabelled` names.
+
+    Args:
+        job: `kind` (`ranking` or `volcano`), `title`, `subtitle`, `footnote`, `out` (path without
+            suffix), and the rows that `ranking` or `volcano` describes.
+    """
+    with mpl.rc_context(STYLE):
+        figure, left = {"ranking": ranking, "volcano": volcano}[job["kind"]](job)
+        png, svg = (Path(f"{job['out']}{end}") for end in (".png", ".svg"))
+        figure.savefig(png, dpi=DPI, metadata={"Software": None})
+        figure.savefig(svg, metadata={"Date": None, "Creator": None})
+        width, height = (round(side * DPI) for side in figure.get_size_inches())
+        plt.close(figure)
+    return {
+        "png": str(png),
+        "svg": str(svg),
+        "width": width,
+        "height": height,
+        "unlabelled": left,
+    }
+
+
+def ranking(job: Mapping[str, Any]) -> tuple[Figure, list[str]]:
+    """Return a ranking: one line for each candidate, best on top, with both of its errors.
+
+    `rows`: `label`, `score`, `mc_interval` or None, `prediction_error` or None, `hit` (True, False
+    or None where not tested); `sham_limit` or None; `xlabel`.
+    """
+    rows = job["rows"]
+    height = 1.75 + 0.19 * len(rows)
+    figure, axes = _figure(job, 6.3, height, left=1.75, bottom=1.12)
+    for y, row in enumerate(rows):
+        _ranked(axes, y, row)
+    axes.axvline(0, color=DARK, lw=0.7, zorder=1)
+    limit = job.get("sham_limit")
+    if limit is not None:
+        axes.axvspan(-limit, limit, color="#e9e9e9", lw=0, zorder=0)
+    axes.set_yticks(range(len(rows)), [r["label"] for r in rows])
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.grid(axis="y", color="#eeeeee", lw=0.6, zorder=0)
+    axes.set_axisbelow(True)
+    axes.set_xlabel(job["xlabel"])
+    _legend(figure, _ranking_keys(rows, limit))
+    return figure, []
+
+
+def volcano(job: Mapping[str, Any]) -> tuple[Figure, list[str]]:
+    """Return a volcano: one point for each gene, called ones coloured, the strongest named.
+
+    `genes`, `x`, `y` (None where not tested), `called` (-1, 0, 1); `labels`, gene names in the
+    order in which they are to find a place; `target` names; `xlabel`, `ylabel`, `threshold` or
+    None, the y above which a gene is called.
+    """
+    figure, axes = _figure(job, 5.0, 4.7, left=0.75, bottom=1.05)
+    x = np.array(job["x"], float)
+    y = np.array(job["y"], float)
+    called = np.array(job["called"], int)
+    for sign, color, marker in ((0, GREY, "o"), (-1, BLUE, "v"), (1, ORANGE, "^")):
+        mine = called == sign
+        size = 10 if sign == 0 else 20
+        axes.scatter(x[mine], y[mine], s=size, c=color, marker=marker, lw=0, alpha=0.85, zorder=3)
+    _target_rings(axes, job, x, y)
+    if job.get("threshold") is not None:
+        axes.axhline(job["threshold"], color=DARK, lw=0.7, ls=(0, (4, 3)), zorder=1)
+    axes.axvline(0, color=DARK, lw=0.5, zorder=1)
+    axes.margins(x=0.16, y=0.1)
+    axes.set_ylim(bottom=min(0.0, float(np.nanmin(y))))
+    axes.set_xlabel(job["xlabel"])
+    axes.set_ylabel(job["ylabel"])
+    _legend(figure, _volcano_keys(called, job))
+    at = {g: i for i, g in enumerate(job["genes"])}
+    named = [g for g in job["labels"] if math.isfinite(y[at[g]])]
+    points = [(float(x[at[g]]), float(y[at[g]])) for g in named]
+    left = label_points(axes, points, named, others=np.column_stack([x, y]), size=7.5)
+    if left:
+        text = f"{len(left)} of {len(named)} called genes have no room for a name"
+        axes.set_title(text, fontsize=6.5, color="#555555", loc="right", pad=3)
+    return figure, left
+
+
+def _figure(
+    job: Mapping[str, Any], width: float, height: float, *, left: float, bottom: float
+) -> tuple[Figure, Axes]:
+    """Return a figure with a title block; margins are in inches, so that no size clips text."""
+    figure, axes = plt.subplots(figsize=(width, height))
+    figure.subplots_adjust(
+        left=left / width,
+        right=1 - 0.15 / width,
+        bottom=bottom / height,
+        top=1 - 0.62 / height,
+    )
+    _line(figure, job["title"], 1 - 0.1 / height, va="top", fontsize=10, fontweight="bold")
+    _line(figure, job["subtitle"], 1 - 0.31 / height, va="top", fontsize=7.5, color="#555555")
+    _line(figure, job["footnote"], 0.06 / height, va="bottom", fontsize=6.5, color="#555555")
+    return figure, axes
+
+
+def _line(figure: Figure, text: str, y: float, **style: Any) -> None:
+    """Write a line over the figure's width, smaller where it would not fit."""
+    width = figure.get_figwidth()
+    made = figure.text(_MARGIN / width, y, text, **style)
+    room = (width - 2 * _MARGIN) * figure.dpi
+    excess = made.get_window_extent().width / room
+    if excess > 1:
+        made.set_fontsize(style["fontsize"] / excess)
+
+
+def _ranked(axes: Axes, y: int, row: Mapping[str, Any]) -> None:
+    score, error, interval = row["score"], row["prediction_error"], row["mc_interval"]
+    if error is not None:
+        axes.plot([score - error, score + error], [y, y], color="#9ecae1", lw=5.5, zorder=2,
+                  solid_capstyle="butt")  # fmt: skip
+    if interval is not None:
+        axes.plot(interval, [y, y], color=DARK, lw=1.0, zorder=3, marker="|", ms=6, mew=1.0)
+    face = BLUE if row["hit"] else "white"
+    axes.plot([score], [y], marker="o", ms=3.6, mfc=face, mec=BLUE, mew=0.9, zorder=4)
+
+
+def _ranking_keys(rows: list[Mapping[str, Any]], limit: float | None) -> list[Any]:
+    tested = any(r["hit"] is not None for r in rows)
+    dot = {"marker": "o", "ls": "", "ms": 3.8, "mec": BLUE}
+    keys: list[Any] = []
+    if tested:
+        keys.append(Line2D([], [], mfc=BLUE, label="score, unlike shams (FDR ≤ 5 %)", **dot))
+    plain = "score, not told from shams" if tested else "score"
+    keys.append(Line2D([], [], mfc="white", label=plain, **dot))
+    keys.append(
+        Line2D([], [], color=DARK, lw=1.0, marker="|", ms=6, label="95 % Monte Carlo interval")
+    )
+    if any(r["prediction_error"] is not None for r in rows):
+        keys.append(Line2D([], [], color="#9ecae1", lw=5.5, label="± held-out prediction error"))
+    if limit is not None:
+        keys.append(Patch(color="#e9e9e9", label="reach of a meaningless (sham) label, 95 %"))
+    return keys
+
+
+def _volcano_keys(called: Any, job: Mapping[str, Any]) -> list[Any]:
+    keys = [
+        Line2D(
+            [], [], ls="", marker=m, ms=5, mfc=c, mec="none", label=f"{t} ({(called == s).sum()})"
+        )
+        for s, c, m, t in (
+            (-1, BLUE, "v", "lower"),
+            (1, ORANGE, "^", "higher"),
+            (0, GREY, "o", "not told from shams" if job.get("threshold") is not None else "gene"),
+        )
+        if s == 0 or job.get("threshold") is not None
+    ]
+    if job["target"]:
+        keys.append(
+            Line2D(
+                [], [], ls="", marker="o", ms=8, mfc="none", mec=DARK, label="the target's own gene"
+            )
+        )
+    return keys
+
+
+def _target_rings(axes: Axes, job: Mapping[str, Any], x: Any, y: Any) -> None:
+    at = [i for i, g in enumerate(job["genes"]) if g in job["target"]]
+    axes.scatter(x[at], y[at], s=70, facecolors="none", edgecolors=DARK, lw=0.9, zorder=4)
+
+
+def _legend(figure: Figure, keys: list[Any]) -> None:
+    width, height = figure.get_size_inches()
+    figure.legend(
+        handles=keys,
+        loc="lower left",
+        bbox_to_anchor=(0.06 / width, 0.2 / height),
+        ncols=2,
+        handlelength=1.6,
+        columnspacing=1.6,
+        labelspacing=0.35,
+    )
+
+
+def main() -> None:
+    """Read a job on stdin, draw, say on stdout what was drawn."""
+    sys.stdout.write(json.dumps(draw(json.load(sys.stdin))))
+
+
+if __name__ == "__main__":
+    main()

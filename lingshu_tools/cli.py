@@ -1,0 +1,132 @@
+"""The command line: the same tools and dispatcher as every other door.
+
+Commands import what they need when they run. Torch and MCP live in processes of their own, which
+`train`, `evaluate`, `engine run`, `serve` and `demo` become. Knows nothing of how tools work.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lingshu_tools.cli_common import (
+    PASS_ON,
+    Shell,
+    become,
+    call_and_wait,
+    common,
+    echo_json,
+    open_app,
+    progress_bar,
+    settings,
+    show,
+    with_home,
+)
+from lingshu_tools.cli_engine import engine
+from lingshu_tools.cli_ledger import ledger
+from lingshu_tools.cli_look import doctor, models, tools
+
+
+@click.group(cls=Shell, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="lingshu-tools")
+@common
+def main() -> None:
+    """Run and audit experiments on a virtual cell."""
+
+
+@main.command("call")
+@click.argument("tool")
+@click.argument("arguments", default="{}", metavar="JSON")
+@common
+@click.pass_context
+def call_tool(ctx: click.Context, tool: str, arguments: str) -> None:
+    """Print what an agent would get from TOOL: one JSON object.
+
+    JSON may be `-` to read standard input, or `@FILE`. Exits with 1 on an error.
+    """
+    from lingshu_tools.dispatcher import call, error_result
+    from lingshu_tools.errors import LingshuError
+    from lingshu_tools.progress import reporting
+
+    try:
+        with progress_bar(tool) as sink, reporting(sink):
+            result: Any = call(open_app(), tool, read_json(arguments))
+    except LingshuError as error:
+        result = error_result(error)
+    echo_json(result.model_dump(mode="json"))
+    ctx.exit(1 if result.status in ("error", "failed") else 0)
+
+
+def read_json(text: str) -> dict[str, Any]:
+    """Return the JSON object in `text`, on standard input (`-`) or in a file (`@FILE`).
+
+    Raises:
+        InputError: unreadable, no JSON, or no object.
+    """
+    from lingshu_tools.errors import InputError
+
+    try:
+        source = sys.stdin.read() if text == "-" else text
+        value: Any = json.loads(Path(text[1:]).read_text("utf-8") if text[:1] == "@" else source)
+    except (OSError, ValueError) as error:
+        message = f"cannot read the arguments {text[:80]!r} as JSON: {error}"
+        raise InputError(message) from error
+    if not isinstance(value, dict):
+        message = f"the arguments are {value!r}; a JSON object is needed, such as '{{}}'"
+        raise InputError(message)
+    return value
+
+
+@main.command()
+@click.argument("experiment_id")
+@common
+@click.pass_context
+def replay(ctx: click.Context, experiment_id: str) -> None:
+    """Run an experiment again from its row and compare; exits with 1 when it differs."""
+    result = call_and_wait(open_app(), "replay_experiment", {"id": experiment_id})
+    show(result)
+    ctx.exit(0 if verdict_of(result) in ("exact", "same_kind", "equivalent") else 1)
+
+
+def verdict_of(result: Any) -> str | None:
+    """Return the verdict of a replay, whether it was waited for or asked for later."""
+    found = getattr(result, "replay", result)
+    return getattr(found, "verdict", None)
+
+
+@main.command()
+@click.option("--http", metavar="HOST:PORT", help="Serve over HTTP on a loopback address.")
+@with_home
+def serve(http: str | None) -> None:
+    """Serve the tools to an MCP client (stdio; the same as `lingshu-mcp`)."""
+    become("lingshu_mcp", ["--http", http] if http else [], extra="mcp")
+
+
+def _passes_on(name: str, module: str, extra: str, text: str) -> None:
+    @main.command(name, context_settings=PASS_ON, add_help_option=False, help=text)
+    @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+    def _(arguments: tuple[str, ...]) -> None:
+        become(module, arguments, extra=extra)
+
+
+_passes_on("train", "lingshu_model.train", "model", "Train a checkpoint (see `train --help`).")
+_passes_on("evaluate", "lingshu_model.evaluate", "model", "Measure a checkpoint on held-out cells.")
+
+
+@main.command()
+@click.option("--record", type=click.Path(path_type=Path), help="Write the ledger to this file.")
+@with_home
+def demo(record: Path | None) -> None:
+    """Ask a real question through the real server, and replay the answer."""
+    if settings().home is None:
+        settings().home = Path("demo-home").absolute()
+    become("lingshu_mcp.demo", ["--record", str(record)] if record else [], extra="mcp")
+
+
+for command in (doctor, engine, ledger, models, tools):
+    main.add_command(command)
+
+if __name__ == "__main__":
+    main()

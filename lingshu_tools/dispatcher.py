@@ -1,0 +1,94 @@
+"""The one way in: a tool name and JSON arguments become a result or an error that teaches.
+
+Knows nothing of who asks; every door calls `call`.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sys
+import traceback
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from lingshu_model.wire import CheckpointError
+from lingshu_tools.errors import (
+    InputError,
+    InternalError,
+    LingshuError,
+    NotFoundError,
+    did_you_mean,
+)
+from lingshu_tools.registry import Arguments, ToolSpec, registry
+from lingshu_tools.results import ErrorResult, Result
+from lingshu_tools.teaching import teach
+
+if TYPE_CHECKING:
+    from lingshu_tools.app import App
+
+
+def call(app: App, tool: str, arguments: Mapping[str, Any]) -> Result:
+    """Return a tool's result.
+
+    Raises:
+        LingshuError: always with a text fit to be shown. `InputError` when the call can be mended,
+            `InternalError` (a fixed sentence and an incident id) when it is ours to mend.
+    """
+    spec = find_tool(tool)
+    parsed = parse(spec, arguments)
+    try:
+        return spec.run(app, parsed)
+    except LingshuError:
+        raise
+    except CheckpointError as error:
+        raise InputError(str(error)) from error
+    except Exception as error:
+        raise _incident(spec.name, error) from error
+
+
+def find_tool(name: str) -> ToolSpec:
+    """Return a tool's spec.
+
+    Raises:
+        NotFoundError: no such tool; the nearest and all names are given.
+    """
+    tools = registry()
+    if name not in tools:
+        message = f"no tool {name!r}.{did_you_mean(name, tools)} Tools: {', '.join(tools)}."
+        raise NotFoundError(message)
+    return tools[name]
+
+
+def parse(spec: ToolSpec, arguments: Mapping[str, Any]) -> Arguments:
+    """Return the typed arguments of a call.
+
+    Raises:
+        InputError: one line for each field: the value got, what is allowed, what to do.
+    """
+    try:
+        return spec.arguments.model_validate_json(json.dumps(arguments))
+    except ValidationError as error:
+        raise InputError(teach(spec, error)) from None
+    except TypeError as error:
+        message = f"{spec.name}: the arguments must be JSON values ({error})"
+        raise InputError(message) from None
+
+
+def error_result(error: LingshuError) -> ErrorResult:
+    """Return an error in the shape of a result, for doors that print one."""
+    return ErrorResult(error=type(error).__name__, summary=str(error))
+
+
+def _incident(tool: str, error: Exception) -> InternalError:
+    incident = secrets.token_hex(4)
+    text = "".join(traceback.format_exception(error))
+    sys.stderr.write(f"incident {incident} in {tool}:\n{text}")
+    message = (
+        f"{tool} failed for a reason of its own, not of the call (incident {incident}). "
+        "Nothing in the ledger was lost; details are in the server's error output. "
+        "Try again, or report the incident id."
+    )
+    return InternalError(message)

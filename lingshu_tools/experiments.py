@@ -1,0 +1,291 @@
+"""What an experiment is: a resolved design, the arms it asks of the engine, and its ledger row.
+
+A design holds everything that decides a count (checkpoint digest, steps, guidance and seed
+included), so the row alone is enough to run it again. Knows nothing of threads, processes or how a
+result is shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lingshu_model.wire import ArmRequest, Checkpoint, Intervention, Support
+from lingshu_tools.errors import InputError, NotFoundError, did_you_mean
+from lingshu_tools.genes import gene_names
+from lingshu_tools.ledger import Experiment, NewExperiment
+
+if TYPE_CHECKING:
+    from lingshu_tools.app import App
+
+MAX_COUNTS = 200_000_000
+"""Cells x genes of one experiment, over its arms: 800 MB of int32 while it is analysed."""
+
+
+@dataclass(frozen=True)
+class Design:
+    """One experiment, resolved: two of them are equal when they would give the same cells."""
+
+    tool: str
+    checkpoint: Checkpoint
+    context: Mapping[str, str]
+    interventions: tuple[Intervention, ...]
+    n_cells: int
+    seed: int
+    first_cell: int
+    steps: int
+    guidance: float
+
+    @property
+    def label(self) -> str:
+        """The perturbation in words: `STAT1 knockout`, or `control`."""
+        return label_of(self.interventions)
+
+    @property
+    def support(self) -> Support:
+        """What the checkpoint has seen of it."""
+        return self.checkpoint.support(self.context, self.interventions)
+
+    @property
+    def arms(self) -> dict[str, ArmRequest]:
+        """The arms by role: `control` and `perturbed` share their streams; or `cells` alone."""
+        if self.tool == "sample_cells":
+            return {"cells": self._arm(self.interventions)}
+        return {"control": self._arm(()), "perturbed": self._arm(self.interventions)}
+
+    @property
+    def total_cells(self) -> int:
+        """Cells over all arms."""
+        return sum(arm.n_cells for arm in self.arms.values())
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """The resolved request as it is written in the ledger."""
+        return {
+            "checkpoint": self.checkpoint.name,
+            "checkpoint_digest": self.checkpoint.digest,
+            "context": dict(self.context),
+            "interventions": [i.model_dump(mode="json") for i in self.interventions],
+            "n_cells": self.n_cells,
+            "seed": self.seed,
+            "first_cell": self.first_cell,
+            "steps": self.steps,
+            "guidance": self.guidance,
+        }
+
+    def _arm(self, interventions: tuple[Intervention, ...]) -> ArmRequest:
+        return ArmRequest(
+            checkpoint=self.checkpoint.name,
+            checkpoint_digest=self.checkpoint.digest,
+            context=dict(self.context),
+            interventions=interventions,
+            seed=self.seed,
+            first_cell=self.first_cell,
+            n_cells=self.n_cells,
+            steps=self.steps,
+            guidance=self.guidance,
+        )
+
+
+def label_of(interventions: Iterable[Intervention]) -> str:
+    """Return a perturbation in words, the same for any order."""
+    names = [
+        f"{i.target} {i.kind}" + (f" {i.dose:g}" if i.dose is not None else "")
+        for i in sorted(interventions, key=lambda i: i.sort_key)
+    ]
+    return " + ".join(names) or "control"
+
+
+def context_label(context: Mapping[str, str]) -> str:
+    """Return a context in one line, the same for any order of its fields."""
+    return ", ".join(f"{key}={value}" for key, value in sorted(context.items()))
+
+
+def design(
+    app: App,
+    *,
+    tool: str,
+    checkpoint: str | None,
+    context: Mapping[str, str] | None,
+    interventions: Sequence[Intervention],
+    n_cells: int,
+    seed: int,
+    first_cell: int = 0,
+) -> Design:
+    """Return the resolved design of what was asked.
+
+    Raises:
+        InputError: an unknown checkpoint, context, kind or target, or an impossible size; the
+            nearest names or the allowed range are given.
+    """
+    loaded = resolve_checkpoint(app, checkpoint)
+    steps, guidance = sampling(loaded)
+    made = Design(
+        tool=tool,
+        checkpoint=loaded,
+        context=resolve_context(loaded, context),
+        interventions=resolve_interventions(loaded, interventions),
+        n_cells=n_cells,
+        seed=seed,
+        first_cell=first_cell,
+        steps=steps,
+        guidance=guidance,
+    )
+    _check_size(made)
+    return made
+
+
+def design_of(app: App, experiment: Experiment) -> Design:
+    """Return the design written in a ledger row.
+
+    Raises:
+        InputError: the checkpoint here is not the one the row names by digest.
+    """
+    request = experiment.request
+    loaded = app.catalogue.load(request["checkpoint"])
+    if loaded.digest != request["checkpoint_digest"]:
+        message = (
+            f"{experiment.id} was made with {loaded.name} {request['checkpoint_digest']}, but the "
+            f"checkpoint of that name here is {loaded.digest}. Install the one it names."
+        )
+        raise InputError(message)
+    return Design(
+        tool=experiment.tool,
+        checkpoint=loaded,
+        context=request["context"],
+        interventions=tuple(Intervention(**i) for i in request["interventions"]),
+        **{k: request[k] for k in ("n_cells", "seed", "first_cell", "steps", "guidance")},
+    )
+
+
+def new_experiment(
+    app: App,
+    made: Design,
+    *,
+    parent: str | None = None,
+    position: int | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> NewExperiment:
+    """Return the row of a design, to be begun alone or with its siblings in one transaction.
+
+    `extra` is written in the request beside what decides the counts.
+    """
+    return NewExperiment(
+        tool=made.tool,
+        request={**made.request, **(extra or {})},
+        checkpoint=made.checkpoint.name,
+        checkpoint_digest=made.checkpoint.digest,
+        panel_digest=made.checkpoint.panel_digest,
+        seed=made.seed,
+        principal=app.principal,
+        door=app.door,
+        parent=parent,
+        position=position,
+        context=context_label(made.context),
+        perturbation=made.label,
+    )
+
+
+def resolve_checkpoint(app: App, name: str | None) -> Checkpoint:
+    """Return the named checkpoint, or the only one there is."""
+    names = app.catalogue.names()
+    if name is None and len(names) == 1:
+        name = names[0]
+    if name is None:
+        message = (
+            f"checkpoint is needed, since there are {len(names)}: {', '.join(names) or 'none'}"
+        )
+        raise InputError(message)
+    if name not in names:
+        message = (
+            f"no checkpoint {name!r}.{did_you_mean(name, names)} There are: {', '.join(names)}."
+        )
+        raise NotFoundError(message)
+    return app.catalogue.load(name)
+
+
+def resolve_context(checkpoint: Checkpoint, asked: Mapping[str, str] | None) -> dict[str, str]:
+    """Return the one trained context that fits what was asked; fields left out are free.
+
+    Raises:
+        InputError: none or several fit; the contexts are listed.
+    """
+    asked = dict(asked or {})
+    fitting = [c for c in checkpoint.contexts if asked.items() <= c.items()]
+    if len(fitting) == 1:
+        return fitting[0]
+    shown = "; ".join(map(str, (fitting or checkpoint.contexts)[:8]))
+    reason = "fits no context" if not fitting else f"fits {len(fitting)} contexts; choose one"
+    message = f"context={asked!r} {reason} of {checkpoint.name!r}: {shown}"
+    raise InputError(message)
+
+
+def sampling(checkpoint: Checkpoint) -> tuple[int, float]:
+    """Return the steps and guidance a checkpoint is sampled with: its own, never the caller's."""
+    chosen = checkpoint.config.get("sampler", {})
+    return int(chosen.get("steps", 8)), float(chosen.get("guidance", 0.0))
+
+
+def targets(checkpoint: Checkpoint) -> dict[str, list[str]]:
+    """Return the trained targets of each intervention kind, sorted, shams included."""
+    found: dict[str, set[str]] = {}
+    for entry in checkpoint.config["seen"]:
+        for one in entry["interventions"]:
+            found.setdefault(one["kind"], set()).add(one["target"])
+    return {kind: sorted(names) for kind, names in sorted(found.items())}
+
+
+def resolve_interventions(
+    checkpoint: Checkpoint, asked: Sequence[Intervention]
+) -> tuple[Intervention, ...]:
+    """Return interventions on trained targets, in their canonical order.
+
+    Raises:
+        InputError: an unknown kind or target, or a target named twice.
+    """
+    known = targets(checkpoint)
+    made = [one.model_copy(update={"target": _target(checkpoint, known, one)}) for one in asked]
+    names = [i.target for i in made]
+    twice = next((n for n in names if names.count(n) > 1), None)
+    if twice is not None:
+        message = f"interventions name {twice!r} twice; each target can be acted on once"
+        raise InputError(message)
+    return tuple(sorted(made, key=lambda i: i.sort_key))
+
+
+def _target(checkpoint: Checkpoint, known: Mapping[str, list[str]], one: Intervention) -> str:
+    if one.kind not in known:
+        kinds = ", ".join(k for k in known if k != "sham")
+        message = (
+            f"{checkpoint.name!r} was not trained on kind={one.kind!r}. Trained kinds: {kinds}."
+        )
+        raise InputError(message)
+    names = known[one.kind]
+    by_fold = {name.casefold(): name for name in names}
+    if one.target.strip().casefold() in by_fold:
+        return by_fold[one.target.strip().casefold()]
+    try:
+        symbol = gene_names(checkpoint).find(one.target).symbol
+    except NotFoundError:
+        symbol = one.target
+    if symbol in names:
+        return symbol
+    shown = ", ".join(names[:40]) + (f" … ({len(names)} in all)" if len(names) > 40 else "")
+    message = (
+        f"{checkpoint.name!r} has no {one.kind} target {one.target!r}."
+        f"{did_you_mean(one.target, names)} Trained {one.kind} targets: {shown}."
+    )
+    raise NotFoundError(message)
+
+
+def _check_size(made: Design) -> None:
+    genes = len(made.checkpoint.panel)
+    if made.total_cells * genes > MAX_COUNTS:
+        most = MAX_COUNTS // (genes * len(made.arms))
+        message = (
+            f"n_cells={made.n_cells} x {len(made.arms)} arms x {genes} genes is "
+            f"{made.total_cells * genes:,} counts; at most {MAX_COUNTS:,} fit in one experiment. "
+            f"Ask for n_cells between 1 and {most}, and go on with first_cell={most}."
+        )
+        raise InputError(message)

@@ -1,0 +1,80 @@
+r"""The hash chain over all rows: how a row is hashed, linked and appended.
+
+    row_hash = digest of the canonical JSON of {"kind": table, "row": {column: value, …}},
+               columns that are NULL left out
+    hash     = digest of "PREVIOUS_HASH\nSEQ\nROW_HASH", the first row's previous hash being empty
+
+Knows nothing of what rows mean; needs a transaction that nobody else can write beside.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import Connection, Table, exists, insert, select
+
+from lingshu_tools.errors import TamperError
+from lingshu_tools.ledger.canonical import digest_bytes, digest_json
+from lingshu_tools.ledger.records import Head
+from lingshu_tools.ledger.schema import chain
+
+EMPTY = Head(0, "")
+
+
+def hash_row(kind: str, row: Mapping[str, Any]) -> str:
+    """Return the digest of one row."""
+    filled = {name: value for name, value in row.items() if value is not None}
+    return digest_json({"kind": kind, "row": filled})
+
+
+def hash_link(previous: str, seq: int, row_hash: str) -> str:
+    """Return the chain's hash at `seq`."""
+    return digest_bytes(f"{previous}\n{seq}\n{row_hash}".encode())
+
+
+def head_of(connection: Connection) -> Head:
+    """Return the newest link; `EMPTY` for a chain without rows."""
+    newest = select(chain.c.seq, chain.c.hash).order_by(chain.c.seq.desc()).limit(1)
+    row = connection.execute(newest).one_or_none()
+    return EMPTY if row is None else Head(row.seq, row.hash)
+
+
+def append(connection: Connection, table: Table, **values: Any) -> dict[str, Any]:
+    """Return the row as it was appended to `table` and to the chain."""
+    head = head_of(connection)
+    seq = head.seq + 1
+    row = {"seq": seq, **{column.name: values.get(column.name) for column in table.c}} | values
+    row["seq"] = seq
+    row_hash = hash_row(table.name, row)
+    link = {"seq": seq, "kind": table.name, "row_hash": row_hash}
+    connection.execute(insert(chain), link | {"hash": hash_link(head.hash, seq, row_hash)})
+    connection.execute(insert(table), row)
+    return row
+
+
+def fetch(connection: Connection, table: Table, **equals: Any) -> list[dict[str, Any]]:
+    """Return the rows whose columns equal these values, oldest first, each checked by its hash.
+
+    Raises:
+        TamperError: a row is not what the chain says it was.
+    """
+    query = select(table, chain.c.row_hash.label("chained"))
+    query = query.outerjoin(chain, chain.c.seq == table.c.seq).order_by(table.c.seq)
+    rows = connection.execute(query.filter_by(**equals)).mappings()
+    return [_checked(table.name, dict(row)) for row in rows]
+
+
+def has(connection: Connection, table: Table, **equals: Any) -> bool:
+    """Return whether `table` holds a row with these values."""
+    return bool(connection.scalar(select(exists(select(table.c.seq).filter_by(**equals)))))
+
+
+def _checked(kind: str, row: dict[str, Any]) -> dict[str, Any]:
+    chained = row.pop("chained")
+    found = hash_row(kind, row)
+    if found != chained:
+        message = (
+            f"{kind} row {row['seq']} hashes to {found}, but the chain has {chained}: it "
+            "was changed after it was written; do not rely on it, and run `lingshu ledger verify`"
+        )
+        raise TamperError(message)
+    return row

@@ -1,0 +1,103 @@
+"""Who is alive: one lock file per experiment at work, freed by the kernel when its holder dies.
+
+A lock is `flock` on `locks/NAME.lock`. The file says which machine made it, because a lock taken on
+another machine cannot be seen through every shared file system: such a file counts as alive until
+somebody removes it. A child forked from a holder holds the lock too. Knows nothing of experiments.
+"""
+
+import fcntl
+import os
+import socket
+import time
+from pathlib import Path
+from typing import BinaryIO
+
+from lingshu_tools.errors import LedgerError
+
+# A probe holds the lock for microseconds; these pauses outlast it.
+_PAUSES = (0.0, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
+
+
+def boot_id() -> str:
+    """Return what tells this boot of this kernel from others; empty where there is nothing."""
+    path = Path("/proc/sys/kernel/random/boot_id")
+    return path.read_text("ascii").strip() if path.exists() else ""
+
+
+class Lock:
+    """A lock that is held until `release` or the end of the process."""
+
+    def __init__(self, path: Path, handle: BinaryIO) -> None:
+        self._path = path
+        self._handle = handle
+
+    @property
+    def held(self) -> bool:
+        """Whether it has not been released yet."""
+        return not self._handle.closed
+
+    def release(self) -> None:
+        """Give it up; a second time does nothing."""
+        if self.held:
+            # Removed before it is freed: who waits on the old file sees that it has no name left.
+            self._path.unlink(missing_ok=True)
+            self._handle.close()
+
+
+class Locks:
+    """A folder of lock files."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._machine = f"{socket.gethostname()} {boot_id()}".encode()
+
+    def acquire(self, name: str) -> Lock | None:
+        """Return the lock, or None while somebody else holds it."""
+        for pause in _PAUSES:
+            time.sleep(pause)
+            if self._is_foreign(self._path(name)):
+                return None
+            if lock := self._try(self._path(name)):
+                return lock
+        return None
+
+    def is_held(self, name: str) -> bool:
+        """Return whether somebody holds it, as far as this machine can tell."""
+        path = self._path(name)
+        try:
+            with path.open("rb") as handle:
+                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return self._is_foreign(path)
+
+    def _path(self, name: str) -> Path:
+        return self._folder / f"{name}.lock"
+
+    def _try(self, path: Path) -> Lock | None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        handle = path.open("a+b", buffering=0)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path.stat().st_ino != os.fstat(handle.fileno()).st_ino:
+                raise FileNotFoundError
+        except (BlockingIOError, FileNotFoundError):
+            handle.close()
+            return None
+        except OSError as error:
+            handle.close()
+            message = f"{path} cannot be locked ({error}); move the ledger to a local disk"
+            raise LedgerError(message) from error
+        handle.truncate(0)
+        handle.write(self._machine)
+        return Lock(path, handle)
+
+    def _is_foreign(self, path: Path) -> bool:
+        try:
+            host, _, boot = path.read_bytes().partition(b" ")
+        except FileNotFoundError:
+            return False
+        ours, _, our_boot = self._machine.partition(b" ")
+        return bool(host) and host != ours and (not boot or boot != our_boot)

@@ -1,0 +1,114 @@
+"""A content-addressed store: bytes under their digest, durable before they are named.
+
+`objects/ab/cdef…` holds the bytes whose SHA-256 is `abcdef…`. Knows nothing of what the bytes are
+or of who needs them.
+"""
+
+import fcntl
+import os
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+from lingshu_tools.errors import InputError, LedgerError, NotFoundError, TamperError
+from lingshu_tools.ledger.canonical import digest_bytes, digest_file
+
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+class ObjectStore:
+    """Objects under one folder; `writable` False refuses to add any."""
+
+    def __init__(self, root: Path, *, writable: bool = True) -> None:
+        self.root = root
+        self._writable = writable
+
+    def path(self, digest: str) -> Path:
+        """Return where an object is kept, whether or not it is there.
+
+        Raises:
+            InputError: not a digest.
+        """
+        if not _DIGEST.fullmatch(digest):
+            message = (
+                f"{digest!r} is not a digest: `sha256:` and 64 hexadecimal digits in lower case"
+            )
+            raise InputError(message)
+        digits = digest.removeprefix("sha256:")
+        return self.root / digits[:2] / digits[2:]
+
+    def put(self, data: bytes) -> str:
+        """Return the digest of `data`, which is on the disk when this returns.
+
+        Raises:
+            LedgerError: read-only, or the disk refused; no half of it is left under a digest.
+        """
+        digest = digest_bytes(data)
+        path = self.path(digest)
+        if not self._writable:
+            message = f"{self.root} was opened read-only: nothing can be stored in it"
+            raise LedgerError(message)
+        try:
+            # A damaged object is replaced by whoever brings the right bytes again.
+            if not (path.exists() and digest_file(path) == digest):
+                write_durably(path, data)
+        except OSError as error:
+            message = f"{path} could not be written: {error}; free some space and try again"
+            raise LedgerError(message) from error
+        return digest
+
+    def get(self, digest: str) -> bytes:
+        """Return the bytes of an object, checked against its digest.
+
+        Raises:
+            NotFoundError: it is not in the store.
+            TamperError: its bytes are not those it was stored with.
+        """
+        path = self.path(digest)
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError as error:
+            message = f"{digest} is not in {self.root}; replay its experiment to make it again"
+            raise NotFoundError(message) from error
+        if (found := digest_bytes(data)) != digest:
+            message = f"{path} is {found}, not {digest}: it is damaged; replay its experiment"
+            raise TamperError(message)
+        return data
+
+    def has(self, digest: str) -> bool:
+        """Return whether an object is there; its bytes are checked when it is read."""
+        return self.path(digest).is_file()
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Put `data` at `path` so that a crash or power cut leaves all of it or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=".tmp-", dir=path.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            _sync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    for folder in (path.parent, path.parent.parent):
+        _sync_folder(folder)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync(descriptor: int) -> None:
+    if sys.platform == "darwin":
+        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+    else:
+        os.fsync(descriptor)

@@ -1,0 +1,211 @@
+"""What can be asked of a ledger, open for writing or not.
+
+`running` and `interrupted` are looked up, never stored. Knows nothing of how anything got in.
+"""
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select
+
+from lingshu_tools.errors import InputError
+from lingshu_tools.ledger import schema
+from lingshu_tools.ledger.chain import fetch, has, head_of
+from lingshu_tools.ledger.database import Database
+from lingshu_tools.ledger.heads import Heads
+from lingshu_tools.ledger.listing import Filter, page, status_of
+from lingshu_tools.ledger.liveness import Locks
+from lingshu_tools.ledger.objects import ObjectStore
+from lingshu_tools.ledger.records import (
+    Experiment,
+    Head,
+    Measurement,
+    Outcome,
+    Page,
+    Problem,
+    Screen,
+    Status,
+    Verification,
+    VerifyReport,
+)
+from lingshu_tools.ledger.rows import one, records
+from lingshu_tools.ledger.spool import Spool
+from lingshu_tools.ledger.verify import Audit
+
+
+class Reading:
+    """The questions; each is its own short transaction, safe from any thread."""
+
+    def __init__(self, database: Database, home: Path, objects: ObjectStore) -> None:
+        """Join the parts; `Ledger.open` and `Ledger.open_read_only` are the ways in."""
+        self._database = database
+        self._objects = objects
+        self._locks = Locks(home / "locks")
+        self._spool = Spool(home / "spool")
+        self._heads = Heads(home / "heads.txt")
+
+    @property
+    def database(self) -> Path:
+        """The file."""
+        return self._database.path
+
+    @property
+    def read_only(self) -> bool:
+        """Whether nothing can be recorded."""
+        return not self._database.writable
+
+    def head(self) -> Head:
+        """Return the newest link of the chain, to be kept as a witness."""
+        with self._database.read() as connection:
+            return head_of(connection)
+
+    def screen(self, screen_id: str) -> Screen:
+        """Return a screen.
+
+        Raises:
+            NotFoundError: there is none with this id.
+        """
+        with self._database.read() as connection:
+            return one(connection, Screen, screen_id)
+
+    def find_screens(self, *, digest: str | None = None, limit: int = 20) -> list[Screen]:
+        """Return screens, newest first: all, or those whose plan has this digest."""
+        query = select(schema.screen.c.id).order_by(schema.screen.c.seq.desc()).limit(limit)
+        if digest is not None:
+            query = query.where(schema.screen.c.digest == digest)
+        with self._database.read() as connection:
+            return [one(connection, Screen, found) for found in connection.scalars(query).all()]
+
+    def measurements(self, screen_id: str) -> list[Measurement]:
+        """Return what was measured for a screen, oldest first."""
+        with self._database.read() as connection:
+            return records(connection, Measurement, screen_id=screen_id)
+
+    def experiment(self, experiment_id: str) -> Experiment:
+        """Return an experiment.
+
+        Raises:
+            NotFoundError: there is none with this id.
+        """
+        with self._database.read() as connection:
+            return one(connection, Experiment, experiment_id)
+
+    def children(self, parent_id: str) -> list[Experiment]:
+        """Return the experiments of a screen by position, or the replays of one by age."""
+        with self._database.read() as connection:
+            found = records(connection, Experiment, parent=parent_id)
+        return sorted(found, key=lambda e: (e.position is None, e.position or 0, e.seq))
+
+    def find(
+        self,
+        *,
+        tool: str | None = None,
+        status: Status | None = None,
+        checkpoint: str | None = None,
+        context: str | None = None,
+        perturbation: str | None = None,
+        parent: str | None = None,
+        text: str | None = None,
+        request_digest: str | None = None,
+        before: str | None = None,
+        limit: int = 20,
+    ) -> Page:
+        """Return experiments, newest first, that match all that is given.
+
+        `before` is the `next_before` of the page before; `text` is looked for in the request and
+        the id, ignoring case; `request_digest` finds those that asked exactly the same; `limit`
+        is at most 500.
+
+        Raises:
+            InputError: the status, the cursor or the limit is not one.
+        """
+        wanted = Filter(
+            tool=tool,
+            status=status,
+            checkpoint=checkpoint,
+            context=context,
+            perturbation=perturbation,
+            parent=parent,
+            text=text,
+            request_digest=request_digest,
+        )
+        return page(self._database.read, wanted, self.status, before, limit)
+
+    def status(self, experiment_id: str) -> Status:
+        """Return where an experiment stands.
+
+        Raises:
+            NotFoundError: there is none with this id.
+        """
+        with self._database.read() as connection:
+            one(connection, Experiment, experiment_id)
+            tried = has(connection, schema.attempt, experiment_id=experiment_id)
+        # In this order: whoever seals does it before the lock is freed.
+        alive = self._locks.is_held(experiment_id)
+        sealed = self.outcome(experiment_id)
+        return status_of(sealed and sealed.kind, tried=tried, alive=alive)
+
+    def outcome(self, experiment_id: str) -> Outcome | None:
+        """Return how an experiment ended; None until it has."""
+        with self._database.read() as connection:
+            found = records(connection, Outcome, experiment_id=experiment_id)
+        return found[0] if found else None
+
+    def cancel_requested(self, experiment_id: str) -> bool:
+        """Return whether somebody asked that an experiment stop."""
+        with self._database.read() as connection:
+            return has(connection, schema.cancellation, experiment_id=experiment_id)
+
+    def environment(self, digest: str) -> dict[str, Any]:
+        """Return what an outcome was computed on.
+
+        Raises:
+            InputError: no outcome has this environment.
+        """
+        with self._database.read() as connection:
+            found = fetch(connection, schema.environment, digest=digest)
+        if not found:
+            message = f"there is no environment {digest!r}; outcomes name theirs"
+            raise InputError(message)
+        return json.loads(found[0]["document"])
+
+    def verifications(self, experiment_id: str) -> list[Verification]:
+        """Return the verdicts on an experiment, oldest first."""
+        with self._database.read() as connection:
+            return records(connection, Verification, experiment_id=experiment_id)
+
+    def get_object(self, digest: str) -> bytes:
+        """Return the bytes kept under a digest, checked.
+
+        Raises:
+            NotFoundError: there are none.
+            TamperError: they are not what was put there.
+        """
+        return self._objects.get(digest)
+
+    def has_object(self, digest: str) -> bool:
+        """Return whether something is kept under a digest."""
+        return self._objects.has(digest)
+
+    def verify(
+        self,
+        progress: Callable[[int, int], None] | None = None,
+        *,
+        anchors: Iterable[Head] = (),
+    ) -> VerifyReport:
+        """Return what is wrong with the ledger, after deriving every hash and reading every object.
+
+        Args:
+            progress: called with what is done and how much there is.
+            anchors: heads seen earlier, for example in results; those in `heads.txt` are added.
+        """
+        waiting = [
+            Problem(
+                None, f"the outcome of {e} still waits in the spool; open the ledger to record it"
+            )
+            for e in self._spool.waiting()
+        ]
+        audit = Audit(self._database.reader, self._objects, progress)
+        return audit.run([*anchors, *self._heads.all()], waiting)

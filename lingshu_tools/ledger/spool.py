@@ -1,0 +1,54 @@
+"""Outcomes that the database would not take: kept as durable files until it does.
+
+`spool/exp_….json` is one outcome row and what it refers to. Knows nothing of how it gets into the
+ledger.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from lingshu_tools.errors import LedgerError
+from lingshu_tools.ledger.canonical import canonical_json
+from lingshu_tools.ledger.objects import write_durably
+
+
+class Spool:
+    """A folder of outcomes that wait."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def put(self, experiment_id: str, document: Mapping[str, Any]) -> Path:
+        """Return the file that now holds the outcome.
+
+        Raises:
+            LedgerError: the disk takes nothing at all.
+        """
+        path = self._path(experiment_id)
+        try:
+            write_durably(path, canonical_json(document))
+        except OSError as error:
+            message = f"the outcome of {experiment_id} could not even be kept in {path}: {error}"
+            raise LedgerError(message) from error
+        return path
+
+    def get(self, experiment_id: str) -> dict[str, Any] | None:
+        """Return the outcome that waits for an experiment, or None."""
+        try:
+            return json.loads(self._path(experiment_id).read_bytes())
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def drop(self, experiment_id: str) -> None:
+        """Forget an outcome that has arrived."""
+        self._path(experiment_id).unlink(missing_ok=True)
+
+    def waiting(self) -> Iterator[str]:
+        """Yield the experiments whose outcomes wait."""
+        for path in sorted(self._folder.glob("exp_*.json")):
+            yield path.stem
+
+    def _path(self, experiment_id: str) -> Path:
+        return self._folder / f"{experiment_id}.json"

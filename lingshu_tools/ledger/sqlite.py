@@ -1,0 +1,197 @@
+"""All that is SQLite's own: how a file is opened, which journal it gets, what stops a rewrite.
+
+Two engines per ledger: the writer's transactions begin IMMEDIATE, so that they wait for each other
+instead of failing; the reader is `query_only`. No connection outlives its transaction. Knows
+nothing of what the tables mean.
+"""
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import quote
+
+from sqlalchemy import Connection, Engine, NullPool, Table, UniqueConstraint, create_engine, event
+
+from lingshu_tools.errors import LedgerError
+from lingshu_tools.ledger.schema import metadata
+
+BUSY_S = 30.0
+_WAL_TRIES = 50
+_PRAGMAS = {
+    "busy_timeout": int(BUSY_S * 1000),
+    "foreign_keys": 1,
+    # Without it INSERT OR REPLACE deletes a row behind the delete trigger's back.
+    "recursive_triggers": 1,
+    "synchronous": 2,
+    "trusted_schema": 0,
+    "cell_size_check": 1,
+    "mmap_size": 0,
+    # macOS: a plain fsync does not reach the platter. No effect elsewhere.
+    "fullfsync": 1,
+}
+Mode = Literal["wal", "truncate"]
+
+
+@dataclass(frozen=True)
+class Journal:
+    """The journal a ledger uses, and why."""
+
+    mode: Mode
+    reason: str
+
+
+def journal_for(
+    database: Path, version: tuple[int, int, int] = sqlite3.sqlite_version_info
+) -> Journal:
+    """Return the journal for `database` under an SQLite; a file that has one keeps it.
+
+    Raises:
+        LedgerError: a WAL file met by a SQLite whose WAL can corrupt it.
+    """
+    named = "SQLite " + ".".join(map(str, version))
+    safe = _wal_is_safe(version)
+    if database.exists() and database.stat().st_size:
+        if not _is_wal(database):
+            return Journal("truncate", "the file was made with a rollback journal and keeps it")
+        if safe:
+            return Journal("wal", "the file was made with a write-ahead log and keeps it")
+        message = (
+            f"{database} uses a write-ahead log, which {named} can corrupt when two processes "
+            "write (fixed in 3.51.3, 3.50.7 and 3.44.6): use a Python with a newer SQLite, or read "
+            "it with open_read_only"
+        )
+        raise LedgerError(message)
+    if safe:
+        return Journal("wal", f"{named} has the WAL-reset fix")
+    return Journal("truncate", f"{named} lacks the WAL-reset fix of 3.51.3, so no write-ahead log")
+
+
+def _wal_is_safe(version: tuple[int, int, int]) -> bool:
+    backport = {(3, 50): 7, (3, 44): 6}.get(version[:2])
+    return version >= (3, 51, 3) or (backport is not None and version[2] >= backport)
+
+
+def _is_wal(database: Path) -> bool:
+    with database.open("rb") as file:
+        return file.read(20)[18:19] == b"\x02"
+
+
+def writer(database: Path, journal: Journal) -> Engine:
+    """Return the engine for transactions that write; the file is made where it is missing."""
+    return _engine(database, "mode=rwc", "BEGIN IMMEDIATE", {"journal_mode": journal.mode})
+
+
+def reader(database: Path) -> Engine:
+    """Return the engine for reading a ledger that this process may also write.
+
+    Opened read-write all the same: only so can it roll back the journal of a killed writer.
+    """
+    return _engine(database, "mode=rw", "BEGIN", {"query_only": 1})
+
+
+def read_only(database: Path) -> Engine:
+    """Return an engine that writes nothing at all, not even beside the file.
+
+    Raises:
+        LedgerError: the file is missing.
+    """
+    if not database.is_file():
+        message = f"{str(database)!r} is no file: name the ledger's experiments.db"
+        raise LedgerError(message)
+    # A write-ahead log needs shared memory beside the file, unless there is nothing in it.
+    quiet = _is_wal(database) and not database.with_name(database.name + "-wal").exists()
+    options = "mode=ro&immutable=1" if quiet else "mode=ro"
+    return _engine(database, options, "BEGIN", {"query_only": 1})
+
+
+def _engine(database: Path, options: str, begin: str, extra: dict[str, Any]) -> Engine:
+    def connect() -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            f"file:{quote(str(database))}?{options}",
+            uri=True,
+            timeout=BUSY_S,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        try:
+            _prepare(connection, _PRAGMAS | extra)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def on_begin(connection: Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+    engine = create_engine("sqlite://", creator=connect, poolclass=NullPool)
+    event.listen(engine, "begin", on_begin)
+    return engine
+
+
+def _prepare(connection: sqlite3.Connection, pragmas: dict[str, Any]) -> None:
+    for name, value in pragmas.items():
+        _set(connection, name, value)
+        row = connection.execute(f"PRAGMA {name}").fetchone()
+        # Where memory mapping is compiled out, the pragma answers with no row: off, as wanted.
+        if row is not None and row[0] != value:
+            message = (
+                f"SQLite kept {name}={row[0]!r} where {value!r} is needed; the ledger was not used"
+            )
+            raise LedgerError(message)
+
+
+def _set(connection: sqlite3.Connection, name: str, value: Any) -> None:
+    for _ in range(_WAL_TRIES):
+        try:
+            connection.execute(f"PRAGMA {name}={value}")
+        except sqlite3.OperationalError as error:
+            # The switch to WAL does not wait as other statements do.
+            if name != "journal_mode" or "locked" not in str(error):
+                raise
+            time.sleep(0.02)
+        else:
+            return
+    message = f"PRAGMA {name}={value} stayed locked; close other programs that use the ledger"
+    raise LedgerError(message)
+
+
+def create_tables(connection: Connection) -> None:
+    """Make every table, index and trigger in the transaction that is open."""
+    metadata.create_all(connection, checkfirst=False)
+    for statement in triggers().values():
+        connection.exec_driver_sql(statement)
+
+
+def triggers() -> dict[str, str]:
+    """Return the triggers that keep the tables insert-only, by name."""
+    return dict(t for table in metadata.sorted_tables for t in _triggers(table))
+
+
+def _triggers(table: Table) -> Iterator[tuple[str, str]]:
+    stop = f"SELECT RAISE(ABORT, '{table.name} is insert-only');"
+    for action in ("update", "delete"):
+        name = f"{table.name}_no_{action}"
+        yield (
+            name,
+            f"CREATE TRIGGER {name} BEFORE {action.upper()} ON {table.name} BEGIN {stop} END",
+        )
+    # Stops a REPLACE by connections that did not set recursive_triggers.
+    taken = " OR ".join(f"({' AND '.join(f'{c} = NEW.{c}' for c in key)})" for key in _keys(table))
+    name = f"{table.name}_no_replace"
+    when = f"WHEN EXISTS (SELECT 1 FROM {table.name} WHERE {taken})"  # noqa: S608 - own names
+    yield name, f"CREATE TRIGGER {name} BEFORE INSERT ON {table.name} {when} BEGIN {stop} END"
+
+
+def _keys(table: Table) -> list[list[str]]:
+    unique = [c for c in table.constraints if isinstance(c, UniqueConstraint)]
+    keys = [["seq"], *([column.name for column in constraint.columns] for constraint in unique)]
+    return sorted(keys)
+
+
+def is_locked(error: Exception) -> bool:
+    """Return whether a statement failed only because somebody else was writing."""
+    text = str(error)
+    return "database is locked" in text or "database table is locked" in text

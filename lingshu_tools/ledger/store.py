@@ -1,0 +1,353 @@
+"""The ledger: what was asked is committed before it is computed, and sealed once.
+
+    begin    an experiment row, in its own commit
+    attempt  a lock held while somebody works on it, and a row that says who
+    seal     its one outcome; the artifacts are on the disk before the row
+
+`running` and `interrupted` are looked up, never stored, so nothing has to be repaired after a
+crash. Knows nothing of tools, engines or what a request means.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from sqlalchemy import Connection
+
+from lingshu_tools.errors import BusyError, CancelledError, InputError, LedgerError, SealedError
+from lingshu_tools.ledger import schema, sealing
+from lingshu_tools.ledger.canonical import digest_bytes
+from lingshu_tools.ledger.chain import append, has
+from lingshu_tools.ledger.database import Database, path_of
+from lingshu_tools.ledger.liveness import Lock
+from lingshu_tools.ledger.objects import ObjectStore
+from lingshu_tools.ledger.reading import Reading
+from lingshu_tools.ledger.records import (
+    Experiment,
+    Measurement,
+    NewExperiment,
+    NewOutcome,
+    Outcome,
+    Screen,
+    Status,
+    Verdict,
+    Verification,
+)
+from lingshu_tools.ledger.rows import new_id, now, one, record, records, table_of, text_of
+
+R = TypeVar("R")
+
+
+class Attempt:
+    """Living work on one experiment: nobody else can begin any until it or its process ends.
+
+    Use it as a context manager. Left without a seal, the experiment is `interrupted`, and the next
+    attempt starts afresh.
+    """
+
+    def __init__(self, ledger: "Ledger", experiment_id: str, attempt_id: str, lock: Lock) -> None:
+        self.experiment_id = experiment_id
+        self.id = attempt_id
+        self._ledger = ledger
+        self._lock = lock
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can still be sealed."""
+        return self._lock.held
+
+    def cancel_requested(self) -> bool:
+        """Return whether somebody, in this process or another, asked that it stop."""
+        return self._ledger.cancel_requested(self.experiment_id)
+
+    def close(self) -> None:
+        """Let others at the experiment; a second time does nothing."""
+        self._lock.release()
+
+
+class Ledger(Reading):
+    """Experiments, their outcomes and all that refers to them, in one chain.
+
+    Safe to use from several threads and processes: each call is its own short transaction.
+    """
+
+    def __init__(self, database: Database, home: Path, objects: ObjectStore) -> None:
+        """Join the parts; `open` and `open_read_only` are the ways in."""
+        super().__init__(database, home, objects)
+        self._server_id = new_id("srv")
+
+    @classmethod
+    def open(cls, home: Path, *, url: str | None = None) -> Self:
+        """Return the ledger of `home`, made where there is none; outcomes that wait are taken in.
+
+        Args:
+            home: holds `experiments.db`, `objects/` and what goes with them.
+            url: another database, `sqlite:////absolute/path`; the objects stay in `home`.
+
+        Raises:
+            LedgerError: it cannot be opened for writing, or has another format.
+        """
+        database = Database.open(path_of(home, url))
+        home.mkdir(parents=True, exist_ok=True)
+        self = cls(database, home, ObjectStore(home / "objects"))
+        self._heads.add(self.head())
+        for experiment_id in self._spool.waiting():
+            self._ingest(experiment_id)
+        return self
+
+    @classmethod
+    def open_read_only(cls, database: Path, *, objects: Path | None = None) -> Self:
+        """Return a ledger to read; nothing is written or locked, on the disk or beside it.
+
+        Args:
+            database: its file.
+            objects: its object store; by default `objects/` beside the file.
+
+        Raises:
+            LedgerError: there is no ledger there.
+        """
+        home = database.parent
+        store = ObjectStore(objects or home / "objects", writable=False)
+        return cls(Database.open_read_only(database), home, store)
+
+    # Screens
+
+    def record_screen(self, plan: Mapping[str, Any], *, principal: str = "local") -> Screen:
+        """Return a new screen with this plan."""
+        text = text_of(plan)
+        values = {"plan": text, "digest": digest_bytes(text.encode()), "principal": principal}
+        return self._add(Screen, "scr", values)
+
+    def record_measurements(
+        self, screen_id: str, payload: Mapping[str, Any], *, principal: str = "local"
+    ) -> Measurement:
+        """Return wet-lab values, recorded for a screen.
+
+        Raises:
+            NotFoundError: there is no such screen.
+        """
+        self.screen(screen_id)
+        text = text_of(payload)
+        values = {"payload": text, "digest": digest_bytes(text.encode())}
+        values |= {"screen_id": screen_id, "principal": principal}
+        return self._add(Measurement, "mea", values)
+
+    # Experiments
+
+    def begin(self, request: NewExperiment) -> Experiment:
+        """Return the experiment, recorded; the one made earlier with the same client key, if any.
+
+        Raises:
+            InputError: the client key stands for another request, or the request is no JSON.
+            NotFoundError: its parent does not exist.
+        """
+        return self.begin_many([request])[0]
+
+    def begin_many(self, requests: Sequence[NewExperiment]) -> list[Experiment]:
+        """Return experiments recorded together: all of them or none."""
+        rows = [_row_of(request) for request in requests]
+        return self._database.write(lambda c: [_begin(c, row) for row in rows])
+
+    # Outcomes
+
+    def attempt(self, experiment_id: str) -> Attempt:
+        """Return living work on an experiment; seal or close it.
+
+        Raises:
+            NotFoundError: there is no such experiment.
+            BusyError: somebody alive works on it.
+            SealedError: it has its outcome.
+            CancelledError: it was to stop, and is sealed as cancelled now.
+        """
+        self.experiment(experiment_id)
+        self._ingest(experiment_id)
+        lock = self._locks.acquire(experiment_id)
+        if lock is None:
+            message = f"{experiment_id} is being worked on; wait for it with get_experiment"
+            raise BusyError(message)
+        try:
+            attempt_id = self._database.write(
+                lambda c: sealing.start(c, experiment_id, self._server_id)
+            )
+            if attempt_id is None:
+                message = f"{experiment_id} was cancelled before it was finished"
+                raise CancelledError(message)
+        except BaseException:
+            lock.release()
+            raise
+        return Attempt(self, experiment_id, attempt_id, lock)
+
+    def seal(self, attempt: Attempt, outcome: NewOutcome) -> Outcome:
+        """Return the outcome, recorded for ever; the attempt is closed.
+
+        Raises:
+            InputError: the result is no JSON; the attempt lives on and can be sealed as failed.
+            SealedError: another attempt was first.
+            LedgerError: the attempt is closed, or the database cannot be written: then the outcome
+                is kept in a file and recorded when the ledger is opened next.
+        """
+        if not attempt.alive:
+            message = f"attempt {attempt.id} at {attempt.experiment_id} is over: start another"
+            raise LedgerError(message)
+        document = self._ending(attempt, outcome)
+        with attempt:
+            try:
+                row = self._database.write(lambda c: sealing.seal(c, document))
+            except SealedError:
+                raise
+            except LedgerError as error:
+                path = self._spool.put(attempt.experiment_id, document)
+                message = f"{error}. The outcome is safe in {path}, recorded at the next start"
+                raise LedgerError(message) from error
+        return record(Outcome, row)
+
+    def cancel(self, experiment_id: str, *, principal: str = "local") -> Status:
+        """Return the status after asking that an experiment stop.
+
+        One that nobody works on is `cancelled` at once; `running` means that whoever works on it
+        sees the request and stops; an outcome stays what it is.
+
+        Raises:
+            NotFoundError: there is no such experiment.
+        """
+        self.experiment(experiment_id)
+        self._database.write(lambda c: _ask_to_stop(c, experiment_id, principal))
+        if lock := self._locks.acquire(experiment_id):
+            try:
+                self._database.write(lambda c: _stop(c, experiment_id))
+            finally:
+                lock.release()
+        return self.status(experiment_id)
+
+    # Replays
+
+    def record_verification(
+        self,
+        experiment_id: str,
+        verdict: Verdict,
+        *,
+        differs: Mapping[str, Any] | None = None,
+        environment: Mapping[str, Any] | None = None,
+        replay_id: str | None = None,
+    ) -> Verification:
+        """Return the verdict of a replay, recorded.
+
+        Args:
+            experiment_id: what was replayed.
+            verdict: how the replay compares.
+            differs: what is not the same.
+            environment: what the replay ran on.
+            replay_id: the experiment that the replay is.
+
+        Raises:
+            NotFoundError: an experiment does not exist.
+        """
+        for known in (experiment_id, replay_id):
+            if known is not None:
+                self.experiment(known)
+
+        def work(connection: Connection) -> dict[str, Any]:
+            return append(
+                connection,
+                schema.verification,
+                id=new_id("ver"),
+                experiment_id=experiment_id,
+                replay_id=replay_id,
+                verdict=verdict,
+                differs=text_of(differs or {}),
+                environment_digest=sealing.record_environment(connection, environment),
+                created_at=now(),
+            )
+
+        return record(Verification, self._database.write(work))
+
+    # Objects
+
+    def put_object(self, data: bytes) -> str:
+        """Return the digest under which `data` is kept from now on."""
+        return self._objects.put(data)
+
+    def _ending(self, attempt: Attempt, outcome: NewOutcome) -> dict[str, Any]:
+        digests: dict[str, str] = {}
+        sizes: dict[str, int] = {}
+        for role, given in sorted(outcome.artifacts.items()):
+            data = self._objects.get(given) if isinstance(given, str) else given
+            digests[role] = given if isinstance(given, str) else self._objects.put(given)
+            sizes[digests[role]] = len(data)
+        values = {f.name: getattr(outcome, f.name) for f in fields(outcome)}
+        values |= {"artifacts": digests, "sizes": sizes}
+        return sealing.ending(attempt.experiment_id, attempt.id, **values)
+
+    def _ingest(self, experiment_id: str) -> None:
+        document = self._spool.get(experiment_id)
+        lock = self._locks.acquire(experiment_id) if document else None
+        if document is None or lock is None:
+            return
+        try:
+            self._database.write(lambda c: sealing.seal(c, document))
+        except SealedError:
+            self._spool.drop(experiment_id)
+        except LedgerError:
+            # It stays in the spool, where `verify` reports it.
+            return
+        else:
+            self._spool.drop(experiment_id)
+        finally:
+            lock.release()
+
+    def _add(self, kind: type[R], prefix: str, values: Mapping[str, Any]) -> R:
+        def work(connection: Connection) -> dict[str, Any]:
+            stamp = {"id": new_id(prefix), "created_at": now()}
+            return append(connection, table_of(kind), **values, **stamp)
+
+        return record(kind, self._database.write(work))
+
+
+def _row_of(request: NewExperiment) -> dict[str, Any]:
+    row = {f.name: getattr(request, f.name) for f in fields(NewExperiment)}
+    row["request"] = text_of(request.request)
+    return row | {"request_digest": digest_bytes(row["request"].encode())}
+
+
+def _begin(connection: Connection, row: Mapping[str, Any]) -> Experiment:
+    if row["client_key"] is not None and (known := _known(connection, row)):
+        return known
+    if row["parent"] is not None:
+        one(connection, Screen if row["parent"].startswith("scr_") else Experiment, row["parent"])
+    made = append(connection, schema.experiment, **row, id=new_id("exp"), created_at=now())
+    return record(Experiment, made)
+
+
+def _known(connection: Connection, row: Mapping[str, Any]) -> Experiment | None:
+    key = {name: row[name] for name in ("principal", "client_key")}
+    found = records(connection, Experiment, **key)
+    if not found:
+        return None
+    if (found[0].tool, found[0].request_digest) != (row["tool"], row["request_digest"]):
+        message = (
+            f"client_key={row['client_key']!r} already stands for {found[0].id}, which asked "
+            "something else; use a new key for a new request"
+        )
+        raise InputError(message)
+    return found[0]
+
+
+def _ask_to_stop(connection: Connection, experiment_id: str, principal: str) -> None:
+    if not any(
+        has(connection, table, experiment_id=experiment_id)
+        for table in (schema.outcome, schema.cancellation)
+    ):
+        values = {"experiment_id": experiment_id, "principal": principal, "created_at": now()}
+        append(connection, schema.cancellation, **values)
+
+
+def _stop(connection: Connection, experiment_id: str) -> None:
+    if not has(connection, schema.outcome, experiment_id=experiment_id):
+        sealing.seal(connection, sealing.ending(experiment_id, None, kind="cancelled"))

@@ -1,0 +1,256 @@
+"""Plans: what a screen will simulate, resolved and in canonical order.
+
+Equal plans have equal records, whatever the order in which genes and candidates were named, so a
+screen can be found again by the digest of its plan. Knows nothing of how a plan is run or shown.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+from lingshu_model.wire import Intervention
+from lingshu_tools.analysis import Objective
+from lingshu_tools.errors import InputError, NotFoundError
+from lingshu_tools.experiments import (
+    Design,
+    design,
+    label_of,
+    new_experiment,
+    resolve_interventions,
+    targets,
+)
+from lingshu_tools.genes import resolve_genes
+from lingshu_tools.ledger import NewExperiment, digest_json
+
+if TYPE_CHECKING:
+    from lingshu_model.wire import Checkpoint
+    from lingshu_tools.app import App
+
+Perturbation = tuple[Intervention, ...]
+Candidate = str | Sequence[Intervention]
+
+MAX_CANDIDATES = 2000
+MIN_CELLS = 16
+"""Fewer paired cells than this say too little for a budget to be met by lowering them."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A screen before it runs.
+
+    Attributes:
+        objective: what is scored.
+        control: the design whose interventions each candidate replaces.
+        candidates: perturbations in canonical order; a child's position is its place here.
+    """
+
+    objective: Objective
+    control: Design
+    candidates: tuple[Perturbation, ...]
+
+    @property
+    def designs(self) -> list[Design]:
+        """One paired experiment for each candidate."""
+        return [replace(self.control, interventions=c) for c in self.candidates]
+
+    @property
+    def total_cells(self) -> int:
+        """Cells to sample: every candidate's, and one control arm that all of them share."""
+        return (len(self.candidates) + 1) * self.control.n_cells
+
+    @cached_property
+    def support_mix(self) -> dict[str, int]:
+        """Candidates per support tier."""
+        return dict(Counter(d.support.tier for d in self.designs))
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The plan as the ledger keeps it: JSON values, everything that decides a count."""
+        request = {k: v for k, v in self.control.request.items() if k != "interventions"}
+        return {
+            **request,
+            "objective": {"lower": list(self.objective.down), "raise": list(self.objective.up)},
+            "candidates": [[i.model_dump(mode="json") for i in c] for c in self.candidates],
+        }
+
+    @property
+    def digest(self) -> str:
+        """The digest of the record."""
+        return digest_json(self.record)
+
+    def children(self, app: App, screen_id: str) -> list[NewExperiment]:
+        """Return the rows of all experiments, each keyed by its place so that it is begun once."""
+        return [
+            replace(
+                new_experiment(app, made, parent=screen_id, position=i),
+                client_key=f"{screen_id}/{i}",
+            )
+            for i, made in enumerate(self.designs)
+        ]
+
+
+def make_plan(
+    app: App,
+    *,
+    objective: Mapping[Literal["raise", "lower"], Sequence[str]],
+    candidates: Sequence[Candidate] | Literal["all_seen"],
+    checkpoint: str | None = None,
+    context: Mapping[str, str] | None = None,
+    n_cells: int = 256,
+    seed: int = 0,
+    first_cell: int = 0,
+    budget: int | None = None,
+) -> Plan:
+    """Return the resolved plan of what was asked.
+
+    Args:
+        app: where checkpoints are looked up.
+        objective: genes to raise and to lower, by any name.
+        candidates: perturbations, each a target's name or its interventions; or `all_seen`, every
+            perturbation trained in this context, shams left out.
+        checkpoint: by name; the only one there is by default.
+        context: fields with one value may be left out.
+        n_cells: paired cells for each candidate.
+        seed: shared by all arms.
+        first_cell: index of the first cell.
+        budget: most cells to sample over all arms; `n_cells` is lowered to fit.
+
+    Raises:
+        InputError: an unknown gene, target or context, an empty objective or list, or a budget that
+            leaves too few cells; what is allowed is in the message.
+    """
+    control = design(
+        app,
+        tool="perturb_cells",
+        checkpoint=checkpoint,
+        context=context,
+        interventions=(),
+        n_cells=n_cells,
+        seed=seed,
+        first_cell=first_cell,
+    )
+    made = _candidates(control, candidates)
+    wanted = _objective(control.checkpoint, objective)
+    return Plan(wanted, replace(control, n_cells=_affordable(n_cells, len(made), budget)), made)
+
+
+def plan_of(app: App, record: Mapping[str, Any]) -> Plan:
+    """Return the plan written in a ledger's screen row.
+
+    Raises:
+        InputError: the checkpoint here is not the one the plan names by digest.
+    """
+    fields = ("context", "n_cells", "seed", "first_cell", "steps", "guidance")
+    control = Design(
+        tool="perturb_cells",
+        checkpoint=_same_checkpoint(app, record),
+        interventions=(),
+        **{k: record[k] for k in fields},
+    )
+    wanted = record["objective"]
+    return Plan(
+        Objective(tuple(wanted["raise"]), tuple(wanted["lower"])),
+        control,
+        tuple(tuple(Intervention(**i) for i in c) for c in record["candidates"]),
+    )
+
+
+def _same_checkpoint(app: App, record: Mapping[str, Any]) -> Checkpoint:
+    found = app.catalogue.load(record["checkpoint"])
+    if found.digest != record["checkpoint_digest"]:
+        message = (
+            f"this screen was planned with {found.name} {record['checkpoint_digest']}, but the "
+            f"checkpoint of that name here is {found.digest}. Install the one it names, or plan "
+            "the screen again."
+        )
+        raise InputError(message)
+    return found
+
+
+def _objective(
+    checkpoint: Checkpoint, asked: Mapping[Literal["raise", "lower"], Sequence[str]]
+) -> Objective:
+    up = sorted(resolve_genes(checkpoint, asked.get("raise", ())))
+    down = sorted(resolve_genes(checkpoint, asked.get("lower", ())))
+    both = sorted(set(up) & set(down))
+    if both:
+        message = f"objective raises and lowers {both[0]!r}; name each gene once"
+        raise InputError(message)
+    if not up and not down:
+        message = (
+            'objective names no gene; give genes to raise or to lower, e.g. {"lower": ["STAT1"]}'
+        )
+        raise InputError(message)
+    return Objective(tuple(up), tuple(down))
+
+
+def _candidates(
+    control: Design, asked: Sequence[Candidate] | Literal["all_seen"]
+) -> tuple[Perturbation, ...]:
+    found = (
+        _all_seen(control)
+        if isinstance(asked, str)
+        else [_perturbation(control.checkpoint, one) for one in asked]
+    )
+    unique = {tuple(i.sort_key for i in p): p for p in found}
+    if not 1 <= len(unique) <= MAX_CANDIDATES:
+        message = (
+            f"candidates hold {len(unique)} perturbations; 1 to {MAX_CANDIDATES} fit in one "
+            f'screen. Name targets, or "all_seen"; describe_model lists them.'
+        )
+        raise InputError(message)
+    return tuple(unique[key] for key in sorted(unique))
+
+
+def _all_seen(control: Design) -> list[Perturbation]:
+    entries = [
+        tuple(sorted((Intervention(**i) for i in e["interventions"]), key=lambda i: i.sort_key))
+        for e in control.checkpoint.config["seen"]
+        if e["context"] == dict(control.context)
+    ]
+    return [p for p in entries if p and all(i.kind != "sham" for i in p)]
+
+
+def _perturbation(checkpoint: Checkpoint, asked: Candidate) -> Perturbation:
+    if not isinstance(asked, str):
+        return resolve_interventions(checkpoint, asked)
+    found: list[Perturbation] = []
+    refused: list[NotFoundError] = []
+    for kind in targets(checkpoint):
+        if kind == "sham":
+            continue
+        one = Intervention.model_validate({"kind": kind, "target": asked})
+        try:
+            found.append(resolve_interventions(checkpoint, [one]))
+        except NotFoundError as error:
+            refused.append(error)
+    if len(found) == 1:
+        return found[0]
+    if refused and not found:
+        raise refused[0]
+    kinds = ", ".join(label_of(p) for p in found) or "nothing: it has no intervention kind"
+    message = (
+        f"candidate {asked!r} could be {kinds}. Write it as its interventions, "
+        f'e.g. [{{"kind": "knockout", "target": "{asked}"}}].'
+    )
+    raise InputError(message)
+
+
+def _affordable(n_cells: int, candidates: int, budget: int | None) -> int:
+    if budget is None:
+        return n_cells
+    fits = min(n_cells, budget // (candidates + 1))
+    if fits < min(n_cells, MIN_CELLS):
+        least = (candidates + 1) * MIN_CELLS
+        most = max(0, budget // MIN_CELLS - 1)
+        message = (
+            f"budget={budget} cells leaves {fits} for each of {candidates} candidates and the "
+            f"control; {MIN_CELLS} are the least that say something. Raise budget to {least} or "
+            f"name {most} candidates at most."
+        )
+        raise InputError(message)
+    return fits

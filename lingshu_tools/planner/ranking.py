@@ -1,0 +1,161 @@
+"""Rankings: candidates ordered by how far their sealed cells move the objective.
+
+A ranking is worked out from the outcomes whenever it is asked for and stored nowhere, so it can
+never disagree with them. Knows nothing of how experiments run or how a ranking is shown.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from lingshu_model.wire import Cells, decode_cells
+from lingshu_tools.analysis import (
+    PredictionError,
+    Residuals,
+    Score,
+    ShamNull,
+    benjamini_hochberg,
+    paired_score,
+)
+from lingshu_tools.errors import NotFoundError
+from lingshu_tools.experiments import Design
+from lingshu_tools.ledger import Experiment, Ledger, Outcome
+from lingshu_tools.planner.plan import Plan
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """One candidate with a sealed outcome.
+
+    Attributes:
+        score: None where its cells are no longer kept.
+        error: held-out error of such a score for its support tier; None where none was measured.
+        p: against the sham null, two-sided; None without one.
+        fdr: Benjamini-Hochberg over the whole screen; None until all candidates are done.
+    """
+
+    design: Design
+    experiment_id: str
+    score: Score | None
+    error: PredictionError | None
+    p: float | None
+    fdr: float | None = None
+
+    @property
+    def value(self) -> float | None:
+        """The score, log1p_cp10k; None where there is none."""
+        return None if self.score is None else self.score.value
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The candidates done so far, best first, those without a score last.
+
+    Attributes:
+        null: the sham null behind the FDR; None where there is none for this plan.
+        why_no_null: why there is none.
+    """
+
+    rows: tuple[Ranked, ...]
+    null: ShamNull | None
+    why_no_null: str | None
+
+
+def rank(plan: Plan, ledger: Ledger, children: Sequence[Experiment]) -> Ranking:
+    """Return the ranking of the children that have succeeded so far.
+
+    Args:
+        plan: what was planned.
+        ledger: where outcomes and cells are.
+        children: the screen's experiments; the newest of a position counts.
+    """
+    null, why = sham_null(plan.control)
+    latest = {child.position: child for child in children}
+    reader = _Reader(ledger)
+    rows = [
+        _ranked(plan, made, child, outcome, reader, null)
+        for position, made in enumerate(plan.designs)
+        if (child := latest.get(position)) is not None
+        and (outcome := ledger.outcome(child.id)) is not None
+        and outcome.kind == "succeeded"
+    ]
+    if len(rows) == len(plan.candidates):
+        rows = _with_fdr(rows)
+    return Ranking(tuple(sorted(rows, key=_best_first)), null, why)
+
+
+def sham_null(design: Design) -> tuple[ShamNull | None, str | None]:
+    """Return the sham null that fits a design, or None and the reason."""
+    checkpoint = design.checkpoint
+    null = ShamNull.from_evidence(checkpoint.evidence, checkpoint.panel)
+    if null is None:
+        return None, (
+            f"no significance: {checkpoint.name} has no recorded effects of sham interventions"
+        )
+    if null.steps not in (None, design.steps):
+        return None, (
+            f"no significance: the sham effects of {checkpoint.name} were made with {null.steps} "
+            f"steps, this with {design.steps}"
+        )
+    return null, None
+
+
+def errors_by_tier(plan: Plan) -> Mapping[str, PredictionError]:
+    """Return the held-out error of the whole objective's score for each support tier present."""
+    found = {t: _error(plan, t, ()) for t in plan.support_mix}
+    return {tier: error for tier, error in found.items() if error is not None}
+
+
+def _ranked(
+    plan: Plan,
+    made: Design,
+    child: Experiment,
+    outcome: Outcome,
+    reader: "_Reader",
+    null: ShamNull | None,
+) -> Ranked:
+    score = reader.score(plan, made, outcome)
+    if score is None or score.value is None:
+        return Ranked(made, child.id, score, None, None)
+    p = None
+    if null is not None and score.weights is not None:
+        p = null.score_p(score.weights, score.value, score.se, score.n_cells)
+    error = _error(plan, made.support.tier, score.left_out)
+    return Ranked(made, child.id, score, error, p)
+
+
+def _error(plan: Plan, tier: str, left_out: Sequence[str]) -> PredictionError | None:
+    residuals = Residuals.from_evidence(plan.control.checkpoint.evidence, tier)
+    return residuals and residuals.of_objective(plan.objective, left_out)
+
+
+def _with_fdr(rows: Sequence[Ranked]) -> list[Ranked]:
+    tested = [row for row in rows if row.p is not None]
+    fdr = benjamini_hochberg([row.p for row in tested if row.p is not None]).tolist()
+    found = {row.experiment_id: q for row, q in zip(tested, fdr, strict=True)}
+    return [replace(row, fdr=found.get(row.experiment_id)) for row in rows]
+
+
+def _best_first(row: Ranked) -> tuple[bool, float, str]:
+    return (row.value is None, -(row.value or 0.0), row.design.label)
+
+
+class _Reader:
+    """Reads the arms of outcomes, the shared control once."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._control: tuple[str, Cells] | None = None
+
+    def score(self, plan: Plan, made: Design, outcome: Outcome) -> Score | None:
+        try:
+            control = self._shared(outcome.artifacts["control"])
+            perturbed = decode_cells(self._ledger.get_object(outcome.artifacts["perturbed"]))
+        except (NotFoundError, KeyError):
+            return None
+        own = {i.target for i in made.interventions}
+        return paired_score(control, perturbed, plan.objective, made.checkpoint.panel, own)
+
+    def _shared(self, digest: str) -> Cells:
+        if self._control is None or self._control[0] != digest:
+            self._control = (digest, decode_cells(self._ledger.get_object(digest)))
+        return self._control[1]

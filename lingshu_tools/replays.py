@@ -1,0 +1,170 @@
+"""Replays: an experiment run again from its row, and the verdict on what came back.
+
+exact       the same cells, bit for bit, under the same numerics profile
+same_kind   the same cells under another profile, named in `differs`
+equivalent  other cells under another profile, but effects that agree within Monte Carlo error
+different   anything else; under the same profile, a fault worth reporting
+
+Knows nothing of threads or how a verdict is shown.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lingshu_model.wire import decode_cells
+from lingshu_tools.errors import NotFoundError
+from lingshu_tools.ledger import Experiment, Ledger, Outcome, Verdict
+
+if TYPE_CHECKING:
+    from lingshu_tools.app import App
+
+REPLAY_OF = "replay_of"
+CELL_ROLES = ("control", "perturbed", "cells")
+AGREE_SE = 3.0
+AGREE_SHARE = 0.98
+"""Fixed beforehand: 98 % of the kept genes within 3 combined standard errors."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A verdict and what is not the same; `differs` holds JSON values only."""
+
+    verdict: Verdict
+    differs: dict[str, Any]
+
+
+def replayed(experiment: Experiment) -> str | None:
+    """Return the id of what an experiment replays, or None.
+
+    A replay of this home's ledger has the original as its parent; one of the reference ledger,
+    whose rows are not here, names it in its request.
+    """
+    parent = experiment.parent or ""
+    return parent if parent.startswith("exp_") else experiment.request.get(REPLAY_OF)
+
+
+def locate(app: App, experiment_id: str) -> tuple[Ledger, Experiment]:
+    """Return an experiment and the ledger it is in: this home's, else the reference ledger.
+
+    Raises:
+        NotFoundError: in neither; the nearest ids are given.
+    """
+    try:
+        return app.ledger, app.ledger.experiment(experiment_id)
+    except NotFoundError:
+        if app.reference is None:
+            raise
+        try:
+            return app.reference, app.reference.experiment(experiment_id)
+        except NotFoundError:
+            pass
+        raise
+
+
+def verdict_of(app: App, replay: Experiment) -> Comparison | None:
+    """Return how a replay compares with what it replays; None unless both succeeded."""
+    ledger, original = locate(app, replayed(replay) or "")
+    before, after = ledger.outcome(original.id), app.ledger.outcome(replay.id)
+    if before is None or after is None or {before.kind, after.kind} != {"succeeded"}:
+        return None
+    return _compare(ledger, before, app.ledger, after)
+
+
+def record_verdict(app: App, replay: Experiment) -> None:
+    """Write a replay's verdict beside the original, once; the reference ledger is never written."""
+    ledger, original = locate(app, replayed(replay) or "")
+    found = verdict_of(app, replay)
+    if found is None or ledger.read_only:
+        return
+    if replay.id in [v.replay_id for v in ledger.verifications(original.id)]:
+        return
+    ledger.record_verification(
+        original.id,
+        found.verdict,
+        differs=found.differs,
+        environment=_environment(app.ledger, app.ledger.outcome(replay.id)),
+        replay_id=replay.id,
+    )
+
+
+def _compare(before_in: Ledger, before: Outcome, after_in: Ledger, after: Outcome) -> Comparison:
+    roles = [role for role in CELL_ROLES if role in before.artifacts or role in after.artifacts]
+    changed = [r for r in roles if before.artifacts.get(r) != after.artifacts.get(r)]
+    profile = _difference(_environment(before_in, before), _environment(after_in, after))
+    numerics = {k: v for k, v in profile.items() if k.startswith("profile")}
+    differs: dict[str, Any] = {"environment": profile} if profile else {}
+    others = set(before.artifacts) - set(roles)
+    changed_others = sorted(r for r in others if before.artifacts[r] != after.artifacts.get(r))
+    if changed or changed_others:
+        differs["artifacts"] = [*changed, *changed_others]
+    if not changed:
+        return Comparison("same_kind" if numerics else "exact", differs)
+    differs["counts"] = {r: _counts(before_in, before, after_in, after, r) for r in changed}
+    agreement = _agreement(before, after)
+    differs["agreement"] = agreement
+    agree = agreement is not None and agreement["share_within"] >= AGREE_SHARE
+    return Comparison("equivalent" if agree and numerics else "different", differs)
+
+
+def _counts(
+    before_in: Ledger, before: Outcome, after_in: Ledger, after: Outcome, role: str
+) -> dict[str, Any] | None:
+    """Return how many counts are the same and how far the others are; None if no longer stored."""
+    first, second = before.artifacts.get(role), after.artifacts.get(role)
+    if not (first and second and before_in.has_object(first) and after_in.has_object(second)):
+        return None
+    a = decode_cells(before_in.get_object(first)).counts
+    b = decode_cells(after_in.get_object(second)).counts
+    if a.shape != b.shape:
+        return {"shapes": [list(a.shape), list(b.shape)]}
+    gap = np.abs(a.astype(np.int64) - b)
+    where = np.argwhere(gap > 0)
+    return {
+        "identical_share": float((gap == 0).mean()),
+        "largest_difference": int(gap.max(initial=0)),
+        "first_difference": where[0].tolist() if len(where) else None,
+    }
+
+
+def _agreement(before: Outcome, after: Outcome) -> dict[str, Any] | None:
+    """Return the share of the kept genes that agree within Monte Carlo error."""
+    old = {row["gene"]: row for row in (before.result or {}).get("kept", [])}
+    new = {row["gene"]: row for row in (after.result or {}).get("kept", [])}
+    gaps = [
+        abs(old[g]["value"] - new[g]["value"]) / math.hypot(old[g]["se"], new[g]["se"])
+        for g in old.keys() & new.keys()
+        if old[g]["se"] and new[g]["se"]
+    ]
+    if not gaps:
+        return None
+    return {
+        "genes": len(gaps),
+        "share_within": sum(gap <= AGREE_SE for gap in gaps) / len(gaps),
+        "within_standard_errors": AGREE_SE,
+        "largest_gap": max(gaps),
+    }
+
+
+def _environment(ledger: Ledger, outcome: Outcome | None) -> dict[str, Any]:
+    digest = outcome.environment_digest if outcome else None
+    return dict(ledger.environment(digest)) if digest else {}
+
+
+def _difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `path -> [before, after]` of every leaf that is not the same."""
+    old, new = dict(_leaves(before)), dict(_leaves(after))
+    return {k: [old.get(k), new.get(k)] for k in sorted(old | new) if old.get(k) != new.get(k)}
+
+
+def _leaves(value: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    for key, inner in value.items():
+        if isinstance(inner, dict):
+            yield from _leaves(inner, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", inner

@@ -1,0 +1,1 @@
+"""The tools, one file each: arguments, result, function, SPEC. Know nothing of doors."""

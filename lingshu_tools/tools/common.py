@@ -1,0 +1,128 @@
+"""Arguments and views that several tools share. Knows nothing of any one tool."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from lingshu_model.wire import MAX_CELLS, MAX_SEED, Intervention
+from lingshu_tools.app import App
+from lingshu_tools.experiments import Design, context_label
+from lingshu_tools.honesty import (
+    cost_of,
+    cost_sentence,
+    evidence_sentence,
+    evidence_view,
+    support_view,
+)
+from lingshu_tools.registry import Arguments
+from lingshu_tools.results import Number, View
+
+MAX_WAIT_S = 45
+LOG1P = "log1p_cp10k: ln(1 + counts per 10,000)"
+
+
+class InterventionArgument(Arguments):
+    """One thing done to the cells."""
+
+    kind: Literal["knockout", "crispri", "crispra", "cytokine", "drug", "sham"] = Field(
+        description="What is done; describe_model lists the kinds this checkpoint was trained on"
+    )
+    target: str = Field(
+        min_length=1,
+        max_length=64,
+        description="Gene symbol, alias or Ensembl id; or the name of the cytokine or drug",
+    )
+    dose: float | None = Field(default=None, gt=0, description="Only where it was trained with one")
+
+    def wire(self) -> Intervention:
+        """Return it as the engine's type."""
+        return Intervention(kind=self.kind, target=self.target, dose=self.dose)
+
+
+CheckpointName = Annotated[
+    str | None, Field(max_length=100, description="Checkpoint name; default: the only one there is")
+]
+ContextArgument = Annotated[
+    dict[str, str] | None,
+    Field(
+        description='Context fields, e.g. {"cell_line": "THP-1"}; those with one value may be '
+        "left out"
+    ),
+]
+NCells = Annotated[
+    int, Field(ge=1, le=MAX_CELLS, description=f"Cells for each arm, 1 to {MAX_CELLS}")
+]
+Seed = Annotated[
+    int, Field(ge=0, le=MAX_SEED, description="Random seed; equal seeds give equal cells")
+]
+FirstCell = Annotated[
+    int,
+    Field(ge=0, le=2**40, description="Index of the first cell; continue a series without overlap"),
+]
+WaitS = Annotated[
+    float,
+    Field(
+        ge=0, le=MAX_WAIT_S, description="Seconds to wait for the result, 0 to 45; it goes on after"
+    ),
+]
+DryRun = Annotated[bool, Field(description="Return the cost only; nothing is run or logged")]
+ExperimentId = Annotated[
+    str, Field(min_length=1, max_length=80, description="Experiment id, exp_…")
+]
+AnyId = Annotated[
+    str, Field(min_length=1, max_length=80, description="Experiment id exp_… or screen id scr_…")
+]
+
+
+class GeneEffect(View):
+    """One gene's paired effect."""
+
+    gene: str
+    log2_fold_change: Number | None
+    mc_interval: list[Number] | None = Field(
+        description="95 % Monte Carlo interval of log2_fold_change; says nothing of model error"
+    )
+    control_mean: Number | None
+    perturbed_mean: Number | None
+    change: Number | None = Field(description="perturbed_mean - control_mean")
+    change_mc_interval: list[Number] | None
+    prediction_error: Number | None = Field(
+        description="RMS held-out error of change for this gene; None where none was measured"
+    )
+    sham_q: Number | None = Field(description="FDR of change against the sham null")
+
+
+class Magnitude(View):
+    """The size of the whole effect: L2 norm of change over the measured genes."""
+
+    value: Number
+    mc_interval: list[Number] | None
+    sham_median: Number | None
+    sham_q95: Number | None
+    sham_p: Number | None = Field(description="Rank p against the shams; at best 1 / (shams + 1)")
+
+
+class TargetCheck(View):
+    """What happens to the target's own gene, where it is on the panel."""
+
+    gene: str
+    change: Number | None
+    mc_interval: list[Number] | None
+    note: str
+
+
+def planned(app: App, made: Design) -> dict[str, Any]:
+    """Return the envelope of a dry run: the cost, and nothing written."""
+    cost = cost_of(made.checkpoint, made.total_cells)
+    support = made.support
+    return {
+        "status": "planned",
+        "summary": f"{made.label} in {context_label(made.context)}: {cost_sentence(cost)}. "
+        f"Nothing was run. {evidence_sentence(made.checkpoint, support.tier)}",
+        "units": {"cost.seconds": "seconds of computing"},
+        "cost": cost,
+        "support": support_view(support),
+        "evidence": evidence_view(made.checkpoint, support.tier),
+        "ledger_head": str(app.ledger.head()),
+        "next_step": f"{made.tool} with dry_run=false runs it.",
+    }

@@ -1,0 +1,185 @@
+"""describe_model: what the checkpoints can do, what they have seen, how far to believe them.
+
+Starts nothing and reads no weights. Knows nothing of cells.
+"""
+
+from typing import Any
+
+from pydantic import Field
+
+from lingshu_model.wire import Checkpoint
+from lingshu_tools.app import App
+from lingshu_tools.experiments import (
+    MAX_COUNTS,
+    context_label,
+    resolve_checkpoint,
+    sampling,
+    targets,
+)
+from lingshu_tools.honesty import cost_of, evidence_sentence, evidence_view
+from lingshu_tools.registry import Arguments, ToolSpec
+from lingshu_tools.results import EvidenceView, Number, Result, View, render
+from lingshu_tools.tools.common import CheckpointName
+
+_NAMES = 60
+_CONTEXTS = 20
+
+
+class DescribeModel(Arguments):
+    """Arguments of describe_model."""
+
+    checkpoint: CheckpointName = None
+
+
+class KindView(View):
+    """The trained targets of one kind of intervention."""
+
+    kind: str
+    n_targets: int
+    targets: list[str] = Field(description=f"The first {_NAMES}; find_genes tells of any other")
+
+
+class EngineState(View):
+    """The engine, if one runs; describing never starts it."""
+
+    state: str
+    device: str | None = None
+    dtype: str | None = None
+    queued: int = 0
+    running: int = 0
+
+
+class ModelView(View):
+    """One checkpoint."""
+
+    name: str
+    digest: str
+    n_genes: int
+    panel_digest: str
+    contexts: list[dict[str, str]]
+    kinds: list[KindView]
+    n_shams: int
+    n_training_cells: int
+    steps: int
+    guidance: float
+    max_cells_per_experiment: int = Field(description="For each arm of perturb_cells")
+    seconds_per_cell: Number | None
+    cost_basis: str
+    evidence: list[EvidenceView]
+    tiers_without_evidence: list[str]
+
+
+class DescribeResult(Result):
+    """The checkpoints and the engine."""
+
+    checkpoints: list[ModelView]
+    engine: EngineState
+
+
+def describe_model(app: App, asked: DescribeModel) -> DescribeResult:
+    """Return the named checkpoint, or all of them, and the engine's state."""
+    names = [asked.checkpoint] if asked.checkpoint else app.catalogue.names()
+    checkpoints = [resolve_checkpoint(app, name) for name in names]
+    return DescribeResult(
+        status="succeeded",
+        summary=" ".join(_sentence(c) for c in checkpoints)
+        or "No checkpoint is installed: LINGSHU_CHECKPOINTS names folders that hold some.",
+        units={"seconds_per_cell": "seconds of computing per sampled cell"},
+        evidence=_first_evidence(checkpoints),
+        caveats=["simulated cells are predictions; only evidence on held-out cells supports them"],
+        ledger_head=str(app.ledger.head()),
+        next_step="find_genes resolves names; perturb_cells simulates one perturbation; "
+        "plan_screen compares many.",
+        checkpoints=[_view(c) for c in checkpoints],
+        engine=_engine(app),
+    )
+
+
+def _sentence(checkpoint: Checkpoint) -> str:
+    known = {k: len(v) for k, v in targets(checkpoint).items() if k != "sham"}
+    kinds = ", ".join(f"{n} {kind} targets" for kind, n in known.items()) or "no interventions"
+    contexts = checkpoint.contexts
+    where = context_label(contexts[0]) if len(contexts) == 1 else f"{len(contexts)} contexts"
+    return (
+        f"{checkpoint.name}: {len(checkpoint.panel)} genes, {where}, {kinds}. "
+        f"{evidence_sentence(checkpoint, 'seen')}"
+    )
+
+
+def _view(checkpoint: Checkpoint) -> ModelView:
+    found = targets(checkpoint)
+    tiers = ("seen", "seen_elsewhere", "combination_of_seen", "unseen")
+    views = {tier: evidence_view(checkpoint, tier) for tier in tiers}
+    steps, guidance = sampling(checkpoint)
+    cost = cost_of(checkpoint, 1)
+    return ModelView(
+        name=checkpoint.name,
+        digest=checkpoint.digest,
+        n_genes=len(checkpoint.panel),
+        panel_digest=checkpoint.panel_digest,
+        contexts=checkpoint.contexts[:_CONTEXTS],
+        kinds=[
+            KindView(kind=kind, n_targets=len(names), targets=names[:_NAMES])
+            for kind, names in found.items()
+            if kind != "sham"
+        ],
+        n_shams=len(found.get("sham", ())),
+        n_training_cells=sum(_cells_seen(checkpoint)),
+        steps=steps,
+        guidance=guidance,
+        max_cells_per_experiment=MAX_COUNTS // (2 * len(checkpoint.panel)),
+        seconds_per_cell=cost.seconds,
+        cost_basis=cost.basis,
+        evidence=[view for view in views.values() if view],
+        tiers_without_evidence=[tier for tier, view in views.items() if view is None],
+    )
+
+
+def _cells_seen(checkpoint: Checkpoint) -> list[int]:
+    # Shams are control cells under another label: counting them would count cells twice.
+    entries: list[dict[str, Any]] = checkpoint.config["seen"]
+    return [
+        e["n_cells"] for e in entries if not any(i["kind"] == "sham" for i in e["interventions"])
+    ]
+
+
+def _first_evidence(checkpoints: list[Checkpoint]) -> EvidenceView | None:
+    return evidence_view(checkpoints[0], "seen") if len(checkpoints) == 1 else None
+
+
+def _engine(app: App) -> EngineState:
+    info = app.engine.info()
+    if info is None:
+        return EngineState(state="not running; the first simulation starts it")
+    return EngineState(
+        state="running",
+        device=str(info.profile.get("device", "unknown")),
+        dtype=str(info.profile["dtype"]) if "dtype" in info.profile else None,
+        queued=info.queued,
+        running=info.running,
+    )
+
+
+def _text(result: DescribeResult) -> str:
+    lines = [
+        f"{c.name} {kind.kind}: {', '.join(kind.targets)}"
+        for c in result.checkpoints
+        for kind in c.kinds
+    ]
+    return render(result, "\n".join([*lines, f"engine: {result.engine.state}"]))
+
+
+SPEC = ToolSpec(
+    name="describe_model",
+    title="Describe the virtual cell",
+    description=(
+        "What the installed checkpoints can simulate: contexts, kinds of intervention and their "
+        "trained targets, panel size, limits, seconds per cell, and held-out evidence beside the "
+        "trivial baselines, by support tier (seen, seen_elsewhere, combination_of_seen, unseen). "
+        "Call it first. It starts nothing and costs nothing."
+    ),
+    arguments=DescribeModel,
+    result=DescribeResult,
+    run=describe_model,
+    text=_text,
+)

@@ -1,0 +1,181 @@
+"""find_genes: what a gene is called here, whether it is measured and was perturbed, how high it is.
+
+Knows nothing of simulated cells: expression is the training cells'.
+"""
+
+from pydantic import Field
+
+from lingshu_model.wire import Checkpoint
+from lingshu_tools.app import App
+from lingshu_tools.errors import InputError, NotFoundError, nearest
+from lingshu_tools.experiments import context_label, resolve_checkpoint, targets
+from lingshu_tools.genes import Match, gene_names
+from lingshu_tools.registry import Arguments, ToolSpec
+from lingshu_tools.results import Number, Result, Truncated, View, finite, render, text_table
+from lingshu_tools.tools.common import CheckpointName
+
+_CONTEXTS = 8
+
+
+class FindGenes(Arguments):
+    """Arguments of find_genes."""
+
+    names: list[str] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=200,
+        description="Symbols, aliases, previous symbols or Ensembl ids to resolve",
+    )
+    query: str | None = Field(
+        default=None, min_length=1, max_length=64, description="Part of a name, to search by"
+    )
+    limit: int = Field(default=20, ge=1, le=200, description="Genes to show, 1 to 200")
+    checkpoint: CheckpointName = None
+
+
+class ExpressionView(View):
+    """A gene in the unperturbed training cells of one context."""
+
+    context: str
+    mean: Number | None
+
+
+class GeneView(View):
+    """One name, resolved or not."""
+
+    asked: str
+    gene: str | None = Field(description="Panel symbol; null: not on the panel")
+    matched_by: str | None
+    ensembl: str | None
+    measured: bool
+    perturbed_by: list[str] = Field(description="Intervention kinds trained on this gene")
+    expression: list[ExpressionView]
+    nearest: list[str] = Field(description="Names like it, where it was not found")
+
+
+class FindResult(Result):
+    """The genes asked for."""
+
+    genes: list[GeneView]
+
+
+def find_genes(app: App, asked: FindGenes) -> FindResult:
+    """Return names resolved, or the genes that a part of a name is in."""
+    checkpoint = resolve_checkpoint(app, asked.checkpoint)
+    if (asked.names is None) == (asked.query is None):
+        message = "give names=[…] to resolve them, or query='…' to search, and not both"
+        raise InputError(message)
+    if asked.names is not None:
+        views = [_resolved(checkpoint, name) for name in asked.names]
+    else:
+        query = asked.query or ""
+        matches = gene_names(checkpoint).search(query)
+        views = [_found(checkpoint, query, match) for match in matches]
+    rows = views[: asked.limit]
+    return FindResult(
+        status="succeeded",
+        summary=_summary(checkpoint, asked, views),
+        units={"mean": "log1p_cp10k, mean over unperturbed training cells"},
+        caveats=[f"expression of the first {_CONTEXTS} contexts only"]
+        if len(checkpoint.contexts) > _CONTEXTS
+        else [],
+        ledger_head=str(app.ledger.head()),
+        genes=rows,
+        truncated=Truncated(
+            shown=len(rows), total=len(views), how_to_get_more="raise limit, or narrow the query"
+        )
+        if len(rows) < len(views)
+        else None,
+        next_step="perturb_cells takes the genes with a perturbed_by as targets; objectives and "
+        "genes=[…] take any measured one.",
+    )
+
+
+def _resolved(checkpoint: Checkpoint, name: str) -> GeneView:
+    try:
+        return _found(checkpoint, name, gene_names(checkpoint).find(name))
+    except NotFoundError:
+        return GeneView(
+            asked=name,
+            gene=None,
+            matched_by=None,
+            ensembl=None,
+            measured=False,
+            perturbed_by=_perturbed_by(checkpoint, name),
+            expression=[],
+            nearest=nearest(name, checkpoint.panel),
+        )
+
+
+def _found(checkpoint: Checkpoint, asked: str, match: Match) -> GeneView:
+    return GeneView(
+        asked=asked,
+        gene=match.symbol,
+        matched_by=match.matched_by,
+        ensembl=checkpoint.panel_entries[match.index].get("ensembl"),
+        measured=True,
+        perturbed_by=_perturbed_by(checkpoint, match.symbol),
+        expression=_expression(checkpoint, match.index),
+        nearest=[],
+    )
+
+
+def _perturbed_by(checkpoint: Checkpoint, name: str) -> list[str]:
+    key = name.strip().casefold()
+    known = targets(checkpoint).items()
+    return [k for k, names in known if k != "sham" and key in {n.casefold() for n in names}]
+
+
+def _expression(checkpoint: Checkpoint, index: int) -> list[ExpressionView]:
+    means = checkpoint.reference.get("mean_log1p_cp10k")
+    if means is None:
+        return []
+    controls = [
+        (row, entry["context"])
+        for row, entry in enumerate(checkpoint.config["seen"])
+        if not entry["interventions"]
+    ]
+    return [
+        ExpressionView(context=context_label(context), mean=finite(means[row, index]))
+        for row, context in controls[:_CONTEXTS]
+    ]
+
+
+def _summary(checkpoint: Checkpoint, asked: FindGenes, views: list[GeneView]) -> str:
+    panel = f"the {len(checkpoint.panel)}-gene panel of {checkpoint.name}"
+    if asked.query is not None:
+        return f"{len(views)} genes of {panel} have {asked.query!r} in a name."
+    missing = [v.asked for v in views if v.gene is None]
+    found = f"{len(views) - len(missing)} of {len(views)} names are on {panel}"
+    return f"{found}; not on it: {', '.join(missing[:20])}." if missing else f"{found}."
+
+
+def _text(result: FindResult) -> str:
+    rows = (
+        (
+            g.asked,
+            g.gene,
+            ", ".join(g.perturbed_by) or None,
+            g.expression[0].mean if g.expression else None,
+            ", ".join(g.nearest) or None,
+        )
+        for g in result.genes
+    )
+    head = ("asked", "gene", "perturbed_by", "mean log1p_cp10k", "nearest")
+    return render(result, text_table(head, rows) if result.genes else "")
+
+
+SPEC = ToolSpec(
+    name="find_genes",
+    title="Find genes",
+    description=(
+        "Resolve gene symbols, aliases, previous symbols or Ensembl ids (names=[…]), or search by "
+        "part of a name (query). Says for each gene whether the panel measures it, which "
+        "interventions were trained on it, and its mean expression in unperturbed training cells "
+        "of each context (log1p_cp10k). Unknown names come back with the nearest ones. Free."
+    ),
+    arguments=FindGenes,
+    result=FindResult,
+    run=find_genes,
+    text=_text,
+)

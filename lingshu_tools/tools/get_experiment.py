@@ -1,0 +1,170 @@
+"""get_experiment: the state or result of an experiment or a screen, begun by anyone, any day.
+
+Knows nothing of how a result is worked out; it asks the tool that made it.
+"""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from lingshu_tools.app import App
+from lingshu_tools.errors import InputError
+from lingshu_tools.registry import Arguments, ToolSpec
+from lingshu_tools.replays import replayed, verdict_of
+from lingshu_tools.results import Result, View, render
+from lingshu_tools.tools.common import AnyId, GeneEffect, Magnitude, TargetCheck, WaitS
+from lingshu_tools.tools.perturb_cells import gene_table, show_effect
+from lingshu_tools.tools.run_screen import screen_status
+from lingshu_tools.tools.sample_cells import GeneMean, Quality, show_sample
+from lingshu_tools.views import Shown, shown
+
+Detail = Literal["summary", "effects", "genes", "provenance"]
+_ROWS: dict[str, int] = {"summary": 5, "effects": 50, "genes": 50, "provenance": 0}
+
+
+class GetExperiment(Arguments):
+    """Arguments of get_experiment."""
+
+    id: AnyId
+    detail: Detail = Field(
+        default="summary",
+        description="summary: 5 rows; effects: pages of genes, strongest first; genes: the named "
+        "genes; provenance: request, digests, artifacts, numerics",
+    )
+    genes: list[str] | None = Field(
+        default=None, min_length=1, max_length=100, description="Show these genes (detail=genes)"
+    )
+    limit: int | None = Field(default=None, ge=1, le=200, description="Rows to show, 1 to 200")
+    offset: int = Field(default=0, ge=0, le=100_000, description="Rows to skip")
+    wait_s: WaitS = 0
+
+
+class Replay(View):
+    """How a replay compares with the experiment it replays."""
+
+    of: str
+    verdict: str
+    differs: dict[str, Any]
+
+
+class Provenance(View):
+    """Everything an experiment's numbers follow from."""
+
+    request: dict[str, Any]
+    request_digest: str
+    panel_digest: str
+    principal: str
+    door: str
+    created_at: str
+    parent: str | None
+    artifacts: dict[str, str]
+    environment: dict[str, Any] | None
+    seconds: float | None
+    verifications: list[dict[str, Any]]
+
+
+class GetResult(Result):
+    """An experiment or a screen; fields that do not apply to it are null."""
+
+    tool: str
+    perturbation: str | None = None
+    context: dict[str, str] | None = None
+    n_cells: int | None = None
+    magnitude: Magnitude | None = None
+    target_check: list[TargetCheck] | None = None
+    genes: list[GeneEffect] | list[GeneMean] | None = None
+    quality: Quality | None = None
+    ranking: list[dict[str, Any]] | None = Field(default=None, description="Of a screen")
+    replay: Replay | None = None
+    provenance: Provenance | None = None
+
+
+def get_experiment(app: App, asked: GetExperiment) -> GetResult:
+    """Return an experiment, after taking it up again where its worker has died."""
+    if asked.id.startswith("scr_"):
+        return _screen(app, asked)
+    one = shown(app, asked.id)
+    if one.outcome is None and not one.ledger.read_only:
+        app.runner.launch([asked.id])
+        app.runner.wait([asked.id], asked.wait_s)
+        one = shown(app, asked.id)
+    return _experiment(app, one, asked)
+
+
+def _experiment(app: App, one: Shown, asked: GetExperiment) -> GetResult:
+    detail: Detail = "genes" if asked.genes and asked.detail == "summary" else asked.detail
+    limit = asked.limit or max(1, _ROWS[detail], len(asked.genes or ()))
+    if one.experiment.tool == "sample_cells":
+        found: Result = show_sample(app, one, limit=limit, offset=asked.offset)
+    else:
+        found = show_effect(app, one, genes=asked.genes, limit=limit, offset=asked.offset)
+    fields = {name: getattr(found, name) for name in type(found).model_fields}
+    if detail == "provenance":
+        fields |= {"genes": None, "truncated": None, "provenance": _provenance(one)}
+    return GetResult(tool=one.experiment.tool, replay=_replay(app, one), **fields)
+
+
+def _screen(app: App, asked: GetExperiment) -> GetResult:
+    if asked.genes or asked.detail in ("genes", "provenance"):
+        message = (
+            f"detail={asked.detail!r} with genes={asked.genes!r} is for one experiment, and "
+            f"{asked.id!r} is a screen. Ask for its summary, then for the experiment_id of a row."
+        )
+        raise InputError(message)
+    rows = asked.limit or (200 if asked.detail == "effects" else 10)
+    found = screen_status(app, asked.id, wait_s=asked.wait_s, top=rows)
+    fields = {name: getattr(found, name) for name in Result.model_fields}
+    ranking = [row.model_dump(mode="json") for row in found.ranking]
+    return GetResult(tool="run_screen", ranking=ranking, **fields)
+
+
+def _replay(app: App, one: Shown) -> Replay | None:
+    of = replayed(one.experiment)
+    if of is None or one.ledger.read_only:
+        return None
+    found = verdict_of(app, one.experiment)
+    return found and Replay(of=of, verdict=found.verdict, differs=found.differs)
+
+
+def _provenance(one: Shown) -> Provenance:
+    row, outcome = one.experiment, one.outcome
+    digest = outcome and outcome.environment_digest
+    return Provenance(
+        request=dict(row.request),
+        request_digest=row.request_digest,
+        panel_digest=row.panel_digest,
+        principal=row.principal,
+        door=row.door,
+        created_at=row.created_at,
+        parent=row.parent,
+        artifacts=dict(outcome.artifacts) if outcome else {},
+        environment=dict(one.ledger.environment(digest)) if digest else None,
+        seconds=outcome.seconds if outcome else None,
+        verifications=[
+            {"replay": v.replay_id, "verdict": v.verdict, "at": v.created_at}
+            for v in one.ledger.verifications(row.id)
+        ],
+    )
+
+
+def _text(result: GetResult) -> str:
+    effects = [g for g in result.genes or () if isinstance(g, GeneEffect)]
+    return render(result, gene_table(effects) if effects else "")
+
+
+SPEC = ToolSpec(
+    name="get_experiment",
+    title="Get an experiment or a screen",
+    description=(
+        "State or result of an experiment (exp_…) or a screen (scr_…), begun in any session. An "
+        "unfinished one is taken up again if its worker died; wait_s (0 to 45 s) waits for it. "
+        "detail: summary (5 rows), effects (pages of genes, strongest first; limit, offset), genes "
+        "(the named genes), provenance (resolved request, digests, numerics profile, replays). "
+        "Ids do not expire."
+    ),
+    arguments=GetExperiment,
+    result=GetResult,
+    run=get_experiment,
+    text=_text,
+    read_only=True,
+)

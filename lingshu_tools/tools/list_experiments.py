@@ -1,0 +1,129 @@
+"""list_experiments: what is in the ledger, newest first, filtered and in pages.
+
+Knows nothing of what the experiments found.
+"""
+
+from typing import Literal
+
+from pydantic import Field
+
+from lingshu_tools.app import App
+from lingshu_tools.ledger import Listed
+from lingshu_tools.registry import Arguments, ToolSpec
+from lingshu_tools.results import Result, Truncated, View, render, text_table
+
+
+class ListExperiments(Arguments):
+    """Arguments of list_experiments."""
+
+    tool: str | None = Field(
+        default=None, max_length=40, description="Only of this tool, e.g. perturb_cells"
+    )
+    status: (
+        Literal["queued", "running", "interrupted", "succeeded", "failed", "cancelled"] | None
+    ) = Field(default=None, description="Only in this state")
+    checkpoint: str | None = Field(default=None, max_length=100, description="Only of this one")
+    perturbation: str | None = Field(
+        default=None, max_length=200, description="Only of this one, as listed: STAT1 knockout"
+    )
+    context: str | None = Field(
+        default=None, max_length=200, description="Only in this one, as listed: cell_line=THP-1"
+    )
+    parent: str | None = Field(
+        default=None,
+        max_length=80,
+        description="Only of this screen, or replays of this experiment",
+    )
+    text: str | None = Field(
+        default=None, max_length=200, description="Only rows whose request has this text"
+    )
+    before: str | None = Field(
+        default=None, max_length=80, description="Cursor of the next page, from next_before"
+    )
+    limit: int = Field(default=20, ge=1, le=100, description="Rows to show, 1 to 100")
+
+
+class ListedView(View):
+    """One experiment."""
+
+    experiment_id: str
+    tool: str
+    status: str
+    perturbation: str | None
+    context: str | None
+    n_cells: int | None
+    seed: int
+    checkpoint: str
+    parent: str | None
+    created_at: str
+
+
+class ListResult(Result):
+    """A page of the ledger."""
+
+    experiments: list[ListedView]
+    next_before: str | None
+
+
+def list_experiments(app: App, asked: ListExperiments) -> ListResult:
+    """Return one page of the ledger, newest first."""
+    page = app.ledger.find(**asked.model_dump())
+    rows = [_row(item) for item in page.items]
+    cut = None
+    if page.next_before:
+        more = f'list_experiments(before="{page.next_before}") with the same filters'
+        cut = Truncated(shown=len(rows), total=len(rows) + 1, how_to_get_more=f"{more} (or more)")
+    filters = {k: v for k, v in asked.model_dump().items() if v and k not in ("limit", "before")}
+    which = " with " + ", ".join(f"{k}={v!r}" for k, v in filters.items()) if filters else ""
+    return ListResult(
+        status="succeeded",
+        summary=f"{len(rows)} experiments{which}{', and older ones' if cut else ''}, newest first.",
+        ledger_head=str(app.ledger.head()),
+        experiments=rows,
+        next_before=page.next_before,
+        truncated=cut,
+        next_step="get_experiment(id=…) shows one."
+        if rows
+        else "perturb_cells or run_screen makes some.",
+    )
+
+
+def _row(item: Listed) -> ListedView:
+    e = item.experiment
+    return ListedView(
+        experiment_id=e.id,
+        tool=e.tool,
+        status=item.status,
+        perturbation=e.perturbation,
+        context=e.context,
+        n_cells=e.request.get("n_cells"),
+        seed=e.seed,
+        checkpoint=e.checkpoint,
+        parent=e.parent,
+        created_at=e.created_at,
+    )
+
+
+def _text(result: ListResult) -> str:
+    rows = (
+        (e.experiment_id, e.status, e.tool, e.perturbation, e.n_cells, e.created_at)
+        for e in result.experiments
+    )
+    head = ("id", "status", "tool", "perturbation", "cells", "created")
+    return render(result, text_table(head, rows) if result.experiments else "")
+
+
+SPEC = ToolSpec(
+    name="list_experiments",
+    title="List experiments",
+    description=(
+        "Page through the ledger, newest first: every experiment anyone ran in this home, whatever "
+        "its state. Filter by tool, status, checkpoint, perturbation, context, parent (a screen, "
+        "or an experiment and its replays) or text of the request. Use it to find an id again or "
+        "to see whether something was already done before paying for it twice."
+    ),
+    arguments=ListExperiments,
+    result=ListResult,
+    run=list_experiments,
+    text=_text,
+)

@@ -1,0 +1,140 @@
+"""perturb_cells: a perturbation in a context, against its own paired control.
+
+Knows nothing of screens, which run it many times.
+"""
+
+from typing import Any
+
+from pydantic import Field
+
+from lingshu_tools.app import App
+from lingshu_tools.effect_view import effect_fields
+from lingshu_tools.experiments import Design, design, new_experiment
+from lingshu_tools.genes import resolve_genes
+from lingshu_tools.registry import Arguments, ToolSpec
+from lingshu_tools.results import Result, render, text_table
+from lingshu_tools.tools.common import (
+    CheckpointName,
+    ContextArgument,
+    DryRun,
+    FirstCell,
+    GeneEffect,
+    InterventionArgument,
+    Magnitude,
+    NCells,
+    Seed,
+    TargetCheck,
+    WaitS,
+    planned,
+)
+from lingshu_tools.views import Shown, envelope, shown
+
+
+class PerturbCells(Arguments):
+    """Arguments of perturb_cells."""
+
+    interventions: list[InterventionArgument] = Field(
+        min_length=1,
+        max_length=16,
+        description='What is done, e.g. [{"kind": "knockout", "target": "STAT1"}]; order is free',
+    )
+    context: ContextArgument = None
+    n_cells: NCells = 256
+    seed: Seed = 0
+    first_cell: FirstCell = 0
+    checkpoint: CheckpointName = None
+    genes: list[str] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=100,
+        description="Show these genes instead of the strongest",
+    )
+    top: int = Field(default=20, ge=1, le=200, description="Strongest genes to show, 1 to 200")
+    wait_s: WaitS = 4
+    dry_run: DryRun = False
+
+
+class PerturbResult(Result):
+    """The effect of a perturbation."""
+
+    perturbation: str
+    context: dict[str, str]
+    n_cells: int
+    magnitude: Magnitude | None = None
+    target_check: list[TargetCheck] = Field(default_factory=list[TargetCheck])
+    genes: list[GeneEffect] = Field(default_factory=list[GeneEffect])
+
+
+def perturb_cells(app: App, asked: PerturbCells) -> PerturbResult:
+    """Return the paired effect of a perturbation, or how far it is."""
+    made = design(
+        app,
+        tool="perturb_cells",
+        checkpoint=asked.checkpoint,
+        context=asked.context,
+        interventions=[i.wire() for i in asked.interventions],
+        n_cells=asked.n_cells,
+        seed=asked.seed,
+        first_cell=asked.first_cell,
+    )
+    if asked.genes:
+        # Refused now rather than after the cells were made.
+        resolve_genes(made.checkpoint, asked.genes)
+    if asked.dry_run:
+        return PerturbResult(**planned(app, made), **_facts(made))
+    experiment = app.ledger.begin(new_experiment(app, made))
+    app.runner.launch([experiment.id])
+    app.runner.wait([experiment.id], asked.wait_s)
+    return show_effect(app, shown(app, experiment.id), genes=asked.genes, limit=asked.top)
+
+
+def show_effect(
+    app: App, one: Shown, *, genes: list[str] | None = None, limit: int = 20, offset: int = 0
+) -> PerturbResult:
+    """Return a perturbation experiment in whatever state it is."""
+    fields = envelope(app, one)
+    if one.succeeded:
+        fields |= effect_fields(one, genes=genes, limit=limit, offset=offset)
+    return PerturbResult(**fields, **_facts(one.design))
+
+
+def _facts(made: Design) -> dict[str, Any]:
+    return {"perturbation": made.label, "context": dict(made.context), "n_cells": made.n_cells}
+
+
+def gene_table(genes: list[GeneEffect]) -> str:
+    """Return genes as tab-separated lines."""
+    head = ("gene", "log2FC", "mc_interval", "change", "prediction_error", "sham_q")
+    return text_table(
+        head,
+        (
+            (g.gene, g.log2_fold_change, g.mc_interval, g.change, g.prediction_error, g.sham_q)
+            for g in genes
+        ),
+    )
+
+
+def _text(result: PerturbResult) -> str:
+    return render(result, gene_table(result.genes) if result.genes else "")
+
+
+SPEC = ToolSpec(
+    name="perturb_cells",
+    title="Perturb cells in silico",
+    description=(
+        "Simulate a perturbation (1 to 16 interventions together) in a context and compare it with "
+        "its paired control: strongest genes with Monte Carlo intervals, magnitude against the "
+        "sham null, and what happens to the target's own gene. Logged and replayable. "
+        "Interventions must be trained ones (describe_model lists them). The default 256 cells an "
+        "arm take seconds; a result not ready within wait_s comes back as running: call "
+        "get_experiment. Means are log1p_cp10k. These are predictions, not measurements: quote the "
+        "held-out evidence with any claim. To compare many use plan_screen and run_screen."
+    ),
+    arguments=PerturbCells,
+    result=PerturbResult,
+    run=perturb_cells,
+    text=_text,
+    read_only=False,
+    idempotent=False,
+    simulates=True,
+)

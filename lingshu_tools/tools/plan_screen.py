@@ -1,0 +1,261 @@
+"""plan_screen: an objective and candidates become a recorded plan; nothing is simulated.
+
+Knows nothing of how a plan is run.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from lingshu_tools.analysis import t_quantile
+from lingshu_tools.honesty import cost_of, cost_sentence, evidence_sentence, evidence_view
+from lingshu_tools.ledger import Screen
+from lingshu_tools.planner import Plan, make_plan
+from lingshu_tools.planner.ranking import errors_by_tier, sham_null
+from lingshu_tools.registry import Arguments, ToolSpec
+from lingshu_tools.results import Number, Result, SupportView, render, text_table
+from lingshu_tools.tools.common import (
+    LOG1P,
+    CheckpointName,
+    ContextArgument,
+    FirstCell,
+    InterventionArgument,
+    NCells,
+    Seed,
+)
+
+if TYPE_CHECKING:
+    from lingshu_tools.app import App
+
+# Weakest last: the evidence shown for a mixed screen is that of its weakest tier.
+TIERS = ("seen", "seen_elsewhere", "combination_of_seen", "unseen")
+SHOWN_CANDIDATES = 50
+
+
+class ObjectiveArgument(Arguments):
+    """Genes to move; the score is the mean of sign × change over them, so larger is better."""
+
+    up: list[str] = Field(
+        default_factory=list, alias="raise", max_length=500, description="Genes to raise"
+    )
+    down: list[str] = Field(
+        default_factory=list, alias="lower", max_length=500, description="Genes to lower"
+    )
+
+
+# A combination is one candidate, so a candidate may be a list itself.
+Candidates = Literal["all_seen"] | list[str | list[InterventionArgument]]
+
+
+class ScreenSettings(Arguments):
+    """What plan_screen and run_screen have in common beside objective and candidates."""
+
+    context: ContextArgument = None
+    n_cells: NCells = 256
+    seed: Seed = 0
+    first_cell: FirstCell = 0
+    checkpoint: CheckpointName = None
+    budget: int | None = Field(
+        default=None, ge=1, description="Most cells to sample in all; n_cells is lowered to fit"
+    )
+
+
+class PlanScreen(ScreenSettings):
+    """Arguments of plan_screen."""
+
+    objective: ObjectiveArgument = Field(
+        description='What to look for, e.g. {"lower": ["PSMB9", "STAT1"]}; symbols or Ensembl ids'
+    )
+    candidates: Candidates = Field(
+        description='"all_seen" (every trained perturbation of the context), or a list; each item '
+        "a target symbol or, for kinds and combinations, a list of interventions"
+    )
+
+
+class PlanResult(Result):
+    """A recorded plan."""
+
+    objective: dict[str, list[str]]
+    context: dict[str, str]
+    n_cells: int
+    n_candidates: int
+    candidates: list[str] = Field(description="Perturbations, at most the first 50")
+    plan_digest: str = Field(description="Equal plans have equal digests")
+    prediction_error: Number | None = Field(
+        description="Held-out RMS error of such a score, weakest support tier; None if unmeasured"
+    )
+    sham_limit: Number | None = Field(
+        description="A score beyond ± this is unlike a meaningless label (5 %, before FDR)"
+    )
+    will_show: list[str]
+    wont_show: list[str]
+
+
+def plan_screen(app: App, asked: PlanScreen) -> PlanResult:
+    """Return the plan of a screen, recorded under an id that run_screen takes."""
+    plan = plan_asked(app, asked, asked.objective, asked.candidates)
+    return plan_result(app, plan, recorded(app, plan))
+
+
+def plan_asked(
+    app: App, settings: ScreenSettings, objective: ObjectiveArgument, candidates: Candidates
+) -> Plan:
+    """Return the resolved plan of what was asked."""
+    return make_plan(
+        app,
+        objective={"raise": objective.up, "lower": objective.down},
+        candidates=candidates
+        if isinstance(candidates, str)
+        else [c if isinstance(c, str) else [i.wire() for i in c] for c in candidates],
+        checkpoint=settings.checkpoint,
+        context=settings.context,
+        n_cells=settings.n_cells,
+        seed=settings.seed,
+        first_cell=settings.first_cell,
+        budget=settings.budget,
+    )
+
+
+def recorded(app: App, plan: Plan) -> Screen:
+    """Return the screen of a plan: this principal's oldest of that digest, or a new one."""
+    mine = [s for s in app.ledger.find_screens(digest=plan.digest) if s.principal == app.principal]
+    if mine:
+        return min(mine, key=lambda s: s.seq)
+    return app.ledger.record_screen(plan.record, principal=app.principal)
+
+
+def plan_result(app: App, plan: Plan, screen: Screen | None) -> PlanResult:
+    """Return what a plan would cost and show; without a screen it is not recorded."""
+    labels = [d.label for d in plan.designs]
+    checkpoint, tier = plan.control.checkpoint, weakest(plan)
+    error, limit = errors_by_tier(plan).get(tier), sham_limit(plan)
+    cost = cost_of(checkpoint, plan.total_cells)
+    return PlanResult(
+        status="planned",
+        summary=(
+            f"A screen of {len(labels)} perturbations to {in_words(plan)}, {plan.control.n_cells} "
+            f"paired cells each: {cost_sentence(cost)}. {evidence_sentence(checkpoint, tier)}"
+        ),
+        units={"prediction_error": LOG1P, "sham_limit": LOG1P},
+        support=support_of(plan),
+        evidence=evidence_view(checkpoint, tier),
+        caveats=caveats_of(plan),
+        screen_id=screen.id if screen else None,
+        ledger_head=str(app.ledger.head()),
+        next_step=f'run_screen(screen_id="{screen.id}")' if screen else None,
+        cost=cost,
+        objective=plan.record["objective"],
+        context=dict(plan.control.context),
+        n_cells=plan.control.n_cells,
+        n_candidates=len(labels),
+        candidates=labels[:SHOWN_CANDIDATES],
+        plan_digest=plan.digest,
+        prediction_error=error and error.rms,
+        sham_limit=limit,
+        will_show=_will_show(limit),
+        wont_show=_wont_show(plan, error and error.rms),
+    )
+
+
+def weakest(plan: Plan) -> Literal["seen", "seen_elsewhere", "combination_of_seen", "unseen"]:
+    """Return the weakest support tier among a plan's candidates."""
+    return max((t for t in TIERS if t in plan.support_mix), key=TIERS.index)
+
+
+def support_of(plan: Plan) -> SupportView:
+    """Return the support of a whole screen: a tier, or `mixed` with the number of each."""
+    mix = plan.support_mix
+    seen = [d.support.n_cells for d in plan.designs if d.support.tier == "seen"]
+    cells = f"; at least {min(seen)} training cells of each seen one" if seen else ""
+    return SupportView(
+        tier=weakest(plan) if len(mix) == 1 else "mixed",
+        n_cells=sum(seen),
+        note=", ".join(f"{n} {t}" for t, n in mix.items()) + cells,
+        mix=mix,
+    )
+
+
+def caveats_of(plan: Plan) -> list[str]:
+    """Return what holds for every reading of a plan's scores, run or not."""
+    mix, checkpoint = plan.support_mix, plan.control.checkpoint
+    found = [evidence_sentence(checkpoint, t) for t in mix if t != weakest(plan)]
+    left_out = [
+        d.label
+        for d in plan.designs
+        if plan.objective.left_out({i.target for i in d.interventions})
+    ]
+    if left_out:
+        found.append(f"A target's own gene is left out of its score: {', '.join(left_out)}.")
+    _, why = sham_null(plan.control)
+    return [*found, *([f"{why[0].upper()}{why[1:]}."] if why else [])]
+
+
+def in_words(plan: Plan) -> str:
+    """Return an objective as a phrase: `lower PSMB9, STAT1 and raise CD86`."""
+    parts = (("lower", plan.objective.down), ("raise", plan.objective.up))
+    return " and ".join(f"{verb} {_listed(genes)}" for verb, genes in parts if genes)
+
+
+def sham_limit(plan: Plan) -> float | None:
+    """Return the score that 5 % of shams would pass on either side; None without a null."""
+    null, _ = sham_null(plan.control)
+    weights = plan.objective.weights(plan.control.checkpoint.panel)
+    if null is None or weights is None:
+        return None
+    spread = null.score_spread(weights)
+    return None if spread is None else t_quantile(0.975, null.n_shams - 1) * spread
+
+
+def _will_show(limit: float | None) -> list[str]:
+    known = "" if limit is None else f", and which scores pass ±{limit:.2g}, the reach of a sham"
+    return [
+        f"How the checkpoint orders these candidates on this objective{known}.",
+        "For every candidate a paired effect on all genes, kept as an experiment of its own.",
+    ]
+
+
+def _wont_show(plan: Plan, error: float | None) -> list[str]:
+    unknown = "by how much it errs is not known"
+    missed = (
+        unknown if error is None else f"scores closer than about {error:.2g} are not told apart"
+    )
+    return [
+        f"What real cells do: it predicts, and {missed}.",
+        "Anything about candidates that are not listed, dose, time or viability.",
+        f"More than these {plan.control.n_cells} cells can: more cells narrow mc_interval only.",
+    ]
+
+
+def _listed(genes: tuple[str, ...]) -> str:
+    names = genes if len(genes) <= 6 else (*genes[:5], f"{len(genes) - 5} more")
+    return " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
+
+
+def _text(result: PlanResult) -> str:
+    rows = [[c] for c in result.candidates]
+    lines = [*(f"Shows: {s}" for s in result.will_show), *(f"Not: {s}" for s in result.wont_show)]
+    return render(result, "\n".join([*lines, text_table(["candidate"], rows)]))
+
+
+SPEC = ToolSpec(
+    name="plan_screen",
+    title="Plan a screen",
+    description=(
+        "Plan an in-silico screen: which candidate perturbations best raise or lower chosen genes. "
+        "Resolves names, checks what the checkpoint has seen, and returns cost, held-out error and "
+        "what the screen will and won't show; nothing is simulated. The plan is recorded under a "
+        "screen_id (scr_…) for run_screen; an equal plan gives the same id. Scores are "
+        "mean(sign × change) in log1p_cp10k; a target's own gene is left out of its score. "
+        'candidates="all_seen" takes every trained perturbation of the context. Cost grows with '
+        "(candidates + 1) × n_cells; 256 cells are usually enough. For one perturbation use "
+        "perturb_cells."
+    ),
+    arguments=PlanScreen,
+    result=PlanResult,
+    run=plan_screen,
+    text=_text,
+    read_only=False,
+    idempotent=True,
+)

@@ -1,0 +1,285 @@
+"""plot_experiment: a picture of a screen or an experiment, and the numbers behind it.
+
+The drawing is done in a child process. Knows nothing of how scores or effects are worked out.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from lingshu_model.wire import digest_file, digest_json
+from lingshu_tools.analysis import benjamini_hochberg
+from lingshu_tools.children import run_child
+from lingshu_tools.errors import InputError
+from lingshu_tools.experiments import context_label
+from lingshu_tools.findings import strongest, unpack_effect
+from lingshu_tools.honesty import evidence_view
+from lingshu_tools.planner import Plan, Ranked
+from lingshu_tools.planner.ranking import sham_null
+from lingshu_tools.registry import Arguments, ToolSpec
+from lingshu_tools.results import Result, finite, render
+from lingshu_tools.tools.common import AnyId
+from lingshu_tools.tools.plan_screen import in_words, sham_limit, support_of, weakest
+from lingshu_tools.tools.run_screen import HIT_FDR, ranking_of
+from lingshu_tools.views import Shown, envelope, shown
+
+if TYPE_CHECKING:
+    from lingshu_tools.app import App
+
+Kind = Literal["ranking", "volcano"]
+NAMED_GENES = 20
+MOST_ROWS = 60
+SCORE_LABEL = "score: mean signed change in expression, Δ ln(1 + counts per 10,000)"
+FOLD_LABEL = "log2 fold change, perturbed / control (mean counts per 10,000, + 1)"
+
+
+class PlotExperiment(Arguments):
+    """Arguments of plot_experiment."""
+
+    id: AnyId
+    kind: Kind | None = Field(
+        default=None,
+        description="ranking (of a screen) or volcano (of one experiment); default: what fits",
+    )
+    top: int | None = Field(
+        default=None, ge=1, le=MOST_ROWS, description="Candidates or gene names to show, 1 to 60"
+    )
+
+
+class PlotResult(Result):
+    """Where the picture and its numbers are."""
+
+    kind: Kind
+    png: str
+    svg: str
+    csv: str = Field(description="The numbers behind the picture, every row")
+    digests: dict[str, str] = Field(description="sha256 of each file, by suffix")
+    width_px: int
+    height_px: int
+
+
+def plot_experiment(app: App, asked: PlotExperiment) -> PlotResult:
+    """Return the files of a picture of what is done so far."""
+    fits: Kind = "ranking" if asked.id.startswith("scr_") else "volcano"
+    if asked.kind not in (None, fits):
+        message = (
+            f"kind={asked.kind!r} does not fit {asked.id!r}: a screen (scr_…) has a ranking, an "
+            "experiment (exp_…) a volcano. Leave kind out, or give an id of the other sort."
+        )
+        raise InputError(message)
+    return _ranking(app, asked) if fits == "ranking" else _volcano(app, asked)
+
+
+def _ranking(app: App, asked: PlotExperiment) -> PlotResult:
+    plan, found = ranking_of(app, asked.id)
+    scored = [row for row in found.rows if row.value is not None]
+    if not scored:
+        message = (
+            f"{asked.id} has no ranked candidate yet; "
+            f'run_screen(screen_id="{asked.id}", wait_s=45) goes on with it'
+        )
+        raise InputError(message)
+    rows = [_bar(row) for row in scored]
+    shown_rows = rows[: asked.top or MOST_ROWS]
+    cut = "" if len(shown_rows) == len(rows) else f", first {len(shown_rows)} shown"
+    job = {
+        "kind": "ranking",
+        "title": f"Predicted, not measured: what would {in_words(plan)}?",
+        "subtitle": f"{_where(plan)} · {len(rows)} of {len(plan.candidates)} candidates{cut} · "
+        f"{plan.control.n_cells} paired simulated cells each",
+        "footnote": f"{_dagger(scored)}{_held_out(plan)}{asked.id}",
+        "rows": shown_rows,
+        "sham_limit": sham_limit(plan),
+        "xlabel": SCORE_LABEL,
+    }
+    files = _draw(app, asked.id, job, [_flat(row) for row in rows])
+    return PlotResult(
+        **files,
+        kind="ranking",
+        status="succeeded",
+        summary=f"Ranking of {len(rows)} candidates to {in_words(plan)}: {files['png']}",
+        units={"score": "log1p_cp10k", "prediction_error": "log1p_cp10k"},
+        support=support_of(plan),
+        evidence=evidence_view(plan.control.checkpoint, weakest(plan)),
+        caveats=[found.why_no_null] if found.why_no_null else [],
+        screen_id=asked.id,
+        ledger_head=str(app.ledger.head()),
+    )
+
+
+def _volcano(app: App, asked: PlotExperiment) -> PlotResult:
+    one = shown(app, asked.id)
+    blob = one.artifact("effects") if one.succeeded else None
+    if blob is None:
+        message = (
+            f"{asked.id} ({one.design.tool}) has no stored effect to plot; a volcano needs a "
+            "perturb_cells experiment that succeeded. get_experiment shows its state."
+        )
+        raise InputError(message)
+    table, threshold, why = _genes(one, blob)
+    job = {
+        "kind": "volcano",
+        "title": f"Predicted, not measured: effect of {one.design.label}",
+        "subtitle": f"{context_label(one.design.context)} · {one.design.checkpoint.name} · "
+        f"{one.design.n_cells} paired simulated cells",
+        "footnote": f"{why}  {asked.id}",
+        "genes": [row["gene"] for row in table],
+        "x": [row["log2_fold_change"] for row in table],
+        "y": [row["y"] for row in table],
+        "called": [row["called"] for row in table],
+        "labels": _named(table, asked.top or NAMED_GENES),
+        "target": [i.target for i in one.design.interventions],
+        "threshold": threshold,
+        "xlabel": FOLD_LABEL,
+        "ylabel": "−log10 p against sham interventions"
+        if threshold is not None
+        else "|change|, ln(1 + counts per 10,000)",
+    }
+    files = _draw(app, asked.id, job, [{k: v for k, v in r.items() if k != "y"} for r in table])
+    fields = envelope(app, one) | {
+        "summary": f"Volcano of {one.design.label}: {files['png']}",
+        "units": {"log2_fold_change": FOLD_LABEL, "change": "log1p_cp10k"},
+        "caveats": [] if threshold is not None else [why],
+    }
+    return PlotResult(**fields, **files, kind="volcano")
+
+
+def _genes(one: Shown, blob: bytes) -> tuple[list[dict[str, Any]], float | None, str]:
+    """Return a row for each measured gene, the y above which one is called, and a footnote."""
+    effect, panel = unpack_effect(blob), one.design.checkpoint.panel
+    null, why = sham_null(one.design)
+    p = null.gene_p(effect) if null else np.full(len(panel), np.nan)
+    q = benjamini_hochberg(p)
+    y = -np.log10(np.maximum(p, 1e-300)) if null else np.abs(effect.change)
+    called = np.where(q <= HIT_FDR, np.sign(effect.change), 0)
+    rows = [
+        {
+            "gene": panel[i],
+            "log2_fold_change": finite(effect.log2_fold_change[i]),
+            "change": finite(effect.change[i]),
+            "control_mean": finite(effect.control_mean[i]),
+            "perturbed_mean": finite(effect.perturbed_mean[i]),
+            "sham_p": finite(p[i]),
+            "sham_q": finite(q[i]),
+            "called": int(called[i]),
+            "y": finite(y[i]),
+        }
+        for i in strongest(effect.change)
+    ]
+    if null is None:
+        return rows, None, f"{why}"
+    note = f"p against {null.n_shams} sham interventions; coloured: FDR ≤ 5 %."
+    return rows, _threshold(p, q), note
+
+
+def _threshold(p: np.ndarray, q: np.ndarray) -> float:
+    tested = np.isfinite(q)
+    hits = tested & (q <= HIT_FDR)
+    # Between the last gene called and the first not called; where none is, what one would need.
+    worst = p[hits].max() if hits.any() else HIT_FDR / max(1, tested.sum())
+    return float(-np.log10(max(worst, 1e-300))) - 0.02
+
+
+def _named(table: Sequence[Mapping[str, Any]], top: int) -> list[str]:
+    called = [row["gene"] for row in table if row["called"]]
+    return (called or [row["gene"] for row in table])[:top]
+
+
+def _bar(row: Ranked) -> dict[str, Any]:
+    score = row.score
+    return {
+        "label": row.design.label + ("†" if score and score.left_out else ""),
+        "score": row.value,
+        "mc_interval": score.mc_interval if score else None,
+        "prediction_error": row.error.rms if row.error else None,
+        "hit": None if row.fdr is None else row.fdr <= HIT_FDR,
+        "fdr": finite(row.fdr),
+        "support": row.design.support.tier,
+        "experiment_id": row.experiment_id,
+    }
+
+
+def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    low, high = row["mc_interval"] or (None, None)
+    kept = {k: v for k, v in row.items() if k not in ("label", "mc_interval", "hit")}
+    return {
+        "perturbation": row["label"].removesuffix("†"),
+        **kept,
+        "mc_low": finite(low),
+        "mc_high": finite(high),
+        "own_gene_left_out": row["label"].endswith("†"),
+    }
+
+
+def _where(plan: Plan) -> str:
+    return f"{context_label(plan.control.context)} · {plan.control.checkpoint.name}"
+
+
+def _dagger(scored: Sequence[Ranked]) -> str:
+    return "† own gene left out.  " if any(r.score and r.score.left_out for r in scored) else ""
+
+
+def _held_out(plan: Plan) -> str:
+    view = evidence_view(plan.control.checkpoint, weakest(plan))
+    if view is None or view.model.value is None:
+        return "No held-out figure for this support tier.  "
+    shift = view.baselines.get("mean_shift")
+    beside = "" if shift is None or shift.value is None else f" (mean shift {shift.value:.2f})"
+    metric = view.metric.replace("_", " ")
+    return f"Held-out {metric}, {view.set}: {view.model.value:.2f}{beside}.  "
+
+
+def _draw(
+    app: App, name: str, job: Mapping[str, Any], numbers: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    folder = app.home / "plots"
+    folder.mkdir(parents=True, exist_ok=True)
+    # Named by what is drawn: another state of a screen is another picture.
+    stem = folder / f"{name}-{job['kind']}-{digest_json(job)[7:15]}"
+    drawn = run_child("plot", {**job, "out": str(stem)})
+    table = _write_csv(Path(f"{stem}.csv"), numbers)
+    paths = {"png": drawn["png"], "svg": drawn["svg"], "csv": str(table)}
+    return {
+        **paths,
+        "digests": {suffix: digest_file(Path(path)) for suffix, path in paths.items()},
+        "width_px": drawn["width"],
+        "height_px": drawn["height"],
+    }
+
+
+def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with temporary.open("w", newline="", encoding="utf-8") as handle:
+        writer = csv.DictWriter(handle, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return temporary.replace(path)
+
+
+def _text(result: PlotResult) -> str:
+    return render(result, f"svg: {result.svg}\nnumbers: {result.csv}")
+
+
+SPEC = ToolSpec(
+    name="plot_experiment",
+    title="Plot an experiment or a screen",
+    description=(
+        "Draw what is done so far, ready for a paper, and write the numbers behind it: PNG, SVG "
+        "and CSV files whose paths are returned. ranking (of a screen, scr_…): every candidate's "
+        "score with its Monte Carlo interval, the held-out prediction error and the reach of sham "
+        "interventions. volcano (of a perturb_cells experiment, exp_…): log2 fold change against "
+        "p over sham interventions, strongest genes named. Nothing is simulated."
+    ),
+    arguments=PlotExperiment,
+    result=PlotResult,
+    run=plot_experiment,
+    text=_text,
+    read_only=False,
+)

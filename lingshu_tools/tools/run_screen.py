@@ -1,0 +1,356 @@
+"""run_screen: run or resume a plan, and rank its candidates.
+
+Every candidate is an experiment of its own with the screen as its parent; all are begun in one
+transaction and handed to the engine at once, so the engine goes on when this process dies. Knows
+nothing of how one experiment is run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from lingshu_tools.errors import InputError
+from lingshu_tools.honesty import evidence_sentence, evidence_view
+from lingshu_tools.ledger import Experiment, Screen, Status
+from lingshu_tools.planner import Plan, Ranked, Ranking, plan_of, rank
+from lingshu_tools.registry import ToolSpec
+from lingshu_tools.results import (
+    Number,
+    Progress,
+    Result,
+    ResultStatus,
+    Truncated,
+    View,
+    finite,
+    render,
+    text_table,
+)
+from lingshu_tools.tools.common import LOG1P, DryRun, WaitS
+from lingshu_tools.tools.plan_screen import (
+    Candidates,
+    ObjectiveArgument,
+    ScreenSettings,
+    caveats_of,
+    in_words,
+    plan_asked,
+    plan_result,
+    recorded,
+    support_of,
+    weakest,
+)
+
+if TYPE_CHECKING:
+    from lingshu_tools.app import App
+
+ENDED = ("succeeded", "failed", "cancelled")
+HIT_FDR = 0.05
+NAMED_LEADERS = 4
+
+
+class RunScreen(ScreenSettings):
+    """Arguments of run_screen: a recorded plan's id, or the arguments of plan_screen."""
+
+    screen_id: str | None = Field(
+        default=None,
+        max_length=80,
+        description="A plan's id, scr_…; then give only wait_s, dry_run and top beside it",
+    )
+    objective: ObjectiveArgument | None = Field(
+        default=None, description='Without screen_id: what to look for, e.g. {"lower": ["STAT1"]}'
+    )
+    candidates: Candidates | None = Field(
+        default=None,
+        description='Without screen_id: "all_seen", or a list of targets or intervention lists',
+    )
+    wait_s: WaitS = 4
+    dry_run: DryRun = False
+    top: int = Field(default=10, ge=1, le=2000, description="Best candidates to show, 1 to 2000")
+
+
+class RankedView(View):
+    """One candidate of a screen."""
+
+    perturbation: str
+    score: Number | None = Field(
+        description="mean(sign × change) over the objective; larger better"
+    )
+    mc_interval: list[Number] | None = Field(
+        description="95 % Monte Carlo interval; says nothing of model error"
+    )
+    prediction_error: Number | None = Field(
+        description="Held-out RMS error of such a score in this support tier; None if unmeasured"
+    )
+    support: str
+    experiment_id: str
+    fdr: Number | None = Field(description="Against the sham null, over the screen, once complete")
+    left_out: list[str] = Field(description="Objective genes not counted: the target's own")
+
+
+class ScreenResult(Result):
+    """A screen's ranking so far."""
+
+    objective: dict[str, list[str]]
+    context: dict[str, str]
+    n_cells: int
+    n_candidates: int
+    n_done: int
+    ranking: list[RankedView]
+
+
+def run_screen(app: App, asked: RunScreen) -> ScreenResult:
+    """Return the ranking of a screen, or how far it is, after at most `wait_s` seconds."""
+    known = app.ledger.screen(_alone(asked.screen_id, asked)) if asked.screen_id else None
+    plan = plan_of(app, known.plan) if known else _asked(app, asked)
+    if asked.dry_run:
+        return _cost_only(app, plan, known)
+    screen = known or recorded(app, plan)
+    _begin(app, plan, screen)
+    return screen_status(app, screen.id, wait_s=asked.wait_s, top=asked.top)
+
+
+def screen_status(app: App, screen_id: str, *, wait_s: float = 0, top: int = 10) -> ScreenResult:
+    """Return the ranking of a screen so far, going on with what no living process works on.
+
+    A screen that was only planned stays so.
+    """
+    screen = app.ledger.screen(screen_id)
+    plan, children = plan_of(app, screen.plan), app.ledger.children(screen_id)
+    ids = [child.id for child in children]
+    if children:
+        app.runner.launch([i for i in ids if app.ledger.status(i) not in ENDED])
+        app.runner.wait(ids, wait_s)
+    return _result(app, screen, plan, children, top)
+
+
+def ranking_of(app: App, screen_id: str) -> tuple[Plan, Ranking]:
+    """Return a screen's plan and its whole ranking so far; nothing is started."""
+    plan = plan_of(app, app.ledger.screen(screen_id).plan)
+    return plan, rank(plan, app.ledger, app.ledger.children(screen_id))
+
+
+def _begin(app: App, plan: Plan, screen: Screen) -> None:
+    # The rows are keyed by screen and position: a second process begins none twice.
+    if len(app.ledger.children(screen.id)) < len(plan.candidates):
+        app.ledger.begin_many(plan.children(app, screen.id))
+
+
+def _asked(app: App, asked: RunScreen) -> Plan:
+    if asked.objective is None or asked.candidates is None:
+        missing = "objective" if asked.objective is None else "candidates"
+        message = (
+            f"run_screen has neither screen_id nor {missing}; give the screen_id of plan_screen, "
+            'or objective and candidates, e.g. {"objective": {"lower": ["STAT1"]}, '
+            '"candidates": "all_seen"}'
+        )
+        raise InputError(message)
+    return plan_asked(app, asked, asked.objective, asked.candidates)
+
+
+def _alone(screen_id: str, asked: RunScreen) -> str:
+    planned = {*ScreenSettings.model_fields, "objective", "candidates"}
+    extra = sorted(asked.model_fields_set & planned)
+    if extra:
+        message = (
+            f"screen_id={screen_id!r} names a whole plan, so {', '.join(extra)} must be left out; "
+            "to change them, leave screen_id out and give objective and candidates"
+        )
+        raise InputError(message)
+    return screen_id
+
+
+def _cost_only(app: App, plan: Plan, screen: Screen | None = None) -> ScreenResult:
+    planned = plan_result(app, plan, screen)
+    shared = {k: getattr(planned, k) for k in Result.model_fields}
+    return ScreenResult(**shared, **_plan_fields(plan), n_done=0, ranking=[])
+
+
+def _plan_fields(plan: Plan) -> dict[str, object]:
+    return {
+        "objective": plan.record["objective"],
+        "context": dict(plan.control.context),
+        "n_cells": plan.control.n_cells,
+        "n_candidates": len(plan.candidates),
+    }
+
+
+def _result(
+    app: App, screen: Screen, plan: Plan, children: Sequence[Experiment], top: int
+) -> ScreenResult:
+    statuses = [app.ledger.status(child.id) for child in children]
+    ranking = rank(plan, app.ledger, children)
+    status, shown = _status(statuses), ranking.rows[:top]
+    tier = weakest(plan)
+    return ScreenResult(
+        **_plan_fields(plan),
+        status=status,
+        summary=_summary(plan, ranking),
+        units=dict.fromkeys(("score", "mc_interval", "prediction_error"), LOG1P),
+        support=support_of(plan),
+        evidence=evidence_view(plan.control.checkpoint, tier),
+        caveats=[*_caveats(app, ranking, children, statuses), *caveats_of(plan)],
+        screen_id=screen.id,
+        ledger_head=str(app.ledger.head()),
+        next_step=_next_step(screen.id, status, ranking),
+        truncated=_truncated(screen.id, len(shown), len(ranking.rows)),
+        progress=_progress(plan, statuses),
+        n_done=len(ranking.rows),
+        ranking=[_view(row) for row in shown],
+    )
+
+
+def _view(row: Ranked) -> RankedView:
+    return RankedView(
+        perturbation=row.design.label,
+        score=finite(row.value),
+        mc_interval=row.score.mc_interval if row.score else None,
+        prediction_error=row.error.rms if row.error else None,
+        support=row.design.support.tier,
+        experiment_id=row.experiment_id,
+        fdr=finite(row.fdr),
+        left_out=list(row.score.left_out) if row.score else [],
+    )
+
+
+def _status(statuses: Sequence[Status]) -> ResultStatus:
+    present = set(statuses)
+    if not present:
+        return "planned"
+    if present == {"queued"}:
+        return "queued"
+    if present & {"queued", "running"}:
+        return "running"
+    return next(s for s in ("interrupted", "succeeded", "cancelled", "failed") if s in present)
+
+
+def _progress(plan: Plan, statuses: Sequence[Status]) -> Progress:
+    ended = sum(s in ENDED for s in statuses)
+    arms = ended + 1 if ended else 0
+    return Progress(done=arms * plan.control.n_cells, total=plan.total_cells)
+
+
+def _summary(plan: Plan, ranking: Ranking) -> str:
+    checkpoint, tier = plan.control.checkpoint, weakest(plan)
+    scored = [row for row in ranking.rows if row.value is not None]
+    done = f"{len(ranking.rows)} of {len(plan.candidates)} candidates done"
+    if not scored:
+        return f"Screen to {in_words(plan)}: {done}, none ranked yet."
+    return f"{_leaders(plan, scored)}{_hits(scored)} {evidence_sentence(checkpoint, tier)}" + (
+        "" if len(ranking.rows) == len(plan.candidates) else f" So far {done}."
+    )
+
+
+def _leaders(plan: Plan, scored: Sequence[Ranked]) -> str:
+    names = ", ".join(f"{r.design.label} {r.value:.2f}" for r in scored[:NAMED_LEADERS])
+    error = scored[0].error
+    known = (
+        "held-out prediction error unknown"
+        if error is None
+        else f"held-out prediction error {error.rms:.2f}, n = {error.n_perturbations}"
+    )
+    return (
+        f"To {in_words(plan)}, the checkpoint ranks first: {names} "
+        f"(log1p_cp10k; {known}; {len(scored)} candidates)."
+    )
+
+
+def _hits(scored: Sequence[Ranked]) -> str:
+    tested = [r for r in scored if r.fdr is not None]
+    if not tested:
+        return ""
+    hits = [r for r in tested if (r.fdr or 0) <= HIT_FDR]
+    better = sum((r.value or 0) > 0 for r in hits)
+    return (
+        f" Against sham interventions {len(hits)} of {len(tested)} stand out at 5 % FDR, {better} "
+        "of them the wanted way."
+    )
+
+
+def _caveats(
+    app: App,
+    ranking: Ranking,
+    children: Sequence[Experiment],
+    statuses: Sequence[Status],
+) -> list[str]:
+    found: list[str] = []
+    stuck = {t for c in children if (t := app.runner.trouble(c.id))}
+    found += [f"The screen stopped: {text}" for text in sorted(stuck)]
+    for state in ("failed", "cancelled"):
+        names = [
+            c.perturbation or "" for c, s in zip(children, statuses, strict=True) if s == state
+        ]
+        if names:
+            found.append(f"{state.capitalize()}, so not ranked: {', '.join(names[:10])}.")
+    unscored = [r.design.label for r in ranking.rows if r.value is None]
+    if unscored:
+        found.append(
+            f"Without a score (own gene only, or cells not kept): {', '.join(unscored[:10])}."
+        )
+    return [*found, *_close(ranking)]
+
+
+def _close(ranking: Ranking) -> list[str]:
+    scored = [r for r in ranking.rows if r.value is not None]
+    if not scored or scored[0].error is None:
+        return []
+    reach = scored[0].error.rms
+    near = sum((scored[0].value or 0) - (r.value or 0) <= reach for r in scored)
+    return [f"The first {near} lie within one prediction error of the best."] if near > 1 else []
+
+
+def _next_step(screen_id: str, status: ResultStatus, ranking: Ranking) -> str:
+    if status == "planned":
+        return f'run_screen(screen_id="{screen_id}")'
+    if status in ("interrupted", "failed"):
+        return f'run_screen(screen_id="{screen_id}") once what the caveats name is mended'
+    if status != "succeeded" or not ranking.rows:
+        return f'get_experiment(id="{screen_id}", wait_s=45)'
+    return f'plot_experiment(id="{screen_id}", kind="ranking")'
+
+
+def _truncated(screen_id: str, shown: int, total: int) -> Truncated | None:
+    if shown == total:
+        return None
+    how = f'run_screen(screen_id="{screen_id}", top={total}) shows all'
+    return Truncated(shown=shown, total=total, how_to_get_more=how)
+
+
+def _text(result: ScreenResult) -> str:
+    head = ["perturbation", "score", "mc_interval", "prediction_error", "support", "fdr", "id"]
+    rows = [
+        [
+            r.perturbation,
+            r.score,
+            r.mc_interval,
+            r.prediction_error,
+            r.support,
+            r.fdr,
+            r.experiment_id,
+        ]
+        for r in result.ranking
+    ]
+    return render(result, text_table(head, rows) if rows else "")
+
+
+SPEC = ToolSpec(
+    name="run_screen",
+    title="Run a screen",
+    description=(
+        "Run or resume a planned screen (screen_id of plan_screen, or plan_screen's own arguments) "
+        "and rank every candidate on the objective, best first: score = mean(sign × change) in "
+        "log1p_cp10k, mc_interval (sampling only), prediction_error (held out, the larger), FDR "
+        "against sham interventions. Each candidate is a paired simulated experiment with an id. "
+        "Waits wait_s seconds (0 to 45); if not done, status is running: call "
+        "get_experiment(id=screen_id, wait_s=45). The same plan resumes the same screen and "
+        "repeats nothing. A target's own gene is left out of its score. Rankings are predictions: "
+        "quote prediction_error and the evidence with them."
+    ),
+    arguments=RunScreen,
+    result=ScreenResult,
+    run=run_screen,
+    text=_text,
+    read_only=False,
+    simulates=True,
+)

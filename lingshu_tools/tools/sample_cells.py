@@ -1,0 +1,202 @@
+"""sample_cells: cells of a condition, and how they compare with the training cells of it.
+
+Knows nothing of effects: one arm has no control.
+"""
+
+from typing import Any
+
+from pydantic import Field
+
+from lingshu_tools.app import App
+from lingshu_tools.experiments import Design, design, new_experiment
+from lingshu_tools.findings import QUANTILES, seen_row
+from lingshu_tools.registry import Arguments, ToolSpec
+from lingshu_tools.results import Number, Result, Truncated, View, finite, render, text_table
+from lingshu_tools.tools.common import (
+    CheckpointName,
+    ContextArgument,
+    DryRun,
+    FirstCell,
+    InterventionArgument,
+    NCells,
+    Seed,
+    WaitS,
+    planned,
+)
+from lingshu_tools.views import Shown, envelope, shown
+
+UNITS = {
+    "library_quantiles": "count (UMI per cell)",
+    "zero_rate": "share of counts that are 0",
+    "mean": "log1p_cp10k",
+    "training_mean": "log1p_cp10k",
+}
+
+
+class SampleCells(Arguments):
+    """Arguments of sample_cells."""
+
+    context: ContextArgument = None
+    interventions: list[InterventionArgument] = Field(
+        default_factory=list[InterventionArgument],
+        max_length=16,
+        description="What is done to the cells; default: nothing (control cells)",
+    )
+    n_cells: NCells = 256
+    seed: Seed = 0
+    first_cell: FirstCell = 0
+    checkpoint: CheckpointName = None
+    top: int = Field(default=10, ge=1, le=50, description="Highest genes to show, 1 to 50")
+    wait_s: WaitS = 4
+    dry_run: DryRun = False
+
+
+class GeneMean(View):
+    """One gene's mean over the sampled cells, beside the training cells'."""
+
+    gene: str
+    mean: Number
+    training_mean: Number | None
+
+
+class Quality(View):
+    """Sampled cells against the training cells of the same condition."""
+
+    quantiles: list[float] = Field(description="The quantiles that the library sizes are given at")
+    library_quantiles: list[Number]
+    training_library_quantiles: list[Number] | None
+    zero_rate: Number
+    training_zero_rate: Number | None
+    pearson_of_means: Number | None = Field(
+        description="Pearson correlation over genes of mean log1p_cp10k with the training cells"
+    )
+
+
+class SampleResult(Result):
+    """What was sampled."""
+
+    perturbation: str
+    context: dict[str, str]
+    n_cells: int
+    quality: Quality | None = None
+    genes: list[GeneMean] = Field(default_factory=list[GeneMean])
+
+
+def sample_cells(app: App, asked: SampleCells) -> SampleResult:
+    """Return the quality of freshly sampled cells, or how far they are."""
+    made = design(
+        app,
+        tool="sample_cells",
+        checkpoint=asked.checkpoint,
+        context=asked.context,
+        interventions=[i.wire() for i in asked.interventions],
+        n_cells=asked.n_cells,
+        seed=asked.seed,
+        first_cell=asked.first_cell,
+    )
+    if asked.dry_run:
+        return SampleResult(**planned(app, made), **_facts(made))
+    experiment = app.ledger.begin(new_experiment(app, made))
+    app.runner.launch([experiment.id])
+    app.runner.wait([experiment.id], asked.wait_s)
+    return show_sample(app, shown(app, experiment.id), limit=asked.top)
+
+
+def show_sample(app: App, one: Shown, *, limit: int = 10, offset: int = 0) -> SampleResult:
+    """Return a sampling experiment in whatever state it is."""
+    fields = envelope(app, one)
+    if one.succeeded:
+        fields |= _succeeded(one, limit, offset)
+    return SampleResult(**fields, **_facts(one.design))
+
+
+def _succeeded(one: Shown, limit: int, offset: int) -> dict[str, Any]:
+    quality = _quality(one)
+    kept = one.result["kept"]
+    rows = kept[offset : offset + limit]
+    trained = _training_means(one.design)
+    pearson = quality.pearson_of_means
+    if pearson is None:
+        compared = "No training cells of exactly this condition to compare with."
+    else:
+        compared = (
+            f"Their mean expression correlates {pearson:.3f} (Pearson) with the training cells'; "
+            "that is a check on fit, not on prediction."
+        )
+    more = f'get_experiment(id="{one.experiment.id}", limit=50)'
+    return {
+        "summary": f"{one.where}: median library {quality.library_quantiles[2]:.0f} UMI, "
+        f"{quality.zero_rate:.0%} zeros. {compared}",
+        "units": UNITS,
+        "caveats": ["training cells are what the checkpoint was fitted to, not held-out ones"],
+        "quality": quality,
+        "genes": [
+            GeneMean(
+                gene=row["gene"], mean=row["value"], training_mean=finite(trained.get(row["gene"]))
+            )
+            for row in rows
+        ],
+        "truncated": Truncated(shown=len(rows), total=len(kept), how_to_get_more=more)
+        if len(rows) < len(kept)
+        else None,
+        "next_step": f'export_experiment(id="{one.experiment.id}") writes the cells to a file.',
+    }
+
+
+def _quality(one: Shown) -> Quality:
+    result, made = one.result, one.design
+    row = seen_row(made)
+    reference = made.checkpoint.reference if row is not None else {}
+    library = reference.get("library_quantiles")
+    zeros = reference.get("zero_rate")
+    return Quality(
+        quantiles=list(QUANTILES),
+        library_quantiles=result["library_quantiles"],
+        training_library_quantiles=None if library is None else library[row].tolist(),
+        zero_rate=result["zero_rate"],
+        training_zero_rate=None if zeros is None else finite(float(zeros[row])),
+        pearson_of_means=result["pearson_with_training"],
+    )
+
+
+def _training_means(made: Design) -> dict[str, float]:
+    row = seen_row(made)
+    if row is None:
+        return {}
+    values = made.checkpoint.reference["mean_log1p_cp10k"][row]
+    return dict(zip(made.checkpoint.panel, values.tolist(), strict=True))
+
+
+def _facts(made: Design) -> dict[str, Any]:
+    return {"perturbation": made.label, "context": dict(made.context), "n_cells": made.n_cells}
+
+
+def sample_table(result: SampleResult) -> str:
+    """Return the highest genes as tab-separated lines."""
+    rows = ((g.gene, g.mean, g.training_mean) for g in result.genes)
+    return text_table(("gene", "mean", "training_mean"), rows) if result.genes else ""
+
+
+def _text(result: SampleResult) -> str:
+    return render(result, sample_table(result))
+
+
+SPEC = ToolSpec(
+    name="sample_cells",
+    title="Sample cells",
+    description=(
+        "Sample whole simulated cells of a context (control by default) and compare them with the "
+        "training cells of that condition: library sizes (UMI), zero rate, highest genes "
+        "(log1p_cp10k), correlation of means. Use it to see whether the checkpoint can be trusted "
+        "in a context; for the effect of a perturbation use perturb_cells, which pairs it with its "
+        "control. 1 to 100,000 cells; logged and replayable; equal seeds give equal cells. "
+        "export_experiment writes the counts to a file."
+    ),
+    arguments=SampleCells,
+    result=SampleResult,
+    run=sample_cells,
+    text=_text,
+    read_only=False,
+    idempotent=False,
+    simulates=True,
+)

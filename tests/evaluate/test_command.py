@@ -1,0 +1,207 @@
+"""The whole path on made data: a fake sampler, a made checkpoint, a made h5ad file."""
+
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from made import GENES, SIZES, Truth
+from scipy import sparse
+
+import lingshu_model
+from lingshu_model.evaluate.__main__ import main
+from lingshu_model.evaluate.arms import ArmStore, profile_digest
+from lingshu_model.evaluate.data import Split, load_observed
+from lingshu_model.evaluate.evidence import rounded
+from lingshu_model.evaluate.observed import CONTROL
+from lingshu_model.wire import ArmRequest, Catalogue, Cells
+from lingshu_model.wire.catalogue import FORMAT, pin
+
+CONTEXT = {"cell_line": "THP-1"}
+
+
+class FakeSampler:
+    """Draws from the truth; counts what it was asked for."""
+
+    asked: list[ArmRequest]
+
+    @staticmethod
+    def load(_checkpoint: object, *, threads: int | None = None) -> "FakeSampler":
+        return FakeSampler()
+
+    def profile(self) -> dict[str, str]:
+        return {"device": "made"}
+
+
+def _sample_arm(_sampler: FakeSampler, request: ArmRequest) -> Cells:
+    FakeSampler.asked.append(request)
+    target = request.interventions[0].target if request.interventions else CONTROL
+    name = CONTROL if target.startswith("sham") else target
+    seed = request.seed * 1000 + sum(map(ord, target))
+    return Cells(Truth().cells(name, request.n_cells, seed), np.ones(len(GENES), bool))
+
+
+@pytest.fixture
+def fake_sampler(monkeypatch: pytest.MonkeyPatch) -> type[FakeSampler]:
+    FakeSampler.asked = []
+    module = SimpleNamespace(Sampler=FakeSampler, sample_arm=_sample_arm)
+    monkeypatch.setitem(sys.modules, "lingshu_model.sampler", module)
+    monkeypatch.setattr(lingshu_model, "sampler", module, raising=False)
+    return FakeSampler
+
+
+def _checkpoint(folder: Path) -> Path:
+    targets = [("knockout", name) for name in SIZES if name != CONTROL]
+    targets += [("sham", f"sham-{i:02}") for i in range(3)]
+    seen = [{"context": CONTEXT, "interventions": [], "n_cells": 300}]
+    for kind, target in targets:
+        one = {"kind": kind, "target": target}
+        seen.append({"context": CONTEXT, "interventions": [one], "n_cells": 300})
+    config = {
+        "format": FORMAT,
+        "contexts": [{"context": CONTEXT}],
+        "seen": seen,
+        "sampler": {"steps": 3, "guidance": 0.0},
+    }
+    path = folder / "made"
+    path.mkdir()
+    (path / "config.json").write_text(json.dumps(config))
+    panel = {"genes": [{"symbol": gene} for gene in GENES]}
+    (path / "panel.json").write_text(json.dumps(panel))
+    pin(path)
+    return path
+
+
+def _data(folder: Path) -> Path:
+    observed = Truth().observed(150, 120)
+    blocks, rows = [], []
+    for replicate, side in (("rep_1", observed.train), ("rep_3", observed.test)):
+        for name, counts in side.items():
+            label = "non-targeting" if name == CONTROL else name
+            blocks.append(counts)
+            rows += [(label, replicate)] * len(counts)
+    obs = pd.DataFrame(rows, columns=["perturbation", "bio_rep"])
+    obs.index = [f"cell{i}" for i in range(len(obs))]
+    order = GENES[::-1]
+    counts = np.concatenate(blocks)[:, ::-1].astype(np.float32)
+    data = anndata.AnnData(sparse.csr_matrix(counts), obs, pd.DataFrame(index=order))
+    path = folder / "cells.h5ad"
+    data.write_h5ad(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    return _checkpoint(tmp_path)
+
+
+def _run(*arguments: object) -> str:
+    found = CliRunner().invoke(main, [str(a) for a in arguments], catch_exceptions=False)
+    assert found.exit_code == 0, found.output
+    return found.output
+
+
+def test_the_file_is_split_by_the_held_out_field_and_read_in_panel_order(data: Path):
+    found = load_observed(data, GENES, Split())
+    made = Truth().observed(150, 120)
+    assert sorted(found.train) == sorted(SIZES)
+    np.testing.assert_array_equal(found.train["strong"], made.train["strong"])
+    np.testing.assert_array_equal(found.test[CONTROL], made.test[CONTROL])
+
+
+@pytest.mark.parametrize(
+    ("panel", "split", "said"),
+    [
+        (["G0", "NOWHERE"], Split(), "does not measure 1 panel genes, NOWHERE"),
+        (GENES, Split(field="batch"), "no obs column 'batch'; it has perturbation, bio_rep"),
+        (GENES, Split(control="DMSO"), "no perturbation 'DMSO' on both sides"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_refused_with_what_it_has(data: Path, panel, split, said):
+    with pytest.raises(ValueError, match=said):
+        load_observed(data, panel, split)
+
+
+def test_evaluating_writes_tables_and_canonical_evidence_and_pins_it(
+    checkpoint: Path, data: Path, tmp_path: Path, fake_sampler
+):
+    before = Catalogue([tmp_path]).load("made").digest
+    out = tmp_path / "out"
+    common = (checkpoint, "--data", data, "--out", out, "--seeds", "0,1", "--n-cells", 200)
+    printed = _run(*common, "--write-evidence")
+    assert len(fake_sampler.asked) == 2 * len(SIZES) + 3
+    loaded = Catalogue([tmp_path]).load("made")
+    found = loaded.evidence
+    assert loaded.digest == before == found["checkpoint_digest"]
+    assert (out / "tables.md").read_text("utf-8") in printed
+
+    tier = found["tiers"]["seen"]
+    headline = tier["headline"]
+    assert headline["beats_trivial_baseline"] is True
+    assert headline["baselines"]["control_mean"] == {"value": 0.0, "interval": [0.0, 0.0]}
+    assert headline["verdicts"]["mean_shift"] == "win"
+    assert tier["residuals"]["genes"] == GENES
+    assert np.shape(tier["residuals"]["values"]) == (len(SIZES) - 1, len(GENES))
+    assert np.shape(found["sham"]["changes"]) == (3, len(GENES))
+    assert found["data"]["held_out"] == {"field": "bio_rep", "value": "rep_3"}
+    assert found["settings"]["steps"] == 3
+    assert found["cost"]["seconds_per_cell"] > 0
+    assert found["cost"]["machine"] == "made"
+    assert found["copies"]["more_than_real"] is False
+    text = (checkpoint / "evidence.json").read_text("utf-8")
+    assert text == json.dumps(found, indent=1, sort_keys=True) + "\n"
+
+    # Again: nothing is sampled and every figure is the same.
+    again = _run(*common)
+    assert len(fake_sampler.asked) == 2 * len(SIZES) + 3
+    assert again == printed[: len(again)]
+    assert (out / "evidence.json").read_text("utf-8") == text
+
+
+def test_the_pairing_table_needs_its_three_knock_outs(
+    checkpoint: Path, tmp_path: Path, fake_sampler
+):
+    arguments = [str(checkpoint), "--pairing", "--out", str(tmp_path / "out")]
+    found = CliRunner().invoke(main, arguments)
+    assert found.exit_code == 1
+    assert "was not trained on STAT1, SMAD4, CD86; it knows middling" in found.output
+    assert fake_sampler.asked == []
+
+
+def test_an_unknown_checkpoint_is_an_error_that_names_it(tmp_path: Path):
+    found = CliRunner().invoke(main, ["nowhere", "--out", str(tmp_path)])
+    assert found.exit_code == 1
+    assert "no checkpoint 'nowhere'" in found.output
+
+
+def test_cells_of_two_numerics_profiles_are_not_mixed():
+    with pytest.raises(ValueError, match="2 numerics profiles"):
+        profile_digest([{"profile": {"device": "a"}}, {"profile": {"device": "b"}}])
+
+
+def test_an_arm_is_sampled_once_and_read_back_the_same(
+    checkpoint: Path, tmp_path: Path, fake_sampler
+):
+    loaded = Catalogue([tmp_path]).load("made")
+    store = ArmStore(loaded, tmp_path / "arms", n_cells=20, steps=3, guidance=0.0)
+    first = store.counts((), 7)
+    np.testing.assert_array_equal(store.counts((), 7), first)
+    assert [request.seed for request in fake_sampler.asked] == [7]
+    store.counts((), 7, steps=8)
+    assert [request.steps for request in fake_sampler.asked] == [3, 8]
+
+
+def test_figures_are_rounded_to_five_digits_and_never_nan():
+    found = rounded({"a": [1 / 3, float("nan"), -0.0], "b": 1_234_567, 1: (2.5,)})
+    assert found == {"a": [0.33333, None, 0.0], "b": 1_234_567, "1": [2.5]}
+    assert str(found["a"][2]) == "0.0"

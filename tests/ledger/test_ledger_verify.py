@@ -1,0 +1,180 @@
+"""What an audit finds after somebody was at the files."""
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lingshu_tools.errors import LedgerError, TamperError
+from lingshu_tools.ledger import Head, Ledger, NewExperiment, NewOutcome, verify
+
+New = Callable[..., NewExperiment]
+
+
+@pytest.fixture
+def made(ledger: Ledger, new: New) -> list[str]:
+    """Three sealed experiments in the ledger."""
+    experiments = ledger.begin_many([new(seed=s) for s in range(3)])
+    for experiment in experiments:
+        with ledger.attempt(experiment.id) as attempt:
+            outcome = NewOutcome(
+                kind="succeeded",
+                result={"score": experiment.seed},
+                artifacts={"cells": b"cells %d" % experiment.seed},
+            )
+            ledger.seal(attempt, outcome)
+    return [e.id for e in experiments]
+
+
+def tamper(ledger: Ledger, *statements: str) -> None:
+    """Do what a person with the sqlite3 shell could do."""
+    connection = sqlite3.connect(ledger.database)
+    triggers = connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'")
+    saved = triggers.fetchall()
+    for name, _ in saved:
+        connection.execute(f"DROP TRIGGER {name}")
+    for statement in statements:
+        connection.execute(statement)
+    for _, sql in saved:
+        connection.execute(sql)
+    connection.commit()
+    connection.close()
+
+
+def problems(ledger: Ledger, *anchors: Head) -> list[str]:
+    return [str(p) for p in ledger.verify(anchors=anchors).problems]
+
+
+def test_an_untouched_ledger_has_no_problems(ledger: Ledger, made: list[str]) -> None:
+    steps: list[tuple[int, int]] = []
+    report = ledger.verify(lambda done, total: steps.append((done, total)))
+    assert report.ok
+    assert (report.rows, report.objects) == (ledger.head().seq, 3)
+    assert steps[-1] == (report.rows + 3, report.rows + 3)
+    assert steps == sorted(steps)
+
+
+def test_batches_join_without_a_seam(
+    ledger: Ledger, made: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for size in (1, 2, 5):
+        monkeypatch.setattr(verify, "BATCH", size)
+        assert ledger.verify().ok
+
+
+@pytest.mark.parametrize(
+    ("change", "finding"),
+    [
+        ("UPDATE experiment SET seed = 99 WHERE seed = 1", "experiment row hashes to"),
+        ("UPDATE outcome SET result = '{\"score\":9}' WHERE seq = 8", "outcome row hashes to"),
+        ("UPDATE outcome SET seconds = 0.5 WHERE seq = 8", "outcome row hashes to"),
+        ("UPDATE chain SET row_hash = 'sha256:0' WHERE seq = 3", "the chain breaks here"),
+        ("UPDATE chain SET hash = 'sha256:0' WHERE seq = 3", "the chain breaks here"),
+        ("UPDATE chain SET kind = 'screen' WHERE seq = 3", "row that is not in the chain"),
+        ("DELETE FROM outcome WHERE seq = 8", "outcome row is missing"),
+        ("DELETE FROM chain WHERE seq = 3", "is missing from the chain"),
+        (
+            "INSERT INTO screen VALUES (99, 'scr_x', '{}', 'd', 'p', 't')",
+            "screen row that is not in the chain",
+        ),
+        (
+            "INSERT INTO screen VALUES (3, 'scr_x', '{}', 'd', 'p', 't')",
+            "screen row that is not in the chain",
+        ),
+        ("DROP TRIGGER experiment_no_update", "experiment_no_update is missing or changed"),
+    ],
+)
+def test_a_change_by_raw_sql_is_named(
+    change: str, finding: str, ledger: Ledger, made: list[str]
+) -> None:
+    if change.startswith("DROP"):
+        connection = sqlite3.connect(ledger.database)
+        connection.execute(change)
+        connection.close()
+    else:
+        tamper(ledger, change)
+    found = problems(ledger)
+    assert [p for p in found if finding in p], found
+
+
+def test_the_first_bad_row_comes_first(ledger: Ledger, made: list[str]) -> None:
+    tamper(ledger, "UPDATE experiment SET door = 'cli' WHERE seq IN (2, 4)")
+    report = ledger.verify()
+    assert [p.seq for p in report.problems] == [2, 4]
+
+
+def test_a_changed_row_is_not_served(ledger: Ledger, made: list[str]) -> None:
+    tamper(
+        ledger,
+        "UPDATE experiment SET seed = 99 WHERE seed = 1",
+        "UPDATE outcome SET result = '{}'",
+    )
+    with pytest.raises(TamperError, match="experiment row 3 hashes to"):
+        ledger.experiment(made[1])
+    with pytest.raises(TamperError, match="outcome row"):
+        ledger.outcome(made[0])
+
+
+def test_a_tail_cut_off_shows_against_an_earlier_head(
+    ledger: Ledger, home: Path, made: list[str]
+) -> None:
+    head = ledger.head()
+    tamper(
+        ledger,
+        "PRAGMA foreign_keys = OFF",
+        *(f"DELETE FROM {t} WHERE seq > {head.seq - 2}" for t in ("outcome", "artifact", "chain")),
+    )
+    assert problems(ledger) == []
+    (problem,) = ledger.verify(anchors=[head]).problems
+    assert problem.seq == head.seq
+    assert "cut off" in str(problem)
+    # The head noted at an opening is a witness too.
+    (home / "heads.txt").write_text(f"{head}\n12:sha2")
+    assert len(problems(ledger)) == 1
+
+
+def test_a_rewritten_history_shows_against_an_earlier_head(ledger: Ledger, made: list[str]) -> None:
+    head = ledger.head()
+    (problem,) = ledger.verify(anchors=[Head(head.seq, "sha256:" + "0" * 64)]).problems
+    assert "history rewritten" in str(problem)
+
+
+def test_openings_are_noted_once(ledger: Ledger, home: Path, new: New) -> None:
+    Ledger.open(home).begin(new())
+    Ledger.open(home)
+    Ledger.open(home)
+    heads = (home / "heads.txt").read_text().splitlines()
+    assert [h.split(":")[0] for h in heads] == ["1", "2"]
+
+
+def test_a_flipped_or_missing_object_is_named(ledger: Ledger, home: Path, made: list[str]) -> None:
+    first, second, *_ = sorted((home / "objects").glob("*/*"))
+    data = bytearray(first.read_bytes())
+    data[0] ^= 1
+    first.write_bytes(data)
+    second.unlink()
+    found = problems(ledger)
+    assert len(found) == 2
+    assert [p for p in found if str(first) in p and "damaged" in p]
+    assert [p for p in found if second.name in p and "is not in" in p]
+
+
+def test_a_damaged_database_file_is_a_finding_or_a_clean_error(
+    ledger: Ledger, made: list[str]
+) -> None:
+    data = ledger.database.read_bytes()
+    answers = [ledger.outcome(e) for e in made]
+    wrong: list[int] = []
+    for place in range(100, len(data), len(data) // 40):
+        damaged = bytearray(data)
+        damaged[place] ^= 0x41
+        ledger.database.write_bytes(damaged)
+        try:
+            if ledger.verify().ok and [ledger.outcome(e) for e in made] != answers:
+                wrong.append(place)
+        except LedgerError:
+            continue
+    ledger.database.write_bytes(data)
+    assert wrong == []
+    assert ledger.verify().ok

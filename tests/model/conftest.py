@@ -1,0 +1,44 @@
+"""A checkpoint with a real, untrained network over a small made panel."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from made_model import SPEC, made_cells
+
+from lingshu_model.config import PRESETS
+from lingshu_model.network import Network
+from lingshu_model.sampler import Sampler
+from lingshu_model.train import build, data
+from lingshu_model.vocabulary import Vocabulary
+from lingshu_model.wire import Catalogue, Checkpoint
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A data folder with `made.h5ad`."""
+    made_cells().write_h5ad(tmp_path / "made.h5ad")
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """A checkpoint folder whose weights are random but large enough to tell genes apart."""
+    root = tmp_path_factory.mktemp("checkpoints")
+    made_cells().write_h5ad(root / "made.h5ad")
+    cells = data.add_shams(data.read_cells(SPEC, root), SPEC.shams, 0)
+    config = build.config_json(SPEC, cells)
+    vocabulary = Vocabulary.from_config(config, cells.panel)
+    network = Network(PRESETS[SPEC.network], len(cells.panel), vocabulary.sizes, seed=3)
+    build.set_from_data(network, cells)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(1.5)
+    build.write(root, SPEC, config, cells, network, dict(network.named_parameters()), None)
+    return Catalogue([root]).load("made")
+
+
+@pytest.fixture(scope="session")
+def sampler(checkpoint: Checkpoint) -> Sampler:
+    """The checkpoint's sampler in float32 on one thread."""
+    return Sampler.load(checkpoint, dtype="float32", threads=1, device="cpu")

@@ -1,0 +1,144 @@
+"""Pictures and exports: the files are what they say, and the server loads none of the libraries."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pytest
+from conftest import PANEL
+from scipy import sparse
+from test_screens import run
+
+from lingshu_model.wire import decode_cells, digest_file
+from lingshu_tools.app import App
+from lingshu_tools.children import ChildError, run_child
+from lingshu_tools.dispatcher import call
+from lingshu_tools.errors import InputError
+
+SCREEN = {
+    "objective": {"lower": ["G01", "T03"]},
+    "candidates": ["T01", "T02", "T03"],
+    "n_cells": 32,
+}
+T01 = [{"kind": "knockout", "target": "T01"}]
+
+
+@pytest.fixture
+def screen_id(app: App) -> str:
+    return run(app, **SCREEN).screen_id
+
+
+def perturb(app: App) -> str:
+    found = call(app, "perturb_cells", {"interventions": T01, "n_cells": 40, "wait_s": 45})
+    assert found.status == "succeeded"
+    return found.experiment_id
+
+
+def png_size(path: Path) -> tuple[int, int]:
+    data = path.read_bytes()
+    assert data[:8] == b"\x89PNG\r\n\x1a\n"
+    return int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
+
+
+def test_a_ranking_is_drawn_with_the_numbers_behind_it(app: App, screen_id: str):
+    drawn = call(app, "plot_experiment", {"id": screen_id})
+    assert png_size(Path(drawn.png)) == (drawn.width_px, drawn.height_px)
+    assert drawn.width_px > 1000
+    svg = Path(drawn.svg).read_text("utf-8")
+    assert "prediction error" in svg
+    assert "Monte Carlo" in svg
+    assert "T03 knockout†" in svg
+    rows = list(csv.DictReader(Path(drawn.csv).read_text("utf-8").splitlines()))
+    ranking = call(app, "run_screen", {"screen_id": screen_id}).ranking
+    assert [r["perturbation"] for r in rows] == [r.perturbation for r in ranking]
+    assert [float(r["score"]) for r in rows] == pytest.approx([r.score for r in ranking], rel=1e-4)
+    assert [r["own_gene_left_out"] for r in rows].count("True") == 1
+    for suffix, path in (("png", drawn.png), ("svg", drawn.svg), ("csv", drawn.csv)):
+        assert drawn.digests[suffix] == digest_file(Path(path))
+
+
+def test_a_volcano_is_drawn_and_equal_numbers_give_equal_files(app: App):
+    name = perturb(app)
+    drawn = call(app, "plot_experiment", {"id": name, "top": 5})
+    assert png_size(Path(drawn.png)) == (drawn.width_px, drawn.height_px)
+    assert "sham interventions" in Path(drawn.svg).read_text("utf-8")
+    assert len(list(csv.DictReader(Path(drawn.csv).read_text("utf-8").splitlines()))) == len(PANEL)
+    assert call(app, "plot_experiment", {"id": name, "top": 5}).digests == drawn.digests
+
+
+def test_a_picture_that_does_not_fit_the_id_is_refused(app: App, screen_id: str):
+    with pytest.raises(InputError, match=r"'volcano' does not fit .*scr_"):
+        call(app, "plot_experiment", {"id": screen_id, "kind": "volcano"})
+
+
+def test_a_screen_that_was_only_planned_has_nothing_to_draw_or_export(app: App):
+    name = call(app, "plan_screen", SCREEN).screen_id
+    with pytest.raises(InputError, match="no ranked candidate yet"):
+        call(app, "plot_experiment", {"id": name})
+    with pytest.raises(InputError, match="no finished experiment"):
+        call(app, "export_experiment", {"id": name})
+
+
+def test_an_exported_experiment_reads_back_with_equal_counts(app: App):
+    name = perturb(app)
+    found = call(app, "export_experiment", {"id": name})
+    assert found.digest == digest_file(Path(found.path))
+    read = anndata.read_h5ad(found.path)
+    assert sparse.issparse(read.X)
+    assert read.X.dtype == np.int32
+    outcome = app.ledger.outcome(name)
+    for role in ("control", "perturbed"):
+        stored = decode_cells(app.ledger.get_object(outcome.artifacts[role]))
+        np.testing.assert_array_equal(read[read.obs.arm == role].X.toarray(), stored.counts)
+    assert list(read.var_names) == PANEL
+    assert read.var.measured.all()
+    assert list(read.obs.cell_index[:40]) == list(range(40))
+    assert set(read.obs.cell_line) == {"THP-1"}
+    assert set(read.obs.perturbation) == {"control", "T01 knockout"}
+
+
+def test_an_export_carries_where_it_came_from(app: App):
+    name = perturb(app)
+    read = anndata.read_h5ad(call(app, "export_experiment", {"id": name}).path)
+    told = json.loads(read.uns["lingshu"])
+    row = app.ledger.experiment(name)
+    assert told["experiments"][0]["request"] == row.request
+    assert told["experiments"][0]["request_digest"] == row.request_digest
+    assert told["experiments"][0]["environment"]["profile"] == {"device": "fake"}
+    assert told["checkpoint"]["digest"] == row.checkpoint_digest
+    assert told["ledger_head"] == str(app.ledger.head())
+    assert told["evidence"]["seen"]["metric"] == "pearson_of_change"
+    assert "not measured" in told["note"]
+
+
+def test_an_exported_screen_holds_its_control_once(app: App, screen_id: str):
+    found = call(app, "export_experiment", {"id": screen_id})
+    read = anndata.read_h5ad(found.path)
+    assert found.n_obs == 4 * 32
+    assert read.obs_names.is_unique
+    assert read.obs.groupby("perturbation", observed=True).size().to_dict() == {
+        "control": 32,
+        "T01 knockout": 32,
+        "T02 knockout": 32,
+        "T03 knockout": 32,
+    }
+    assert json.loads(read.uns["lingshu"])["screen"]["objective"]["lower"] == ["G01", "T03"]
+
+
+def test_a_child_that_fails_says_why(tmp_path: Path):
+    with pytest.raises(ChildError, match=r"plot failed .*\n(.*\n)*.*KeyError"):
+        run_child("plot", {"kind": "pie"})
+
+
+def test_the_tools_load_no_heavy_library():
+    code = (
+        "import sys, lingshu_tools.registry as r; r.registry(); "
+        "heavy = {'torch', 'scipy', 'pandas', 'anndata', 'matplotlib', 'mcp'}; "
+        "print(*sorted(heavy & {*sys.modules}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""

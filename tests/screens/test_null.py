@@ -1,0 +1,166 @@
+"""Significance against shams: the p-values, the rates they hold, and the held-out errors."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from lingshu_tools.analysis import (
+    Effect,
+    Objective,
+    Residuals,
+    ShamNull,
+    benjamini_hochberg,
+    t_quantile,
+    t_two_sided,
+)
+
+
+def make_effect(change: np.ndarray, n_cells: int = 256, se: float = 0.0) -> Effect:
+    return Effect(
+        n_cells=n_cells,
+        control_mean=np.ones_like(change),
+        perturbed_mean=1 + change,
+        change=change,
+        change_se=np.full_like(change, se),
+        log2_fold_change=change,
+        log2_fold_change_se=np.full_like(change, se),
+        magnitude=float(np.sqrt(np.nansum(change**2))),
+        magnitude_se=0.0,
+    )
+
+
+@pytest.mark.parametrize("df", [1, 2, 3, 15, 16, 255, 5000, 99_999])
+def test_p_values_of_t_are_those_of_scipy(df: int):
+    t = np.concatenate([-np.logspace(-6, 2, 60), [0.0], np.logspace(-6, 2, 60)])
+    np.testing.assert_allclose(t_two_sided(t, df), 2 * stats.t.sf(np.abs(t), df), rtol=1e-9)
+
+
+def test_p_values_of_t_hold_at_the_edges():
+    np.testing.assert_array_equal(t_two_sided([np.inf, -np.inf, 0.0], 15), [0, 0, 1])
+    assert math.isnan(t_two_sided([np.nan], 15)[0])
+
+
+@pytest.mark.parametrize("df", [1, 4, 15, 255, 10_000])
+def test_quantiles_of_t_are_those_of_scipy(df: int):
+    assert t_quantile(0.975, df) == pytest.approx(stats.t.ppf(0.975, df), rel=1e-9)
+
+
+@pytest.mark.parametrize("n", [1, 2, 25, 1000])
+def test_false_discovery_rates_are_those_of_scipy(n: int):
+    p = np.random.Generator(np.random.Philox(n)).random(n) ** 2
+    p[: n // 3] = np.round(p[: n // 3], 1)
+    np.testing.assert_allclose(benjamini_hochberg(p), stats.false_discovery_control(p))
+
+
+def test_a_test_that_was_not_made_does_not_count_among_the_tests():
+    q = benjamini_hochberg([0.01, np.nan, 0.04])
+    np.testing.assert_allclose(q[[0, 2]], stats.false_discovery_control([0.01, 0.04]))
+    assert math.isnan(q[1])
+    assert np.isnan(benjamini_hochberg([np.nan])).all()
+
+
+def test_a_new_sham_is_called_no_more_often_than_p_says():
+    rng = np.random.Generator(np.random.Philox(3))
+    sd = np.linspace(0.01, 0.3, 400)
+    p = [
+        ShamNull(rng.normal(0.02, sd, (16, 400)), 256).gene_p(
+            make_effect(rng.normal(0.02, sd), 256, se=0.02)
+        )
+        for _ in range(60)
+    ]
+    called = (np.array(p) < 0.05).mean(axis=0)
+    assert called.mean() < 0.05
+    # Genes noisier than the pool are not shrunk, so there the test is not needlessly weak.
+    assert 0.04 < called[-100:].mean() < 0.06
+
+
+def test_a_new_sham_with_fewer_cells_is_not_called_for_its_extra_noise():
+    rng = np.random.Generator(np.random.Philox(4))
+    noise = np.full(400, 0.1)  # what 256 cells leave, and all there is
+    shams = rng.normal(0, noise, (16, 400))
+    few = make_effect(rng.normal(0, 4 * noise), 16, se=0.4)
+    called = (ShamNull(shams, 256).gene_p(few) < 0.05).mean()
+    assert 0.02 < called < 0.08
+
+
+def test_a_real_effect_is_called_and_an_unmeasured_gene_is_not_tested():
+    rng = np.random.Generator(np.random.Philox(5))
+    change = rng.normal(0, 0.05, 300)
+    change[[0, 1, 2]] = [-0.9, 0.8, np.nan]
+    q = ShamNull(rng.normal(0, 0.05, (16, 300)), 256).gene_q(make_effect(change))
+    assert (q[:2] < 0.01).all()
+    assert math.isnan(q[2])
+    assert (q[3:] < 0.05).sum() <= 2
+
+
+def test_a_score_is_tested_against_the_shams_scores():
+    rng = np.random.Generator(np.random.Philox(6))
+    shams = rng.normal(0, 0.1, (16, 5))
+    weights = np.array([-0.5, -0.5, 0, 0, 0])
+    scores = shams @ weights
+    t = (0.4 - scores.mean()) / (scores.std(ddof=1) * math.sqrt(1 + 1 / 16))
+    null = ShamNull(shams, 256)
+    assert null.score_p(weights, 0.4, 0.01, 256) == pytest.approx(2 * stats.t.sf(abs(t), 15))
+    assert null.score_p(weights, 0.4, 0.3, 64) > null.score_p(weights, 0.4, 0.01, 64)
+    shams[:, 0] = np.nan
+    assert ShamNull(shams, 256).score_p(weights, 0.4, 0.01, 256) is None
+
+
+def test_a_magnitude_is_ranked_among_the_shams():
+    shams = np.diag(np.arange(1.0, 17.0))
+    null = ShamNull(shams, 256)
+    assert null.magnitude_p(make_effect(np.array([100.0] + [0.0] * 15))) == pytest.approx(1 / 17)
+    assert null.magnitude_p(make_effect(np.zeros(16))) == 1
+    assert null.magnitude_p(make_effect(np.array([8.5] + [0.0] * 15))) == pytest.approx(9 / 17)
+
+
+def test_a_null_made_from_effects_is_the_one_written_in_evidence():
+    effects = [make_effect(np.array([0.1 * i, -0.2, 0.3])) for i in range(16)]
+    made = ShamNull.from_effects(effects, steps=8)
+    evidence = {
+        "sham": {
+            "n": 16,
+            "n_cells": 256,
+            "steps": 8,
+            "genes": ["C", "A", "B"],
+            "changes": made.changes[:, [2, 0, 1]].tolist(),
+        }
+    }
+    read = ShamNull.from_evidence(evidence, ["A", "B", "C"])
+    assert read is not None
+    np.testing.assert_array_equal(read.changes, made.changes)
+    assert (read.n_cells, read.steps) == (256, 8)
+    assert np.isnan(ShamNull.from_evidence(evidence, ["A", "new"]).changes[:, 1]).all()
+    assert ShamNull.from_evidence({}, ["A"]) is None
+
+
+RESIDUALS = {
+    "genes": ["A", "B", "C"],
+    "perturbations": ["A", "X", "B+Y"],
+    "values": [[9.0, 0.2, -0.1], [0.3, -0.1, 0.4], [0.5, 9.0, None]],
+}
+
+
+def test_the_error_of_an_objective_leaves_out_each_perturbations_own_genes():
+    residuals = Residuals.from_evidence({"tiers": {"seen": {"residuals": RESIDUALS}}}, "seen")
+    error = residuals.of_objective(Objective(up=("A",), down=("B",)))
+    expected = [-0.2, (0.3 + 0.1) / 2, 0.5]
+    assert error.rms == pytest.approx(np.sqrt(np.mean(np.square(expected))))
+    assert error.n_perturbations == 3
+    assert residuals.of_objective(Objective(up=("A",), down=("B",)), ["A"]).n_perturbations == 2
+    assert residuals.of_objective(Objective(up=("A",)), ["A"]) is None
+    assert residuals.of_objective(Objective(up=("nowhere",))) is None
+
+
+def test_the_error_of_a_gene_is_over_the_perturbations_where_it_was_measured():
+    residuals = Residuals.from_evidence({"tiers": {"seen": {"residuals": RESIDUALS}}}, "seen")
+    by_gene = residuals.of_genes(["C", "nowhere"])
+    assert by_gene[0] == pytest.approx(np.sqrt((0.01 + 0.16) / 2))
+    assert math.isnan(by_gene[1])
+
+
+@pytest.mark.parametrize("evidence", [{}, {"tiers": {"unseen": None}}, {"tiers": {"unseen": {}}}])
+def test_a_tier_without_evidence_has_no_residuals(evidence: dict):
+    assert Residuals.from_evidence(evidence, "unseen") is None

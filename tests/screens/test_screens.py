@@ -1,0 +1,278 @@
+"""run_screen: every candidate once, ranked from what is sealed, resumed by anyone."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import CONTEXT, PANEL, TARGETS, make_checkpoint, make_evidence, open_app
+
+from lingshu_model.wire import ArmRequest
+from lingshu_tools.app import App
+from lingshu_tools.dispatcher import call
+from lingshu_tools.errors import InputError, NotFoundError
+from lingshu_tools.testing import FakeEngine
+
+SMALL = {
+    "objective": {"lower": ["G01", "G02", "T03"]},
+    "candidates": TARGETS[:5],
+    "n_cells": 48,
+}
+
+
+def run(app: App, **arguments):
+    """The screen when it has ended, however slow the machine."""
+    asked = {**SMALL, "wait_s": 45, **arguments}
+    found = call(app, "run_screen", asked)
+    while found.status in ("queued", "running") and asked["wait_s"]:
+        found = call(app, "run_screen", asked)
+    return found
+
+
+def test_all_25_seen_are_ranked_best_first_against_one_control_arm(app: App, engine: FakeEngine):
+    found = run(app, candidates="all_seen", n_cells=8, top=100)
+    scores = [row.score for row in found.ranking]
+    assert found.status == "succeeded"
+    assert len(scores) == found.n_done == 25
+    assert scores == sorted(scores, reverse=True)
+    assert {row.perturbation for row in found.ranking} == {f"{t} knockout" for t in TARGETS}
+    assert found.progress.done == found.progress.total == 26 * 8
+    assert len(engine.arms) == 26
+    assert sum(not arm.interventions for arm in engine.arms.values()) == 1
+    outcomes = [app.ledger.outcome(c.id) for c in app.ledger.children(found.screen_id)]
+    assert len({o.artifacts["control"] for o in outcomes}) == 1
+
+
+def test_a_score_is_that_of_the_cells_the_engine_gave(app: App, engine: FakeEngine):
+    row = run(app).ranking[0]
+    arms = {a.interventions[0].target if a.interventions else "": d for d, a in engine.arms.items()}
+    target = row.perturbation.split()[0]
+    control, perturbed = engine.cells(arms[""]).counts, engine.cells(arms[target]).counts
+    genes = [PANEL.index(g) for g in ("G01", "G02", "T03") if g != target]
+    change = [np.log1p(c / c.sum(1, keepdims=True) * 1e4)[:, genes] for c in (control, perturbed)]
+    assert row.score == pytest.approx(-(change[1] - change[0]).mean(), rel=1e-4)
+    assert row.mc_interval[0] < row.score < row.mc_interval[1]
+
+
+def test_errors_and_false_discovery_rates_stand_beside_every_score(app: App):
+    found = run(app, top=100)
+    assert all(row.prediction_error > 0 and row.support == "seen" for row in found.ranking)
+    assert all(0 <= row.fdr <= 1 for row in found.ranking)
+    assert min(row.fdr for row in found.ranking) < 0.05
+    assert "twelve strongest" in found.summary
+    assert "mean shift 0.31" in found.summary
+    assert "prediction error" in found.summary
+    assert set(found.units) == {"score", "mc_interval", "prediction_error"}
+
+
+def test_a_targets_own_gene_is_left_out_and_the_result_says_so(app: App):
+    found = run(app, top=100)
+    left_out = {row.perturbation: row.left_out for row in found.ranking if row.left_out}
+    assert left_out == {"T03 knockout": ["T03"]}
+    assert any("own gene is left out" in c and "T03" in c for c in found.caveats)
+
+
+def test_a_candidate_whose_only_gene_is_its_own_has_no_score(app: App):
+    found = run(app, objective={"lower": ["T03"]}, candidates=["T03", "T04"])
+    assert [row.perturbation for row in found.ranking] == ["T04 knockout", "T03 knockout"]
+    assert found.ranking[1].score is None
+    assert any("Without a score" in c and "T03" in c for c in found.caveats)
+
+
+def test_rows_that_are_cut_are_told(app: App):
+    found = run(app, top=3)
+    assert len(found.ranking) == 3
+    assert (found.truncated.shown, found.truncated.total) == (3, 5)
+    assert "top=5" in found.truncated.how_to_get_more
+
+
+def test_the_same_plan_again_computes_nothing(app: App, engine: FakeEngine):
+    first, submitted = run(app), []
+    engine.submit = submitted.append  # type: ignore[method-assign]
+    assert run(app) == first
+    again = call(app, "run_screen", {"screen_id": first.screen_id, "wait_s": 45})
+    assert again == first
+    assert submitted == []
+
+
+def test_a_dry_run_costs_and_records_nothing(app: App, engine: FakeEngine):
+    head = str(app.ledger.head())
+    found = run(app, dry_run=True)
+    assert (found.status, found.screen_id, found.ranking) == ("planned", None, [])
+    assert found.cost.n_cells == 6 * 48
+    assert str(app.ledger.head()) == head
+    assert not engine.arms
+
+
+def test_without_a_sham_null_nothing_is_called_and_the_result_says_why(tmp_path: Path):
+    evidence = make_evidence()
+    del evidence["sham"]
+    make_checkpoint(tmp_path / "checkpoints", evidence)
+    found = run(open_app(tmp_path / "home", FakeEngine(PANEL)))
+    assert all(row.fdr is None for row in found.ranking)
+    assert any("no recorded effects of sham" in c for c in found.caveats)
+
+
+def test_shams_of_other_settings_are_no_null(tmp_path: Path):
+    evidence = make_evidence()
+    evidence["sham"]["steps"] = 32
+    make_checkpoint(tmp_path / "checkpoints", evidence)
+    found = run(open_app(tmp_path / "home", FakeEngine(PANEL)))
+    assert all(row.fdr is None for row in found.ranking)
+    assert any("32 steps, this with 8" in c for c in found.caveats)
+
+
+def test_a_checkpoint_that_loses_to_the_baseline_says_so_in_the_summary(tmp_path: Path):
+    make_checkpoint(tmp_path / "checkpoints", make_evidence(beats=False))
+    found = run(open_app(tmp_path / "home", FakeEngine(PANEL)))
+    assert "does not beat" in found.summary
+
+
+def test_one_pair_of_cells_has_a_score_without_an_interval(app: App):
+    row = run(app, n_cells=1, candidates=["T01"]).ranking[0]
+    assert row.score is not None
+    assert row.mc_interval is None
+
+
+class HaltingEngine(FakeEngine):
+    """Makes cells of the first `done` perturbed arms; the rest stay queued."""
+
+    def __init__(self, done: int) -> None:
+        super().__init__(PANEL)
+        self.allowed, self.done = done, set[str]()
+
+    def wait(self, job_id: str, wait_s: float):
+        arm = self.arms[job_id]
+        if arm.interventions and len(self.done) < self.allowed:
+            self.done.add(job_id)
+        if not arm.interventions or job_id in self.done:
+            return super().wait(job_id, wait_s)
+        view = super().wait(job_id, wait_s)
+        return view.model_copy(update={"state": "queued", "done": 0, "seconds": None})
+
+
+def test_a_running_screen_shows_the_ranking_so_far(tmp_path: Path):
+    make_checkpoint(tmp_path / "checkpoints")
+    app = open_app(tmp_path / "home", HaltingEngine(done=0))
+    found = run(app, wait_s=0)
+    assert found.status in ("queued", "running")
+    assert found.next_step == f'get_experiment(id="{found.screen_id}", wait_s=45)'
+    assert found.ranking == []
+    app.runner.close()
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from conftest import PANEL, open_app
+from test_screens import SMALL, HaltingEngine
+from lingshu_tools.dispatcher import call
+
+engine = HaltingEngine(done=2)
+app = open_app(Path(sys.argv[2]), engine)
+found = call(app, "run_screen", {**SMALL, "wait_s": 0})
+app.runner.wait([c.id for c in app.ledger.children(found.screen_id)][:2], 45)
+sys.stdout.write(found.screen_id)
+sys.stdout.flush()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_process_sealed_is_not_repeated(tmp_path: Path):
+    make_checkpoint(tmp_path / "checkpoints")
+    home, here = tmp_path / "home", str(Path(__file__).parent)
+    dead = subprocess.run(
+        [sys.executable, "-c", KILLED, here, str(home)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    assert dead.returncode == -signal.SIGKILL, dead.stderr
+    engine = FakeEngine(PANEL)
+    app = open_app(home, engine)
+    screen_id = dead.stdout.strip()
+    before = {c.id: app.ledger.outcome(c.id) for c in app.ledger.children(screen_id)}
+    sealed = {i: o for i, o in before.items() if o is not None}
+    assert len(before) == 5
+    assert len(sealed) == 2
+    found = run(app)
+    assert (found.screen_id, found.status, found.n_done) == (screen_id, "succeeded", 5)
+    assert [c.id for c in app.ledger.children(screen_id)] == list(before)
+    assert all(app.ledger.outcome(i) == o for i, o in sealed.items())
+    assert sum(bool(arm.interventions) for arm in engine.arms.values()) == 3
+    assert app.ledger.verify().ok
+    app.runner.close()
+
+
+class BrokenEngine(FakeEngine):
+    """Fails one target's arm."""
+
+    def wait(self, job_id: str, wait_s: float):
+        view = super().wait(job_id, wait_s)
+        arm: ArmRequest = self.arms[job_id]
+        if [i.target for i in arm.interventions] == ["T02"]:
+            return view.model_copy(update={"state": "failed", "error": "not enough memory"})
+        return view
+
+
+def test_a_failed_candidate_is_named_and_the_rest_is_ranked(tmp_path: Path):
+    make_checkpoint(tmp_path / "checkpoints")
+    app = open_app(tmp_path / "home", BrokenEngine(PANEL))
+    found = run(app, top=100)
+    assert (found.status, found.n_done) == ("succeeded", 4)
+    assert any(c.startswith("Failed") and "T02" in c for c in found.caveats)
+    app.runner.close()
+
+
+def test_a_cancelled_screen_keeps_what_is_done(tmp_path: Path):
+    make_checkpoint(tmp_path / "checkpoints")
+    app = open_app(tmp_path / "home", HaltingEngine(done=3))
+    found = run(app, wait_s=0)
+    ids = [c.id for c in app.ledger.children(found.screen_id)]
+    app.runner.wait(ids[:3], 45)
+    call(app, "cancel_experiment", {"id": found.screen_id})
+    app.runner.wait(ids, 45)
+    found = call(app, "run_screen", {"screen_id": found.screen_id, "wait_s": 0})
+    assert (found.status, found.n_done) == ("succeeded", 3)
+    assert any(c.startswith("Cancelled") for c in found.caveats)
+    assert all(row.fdr is None for row in found.ranking)
+    app.runner.close()
+
+
+def test_get_experiment_shows_a_screen_but_does_not_begin_it(app: App, engine: FakeEngine):
+    planned = call(app, "plan_screen", dict(SMALL))
+    shown = call(app, "get_experiment", {"id": planned.screen_id})
+    assert (shown.status, shown.ranking) == ("planned", [])
+    assert not engine.arms
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({}, ["screen_id", "objective"]),
+        ({"objective": {"lower": ["G01"]}}, ["candidates"]),
+        ({"screen_id": "scr_x", "seed": 3}, ["seed", "left out"]),
+        ({"screen_id": "scr_x", "wait_s": 60}, ["wait_s", "45"]),
+        ({"screen_id": "scr_x", "plan": 1}, ["plan"]),
+    ],
+)
+def test_a_wrong_call_is_told_what_to_give(app: App, arguments: dict, words: list[str]):
+    with pytest.raises(InputError) as caught:
+        call(app, "run_screen", arguments)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_an_unknown_screen_is_not_found(app: App):
+    with pytest.raises(NotFoundError, match="scr_nothing"):
+        call(app, "run_screen", {"screen_id": "scr_nothing"})
+
+
+def test_every_result_fits_its_schema_and_holds_no_nan(app: App):
+    text = run(app, n_cells=2).model_dump_json()
+    assert "NaN" not in text
+    assert CONTEXT["stimulus"] in text

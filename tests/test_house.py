@@ -1,0 +1,134 @@
+"""The rules of the house: who may import whom, what a light process loads, how long a file is."""
+
+import ast
+import importlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PARTS = {
+    "lingshu_tools": ROOT / "lingshu_tools",
+    "lingshu_model": ROOT / "model" / "lingshu_model",
+    "lingshu_mcp": ROOT / "mcp_server" / "lingshu_mcp",
+}
+SOURCES = [path for part in PARTS.values() for path in sorted(part.rglob("*.py"))]
+PACKAGES = [
+    ".".join((name, *path.parent.relative_to(root).parts))
+    for name, root in PARTS.items()
+    for path in sorted(root.rglob("__init__.py"))
+]
+HEAVY = ("torch", "scipy", "pandas", "anndata", "matplotlib")
+SLOW_TO_IMPORT = ("numpy", "pydantic", "sqlalchemy", "httpx", "mcp")
+LONGEST_FILE = 600
+
+
+def imported(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def offences(paths: list[Path], forbidden: tuple[str, ...]) -> list[str]:
+    return [
+        f"{path.relative_to(ROOT)} imports {module}"
+        for path in paths
+        for module in imported(path)
+        if any(module == name or module.startswith(f"{name}.") for name in forbidden)
+    ]
+
+
+def sources(part: str) -> list[Path]:
+    return sorted(PARTS[part].rglob("*.py"))
+
+
+def test_the_tools_import_no_torch_no_mcp_and_nothing_above_them():
+    assert not offences(sources("lingshu_tools"), ("torch", "accelerate", "mcp", "lingshu_mcp"))
+
+
+def test_the_tools_know_of_the_model_only_its_wire():
+    reached = {m for path in sources("lingshu_tools") for m in imported(path)}
+    inside = {m for m in reached if m.startswith("lingshu_model.")}
+    beyond = {m for m in inside if not m.startswith(("lingshu_model.wire", "lingshu_model.__"))}
+    assert not beyond
+
+
+def test_heavy_analysis_lives_in_child_processes():
+    own = [path for path in sources("lingshu_tools") if "children" not in path.parts]
+    assert not offences(own, ("scipy", "pandas", "anndata", "matplotlib"))
+
+
+def test_the_model_imports_nothing_above_it():
+    assert not offences(sources("lingshu_model"), ("lingshu_tools", "lingshu_mcp"))
+
+
+def test_the_wire_is_free_of_torch():
+    assert not offences(sorted((PARTS["lingshu_model"] / "wire").rglob("*.py")), HEAVY)
+
+
+def loaded_after(code: str) -> set[str]:
+    script = f"import sys\n{code}\nprint(' '.join(sys.modules))"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return set(run.stdout.split())
+
+
+def test_importing_every_tool_loads_nothing_heavy():
+    code = "import lingshu_tools\nfrom lingshu_tools.registry import registry\nregistry()"
+    assert loaded_after(code).isdisjoint((*HEAVY, "mcp"))
+
+
+def test_a_built_server_has_listed_its_tools_and_loaded_nothing_heavy():
+    code = (
+        "import asyncio, tempfile, pathlib\n"
+        "from lingshu_tools.app import App\n"
+        "from lingshu_mcp import build_server\n"
+        "server = build_server(App(pathlib.Path(tempfile.mkdtemp())))\n"
+        "assert asyncio.run(server.list_tools())"
+    )
+    modules = loaded_after(code)
+    assert "mcp" in modules
+    assert modules.isdisjoint(HEAVY)
+
+
+def test_help_loads_only_what_help_needs():
+    code = (
+        "import contextlib, io\n"
+        "from lingshu_tools.cli import main\n"
+        "with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):\n"
+        "    main(['--help'])"
+    )
+    assert loaded_after(code).isdisjoint(
+        (*HEAVY, "numpy", "pydantic", "sqlalchemy", "httpx", "mcp")
+    )
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_a_package_lists_every_public_name_it_binds(name: str):
+    module = importlib.import_module(name)
+    listed: list[str] = getattr(module, "__all__", [])
+    missing = set(public_names(Path(str(module.__file__)))) - set(listed)
+    assert not missing
+    assert all(hasattr(module, each) for each in listed)
+
+
+def public_names(path: Path) -> Iterator[str]:
+    """Names an `__init__` imports or defines at its top level, outside TYPE_CHECKING."""
+    for node in ast.parse(path.read_text("utf-8")).body:
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("lingshu"):
+            names = [alias.asname or alias.name for alias in node.names]
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names = [node.name]
+        else:
+            continue
+        yield from (name for name in names if not name.startswith("_"))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_file_is_longer_than_six_hundred_lines(path: Path):
+    assert len(path.read_text("utf-8").splitlines()) <= LONGEST_FILE

@@ -1,0 +1,59 @@
+"""A figure is never quoted alone, and a checkpoint that is no good is said to be none."""
+
+from pathlib import Path
+
+import pytest
+
+from lingshu_model.wire import Catalogue
+from lingshu_tools.app import App
+from lingshu_tools.dispatcher import call
+from lingshu_tools.testing import FakeEngine, make_checkpoint
+
+PERTURB = {"interventions": [{"kind": "knockout", "target": "STAT1"}], "n_cells": 8, "wait_s": 30}
+
+
+@pytest.fixture
+def app_with(tmp_path: Path):
+    opened: list[App] = []
+
+    def make(**evidence: bool) -> App:
+        checkpoint = make_checkpoint(tmp_path / "checkpoints", **evidence)
+        engine = FakeEngine(checkpoint.panel)
+        catalogue = Catalogue([checkpoint.path.parent])
+        opened.append(App(tmp_path / "home", engine=engine, catalogue=catalogue))
+        return opened[-1]
+
+    yield make
+    for app in opened:
+        app.close()
+
+
+def test_the_held_out_figure_stands_beside_the_trivial_baselines(app_with):
+    result = call(app_with(), "perturb_cells", PERTURB)
+    assert "0.62" in result.summary
+    assert "mean shift 0.31" in result.summary
+    assert result.evidence.beats_trivial_baseline is True
+
+
+def test_a_checkpoint_that_beats_no_baseline_says_so_in_the_summary(app_with):
+    app = app_with(beats_baseline=False)
+    for tool, arguments in (("perturb_cells", PERTURB), ("describe_model", {})):
+        summary = call(app, tool, arguments).summary
+        assert "does not beat the trivial baselines" in summary
+        assert "0.21" in summary
+
+
+def test_a_checkpoint_without_evidence_says_so_and_gives_no_significance(app_with):
+    result = call(app_with(evidence=False), "perturb_cells", PERTURB)
+    assert "No held-out figure" in result.summary
+    assert result.evidence is None
+    assert result.genes[0].sham_q is None
+    assert result.genes[0].prediction_error is None
+    assert result.magnitude.sham_p is None
+    assert any("no sham null" in caveat for caveat in result.caveats)
+
+
+def test_an_unknown_cost_is_called_unknown(app_with):
+    planned = call(app_with(evidence=False), "perturb_cells", PERTURB | {"dry_run": True})
+    assert planned.cost.seconds is None
+    assert "unknown time" in planned.summary

@@ -1,0 +1,135 @@
+"""Refusals teach: the value got, what is allowed, and what to do next."""
+
+from typing import Any
+
+import pytest
+
+from lingshu_model.wire import Catalogue
+from lingshu_tools.app import App
+from lingshu_tools.dispatcher import call, error_result
+from lingshu_tools.errors import InputError, InternalError, NotFoundError
+from lingshu_tools.testing import FakeEngine, make_checkpoint
+
+STAT1 = {"kind": "knockout", "target": "STAT1"}
+
+REFUSED: list[tuple[str, dict[str, Any], list[str]]] = [
+    ("perturb_cels", {}, ["'perturb_cels'", "'perturb_cells'", "run_screen"]),
+    ("perturb_cells", {}, ["interventions is missing"]),
+    ("perturb_cells", {"interventions": []}, ["interventions = []", "at least 1"]),
+    (
+        "perturb_cells",
+        {"interventions": [STAT1], "ncells": 5},
+        ["ncells", "Did you mean 'n_cells'"],
+    ),
+    (
+        "perturb_cells",
+        {"interventions": [{**STAT1, "gene": "JAK2"}]},
+        ["interventions[0].gene is not an argument", "kind, target, dose"],
+    ),
+    ("perturb_cells", {"interventions": [STAT1], "n_cells": "5"}, ["n_cells = '5'", "integer"]),
+    ("perturb_cells", {"interventions": [STAT1], "n_cells": 2.5}, ["n_cells = 2.5", "1 to 100000"]),
+    ("perturb_cells", {"interventions": [STAT1], "n_cells": 0}, ["n_cells = 0", "1 to 100000"]),
+    ("perturb_cells", {"interventions": [STAT1], "seed": -1}, ["seed = -1"]),
+    ("perturb_cells", {"interventions": [STAT1], "seed": True}, ["seed = True"]),
+    ("perturb_cells", {"interventions": [STAT1], "wait_s": float("nan")}, ["wait_s", "0 to 45"]),
+    ("perturb_cells", {"interventions": [STAT1], "wait_s": 60}, ["wait_s = 60", "0 to 45"]),
+    (
+        "perturb_cells",
+        {"interventions": [{"kind": "knockout", "target": "STAT2"}]},
+        ["'STAT2'", "'STAT1'", "IFNGR1"],
+    ),
+    (
+        "perturb_cells",
+        {"interventions": [{"kind": "drug", "target": "ruxolitinib"}]},
+        ["'drug'", "Trained kinds: knockout"],
+    ),
+    (
+        "perturb_cells",
+        {"interventions": [{"kind": "knockout", "target": "sham-00"}]},
+        ["'sham-00'", "Trained knockout targets"],
+    ),
+    ("perturb_cells", {"interventions": [STAT1, STAT1]}, ["'STAT1' twice"]),
+    ("perturb_cells", {"interventions": [STAT1], "genes": ["PSMB99"]}, ["'PSMB99'", "PSMB9"]),
+    (
+        "perturb_cells",
+        {"interventions": [STAT1], "context": {"cell_line": "K562"}},
+        ["K562", "THP-1"],
+    ),
+    ("perturb_cells", {"interventions": [STAT1], "checkpoint": "mde"}, ["'mde'", "'made'"]),
+    ("sample_cells", {"context": "THP-1"}, ["context = 'THP-1'", "object"]),
+    ("find_genes", {}, ["names=[…]", "query"]),
+    ("get_experiment", {"id": "exp_nothing"}, ["'exp_nothing'", "list_experiments"]),
+    ("get_experiment", {"id": "scr_nothing"}, ["'scr_nothing'"]),
+    ("get_experiment", {"id": "exp_x", "detail": "all"}, ["detail = 'all'", "'provenance'"]),
+    ("replay_experiment", {"id": "exp_nothing"}, ["'exp_nothing'"]),
+    ("list_experiments", {"status": "done"}, ["status = 'done'", "'succeeded'"]),
+    ("describe_model", {"verbose": True}, ["verbose is not an argument", "checkpoint"]),
+]
+
+
+@pytest.fixture(scope="module")
+def unwritten(tmp_path_factory: pytest.TempPathFactory) -> App:
+    """One application for all refusals, since none of them may write."""
+    root = tmp_path_factory.mktemp("refusals")
+    checkpoint = make_checkpoint(root / "checkpoints")
+    catalogue = Catalogue([checkpoint.path.parent])
+    return App(root / "home", engine=FakeEngine(checkpoint.panel), catalogue=catalogue)
+
+
+@pytest.mark.parametrize(("tool", "arguments", "said"), REFUSED)
+def test_a_wrong_call_is_told_what_was_wrong_and_what_is_right(
+    unwritten: App, tool: str, arguments: dict[str, Any], said: list[str]
+):
+    app = unwritten
+    before = str(app.ledger.head())
+    with pytest.raises(InputError) as refusal:
+        call(app, tool, arguments)
+    text = str(refusal.value)
+    assert [part for part in said if part not in text] == []
+    assert "pydantic" not in text
+    assert str(app.ledger.head()) == before
+
+
+def test_an_impossible_size_is_refused_before_anything_is_written(app: App, monkeypatch):
+    monkeypatch.setattr("lingshu_tools.experiments.MAX_COUNTS", 40 * 2 * 100)
+    with pytest.raises(InputError, match="between 1 and 100"):
+        call(app, "perturb_cells", {"interventions": [STAT1], "n_cells": 101})
+    result = call(app, "perturb_cells", {"interventions": [STAT1], "n_cells": 100, "dry_run": True})
+    assert result.status == "planned"
+
+
+def test_a_sham_is_allowed_when_it_is_named_as_one(app: App):
+    sham = {"kind": "sham", "target": "sham-00"}
+    result = call(app, "perturb_cells", {"interventions": [sham], "n_cells": 4, "wait_s": 30})
+    assert result.status == "succeeded"
+    assert any("sham" in caveat for caveat in result.caveats)
+
+
+def test_a_fault_of_ours_is_a_fixed_sentence_and_an_incident(app: App, monkeypatch, capsys):
+    def broken(checkpoint: str | None = None) -> None:
+        message = "secret detail"
+        raise ZeroDivisionError(message)
+
+    monkeypatch.setattr(app.engine, "info", broken)
+    with pytest.raises(InternalError) as fault:
+        call(app, "describe_model", {})
+    text = str(fault.value)
+    assert "secret detail" not in text
+    incident = text.split("incident ")[1].split(")")[0]
+    logged = capsys.readouterr().err
+    assert incident in logged
+    assert "secret detail" in logged
+
+
+def test_an_error_can_be_shown_in_the_shape_of_a_result(app: App):
+    with pytest.raises(NotFoundError) as refusal:
+        call(app, "nothing", {})
+    shown = error_result(refusal.value)
+    assert shown.status == "error"
+    assert shown.error == "NotFoundError"
+    assert "'nothing'" in shown.summary
+
+
+def test_arguments_that_are_no_json_are_refused(app: App):
+    with pytest.raises(InputError, match="JSON"):
+        call(app, "find_genes", {"names": {"STAT1"}})
