@@ -168,7 +168,7 @@ def support_of(plan: Plan) -> SupportView:
     """Return the support of a whole screen: a tier, or `mixed` with the number of each."""
     mix = plan.support_mix
     seen = [d.support.n_cells for d in plan.designs if d.support.tier == "seen"]
-    cells = f"; {min(seen)} to {max(seen)} training cells of each seen one" if seen else ""
+    cells = f"; at least {min(seen)} training cells of each seen one" if seen else ""
     return SupportView(
         tier=weakest(plan) if len(mix) == 1 else "mixed",
         n_cells=sum(seen),
@@ -229,8 +229,8 @@ def _wont_show(plan: Plan, error: float | None) -> list[str]:
 
 
 def _listed(genes: tuple[str, ...]) -> str:
-    shown = ", ".join(genes[:6])
-    return shown if len(genes) <= 6 else f"{shown} and {len(genes) - 6} more"
+    names = genes if len(genes) <= 6 else (*genes[:5], f"{len(genes) - 5} more")
+    return " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
 
 
 def _text(result: PlanResult) -> str:

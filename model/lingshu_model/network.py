@@ -81,6 +81,7 @@ class PrefixEncoder(nn.Module):
         self.from_features = nn.Linear(sizes.gene_features, config.d_model, bias=False)
 
     def forward(self, conditions: Conditions) -> Tensor:
+        """Return the prefix vectors of `conditions`, context fields first."""
         interventions = (
             self.target(conditions.target)
             + self.kind(conditions.kind)
@@ -105,6 +106,7 @@ class Block(nn.Module):
         self.down = nn.Linear(config.d_ff, d, bias=False)
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
+        """Return `x` [batch, length, d_model] after attention and feed-forward."""
         batch, length, d = x.shape
         h = F.rms_norm(x, (d,), self.attention_norm.to(x.dtype), NORM_EPS)
         q, k, v = self.qkv(h).view(batch, length, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)
@@ -144,9 +146,7 @@ class Network(nn.Module):
             if config.group_embedding
             else None
         )
-        self.gene_bias = (
-            nn.Parameter(torch.zeros(genes, VOCABULARY)) if config.gene_bias else None
-        )
+        self.gene_bias = nn.Parameter(torch.zeros(genes, VOCABULARY)) if config.gene_bias else None
         self._initialise(generator)
 
     def _initialise(self, generator: torch.Generator) -> None:
@@ -159,9 +159,9 @@ class Network(nn.Module):
             nn.init.normal_(parameter, 0.0, std, generator=generator)
 
     def forward(self, tokens: Tensor, conditions: Conditions) -> Tensor:
-        """Return hidden vectors [batch, genes, d_gene] of `tokens` [batch, genes], in panel order."""
+        """Return hidden vectors [batch, genes, d_gene] of `tokens` [batch, genes]."""
         prefix = self.prefix(conditions)
-        x = torch.cat([prefix.to(prefix.dtype), self._pack(tokens)], dim=1)
+        x = torch.cat([prefix, self._pack(tokens)], dim=1)
         rope = rotary(self.groups, prefix.shape[1], self.config, x.device)
         mask = _key_mask(conditions, x.shape[1])
         if torch.is_autocast_enabled(x.device.type):

@@ -109,7 +109,9 @@ class Sampler:
         for step in range(arm.steps):
             if should_stop is not None and should_stop():
                 raise Stopped
-            cell, gene = (torch.from_numpy(i).to(self.device) for i in np.nonzero(noise.step == step))
+            cell, gene = (
+                torch.from_numpy(i).to(self.device) for i in np.nonzero(noise.step == step)
+            )
             if not len(cell):
                 continue
             uniform = noise.uniform[cell, gene]
@@ -148,7 +150,9 @@ class Sampler:
             uniform[row] = uniforms(arm.seed, cell, Purpose.VALUE, genes)
         return _Noise(step, torch.from_numpy(uniform).to(self.device))
 
-    def _logits(self, current: Tensor, conditions: Conditions, cell: Tensor, gene: Tensor) -> Tensor:
+    def _logits(
+        self, current: Tensor, conditions: Conditions, cell: Tensor, gene: Tensor
+    ) -> Tensor:
         """Return float32 logits [n, 281] at (cell, gene) of the tile `current`."""
         conditions = conditions.to(self.device).expand(len(current))
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):

@@ -38,7 +38,9 @@ class Vocabulary:
     def sizes(self) -> VocabularySizes:
         """Table sizes for the network; index 0 of targets and kinds is the control token."""
         values = sum(len(v) for v in self.context_fields.values())
-        return VocabularySizes(values, len(self.targets) + 1, len(self.kinds) + 1, self.gene_features)
+        return VocabularySizes(
+            values, len(self.targets) + 1, len(self.kinds) + 1, self.gene_features
+        )
 
     def conditions(
         self, context: Mapping[str, str], interventions: Iterable[Intervention]
@@ -79,7 +81,9 @@ class Vocabulary:
         target = self.targets.index(one.target) + 1 if one.target in self.targets else 0
         gene = self.panel.index(one.target) + 1 if one.target in self.panel else 0
         if not target and not gene:
-            message = f"target {one.target!r} was never perturbed in training and is not in the panel"
+            message = (
+                f"target {one.target!r} was never perturbed in training and is not in the panel"
+            )
             raise ConditionError(message)
         return target, self.kinds.index(one.kind) + 1, gene, log(one.dose) if one.dose else 0.0
 

@@ -21,8 +21,12 @@ def load_network(checkpoint: Checkpoint) -> tuple[Network, Vocabulary]:
             its tensors do not fit the network that `config.json` names.
     """
     vocabulary = Vocabulary.from_config(checkpoint.config, checkpoint.panel)
-    network = Network(PRESETS[checkpoint.config["network"]], len(checkpoint.panel), vocabulary.sizes)
-    shards = sorted(n for n in checkpoint.pinned if n.startswith("model") and n.endswith(".safetensors"))
+    network = Network(
+        PRESETS[checkpoint.config["network"]], len(checkpoint.panel), vocabulary.sizes
+    )
+    shards = sorted(
+        n for n in checkpoint.pinned if n.startswith("model") and n.endswith(".safetensors")
+    )
     tensors: dict[str, torch.Tensor] = {}
     try:
         for shard in shards:

@@ -19,7 +19,11 @@ from lingshu_tools.children import ChildError, run_child
 from lingshu_tools.dispatcher import call
 from lingshu_tools.errors import InputError
 
-SCREEN = {"objective": {"lower": ["G01", "T03"]}, "candidates": ["T01", "T02", "T03"], "n_cells": 32}
+SCREEN = {
+    "objective": {"lower": ["G01", "T03"]},
+    "candidates": ["T01", "T02", "T03"],
+    "n_cells": 32,
+}
 T01 = [{"kind": "knockout", "target": "T01"}]
 
 

@@ -44,7 +44,9 @@ def test_equal_plans_in_any_order_and_by_any_name_are_one_screen(app: App):
     assert other.candidates == ["T01 knockout", "T02 knockout", "T03 knockout"]
 
 
-@pytest.mark.parametrize("changed", [{"seed": 1}, {"n_cells": 64}, {"objective": {"raise": ["G01"]}}])
+@pytest.mark.parametrize(
+    "changed", [{"seed": 1}, {"n_cells": 64}, {"objective": {"raise": ["G01"]}}]
+)
 def test_another_seed_size_or_objective_is_another_screen(app: App, changed: dict):
     assert plan(app).screen_id != plan(app, **changed).screen_id
 

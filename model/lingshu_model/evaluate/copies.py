@@ -6,7 +6,7 @@ condition by condition, and their distances to the nearest training cell are set
 Knows nothing of effects.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,7 +20,8 @@ from lingshu_model.evaluate.observed import Observed
 NEAR = 0.01
 """A near copy lies among this share of the smallest distances of both kinds of cells pooled."""
 ALPHA = 0.01
-QUERIES = 1200
+QUERIES = 600
+"""Cells of either kind whose distances are measured."""
 QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95)
 Metric = Literal["cityblock", "hamming"]
 METRICS: tuple[Metric, ...] = ("cityblock", "hamming")
@@ -34,14 +35,16 @@ class CopyCheck:
     replicates, `training` (training cells against all the others); only the first two are tested.
 
     Attributes:
-        n_cells: cells compared of either kind.
-        exact: exact copies by kind.
+        n_cells: cells of either kind searched for exact copies.
+        n_measured: those of them whose distances were measured.
+        exact: exact copies by kind, sampled and real.
         near: shares of near copies by distance and kind.
         p: one-sided permutation p of sampled cells copying more, by test.
         quantiles: quantiles of the distance to the nearest training cell, by distance and kind.
     """
 
     n_cells: int
+    n_measured: int
     exact: Mapping[str, int]
     near: Mapping[Metric, Mapping[str, float]]
     p: Mapping[str, float]
@@ -56,6 +59,7 @@ class CopyCheck:
         """Return the figures as JSON values."""
         return {
             "n_cells": self.n_cells,
+            "n_measured": self.n_measured,
             "exact_copies": dict(self.exact),
             "near_copies": {m: dict(kinds) for m, kinds in self.near.items()},
             "p": dict(self.p),
@@ -66,35 +70,49 @@ class CopyCheck:
 
 
 def copy_check(
-    observed: Observed, sampled: Mapping[str, Counts], generator: np.random.Generator
-) -> CopyCheck:
-    """Return how sampled and held-out cells compare in their distance to the training cells.
+    observed: Observed, sampled: Sequence[Mapping[str, Counts]], generator: np.random.Generator
+) -> list[CopyCheck]:
+    """Return, for each seed's cells, how they and held-out cells lie to the training cells.
 
-    Up to 1,200 held-out cells are drawn over all conditions, and as many sampled ones of the same
-    conditions; either is compared with all the training cells. Under the null the two kinds are
+    Held-out cells and as many sampled ones of the same conditions are searched for exact copies of
+    any training cell; up to 600 of either are measured. Under the null the two kinds are
     exchangeable, which makes the number of copies among the sampled ones hypergeometric: the
     permutation test in closed form.
     """
-    mine, real = _matched(observed, sampled, generator)
+    sizes = {name: min(len(arms[name]) for arms in sampled) for name in observed.test}
+    sizes = {name: min(n, len(observed.test[name])) for name, n in sizes.items()}
+    real = _draw(observed.test, sizes, generator)
     pool = np.concatenate(list(observed.train.values()))
-    own = generator.permutation(len(pool))[: len(mine)]
-    distances = {
+    rows = generator.permutation(len(real))[:QUERIES]
+    own = generator.permutation(len(pool))[: len(rows)]
+    known = {
         metric: {
-            "sampled": _nearest(mine, pool, metric),
-            "real": _nearest(real, pool, metric),
+            "real": _nearest(real[rows], pool, metric),
             "training": _nearest(pool[own], pool, metric, itself=True),
         }
         for metric in METRICS
     }
+    exact = _copies(real, pool)
+    checks: list[CopyCheck] = []
+    for arms in sampled:
+        mine = _draw(arms, sizes, generator)
+        distances = {m: known[m] | {"sampled": _nearest(mine[rows], pool, m)} for m in METRICS}
+        checks.append(_check(distances, {"sampled": _copies(mine, pool), "real": exact}, len(real)))
+    return checks
+
+
+def _check(
+    distances: Mapping[Metric, Mapping[str, Floats]], exact: Mapping[str, int], n: int
+) -> CopyCheck:
     near = {metric: _near(kinds) for metric, kinds in distances.items()}
-    exact = {kind: int((d == 0).sum()) for kind, d in distances["cityblock"].items()}
-    tests = {"exact": exact} | {f"near_{m}": kinds for m, kinds in near.items()}
-    n = len(mine)
+    measured = len(distances["cityblock"]["sampled"])
+    p = {f"near_{m}": _more_than_chance(k["sampled"], k["real"], measured) for m, k in near.items()}
     return CopyCheck(
         n_cells=n,
+        n_measured=measured,
         exact=exact,
-        near={m: {kind: count / n for kind, count in near[m].items()} for m in METRICS},
-        p={test: _more_than_chance(k["sampled"], k["real"], n) for test, k in tests.items()},
+        near={m: {kind: count / measured for kind, count in near[m].items()} for m in METRICS},
+        p=p | {"exact": _more_than_chance(exact["sampled"], exact["real"], n)},
         quantiles={
             m: {kind: np.quantile(d, QUANTILES).tolist() for kind, d in distances[m].items()}
             for m in METRICS
@@ -102,18 +120,19 @@ def copy_check(
     )
 
 
-def _matched(
-    observed: Observed, sampled: Mapping[str, Counts], generator: np.random.Generator
-) -> tuple[Counts, Counts]:
-    """Return equally many sampled and held-out cells, condition by condition."""
-    total = sum(len(cells) for cells in observed.test.values())
-    mine: list[Counts] = []
-    real: list[Counts] = []
-    for name, cells in observed.test.items():
-        n = min(-(-len(cells) * QUERIES // max(total, QUERIES)), len(sampled[name]), len(cells))
-        mine.append(sampled[name][generator.permutation(len(sampled[name]))[:n]])
-        real.append(cells[generator.permutation(len(cells))[:n]])
-    return np.concatenate(mine), np.concatenate(real)
+def _draw(
+    arms: Mapping[str, Counts], sizes: Mapping[str, int], generator: np.random.Generator
+) -> Counts:
+    """Return up to that many random cells of each condition, condition after condition."""
+    return np.concatenate(
+        [arms[name][generator.permutation(len(arms[name]))[:n]] for name, n in sizes.items()]
+    )
+
+
+def _copies(cells: Counts, pool: Counts) -> int:
+    """Return how many of the cells equal a training cell in every gene."""
+    known = {row.tobytes() for row in pool.astype(np.int64)}
+    return sum(row.tobytes() in known for row in cells.astype(np.int64))
 
 
 def _nearest(cells: Counts, pool: Counts, metric: Metric, *, itself: bool = False) -> Floats:
@@ -122,7 +141,7 @@ def _nearest(cells: Counts, pool: Counts, metric: Metric, *, itself: bool = Fals
     Cityblock counts UMI, Hamming is a share of genes. With `itself` the cells are of the pool and
     the second nearest is meant.
     """
-    parts = np.array_split(cells.astype(np.float64), max(1, len(cells) // 200))
+    parts = np.array_split(cells.astype(np.float64), max(1, len(cells) // 100))
     training = pool.astype(np.float64)
     rank = int(itself)
     distances = (cdist(part, training, metric=metric) for part in parts)

@@ -67,7 +67,7 @@ def make_report(store: ArmStore, observed: Observed, seeds: Sequence[int], each:
         seeds=seeds,
         effects=compare_effects(observed, sampled, generator),
         distributions=compare_distributions(observed, sampled, generator),
-        copies=[copy_check(observed, arms, generator) for arms in sampled],
+        copies=copy_check(observed, sampled, generator),
         shams=sham_changes,
     )
 

@@ -65,9 +65,7 @@ class CellBatches:
         order = torch.randperm(len(self.tokens), generator=_generator(seed, 3, epoch))
         return order[index * batch : (index + 1) * batch]
 
-    def batches(
-        self, step: int, spec: TrainingSpec, rank: int, ranks: int
-    ) -> Iterator[Batch]:
+    def batches(self, step: int, spec: TrainingSpec, rank: int, ranks: int) -> Iterator[Batch]:
         """Yield this rank's micro-batches of `step`; over all ranks they are the whole batch."""
         rows = self.rows(step, spec.batch, spec.seed)
         generator = _generator(spec.seed, 4, step)
@@ -115,7 +113,10 @@ def train(
     decayed = [p for p in network.parameters() if p.dim() >= 2]
     plain = [p for p in network.parameters() if p.dim() < 2]
     adam = AdamW(
-        [{"params": decayed, "weight_decay": spec.weight_decay}, {"params": plain, "weight_decay": 0}],
+        [
+            {"params": decayed, "weight_decay": spec.weight_decay},
+            {"params": plain, "weight_decay": 0},
+        ],
         lr=spec.lr,
         betas=(0.9, 0.95),
     )
@@ -143,7 +144,13 @@ def train(
             with accelerator.autocast():
                 bound = None if held_out is None else validation_bound(network, ema, held_out, spec)
             rate = seen / (time.monotonic() - began)
-            row = [step + 1, running / (seen / spec.batch), bound, learning_rate(step, total, spec), rate]
+            row = [
+                step + 1,
+                running / (seen / spec.batch),
+                bound,
+                learning_rate(step, total, spec),
+                rate,
+            ]
             if accelerator.is_main_process:
                 _log(folder / "log.csv", row)
             bar.set_postfix(train=row[1], validation=bound, cells_per_s=round(rate, 1))

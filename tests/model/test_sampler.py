@@ -1,0 +1,141 @@
+"""Sampled cells follow the model's law, and depend on seed, cell and condition alone."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from conftest import GENES, arm
+
+from lingshu_model.sampler import Sampler, Stopped, cumulative, inverse_cdf, sample_arm
+from lingshu_model.schedule import reveal_counts
+from lingshu_model.vocabulary import ConditionError
+from lingshu_model.wire import Checkpoint, decode_cells, encode_cells
+
+
+def test_the_cosine_schedule_reveals_the_papers_counts() -> None:
+    assert reveal_counts(18_080, 3, "cosine").tolist() == [2422, 6618, 9040]
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+@pytest.mark.parametrize(("genes", "steps"), [(299, 8), (5, 8), (1, 1), (18_080, 256)])
+def test_every_gene_is_revealed_once(genes: int, steps: int, schedule: str) -> None:
+    counts = reveal_counts(genes, steps, schedule)
+    assert counts.sum() == genes
+    assert counts.min() >= 0
+
+
+@pytest.mark.parametrize("n_cells", [1, 7, 33])
+def test_a_cell_is_the_same_whoever_is_beside_it(
+    sampler: Sampler, checkpoint: Checkpoint, n_cells: int
+) -> None:
+    whole = sample_arm(sampler, arm(checkpoint, "G1", n_cells=40)).counts
+    assert np.array_equal(
+        sample_arm(sampler, arm(checkpoint, "G1", n_cells=n_cells)).counts, whole[:n_cells]
+    )
+
+
+def test_a_range_of_cells_asked_for_alone_equals_that_range_of_the_whole(
+    sampler: Sampler, checkpoint: Checkpoint
+) -> None:
+    whole = sample_arm(sampler, arm(checkpoint, "G1", n_cells=40)).counts
+    part = sample_arm(sampler, arm(checkpoint, "G1", first_cell=16, n_cells=16)).counts
+    assert np.array_equal(part, whole[16:32])
+
+
+def test_tiles_may_be_computed_in_any_order_by_a_fresh_sampler(checkpoint: Checkpoint) -> None:
+    request = arm(checkpoint, "G5", n_cells=48)
+    forward = Sampler.load(checkpoint, dtype="float32", threads=1, device="cpu")
+    backward = Sampler.load(checkpoint, dtype="float32", threads=1, device="cpu")
+    ahead = [forward.sample_tile(request, t) for t in (0, 1, 2)]
+    behind = [backward.sample_tile(request, t) for t in (2, 1, 0)][::-1]
+    assert all(np.array_equal(a, b) for a, b in zip(ahead, behind, strict=True))
+
+
+def test_seeds_and_conditions_give_other_cells(sampler: Sampler, checkpoint: Checkpoint) -> None:
+    base = sample_arm(sampler, arm(checkpoint, "G1")).counts
+    assert not np.array_equal(base, sample_arm(sampler, arm(checkpoint, "G1", seed=12)).counts)
+    assert not np.array_equal(base, sample_arm(sampler, arm(checkpoint)).counts)
+
+
+def test_guidance_zero_is_the_plain_condition_and_two_is_not(
+    sampler: Sampler, checkpoint: Checkpoint
+) -> None:
+    plain = sample_arm(sampler, arm(checkpoint, "G1")).counts
+    guided = sample_arm(sampler, arm(checkpoint, "G1", guidance=2.0)).counts
+    assert not np.array_equal(plain, guided)
+    control = sample_arm(sampler, arm(checkpoint)).counts
+    assert np.array_equal(control, sample_arm(sampler, arm(checkpoint, guidance=2.0)).counts)
+
+
+def test_one_step_draws_each_genes_marginal(sampler: Sampler, checkpoint: Checkpoint) -> None:
+    request = arm(checkpoint, "G1", steps=1, n_cells=1600)
+    counts = sample_arm(sampler, request).counts
+    conditions = sampler.vocabulary.conditions(request.context, request.interventions)
+    with torch.inference_mode():
+        masked = torch.full((1, len(GENES)), 281)
+        every = torch.arange(len(GENES))
+        logits = sampler.network.logits(sampler.network(masked, conditions)[0], every)
+        law = torch.softmax(logits.double(), -1).numpy()
+    for gene in range(len(GENES)):
+        seen = np.bincount(np.minimum(counts[:, gene], 99), minlength=100)[:100] / len(counts)
+        # Total variation of 1,600 draws from the law itself stays well under this.
+        assert np.abs(seen - law[gene, :100]).sum() / 2 < 0.12
+
+
+def test_clamped_genes_keep_their_count_in_every_cell(
+    sampler: Sampler, checkpoint: Checkpoint
+) -> None:
+    counts = sample_arm(sampler, arm(checkpoint, clamp={"G3": 0, "G9": 57})).counts
+    assert set(counts[:, 3]) == {0}
+    assert set(counts[:, 9]) == {57}
+
+
+def test_control_and_perturbed_cells_share_their_uniforms(
+    sampler: Sampler, checkpoint: Checkpoint
+) -> None:
+    control = sample_arm(sampler, arm(checkpoint, n_cells=160)).counts
+    paired = sample_arm(sampler, arm(checkpoint, "G1", n_cells=160)).counts
+    other = sample_arm(sampler, arm(checkpoint, "G1", n_cells=160, seed=99)).counts
+    gene = len(GENES) - 1
+    together = np.corrcoef(control[:, gene], paired[:, gene])[0, 1]
+    apart = np.corrcoef(control[:, gene], other[:, gene])[0, 1]
+    assert together > 0.5 > abs(apart) + 0.2
+
+
+def test_sampling_stops_between_two_steps(sampler: Sampler, checkpoint: Checkpoint) -> None:
+    answers: Iterator[bool] = iter([False, True])
+    with pytest.raises(Stopped):
+        sampler.sample_tile(arm(checkpoint), 0, lambda: next(answers))
+    assert next(answers, None) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"context": {"cell_line": "K562"}}, "cell_line is 'K562'; known: made"),
+        ({"context": {}}, "must have"),
+        ({"interventions": [{"kind": "drug", "target": "G1"}]}, "kind 'drug' was never trained"),
+        ({"interventions": [{"kind": "knockout", "target": "TP53"}]}, "'TP53' was never"),
+    ],
+)
+def test_a_condition_without_a_token_is_refused(
+    sampler: Sampler, checkpoint: Checkpoint, changes: dict[str, object], words: str
+) -> None:
+    with pytest.raises(ConditionError, match=words):
+        sampler.sample_tile(arm(checkpoint, **changes), 0)
+
+
+def test_inverse_cdf_is_monotone_and_never_leaves_the_vocabulary() -> None:
+    cdf = cumulative(torch.tensor([[0.0, 1.0, 2.0]]).expand(4, -1))
+    uniform = torch.tensor([1e-17, 0.3, 0.999, 1 - 1e-16], dtype=torch.float64)
+    assert inverse_cdf(cdf, uniform).tolist() == [0, 1, 2, 2]
+
+
+def test_cells_travel_without_loss(sampler: Sampler, checkpoint: Checkpoint) -> None:
+    cells = sample_arm(sampler, arm(checkpoint, n_cells=5))
+    blob = encode_cells(cells)
+    assert np.array_equal(decode_cells(blob).counts, cells.counts)
+    assert encode_cells(decode_cells(blob)) == blob
+    with pytest.raises(ValueError, match="lingshu-cells-1"):
+        decode_cells(blob[:-7])

@@ -1,0 +1,175 @@
+"""Training reads what it should, refuses the rest, and goes on to the same weights after a kill."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from conftest import GENES, SPEC, made_cells
+
+from lingshu_model import diffusion
+from lingshu_model.config import PRESETS
+from lingshu_model.network import Network
+from lingshu_model.tokens import MASK
+from lingshu_model.train import build, data, loop
+from lingshu_model.train.spec import TrainingSpec
+from lingshu_model.vocabulary import Vocabulary, stack
+from lingshu_model.weights import load_network
+from lingshu_model.wire import Catalogue, Checkpoint, CheckpointError
+
+
+def test_each_stratum_has_one_time() -> None:
+    times = diffusion.stratified_times(8, torch.Generator().manual_seed(0))
+    assert sorted((times * 8).floor().int().tolist()) == list(range(8))
+
+
+def test_unmeasured_genes_are_hidden_and_out_of_the_loss() -> None:
+    tokens = torch.tensor([[5, 6, MASK]])
+    measured = tokens != MASK
+    nothing = torch.zeros(1)
+    shown, hidden = diffusion.hide(tokens, measured, nothing, torch.full((1, 3), 0.5))
+    assert shown.tolist() == [[5, 6, MASK]]
+    assert hidden.tolist() == [[False, False, False]]
+    shown, hidden = diffusion.hide(tokens, measured, nothing + 1, torch.full((1, 3), 0.5))
+    assert shown.tolist() == [[MASK] * 3]
+    assert hidden.tolist() == [[True, True, False]]
+
+
+def test_a_panel_gene_that_the_file_lacks_is_unmeasured(folder: Path) -> None:
+    (folder / "panel.csv").write_text("G1\nABSENT\nG0\n")
+    cells = data.read_cells(SPEC.model_copy(update={"panel": "panel.csv"}), folder)
+    assert cells.panel == ("G1", "ABSENT", "G0")
+    assert set(cells.tokens[:, 1].tolist()) == {MASK}
+    assert np.array_equal(cells.tokens[:, 2], made_cells().X[:, 0])
+
+
+def test_shams_are_control_cells_as_many_as_a_typical_perturbation(folder: Path) -> None:
+    cells = data.read_cells(SPEC, folder)
+    shammed = data.add_shams(cells, 3, seed=1)
+    assert [c.interventions[0].target for c in shammed.conditions[-3:]] == [
+        "sham-00",
+        "sham-01",
+        "sham-02",
+    ]
+    control = {row.tobytes() for row in cells.tokens[cells.rows(0)]}
+    for sham in range(3):
+        rows = shammed.rows(len(cells.conditions) + sham)
+        assert len(rows) == 40
+        assert {row.tobytes() for row in shammed.tokens[rows]} <= control
+
+
+def test_the_split_is_stratified_and_disjoint(folder: Path) -> None:
+    cells = data.read_cells(SPEC, folder)
+    kept, held = data.split(cells, 0.1, seed=0)
+    assert set(kept).isdisjoint(held)
+    assert len(kept) + len(held) == 120
+    assert np.bincount(cells.condition[held]).tolist() == [4, 4, 4]
+
+
+def run(
+    folder: Path, out: Path, epochs: int, stop_after: int | None = None
+) -> dict[str, torch.Tensor]:
+    spec = SPEC.model_copy(update={"epochs": epochs})
+    cells = data.read_cells(spec, folder)
+    vocabulary = Vocabulary.from_config(build.config_json(spec, cells), cells.panel)
+    network = Network(PRESETS[spec.network], len(GENES), vocabulary.sizes, spec.seed)
+    conditions = stack(
+        [vocabulary.conditions(dict(c.context), c.interventions) for c in cells.conditions]
+    )
+    batches = loop.CellBatches.of(cells, conditions, torch.device("cpu"))
+    accelerator = Accelerator(cpu=True)
+    out.mkdir(exist_ok=True)
+    digest = build.run_digest(spec, cells)
+    if stop_after is None:
+        return loop.train(network, batches, batches, spec, out, digest, accelerator)
+
+    class Killed(BaseException):
+        pass
+
+    class Halting(loop.CellBatches):
+        def rows(self, step: int, batch: int, seed: int) -> torch.Tensor:
+            if step == stop_after:
+                raise Killed
+            return super().rows(step, batch, seed)
+
+    halting = Halting(batches.tokens, batches.condition, batches.conditions)
+    with pytest.raises(Killed):
+        loop.train(network, halting, batches, spec, out, digest, accelerator)
+    return {}
+
+
+def test_a_killed_run_goes_on_to_the_very_same_weights(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "SAVE_EVERY_S", -1.0)
+    straight = run(folder, folder / "straight", epochs=2)
+    run(folder, folder / "broken", epochs=2, stop_after=9)
+    resumed = run(folder, folder / "broken", epochs=2)
+    assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+
+
+def test_a_state_of_another_run_is_refused(folder: Path) -> None:
+    run(folder, folder / "out", epochs=1)
+    with pytest.raises(ValueError, match="belongs to another run"):
+        run(folder, folder / "out", epochs=2)
+
+
+def test_training_lowers_the_bound(folder: Path) -> None:
+    run(folder, folder / "out", epochs=6)
+    log = (folder / "out" / "log.csv").read_text().splitlines()
+    first, last = (float(line.split(",")[2]) for line in (log[1], log[-1]))
+    assert last < 0.9 * first
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"file": "absent.h5ad"}, "does not exist"),
+        ({"where": {"batch": ["a"]}}, "no obs column 'batch'; it has guide, kept"),
+        ({"where": {"kept": ["no"]}}, "no cell has"),
+        ({"context": {"cell_line": "obs:line"}}, "no obs column 'line'"),
+        (
+            {"perturbation": {"column": "guide", "control": "NT", "kind": "knockout"}},
+            "no control cells called 'NT'",
+        ),
+    ],
+)
+def test_a_wrong_source_is_refused(folder: Path, change: dict[str, object], words: str) -> None:
+    source = SPEC.sources[0].model_dump() | change
+    spec = TrainingSpec.model_validate(SPEC.model_dump() | {"sources": [source]})
+    with pytest.raises(data.DataError, match=words):
+        data.read_cells(spec, folder)
+
+
+@pytest.mark.parametrize(("value", "words"), [(-1.0, "negative"), (0.5, "whole numbers")])
+def test_what_is_no_raw_count_is_refused(tmp_path: Path, value: float, words: str) -> None:
+    cells = made_cells()
+    cells.X[3, 4] = value
+    cells.write_h5ad(tmp_path / "made.h5ad")
+    with pytest.raises(data.DataError, match=words):
+        data.read_cells(SPEC, tmp_path)
+
+
+def copy_of(checkpoint: Checkpoint, root: Path) -> Path:
+    (root / "made").mkdir()
+    for file in checkpoint.path.iterdir():
+        (root / "made" / file.name).write_bytes(file.read_bytes())
+    pins = checkpoint.path.parent / "made.digests.json"
+    (root / "made.digests.json").write_bytes(pins.read_bytes())
+    return root / "made"
+
+
+@pytest.mark.parametrize("name", ["config.json", "panel.json", "model.safetensors"])
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
+def test_a_damaged_checkpoint_is_refused_by_file_and_digest(
+    checkpoint: Checkpoint, tmp_path: Path, name: str, damage: str
+) -> None:
+    file = copy_of(checkpoint, tmp_path) / name
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.unlink()
+    if damage != "remove":
+        file.write_bytes(data if damage == "flip" else data[:-9])
+    with pytest.raises(CheckpointError, match=f"{name} is .*{checkpoint.pinned[name]}"):
+        load_network(Catalogue([tmp_path]).load("made"))
