@@ -30,7 +30,7 @@ from lingshu_model.wire import ArmRequest, Cells, Checkpoint, digest_json
 FIRST_STEPS_KEPT = 64
 
 
-class Stopped(Exception):
+class Stopped(Exception):  # noqa: N818 - an answer to a request, not a fault
     """Sampling was asked to stop between two steps; nothing of the tile is kept."""
 
 

@@ -52,7 +52,7 @@ def test_a_ranking_is_drawn_with_the_numbers_behind_it(app: App, screen_id: str)
     assert "prediction error" in svg
     assert "Monte Carlo" in svg
     assert "T03 knockout†" in svg
-    rows = list(csv.DictReader(Path(drawn.csv).open(encoding="utf-8")))
+    rows = list(csv.DictReader(Path(drawn.csv).read_text("utf-8").splitlines()))
     ranking = call(app, "run_screen", {"screen_id": screen_id}).ranking
     assert [r["perturbation"] for r in rows] == [r.perturbation for r in ranking]
     assert [float(r["score"]) for r in rows] == pytest.approx([r.score for r in ranking], rel=1e-4)
@@ -66,7 +66,7 @@ def test_a_volcano_is_drawn_and_equal_numbers_give_equal_files(app: App):
     drawn = call(app, "plot_experiment", {"id": name, "top": 5})
     assert png_size(Path(drawn.png)) == (drawn.width_px, drawn.height_px)
     assert "sham interventions" in Path(drawn.svg).read_text("utf-8")
-    assert len(list(csv.DictReader(Path(drawn.csv).open(encoding="utf-8")))) == len(PANEL)
+    assert len(list(csv.DictReader(Path(drawn.csv).read_text("utf-8").splitlines()))) == len(PANEL)
     assert call(app, "plot_experiment", {"id": name, "top": 5}).digests == drawn.digests
 
 
@@ -137,7 +137,8 @@ def test_a_child_that_fails_says_why(tmp_path: Path):
 def test_the_tools_load_no_heavy_library():
     code = (
         "import sys, lingshu_tools.registry as r; r.registry(); "
-        "print(*sorted({'torch', 'scipy', 'pandas', 'anndata', 'matplotlib', 'mcp'} & {*sys.modules}))"
+        "heavy = {'torch', 'scipy', 'pandas', 'anndata', 'matplotlib', 'mcp'}; "
+        "print(*sorted(heavy & {*sys.modules}))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""

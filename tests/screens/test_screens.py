@@ -245,7 +245,7 @@ def test_a_cancelled_screen_keeps_what_is_done(tmp_path: Path):
 
 
 def test_get_experiment_shows_a_screen_but_does_not_begin_it(app: App, engine: FakeEngine):
-    planned = call(app, "plan_screen", {k: v for k, v in SMALL.items()})
+    planned = call(app, "plan_screen", dict(SMALL))
     shown = call(app, "get_experiment", {"id": planned.screen_id})
     assert (shown.status, shown.ranking) == ("planned", [])
     assert not engine.arms

@@ -91,6 +91,7 @@ class BoundLoss(nn.Module):
         self.network = network
 
     def forward(self, b: Batch) -> Tensor:
+        """Return the bound of one micro-batch, nats per measured gene."""
         return diffusion.loss(
             self.network, b.tokens.clamp(max=MASK), b.measured, b.conditions, b.times, b.uniform
         )

@@ -70,7 +70,7 @@ class JobView(Wire):
     total: int
     error: str | None = None
     seconds: float | None = None
-    """Compute time; None until the arm has ended, 0.0 when it came from the results kept on disk."""
+    """Compute time; None until the arm has ended, 0.0 when it came from disk."""
 
 
 class EngineInfo(Wire):
