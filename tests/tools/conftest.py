@@ -1,6 +1,6 @@
 """A made checkpoint, a fake engine that can be held back, and the application on both."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from threading import Event
 
@@ -8,6 +8,7 @@ import pytest
 
 from lingshu_model.wire import Catalogue, Checkpoint, JobView
 from lingshu_tools.app import App
+from lingshu_tools.runner import Runner
 from lingshu_tools.testing import FakeEngine, make_checkpoint
 
 
@@ -38,6 +39,13 @@ class HeldEngine(FakeEngine):
         return self.wait(job_id, 0)
 
 
+class PatientRunner(Runner):
+    """Takes the long waits of a test for as long as it takes: a machine may be slow."""
+
+    def wait(self, ids: Sequence[str], wait_s: float) -> bool:
+        return super().wait(ids, 300 if wait_s >= 20 else wait_s)
+
+
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Checkpoint:
     return make_checkpoint(tmp_path / "checkpoints")
@@ -61,8 +69,10 @@ def open_app(tmp_path: Path, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyP
 
     def make(engine: object, home: str = "home") -> App:
         catalogue = Catalogue([checkpoint.path.parent])
-        opened.append(App(tmp_path / home, engine=engine, catalogue=catalogue))
-        return opened[-1]
+        app = App(tmp_path / home, engine=engine, catalogue=catalogue)
+        app.runner = PatientRunner(app)
+        opened.append(app)
+        return app
 
     yield make
     for app in opened:

@@ -4,9 +4,11 @@ from typing import Any
 
 import pytest
 
+from lingshu_model.wire import Catalogue
 from lingshu_tools.app import App
 from lingshu_tools.dispatcher import call, error_result
 from lingshu_tools.errors import InputError, InternalError, NotFoundError
+from lingshu_tools.testing import FakeEngine, make_checkpoint
 
 STAT1 = {"kind": "knockout", "target": "STAT1"}
 
@@ -65,10 +67,20 @@ REFUSED: list[tuple[str, dict[str, Any], list[str]]] = [
 ]
 
 
+@pytest.fixture(scope="module")
+def unwritten(tmp_path_factory: pytest.TempPathFactory) -> App:
+    """One application for all refusals, since none of them may write."""
+    root = tmp_path_factory.mktemp("refusals")
+    checkpoint = make_checkpoint(root / "checkpoints")
+    catalogue = Catalogue([checkpoint.path.parent])
+    return App(root / "home", engine=FakeEngine(checkpoint.panel), catalogue=catalogue)
+
+
 @pytest.mark.parametrize(("tool", "arguments", "said"), REFUSED)
 def test_a_wrong_call_is_told_what_was_wrong_and_what_is_right(
-    app: App, tool: str, arguments: dict[str, Any], said: list[str]
+    unwritten: App, tool: str, arguments: dict[str, Any], said: list[str]
 ):
+    app = unwritten
     before = str(app.ledger.head())
     with pytest.raises(InputError) as refusal:
         call(app, tool, arguments)
