@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from lingshu_tools.errors import LingshuError
 
-TIMEOUT_S = 120.0
+TIMEOUT_S = 600.0  # a safety net: a busy machine may need minutes just to import anndata
 _SHOWN_LINES = 6
 
 
