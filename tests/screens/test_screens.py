@@ -16,6 +16,8 @@ from lingshu_tools.dispatcher import call
 from lingshu_tools.errors import InputError, NotFoundError
 from lingshu_tools.testing import FakeEngine
 
+pytestmark = pytest.mark.unproven
+
 SMALL = {
     "objective": {"lower": ["G01", "G02", "T03"]},
     "candidates": TARGETS[:5],
