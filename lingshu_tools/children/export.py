@@ -58,7 +58,7 @@ class _Arm:
 def _obs(arms: Sequence[_Arm]) -> pd.DataFrame:
     frames: list[pd.DataFrame] = []
     for arm in arms:
-        cells = arm.counts.shape[0]
+        cells: int = arm.counts.shape[0]  # pyright: ignore[reportOptionalSubscript]
         first = arm.obs.pop("first_cell")
         frame = pd.DataFrame({k: [v] * cells for k, v in arm.obs.items()})
         frame.insert(1, "cell_index", np.arange(first, first + cells, dtype=np.int64))

@@ -5,7 +5,7 @@ that finds no such place is left out, and who drew says how many. Knows nothing 
 """
 
 from collections.abc import Iterator, Sequence
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -45,7 +45,7 @@ def label_points(
     """
     figure = cast("Figure", axes.figure)
     finite = others[np.isfinite(others).all(axis=1)]
-    inside = axes.get_window_extent().extents
+    inside = np.asarray(axes.get_window_extent().extents, dtype=np.float64)
     room = _Room(axes.transData.transform(finite), inside, figure.dpi / 72)
     left: list[str] = []
     for point, text, side in zip(points, texts, _sizes(figure, texts, size), strict=True):
@@ -53,7 +53,12 @@ def label_points(
         if offset is None:
             left.append(text)
             continue
-        style = {"fontsize": size, "fontstyle": "italic", "color": color, "zorder": 5}
+        style: dict[str, Any] = {
+            "fontsize": size,
+            "fontstyle": "italic",
+            "color": color,
+            "zorder": 5,
+        }
         axes.annotate(text, point, xytext=offset, textcoords="offset points", ha="center",
                       va="center", arrowprops={**_ARROW, "relpos": (0.5, 0.5)},
                       bbox={"boxstyle": "square,pad=0.05", "fc": "white", "ec": "none"},
@@ -101,7 +106,7 @@ class _Room:
 def _covers(boxes: Floats, points: Floats) -> NDArray[np.bool_]:
     """Return for each point whether any box covers it."""
     low, high = boxes[:, None, :2] <= points, points <= boxes[:, None, 2:]
-    return (low & high).all(axis=2).any(axis=0)
+    return np.asarray((low & high).all(axis=2).any(axis=0))
 
 
 def _squares(points: Floats, half: float) -> Floats:

@@ -9,7 +9,7 @@ import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -49,7 +49,7 @@ def draw(job: Mapping[str, Any]) -> dict[str, Any]:
         job: `kind` (`ranking` or `volcano`), `title`, `subtitle`, `footnote`, `out` (path without
             suffix), and the rows that `ranking` or `volcano` describes.
     """
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(cast("Any", STYLE)):
         figure, left = {"ranking": ranking, "volcano": volcano}[job["kind"]](job)
         png, svg = (Path(f"{job['out']}{end}") for end in (".png", ".svg"))
         figure.savefig(png, dpi=DPI, metadata={"Software": None})
@@ -165,7 +165,7 @@ def _ranked(axes: Axes, y: int, row: Mapping[str, Any]) -> None:
 
 def _ranking_keys(rows: list[Mapping[str, Any]], limit: float | None) -> list[Any]:
     tested = any(r["hit"] is not None for r in rows)
-    dot = {"marker": "o", "ls": "", "ms": 3.8, "mec": BLUE}
+    dot: dict[str, Any] = {"marker": "o", "ls": "", "ms": 3.8, "mec": BLUE}
     keys: list[Any] = []
     if tested:
         keys.append(Line2D([], [], mfc=BLUE, label="score, unlike shams (FDR ≤ 5 %)", **dot))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from lingshu_model.wire import Tier
 from lingshu_tools.analysis import t_quantile
 from lingshu_tools.honesty import cost_of, cost_sentence, evidence_sentence, evidence_view
 from lingshu_tools.ledger import Screen
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from lingshu_tools.app import App
 
 # Weakest last: the evidence shown for a mixed screen is that of its weakest tier.
-TIERS = ("seen", "seen_elsewhere", "combination_of_seen", "unseen")
+TIERS: tuple[Tier, ...] = ("seen", "seen_elsewhere", "combination_of_seen", "unseen")
 SHOWN_CANDIDATES = 50
 
 
@@ -159,7 +160,7 @@ def plan_result(app: App, plan: Plan, screen: Screen | None) -> PlanResult:
     )
 
 
-def weakest(plan: Plan) -> Literal["seen", "seen_elsewhere", "combination_of_seen", "unseen"]:
+def weakest(plan: Plan) -> Tier:
     """Return the weakest support tier among a plan's candidates."""
     return max((t for t in TIERS if t in plan.support_mix), key=TIERS.index)
 
@@ -229,7 +230,7 @@ def _wont_show(plan: Plan, error: float | None) -> list[str]:
 
 
 def _listed(genes: tuple[str, ...]) -> str:
-    names = genes if len(genes) <= 6 else (*genes[:5], f"{len(genes) - 5} more")
+    names = list(genes) if len(genes) <= 6 else [*genes[:5], f"{len(genes) - 5} more"]
     return " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -185,11 +185,11 @@ def _alone(screen_id: str, asked: RunScreen) -> str:
 
 def _cost_only(app: App, plan: Plan, screen: Screen | None = None) -> ScreenResult:
     planned = plan_result(app, plan, screen)
-    shared = {k: getattr(planned, k) for k in Result.model_fields}
+    shared: dict[str, Any] = {k: getattr(planned, k) for k in Result.model_fields}
     return ScreenResult(**shared, **_plan_fields(plan), n_done=0, ranking=[])
 
 
-def _plan_fields(plan: Plan) -> dict[str, object]:
+def _plan_fields(plan: Plan) -> dict[str, Any]:
     return {
         "objective": plan.record["objective"],
         "context": dict(plan.control.context),
@@ -201,7 +201,7 @@ def _plan_fields(plan: Plan) -> dict[str, object]:
 def _result(
     app: App, ledger: Ledger, screen: Screen, plan: Plan, children: Sequence[Experiment], top: int
 ) -> ScreenResult:
-    statuses = [ledger.status(child.id) for child in children]
+    statuses: list[Status] = [ledger.status(child.id) for child in children]
     ranking = rank(plan, ledger, children)
     status, shown = _status(statuses), ranking.rows[:top]
     tier = weakest(plan)

@@ -7,6 +7,7 @@ dispatcher's, so that a call means the same through every door. Knows nothing of
 import base64
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -61,8 +62,7 @@ class SpecTool(Tool):
     ) -> types.CallToolResult:
         """Return the typed result as structured content, with a compact text beside it.
 
-        The dispatcher runs on a thread that a cancelled request leaves behind: the experiment is
-        already a row, so it goes on.
+        A cancelled request leaves the thread behind: the experiment is a row, so it goes on.
 
         Raises:
             ToolError: with the dispatcher's text.
@@ -88,8 +88,7 @@ class SpecTool(Tool):
 def mended(spec: ToolSpec, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments, with lists and objects that came as JSON text unpacked if need be.
 
-    Some chat clients send every nested value as text. Only a call that would be refused is mended,
-    and only containers are: `"5"` for 5 stays an error.
+    Some clients send them so. Only a call that would be refused is mended: `"5"` stays an error.
     """
     try:
         parse(spec, arguments)
@@ -99,12 +98,10 @@ def mended(spec: ToolSpec, arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _unpacked(value: Any) -> Any:
-    if not (isinstance(value, str) and value.lstrip()[:1] in ("[", "{")):
-        return value
-    try:
-        return json.loads(value)
-    except ValueError:
-        return value
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+        with suppress(ValueError):
+            return json.loads(value)
+    return value
 
 
 def content(spec: ToolSpec, result: Result) -> list[types.ContentBlock]:

@@ -56,14 +56,26 @@ class Conditions:
     def to(self, device: torch.device) -> "Conditions":
         """Return the same conditions on `device`."""
         present = None if self.present is None else self.present.to(device)
-        parts = (self.context, self.target, self.kind, self.gene, self.dose)
-        return Conditions(*(part.to(device) for part in parts), present)
+        return Conditions(
+            self.context.to(device),
+            self.target.to(device),
+            self.kind.to(device),
+            self.gene.to(device),
+            self.dose.to(device),
+            present,
+        )
 
     def expand(self, batch: int) -> "Conditions":
         """Return the one condition repeated `batch` times, without copying."""
         present = None if self.present is None else self.present.expand(batch, -1)
-        parts = (self.context, self.target, self.kind, self.gene, self.dose)
-        return Conditions(*(part.expand(batch, -1) for part in parts), present)
+        return Conditions(
+            self.context.expand(batch, -1),
+            self.target.expand(batch, -1),
+            self.kind.expand(batch, -1),
+            self.gene.expand(batch, -1),
+            self.dose.expand(batch, -1),
+            present,
+        )
 
 
 class PrefixEncoder(nn.Module):

@@ -10,6 +10,7 @@ import sys
 from typing import Any
 
 import torch
+from torch.utils import deterministic
 
 # glibc's mallopt parameters. Every large tensor otherwise comes fresh from the kernel and pays a
 # page fault for each 4 KiB: half of a training step or more. M_MMAP_THRESHOLD cannot exceed 32 MiB,
@@ -23,7 +24,7 @@ def prepare(threads: int | None = None) -> None:
         torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(mode=True)
     # Every element is written before it is read; filling fresh memory first only costs time.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = False

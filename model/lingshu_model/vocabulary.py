@@ -31,8 +31,13 @@ class Vocabulary:
     @classmethod
     def from_config(cls, config: Mapping[str, Any], panel: Sequence[str]) -> "Vocabulary":
         """Return the vocabulary that a checkpoint's `config.json` and panel describe."""
-        keys = ("context_fields", "kinds", "targets")
-        return cls(*(config[key] for key in keys), panel, config["gene_features"])
+        return cls(
+            config["context_fields"],
+            config["kinds"],
+            config["targets"],
+            panel,
+            config["gene_features"],
+        )
 
     @property
     def sizes(self) -> VocabularySizes:
@@ -97,13 +102,23 @@ def stack(conditions: Sequence[Conditions]) -> Conditions:
         parts = [getattr(c, name) for c in conditions]
         return torch.cat([torch.nn.functional.pad(p, (0, slots - p.shape[1])) for p in parts])
 
-    context = torch.cat([c.context for c in conditions])
-    names = ("target", "kind", "gene", "dose")
-    return Conditions(context, *(pad(n) for n in names), None if bool(used.all()) else used)
+    return Conditions(
+        torch.cat([c.context for c in conditions]),
+        pad("target"),
+        pad("kind"),
+        pad("gene"),
+        pad("dose"),
+        None if bool(used.all()) else used,
+    )
 
 
 def take(conditions: Conditions, rows: torch.Tensor) -> Conditions:
     """Return the rows `rows` of a batch of conditions."""
-    parts = (conditions.context, conditions.target, conditions.kind, conditions.gene)
-    present = None if conditions.present is None else conditions.present[rows]
-    return Conditions(*(p[rows] for p in parts), conditions.dose[rows], present)
+    return Conditions(
+        conditions.context[rows],
+        conditions.target[rows],
+        conditions.kind[rows],
+        conditions.gene[rows],
+        conditions.dose[rows],
+        None if conditions.present is None else conditions.present[rows],
+    )

@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 from lingshu_tools.cli import main
 from lingshu_tools.registry import registry
 
-KNOCK_OUT = {"interventions": [{"kind": "knockout", "target": "STAT1"}], "n_cells": 8, "wait_s": 30}
+KNOCK_OUT = {"interventions": [{"kind": "knockout", "target": "STAT1"}], "n_cells": 8, "wait_s": 45}
 ENVELOPE = {
     "status",
     "summary",

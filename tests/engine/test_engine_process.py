@@ -9,6 +9,8 @@ import pytest
 import lingshu_tools.engine_start as engine_start
 from lingshu_tools.errors import EngineError
 
+pytestmark = pytest.mark.unproven
+
 ENGINE = [sys.executable, "-P", "-m", "lingshu_model.engine"]
 
 

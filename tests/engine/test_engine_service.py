@@ -35,6 +35,7 @@ def test_equal_arms_of_two_principals_are_two_jobs_computed_once(lab):
         lab.client("you").wait(jobs[0].job_id, 0)
 
 
+@pytest.mark.unproven
 def test_a_fresh_arm_is_computed_anew_once_for_each_name(lab):
     lab.host()
     engine, arm = lab.client(), lab.arm("STAT1")
@@ -200,6 +201,7 @@ def test_an_engine_with_work_is_never_idle(lab, tmp_path):
         board.submit("me", lab.arm(), "profile", tile=8)
 
 
+@pytest.mark.unproven
 def test_the_tcp_door_wants_the_token(lab):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         lab.host(Remote(listener, "a-token-of-some-length", None, None))

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 from torch.distributed.distributed_c10d import PrefixStore
 
 from lingshu_model.engine.board import Task
@@ -80,7 +81,9 @@ def join(expected: int | None) -> Crew:
     Raises:
         HouseError: there are not as many processes as `expected`.
     """
-    state = PartialState()
+    # Unlike Accelerator, PartialState does not look at the variable itself.
+    cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.cuda.is_available()
+    state = PartialState(cpu=cpu)
     if expected is not None and state.num_processes != expected:
         message = (
             f"--ranks {expected}, but there are {state.num_processes} processes. GPUs: `accelerate "

@@ -96,7 +96,9 @@ def copy_check(
     checks: list[CopyCheck] = []
     for arms in sampled:
         mine = _draw(arms, sizes, generator)
-        distances = {m: known[m] | {"sampled": _nearest(mine[rows], pool, m)} for m in METRICS}
+        distances: dict[Metric, Mapping[str, Floats]] = {
+            m: known[m] | {"sampled": _nearest(mine[rows], pool, m)} for m in METRICS
+        }
         checks.append(_check(distances, {"sampled": _copies(mine, pool), "real": exact}, len(real)))
     return checks
 

@@ -120,17 +120,23 @@ def _panel(spec: TrainingSpec, folder: Path) -> tuple[str, ...]:
     if spec.panel is not None:
         lines = (folder / spec.panel).read_text("utf-8").splitlines()
         return tuple(line.split(",")[0].strip() for line in lines if line.strip())
-    adata = anndata.read_h5ad(folder / spec.sources[0].file, backed="r")
-    return tuple(str(name) for name in adata.var_names)
+    adata = anndata.read_h5ad(_existing(folder / spec.sources[0].file), backed="r")
+    names = tuple(str(name) for name in adata.var_names)
+    adata.file.close()
+    return names
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        message = f"{path} does not exist; give the folder of the h5ad files with --data"
+        raise DataError(message)
+    return path
 
 
 def _read_source(
     source: Source, folder: Path, panel: Sequence[str]
 ) -> tuple[NDArray[np.uint16], list[Condition]]:
-    path = folder / source.file
-    if not path.is_file():
-        message = f"{path} does not exist; give the folder of the h5ad files with --data"
-        raise DataError(message)
+    path = _existing(folder / source.file)
     adata = anndata.read_h5ad(path)
     names = [str(name) for name in adata.var_names]
     if len(set(names)) < len(names):

@@ -52,7 +52,7 @@ def _normal(value: Any, path: str) -> Any:
         if not math.isfinite(value):
             message = f"{path} is {value!r}: canonical JSON holds finite numbers only"
             raise ValueError(message)
-        return 0.0 if value == 0 else value
+        return value + 0.0  # -0.0 becomes 0.0
     if isinstance(value, str):
         return _text(value, path)
     if isinstance(value, Mapping):
