@@ -6,6 +6,8 @@ import pytest
 from lingshu_model.wire import Cells
 from lingshu_tools.analysis import Objective, cp10k, interval, paired_effect, paired_score
 
+pytestmark = pytest.mark.unproven
+
 
 def make_pair(n: int, seed: int = 0, genes: int = 12, strength: float = 0.3) -> tuple[Cells, Cells]:
     """Cells that share a random size and rate, the first genes lowered in the perturbed arm."""

@@ -7,6 +7,8 @@ from lingshu_tools.dispatcher import call
 from lingshu_tools.errors import InputError
 from lingshu_tools.testing import FakeEngine
 
+pytestmark = pytest.mark.unproven
+
 LOWER = {"objective": {"lower": ["G01", "G02"]}}
 
 
@@ -94,7 +96,6 @@ def test_the_reach_of_shams_is_that_of_their_scores(app: App):
         ({"wait_s": 4}, ["wait_s"]),
     ],
 )
-@pytest.mark.unproven
 def test_a_wrong_argument_is_named_with_what_is_allowed(app: App, arguments: dict, words: list):
     with pytest.raises(InputError) as caught:
         plan(app, **arguments)
