@@ -62,6 +62,6 @@ PRESETS: dict[str, NetworkConfig] = {
     "lingshu-85m-s8": NetworkConfig(640, 13, 10, 2560, group=8, d_gene=640),
     "lingshu-85m-s32": NetworkConfig(640, 13, 10, 2560, group=32, d_gene=640),
     "lingshu-6m-s4": _small(256, 6, group=4),
-    "lingshu-1m-s23": _small(128, 3, group=23),
+    "lingshu-1m-s13": _small(128, 4, group=13),
     "lingshu-tiny": _small(64, 2, group=4),
 }
