@@ -53,6 +53,7 @@ class Runner:
         self._troubles: dict[str, str] = {}
         self._totals: dict[str, int] = {}
         self._ended: set[str] = set()
+        self._judging: set[str] = set()
         self._threads: list[Thread] = []
         self._closing = Event()
 
@@ -120,10 +121,13 @@ class Runner:
         return Progress(done=min(total, sum(view.done for view in jobs)), total=total)
 
     def _sealed(self, experiment_id: str) -> bool:
-        """Return whether there is an outcome; a seal is for ever, so it is asked for until then."""
+        """Return whether there is an outcome, and a replay's verdict is written where it is ours.
+
+        A seal is for ever, so it is asked for until then.
+        """
         if experiment_id not in self._ended and self._app.ledger.outcome(experiment_id):
             self._ended.add(experiment_id)
-        return experiment_id in self._ended
+        return experiment_id in self._ended and experiment_id not in self._judging
 
     def _work(self, ids: Sequence[str]) -> None:
         try:
@@ -174,13 +178,17 @@ class Runner:
                 self._changed.notify_all()
 
     def _attempt(self, experiment: Experiment, design: Design) -> None:
-        with self._app.ledger.attempt(experiment.id) as attempt:
-            outcome = self._outcome(attempt, experiment, design)
-            if outcome is None:
-                return
-            self._app.ledger.seal(attempt, outcome)
-        if outcome.kind == "succeeded" and replayed(experiment):
-            record_verdict(self._app, experiment)
+        try:
+            with self._app.ledger.attempt(experiment.id) as attempt:
+                outcome = self._outcome(attempt, experiment, design)
+                if outcome is None:
+                    return
+                self._judging.add(experiment.id)
+                self._app.ledger.seal(attempt, outcome)
+            if outcome.kind == "succeeded" and replayed(experiment):
+                record_verdict(self._app, experiment)
+        finally:
+            self._judging.discard(experiment.id)
 
     def _outcome(
         self, attempt: Attempt, experiment: Experiment, design: Design

@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 from lingshu_tools.errors import LingshuError
 
+__all__ = ["TIMEOUT_S", "ChildError", "LingshuError", "run_child"]
+
 TIMEOUT_S = 600.0  # a safety net: a busy machine may need minutes just to import anndata
 _SHOWN_LINES = 6
 
