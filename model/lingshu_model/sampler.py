@@ -8,8 +8,10 @@ a fixed shape: cell i is always row i mod tile of tile i // tile, whoever asks f
 Knows nothing of jobs, files or processes.
 """
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -43,7 +45,7 @@ class _Noise:
 
 
 class Sampler:
-    """Draws tiles of cells of one checkpoint on one device."""
+    """Draws tiles of cells of one checkpoint on one device; safe for several threads."""
 
     def __init__(
         self, checkpoint: Checkpoint, network: Network, vocabulary: Vocabulary, dtype: torch.dtype
@@ -54,6 +56,7 @@ class Sampler:
         self.tile: int = checkpoint.config["sampler"]["tile"]
         self.schedule: str = checkpoint.config["sampler"]["schedule"]
         self._first: OrderedDict[str, Tensor] = OrderedDict()
+        self._first_lock = threading.Lock()
 
     @classmethod
     def load(
@@ -170,18 +173,20 @@ class Sampler:
     ) -> Tensor:
         """Draw the first step's genes from distributions computed once per condition."""
         key = digest_json(arm.model_dump(include={"context", "interventions", "guidance", "clamp"}))
-        if key not in self._first:
-            every = torch.arange(len(start), device=self.device)
-            row = torch.zeros_like(every)
-            logits = self._logits(start[None], conditions, row, every)
-            if control is not None:
-                base = self._logits(start[None], control, row, every)
-                logits = base + (arm.guidance + 1) * (logits - base)
-            self._first[key] = cumulative(logits)
-            if len(self._first) > FIRST_STEPS_KEPT:
-                self._first.popitem(last=False)
-        self._first.move_to_end(key)
-        return inverse_cdf(self._first[key][gene], uniform)
+        with self._first_lock:
+            if key not in self._first:
+                every = torch.arange(len(start), device=self.device)
+                row = torch.zeros_like(every)
+                logits = self._logits(start[None], conditions, row, every)
+                if control is not None:
+                    base = self._logits(start[None], control, row, every)
+                    logits = base + (arm.guidance + 1) * (logits - base)
+                self._first[key] = cumulative(logits)
+                if len(self._first) > FIRST_STEPS_KEPT:
+                    self._first.popitem(last=False)
+            self._first.move_to_end(key)
+            first = self._first[key]
+        return inverse_cdf(first[gene], uniform)
 
 
 def cumulative(logits: Tensor) -> Tensor:
@@ -199,11 +204,12 @@ def inverse_cdf(cdf: Tensor, uniform: Tensor) -> Tensor:
     return index.clamp_(max=cdf.shape[1] - 1)
 
 
-def sample_arm(sampler: Sampler, arm: ArmRequest) -> Cells:
-    """Return the cells an arm asks for, computed here, tile by tile."""
+def sample_arm(sampler: Sampler, arm: ArmRequest, workers: int = 1) -> Cells:
+    """Return the cells an arm asks for, computed here, `workers` tiles at a time."""
     first, last = arm.first_cell, arm.first_cell + arm.n_cells
     tiles = range(first // sampler.tile, (last - 1) // sampler.tile + 1)
-    counts = np.concatenate([sampler.sample_tile(arm, tile) for tile in tiles])
+    with ThreadPoolExecutor(workers) as pool:
+        counts = np.concatenate(list(pool.map(lambda tile: sampler.sample_tile(arm, tile), tiles)))
     offset = tiles.start * sampler.tile
     return Cells(counts[first - offset : last - offset], sampler.measured(arm))
 

@@ -22,7 +22,7 @@ ALREADY_RUNNING = 3
 def main() -> int:
     """Return the exit status: 0 after leaving in order, 3 when the home has an engine already."""
     options = _parser().parse_args()
-    os.environ.setdefault("OMP_NUM_THREADS", str(options.threads))
+    os.environ["OMP_NUM_THREADS"] = str(options.threads)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     from lingshu_model.engine.run import run  # after OMP_NUM_THREADS, which torch reads at import
 
@@ -40,7 +40,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--socket", type=Path, help="Unix socket (default: HOME/engines/engine.sock)")
     add("--idle-exit", type=float, default=900.0, metavar="S", help="0: never (default: 900)")
     add("--dtype", choices=("auto", "bfloat16", "float32"), default="auto")
-    add("--threads", type=_positive, default=_default_threads(), help="per rank; changes bits")
+    add("--threads", type=_positive, default=1, help="per tile; changes bits (default: 1)")
+    add("--workers", type=_positive, default=_cores(), help="tiles at a time; changes no bit")
     add("--ranks", type=_positive, help="refuse to run with another number of processes")
     add("--results-limit", type=_positive, default=DEFAULT_LIMIT, metavar="BYTES")
     add("--listen", metavar="HOST:PORT", help="TCP too, with the token LINGSHU_ENGINE_TOKEN")
@@ -58,7 +59,12 @@ def _positive(text: str) -> int:
     return value
 
 
-def _default_threads() -> int:
+def _cores() -> int:
+    """Return this rank's share of the cores: whole tiles side by side, one thread each.
+
+    Threads within a tile wait for one another at every operation: on two shared cores two threads
+    took forty times as long as one.
+    """
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     return max(cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
 

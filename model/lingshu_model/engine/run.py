@@ -1,7 +1,7 @@
 """An engine's life: take the lock, join the ranks, serve, compute until told to leave.
 
-The main thread computes and a second one serves: torch keeps threads, devices and memory arenas per
-thread, and the main one's are the good ones. Knows nothing of the requests themselves.
+The main thread loads checkpoints and computes; others compute beside it, and one serves. Knows
+nothing of the requests themselves.
 """
 
 import argparse
@@ -9,6 +9,8 @@ import logging
 import os
 import signal
 import threading
+from collections.abc import Generator
+from contextlib import contextmanager
 from functools import partial
 from types import FrameType
 
@@ -96,9 +98,10 @@ def serve_and_compute(
     board: Board,
     samplers: Samplers,
     remote: Remote | None = None,
+    workers: int = 1,
 ) -> None:
-    """Serve on the home's socket and compute on this thread until the service leaves."""
-    with unix_socket(places.socket) as unix:
+    """Serve on the home's socket; compute on this thread and others until the service leaves."""
+    with unix_socket(places.socket) as unix, _helpers(board, samplers, workers - 1):
         service.start(unix, remote)
         _log.info("engine %d serves %s", os.getpid(), places.socket)
         try:
@@ -107,6 +110,22 @@ def serve_and_compute(
             service.leave()
             service.join()
     _log.info("engine %d leaves", os.getpid())
+
+
+@contextmanager
+def _helpers(board: Board, samplers: Samplers, count: int) -> Generator[None]:
+    """Compute tiles on `count` more threads for as long as the board is open."""
+    sample = partial(sample_here, samplers)
+    work = partial(compute, board, samplers, sample, calls=False)
+    threads = [threading.Thread(target=work, name=f"engine-tiles-{i}") for i in range(count)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        board.close()
+        for thread in threads:
+            thread.join()
 
 
 def _until_told(
@@ -122,4 +141,4 @@ def _until_told(
     signal.signal(signal.SIGTERM, leave)
     signal.signal(signal.SIGINT, leave)
     with tcp.remote(options) as remote:
-        serve_and_compute(places, service, board, samplers, remote)
+        serve_and_compute(places, service, board, samplers, remote, options.workers)

@@ -4,7 +4,9 @@ Knows nothing of jobs; what a sampler must offer is the `TileSampler` protocol.
 """
 
 import importlib
+import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any, Protocol
@@ -43,24 +45,26 @@ Factory = Callable[..., TileSampler]
 
 @dataclass(frozen=True)
 class Loaded:
-    """A sampler with its numerics profile."""
+    """A sampler with its numerics profile; hold `turn` while sampling a tile.
+
+    On a CPU tiles run side by side; an accelerator takes one at a time.
+    """
 
     sampler: TileSampler
     profile: dict[str, Any]
     profile_digest: str
+    turn: AbstractContextManager[Any]
 
 
 class Samplers:
-    """The samplers of a catalogue. Load and sample on one thread; anyone may look at what is there.
-
-    torch keeps its thread count and CUDA its current device per thread.
-    """
+    """The samplers of a catalogue, each loaded once; safe for several threads."""
 
     def __init__(self, factory: Factory, *, dtype: str, threads: int) -> None:
         """Prepare; nothing is loaded yet."""
         self.catalogue = Catalogue()
         self._factory, self._dtype, self._threads = factory, dtype, threads
         self._loaded: dict[str, Loaded] = {}
+        self._loading = threading.Lock()
 
     def there(self, name: str) -> Loaded | None:
         """Return a checkpoint's sampler if it is in memory."""
@@ -68,14 +72,16 @@ class Samplers:
 
     def load(self, name: str) -> Loaded:
         """Return a checkpoint's sampler, loaded at first use."""
-        if name not in self._loaded:
-            self._loaded[name] = self._load(self.catalogue.load(name))
-        return self._loaded[name]
+        with self._loading:
+            if name not in self._loaded:
+                self._loaded[name] = self._load(self.catalogue.load(name))
+            return self._loaded[name]
 
     def _load(self, checkpoint: Checkpoint) -> Loaded:
         sampler = self._factory(checkpoint, dtype=self._dtype, threads=self._threads)
         profile = sampler.profile()
-        return Loaded(sampler, profile, digest_json(profile))
+        turn = nullcontext() if profile["device"] == "cpu" else threading.Lock()
+        return Loaded(sampler, profile, digest_json(profile), turn)
 
 
 def find_factory(name: str) -> Factory:

@@ -13,7 +13,7 @@ import click
 from tqdm import tqdm
 
 from lingshu_model.evaluate.arms import ArmStore, profile_digest
-from lingshu_model.evaluate.data import DEFAULT, Split, load_observed
+from lingshu_model.evaluate.data import DEFAULT, Split, load_observed, load_validation
 from lingshu_model.evaluate.evidence import dumps, evidence, rounded
 from lingshu_model.evaluate.observed import Observed
 from lingshu_model.evaluate.report import (
@@ -27,16 +27,23 @@ from lingshu_model.evaluate.tables import pairing_table, report_tables
 from lingshu_model.wire import Catalogue, CheckpointError, digest_file
 from lingshu_model.wire.catalogue import pin
 
+VALIDATION = "validation"
+
 
 @click.command()
 @click.argument("checkpoint")
 @click.option("--data", type=click.Path(path_type=Path), default=DEFAULT, show_default=True)
-@click.option("--held-out", default="bio_rep=rep_3", show_default=True, help="FIELD=VALUE in obs.")
+@click.option(
+    "--held-out",
+    default="bio_rep=rep_3",
+    show_default=True,
+    help="FIELD=VALUE in obs, or `validation`.",
+)
 @click.option("--seeds", default="0,1,2", show_default=True, help="Sampling seeds.")
 @click.option("--n-cells", type=click.IntRange(2), default=600, show_default=True)
 @click.option("--steps", type=click.IntRange(1), help="Default: the checkpoint's own.")
 @click.option("--guidance", type=click.FloatRange(0), help="Default: the checkpoint's own.")
-@click.option("--threads", type=click.IntRange(1))
+@click.option("--workers", type=click.IntRange(1), default=os.cpu_count(), help="Tiles at a time.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("evaluation"))
 @click.option("--write-evidence", is_flag=True, help="Into the checkpoint folder, then pin it.")
 @click.option("--pairing", is_flag=True, help="Only the table of what pairing saves.")
@@ -57,7 +64,13 @@ def _evaluate(
 ) -> None:
     seeds = _seeds(options["seeds"])
     split = _split(held_out)
-    observed = load_observed(data, store.checkpoint.panel, split)
+    if split is None and options["write_evidence"]:
+        message = "evidence comes from cells that chose nothing: not from the validation slice"
+        raise ValueError(message)
+    panel = store.checkpoint.panel
+    observed = (
+        load_observed(data, panel, split) if split else load_validation(data, store.checkpoint)
+    )
     with tqdm(total=n_arms(store, observed, seeds), unit="arm", disable=None) as bar:
         report = make_report(store, observed, seeds, bar.update)
     found = rounded(evidence(report, _head(store, observed, seeds, data, split)))
@@ -91,12 +104,12 @@ def _store(name: str, out: Path, options: dict[str, Any]) -> ArmStore:
         n_cells=options["n_cells"],
         steps=int(chosen.get("steps", 8)) if steps is None else steps,
         guidance=float(chosen.get("guidance", 0.0)) if guidance is None else guidance,
-        threads=options["threads"],
+        workers=options["workers"],
     )
 
 
 def _head(
-    store: ArmStore, observed: Observed, seeds: Sequence[int], data: Path, split: Split
+    store: ArmStore, observed: Observed, seeds: Sequence[int], data: Path, split: Split | None
 ) -> dict[str, Any]:
     """Return what the evidence says besides the figures."""
     arms = conditions(store, observed.perturbations).values()
@@ -107,7 +120,7 @@ def _head(
         "data": {
             "file": data.name,
             "digest": digest_file(data),
-            "held_out": {"field": split.field, "value": split.value},
+            "held_out": {"field": split.field, "value": split.value} if split else VALIDATION,
         },
         "settings": {
             "steps": store.steps,
@@ -138,7 +151,9 @@ def _seeds(text: str) -> list[int]:
     return [int(word) for word in text.replace(",", " ").split()]
 
 
-def _split(text: str) -> Split:
+def _split(text: str) -> Split | None:
+    if text == VALIDATION:
+        return None
     field, _, value = text.partition("=")
     return Split(field=field, value=value)
 

@@ -34,7 +34,7 @@ class ArmStore:
         n_cells: cells per arm.
         steps: sampling steps.
         guidance: classifier-free guidance.
-        threads: of the sampler; None leaves it to the sampler.
+        workers: tiles sampled at a time, one thread each.
     """
 
     checkpoint: Checkpoint
@@ -42,7 +42,7 @@ class ArmStore:
     n_cells: int
     steps: int
     guidance: float
-    threads: int | None = None
+    workers: int = 1
     _sampler: Any = field(default=None, repr=False)
 
     def counts(
@@ -82,9 +82,9 @@ class ArmStore:
         from lingshu_model import sampler
 
         if self._sampler is None:
-            self._sampler = sampler.Sampler.load(self.checkpoint, threads=self.threads)
+            self._sampler = sampler.Sampler.load(self.checkpoint, threads=1)
         started = time.perf_counter()
-        cells = sampler.sample_arm(self._sampler, request)
+        cells = sampler.sample_arm(self._sampler, request, self.workers)
         note = {"seconds": time.perf_counter() - started, "profile": self._sampler.profile()}
         self.folder.mkdir(parents=True, exist_ok=True)
         self._path(request, "json").write_text(json.dumps(note), "utf-8")

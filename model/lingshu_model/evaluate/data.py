@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from lingshu_model.evaluate.observed import CONTROL, Observed
+from lingshu_model.train import data as training
+from lingshu_model.train.spec import TrainingSpec
+from lingshu_model.wire import Checkpoint
 
 DEFAULT = Path("../shared/data/cells/papalexi2021_thp1_crisprko.h5ad")
 
@@ -57,6 +60,29 @@ def load_observed(path: Path, panel: Sequence[str], split: Split) -> Observed:
         for side in (~held_out, held_out)
     )
     return Observed(list(panel), train, test)
+
+
+def load_validation(path: Path, checkpoint: Checkpoint) -> Observed:
+    """Return the cells a checkpoint was trained on and its validation slice, which chose settings.
+
+    Raises:
+        ValueError: the training data are not where `path` is, or no slice was kept out.
+    """
+    spec = TrainingSpec.model_validate(checkpoint.config["training"])
+    if not spec.validation:
+        message = f"{checkpoint.name} kept no validation slice; use --held-out FIELD=VALUE"
+        raise ValueError(message)
+    folder = path.resolve().parents[len(Path(spec.sources[0].file).parts) - 1]
+    cells = training.read_cells(spec, folder)
+    names = {
+        i: "+".join(each.target for each in condition.interventions) or CONTROL
+        for i, condition in enumerate(cells.conditions)
+    }
+    train, test = (
+        {name: part.counts[part.rows(i)].astype(np.int32) for i, name in names.items()}
+        for part in map(cells.take, training.split(cells, spec.validation, spec.seed))
+    )
+    return Observed(list(cells.panel), train, test)
 
 
 def _column(data: anndata.AnnData, path: Path, name: str) -> NDArray[np.str_]:
