@@ -10,7 +10,7 @@ help:
 	@echo "make demo              install, then screen 25 knock-outs and replay one (about 5 minutes)"
 	@echo "make test              install, then ruff and pytest"
 	@echo "make lint | format     check (ruff, pyright), or mend, style and types"
-	@echo "make proofs            the long tests, and those not yet seen green"
+	@echo "make proofs            the long tests"
 	@echo "make reference-ledger  remake experiments.db from the demo's experiments"
 	@echo "make clean             remove the environment, caches and the demo's home"
 
@@ -37,7 +37,7 @@ reference-ledger: .venv/.run
 	@$(BIN)/lingshu demo --record experiments.db
 
 test: style
-	@$(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow and not unproven"
+	@$(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow"
 
 style: .venv/.dev
 	@$(BIN)/ruff check -q .
@@ -51,7 +51,7 @@ format: .venv/.dev
 	@$(BIN)/ruff format -q .
 
 proofs: .venv/.dev
-	@$(BIN)/python -m pytest -q -m "slow or unproven"
+	@$(BIN)/python -m pytest -q -m slow
 
 clean:
 	rm -rf .venv demo-home build dist .pytest_cache .ruff_cache .hypothesis htmlcov .coverage*

@@ -78,7 +78,8 @@ def verify(ctx: click.Context, anchor: tuple[str, ...], database: Path | None) -
         counted = {"rows": report.rows, "objects": report.objects, "head": str(report.head)}
         echo_json({"status": status, "ok": report.ok, **counted, "problems": problems})
     else:
-        click.echo(f"{report.rows} rows and {report.objects} objects; head {report.head}")
+        objects = "no" if report.objects is None else report.objects
+        click.echo(f"{report.rows} rows and {objects} objects; head {report.head}")
         click.echo("\n".join(problems) or "every hash is as it should be")
     ctx.exit(0 if report.ok else 1)
 

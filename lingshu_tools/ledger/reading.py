@@ -197,6 +197,8 @@ class Reading:
     ) -> VerifyReport:
         """Return what is wrong with the ledger, after deriving every hash and reading every object.
 
+        A file opened to read that came without any `objects/` is judged by its rows alone.
+
         Args:
             progress: called with what is done and how much there is.
             anchors: heads seen earlier, for example in results; those in `heads.txt` are added.
@@ -207,5 +209,6 @@ class Reading:
             )
             for e in self._spool.waiting()
         ]
-        audit = Audit(self._database.reader, self._objects, progress)
+        alone = self.read_only and not self._objects.root.is_dir()
+        audit = Audit(self._database.reader, None if alone else self._objects, progress)
         return audit.run([*anchors, *self._heads.all()], waiting)

@@ -187,11 +187,14 @@ class Problem:
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What `verify` checked and found, the first bad row first."""
+    """What `verify` checked and found, the first bad row first.
+
+    `objects` is None for a file that came without any.
+    """
 
     head: Head
     rows: int
-    objects: int
+    objects: int | None
     problems: tuple[Problem, ...]
 
     @property

@@ -25,9 +25,11 @@ Progress = Callable[[int, int], None]
 
 
 class Audit:
-    """One pass over a ledger; `run` returns what it found."""
+    """One pass over a ledger; `run` returns what it found. With no objects, rows alone are read."""
 
-    def __init__(self, engine: Engine, objects: ObjectStore, progress: Progress | None) -> None:
+    def __init__(
+        self, engine: Engine, objects: ObjectStore | None, progress: Progress | None
+    ) -> None:
         self._engine = engine
         self._objects = objects
         self._progress = progress or _silent
@@ -44,7 +46,8 @@ class Audit:
         except DatabaseError as error:
             self._note(None, f"the database cannot be read: {error.orig}")
         problems = sorted(self._problems, key=lambda p: (p.seq is None, p.seq or 0))
-        return VerifyReport(head, self._rows, self._checked, tuple(problems))
+        objects = None if self._objects is None else self._checked
+        return VerifyReport(head, self._rows, objects, tuple(problems))
 
     def _everything(self, anchors: Iterable[Head]) -> Head:
         with self._engine.begin() as connection:
@@ -61,9 +64,10 @@ class Audit:
             with self._engine.begin() as connection:
                 previous = self._batch(connection, start, end, previous)
             self._progress(self._rows, total)
-        for seq, digest in digests:
-            self._object(seq, digest)
-            self._progress(self._rows + self._checked, total)
+        if self._objects is not None:
+            for seq, digest in digests:
+                self._object(self._objects, seq, digest)
+                self._progress(self._rows + self._checked, total)
         return head
 
     def _file(self, connection: Connection) -> None:
@@ -139,10 +143,10 @@ class Audit:
             if digest not in self._known:
                 self._note(seq, f"its {role} {digest} has no artifact row")
 
-    def _object(self, seq: int, digest: str) -> None:
+    def _object(self, objects: ObjectStore, seq: int, digest: str) -> None:
         self._checked += 1
         try:
-            self._objects.get(digest)
+            objects.get(digest)
         except (LingshuError, OSError) as error:
             self._note(seq, str(error))
 

@@ -25,7 +25,6 @@ ROW = {
 }
 
 
-@pytest.mark.unproven
 def test_the_story_asks_ranks_replays_and_can_be_recorded(
     app: App, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ):

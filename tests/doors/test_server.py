@@ -17,8 +17,6 @@ from lingshu_tools.app import App
 from lingshu_tools.registry import ToolSpec, registry
 from lingshu_tools.testing import FakeEngine
 
-pytestmark = pytest.mark.unproven
-
 KNOCK_OUT = [{"kind": "knockout", "target": "STAT1"}]
 PERTURB = {"interventions": KNOCK_OUT, "n_cells": 8, "wait_s": 45}
 # Seconds each, in a process of their own: once is enough, as an era changes only the envelope.

@@ -9,7 +9,6 @@ import pytest
 import lingshu_tools.engine_start as engine_start
 from lingshu_tools.errors import EngineError
 
-
 ENGINE = [sys.executable, "-P", "-m", "lingshu_model.engine"]
 
 

@@ -11,8 +11,6 @@ from lingshu_tools.errors import BusyError, SealedError
 from lingshu_tools.ledger import Ledger, NewExperiment, NewOutcome, liveness
 from lingshu_tools.ledger.liveness import Locks
 
-pytestmark = pytest.mark.unproven
-
 New = Callable[..., NewExperiment]
 Worker = Callable[..., subprocess.Popen[str]]
 

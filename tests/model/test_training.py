@@ -109,7 +109,6 @@ def test_a_killed_run_goes_on_to_the_very_same_weights(
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
 
 
-@pytest.mark.unproven
 def test_a_state_of_another_run_is_refused(folder: Path) -> None:
     run(folder, folder / "out", epochs=1)
     with pytest.raises(ValueError, match="belongs to another run"):

@@ -18,8 +18,6 @@ from lingshu_tools.children import ChildError, run_child
 from lingshu_tools.dispatcher import call
 from lingshu_tools.errors import InputError
 
-pytestmark = pytest.mark.unproven
-
 SCREEN = {
     "objective": {"lower": ["G01", "T03"]},
     "candidates": ["T01", "T02", "T03"],

@@ -16,8 +16,6 @@ from lingshu_tools.analysis import (
     t_two_sided,
 )
 
-pytestmark = pytest.mark.unproven
-
 
 def make_effect(change: np.ndarray, n_cells: int = 256, se: float = 0.0) -> Effect:
     return Effect(

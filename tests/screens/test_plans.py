@@ -7,8 +7,6 @@ from lingshu_tools.dispatcher import call
 from lingshu_tools.errors import InputError
 from lingshu_tools.testing import FakeEngine
 
-pytestmark = pytest.mark.unproven
-
 LOWER = {"objective": {"lower": ["G01", "G02"]}}
 
 

@@ -26,8 +26,6 @@ from lingshu_tools.dispatcher import call
 from lingshu_tools.errors import InputError, NotFoundError
 from lingshu_tools.testing import FakeEngine
 
-pytestmark = pytest.mark.unproven
-
 
 def test_all_25_seen_are_ranked_best_first_against_one_control_arm(app: App, engine: FakeEngine):
     found = run(app, candidates="all_seen", n_cells=8, top=100)

@@ -9,8 +9,6 @@ from lingshu_tools.app import App
 from lingshu_tools.dispatcher import call
 from lingshu_tools.testing import FakeEngine, make_checkpoint
 
-pytestmark = pytest.mark.unproven
-
 PERTURB = {"interventions": [{"kind": "knockout", "target": "STAT1"}], "n_cells": 8, "wait_s": 30}
 
 

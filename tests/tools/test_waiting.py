@@ -140,7 +140,6 @@ def owner(tmp_path, checkpoint):
         process.kill()
 
 
-@pytest.mark.unproven
 def test_an_experiment_whose_owner_was_killed_is_finished_by_another(owner, open_app, engine):
     process, begun = owner
     app = open_app(engine)
@@ -154,7 +153,6 @@ def test_an_experiment_whose_owner_was_killed_is_finished_by_another(owner, open
     assert app.ledger.outcome(begun).artifacts == app.ledger.outcome(same.experiment_id).artifacts
 
 
-@pytest.mark.unproven
 def test_an_experiment_of_another_process_can_be_cancelled(owner, open_app, engine):
     _, begun = owner
     app = open_app(engine)
