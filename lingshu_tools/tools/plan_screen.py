@@ -162,7 +162,7 @@ def plan_result(app: App, plan: Plan, screen: Screen | None) -> PlanResult:
 
 def weakest(plan: Plan) -> Tier:
     """Return the weakest support tier among a plan's candidates."""
-    return max((t for t in TIERS if t in plan.support_mix), key=TIERS.index)
+    return max((t for t in TIERS if plan.support_mix.get(t)), key=TIERS.index)
 
 
 def support_of(plan: Plan) -> SupportView:

@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -209,7 +209,7 @@ def sample_arm(sampler: Sampler, arm: ArmRequest, workers: int = 1) -> Cells:
     first, last = arm.first_cell, arm.first_cell + arm.n_cells
     tiles = range(first // sampler.tile, (last - 1) // sampler.tile + 1)
     with ThreadPoolExecutor(workers) as pool:
-        counts = np.concatenate(list(pool.map(lambda tile: sampler.sample_tile(arm, tile), tiles)))
+        counts = np.concatenate(list(pool.map(partial(sampler.sample_tile, arm), tiles)))
     offset = tiles.start * sampler.tile
     return Cells(counts[first - offset : last - offset], sampler.measured(arm))
 

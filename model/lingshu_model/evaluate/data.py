@@ -102,5 +102,5 @@ def _counts(data: anndata.AnnData, path: Path, panel: Sequence[str]) -> NDArray[
         )
         raise ValueError(message)
     chosen = data[:, list(panel)].X
-    dense = chosen.toarray() if isinstance(chosen, sparse.spmatrix) else np.asarray(chosen)
+    dense = chosen.toarray() if sparse.issparse(chosen) else np.asarray(chosen)  # pyright: ignore
     return dense.astype(np.int32)
