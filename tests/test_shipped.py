@@ -1,0 +1,87 @@
+"""What is shipped: a checkpoint that is what its pins say, and a record that it can make again."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lingshu_model.weights import load_network
+from lingshu_model.wire import Catalogue, Checkpoint
+from lingshu_tools.app import App
+from lingshu_tools.dispatcher import call
+from lingshu_tools.ledger import Experiment, Ledger
+
+RECORD = Path(__file__).parents[1] / "experiments.db"
+LARGEST_BYTES = 12_000_000
+
+
+@pytest.fixture(scope="module")
+def checkpoint() -> Checkpoint:
+    return Catalogue().load("thp1-crispr")
+
+
+@pytest.fixture
+def record() -> Ledger:
+    return Ledger.open_read_only(RECORD)
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Iterator[App]:
+    app = App(tmp_path / "home")
+    yield app
+    if app.engine.info():
+        app.engine.shutdown()
+    app.close()
+
+
+def first(record: Ledger, tool: str) -> Experiment:
+    """The record's first finished experiment of a tool."""
+    return record.find(tool=tool, status="succeeded", limit=500).items[-1].experiment
+
+
+def test_the_checkpoint_is_small_and_its_weights_are_the_pinned_ones(checkpoint: Checkpoint):
+    network, _ = load_network(checkpoint)
+    assert network.genes == len(checkpoint.panel) == 299
+    assert sum(path.stat().st_size for path in checkpoint.path.iterdir()) < LARGEST_BYTES
+
+
+def test_the_checkpoint_brings_held_out_evidence_beside_every_baseline(checkpoint: Checkpoint):
+    assert checkpoint.evidence["checkpoint_digest"]
+    text = str(checkpoint.evidence)
+    for predictor in ("control_mean", "mean_shift", "resampled_training_cells"):
+        assert predictor in text
+
+
+def test_every_row_of_the_record_is_what_its_hash_says(record: Ledger):
+    report = record.verify()
+    assert report.ok, report.problems
+    assert report.rows > 100
+
+
+@pytest.mark.parametrize("tool", ["sample_cells", "perturb_cells"])
+def test_an_experiment_of_the_record_is_made_again_from_its_row(
+    app: App, record: Ledger, tool: str
+):
+    original = first(record, tool)
+    result = call(app, "replay_experiment", {"id": original.id, "wait_s": 0})
+    assert app.runner.wait([result.experiment_id], 300)
+    answer = call(app, "get_experiment", {"id": result.experiment_id, "wait_s": 0})
+    found = answer.replay
+    assert found
+    environment = found.differs.get("environment", {})
+    if any(name.startswith("profile") for name in environment):
+        assert found.verdict in ("same_kind", "equivalent")  # and what differs is named
+    else:
+        assert found.verdict == "exact"
+
+
+def test_in_the_recorded_screen_the_interferon_receptor_pathway_lowers_psmb9_most(record: Ledger):
+    (screen,) = record.find_screens()
+    change: dict[str, float] = {}
+    for child in record.children(screen.id):
+        outcome = record.outcome(child.id)
+        assert outcome
+        kept = {row["gene"]: row["value"] for row in outcome.result["kept"]}
+        change[child.request["interventions"][0]["target"]] = kept.get("PSMB9", 0.0)
+    assert len(change) == 25
+    assert set(sorted(change, key=lambda t: change[t])[:4]) == {"STAT1", "JAK2", "IFNGR1", "IFNGR2"}
