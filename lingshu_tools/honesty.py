@@ -11,6 +11,7 @@ from lingshu_model.wire import Checkpoint, Support
 from lingshu_tools.results import BaselineView, Cost, EvidenceView, SupportView
 
 TRIVIAL = ("mean_shift", "control_mean")
+REFERENCE = "replicate_reference"
 NO_EVIDENCE = (
     "No held-out figure exists for {tier} perturbations of this checkpoint, so nothing but the "
     "training supports this prediction."
@@ -51,9 +52,21 @@ def evidence_sentence(checkpoint: Checkpoint, tier: str) -> str:
         f"{view.metric.replace('_', ' ')} {_shown(view.model)} over {view.set}, "
         f"against {baselines or 'no baseline'}"
     )
+    figure = f"{figure}{_better(view)}"
     if view.beats_trivial_baseline:
         return f"On held-out cells of {tier.replace('_', ' ')} perturbations: {figure}."
     return f"On held-out cells the checkpoint does not beat the trivial baselines: {figure}."
+
+
+def _better(view: EvidenceView) -> str:
+    """Name the predictors that beat the model without being trivial; the reference is no predictor."""
+    others = {n: b for n, b in view.baselines.items() if n not in (*TRIVIAL, REFERENCE)}
+    better = [
+        f"{n.replace('_', ' ')} {_shown(b)}"
+        for n, b in others.items()
+        if b.value > view.model.value
+    ]
+    return f"; better than the model: {', '.join(better)}" if better else ""
 
 
 def cost_of(checkpoint: Checkpoint, n_cells: int) -> Cost:
