@@ -59,7 +59,7 @@ def evidence_sentence(checkpoint: Checkpoint, tier: str) -> str:
 
 
 def _better(view: EvidenceView) -> str:
-    """Name the predictors that beat the model without being trivial; the reference is no predictor."""
+    """Name what beats the model without being trivial; the reference is no predictor."""
     others = {n: b for n, b in view.baselines.items() if n not in (*TRIVIAL, REFERENCE)}
     better = [
         f"{n.replace('_', ' ')} {_shown(b)}"
