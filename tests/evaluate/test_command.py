@@ -38,7 +38,7 @@ class FakeSampler:
         return {"device": "made"}
 
 
-def _sample_arm(_sampler: FakeSampler, request: ArmRequest) -> Cells:
+def _sample_arm(_sampler: FakeSampler, request: ArmRequest, _workers: int = 1) -> Cells:
     FakeSampler.asked.append(request)
     target = request.interventions[0].target if request.interventions else CONTROL
     name = CONTROL if target.startswith("sham") else target
