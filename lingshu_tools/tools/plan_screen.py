@@ -162,7 +162,7 @@ def plan_result(app: App, plan: Plan, screen: Screen | None) -> PlanResult:
 
 def weakest(plan: Plan) -> Tier:
     """Return the weakest support tier among a plan's candidates."""
-    return max((t for t in TIERS if plan.support_mix.get(t)), key=TIERS.index)
+    return TIERS[max(i for i, tier in enumerate(TIERS) if plan.support_mix.get(tier))]
 
 
 def support_of(plan: Plan) -> SupportView:
