@@ -7,8 +7,8 @@ PIP := $(BIN)/python -m pip install -q --no-compile --disable-pip-version-check 
 .PHONY: help demo reference-ledger test style lint format proofs clean
 
 help:
-	@echo "make demo              install, then screen 25 knock-outs and replay one (about 5 minutes)"
-	@echo "make test              install, then ruff and pytest"
+	@echo "make demo              install, then screen 25 knock-outs and replay one"
+	@echo "make test              install, then ruff, pyright and pytest"
 	@echo "make lint | format     check (ruff, pyright), or mend, style and types"
 	@echo "make proofs            the long tests"
 	@echo "make reference-ledger  remake experiments.db from the demo's experiments"
@@ -36,7 +36,7 @@ demo: .venv/.run
 reference-ledger: .venv/.run
 	@$(BIN)/lingshu demo --record experiments.db
 
-test: style
+test: lint
 	@$(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow"
 
 style: .venv/.dev

@@ -6,15 +6,19 @@ Knows nothing of the tools that use it or of the door that holds it.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lingshu_model.wire import Catalogue
 from lingshu_tools.engine import Engine
+from lingshu_tools.errors import NotFoundError
 from lingshu_tools.ledger import Door, Ledger, default_home
 from lingshu_tools.runner import Runner
 
+T = TypeVar("T")
 REFERENCE_LEDGER = Path(__file__).parent.parent / "experiments.db"
 
 
@@ -67,6 +71,21 @@ class App:
         """The reference ledger, opened read-only, where one is shipped."""
         path = Path(os.environ.get("LINGSHU_REFERENCE_LEDGER", REFERENCE_LEDGER))
         return Ledger.open_read_only(path) if path.is_file() else None
+
+    def locate(self, read: Callable[[Ledger], T]) -> tuple[Ledger, T]:
+        """Return what `read` finds and the ledger it is in: this home's, else the reference ledger.
+
+        Raises:
+            NotFoundError: in neither; what is said is this home's.
+        """
+        try:
+            return self.ledger, read(self.ledger)
+        except NotFoundError:
+            if self.reference is None:
+                raise
+            with suppress(NotFoundError):
+                return self.reference, read(self.reference)
+            raise
 
     def close(self) -> None:
         """Stop the background threads and close what was opened; the engine lives on."""

@@ -60,11 +60,14 @@ def evidence_sentence(checkpoint: Checkpoint, tier: str) -> str:
 
 def _better(view: EvidenceView) -> str:
     """Name what beats the model without being trivial; the reference is no predictor."""
-    others = {n: b for n, b in view.baselines.items() if n not in (*TRIVIAL, REFERENCE)}
+    model = view.model.value
     better = [
-        f"{n.replace('_', ' ')} {_shown(b)}"
-        for n, b in others.items()
-        if b.value > view.model.value
+        f"{name.replace('_', ' ')} {_shown(baseline)}"
+        for name, baseline in view.baselines.items()
+        if name not in (*TRIVIAL, REFERENCE)
+        and model is not None
+        and baseline.value is not None
+        and baseline.value > model
     ]
     return f"; better than the model: {', '.join(better)}" if better else ""
 

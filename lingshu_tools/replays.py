@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lingshu_model.wire import decode_cells
-from lingshu_tools.errors import NotFoundError
 from lingshu_tools.ledger import Experiment, Ledger, Outcome, Verdict
 
 if TYPE_CHECKING:
@@ -55,16 +54,7 @@ def locate(app: App, experiment_id: str) -> tuple[Ledger, Experiment]:
     Raises:
         NotFoundError: in neither; the nearest ids are given.
     """
-    try:
-        return app.ledger, app.ledger.experiment(experiment_id)
-    except NotFoundError:
-        if app.reference is None:
-            raise
-        try:
-            return app.reference, app.reference.experiment(experiment_id)
-        except NotFoundError:
-            pass
-        raise
+    return app.locate(lambda ledger: ledger.experiment(experiment_id))
 
 
 def verdict_of(app: App, replay: Experiment) -> Comparison | None:

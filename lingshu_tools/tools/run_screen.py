@@ -8,12 +8,11 @@ nothing of how one experiment is run.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from lingshu_tools.errors import InputError, NotFoundError
+from lingshu_tools.errors import InputError
 from lingshu_tools.honesty import evidence_sentence, evidence_view
 from lingshu_tools.ledger import Experiment, Ledger, Screen, Status
 from lingshu_tools.planner import Plan, Ranked, Ranking, plan_of, rank
@@ -143,14 +142,7 @@ def locate_screen(app: App, screen_id: str) -> tuple[Ledger, Screen]:
     Raises:
         NotFoundError: in neither.
     """
-    try:
-        return app.ledger, app.ledger.screen(screen_id)
-    except NotFoundError:
-        if app.reference is None:
-            raise
-        with suppress(NotFoundError):
-            return app.reference, app.reference.screen(screen_id)
-        raise
+    return app.locate(lambda ledger: ledger.screen(screen_id))
 
 
 def _begin(app: App, plan: Plan, screen: Screen) -> None:

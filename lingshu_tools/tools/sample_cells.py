@@ -112,7 +112,7 @@ def show_sample(app: App, one: Shown, *, limit: int = 10, offset: int = 0) -> Sa
 
 def _succeeded(one: Shown, limit: int, offset: int) -> dict[str, Any]:
     quality = _quality(one)
-    kept = one.result["kept"]
+    kept, quantiles = one.result["kept"], one.result["library_quantiles"]
     rows = kept[offset : offset + limit]
     trained = _training_means(one.design)
     pearson = quality.pearson_of_means
@@ -125,7 +125,7 @@ def _succeeded(one: Shown, limit: int, offset: int) -> dict[str, Any]:
         )
     more = f'get_experiment(id="{one.experiment.id}", limit=50)'
     return {
-        "summary": f"{one.where}: median library {quality.library_quantiles[2]:.0f} UMI, "
+        "summary": f"{one.where}: median library {quantiles[2]:.0f} UMI, "
         f"{quality.zero_rate:.0%} zeros. {compared}",
         "units": UNITS,
         "caveats": ["training cells are what the checkpoint was fitted to, not held-out ones"],

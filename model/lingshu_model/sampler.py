@@ -12,6 +12,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -45,7 +46,10 @@ class _Noise:
 
 
 class Sampler:
-    """Draws tiles of cells of one checkpoint on one device; safe for several threads."""
+    """Draws tiles of cells of one checkpoint on one device; several threads may ask at a time.
+
+    A CPU computes their tiles side by side, an accelerator one after the other.
+    """
 
     def __init__(
         self, checkpoint: Checkpoint, network: Network, vocabulary: Vocabulary, dtype: torch.dtype
@@ -57,6 +61,7 @@ class Sampler:
         self.schedule: str = checkpoint.config["sampler"]["schedule"]
         self._first: OrderedDict[str, Tensor] = OrderedDict()
         self._first_lock = threading.Lock()
+        self._turn = nullcontext() if self.device.type == "cpu" else threading.Lock()
 
     @classmethod
     def load(
@@ -90,7 +95,6 @@ class Sampler:
                 return np.isin(panel, entry["measured"])
         return np.ones(len(panel), bool)
 
-    @torch.inference_mode()
     def sample_tile(
         self, arm: ArmRequest, tile_index: int, should_stop: Callable[[], bool] | None = None
     ) -> NDArray[np.int32]:
@@ -102,15 +106,19 @@ class Sampler:
             ConditionError: the checkpoint has no token for the condition.
             Stopped: `should_stop()` was true between two steps.
         """
+        with self._turn, torch.inference_mode():
+            return self._tile(arm, tile_index, should_stop or (lambda: False))
+
+    def _tile(
+        self, arm: ArmRequest, tile_index: int, should_stop: Callable[[], bool]
+    ) -> NDArray[np.int32]:
         start = self._start(arm)
         free = start == tokens.MASK
         free &= torch.from_numpy(self.measured(arm)).to(self.device)
         noise = self._noise(arm, tile_index, free.cpu().numpy())
-        conditions = self.vocabulary.conditions(arm.context, arm.interventions)
-        control = self.vocabulary.conditions(arm.context, ()) if self._guided(arm) else None
         current = start.expand(self.tile, -1).clone()
         for step in range(arm.steps):
-            if should_stop is not None and should_stop():
+            if should_stop():
                 raise Stopped
             cell, gene = (
                 torch.from_numpy(i).to(self.device) for i in np.nonzero(noise.step == step)
@@ -119,13 +127,9 @@ class Sampler:
                 continue
             uniform = noise.uniform[cell, gene]
             if step == 0:
-                drawn = self._draw_first(arm, start, conditions, control, gene, uniform)
+                drawn = inverse_cdf(self._first_step(arm, start)[gene], uniform)
             else:
-                logits = self._logits(current, conditions, cell, gene)
-                if control is not None:
-                    base = self._logits(current, control, cell, gene)
-                    logits = base + (arm.guidance + 1) * (logits - base)
-                drawn = inverse_cdf(cumulative(logits), uniform)
+                drawn = inverse_cdf(cumulative(self._logits(arm, current, cell, gene)), uniform)
             current[cell, gene] = drawn
         return _counts(current.cpu().numpy())
 
@@ -135,9 +139,6 @@ class Sampler:
         for symbol, count in arm.clamp.items():
             start[self.checkpoint.panel.index(symbol)] = int(tokens.encode(count))
         return start.to(self.device)
-
-    def _guided(self, arm: ArmRequest) -> bool:
-        return arm.guidance > 0 and bool(arm.interventions)
 
     def _noise(self, arm: ArmRequest, tile_index: int, free: NDArray[np.bool_]) -> _Noise:
         genes = len(free)
@@ -153,40 +154,35 @@ class Sampler:
             uniform[row] = uniforms(arm.seed, cell, Purpose.VALUE, genes)
         return _Noise(step, torch.from_numpy(uniform).to(self.device))
 
-    def _logits(
+    def _logits(self, arm: ArmRequest, current: Tensor, cell: Tensor, gene: Tensor) -> Tensor:
+        """Return float32 logits [n, 281] at (cell, gene), guided against the control branch."""
+        conditions = self.vocabulary.conditions(arm.context, arm.interventions)
+        logits = self._branch(current, conditions, cell, gene)
+        if not (arm.guidance and arm.interventions):
+            return logits
+        base = self._branch(current, self.vocabulary.conditions(arm.context, ()), cell, gene)
+        return base + (arm.guidance + 1) * (logits - base)
+
+    def _branch(
         self, current: Tensor, conditions: Conditions, cell: Tensor, gene: Tensor
     ) -> Tensor:
-        """Return float32 logits [n, 281] at (cell, gene) of the tile `current`."""
         conditions = conditions.to(self.device).expand(len(current))
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             hidden = self.network(current, conditions)
         return self.network.logits(hidden[cell, gene], gene)
 
-    def _draw_first(
-        self,
-        arm: ArmRequest,
-        start: Tensor,
-        conditions: Conditions,
-        control: Conditions | None,
-        gene: Tensor,
-        uniform: Tensor,
-    ) -> Tensor:
-        """Draw the first step's genes from distributions computed once per condition."""
+    def _first_step(self, arm: ArmRequest, start: Tensor) -> Tensor:
+        """Return the running sums [genes, 281] of the first step, computed once per condition."""
         key = digest_json(arm.model_dump(include={"context", "interventions", "guidance", "clamp"}))
         with self._first_lock:
             if key not in self._first:
                 every = torch.arange(len(start), device=self.device)
-                row = torch.zeros_like(every)
-                logits = self._logits(start[None], conditions, row, every)
-                if control is not None:
-                    base = self._logits(start[None], control, row, every)
-                    logits = base + (arm.guidance + 1) * (logits - base)
+                logits = self._logits(arm, start[None], torch.zeros_like(every), every)
                 self._first[key] = cumulative(logits)
                 if len(self._first) > FIRST_STEPS_KEPT:
                     self._first.popitem(last=False)
             self._first.move_to_end(key)
-            first = self._first[key]
-        return inverse_cdf(first[gene], uniform)
+            return self._first[key]
 
 
 def cumulative(logits: Tensor) -> Tensor:

@@ -102,7 +102,7 @@ def test_every_tool_answers_with_its_typed_result_and_a_short_text(app: App, mod
     for name, result in drive(app, mode, act).items():
         assert not result.is_error, (name, text(result))
         typed = registry()[name].result.model_validate(result.structured_content)
-        assert typed.status in ("succeeded", "planned", "running"), (name, typed.summary)
+        assert typed.status in ("succeeded", "planned"), (name, typed.summary)
         assert typed.summary in text(result)
         assert len(text(result)) < 8000
         pictures = [block.mime_type for block in result.content if block.type == "image"]

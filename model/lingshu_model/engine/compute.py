@@ -37,9 +37,8 @@ def compute(board: Board, samplers: Samplers, sample: SampleTask, *, calls: bool
 def sample_here(samplers: Samplers, task: Task) -> Counts:
     """Return one tile's counts, sampled on this rank."""
     work = task.work
-    loaded = samplers.load(work.arm.checkpoint)
-    with loaded.turn:
-        return loaded.sampler.sample_tile(work.arm, task.tile_index, work.stop.is_set)
+    sampler = samplers.load(work.arm.checkpoint).sampler
+    return sampler.sample_tile(work.arm, task.tile_index, work.stop.is_set)
 
 
 def _compute_tile(board: Board, samplers: Samplers, sample: SampleTask, task: Task) -> None:

@@ -6,7 +6,6 @@ Knows nothing of jobs; what a sampler must offer is the `TileSampler` protocol.
 import importlib
 import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any, Protocol
@@ -21,7 +20,10 @@ Counts = NDArray[np.int32]
 
 
 class TileSampler(Protocol):
-    """One loaded checkpoint; cell i always sits in tile `i // tile` at row `i % tile`."""
+    """One loaded checkpoint; cell i always sits in tile `i // tile` at row `i % tile`.
+
+    Several threads may sample at a time.
+    """
 
     tile: int
 
@@ -45,15 +47,11 @@ Factory = Callable[..., TileSampler]
 
 @dataclass(frozen=True)
 class Loaded:
-    """A sampler with its numerics profile; hold `turn` while sampling a tile.
-
-    On a CPU tiles run side by side; an accelerator takes one at a time.
-    """
+    """A sampler with its numerics profile."""
 
     sampler: TileSampler
     profile: dict[str, Any]
     profile_digest: str
-    turn: AbstractContextManager[Any]
 
 
 class Samplers:
@@ -80,8 +78,7 @@ class Samplers:
     def _load(self, checkpoint: Checkpoint) -> Loaded:
         sampler = self._factory(checkpoint, dtype=self._dtype, threads=self._threads)
         profile = sampler.profile()
-        turn = nullcontext() if profile["device"] == "cpu" else threading.Lock()
-        return Loaded(sampler, profile, digest_json(profile), turn)
+        return Loaded(sampler, profile, digest_json(profile))
 
 
 def find_factory(name: str) -> Factory:

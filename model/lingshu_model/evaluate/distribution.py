@@ -53,10 +53,14 @@ class Sample:
         return (self.counts == 0).mean(axis=0)
 
     @cached_property
-    def library(self) -> Floats:
-        """UMI per cell: the mean, then the 5, 25, 50, 75 and 95 % quantiles."""
-        totals = self.counts.sum(axis=1)
-        return np.array([totals.mean(), *np.quantile(totals, QUANTILES)])
+    def totals(self) -> NDArray[np.int64]:
+        """UMI per cell, the library sizes."""
+        return self.counts.sum(axis=1)
+
+    @cached_property
+    def total_quantiles(self) -> Floats:
+        """The 5, 25, 50, 75 and 95 % quantiles of UMI per cell."""
+        return np.quantile(self.totals, QUANTILES)
 
     @cached_property
     def variances(self) -> Floats:
@@ -96,12 +100,12 @@ def zero_rate_bias(a: Sample, b: Sample) -> float:
 
 def library_bias(a: Sample, b: Sample) -> float:
     """Return the relative difference in mean UMI per cell, signed."""
-    return float(a.library[0] / b.library[0] - 1)
+    return float(a.totals.mean() / b.totals.mean() - 1)
 
 
 def library_quantiles(a: Sample, b: Sample) -> float:
     """Return the mean absolute relative difference over the five library quantiles."""
-    return float(np.abs(a.library[1:] / np.maximum(b.library[1:], 1) - 1).mean())
+    return float(np.abs(a.total_quantiles / np.maximum(b.total_quantiles, 1) - 1).mean())
 
 
 def variance(a: Sample, b: Sample) -> float:
