@@ -6,12 +6,19 @@ import pytest
 import torch
 from made_model import SPEC, made_cells
 
+from lingshu_model import numerics
 from lingshu_model.config import PRESETS
 from lingshu_model.network import Network
 from lingshu_model.sampler import Sampler
 from lingshu_model.train import build, data
 from lingshu_model.vocabulary import Vocabulary
 from lingshu_model.wire import Catalogue, Checkpoint
+
+
+@pytest.fixture(scope="session", autouse=True)
+def prepared() -> None:
+    """The numerics of the commands: without them two threads add gradients in any order."""
+    numerics.prepare(threads=1)
 
 
 @pytest.fixture
