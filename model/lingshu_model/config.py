@@ -1,9 +1,9 @@
 """The network's one dial board, and its presets.
 
 `lingshu-85m-s8` and `lingshu-85m-s32` follow the paper to the letter (arXiv 2603.25240, supp.
-table 2). The smaller ones are the same family with three additions that small data needs and the
-paper does not have: a narrower gene width, an embedding per group position, and an output bias per
-gene. Knows nothing of data.
+table 2). The smaller ones are the same family with additions that small data needs and the paper
+does not have: a narrower gene width, an embedding per group position, an output bias per gene, and
+a tilt per target and gene. Knows nothing of data.
 """
 
 from dataclasses import asdict, dataclass
@@ -23,6 +23,7 @@ class NetworkConfig:
         d_gene: width of a gene's embedding before W_down and after W_up; the paper's is d_model.
         group_embedding: add a learned vector per group position.
         gene_bias: add a learned logit per gene and token.
+        tilt: start each target's effect on each gene at what the training cells show.
     """
 
     d_model: int
@@ -33,6 +34,7 @@ class NetworkConfig:
     d_gene: int
     group_embedding: bool = False
     gene_bias: bool = False
+    tilt: bool = False
 
     def __post_init__(self) -> None:
         """Refuse widths that do not divide."""
@@ -45,7 +47,7 @@ class NetworkConfig:
         return asdict(self)
 
 
-def _small(d_model: int, n_layers: int, group: int) -> NetworkConfig:
+def _small(d_model: int, n_layers: int, group: int, *, tilt: bool = False) -> NetworkConfig:
     return NetworkConfig(
         d_model,
         n_layers,
@@ -55,6 +57,7 @@ def _small(d_model: int, n_layers: int, group: int) -> NetworkConfig:
         d_gene=32,
         group_embedding=True,
         gene_bias=True,
+        tilt=tilt,
     )
 
 
@@ -63,5 +66,6 @@ PRESETS: dict[str, NetworkConfig] = {
     "lingshu-85m-s32": NetworkConfig(640, 13, 10, 2560, group=32, d_gene=640),
     "lingshu-6m-s4": _small(256, 6, group=4),
     "lingshu-1m-s13": _small(128, 4, group=13),
-    "lingshu-tiny": _small(64, 2, group=4),
+    "lingshu-1m-s13-tilt": _small(128, 4, group=13, tilt=True),
+    "lingshu-tiny": _small(64, 2, group=4, tilt=True),
 }

@@ -3,7 +3,7 @@
 arXiv 2603.25240, 4.3 (eqs 8-9) and supp. table 2. What is unusual: genes are permuted once at
 random and packed S to a token, so gene identity lives in the slot; prefix tokens bypass the packing
 and all stand at rotary position 0, so that their order means nothing; there is no time embedding,
-since the number of masked genes tells the time. Knows nothing of counts, schedules or samplers.
+since the number of masked genes tells the time. Knows nothing of schedules or samplers.
 """
 
 import math
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lingshu_model.config import NetworkConfig
-from lingshu_model.tokens import MASK, VOCABULARY
+from lingshu_model.tokens import LOWER_EDGES, MASK, VOCABULARY
 
 ROPE_BASE = 10_000.0
 NORM_EPS = 1e-5
@@ -129,6 +129,30 @@ class Block(nn.Module):
         return x + self.down(F.silu(gate) * up)
 
 
+class Tilt(nn.Module):
+    """A path from the condition straight to each gene's logits: an exponential tilt of its counts.
+
+    Logits move by theta x ln(1 + count): theta is the target's, from the training cells (see
+    `lingshu_model.train.tilt`), summed over interventions, 0 for control and for targets never
+    seen. A learned gate on the gene's hidden vector says how much of it the genes already revealed
+    leave to be told.
+    """
+
+    theta: Tensor
+    levels: Tensor
+
+    def __init__(self, targets: int, genes: int, d_gene: int) -> None:
+        super().__init__()
+        self.gate = nn.Parameter(torch.zeros(d_gene))
+        self.register_buffer("theta", torch.zeros(targets, genes))
+        levels = torch.from_numpy(LOWER_EDGES).double().log1p().float()
+        self.register_buffer("levels", levels)
+
+    def forward(self, hidden: Tensor, theta: Tensor) -> Tensor:
+        """Return the shift of the logits [n, 281] for hidden [n, d_gene] and theta [n, 1]."""
+        return theta * (1 + hidden @ self.gate)[:, None] * self.levels
+
+
 class Network(nn.Module):
     """Tokens and conditions to one hidden vector per gene, and those to logits."""
 
@@ -159,6 +183,7 @@ class Network(nn.Module):
             else None
         )
         self.gene_bias = nn.Parameter(torch.zeros(genes, VOCABULARY)) if config.gene_bias else None
+        self.tilt = Tilt(sizes.targets, genes, config.d_gene) if config.tilt else None
         self._initialise(generator)
 
     def _initialise(self, generator: torch.Generator) -> None:
@@ -171,7 +196,10 @@ class Network(nn.Module):
             nn.init.normal_(parameter, 0.0, std, generator=generator)
 
     def forward(self, tokens: Tensor, conditions: Conditions) -> Tensor:
-        """Return hidden vectors [batch, genes, d_gene] of `tokens` [batch, genes]."""
+        """Return hidden vectors of `tokens` [batch, genes]: [batch, genes, d_gene].
+
+        With a tilt, one channel more: the condition's theta.
+        """
         prefix = self.prefix(conditions)
         x = torch.cat([prefix, self._pack(tokens)], dim=1)
         rope = rotary(self.groups, prefix.shape[1], self.config, x.device)
@@ -182,12 +210,19 @@ class Network(nn.Module):
         for block in self.blocks:
             x = block(x, rope, mask)
         x = F.rms_norm(x[:, prefix.shape[1] :], (x.shape[-1],), self.norm.to(x.dtype), NORM_EPS)
-        return self._unpack(self.group_up(x))
+        hidden = self._unpack(self.group_up(x))
+        if self.tilt is None:
+            return hidden
+        theta = self.tilt.theta[conditions.target].sum(dim=1)
+        return torch.cat([hidden, theta[..., None].to(hidden.dtype)], dim=-1)
 
     def logits(self, hidden: Tensor, gene: Tensor) -> Tensor:
-        """Return float32 logits [n, 281] of hidden vectors [n, d_gene] of the genes `gene` [n]."""
+        """Return float32 logits [n, 281] of rows of `forward`'s result for the genes `gene` [n]."""
+        hidden, theta = hidden.float().split([self.config.d_gene, int(self.config.tilt)], dim=-1)
         with torch.autocast(hidden.device.type, enabled=False):
-            logits = F.linear(hidden.float(), self.head.weight.float())
+            logits = F.linear(hidden, self.head.weight.float())
+            if self.tilt is not None:
+                logits = logits + self.tilt(hidden, theta)
         return logits if self.gene_bias is None else logits + self.gene_bias[gene]
 
     def _pack(self, tokens: Tensor) -> Tensor:

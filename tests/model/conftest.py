@@ -37,7 +37,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     config = build.config_json(SPEC, cells)
     vocabulary = Vocabulary.from_config(config, cells.panel)
     network = Network(PRESETS[SPEC.network], len(cells.panel), vocabulary.sizes, seed=3)
-    build.set_from_data(network, cells)
+    build.set_from_data(network, cells, vocabulary.targets)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.mul_(1.5)

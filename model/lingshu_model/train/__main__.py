@@ -49,7 +49,7 @@ def _run(spec: TrainingSpec, data_dir: Path, out: Path, accelerator: Accelerator
     config = build.config_json(spec, training)
     vocabulary = Vocabulary.from_config(config, cells.panel)
     network = Network(PRESETS[spec.network], len(cells.panel), vocabulary.sizes, spec.seed)
-    build.set_from_data(network, training)
+    build.set_from_data(network, training, vocabulary.targets)
     network.to(accelerator.device)
     conditions = stack(
         [vocabulary.conditions(dict(c.context), c.interventions) for c in training.conditions]

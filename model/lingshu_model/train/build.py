@@ -5,7 +5,7 @@ Knows nothing of the training loop.
 
 import gzip
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from lingshu_model.network import Network
 from lingshu_model.tokens import MASK, VOCABULARY
 from lingshu_model.train.data import TrainingCells
 from lingshu_model.train.spec import TrainingSpec
+from lingshu_model.train.tilt import tilts
 from lingshu_model.wire.canonical import digest_bytes, digest_json
 from lingshu_model.wire.catalogue import FORMAT, pin
 
@@ -27,9 +28,12 @@ QUANTILES = (5, 25, 50, 75, 95)
 
 
 def run_digest(spec: TrainingSpec, cells: TrainingCells) -> str:
-    """Return what a training state must match to be gone on from: the spec and the very cells."""
+    """Return what a training state must match to be gone on from: the spec and the very cells.
+
+    How the checkpoint is sampled is no part of it, so that it can be chosen after training.
+    """
     data = digest_bytes(cells.tokens.tobytes() + cells.condition.tobytes())
-    return digest_json({"spec": spec.model_dump(mode="json"), "cells": data})
+    return digest_json({"spec": spec.model_dump(mode="json", exclude={"sampler"}), "cells": data})
 
 
 def config_json(spec: TrainingSpec, cells: TrainingCells) -> dict[str, Any]:
@@ -69,9 +73,11 @@ def config_json(spec: TrainingSpec, cells: TrainingCells) -> dict[str, Any]:
     }
 
 
-def set_from_data(network: Network, cells: TrainingCells) -> None:
-    """Start the per-gene output bias at the log frequencies, the gene features at co-expression."""
+def set_from_data(network: Network, cells: TrainingCells, targets: Sequence[str]) -> None:
+    """Start the output bias at log frequencies, features at co-expression, tilts at effects."""
     with torch.no_grad():
+        if network.tilt is not None:
+            network.tilt.theta.copy_(torch.from_numpy(tilts(cells, targets)))
         if network.gene_bias is not None:
             network.gene_bias.copy_(torch.from_numpy(_log_frequencies(cells)))
         features = network.prefix.gene_features
