@@ -3,10 +3,12 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from lingshu_model.sampler import Sampler, sample_arm
 from lingshu_model.weights import load_network
-from lingshu_model.wire import Catalogue, Checkpoint
+from lingshu_model.wire import ArmRequest, Catalogue, Checkpoint, Intervention
 from lingshu_tools.app import App
 from lingshu_tools.dispatcher import call
 from lingshu_tools.ledger import Experiment, Ledger
@@ -51,6 +53,32 @@ def test_the_checkpoint_brings_held_out_evidence_beside_every_baseline(checkpoin
     text = str(checkpoint.evidence)
     for predictor in ("control_mean", "mean_shift", "resampled_training_cells"):
         assert predictor in text
+
+
+@pytest.mark.slow
+def test_cells_are_the_same_however_they_are_asked_for(checkpoint: Checkpoint):
+    sampler = Sampler.load(checkpoint, threads=1)
+    arm = ArmRequest(
+        checkpoint=checkpoint.name,
+        checkpoint_digest=checkpoint.digest,
+        context=checkpoint.config["contexts"][0]["context"],
+        interventions=(Intervention(kind="knockout", target="STAT1"),),
+        seed=3,
+        n_cells=300,
+        steps=checkpoint.config["sampler"]["steps"],
+        guidance=checkpoint.config["sampler"]["guidance"],
+    )
+    whole = sample_arm(sampler, arm, workers=2).counts
+    backwards = [sampler.sample_tile(arm, i) for i in reversed(range(300 // sampler.tile))]
+    assert np.array_equal(
+        np.concatenate(backwards[::-1]), whole[: 300 // sampler.tile * sampler.tile]
+    )
+    for n in (1, 7, 64):
+        assert np.array_equal(
+            sample_arm(sampler, arm.model_copy(update={"n_cells": n})).counts, whole[:n]
+        )
+    part = arm.model_copy(update={"first_cell": 16, "n_cells": 16})
+    assert np.array_equal(sample_arm(sampler, part).counts, whole[16:32])
 
 
 def test_every_row_of_the_record_is_what_its_hash_says(record: Ledger):

@@ -1,60 +1,17 @@
 """The server as clients start it: a process that speaks JSON-RPC on stdout and dies with stdin."""
 
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
+from stdio import ask, greet, send, server
 
-HELLO = {
-    "protocolVersion": "2025-11-25",
-    "capabilities": {},
-    "clientInfo": {"name": "test", "version": "0"},
-}
 LIMIT_S = 90
-
-
-@contextmanager
-def server(home: Path) -> Generator["subprocess.Popen[str]"]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "lingshu_mcp", "--home", str(home)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONWARNINGS": "ignore"},
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def send(process: "subprocess.Popen[str]", method: str, **params: Any) -> None:
-    assert process.stdin
-    message = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
-    if method.startswith("notifications/"):
-        del message["id"]
-    process.stdin.write(json.dumps(message) + "\n")
-    process.stdin.flush()
-
-
-def ask(process: "subprocess.Popen[str]", method: str, **params: Any) -> Any:
-    assert process.stdout
-    send(process, method, **params)
-    return json.loads(process.stdout.readline())
 
 
 def test_stdout_carries_json_rpc_only_and_the_server_ends_with_stdin(tmp_path: Path):
     with server(tmp_path) as process:
-        assert ask(process, "initialize", **HELLO)["result"]["serverInfo"]["name"] == "lingshu"
-        send(process, "notifications/initialized")
+        assert greet(process) == "lingshu"
         assert ask(process, "tools/list")["result"]["tools"]
         maps = Path(f"/proc/{process.pid}/maps")
         if maps.is_file():
@@ -67,8 +24,7 @@ def test_stdout_carries_json_rpc_only_and_the_server_ends_with_stdin(tmp_path: P
 def test_the_server_ends_with_stdin_though_a_call_is_still_waiting(tmp_path: Path):
     """Nothing answers at the engine's address, so the call can only wait or be told so."""
     with server(tmp_path) as process:
-        ask(process, "initialize", **HELLO)
-        send(process, "notifications/initialized")
+        greet(process)
         send(process, "tools/call", name="sample_cells", arguments={"wait_s": 45})
         process.communicate(timeout=LIMIT_S)
         assert process.returncode == 0
