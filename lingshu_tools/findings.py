@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
 from lingshu_model.wire import Cells, encode_cells
-from lingshu_tools.analysis import Effect, log1p_cp10k, paired_effect
+from lingshu_tools.analysis import Effect, Objective, log1p_cp10k, paired_effect, paired_score
 from lingshu_tools.experiments import Design
 from lingshu_tools.results import finite
 
@@ -30,13 +30,20 @@ class Findings:
     artifacts: dict[str, bytes]
 
 
-def findings(design: Design, cells: Mapping[str, Cells]) -> Findings:
-    """Return what the cells of a design's arms say."""
+def findings(
+    design: Design, cells: Mapping[str, Cells], objective: Objective | None = None
+) -> Findings:
+    """Return what the cells of a design's arms say, scored on the objective of its screen."""
     blobs = {role: encode_cells(found) for role, found in cells.items()}
     if "cells" in cells:
         return Findings(_sample(design, cells["cells"]), blobs)
     effect = paired_effect(cells["control"], cells["perturbed"])
-    return Findings(_effect_result(design, effect), {**blobs, "effects": pack_effect(effect)})
+    result = _effect_result(design, effect)
+    if objective is not None:
+        own = {i.target for i in design.interventions}
+        arms = cells["control"], cells["perturbed"]
+        result["score"] = paired_score(*arms, objective, design.checkpoint.panel, own).record
+    return Findings(result, {**blobs, "effects": pack_effect(effect)})
 
 
 def pack_effect(effect: Effect) -> bytes:

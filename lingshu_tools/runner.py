@@ -17,6 +17,7 @@ from threading import Condition, Event, Thread
 from typing import TYPE_CHECKING, Any
 
 from lingshu_model.wire import ArmRequest, Cells, JobView
+from lingshu_tools.analysis import Objective
 from lingshu_tools.errors import (
     BusyError,
     CancelledError,
@@ -28,6 +29,7 @@ from lingshu_tools.errors import (
 from lingshu_tools.experiments import Design, design_of
 from lingshu_tools.findings import findings
 from lingshu_tools.ledger import Attempt, Experiment, NewOutcome
+from lingshu_tools.planner import objective_of
 from lingshu_tools.progress import report
 from lingshu_tools.replays import record_verdict, replayed
 from lingshu_tools.results import Progress
@@ -198,7 +200,7 @@ class Runner:
             cells = self._cells(attempt, experiment, design)
             if cells is None:
                 return None
-            found = findings(design, cells)
+            found = findings(design, cells, self._objective(experiment))
         except CancelledError:
             return NewOutcome(kind="cancelled", seconds=time.monotonic() - started)
         except EngineError:
@@ -215,6 +217,13 @@ class Runner:
             environment=environment(self._app, design),
             seconds=time.monotonic() - started,
         )
+
+    def _objective(self, experiment: Experiment) -> Objective | None:
+        """Return what the screen that an experiment belongs to scores."""
+        parent = experiment.parent or ""
+        if not parent.startswith("scr_"):
+            return None
+        return objective_of(self._app.ledger.screen(parent).plan)
 
     def _cells(
         self, attempt: Attempt, experiment: Experiment, design: Design

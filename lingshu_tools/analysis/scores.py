@@ -6,8 +6,9 @@ are left out: lowering the gene one knocks out is no finding. Knows nothing of s
 """
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +63,21 @@ class Score:
     n_cells: int
     left_out: tuple[str, ...]
     weights: NDArray[np.float64] | None
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What an outcome keeps of it: JSON values."""
+        kept = {k: getattr(self, k) for k in ("value", "se", "n_cells")}
+        return {**kept, "left_out": list(self.left_out)}
+
+    @classmethod
+    def of_record(
+        cls, record: Mapping[str, Any], objective: Objective, panel: Sequence[str]
+    ) -> "Score":
+        """Return the score that `record` kept of an outcome's cells."""
+        left_out = tuple(record["left_out"])
+        weights = None if record["value"] is None else objective.weights(panel, left_out)
+        return cls(record["value"], record["se"], record["n_cells"], left_out, weights)
 
     @property
     def mc_interval(self) -> list[float] | None:

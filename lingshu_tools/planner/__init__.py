@@ -3,7 +3,7 @@
 Knows nothing of tools, doors or pictures.
 """
 
-from lingshu_tools.planner.plan import Plan, make_plan, plan_of
+from lingshu_tools.planner.plan import Plan, make_plan, objective_of, plan_of
 from lingshu_tools.planner.ranking import Ranked, Ranking, rank
 
-__all__ = ["Plan", "Ranked", "Ranking", "make_plan", "plan_of", "rank"]
+__all__ = ["Plan", "Ranked", "Ranking", "make_plan", "objective_of", "plan_of", "rank"]

@@ -152,12 +152,14 @@ def plan_of(app: App, record: Mapping[str, Any]) -> Plan:
         interventions=(),
         **{k: record[k] for k in fields},
     )
+    candidates = tuple(tuple(Intervention(**i) for i in c) for c in record["candidates"])
+    return Plan(objective_of(record), control, candidates)
+
+
+def objective_of(record: Mapping[str, Any]) -> Objective:
+    """Return the objective written in a ledger's screen row."""
     wanted = record["objective"]
-    return Plan(
-        Objective(tuple(wanted["raise"]), tuple(wanted["lower"])),
-        control,
-        tuple(tuple(Intervention(**i) for i in c) for c in record["candidates"]),
-    )
+    return Objective(tuple(wanted["raise"]), tuple(wanted["lower"]))
 
 
 def _same_checkpoint(app: App, record: Mapping[str, Any]) -> Checkpoint:

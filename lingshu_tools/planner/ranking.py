@@ -1,22 +1,20 @@
 """Rankings: candidates ordered by how far their sealed cells move the objective.
 
-A ranking is worked out from the outcomes whenever it is asked for and stored nowhere, so it can
-never disagree with them. Knows nothing of how experiments run or how a ranking is shown.
+Every outcome keeps its own score; the ranking is worked out from them whenever it is asked for and
+stored nowhere, so it can never disagree with them. Knows nothing of how experiments run or how a
+ranking is shown.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from lingshu_model.wire import Cells, decode_cells
 from lingshu_tools.analysis import (
     PredictionError,
     Residuals,
     Score,
     ShamNull,
     benjamini_hochberg,
-    paired_score,
 )
-from lingshu_tools.errors import NotFoundError
 from lingshu_tools.experiments import Design
 from lingshu_tools.ledger import Experiment, Ledger, Outcome
 from lingshu_tools.planner.plan import Plan
@@ -27,7 +25,6 @@ class Ranked:
     """One candidate with a sealed outcome.
 
     Attributes:
-        score: None where its cells are no longer kept.
         error: held-out error of such a score for its support tier; None where none was measured.
         p: against the sham null, two-sided; None without one.
         fdr: Benjamini-Hochberg over the whole screen; None until all candidates are done.
@@ -35,7 +32,7 @@ class Ranked:
 
     design: Design
     experiment_id: str
-    score: Score | None
+    score: Score
     error: PredictionError | None
     p: float | None
     fdr: float | None = None
@@ -43,7 +40,7 @@ class Ranked:
     @property
     def value(self) -> float | None:
         """The score, log1p_cp10k; None where there is none."""
-        return None if self.score is None else self.score.value
+        return self.score.value
 
 
 @dataclass(frozen=True)
@@ -65,14 +62,13 @@ def rank(plan: Plan, ledger: Ledger, children: Sequence[Experiment]) -> Ranking:
 
     Args:
         plan: what was planned.
-        ledger: where outcomes and cells are.
+        ledger: where outcomes are.
         children: the screen's experiments; the newest of a position counts.
     """
     null, why = sham_null(plan.control)
     latest = {child.position: child for child in children}
-    reader = _Reader(ledger)
     rows = [
-        _ranked(plan, made, child, outcome, reader, null)
+        _ranked(plan, made, child, outcome, null)
         for position, made in enumerate(plan.designs)
         if (child := latest.get(position)) is not None
         and (outcome := ledger.outcome(child.id)) is not None
@@ -110,11 +106,11 @@ def _ranked(
     made: Design,
     child: Experiment,
     outcome: Outcome,
-    reader: "_Reader",
     null: ShamNull | None,
 ) -> Ranked:
-    score = reader.score(plan, made, outcome)
-    if score is None or score.value is None:
+    panel = made.checkpoint.panel
+    score = Score.of_record((outcome.result or {})["score"], plan.objective, panel)
+    if score.value is None:
         return Ranked(made, child.id, score, None, None)
     p = None
     if null is not None and score.weights is not None:
@@ -137,25 +133,3 @@ def _with_fdr(rows: Sequence[Ranked]) -> list[Ranked]:
 
 def _best_first(row: Ranked) -> tuple[bool, float, str]:
     return (row.value is None, -(row.value or 0.0), row.design.label)
-
-
-class _Reader:
-    """Reads the arms of outcomes, the shared control once."""
-
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
-        self._control: tuple[str, Cells] | None = None
-
-    def score(self, plan: Plan, made: Design, outcome: Outcome) -> Score | None:
-        try:
-            control = self._shared(outcome.artifacts["control"])
-            perturbed = decode_cells(self._ledger.get_object(outcome.artifacts["perturbed"]))
-        except (NotFoundError, KeyError):
-            return None
-        own = {i.target for i in made.interventions}
-        return paired_score(control, perturbed, plan.objective, made.checkpoint.panel, own)
-
-    def _shared(self, digest: str) -> Cells:
-        if self._control is None or self._control[0] != digest:
-            self._control = (digest, decode_cells(self._ledger.get_object(digest)))
-        return self._control[1]

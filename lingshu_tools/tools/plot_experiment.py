@@ -193,11 +193,10 @@ def _named(table: Sequence[Mapping[str, Any]], top: int) -> list[str]:
 
 
 def _bar(row: Ranked) -> dict[str, Any]:
-    score = row.score
     return {
-        "label": row.design.label + ("†" if score and score.left_out else ""),
+        "label": row.design.label + ("†" if row.score.left_out else ""),
         "score": row.value,
-        "mc_interval": score.mc_interval if score else None,
+        "mc_interval": row.score.mc_interval,
         "prediction_error": row.error.rms if row.error else None,
         "hit": None if row.fdr is None else row.fdr <= HIT_FDR,
         "fdr": finite(row.fdr),

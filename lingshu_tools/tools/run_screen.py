@@ -219,12 +219,12 @@ def _view(row: Ranked) -> RankedView:
     return RankedView(
         perturbation=row.design.label,
         score=finite(row.value),
-        mc_interval=row.score.mc_interval if row.score else None,
+        mc_interval=row.score.mc_interval,
         prediction_error=row.error.rms if row.error else None,
         support=row.design.support.tier,
         experiment_id=row.experiment_id,
         fdr=finite(row.fdr),
-        left_out=list(row.score.left_out) if row.score else [],
+        left_out=list(row.score.left_out),
     )
 
 
@@ -299,9 +299,7 @@ def _caveats(
             found.append(f"{state.capitalize()}, so not ranked: {', '.join(names[:10])}.")
     unscored = [r.design.label for r in ranking.rows if r.value is None]
     if unscored:
-        found.append(
-            f"Without a score (own gene only, or cells not kept): {', '.join(unscored[:10])}."
-        )
+        found.append(f"Without a score (no gene but its own is left): {', '.join(unscored[:10])}.")
     return [*found, *_close(ranking)]
 
 

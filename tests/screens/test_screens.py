@@ -1,6 +1,7 @@
 """run_screen: every candidate once, ranked from what is sealed, resumed by anyone."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -50,6 +51,13 @@ def test_a_score_is_that_of_the_cells_the_engine_gave(app: App, engine: FakeEngi
     change = [np.log1p(c / c.sum(1, keepdims=True) * 1e4)[:, genes] for c in (control, perturbed)]
     assert row.score == pytest.approx(-(change[1] - change[0]).mean(), rel=1e-4)
     assert row.mc_interval[0] < row.score < row.mc_interval[1]
+
+
+def test_a_ranking_needs_the_ledger_file_alone(app: App):
+    found = run(app, top=100)
+    shutil.rmtree(app.home / "objects")
+    again = call(app, "run_screen", {"screen_id": found.screen_id, "top": 100})
+    assert again.ranking == found.ranking
 
 
 def test_errors_and_false_discovery_rates_stand_beside_every_score(app: App):
