@@ -6,7 +6,7 @@ from pydantic import Field
 
 from lingshu_model.wire import MAX_CELLS, MAX_SEED, Intervention
 from lingshu_tools.app import App
-from lingshu_tools.experiments import Design, context_label
+from lingshu_tools.experiments import Design, context_label, design, new_experiment
 from lingshu_tools.honesty import (
     cost_of,
     cost_sentence,
@@ -16,6 +16,7 @@ from lingshu_tools.honesty import (
 )
 from lingshu_tools.registry import Arguments
 from lingshu_tools.results import Number, View
+from lingshu_tools.views import Shown, shown
 
 MAX_WAIT_S = 45
 LOG1P = "log1p_cp10k: ln(1 + counts per 10,000)"
@@ -72,6 +73,44 @@ ExperimentId = Annotated[
 AnyId = Annotated[
     str, Field(min_length=1, max_length=80, description="Experiment id exp_… or screen id scr_…")
 ]
+
+
+class CellSettings(Arguments):
+    """Which cells, how many, of which checkpoint."""
+
+    context: ContextArgument = None
+    n_cells: NCells = 256
+    seed: Seed = 0
+    first_cell: FirstCell = 0
+    checkpoint: CheckpointName = None
+
+
+class Simulation(CellSettings):
+    """What the tools that run one experiment have in common."""
+
+    interventions: list[InterventionArgument]
+    wait_s: WaitS = 4
+    dry_run: DryRun = False
+
+    def design(self, app: App, tool: str) -> Design:
+        """Return what is asked for, every name resolved."""
+        return design(
+            app,
+            tool=tool,
+            checkpoint=self.checkpoint,
+            context=self.context,
+            interventions=[i.wire() for i in self.interventions],
+            n_cells=self.n_cells,
+            seed=self.seed,
+            first_cell=self.first_cell,
+        )
+
+    def run(self, app: App, made: Design) -> Shown:
+        """Write the experiment down, set it going and wait as long as was asked."""
+        experiment = app.ledger.begin(new_experiment(app, made))
+        app.runner.launch([experiment.id])
+        app.runner.wait([experiment.id], self.wait_s)
+        return shown(app, experiment.id)
 
 
 class GeneEffect(View):

@@ -9,28 +9,22 @@ from pydantic import Field
 
 from lingshu_tools.app import App
 from lingshu_tools.effect_view import effect_fields
-from lingshu_tools.experiments import Design, design, new_experiment
+from lingshu_tools.experiments import Design
 from lingshu_tools.genes import resolve_genes
-from lingshu_tools.registry import Arguments, ToolSpec
+from lingshu_tools.registry import ToolSpec
 from lingshu_tools.results import Result, render, text_table
 from lingshu_tools.tools.common import (
-    CheckpointName,
-    ContextArgument,
-    DryRun,
-    FirstCell,
     GeneEffect,
     InterventionArgument,
     Magnitude,
-    NCells,
-    Seed,
+    Simulation,
     TargetCheck,
-    WaitS,
     planned,
 )
-from lingshu_tools.views import Shown, envelope, shown
+from lingshu_tools.views import Shown, envelope
 
 
-class PerturbCells(Arguments):
+class PerturbCells(Simulation):
     """Arguments of perturb_cells."""
 
     interventions: list[InterventionArgument] = Field(
@@ -38,11 +32,6 @@ class PerturbCells(Arguments):
         max_length=16,
         description='What is done, e.g. [{"kind": "knockout", "target": "STAT1"}]; order is free',
     )
-    context: ContextArgument = None
-    n_cells: NCells = 256
-    seed: Seed = 0
-    first_cell: FirstCell = 0
-    checkpoint: CheckpointName = None
     genes: list[str] | None = Field(
         default=None,
         min_length=1,
@@ -50,8 +39,6 @@ class PerturbCells(Arguments):
         description="Show these genes instead of the strongest",
     )
     top: int = Field(default=20, ge=1, le=200, description="Strongest genes to show, 1 to 200")
-    wait_s: WaitS = 4
-    dry_run: DryRun = False
 
 
 class PerturbResult(Result):
@@ -67,25 +54,13 @@ class PerturbResult(Result):
 
 def perturb_cells(app: App, asked: PerturbCells) -> PerturbResult:
     """Return the paired effect of a perturbation, or how far it is."""
-    made = design(
-        app,
-        tool="perturb_cells",
-        checkpoint=asked.checkpoint,
-        context=asked.context,
-        interventions=[i.wire() for i in asked.interventions],
-        n_cells=asked.n_cells,
-        seed=asked.seed,
-        first_cell=asked.first_cell,
-    )
+    made = asked.design(app, "perturb_cells")
     if asked.genes:
         # Refused now rather than after the cells were made.
         resolve_genes(made.checkpoint, asked.genes)
     if asked.dry_run:
         return PerturbResult(**planned(app, made), **_facts(made))
-    experiment = app.ledger.begin(new_experiment(app, made))
-    app.runner.launch([experiment.id])
-    app.runner.wait([experiment.id], asked.wait_s)
-    return show_effect(app, shown(app, experiment.id), genes=asked.genes, limit=asked.top)
+    return show_effect(app, asked.run(app, made), genes=asked.genes, limit=asked.top)
 
 
 def show_effect(

@@ -19,12 +19,8 @@ from lingshu_tools.registry import Arguments, ToolSpec
 from lingshu_tools.results import Number, Result, SupportView, render, text_table
 from lingshu_tools.tools.common import (
     LOG1P,
-    CheckpointName,
-    ContextArgument,
-    FirstCell,
+    CellSettings,
     InterventionArgument,
-    NCells,
-    Seed,
 )
 
 if TYPE_CHECKING:
@@ -50,14 +46,9 @@ class ObjectiveArgument(Arguments):
 Candidates = Literal["all_seen"] | list[str | list[InterventionArgument]]
 
 
-class ScreenSettings(Arguments):
+class ScreenSettings(CellSettings):
     """What plan_screen and run_screen have in common beside objective and candidates."""
 
-    context: ContextArgument = None
-    n_cells: NCells = 256
-    seed: Seed = 0
-    first_cell: FirstCell = 0
-    checkpoint: CheckpointName = None
     budget: int | None = Field(
         default=None, ge=1, description="Most cells to sample in all; n_cells is lowered to fit"
     )

@@ -8,22 +8,16 @@ from typing import Any
 from pydantic import Field
 
 from lingshu_tools.app import App
-from lingshu_tools.experiments import Design, design, new_experiment
+from lingshu_tools.experiments import Design
 from lingshu_tools.findings import QUANTILES, seen_row
-from lingshu_tools.registry import Arguments, ToolSpec
+from lingshu_tools.registry import ToolSpec
 from lingshu_tools.results import Number, Result, Truncated, View, finite, render, text_table
 from lingshu_tools.tools.common import (
-    CheckpointName,
-    ContextArgument,
-    DryRun,
-    FirstCell,
     InterventionArgument,
-    NCells,
-    Seed,
-    WaitS,
+    Simulation,
     planned,
 )
-from lingshu_tools.views import Shown, envelope, shown
+from lingshu_tools.views import Shown, envelope
 
 UNITS = {
     "library_quantiles": "count (UMI per cell)",
@@ -33,22 +27,15 @@ UNITS = {
 }
 
 
-class SampleCells(Arguments):
+class SampleCells(Simulation):
     """Arguments of sample_cells."""
 
-    context: ContextArgument = None
     interventions: list[InterventionArgument] = Field(
         default_factory=list[InterventionArgument],
         max_length=16,
         description="What is done to the cells; default: nothing (control cells)",
     )
-    n_cells: NCells = 256
-    seed: Seed = 0
-    first_cell: FirstCell = 0
-    checkpoint: CheckpointName = None
     top: int = Field(default=10, ge=1, le=50, description="Highest genes to show, 1 to 50")
-    wait_s: WaitS = 4
-    dry_run: DryRun = False
 
 
 class GeneMean(View):
@@ -84,22 +71,10 @@ class SampleResult(Result):
 
 def sample_cells(app: App, asked: SampleCells) -> SampleResult:
     """Return the quality of freshly sampled cells, or how far they are."""
-    made = design(
-        app,
-        tool="sample_cells",
-        checkpoint=asked.checkpoint,
-        context=asked.context,
-        interventions=[i.wire() for i in asked.interventions],
-        n_cells=asked.n_cells,
-        seed=asked.seed,
-        first_cell=asked.first_cell,
-    )
+    made = asked.design(app, "sample_cells")
     if asked.dry_run:
         return SampleResult(**planned(app, made), **_facts(made))
-    experiment = app.ledger.begin(new_experiment(app, made))
-    app.runner.launch([experiment.id])
-    app.runner.wait([experiment.id], asked.wait_s)
-    return show_sample(app, shown(app, experiment.id), limit=asked.top)
+    return show_sample(app, asked.run(app, made), limit=asked.top)
 
 
 def show_sample(app: App, one: Shown, *, limit: int = 10, offset: int = 0) -> SampleResult:

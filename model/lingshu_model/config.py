@@ -47,7 +47,7 @@ class NetworkConfig:
         return asdict(self)
 
 
-def _small(d_model: int, n_layers: int, group: int, *, tilt: bool = False) -> NetworkConfig:
+def _small(d_model: int, n_layers: int, group: int) -> NetworkConfig:
     return NetworkConfig(
         d_model,
         n_layers,
@@ -57,15 +57,13 @@ def _small(d_model: int, n_layers: int, group: int, *, tilt: bool = False) -> Ne
         d_gene=32,
         group_embedding=True,
         gene_bias=True,
-        tilt=tilt,
+        tilt=True,
     )
 
 
 PRESETS: dict[str, NetworkConfig] = {
     "lingshu-85m-s8": NetworkConfig(640, 13, 10, 2560, group=8, d_gene=640),
     "lingshu-85m-s32": NetworkConfig(640, 13, 10, 2560, group=32, d_gene=640),
-    "lingshu-6m-s4": _small(256, 6, group=4),
-    "lingshu-1m-s13": _small(128, 4, group=13),
-    "lingshu-1m-s13-tilt": _small(128, 4, group=13, tilt=True),
-    "lingshu-tiny": _small(64, 2, group=4, tilt=True),
+    "lingshu-1m-s13-tilt": _small(128, 4, group=13),
+    "lingshu-tiny": _small(64, 2, group=4),
 }
