@@ -23,14 +23,14 @@ def normal(*shape: int) -> np.ndarray:
 def test_noise_is_shrunk_away_and_a_strong_effect_is_kept() -> None:
     noise = normal(12, 400)
     noise[0, :40] += 6
-    kept = shrink(noise, np.ones_like(noise))
+    kept = shrink(noise, np.ones_like(noise), np.ones(12, bool))
     assert np.abs(kept[0, :40] - 6).mean() < 1.5
     assert np.abs(kept[1:]).mean() < 0.1 * np.abs(noise[1:]).mean()
 
 
 def test_what_was_not_measured_has_no_effect() -> None:
     effect = np.array([[3.0, np.nan], [3.0, 3.0]])
-    kept = shrink(effect, np.full((2, 2), 0.01))
+    kept = shrink(effect, np.full((2, 2), 0.01), np.ones(2, bool))
     assert kept[0, 1] == 0
     assert kept[1, 1] == pytest.approx(3.0, rel=0.01)
 

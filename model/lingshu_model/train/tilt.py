@@ -51,25 +51,44 @@ def _of_context(
     cells: TrainingCells, control: int, treated: Mapping[int, int]
 ) -> dict[int, Floats]:
     """Return theta [genes] by row of the table, for the conditions `treated` of one context."""
-    base = _histogram(cells, control)
-    groups = [_histogram(cells, condition) for condition in treated]
-    effect = np.stack([group.mean - base.mean for group in groups])
+    base = _Histogram(_counts(cells, control))
+    groups = [_Histogram(_counts(cells, condition)) for condition in treated]
+    sham = np.array([cells.conditions[i].interventions[0].kind == "sham" for i in treated])
+    # A sham's cells are control cells: against the rest of them it is as noisy as a perturbation.
+    against = [
+        _Histogram(base.counts - group.counts) if own else base
+        for group, own in zip(groups, sham, strict=True)
+    ]
+    pairs = list(zip(groups, against, strict=True))
+    effect = np.stack([group.mean - other.mean for group, other in pairs])
     # A gene that thirty cells happen to lack has no variance in them; control's is the floor.
     variance = np.stack(
-        [base.variance / base.n + np.maximum(g.variance, base.variance) / g.n for g in groups]
+        [o.variance / o.n + np.maximum(g.variance, o.variance) / g.n for g, o in pairs]
     )
     return {
         index: tilt_by(change, base.frequency)
-        for index, change in zip(treated.values(), shrink(effect, variance), strict=True)
+        for index, change in zip(treated.values(), shrink(effect, variance, ~sham), strict=True)
     }
 
 
 @dataclass(frozen=True)
 class _Histogram:
-    """One condition's cells: n [genes] and frequency [genes, 281]; NaN where n is 0."""
+    """How often each token was seen in one condition's cells, counts [genes, 281].
 
-    n: Floats
-    frequency: Floats
+    NaN wherever a gene was never measured.
+    """
+
+    counts: NDArray[np.int64]
+
+    @cached_property
+    def n(self) -> Floats:
+        n = self.counts.sum(axis=1).astype(np.float64)
+        n[n == 0] = np.nan
+        return n
+
+    @cached_property
+    def frequency(self) -> Floats:
+        return self.counts / self.n[:, None]
 
     @cached_property
     def mean(self) -> Floats:
@@ -80,27 +99,27 @@ class _Histogram:
         return self.frequency @ LEVELS**2 - self.mean**2
 
 
-def _histogram(cells: TrainingCells, condition: int) -> _Histogram:
+def _counts(cells: TrainingCells, condition: int) -> NDArray[np.int64]:
     tokens = cells.tokens[cells.rows(condition)]
     genes = tokens.shape[1]
     measured = tokens != MASK
     flat = (np.arange(genes) * VOCABULARY + np.where(measured, tokens, 0))[measured]
-    counts = np.bincount(flat, minlength=genes * VOCABULARY).reshape(genes, VOCABULARY)
-    n = counts.sum(axis=1).astype(np.float64)
-    n[n == 0] = np.nan
-    return _Histogram(n, counts / n[:, None])
+    return np.bincount(flat, minlength=genes * VOCABULARY).reshape(genes, VOCABULARY)
 
 
-def shrink(effect: Floats, variance: Floats) -> Floats:
+def shrink(effect: Floats, variance: Floats, informs: NDArray[np.bool_]) -> Floats:
     """Return the posterior means of effects [targets, genes] measured with `variance`.
 
     The prior variance is a_c b_g: row means times column means of the excess of effect**2 over
-    `variance`, over the whole mean; where that is not positive there is no effect. NaN gives 0.
+    `variance`, over the whole mean; where that is not positive there is no effect. The columns and
+    the whole are of the targets that `informs` [targets] names. NaN gives 0.
     """
     missing = ~np.isfinite(effect) | ~np.isfinite(variance)
     excess = np.ma.masked_array(effect**2 - variance, missing)
-    by_target, by_gene = (np.maximum(excess.mean(axis=i).filled(0), 0) for i in (1, 0))
-    prior = np.outer(by_target, by_gene) / max(float(np.mean(by_target)), 1e-12)
+    by_target = np.maximum(excess.mean(axis=1).filled(0), 0)
+    by_gene = np.maximum(excess[informs].mean(axis=0).filled(0), 0)
+    whole = by_target[informs].mean() if informs.any() else 0.0
+    prior = np.outer(by_target, by_gene) / max(float(whole), 1e-12)
     with np.errstate(divide="ignore", invalid="ignore"):
         kept = np.where(prior > 0, prior / (prior + variance), 0.0)
         return np.where(missing, 0.0, effect * kept)
