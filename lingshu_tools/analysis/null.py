@@ -26,18 +26,16 @@ class ShamNull:
 
     Attributes:
         changes: float64 [shams, genes], log1p_cp10k in panel order; NaN where unmeasured.
-        n_cells: pairs of cells behind each.
         steps: sampling steps they were made with; None where not recorded.
     """
 
     changes: Floats
-    n_cells: int
     steps: int | None = None
 
     @classmethod
     def from_effects(cls, effects: Sequence[Effect], steps: int | None = None) -> "ShamNull":
         """Return the null that these sham effects make."""
-        return cls(np.array([e.change for e in effects]), min(e.n_cells for e in effects), steps)
+        return cls(np.array([e.change for e in effects]), steps)
 
     @classmethod
     def from_evidence(cls, evidence: Mapping[str, Any], panel: Sequence[str]) -> "ShamNull | None":
@@ -53,7 +51,7 @@ class ShamNull:
         kept = [i for i, gene in enumerate(panel) if gene in by_gene]
         values = np.array(sham["changes"], np.float64)
         wide[:, kept] = values[:, [by_gene[panel[i]] for i in kept]]
-        return cls(wide, int(sham["n_cells"]), sham.get("steps"))
+        return cls(wide, sham.get("steps"))
 
     @property
     def n_shams(self) -> int:
@@ -71,24 +69,21 @@ class ShamNull:
 
     def gene_p(self, effect: Effect) -> Floats:
         """Return the two-sided p of each gene's change against the shams' changes of that gene."""
-        return self._p(self.changes, effect.change, effect.change_se, effect.n_cells)
+        return self._p(self.changes, effect.change, effect.change_se)
 
-    def score_p(
-        self, weights: NDArray[np.float64], score: float, se: float | None, n_cells: int
-    ) -> float | None:
+    def score_p(self, weights: NDArray[np.float64], score: float, se: float | None) -> float | None:
         """Return the two-sided p of an objective's score against the shams' scores.
 
         Args:
             weights: float64 [genes], what each gene's change counts in the score.
             score: the score, log1p_cp10k.
             se: its Monte Carlo standard error.
-            n_cells: pairs of cells behind it.
         """
         shams = self._scores(weights)
         if shams is None:
             return None
         errors = None if se is None else np.array([se])
-        return float(self._p(shams[:, None], np.array([score]), errors, n_cells)[0])
+        return float(self._p(shams[:, None], np.array([score]), errors)[0])
 
     def score_spread(self, weights: NDArray[np.float64]) -> float | None:
         """Return the standard deviation of a new sham's score, or None where a gene is missing."""
@@ -105,12 +100,12 @@ class ShamNull:
         scores = self.changes[:, used] @ weights[used]
         return scores if np.isfinite(scores).all() else None
 
-    def _p(self, shams: Floats, value: Floats, se: Floats | None, n_cells: int) -> Floats:
-        variance = _floored(shams.var(axis=0, ddof=1), self.n_shams - 1)
+    def _p(self, shams: Floats, value: Floats, se: Floats | None) -> Floats:
+        spread = _spread(_floored(shams.var(axis=0, ddof=1), self.n_shams - 1), self.n_shams)
         if se is not None:
-            # A sham's spread holds the Monte Carlo error of n_cells cells; fewer cells add to it.
-            variance = variance + se**2 * max(0.0, 1 - n_cells / self.n_cells)
-        spread = _spread(variance, self.n_shams)
+            # The shams' spread holds their own Monte Carlo error, but the weaker an effect the
+            # smaller that of paired cells: the tested effect's comes on top, whole.
+            spread = np.hypot(spread, se)
         distance = value - shams.mean(axis=0)
         with np.errstate(divide="ignore", invalid="ignore"):
             t = distance / spread

@@ -114,7 +114,7 @@ def _ranked(
         return Ranked(made, child.id, score, None, None)
     p = None
     if null is not None and score.weights is not None:
-        p = null.score_p(score.weights, score.value, score.se, score.n_cells)
+        p = null.score_p(score.weights, score.value, score.se)
     error = _error(plan, made.support.tier, score.left_out)
     return Ranked(made, child.id, score, error, p)
 
