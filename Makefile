@@ -4,7 +4,7 @@ WORKERS ?= 2
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install -q --no-compile --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo reference-ledger test tests style types lint format proofs clean
+.PHONY: help demo reference-ledger test style lint format proofs clean
 
 help:
 	@echo "make demo              install, then screen 25 knock-outs and replay one"
@@ -36,21 +36,15 @@ demo: .venv/.run
 reference-ledger: .venv/.run
 	@$(BIN)/lingshu demo --record experiments.db
 
-# pyright uses one core for minutes: beside the tests it costs half of that.
-test: style
-	@$(MAKE) --no-print-directory -j 2 types tests
-
-tests: .venv/.dev
+test: lint
 	@$(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow"
 
 style: .venv/.dev
 	@$(BIN)/ruff check -q .
 	@$(BIN)/ruff format -q --check .
 
-types: .venv/.dev
+lint: style
 	@$(BIN)/pyright
-
-lint: style types
 
 format: .venv/.dev
 	@$(BIN)/ruff check -q --fix .
