@@ -82,7 +82,7 @@ class Engine:
         principal: str = "local",
         arguments: tuple[str, ...] = (),
         environ: Mapping[str, str] | None = None,
-        start_timeout_s: float = 120.0,
+        start_timeout_s: float = 300.0,
     ) -> None:
         """Prepare; nothing is contacted or started yet.
 
