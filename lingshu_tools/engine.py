@@ -32,6 +32,8 @@ from lingshu_tools.errors import EngineError, InputError, NotFoundError
 
 MAX_WAIT_S = 45.0
 _REMEMBERED = 4096
+_ANSWER_S = 120.0
+"""How long an engine may take to answer: on starved cores 30 s were not enough."""
 _BROKEN = (httpx.ConnectError, httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
 _FORGOTTEN = (HTTPStatus.NOT_FOUND, HTTPStatus.GONE, HTTPStatus.SERVICE_UNAVAILABLE)
 
@@ -173,7 +175,7 @@ class Engine:
                 f"wait_s is {wait_s!r}: from 0 to {MAX_WAIT_S:g} seconds; call again to wait on"
             )
             raise InputError(message)
-        timeout = httpx.Timeout(30.0, read=wait_s + 30.0)
+        timeout = httpx.Timeout(_ANSWER_S, read=wait_s + _ANSWER_S)
         response = self._ask(job_id, "", params={"wait_s": wait_s}, timeout=timeout)
         return JobView.model_validate(response.json())
 
@@ -183,7 +185,7 @@ class Engine:
         Raises:
             EngineError: the job has not succeeded, or the bytes were damaged on the way.
         """
-        response = self._ask(job_id, "/cells", timeout=httpx.Timeout(30.0, read=300.0))
+        response = self._ask(job_id, "/cells", timeout=httpx.Timeout(_ANSWER_S, read=300.0))
         sent, found = response.headers.get("X-Lingshu-Digest"), digest_bytes(response.content)
         if sent != found:
             message = f"the cells of job {job_id} are {found}, the engine sent {sent}: ask again"
@@ -215,10 +217,10 @@ class Engine:
         headers = {"X-Lingshu-Principal": principal}
         if self._url:
             headers["Authorization"] = f"Bearer {self._environ.get('LINGSHU_ENGINE_TOKEN', '')}"
-            return httpx.Client(base_url=self._url, headers=headers, timeout=30.0)
+            return httpx.Client(base_url=self._url, headers=headers, timeout=_ANSWER_S)
         transport = _UnixTransport(str(self.places.socket))
         return httpx.Client(
-            transport=transport, base_url="http://engine", headers=headers, timeout=30.0
+            transport=transport, base_url="http://engine", headers=headers, timeout=_ANSWER_S
         )
 
     def _post(self, arm: ArmRequest, fresh: str | None) -> httpx.Response:

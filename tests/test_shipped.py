@@ -1,5 +1,6 @@
 """What is shipped: a checkpoint that is what its pins say, and a record that it can make again."""
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,11 +11,12 @@ import pytest
 
 from lingshu_model.sampler import Sampler, sample_arm
 from lingshu_model.weights import load_network
-from lingshu_model.wire import ArmRequest, Catalogue, Checkpoint, Intervention
+from lingshu_model.wire import ArmRequest, Catalogue, Checkpoint, Intervention, digest_file
 from lingshu_tools.app import App
 from lingshu_tools.dispatcher import call
 from lingshu_tools.ledger import Experiment, Ledger
 
+CHECKPOINTS = Path(__file__).parents[1] / "model/lingshu_model/checkpoints"
 RECORD = Path(__file__).parents[1] / "experiments.db"
 LARGEST_BYTES = 12_000_000
 REPLAY_S = 900  # 19 s on two idle cores
@@ -34,7 +36,8 @@ def record() -> Ledger:
 def app(tmp_path: Path) -> Iterator[App]:
     app = App(tmp_path / "home")
     yield app
-    if app.engine.info():
+    if app.engine.places.folder.exists():  # an engine that is still starting is waited for
+        app.engine.ensure()
         app.engine.shutdown()
     app.close()
 
@@ -56,6 +59,15 @@ def test_the_checkpoint_is_small_and_its_weights_are_the_pinned_ones(checkpoint:
     network, _ = load_network(checkpoint)
     assert network.genes == len(checkpoint.panel) == 299
     assert sum(path.stat().st_size for path in checkpoint.path.iterdir()) < LARGEST_BYTES
+
+
+def test_every_file_of_a_shipped_checkpoint_is_the_pinned_one():
+    pins = sorted(CHECKPOINTS.glob("*.digests.json"))
+    assert pins
+    for pinned in pins:
+        folder = pinned.with_name(pinned.name.removesuffix(".digests.json"))
+        found = {p.name: digest_file(p) for p in folder.iterdir()}
+        assert found == json.loads(pinned.read_text("utf-8"))["files"], "see catalogue.pin"
 
 
 def test_the_checkpoint_brings_held_out_evidence_beside_every_baseline(checkpoint: Checkpoint):

@@ -4,13 +4,10 @@
 or of who needs them.
 """
 
-import fcntl
-import os
 import re
-import sys
-import tempfile
 from pathlib import Path
 
+from lingshu_model.wire.durable import write_durably
 from lingshu_tools.errors import InputError, LedgerError, NotFoundError, TamperError
 from lingshu_tools.ledger.canonical import digest_bytes, digest_file
 
@@ -79,36 +76,3 @@ class ObjectStore:
     def has(self, digest: str) -> bool:
         """Return whether an object is there; its bytes are checked when it is read."""
         return self.path(digest).is_file()
-
-
-def write_durably(path: Path, data: bytes) -> None:
-    """Put `data` at `path` so that a crash or power cut leaves all of it or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".tmp-", dir=path.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            _sync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    for folder in (path.parent, path.parent.parent):
-        _sync_folder(folder)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _sync(descriptor: int) -> None:
-    if sys.platform == "darwin":
-        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
-    else:
-        os.fsync(descriptor)

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from lingshu_model.wire.durable import write_durably
 from lingshu_tools.errors import LedgerError
 from lingshu_tools.ledger.canonical import canonical_json
-from lingshu_tools.ledger.objects import write_durably
 
 
 class Spool:

@@ -2,6 +2,7 @@ import os
 from pathlib import Path
 
 from lingshu_model.engine.results import Results
+from lingshu_model.wire.durable import UNFINISHED
 
 
 def test_what_was_used_longest_ago_is_pruned_first(tmp_path: Path):
@@ -23,7 +24,7 @@ def test_one_result_larger_than_the_limit_is_kept_until_the_next(tmp_path: Path)
 
 
 def test_half_written_results_are_cleared_and_never_read(tmp_path: Path):
-    (tmp_path / "a.part").write_bytes(b"half")
+    (tmp_path / f"{UNFINISHED}a").write_bytes(b"half")
     results = Results(tmp_path)
     assert results.read("a") is None
     assert list(tmp_path.iterdir()) == []

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from lingshu_model.wire import digest_bytes
+from lingshu_model.wire.durable import UNFINISHED, write_durably
 
 DEFAULT_LIMIT = 2 << 30
 _SUFFIX = ".cells"
@@ -20,7 +21,7 @@ class Results:
         """Open `folder`, and clear away what a killed engine left half written."""
         self.folder, self.limit = folder, limit
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for path in folder.glob("*.part"):
+        for path in folder.glob(f"{UNFINISHED}*"):
             path.unlink(missing_ok=True)
 
     def touch(self, key: str) -> bool:
@@ -45,13 +46,7 @@ class Results:
 
     def write(self, key: str, blob: bytes) -> None:
         """Store `blob` so that after a crash it is there whole or not at all."""
-        part = self.folder / f"{key}.part"
-        with part.open("wb") as handle:
-            handle.write(digest_bytes(blob).encode() + b"\n" + blob)
-            handle.flush()
-            os.fsync(handle.fileno())
-        part.replace(self._path(key))
-        _sync_folder(self.folder)
+        write_durably(self._path(key), digest_bytes(blob).encode() + b"\n", blob)
         self._prune(keep=self._path(key))
 
     def _path(self, key: str) -> Path:
@@ -66,11 +61,3 @@ class Results:
             if path != keep:
                 path.unlink(missing_ok=True)
                 excess -= stat.st_size
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

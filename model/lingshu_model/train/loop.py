@@ -164,16 +164,10 @@ def train(
 
 
 def learning_rate(step: int, total: int, spec: TrainingSpec) -> float:
-    """Return the rate of `step`: linear warm-up, then a cosine from `lr` to `final_lr`.
-
-    Each of the spec's warm restarts begins another cosine (SGDR, Loshchilov & Hutter 2017).
-    """
+    """Return the rate of `step`: linear warm-up, then a cosine from `lr` to `final_lr`."""
     if step < spec.warmup_steps:
         return spec.lr * (step + 1) / spec.warmup_steps
-    restarts = [epoch * total // spec.epochs for epoch in spec.restart_at]
-    begin = max([spec.warmup_steps, *(each for each in restarts if each <= step)])
-    end = min([total, *(each for each in restarts if each > step)])
-    done = (step - begin) / max(1, end - begin)
+    done = (step - spec.warmup_steps) / max(1, total - spec.warmup_steps)
     return spec.final_lr + (spec.lr - spec.final_lr) * 0.5 * (1 + math.cos(math.pi * done))
 
 

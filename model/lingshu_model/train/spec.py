@@ -4,9 +4,9 @@ Knows nothing of how the data are read or the network trained.
 """
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from lingshu_model.config import PRESETS
 
@@ -58,8 +58,6 @@ class TrainingSpec(_Strict):
     """HGNC's complete set, for aliases and Ensembl ids in `panel.json`; None = symbols alone."""
     network: Literal[*PRESETS]  # pyright: ignore[reportInvalidTypeForm]
     epochs: Annotated[int, Field(ge=1)]
-    restart_at: list[Annotated[int, Field(ge=1)]] = []
-    """Epochs after which the learning rate starts again from `lr`, ascending."""
     batch: Annotated[int, Field(ge=1)] = 256
     micro_batch: Annotated[int, Field(ge=1)] = 64
     lr: Annotated[float, Field(gt=0)] = 2e-4
@@ -73,13 +71,6 @@ class TrainingSpec(_Strict):
     validation: Annotated[float, Field(ge=0, lt=0.5)] = 0.1
     seed: Annotated[int, Field(ge=0)] = 0
     sampler: SamplerDefaults = SamplerDefaults()
-
-    @model_validator(mode="after")
-    def _restarts_in_order(self) -> Self:
-        if sorted({*self.restart_at, self.epochs}) != [*self.restart_at, self.epochs]:
-            message = f"restart_at {self.restart_at} must ascend and end before {self.epochs}"
-            raise ValueError(message)
-        return self
 
     @classmethod
     def read(cls, path: Path) -> "TrainingSpec":

@@ -1,0 +1,43 @@
+"""Files that a crash leaves whole or not at all. Knows nothing of what is in them."""
+
+import fcntl
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+UNFINISHED = ".tmp-"
+"""How the name of a file begins that a crash may leave behind, half written."""
+
+
+def write_durably(path: Path, *parts: bytes) -> None:
+    """Put `parts`, joined, at `path` so that a crash or power cut leaves all of it or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=UNFINISHED, dir=path.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.writelines(parts)
+            file.flush()
+            _sync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    for folder in (path.parent, path.parent.parent):
+        _sync_folder(folder)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync(descriptor: int) -> None:
+    if sys.platform == "darwin":
+        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+    else:
+        os.fsync(descriptor)
