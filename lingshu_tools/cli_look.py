@@ -4,9 +4,11 @@ Starts nothing and writes nothing. Knows nothing of how tools are called.
 """
 
 import platform
+import shutil
 import sys
 import textwrap
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -113,7 +115,7 @@ def _model(checkpoint: "Checkpoint") -> dict[str, Any]:
 @click.command()
 @common
 def doctor() -> None:
-    """Show versions, the home, the ledger's journal, the engine and its numerics profile."""
+    """Show versions, disk space, the ledger's journal and schema, the engine and its numerics."""
     state = _examine(open_app())
     if settings().as_json:
         echo_json(state)
@@ -130,9 +132,10 @@ def _examine(app: "App") -> dict[str, Any]:
     profile: dict[str, Any] = (state["engine"] or {}).get("profile", {})
     return {
         "status": "succeeded",
-        "versions": {**_versions(), "python": platform.python_version()},
+        "versions": {**_versions(), "python": platform.python_version(), "sqlite": _sqlite()},
         "machine": {"system": platform.platform(), "interpreter": sys.executable},
         "home": str(app.home),
+        "free space": _free(app.home),
         "ledger": _ledger(app),
         "checkpoints": {name: _intact(app, name) for name in app.catalogue.names()},
         "engine": {key: value for key, value in (state["engine"] or {}).items() if key != "profile"}
@@ -154,8 +157,20 @@ def _version(package: str) -> str:
         return "not installed"
 
 
+def _sqlite() -> str:
+    import sqlite3
+
+    return sqlite3.sqlite_version
+
+
+def _free(home: Path) -> str:
+    there = next(each for each in (home, *home.parents) if each.is_dir())
+    return f"{shutil.disk_usage(there).free / 1e9:.1f} GB"
+
+
 def _ledger(app: "App") -> dict[str, Any]:
     from lingshu_tools.ledger import Ledger
+    from lingshu_tools.ledger.migrations import HEAD
     from lingshu_tools.ledger.sqlite import journal_for
 
     database = app.home / "experiments.db"
@@ -163,7 +178,9 @@ def _ledger(app: "App") -> dict[str, Any]:
     said = {"database": str(database), "journal": f"{journal.mode}: {journal.reason}"}
     if not database.is_file():
         return {**said, "head": "none yet; the first experiment makes the file"}
-    return {**said, "head": str(Ledger.open_read_only(database).head())}
+    ledger = Ledger.open_read_only(database)
+    old = "" if ledger.schema == HEAD else f"; `lingshu ledger migrate` brings it to {HEAD}"
+    return {**said, "schema": ledger.schema + old, "head": str(ledger.head())}
 
 
 def _intact(app: "App", name: str) -> str:

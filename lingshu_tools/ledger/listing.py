@@ -3,6 +3,7 @@
 Knows nothing of writing.
 """
 
+import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from lingshu_tools.ledger.derived import OPEN
 from lingshu_tools.ledger.records import Experiment, Listed, OutcomeKind, Page, Status
 from lingshu_tools.ledger.rows import record
 from lingshu_tools.ledger.schema import experiment, outcome, standing
+from lingshu_tools.ledger.search import Search
 
 MAX_LIMIT = 500
 _BATCH = 100
@@ -81,6 +83,7 @@ def page(
     limit: int,
     *,
     standings: bool = True,
+    search: Search | None = None,
 ) -> Page:
     """Return one page.
 
@@ -91,6 +94,7 @@ def page(
         before: the cursor; None for the first page.
         limit: experiments per page.
         standings: whether the ledger has the table `standing`.
+        search: what finds text without reading every row, if anything does.
 
     Raises:
         InputError: the cursor, the limit or the status is not one.
@@ -105,7 +109,12 @@ def page(
     # Where locks decide, some of what is read is not wanted.
     size = _BATCH if wanted.status in _PROBED else limit + 1
     items: list[Listed] = []
-    for rows in _batches(read, wanted.query(standings=standings), _cursor(before), size):
+    query, cursor = wanted.query(standings=standings), _cursor(before)
+    if wanted.text is None or search is None or not search.covers(wanted.text):
+        batches = _batches(read, query, cursor, size)
+    else:
+        batches = _looked_up(read, query, cursor, size, search, wanted.text)
+    for rows in batches:
         found = unsealed([row["id"] for row in rows if row["kind"] is None])
         for row in rows:
             status = row["kind"] or found[row["id"]]
@@ -139,3 +148,27 @@ def _batches(
         if len(rows) < size:
             return
         before = rows[-1]["seq"]
+
+
+def _looked_up(
+    read: Callable[[], AbstractContextManager[Connection]],
+    query: Select[Any],
+    before: int | None,
+    size: int,
+    search: Search,
+    text: str,
+) -> Iterator[list[dict[str, Any]]]:
+    search.update()
+    mark = search.mark()
+    yield from _batches(read, query.where(experiment.c.seq > mark), before, size)
+    before = mark + 1 if before is None else min(before, mark + 1)
+    try:
+        for seqs in search.candidates(text, before) if mark else ():
+            with read() as connection:
+                found = connection.execute(query.where(experiment.c.seq.in_(seqs))).mappings()
+                rows = [dict(row) for row in found]
+            yield rows
+            before = seqs[-1]
+    except sqlite3.Error:
+        # A damaged index: row by row from there on.
+        yield from _batches(read, query, before, size)

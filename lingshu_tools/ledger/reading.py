@@ -33,6 +33,7 @@ from lingshu_tools.ledger.records import (
     VerifyReport,
 )
 from lingshu_tools.ledger.rows import one, records
+from lingshu_tools.ledger.search import Search
 from lingshu_tools.ledger.spool import Spool
 from lingshu_tools.ledger.verify import Audit
 
@@ -47,6 +48,7 @@ class Reading:
         self._locks = Locks(home / "locks")
         self._spool = Spool(home / "spool")
         self._heads = Heads(home / "heads.txt")
+        self._search = Search(database.path, database.read, writable=database.writable)
 
     @property
     def database(self) -> Path:
@@ -57,6 +59,11 @@ class Reading:
     def read_only(self) -> bool:
         """Whether nothing can be recorded."""
         return not self._database.writable
+
+    @property
+    def schema(self) -> str:
+        """The revision of the database's schema."""
+        return self._database.revision
 
     def head(self) -> Head:
         """Return the newest link of the chain, to be kept as a witness."""
@@ -133,9 +140,15 @@ class Reading:
             text=text,
             request_digest=request_digest,
         )
-        standings = self._database.revision >= STANDING
-        unsealed = self._unsealed
-        return page(self._database.read, wanted, unsealed, before, limit, standings=standings)
+        return page(
+            self._database.read,
+            wanted,
+            self._unsealed,
+            before,
+            limit,
+            standings=self._database.revision >= STANDING,
+            search=self._search,
+        )
 
     def status(self, experiment_id: str) -> Status:
         """Return where an experiment stands.

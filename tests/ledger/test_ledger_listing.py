@@ -1,11 +1,14 @@
 """Finding experiments."""
 
+import sqlite3
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from lingshu_tools.errors import InputError
 from lingshu_tools.ledger import Ledger, NewExperiment, NewOutcome, Page, listing
+from lingshu_tools.ledger.search import Search
 
 New = Callable[..., NewExperiment]
 
@@ -70,3 +73,65 @@ def test_what_is_no_status_cursor_or_limit_is_an_error_that_teaches(ledger: Ledg
         ledger.find(before="exp_1")
     with pytest.raises(InputError, match="limit=0"):
         ledger.find(limit=0)
+
+
+def test_text_is_looked_up_in_an_index_that_may_be_missing_stale_damaged_or_another_ledgers(
+    ledger: Ledger, home: Path, new: New, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listing, "_BATCH", 2)
+    targets = ("STAT1", "JAK2", "stat3", "50% of µ_")
+    ledger.begin_many([new(seed=s, request={"target": targets[s % 4]}) for s in range(12)])
+    wanted = {
+        "stat": [10, 8, 6, 4, 2, 0],
+        "50% of µ_": [11, 7, 3],
+        '"jak': [9, 5, 1],
+        "k2": [9, 5, 1],
+    }
+    index = home / "experiments.db.search"
+
+    def answers() -> dict[str, list[int]]:
+        return {text: seeds(ledger.find(text=text)) for text in wanted}
+
+    assert answers() == wanted
+    assert index.is_file()
+    # Indexed now; what comes later is found too, and pages go on across the seam.
+    ledger.begin_many([new(seed=s, request={"target": "STAT1"}) for s in (12, 13)])
+    monkeypatch.setattr(Search, "update", lambda self: False)
+    first = ledger.find(text="stat1", limit=3)
+    second = ledger.find(text="stat1", limit=3, before=first.next_before)
+    assert [seeds(first), seeds(second)] == [[13, 12, 8], [4, 0]]
+    assert seeds(Ledger.open_read_only(ledger.database).find(text="stat", limit=2)) == [13, 12]
+    wanted["stat"][:0] = [13, 12]
+    assert answers() == wanted
+    connection = sqlite3.connect(index)
+    connection.execute("UPDATE mark SET hash = 'of another ledger'")
+    connection.commit()
+    connection.close()
+    assert answers() == wanted
+    monkeypatch.undo()
+    index.write_bytes(b"no database, but long enough to be taken for a damaged one" * 40)
+    assert answers() == wanted
+    index.unlink()
+    assert answers() == wanted
+
+
+def test_a_damaged_index_is_left_for_the_rows(ledger: Ledger, new: New) -> None:
+    ledger.begin_many([new(seed=s) for s in range(3)])
+    assert ledger._search.update()
+    connection = sqlite3.connect(ledger._search.path)
+    connection.execute("DROP TABLE words_data")
+    connection.commit()
+    connection.close()
+    assert seeds(ledger.find(text="stat1")) == [2, 1, 0]
+
+
+def test_a_rare_status_is_found_without_looking_at_every_experiment(ledger: Ledger) -> None:
+    with ledger._database.read() as connection:
+        for status in ("failed", "queued"):
+            query = listing.Filter(status=status).query()
+            made = query.compile(connection.engine)
+            values = tuple(made.params[name] for name in made.positiontup or ())
+            rows = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {made}", values)
+            plan = [row[3] for row in rows]
+            assert "ix_standing_status_seq" in plan[0]
+            assert not [step for step in plan if step.startswith(("SCAN", "USE TEMP"))]
