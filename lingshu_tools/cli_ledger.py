@@ -52,13 +52,17 @@ def list_(
 @_WHICH
 @common
 def show_(experiment_id: str, database: Path | None) -> None:
-    """Show one experiment with its provenance."""
-    from lingshu_tools.dispatcher import call
-    from lingshu_tools.registry import registry
+    """Show an experiment or a screen as a page of a lab book."""
+    app = _app(database)
+    if not settings().as_json:
+        from lingshu_tools.lab_book import page
 
-    arguments = {"id": experiment_id, "detail": "provenance", "wait_s": 0}
-    result = call(_app(database), "get_experiment", arguments)
-    show(result, registry()["get_experiment"].text(result))
+        click.echo(page(app, experiment_id))
+        return
+    from lingshu_tools.dispatcher import call
+
+    detail = "summary" if experiment_id.startswith("scr_") else "provenance"
+    show(call(app, "get_experiment", {"id": experiment_id, "detail": detail, "wait_s": 0}))
 
 
 @ledger.command()

@@ -104,7 +104,7 @@ def test_an_existing_file_is_not_overwritten(ledger: Ledger, archive: Path):
 def test_a_ledger_without_its_objects_is_not_exported(ledger: Ledger, tmp_path: Path):
     victim = next((tmp_path / "home" / "objects").glob("*/*"))
     victim.rename(tmp_path / "elsewhere")
-    with pytest.raises(InputError, match="1 of 2 objects are not in .*replay"):
+    with pytest.raises(InputError, match=r"1 of 2 objects are not in .*replay"):
         export_ledger(ledger, tmp_path / "out" / "a.zip")
     assert list((tmp_path / "out").iterdir()) == []
 
@@ -113,7 +113,7 @@ def test_a_damaged_object_or_row_is_not_exported(ledger: Ledger, tmp_path: Path)
     victim = next((tmp_path / "home" / "objects").glob("*/*"))
     kept = victim.read_bytes()
     victim.write_bytes(b"?" + kept[1:])
-    with pytest.raises(LedgerError, match="does not verify, so it was not exported.*damaged"):
+    with pytest.raises(LedgerError, match=r"does not verify, so it was not exported.*damaged"):
         export_ledger(ledger, tmp_path / "a.zip")
     victim.write_bytes(kept)
     with closing(sqlite3.connect(ledger.database)) as connection:
