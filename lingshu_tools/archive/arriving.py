@@ -63,17 +63,18 @@ def import_ledger(
         raise InputError(message)
     home = home.resolve()
     _empty(home)
-    home.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".import-", dir=home.parent) as folder:
-        staged = Path(folder) / "home"
-        staged.mkdir()
-        try:
-            with opened(path, limits) as members:
-                metadata = _unpacked(members, staged, Path(folder), progress or _silent)
-        except ArchiveError as error:
-            message = f"{str(path)!r} was not let in: {error}"
-            raise ArchiveError(message) from error
-        _in_place(staged, home)
+    with form.disk(home):
+        home.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".import-", dir=home.parent) as folder:
+            staged = Path(folder) / "home"
+            staged.mkdir()
+            try:
+                with opened(path, limits) as members:
+                    metadata = _unpacked(members, staged, Path(folder), progress or _silent)
+            except ArchiveError as error:
+                message = f"{str(path)!r} was not let in: {error}"
+                raise ArchiveError(message) from error
+            _in_place(staged, home)
     return Imported(home, metadata)
 
 

@@ -5,7 +5,10 @@
 
 import json
 import re
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -104,6 +107,20 @@ class Metadata(_Part):
     def newest(self) -> Head:
         """The head."""
         return Head.parse(self.head)
+
+
+@contextmanager
+def disk(path: Path) -> Generator[None]:
+    """Turn what a disk refuses into an error that says so; nothing is left in either direction.
+
+    Raises:
+        LedgerError: something beside `path` could not be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        message = f"{path} could not be written: {error}; nothing is left of it, make room"
+        raise LedgerError(message) from error
 
 
 def member_of(digest: str) -> str:

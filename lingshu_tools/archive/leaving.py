@@ -70,6 +70,11 @@ def export_ledger(
     if out.exists():
         message = f"{str(out)!r} exists; name a file that does not, or remove it first"
         raise InputError(message)
+    with form.disk(out):
+        return _exported(ledger, out, terms, progress)
+
+
+def _exported(ledger: Reading, out: Path, terms: str | None, progress: Progress | None) -> Exported:
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=out.parent) as folder:
         database = Path(folder) / form.DATABASE

@@ -79,17 +79,26 @@ def opened(path: Path, limits: Limits) -> Generator[Members]:
     Raises:
         ArchiveError: it is no zip, or its directory names anything that is no part of an archive.
     """
+    with _open(path, limits) as archive:
+        yield Members(archive)
+
+
+def _open(path: Path, limits: Limits) -> zipfile.ZipFile:
     try:
         _directory(path, limits)
-        with zipfile.ZipFile(path) as archive:
-            _acceptable(archive.infolist(), path.stat().st_size, limits)
-            yield Members(archive)
+        archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, NotImplementedError, struct.error) as error:
         message = f"it is no whole zip file ({error}): fetch or export it again"
         raise ArchiveError(message) from error
     except OSError as error:
         message = f"it cannot be read ({error})"
         raise ArchiveError(message) from error
+    try:
+        _acceptable(archive.infolist(), path.stat().st_size, limits)
+    except BaseException:
+        archive.close()
+        raise
+    return archive
 
 
 def _directory(path: Path, limits: Limits) -> None:

@@ -176,3 +176,21 @@ def test_a_home_filled_meanwhile_is_left_alone(archive: Path, tmp_path: Path):
     with pytest.raises(InputError, match="was filled while the archive was read"):
         import_ledger(archive, home, progress=fill_it)
     assert [path.name for path in home.iterdir()] == ["note.txt"]
+
+
+@pytest.mark.parametrize("way", ["out", "in"])
+def test_a_full_disk_is_said_and_leaves_nothing(
+    ledger: Ledger, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+):
+    before = sorted(tmp_path.iterdir())
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("lingshu_model.wire.durable._sync", full)
+    with pytest.raises(LedgerError, match="No space left on device"):
+        if way == "out":
+            export_ledger(ledger, tmp_path / "b.zip")
+        else:
+            import_ledger(archive, tmp_path / "new")
+    assert sorted(tmp_path.iterdir()) == before
