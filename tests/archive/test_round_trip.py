@@ -188,9 +188,10 @@ def test_a_full_disk_is_said_and_leaves_nothing(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("lingshu_model.wire.durable._sync", full)
+    ways = {
+        "out": lambda: export_ledger(ledger, tmp_path / "b.zip"),
+        "in": lambda: import_ledger(archive, tmp_path / "new"),
+    }
     with pytest.raises(LedgerError, match="No space left on device"):
-        if way == "out":
-            export_ledger(ledger, tmp_path / "b.zip")
-        else:
-            import_ledger(archive, tmp_path / "new")
+        ways[way]()
     assert sorted(tmp_path.iterdir()) == before
