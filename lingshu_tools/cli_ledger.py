@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lingshu_tools.cli_common import common, echo_json, open_app, progress_bar, settings, show
+from lingshu_tools.cli_migrate import migrate
 
 if TYPE_CHECKING:
     from lingshu_tools.app import App
@@ -25,6 +26,9 @@ _WHICH = click.option(
 @click.group()
 def ledger() -> None:
     """List, show, verify, export and import what was run."""
+
+
+ledger.add_command(migrate)
 
 
 @ledger.command("list")

@@ -7,23 +7,37 @@ r"""The hash chain over all rows: how a row is hashed, linked and appended.
 Knows nothing of what rows mean; needs a transaction that nobody else can write beside.
 """
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import Connection, Table, exists, insert, select
 
 from lingshu_tools.errors import TamperError
-from lingshu_tools.ledger.canonical import digest_bytes, digest_json
+from lingshu_tools.ledger.canonical import digest_bytes
 from lingshu_tools.ledger.records import Head
 from lingshu_tools.ledger.schema import chain
 
 EMPTY = Head(0, "")
+# Canonical JSON for what is flat, as rows are: a fifth of the time, and an audit does little else.
+_ENCODER = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+)
 
 
 def hash_row(kind: str, row: Mapping[str, Any]) -> str:
-    """Return the digest of one row."""
-    filled = {name: value for name, value in row.items() if value is not None}
-    return digest_json({"kind": kind, "row": filled})
+    """Return the digest of one row.
+
+    Raises:
+        ValueError: it holds what canonical JSON cannot: an infinity, a lone surrogate.
+    """
+    filled = {
+        # -0.0 becomes 0.0
+        name: value + 0.0 if isinstance(value, float) else value
+        for name, value in row.items()
+        if value is not None
+    }
+    return digest_bytes(_ENCODER.encode({"kind": kind, "row": filled}).encode())
 
 
 def hash_link(previous: str, seq: int, row_hash: str) -> str:

@@ -11,13 +11,14 @@ from pathlib import Path
 from random import SystemRandom
 from typing import Self, TypeVar
 
-from sqlalchemy import Connection, Engine, inspect, select
+from sqlalchemy import Connection, Engine, insert, inspect, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from lingshu_tools.errors import InputError, LedgerError
-from lingshu_tools.ledger import schema, sqlite
+from lingshu_tools.ledger import derived, schema, sqlite
 from lingshu_tools.ledger.chain import append
+from lingshu_tools.ledger.migrations import BASELINE, HEAD, REVISIONS
 from lingshu_tools.ledger.rows import new_id, now
 
 T = TypeVar("T")
@@ -31,6 +32,7 @@ class Database:
     def __init__(self, path: Path, reader: Engine, writer: Engine | None = None) -> None:
         self.path = path
         self.reader = reader
+        self.revision = BASELINE
         self._writer = writer
 
     @property
@@ -45,10 +47,10 @@ class Database:
         Raises:
             LedgerError: it is no ledger, one of another format, or cannot be opened.
         """
-        with _creating(path):
+        with opening(path):
             journal = sqlite.journal_for(path)
             self = cls(path, sqlite.reader(path), sqlite.writer(path, journal))
-            self.write(_create)
+            self.revision = self.write(_create)
         return self
 
     @classmethod
@@ -60,7 +62,7 @@ class Database:
         """
         self = cls(path, sqlite.read_only(path))
         with self.read() as connection:
-            _check(connection)
+            self.revision = _check(connection)
         return self
 
     @contextmanager
@@ -114,9 +116,13 @@ def path_of(home: Path, url: str | None) -> Path:
 
 
 @contextmanager
-def _creating(path: Path) -> Generator[None]:
-    # One process at a time decides the journal and makes the tables. Never a lock on the database
-    # itself: closing any descriptor of it would drop SQLite's own locks.
+def opening(path: Path) -> Generator[None]:
+    """Let one process at a time decide the journal and make or change the tables.
+
+    Raises:
+        LedgerError: the folder cannot be written to.
+    """
+    # Never a lock on the database itself: closing any descriptor of it would drop SQLite's own.
     guard = path.with_name(f"{path.name}.open")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -129,14 +135,22 @@ def _creating(path: Path) -> Generator[None]:
         yield
 
 
-def _create(connection: Connection) -> None:
+def create_tables(connection: Connection) -> None:
+    """Make all that the newest revision of the schema has, in an empty database; no row of it."""
+    sqlite.create_tables(connection)
+    derived.create(connection)
+    schema.revision.create(connection)
+    connection.execute(insert(schema.revision), {"version_num": HEAD})
+
+
+def _create(connection: Connection) -> str:
     if not inspect(connection).get_table_names():
-        sqlite.create_tables(connection)
+        create_tables(connection)
         append(connection, schema.ledger, id=new_id("led"), format=schema.FORMAT, created_at=now())
-    _check(connection)
+    return _check(connection)
 
 
-def _check(connection: Connection) -> None:
+def _check(connection: Connection) -> str:
     found = None
     if inspect(connection).has_table(schema.ledger.name):
         found = connection.scalar(select(schema.ledger.c.format))
@@ -146,3 +160,17 @@ def _check(connection: Connection) -> None:
             + ("use a newer lingshu-tools" if found else "it is not a ledger, name another file")
         )
         raise LedgerError(message)
+    return _revision(connection)
+
+
+def _revision(connection: Connection) -> str:
+    if not inspect(connection).has_table(schema.revision.name):
+        return BASELINE
+    found = connection.scalar(select(schema.revision.c.version_num))
+    if found not in REVISIONS:
+        message = (
+            f"this ledger has the schema {found!r}, and this version knows {', '.join(REVISIONS)}: "
+            "it was made by a newer lingshu-tools; use that one"
+        )
+        raise LedgerError(message)
+    return str(found)

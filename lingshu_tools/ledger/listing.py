@@ -3,7 +3,7 @@
 Knows nothing of writing.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -11,9 +11,10 @@ from typing import Any, get_args
 from sqlalchemy import Connection, Select, select
 
 from lingshu_tools.errors import InputError, did_you_mean
+from lingshu_tools.ledger.derived import OPEN
 from lingshu_tools.ledger.records import Experiment, Listed, OutcomeKind, Page, Status
 from lingshu_tools.ledger.rows import record
-from lingshu_tools.ledger.schema import experiment, outcome
+from lingshu_tools.ledger.schema import experiment, outcome, standing
 
 MAX_LIMIT = 500
 _BATCH = 100
@@ -37,22 +38,30 @@ class Filter:
     request_digest: str | None = None
     text: str | None = None
 
-    def query(self) -> Select[Any]:
-        """Return the query for experiments with their outcome's kind, newest first."""
+    def query(self, *, standings: bool = True) -> Select[Any]:
+        """Return the query for experiments with their outcome's kind, newest first.
+
+        Args:
+            standings: whether the ledger has the table `standing`; without it, a rare status is
+                looked for in every experiment.
+        """
+        kind = None if self.status in _PROBED else self.status
         query = select(experiment, outcome.c.kind.label("kind"))
+        place = experiment.c.seq
+        if self.status is not None and standings:
+            place = standing.c.seq
+            query = query.select_from(standing).join(experiment, experiment.c.seq == place)
+            query = query.where(standing.c.status == (kind or OPEN))
         query = query.outerjoin(outcome, outcome.c.experiment_id == experiment.c.id)
+        if self.status is not None:
+            query = query.where(outcome.c.kind.is_not_distinct_from(kind))
         for name in _EQUAL:
             if (wanted := getattr(self, name)) is not None:
                 query = query.where(experiment.c[name] == wanted)
         if self.text is not None:
-            place = experiment.c.id + " " + experiment.c.request
-            query = query.where(place.icontains(self.text, autoescape=True))
-        if self.status is not None:
-            kind = None if self.status in _PROBED else self.status
-            query = query.where(
-                outcome.c.kind.is_(None) if kind is None else outcome.c.kind == kind
-            )
-        return query.order_by(experiment.c.seq.desc())
+            searched = experiment.c.id + " " + experiment.c.request
+            query = query.where(searched.icontains(self.text, autoescape=True))
+        return query.order_by(place.desc())
 
 
 def status_of(kind: OutcomeKind | None, *, tried: bool, alive: bool) -> Status:
@@ -67,18 +76,21 @@ def status_of(kind: OutcomeKind | None, *, tried: bool, alive: bool) -> Status:
 def page(
     read: Callable[[], AbstractContextManager[Connection]],
     wanted: Filter,
-    unsealed: Callable[[str], Status],
+    unsealed: Callable[[Sequence[str]], Mapping[str, Status]],
     before: str | None,
     limit: int,
+    *,
+    standings: bool = True,
 ) -> Page:
     """Return one page.
 
     Args:
         read: opens a short transaction; none is open while `unsealed` looks.
         wanted: what to show.
-        unsealed: gives the status of an experiment that had no outcome when it was read.
+        unsealed: gives the statuses of experiments that had no outcome when they were read.
         before: the cursor; None for the first page.
         limit: experiments per page.
+        standings: whether the ledger has the table `standing`.
 
     Raises:
         InputError: the cursor, the limit or the status is not one.
@@ -90,13 +102,17 @@ def page(
         near = did_you_mean(wanted.status, get_args(Status))
         message = f"status={wanted.status!r} is none of {', '.join(get_args(Status))}.{near}"
         raise InputError(message)
+    # Where locks decide, some of what is read is not wanted.
+    size = _BATCH if wanted.status in _PROBED else limit + 1
     items: list[Listed] = []
-    for row in _rows(read, wanted.query(), _cursor(before)):
-        status = row["kind"] or unsealed(row["id"])
-        if wanted.status in (None, status):
-            if len(items) == limit:
-                return Page(tuple(items), str(items[-1].experiment.seq))
-            items.append(Listed(record(Experiment, row), status))
+    for rows in _batches(read, wanted.query(standings=standings), _cursor(before), size):
+        found = unsealed([row["id"] for row in rows if row["kind"] is None])
+        for row in rows:
+            status = row["kind"] or found[row["id"]]
+            if wanted.status in (None, status):
+                if len(items) == limit:
+                    return Page(tuple(items), str(items[-1].experiment.seq))
+                items.append(Listed(record(Experiment, row), status))
     return Page(tuple(items), None)
 
 
@@ -109,14 +125,17 @@ def _cursor(before: str | None) -> int | None:
     return int(before)
 
 
-def _rows(
-    read: Callable[[], AbstractContextManager[Connection]], query: Select[Any], before: int | None
-) -> Iterator[dict[str, Any]]:
+def _batches(
+    read: Callable[[], AbstractContextManager[Connection]],
+    query: Select[Any],
+    before: int | None,
+    size: int,
+) -> Iterator[list[dict[str, Any]]]:
     while True:
         later = query if before is None else query.where(experiment.c.seq < before)
         with read() as connection:
-            rows = [dict(row) for row in connection.execute(later.limit(_BATCH)).mappings()]
-        yield from rows
-        if len(rows) < _BATCH:
+            rows = [dict(row) for row in connection.execute(later.limit(size)).mappings()]
+        yield rows
+        if len(rows) < size:
             return
         before = rows[-1]["seq"]

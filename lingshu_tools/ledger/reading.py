@@ -4,7 +4,7 @@
 """
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,14 @@ from lingshu_tools.ledger.database import Database
 from lingshu_tools.ledger.heads import Heads
 from lingshu_tools.ledger.listing import Filter, page, status_of
 from lingshu_tools.ledger.liveness import Locks
+from lingshu_tools.ledger.migrations import STANDING
 from lingshu_tools.ledger.objects import ObjectStore
 from lingshu_tools.ledger.records import (
     Experiment,
     Head,
     Measurement,
     Outcome,
+    OutcomeKind,
     Page,
     Problem,
     Screen,
@@ -145,7 +147,9 @@ class Reading:
             text=text,
             request_digest=request_digest,
         )
-        return page(self._database.read, wanted, self.status, before, limit)
+        standings = self._database.revision >= STANDING
+        unsealed = self._unsealed
+        return page(self._database.read, wanted, unsealed, before, limit, standings=standings)
 
     def status(self, experiment_id: str) -> Status:
         """Return where an experiment stands.
@@ -160,6 +164,23 @@ class Reading:
         alive = self._locks.is_held(experiment_id)
         sealed = self.outcome(experiment_id)
         return status_of(sealed and sealed.kind, tried=tried, alive=alive)
+
+    def _unsealed(self, ids: Sequence[str]) -> dict[str, Status]:
+        # As in `status`, for many at once: who was tried, who is alive, who is sealed by now.
+        if not ids:
+            return {}
+        tries = select(schema.attempt.c.experiment_id)
+        with self._database.read() as connection:
+            tried = set(connection.scalars(tries.where(schema.attempt.c.experiment_id.in_(ids))))
+        alive = {each for each in ids if self._locks.is_held(each)}
+        ends = select(schema.outcome.c.experiment_id, schema.outcome.c.kind)
+        with self._database.read() as connection:
+            rows = connection.execute(ends.where(schema.outcome.c.experiment_id.in_(ids)))
+            sealed: dict[str, OutcomeKind] = {row.experiment_id: row.kind for row in rows}
+        return {
+            each: status_of(sealed.get(each), tried=each in tried, alive=each in alive)
+            for each in ids
+        }
 
     def outcome(self, experiment_id: str) -> Outcome | None:
         """Return how an experiment ended; None until it has."""
@@ -224,5 +245,5 @@ class Reading:
             for e in self._spool.waiting()
         ]
         alone = self.read_only and not self._objects.root.is_dir()
-        audit = Audit(self._database.reader, None if alone else self._objects, progress)
+        audit = Audit(self._database, None if alone else self._objects, progress)
         return audit.run([*anchors, *self._heads.all()], waiting)

@@ -1,9 +1,9 @@
 """The ledger's tables: insert-only, each row a link of one hash chain.
 
-Every table shares the chain's `seq`, so one counter orders all that ever happened, and a table
-needs no link columns of its own. A column added later is NULL in old rows, and the hash leaves NULL
-out, so widening a table never changes an old hash. Written for SQLite and PostgreSQL alike. Knows
-nothing of how rows get in or out.
+Every table of `metadata` shares the chain's `seq`, so one counter orders all that ever happened,
+and a table needs no link columns of its own. A column added later is NULL in old rows, and the hash
+leaves NULL out, so widening a table never changes an old hash. Written for SQLite and PostgreSQL
+alike. Knows nothing of how rows get in or out.
 """
 
 from typing import Any
@@ -18,6 +18,8 @@ from sqlalchemy import (
     Index,
     Integer,
     MetaData,
+    PrimaryKeyConstraint,
+    String,
     Table,
     Text,
     UniqueConstraint,
@@ -25,15 +27,16 @@ from sqlalchemy import (
 
 FORMAT = "lingshu-ledger-1"
 
-metadata = MetaData(
-    naming_convention={
-        "pk": "pk_%(table_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "ck": "ck_%(table_name)s_%(constraint_name)s",
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-    }
-)
+_names = {
+    "pk": "pk_%(table_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+}
+metadata = MetaData(naming_convention=_names)
+derived = MetaData(naming_convention=_names)
+"""Outside the chain and the hash contract: `derived.py` makes its rows from the others."""
 # STRICT tables take SQLite's own type names only; PostgreSQL's INTEGER and REAL are too narrow.
 _integer = BigInteger().with_variant(Integer(), "sqlite")
 _real = Double().with_variant(REAL(), "sqlite")
@@ -207,3 +210,19 @@ verification = _table(
 
 TABLES = {table.name: table for table in metadata.sorted_tables if table is not chain}
 """The chained tables by name."""
+
+standing = Table(
+    "standing",
+    derived,
+    Column("seq", _integer, primary_key=True, autoincrement=False, comment="The experiment's."),
+    _text("status", "`open`, or the kind of the experiment's outcome."),
+    Index(None, "status", "seq"),
+    sqlite_strict=True,
+)
+revision = Table(
+    # Alembic's own table, to the letter.
+    "alembic_version",
+    MetaData(),
+    Column("version_num", String(32), nullable=False),
+    PrimaryKeyConstraint("version_num", name="alembic_version_pkc"),
+)

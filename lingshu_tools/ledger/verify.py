@@ -1,164 +1,197 @@
 """An audit: every hash derived again, every object read, every anchor looked for.
 
-Reads in short transactions, so writers need not wait. What it cannot see: a tail cut off when no
-earlier head is known, and a whole chain forged by somebody who could also replace every anchor.
-Knows nothing of locks or of what rows mean.
+A long ledger is shared out to processes, a stretch of the chain at a time. Reads in short
+transactions, so writers need not wait. What it cannot see: a tail cut off when no earlier head is
+known, and a whole chain forged by somebody who could also replace every anchor. Knows nothing of
+locks or of what rows mean.
 """
 
 import json
-from collections.abc import Callable, Iterable
-from typing import Any
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict
+from queue import SimpleQueue
 
-from sqlalchemy import Connection, Engine, Table, select
+from sqlalchemy import Connection, func, select
 from sqlalchemy.exc import DatabaseError
 
-from lingshu_tools.errors import LingshuError
-from lingshu_tools.ledger.chain import EMPTY, hash_link, hash_row, head_of
+from lingshu_tools.errors import LedgerError
+from lingshu_tools.ledger import derived
+from lingshu_tools.ledger.chain import EMPTY, head_of
+from lingshu_tools.ledger.checking import MAX_PROBLEMS, Checked, Place, check
+from lingshu_tools.ledger.database import Database
+from lingshu_tools.ledger.migrations import STANDING
 from lingshu_tools.ledger.objects import ObjectStore
 from lingshu_tools.ledger.records import Head, Problem, VerifyReport
-from lingshu_tools.ledger.schema import TABLES, artifact, chain, outcome
+from lingshu_tools.ledger.schema import TABLES, artifact, chain
 from lingshu_tools.ledger.sqlite import triggers
 
-BATCH = 1000
-MAX_PROBLEMS = 100
+BATCH = 2000
+# A process takes as long to start as this many rows take to check.
+ALONE = 20_000
 Progress = Callable[[int, int], None]
+Stretch = tuple[int, int]
 
 
 class Audit:
     """One pass over a ledger; `run` returns what it found. With no objects, rows alone are read."""
 
     def __init__(
-        self, engine: Engine, objects: ObjectStore | None, progress: Progress | None
+        self, database: Database, objects: ObjectStore | None, progress: Progress | None
     ) -> None:
-        self._engine = engine
-        self._objects = objects
+        standings = database.revision >= STANDING
+        folder = None if objects is None else str(objects.root)
+        self._place = Place(str(database.path), database.writable, folder, standings)
+        self._engine = database.reader
         self._progress = progress or _silent
-        self._problems: list[Problem] = []
-        self._rows = self._checked = 0
-        self._known: set[str] = set()
+        self._found = Checked()
 
     def run(self, anchors: Iterable[Head], others: Iterable[Problem] = ()) -> VerifyReport:
         """Return the report; `others` are problems found elsewhere."""
-        self._problems.extend(others)
         head = EMPTY
         try:
             head = self._everything(anchors)
         except DatabaseError as error:
-            self._note(None, f"the database cannot be read: {error.orig}")
-        problems = sorted(self._problems, key=lambda p: (p.seq is None, p.seq or 0))
-        objects = None if self._objects is None else self._checked
-        return VerifyReport(head, self._rows, objects, tuple(problems))
+            self._found.note(None, f"the database cannot be read: {error.orig}")
+        found = [*others, *self._found.problems]
+        problems = sorted(found, key=lambda p: (p.seq is None, p.seq or 0))
+        objects = None if self._place.objects is None else self._found.objects
+        return VerifyReport(head, self._found.rows, objects, tuple(problems[:MAX_PROBLEMS]))
 
     def _everything(self, anchors: Iterable[Head]) -> Head:
+        whole = Checked()
         with self._engine.begin() as connection:
-            self._file(connection)
             head = head_of(connection)
-            digests = list(connection.execute(select(artifact.c.seq, artifact.c.digest)))
-            self._anchors(connection, head, anchors)
-            self._strays(connection, head)
-        self._known = {digest for _, digest in digests}
-        total = head.seq + len(digests)
-        previous = EMPTY.hash
-        for start in range(1, head.seq + 1, BATCH):
-            end = min(start + BATCH - 1, head.seq)
-            with self._engine.begin() as connection:
-                previous = self._batch(connection, start, end, previous)
-            self._progress(self._rows, total)
-        if self._objects is not None:
-            for seq, digest in digests:
-                self._object(self._objects, seq, digest)
-                self._progress(self._rows + self._checked, total)
+            total = head.seq
+            if self._place.objects is not None:
+                total += connection.scalar(select(func.count(artifact.c.seq))) or 0
+            self._anchors(whole, connection, head, anchors)
+            self._strays(whole, connection, head)
+        ends = range(BATCH, head.seq + BATCH, BATCH)
+        stretches = [(end - BATCH + 1, min(end, head.seq)) for end in ends]
+        # SQLite reads the file through while the rows are hashed.
+        with ThreadPoolExecutor(1) as beside, self._checkers(head.seq) as checked:
+            file = beside.submit(self._file)
+            for done in checked(stretches):
+                self._found += done
+                self._progress(self._found.rows + self._found.objects, total)
+            self._found += whole
+            self._found += file.result()
         return head
 
-    def _file(self, connection: Connection) -> None:
+    @contextmanager
+    def _checkers(self, rows: int) -> Generator[Callable[[Iterable[Stretch]], Iterator[Checked]]]:
+        processes = min(_cores(), rows // ALONE)
+        if processes < 2:
+            yield lambda stretches: (check(self._engine, self._place, *s) for s in stretches)
+            return
+        with _workers(self._place, processes) as ask, ThreadPoolExecutor(processes) as pool:
+            yield lambda stretches: pool.map(ask, stretches)
+
+    def _file(self) -> Checked:
+        whole = Checked()
+        try:
+            with self._engine.begin() as connection:
+                self._structure(whole, connection)
+                self._triggers(whole, connection)
+        except DatabaseError as error:
+            whole.note(None, f"the database cannot be read: {error.orig}")
+        return whole
+
+    def _structure(self, whole: Checked, connection: Connection) -> None:
         for (text,) in connection.exec_driver_sql("PRAGMA integrity_check(10)"):
             if text != "ok":
-                self._note(None, f"SQLite's integrity check says: {text}")
+                whole.note(None, f"SQLite's integrity check says: {text}")
         for table, row, parent, _ in connection.exec_driver_sql("PRAGMA foreign_key_check"):
-            self._note(row, f"{table} refers to a {parent} that is not there")
+            whole.note(row, f"{table} refers to a {parent} that is not there")
+
+    def _triggers(self, whole: Checked, connection: Connection) -> None:
         query = "SELECT name, sql FROM sqlite_master WHERE type = 'trigger'"
         found = dict(tuple(row) for row in connection.exec_driver_sql(query))
-        for name, statement in triggers().items():
+        expected = triggers() | (derived.TRIGGERS if self._place.standings else {})
+        for name, statement in expected.items():
             if found.get(name) != statement:
-                self._note(None, f"trigger {name} is missing or changed: rows were not protected")
+                whole.note(None, f"trigger {name} is missing or changed: rows were not protected")
+        for name in found.keys() - expected.keys():
+            whole.note(None, f"trigger {name} is not the ledger's: it could change what is written")
 
-    def _anchors(self, connection: Connection, head: Head, anchors: Iterable[Head]) -> None:
+    def _anchors(
+        self, whole: Checked, connection: Connection, head: Head, anchors: Iterable[Head]
+    ) -> None:
         for anchor in anchors:
             query = select(chain.c.hash).where(chain.c.seq == anchor.seq)
             found = connection.scalar(query)
             if found is None:
-                self._note(
-                    anchor.seq, f"once was the head, but the chain ends at {head.seq}: cut off"
-                )
+                what = f"once was the head, but the chain ends at {head.seq}: cut off"
+                whole.note(anchor.seq, what)
             elif found != anchor.hash:
-                self._note(
-                    anchor.seq, f"had the hash {anchor.hash}, now {found}: history rewritten"
-                )
+                what = f"had the hash {anchor.hash}, now {found}: history rewritten"
+                whole.note(anchor.seq, what)
 
-    def _strays(self, connection: Connection, head: Head) -> None:
+    def _strays(self, whole: Checked, connection: Connection, head: Head) -> None:
         for table in TABLES.values():
             outside = select(table.c.seq).where((table.c.seq < 1) | (table.c.seq > head.seq))
             for seq in connection.scalars(outside.limit(MAX_PROBLEMS)):
-                self._note(seq, f"{table.name} row that is not in the chain")
+                whole.note(seq, f"{table.name} row that is not in the chain")
 
-    def _batch(self, connection: Connection, start: int, end: int, previous: str) -> str:
-        links = {row["seq"]: row for row in _between(connection, chain, start, end)}
-        rows = [
-            (name, row)
-            for name, table in TABLES.items()
-            for row in _between(connection, table, start, end)
-        ]
-        for seq in range(start, end + 1):
-            if seq not in links:
-                self._note(seq, "is missing from the chain")
-                continue
-            link = links[seq]
-            if hash_link(previous, seq, link["row_hash"]) != link["hash"]:
-                self._note(seq, "the chain breaks here: this link or the one before was changed")
-            previous = link["hash"]
-        self._match(links, rows)
-        self._rows += end - start + 1
-        return previous
 
-    def _match(
-        self, links: dict[int, dict[str, Any]], rows: list[tuple[str, dict[str, Any]]]
-    ) -> None:
-        claimed = {seq: (link["kind"], link["row_hash"]) for seq, link in links.items()}
-        for name, row in rows:
-            seq = row["seq"]
-            kind, expected = claimed.get(seq, (None, None))
-            if kind != name:
-                self._note(seq, f"{name} row that is not in the chain")
-                continue
-            del claimed[seq]
-            if (found := hash_row(name, row)) != expected:
-                self._note(seq, f"{name} row hashes to {found}, not {expected}: it was changed")
-            elif name == outcome.name:
-                self._refers(seq, row["artifacts"])
-        for seq, (kind, _) in claimed.items():
-            self._note(seq, f"{kind} row is missing")
+@contextmanager
+def _workers(place: Place, count: int) -> Generator[Callable[[Stretch], Checked]]:
+    """Give a function that has a stretch checked by whichever process is free."""
+    free: SimpleQueue[subprocess.Popen[str]] = SimpleQueue()
+    started: list[subprocess.Popen[str]] = []
 
-    def _refers(self, seq: int, artifacts: str) -> None:
-        for role, digest in json.loads(artifacts).items():
-            if digest not in self._known:
-                self._note(seq, f"its {role} {digest} has no artifact row")
+    def ask(stretch: Stretch) -> Checked:
+        process = free.get()
+        answer = _told(process, json.dumps(stretch))
+        free.put(process)
+        if not answer:
+            message = "a process of the audit ended early; run `lingshu ledger verify` again"
+            raise LedgerError(message)
+        rows, objects, problems = json.loads(answer)
+        return Checked(rows, objects, [Problem(seq, what) for seq, what in problems])
 
-    def _object(self, objects: ObjectStore, seq: int, digest: str) -> None:
-        self._checked += 1
-        try:
-            objects.get(digest)
-        except (LingshuError, OSError) as error:
-            self._note(seq, str(error))
+    try:
+        for _ in range(count):
+            started.append(_start(place))
+            free.put(started[-1])
+        yield ask
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
 
-    def _note(self, seq: int | None, what: str) -> None:
-        if len(self._problems) < MAX_PROBLEMS:
-            self._problems.append(Problem(seq, what))
+
+def _start(place: Place) -> subprocess.Popen[str]:
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    return subprocess.Popen(
+        [sys.executable, "-m", "lingshu_tools.ledger.checking", json.dumps(asdict(place))],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+
+
+def _told(process: subprocess.Popen[str], line: str) -> str:
+    """Return the line that a process answers; nothing where it has ended."""
+    if process.stdin is None or process.stdout is None:
+        return ""
+    try:
+        process.stdin.write(line + "\n")
+        process.stdin.flush()
+    except BrokenPipeError:
+        return ""
+    return process.stdout.readline()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _silent(done: int, total: int) -> None:
     del done, total
-
-
-def _between(connection: Connection, table: Table, start: int, end: int) -> list[dict[str, Any]]:
-    query = select(table).where(table.c.seq.between(start, end))
-    return [dict(row) for row in connection.execute(query).mappings()]

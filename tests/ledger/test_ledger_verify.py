@@ -55,6 +55,46 @@ def test_an_untouched_ledger_has_no_problems(ledger: Ledger, made: list[str]) ->
     assert steps == sorted(steps)
 
 
+def test_processes_find_what_one_process_finds(
+    ledger: Ledger, home: Path, made: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tamper(ledger, "UPDATE experiment SET door = 'cli' WHERE seq IN (2, 4)")
+    next((home / "objects").glob("*/*")).unlink()
+    alone = ledger.verify()
+    monkeypatch.setattr(verify, "ALONE", 1)
+    monkeypatch.setattr(verify, "BATCH", 3)
+    monkeypatch.setattr(verify, "_cores", lambda: 2)
+    steps: list[int] = []
+    assert ledger.verify(lambda done, _: steps.append(done)) == alone
+    assert len(alone.problems) == 3
+    assert len(steps) > 3
+    monkeypatch.setattr(verify.sys, "executable", "/bin/true")
+    with pytest.raises(LedgerError, match="ended early"):
+        ledger.verify()
+
+
+def test_a_row_that_cannot_be_read_is_named_and_the_others_are_checked(
+    ledger: Ledger, made: list[str]
+) -> None:
+    tamper(
+        ledger,
+        "UPDATE experiment SET principal = CAST(x'ff' AS TEXT) WHERE seq = 3",
+        "UPDATE outcome SET seconds = 9e999 WHERE seq = 8",
+        "UPDATE outcome SET artifacts = '{' WHERE seq = 11",
+    )
+    found = [p for p in ledger.verify().problems if p.seq]
+    assert [p.seq for p in found] == [3, 8, 11]
+    assert "cannot be read" in str(found[0])
+
+
+def test_a_trigger_of_somebody_else_is_named(ledger: Ledger, made: list[str]) -> None:
+    connection = sqlite3.connect(ledger.database)
+    connection.execute("CREATE TRIGGER mine AFTER INSERT ON chain BEGIN SELECT 1; END")
+    connection.close()
+    (problem,) = problems(ledger)
+    assert "trigger mine is not the ledger's" in problem
+
+
 def test_batches_join_without_a_seam(
     ledger: Ledger, made: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,6 +164,7 @@ def test_a_tail_cut_off_shows_against_an_earlier_head(
         ledger,
         "PRAGMA foreign_keys = OFF",
         *(f"DELETE FROM {t} WHERE seq > {head.seq - 2}" for t in ("outcome", "artifact", "chain")),
+        f"UPDATE standing SET status = 'open' WHERE seq = {ledger.experiment(made[2]).seq}",
     )
     assert problems(ledger) == []
     (problem,) = ledger.verify(anchors=[head]).problems

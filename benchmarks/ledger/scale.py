@@ -1,0 +1,127 @@
+"""Measures what a large ledger costs: `python -m benchmarks.ledger.scale --help`.
+
+Makes ledgers of growing size with `generate.py`, one at a time, and measures on each a page of
+20 experiments by every filter, one experiment with all that is known of it, and a whole `verify`.
+Every question opens the file anew, as the tools do; of several tries the median is reported. There
+are no tags in this schema, so none are measured. Knows nothing of the machine: say what it was.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.ledger.generate import generate
+from lingshu_tools.ledger import Ledger
+
+TRIES = 7
+FILTERS: dict[str, dict[str, Any]] = {
+    "time": {},
+    "tool": {"tool": "sample_cells"},
+    "checkpoint": {"checkpoint": "pbmc"},
+    "context": {"context": "cell_line=THP-1, stimulus=LPS"},
+    "perturbation": {"perturbation": "GENE07 knockout"},
+    "succeeded": {"status": "succeeded"},
+    "failed": {"status": "failed"},
+    "cancelled": {"status": "cancelled"},
+    "interrupted": {"status": "interrupted"},
+    "queued": {"status": "queued"},
+    "running": {"status": "running"},
+    "failed, perturbation": {"status": "failed", "perturbation": "GENE07 knockout"},
+}
+
+
+def median_ms(work: Callable[[], object], tries: int = TRIES) -> float:
+    """Return the median time of some work, in milliseconds."""
+    taken: list[float] = []
+    for _ in range(tries):
+        started = time.perf_counter()
+        work()
+        taken.append((time.perf_counter() - started) * 1000)
+    return round(statistics.median(taken), 1)
+
+
+def pages(ledger: Ledger) -> dict[str, float]:
+    """Return milliseconds per page of 20, by filter; `deep` is a page half-way down by time."""
+    found = {name: median_ms(lambda f=f: ledger.find(**f)) for name, f in FILTERS.items()}
+    screen = ledger.find_screens(limit=2)[-1].id
+    found["screen"] = median_ms(lambda: ledger.find(parent=screen))
+    found["deep"] = median_ms(lambda: ledger.find(before=str(ledger.head().seq // 2)))
+    return found
+
+
+def texts(ledger: Ledger) -> dict[str, float]:
+    """Return milliseconds per page of 20 by text: one that is common, one that is nowhere."""
+    wanted = {"common": "gene07", "in one row": '"seed":1,', "nowhere": "no such text"}
+    return {name: median_ms(lambda t=t: ledger.find(text=t), 3) for name, t in wanted.items()}
+
+
+def one(ledger: Ledger) -> float:
+    """Return milliseconds for an experiment, its status, its outcome and the verdicts on it."""
+    wanted = ledger.find(status="succeeded", before=str(ledger.head().seq // 2)).items[0]
+
+    def work() -> None:
+        identifier = wanted.experiment.id
+        ledger.experiment(identifier)
+        ledger.status(identifier)
+        ledger.outcome(identifier)
+        ledger.verifications(identifier)
+
+    return median_ms(work)
+
+
+def verified(ledger: Ledger) -> dict[str, Any]:
+    """Return how long `verify` took and how many rows it checked per second."""
+    before, started = _processor_s(), time.perf_counter()
+    report = ledger.verify()
+    if not report.ok:
+        raise SystemExit("\n".join(map(str, report.problems)))
+    took, worked = time.perf_counter() - started, _processor_s() - before
+    return {
+        "rows": report.rows,
+        "seconds": round(took, 1),
+        "rows_per_s": round(report.rows / took),
+        "rows_per_processor_s": round(report.rows / worked),
+    }
+
+
+def _processor_s() -> float:
+    return sum(os.times()[:4])
+
+
+def measure(experiments: int, folder: Path) -> dict[str, Any]:
+    """Return all figures for a ledger of this size, which is made and removed."""
+    started = time.perf_counter()
+    database = generate(experiments, folder / f"{experiments}.db", quiet=True)
+    made = round(time.perf_counter() - started, 1)
+    ledger = Ledger.open_read_only(database)
+    figures = {
+        "experiments": experiments,
+        "bytes_per_experiment": round(database.stat().st_size / experiments),
+        "made_in_s": made,
+        "page_ms": pages(ledger),
+        "text_ms": texts(ledger),
+        "experiment_ms": one(ledger),
+        "verify": verified(ledger),
+    }
+    database.unlink()
+    return figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("sizes", type=int, nargs="*", default=[10**n for n in (3, 4, 5, 6)])
+    parser.add_argument("--folder", type=Path, help="where they are made; 8 kB an experiment")
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=asked.folder) as folder:
+        for size in asked.sizes:
+            print(json.dumps(measure(size, Path(folder))), flush=True)
+
+
+if __name__ == "__main__":
+    main()

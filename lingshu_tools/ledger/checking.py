@@ -1,0 +1,172 @@
+"""A stretch of the chain, derived again: links, rows, what outcomes refer to, and objects.
+
+Stretches do not depend on each other, so that processes can share a ledger out. As a program, it
+takes where the ledger is as its argument and stretches on standard input, one JSON value per line,
+and answers each with a line: see `verify.py`. Knows nothing of the file as a whole.
+"""
+
+import json
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Table, select
+from sqlalchemy.exc import DatabaseError
+
+from lingshu_tools.errors import LingshuError
+from lingshu_tools.ledger import derived, sqlite
+from lingshu_tools.ledger.chain import EMPTY, hash_link, hash_row
+from lingshu_tools.ledger.objects import ObjectStore
+from lingshu_tools.ledger.records import Problem
+from lingshu_tools.ledger.schema import TABLES, artifact, chain, outcome
+
+MAX_PROBLEMS = 100
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a ledger is, in words that travel to another process.
+
+    Attributes:
+        database: its file.
+        writable: whether this machine may roll back what a killed writer left.
+        objects: its object store; None where rows alone are checked.
+        standings: whether it has the table `standing`.
+    """
+
+    database: str
+    writable: bool
+    objects: str | None
+    standings: bool
+
+    def engine(self) -> Engine:
+        """Return an engine that reads it."""
+        path = Path(self.database)
+        return sqlite.reader(path) if self.writable else sqlite.read_only(path)
+
+
+@dataclass
+class Checked:
+    """What came of a stretch; `objects` counts those that were read."""
+
+    rows: int = 0
+    objects: int = 0
+    problems: list[Problem] = field(default_factory=list[Problem])
+
+    def note(self, seq: int | None, what: str) -> None:
+        """Add a problem, up to a number that nobody reads beyond."""
+        if len(self.problems) < MAX_PROBLEMS:
+            self.problems.append(Problem(seq, what))
+
+    def __iadd__(self, other: "Checked") -> "Checked":
+        self.rows += other.rows
+        self.objects += other.objects
+        self.problems.extend(other.problems[: MAX_PROBLEMS - len(self.problems)])
+        return self
+
+
+def check(engine: Engine, place: Place, start: int, end: int) -> Checked:
+    """Return what is wrong with the rows from `start` to `end`; what cannot be read is named."""
+    try:
+        with engine.begin() as connection:
+            return _check(connection, place, start, end)
+    except (DatabaseError, ValueError) as error:
+        if start == end:
+            what = f"cannot be read: {error.orig if isinstance(error, DatabaseError) else error}"
+            return Checked(1, 0, [Problem(start, what)])
+    middle = (start + end) // 2
+    done = check(engine, place, start, middle)
+    if len(done.problems) < MAX_PROBLEMS:
+        done += check(engine, place, middle + 1, end)
+    return done
+
+
+def _check(connection: Connection, place: Place, start: int, end: int) -> Checked:
+    done = Checked(rows=end - start + 1)
+    links = {row["seq"]: row for row in _between(connection, chain, start, end)}
+    _links(done, links, _before(connection, start), range(start, end + 1))
+    claimed = {seq: (link["kind"], link["row_hash"]) for seq, link in links.items()}
+    for name, table in TABLES.items():
+        rows = _between(connection, table, start, end)
+        for row in rows:
+            kind, expected = claimed.get(row["seq"], (None, None))
+            if kind != name:
+                done.note(row["seq"], f"{name} row that is not in the chain")
+                continue
+            del claimed[row["seq"]]
+            if (found := hash_row(name, row)) != expected:
+                what = f"{name} row hashes to {found}, not {expected}: it was changed"
+                done.note(row["seq"], what)
+        if table is outcome:
+            _references(done, connection, rows)
+        if table is artifact and place.objects is not None:
+            _objects(done, ObjectStore(Path(place.objects), writable=False), rows)
+    for seq, (kind, _) in claimed.items():
+        done.note(seq, f"{kind} row is missing")
+    if place.standings:
+        for seq, true, kept in derived.wrong(connection, start, end):
+            done.note(seq, f"is {true}, but `standing` says {kept!r}: `lingshu ledger migrate`")
+    return done
+
+
+def _before(connection: Connection, start: int) -> str:
+    query = select(chain.c.hash).where(chain.c.seq < start).order_by(chain.c.seq.desc()).limit(1)
+    return connection.scalar(query) or EMPTY.hash
+
+
+def _links(
+    done: Checked, links: dict[int, dict[str, Any]], previous: str, wanted: Iterable[int]
+) -> None:
+    for seq in wanted:
+        if seq not in links:
+            done.note(seq, "is missing from the chain")
+            continue
+        link = links[seq]
+        if hash_link(previous, seq, link["row_hash"]) != link["hash"]:
+            done.note(seq, "the chain breaks here: this link or the one before was changed")
+        previous = link["hash"]
+
+
+def _references(done: Checked, connection: Connection, rows: list[dict[str, Any]]) -> None:
+    named: dict[str, tuple[int, str]] = {}
+    for row in rows:
+        for role, digest in json.loads(row["artifacts"]).items():
+            named[digest] = (row["seq"], role)
+    known = set(
+        connection.scalars(select(artifact.c.digest).where(artifact.c.digest.in_(list(named))))
+    )
+    for digest in named.keys() - known:
+        seq, role = named[digest]
+        done.note(seq, f"its {role} {digest} has no artifact row")
+
+
+def _objects(done: Checked, objects: ObjectStore, rows: list[dict[str, Any]]) -> None:
+    for row in rows:
+        done.objects += 1
+        try:
+            objects.get(row["digest"])
+        except (LingshuError, OSError) as error:
+            done.note(row["seq"], str(error))
+
+
+def _between(connection: Connection, table: Table, start: int, end: int) -> list[dict[str, Any]]:
+    query = select(table).where(table.c.seq.between(start, end))
+    names = table.c.keys()
+    return [dict(zip(names, row, strict=True)) for row in connection.execute(query)]
+
+
+def main() -> None:
+    """Check the stretches asked for, until there are no more."""
+    place = Place(**json.loads(sys.argv[1]))
+    engine = place.engine()
+    for line in sys.stdin:
+        done = check(engine, place, *json.loads(line))
+        problems = [[p.seq, p.what] for p in done.problems]
+        sys.stdout.write(json.dumps([done.rows, done.objects, problems]) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

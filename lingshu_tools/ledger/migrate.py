@@ -1,0 +1,101 @@
+"""Brings a ledger to this version's schema: a copy first, then all revisions in one transaction.
+
+Only `lingshu ledger migrate` calls it, never a tool: an older ledger works as it is. The file is
+locked against other processes of this library, and against every writer by BEGIN IMMEDIATE. Knows
+nothing of what the revisions do.
+"""
+
+import os
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from sqlalchemy import Connection
+
+from lingshu_tools.errors import LedgerError
+from lingshu_tools.ledger import derived
+from lingshu_tools.ledger.database import Database, opening
+from lingshu_tools.ledger.migrations import HEAD
+
+VERSIONS = Path(__file__).parent / "migrations"
+
+
+@dataclass(frozen=True)
+class Migrated:
+    """What `migrate` did; `backup` is None where the schema was new enough."""
+
+    before: str
+    after: str
+    backup: Path | None
+
+
+def migrate(path: Path) -> Migrated:
+    """Return what was done to bring the ledger at `path` to this version's schema.
+
+    What is derived from its rows is made anew in any case.
+
+    Raises:
+        LedgerError: there is no ledger, it is newer than this version, or it could not be copied
+            or changed; then it is as it was.
+    """
+    if not path.is_file():
+        message = f"{str(path)!r} is no file: name the ledger's experiments.db, or its home"
+        raise LedgerError(message)
+    database = Database.open(path)
+    with opening(path):
+        return database.write(lambda connection: _migrate(connection, path, database.revision))
+
+
+def _migrate(connection: Connection, path: Path, before: str) -> Migrated:
+    backup = None
+    if before != HEAD:
+        backup = _copy(path, before)
+        _upgrade(connection)
+    derived.rebuild(connection)
+    return Migrated(before, HEAD, backup)
+
+
+def _copy(path: Path, revision: str) -> Path:
+    # Writers wait for the transaction that is open, so the copy is what will be changed.
+    target = _unused(path, revision)
+    try:
+        source = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)
+        try:
+            source.execute("VACUUM INTO ?", (str(target),))
+        finally:
+            source.close()
+        for place in (target, target.parent):
+            handle = os.open(place, os.O_RDONLY)
+            os.fsync(handle)
+            os.close(handle)
+    except (sqlite3.Error, OSError) as error:
+        target.unlink(missing_ok=True)
+        message = f"{target} could not be written: {error}; nothing was changed. Free some space"
+        raise LedgerError(message) from error
+    return target
+
+
+def _unused(path: Path, revision: str) -> Path:
+    names = (f"{path.stem}.schema-{revision}{end}{path.suffix}" for end in ("", *_numbers()))
+    return next(each for name in names if not (each := path.with_name(name)).exists())
+
+
+def _numbers() -> list[str]:
+    return [f"-{n}" for n in range(2, 1000)]
+
+
+def _upgrade(connection: Connection) -> None:
+    # Not at import: nothing else needs Alembic.
+    from alembic.config import Config
+    from alembic.runtime.environment import EnvironmentContext
+    from alembic.script import ScriptDirectory
+
+    config = Config()
+    config.set_main_option("script_location", str(VERSIONS).replace("%", "%%"))
+    scripts = ScriptDirectory.from_config(config)
+    with EnvironmentContext(
+        config, scripts, fn=lambda at, _: scripts._upgrade_revs(HEAD, at), destination_rev=HEAD
+    ) as environment:
+        environment.configure(connection=connection)
+        environment.run_migrations()
