@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from lingshu_tools.errors import LedgerError
+from lingshu_tools.errors import InputError, LedgerError
 from lingshu_tools.ledger.records import Head
 
 FORMAT = "lingshu-archive-1"
@@ -98,7 +98,7 @@ class Metadata(_Part):
         try:
             made = cls.model_validate(value)
             Head.parse(made.head)
-        except (ValidationError, LedgerError, ValueError) as error:
+        except (ValidationError, InputError) as error:
             message = f"its {METADATA} does not describe an archive: {error}"
             raise ArchiveError(message) from error
         return made

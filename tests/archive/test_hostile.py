@@ -152,7 +152,7 @@ def test_a_bomb_by_total_and_by_count(honest: Parts, tmp_path: Path):
     refused(path, f"unpacks to {total:,} bytes", limits=Limits(total=total - 1))
     count = len(honest)
     refused(path, f"{count} entries, and {count - 1}", limits=Limits(entries=count - 1))
-    refused(path, "is 3.* bytes long", limits=Limits(json=500))
+    refused(path, r"is [\d,]+ bytes long, and 500", limits=Limits(json=500))
 
 
 def test_a_bomb_that_hides_how_many_entries_it_has(honest: Parts, tmp_path: Path):
@@ -292,7 +292,7 @@ def test_a_database_that_is_none(honest: Parts, tmp_path: Path, data: bytes, rea
         ("UPDATE chain SET row_hash = 'x' WHERE seq = 3", "does not verify: row 3"),
         ("DELETE FROM cancellation", "it holds the rows"),
         ("DELETE FROM chain WHERE seq = 4", "does not hold the rows|does not verify"),
-        ("UPDATE experiment SET parent = X'FF' WHERE parent IS NOT NULL", "cannot store BLOB"),
+        ("UPDATE experiment SET parent = CAST(X'FF' AS TEXT)", "does not hold.* decode"),
         ("ALTER TABLE screen RENAME TO s; CREATE VIEW screen AS SELECT * FROM s", "is computed"),
         (
             "DROP TABLE cancellation; CREATE VIRTUAL TABLE cancellation USING fts5(a)",

@@ -6,7 +6,6 @@ import json
 import runpy
 from pathlib import Path
 
-import anndata
 import pytest
 from conftest import KNOCKOUT, finished
 
@@ -111,6 +110,8 @@ def test_the_script_says_what_is_not_the_same(
 
 
 def test_an_h5ad_says_when_it_was_sealed_and_how_it_replayed(app: App, done: str):
+    import anndata
+
     again = finished(app, "replay_experiment", {"id": done, "wait_s": 45}).experiment_id
     read = anndata.read_h5ad(export(app, done, "h5ad").path)
     told = json.loads(read.uns["lingshu"])["experiments"][0]
