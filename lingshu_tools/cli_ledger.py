@@ -1,10 +1,11 @@
-"""`lingshu ledger`: look at what was run, and prove that nobody changed it.
+"""`lingshu ledger`: look at what was run, prove that nobody changed it, take it elsewhere.
 
 Knows nothing of hashes: the ledger verifies itself.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -24,7 +25,7 @@ _WHICH = click.option(
 
 @click.group()
 def ledger() -> None:
-    """List, show and verify what was run."""
+    """List, show, verify, export and import what was run."""
 
 
 ledger.add_command(migrate)
@@ -55,13 +56,17 @@ def list_(
 @_WHICH
 @common
 def show_(experiment_id: str, database: Path | None) -> None:
-    """Show one experiment with its provenance."""
-    from lingshu_tools.dispatcher import call
-    from lingshu_tools.registry import registry
+    """Show an experiment or a screen as a page of a lab book."""
+    app = _app(database)
+    if not settings().as_json:
+        from lingshu_tools.lab_book import page
 
-    arguments = {"id": experiment_id, "detail": "provenance", "wait_s": 0}
-    result = call(_app(database), "get_experiment", arguments)
-    show(result, registry()["get_experiment"].text(result))
+        click.echo(page(app, experiment_id))
+        return
+    from lingshu_tools.dispatcher import call
+
+    detail = "summary" if experiment_id.startswith("scr_") else "provenance"
+    show(call(app, "get_experiment", {"id": experiment_id, "detail": detail, "wait_s": 0}))
 
 
 @ledger.command()
@@ -86,6 +91,104 @@ def verify(ctx: click.Context, anchor: tuple[str, ...], database: Path | None) -
         click.echo(f"{report.rows} rows and {objects} objects; head {report.head}")
         click.echo("\n".join(problems) or "every hash is as it should be")
     ctx.exit(0 if report.ok else 1)
+
+
+@ledger.command("export")
+@click.argument("out", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--license", "terms", help="Terms of use, as text or a URL; said in the archive.")
+@_WHICH
+@common
+def export_(out: Path, terms: str | None, database: Path | None) -> None:
+    """Write the whole ledger, rows and objects, to the new file OUT.zip.
+
+    All of it or nothing: every row is a link of one hash chain, so no part can be taken out. For
+    single experiments there is the tool export_experiment.
+    """
+    from lingshu_tools.archive import export_ledger
+
+    with progress_bar("export") as sink:
+        made = export_ledger(_app(database).ledger, out, terms=terms, progress=sink)
+    told = made.metadata.model_dump(mode="json")
+    rows, objects = sum(made.metadata.rows.values()), made.metadata.objects
+    _tell(
+        {"path": str(made.path), "digest": made.digest, "bytes": made.bytes, **told},
+        f"{made.path}: {rows} rows and {objects.count} objects, {made.bytes:,} bytes\n"
+        f"{made.digest}\nhead {made.metadata.head}",
+        [
+            f"the outcome of {name} still waits for the database; it is not in"
+            for name in made.spooled
+        ],
+    )
+
+
+@ledger.command("import")
+@click.argument("archive", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--into", type=click.Path(file_okay=False, path_type=Path), help="A new home.")
+@click.option(
+    "--max-gib",
+    type=click.IntRange(min=1),
+    default=64,
+    show_default=True,
+    help="Refuse archives that unpack to more.",
+)
+@common
+def import_(archive: Path, into: Path | None, max_gib: int) -> None:
+    """Make ARCHIVE the ledger of an empty home, once every hash in it has been derived again."""
+    from lingshu_tools.archive import Limits, import_ledger
+
+    home = into.expanduser().absolute() if into else open_app().home
+    with progress_bar("import") as sink:
+        made = import_ledger(archive, home, limits=Limits(total=max_gib * 1024**3), progress=sink)
+    rows, objects = sum(made.metadata.rows.values()), made.metadata.objects
+    _tell(
+        {"home": str(made.home), **made.metadata.model_dump(mode="json")},
+        f"{made.home}: {rows} rows and {objects.count} objects, all verified\n"
+        f"head {made.metadata.head}: compare it with one the sender names",
+    )
+
+
+@ledger.command()
+@click.option(
+    "--older-than",
+    type=click.FloatRange(min=1 / 24),
+    default=7,
+    show_default=True,
+    metavar="DAYS",
+    help="Leave younger objects alone: their rows may be on the way.",
+)
+@click.option("--delete", is_flag=True, help="Delete them; without it they are only listed.")
+@common
+def gc(older_than: float, *, delete: bool) -> None:
+    """List objects that no row refers to, or delete them; safe while others are at work."""
+    from lingshu_tools.ledger.garbage import DAY_S, collect_garbage
+
+    found = collect_garbage(open_app().ledger, min_age_s=older_than * DAY_S, delete=delete)
+    named = [str(path) for path in found.paths]
+    counted = f"{len(named)} objects, {found.bytes:,} bytes, that no row refers to"
+    done = f"{found.deleted} deleted" if delete else "nothing deleted; --delete does it"
+    _tell(
+        {
+            "objects": named,
+            "bytes": found.bytes,
+            "young": found.young,
+            "kept": found.kept,
+            "deleted": found.deleted,
+        },
+        "\n".join(
+            [
+                *named,
+                f"{counted}: {done}",
+                f"kept: {found.kept} in use, {found.young} younger than {older_than:g} days",
+            ]
+        ),
+    )
+
+
+def _tell(structured: dict[str, Any], text: str, warnings: Sequence[str] = ()) -> None:
+    if settings().as_json:
+        echo_json({"status": "succeeded", **structured, "warnings": list(warnings)})
+    else:
+        click.echo("\n".join([text, *warnings]))
 
 
 def _app(database: Path | None) -> "App":

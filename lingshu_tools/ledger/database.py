@@ -135,12 +135,17 @@ def opening(path: Path) -> Generator[None]:
         yield
 
 
+def create_tables(connection: Connection) -> None:
+    """Make all that the newest revision of the schema has, in an empty database; no row of it."""
+    sqlite.create_tables(connection)
+    derived.create(connection)
+    schema.revision.create(connection)
+    connection.execute(insert(schema.revision), {"version_num": HEAD})
+
+
 def _create(connection: Connection) -> str:
     if not inspect(connection).get_table_names():
-        sqlite.create_tables(connection)
-        derived.create(connection)
-        schema.revision.create(connection)
-        connection.execute(insert(schema.revision), {"version_num": HEAD})
+        create_tables(connection)
         append(connection, schema.ledger, id=new_id("led"), format=schema.FORMAT, created_at=now())
     return _check(connection)
 

@@ -4,6 +4,7 @@
 or of who needs them.
 """
 
+import os
 import re
 from pathlib import Path
 
@@ -47,8 +48,7 @@ class ObjectStore:
             message = f"{self.root} was opened read-only: nothing can be stored in it"
             raise LedgerError(message)
         try:
-            # A damaged object is replaced by whoever brings the right bytes again.
-            if not (path.exists() and digest_file(path) == digest):
+            if not _touched(path, digest):
                 write_durably(path, data)
         except OSError as error:
             message = f"{path} could not be written: {error}; free some space and try again"
@@ -76,3 +76,14 @@ class ObjectStore:
     def has(self, digest: str) -> bool:
         """Return whether an object is there; its bytes are checked when it is read."""
         return self.path(digest).is_file()
+
+
+def _touched(path: Path, digest: str) -> bool:
+    """Return whether an object is there and whole, and young again for whoever collects garbage."""
+    try:
+        # In this order: an object taken away in between is missed here, and written anew.
+        os.utime(path)
+        # A damaged object is replaced by whoever brings the right bytes again.
+        return digest_file(path) == digest
+    except FileNotFoundError:
+        return False

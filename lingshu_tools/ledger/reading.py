@@ -5,10 +5,11 @@
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 
 from lingshu_tools.errors import InputError
 from lingshu_tools.ledger import schema
@@ -64,6 +65,19 @@ class Reading:
     def schema(self) -> str:
         """The revision of the database's schema."""
         return self._database.revision
+
+    @property
+    def objects(self) -> ObjectStore:
+        """Where the bytes are that its rows name."""
+        return self._objects
+
+    def read(self) -> AbstractContextManager[Connection]:
+        """Give a connection that sees one state of the rows; hold it briefly."""
+        return self._database.read()
+
+    def spooled(self) -> dict[str, dict[str, Any] | None]:
+        """Return the outcomes that wait for a database, by experiment; None is unreadable."""
+        return {name: self._spool.get(name) for name in self._spool.waiting()}
 
     def head(self) -> Head:
         """Return the newest link of the chain, to be kept as a witness."""

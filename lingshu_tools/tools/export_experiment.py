@@ -1,6 +1,6 @@
-"""export_experiment: the cells of an experiment or a screen as a file other software reads.
+"""export_experiment: an experiment or a screen as a file that other software reads or runs.
 
-The file is written by a child process. Knows nothing of how the cells were made.
+An h5ad is written by a child process. Knows nothing of how the cells were made.
 """
 
 from __future__ import annotations
@@ -13,11 +13,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from lingshu_model.wire.durable import write_durably
 from lingshu_tools.children import run_child
 from lingshu_tools.errors import InputError
-from lingshu_tools.ledger import Experiment
+from lingshu_tools.gene_tables import EFFECT_UNITS, SAMPLE_UNITS, effect_rows, sample_rows
+from lingshu_tools.ledger import Experiment, digest_file
 from lingshu_tools.registry import Arguments, ToolSpec
 from lingshu_tools.results import Result
+from lingshu_tools.scripts import script
+from lingshu_tools.tables import write_csv
 from lingshu_tools.tools.common import AnyId
 from lingshu_tools.tools.run_screen import locate_screen
 from lingshu_tools.views import Shown, envelope, shown
@@ -35,7 +39,11 @@ class ExportExperiment(Arguments):
     """Arguments of export_experiment."""
 
     id: AnyId
-    format: Literal["h5ad"] = Field(default="h5ad", description="h5ad: AnnData, raw counts")
+    format: Literal["h5ad", "csv", "script"] = Field(
+        default="h5ad",
+        description="h5ad: AnnData, raw counts; csv: one row per gene; script: Python that "
+        "reproduces it and compares",
+    )
 
 
 class ExportResult(Result):
@@ -44,38 +52,74 @@ class ExportResult(Result):
     path: str
     digest: str = Field(description="sha256 of the file")
     bytes: int
-    n_obs: int
-    n_vars: int
+    n_obs: int | None = Field(default=None, description="Cells of an h5ad")
+    n_vars: int | None = Field(default=None, description="Genes of an h5ad")
+    rows: int | None = Field(default=None, description="Rows of a csv, experiments of a script")
 
 
 def export_experiment(app: App, asked: ExportExperiment) -> ExportResult:
-    """Return a file with the cells of an experiment, or of all finished ones of a screen."""
-    ones = _finished(app, asked.id)
+    """Return a file made of an experiment, or of all finished ones of a screen."""
+    ones = _finished(app, asked.id, asked.format)
     folder = app.home / "exports"
     folder.mkdir(parents=True, exist_ok=True)
-    out = folder / f"{asked.id}.{asked.format}"
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".arms-") as blobs:
+    out = folder / f"{asked.id}.{_SUFFIX.get(asked.format, asked.format)}"
+    written, said = _WRITERS[asked.format](app, asked.id, ones, out)
+    fields = envelope(app, ones[0]) | {
+        "status": "succeeded",
+        "caveats": _missing(app, asked.id, ones),
+        **said,
+    }
+    if asked.id.startswith("scr_"):
+        fields |= {"experiment_id": None, "screen_id": asked.id, "support": None, "evidence": None}
+    whole = {"digest": digest_file(out), "bytes": out.stat().st_size, **written}
+    return ExportResult(**fields, path=str(out), **whole)
+
+
+def _h5ad(app: App, name: str, ones: Sequence[Shown], out: Path) -> _Written:
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".arms-") as blobs:
         job = {
             "arms": _arms(ones, Path(blobs)),
             "var": _var(ones[0]),
-            "uns": {"lingshu": json.dumps(_provenance(app, asked.id, ones), sort_keys=True)},
+            "uns": {"lingshu": json.dumps(_provenance(app, name, ones), sort_keys=True)},
             "out": str(out),
         }
         written = run_child("export", job)
     cells = f"{written['n_obs']} simulated cells × {written['n_vars']} genes"
-    fields = envelope(app, ones[0]) | {
-        "status": "succeeded",
-        "summary": f"{cells} of {asked.id} written to {out}",
+    return written, {
+        "summary": f"{cells} of {name} written to {out}",
         "units": {"X": "count (UMI)"},
-        "caveats": _missing(app, asked.id, ones),
         "next_step": f'anndata.read_h5ad("{out}"); provenance is in uns["lingshu"], as JSON',
     }
-    if asked.id.startswith("scr_"):
-        fields |= {"experiment_id": None, "screen_id": asked.id, "support": None, "evidence": None}
-    return ExportResult(**fields, path=str(out), **written)
 
 
-def _finished(app: App, name: str) -> list[Shown]:
+def _csv(_: App, name: str, ones: Sequence[Shown], out: Path) -> _Written:
+    samples = ones[0].experiment.tool == "sample_cells"
+    role, rows_of = ("cells", sample_rows) if samples else ("effects", effect_rows)
+    rows = write_csv(out, (row for one in ones for row in rows_of(one, _blob(one, role))))
+    return {"rows": rows}, {
+        "summary": f"{rows:,} rows, one per gene and experiment, of {name} written to {out}; "
+        "simulated, not measured",
+        "units": SAMPLE_UNITS if samples else EFFECT_UNITS,
+        "next_step": 'format="h5ad" writes the cells themselves, with their whole provenance.',
+    }
+
+
+def _script(_: App, name: str, ones: Sequence[Shown], out: Path) -> _Written:
+    write_durably(out, script(ones).encode())
+    return {"rows": len(ones)}, {
+        "summary": f"a Python script that runs {name} again and compares the cells bit for bit, "
+        f"written to {out}",
+        "next_step": f"python {out} NEW_FOLDER computes everything anew; it exits with 1 where "
+        "anything differs.",
+    }
+
+
+_Written = tuple[dict[str, Any], dict[str, Any]]
+_WRITERS = {"h5ad": _h5ad, "csv": _csv, "script": _script}
+_SUFFIX = {"script": "py"}
+
+
+def _finished(app: App, name: str, form: str) -> list[Shown]:
     ids = [name]
     if name.startswith("scr_"):
         ledger, screen = locate_screen(app, name)
@@ -85,7 +129,7 @@ def _finished(app: App, name: str) -> list[Shown]:
         message = f"{name} has no finished experiment to export; get_experiment shows its state"
         raise InputError(message)
     cells = sum(one.design.total_cells for one in ones)
-    if cells > MAX_CELLS:
+    if form == "h5ad" and cells > MAX_CELLS:
         message = (
             f"{name} holds {cells:,} cells; up to {MAX_CELLS:,} fit in one file. Export its "
             "experiments one by one."
@@ -100,17 +144,21 @@ def _arms(ones: Sequence[Shown], folder: Path) -> list[dict[str, Any]]:
     for one in ones:
         artifacts = one.outcome.artifacts if one.outcome else {}
         for role in (r for r in CELL_ROLES if r in artifacts and artifacts[r] not in arms):
-            blob = one.artifact(role)
-            if blob is None:
-                message = (
-                    f"the {role} cells of {one.experiment.id} are not stored here; "
-                    f'replay_experiment(id="{one.experiment.id}") makes them again'
-                )
-                raise InputError(message)
             path = folder / f"{len(arms)}.safetensors"
-            path.write_bytes(blob)
+            path.write_bytes(_blob(one, role))
             arms[artifacts[role]] = {"blob": str(path), "obs": _obs(one, role)}
     return list(arms.values())
+
+
+def _blob(one: Shown, role: str) -> bytes:
+    blob = one.artifact(role)
+    if blob is None:
+        message = (
+            f"the {role} of {one.experiment.id} are not stored here; "
+            f'replay_experiment(id="{one.experiment.id}") makes them again'
+        )
+        raise InputError(message)
+    return blob
 
 
 def _obs(one: Shown, role: str) -> dict[str, Any]:
@@ -166,9 +214,17 @@ def _row(one: Shown) -> dict[str, Any]:
         "tool": row.tool,
         "request": dict(row.request),
         "request_digest": row.request_digest,
+        "ledger_row": row.seq,
         "created_at": row.created_at,
         "principal": row.principal,
         "door": row.door,
+        "parent": row.parent,
+        "sealed_at": outcome.created_at if outcome else None,
+        "seconds": outcome.seconds if outcome else None,
+        "replays": [
+            {"replay": v.replay_id, "verdict": v.verdict, "at": v.created_at}
+            for v in one.ledger.verifications(row.id)
+        ],
         "support": one.design.support.tier,
         "artifacts": dict(outcome.artifacts) if outcome else {},
         "environment_digest": digest,
@@ -185,14 +241,15 @@ def _missing(app: App, name: str, ones: Sequence[Shown]) -> list[str]:
 
 SPEC = ToolSpec(
     name="export_experiment",
-    title="Export cells",
+    title="Export cells, numbers or a script",
     description=(
-        "Write the simulated cells of an experiment (exp_…) or of all finished experiments of a "
-        "screen (scr_…, its shared control once) to an AnnData file (.h5ad) and return its path "
-        "and sha256. X holds raw integer UMI counts (sparse); obs has arm, cell_index, seed, "
-        "perturbation and context; var has symbol, ensembl and measured; uns['lingshu'] is the "
-        "full provenance as JSON. Nothing is simulated. Use it when the numbers of get_experiment "
-        "are not enough."
+        "Write an experiment (exp_…) or all finished experiments of a screen (scr_…) to a file and "
+        "return its path and sha256. h5ad: the simulated cells (a screen's shared control once); X "
+        "holds raw integer UMI counts (sparse), obs arm, cell_index, seed, perturbation and "
+        "context, var symbol, ensembl and measured, uns['lingshu'] the full provenance as JSON. "
+        "csv: one row per gene with effect, intervals, prediction error and sham_q, for "
+        "spreadsheets. script: a Python program that runs it again and compares bit for bit. "
+        "Nothing is simulated. Use it when the numbers of get_experiment are not enough."
     ),
     arguments=ExportExperiment,
     result=ExportResult,

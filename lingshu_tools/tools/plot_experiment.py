@@ -5,8 +5,6 @@ The drawing is done in a child process. Knows nothing of how scores or effects a
 
 from __future__ import annotations
 
-import csv
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,6 +23,7 @@ from lingshu_tools.planner import Plan, Ranked
 from lingshu_tools.planner.ranking import sham_null
 from lingshu_tools.registry import Arguments, ToolSpec
 from lingshu_tools.results import Result, finite, render
+from lingshu_tools.tables import write_csv
 from lingshu_tools.tools.common import AnyId
 from lingshu_tools.tools.plan_screen import in_words, sham_limit, support_of, weakest
 from lingshu_tools.tools.run_screen import HIT_FDR, ranking_of
@@ -243,7 +242,8 @@ def _draw(
     # Named by what is drawn: another state of a screen is another picture.
     stem = folder / f"{name}-{job['kind']}-{digest_json(job)[7:15]}"
     drawn = run_child("plot", {**job, "out": str(stem)})
-    table = _write_csv(Path(f"{stem}.csv"), numbers)
+    table = Path(f"{stem}.csv")
+    write_csv(table, numbers)
     paths = {"png": drawn["png"], "svg": drawn["svg"], "csv": str(table)}
     return {
         **paths,
@@ -251,15 +251,6 @@ def _draw(
         "width_px": drawn["width"],
         "height_px": drawn["height"],
     }
-
-
-def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with temporary.open("w", newline="", encoding="utf-8") as handle:
-        writer = csv.DictWriter(handle, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    return temporary.replace(path)
 
 
 def _text(result: PlotResult) -> str:

@@ -121,11 +121,17 @@ def screen_status(app: App, screen_id: str, *, wait_s: float = 0, top: int = 10)
     A screen that was only planned stays so, and one of the reference ledger is only read.
     """
     ledger, screen = locate_screen(app, screen_id)
-    plan, children = plan_of(app, screen.plan), ledger.children(screen_id)
-    ids = [child.id for child in children]
-    if children and not ledger.read_only:
+    ids = [child.id for child in ledger.children(screen.id)]
+    if ids and not ledger.read_only:
         app.runner.launch([i for i in ids if ledger.status(i) not in ENDED])
         app.runner.wait(ids, wait_s)
+    return screen_shown(app, screen_id, top=top)
+
+
+def screen_shown(app: App, screen_id: str, *, top: int = 10) -> ScreenResult:
+    """Return the ranking of a screen as it is; nothing is begun or waited for."""
+    ledger, screen = locate_screen(app, screen_id)
+    plan, children = plan_of(app, screen.plan), ledger.children(screen_id)
     return _result(app, ledger, screen, plan, children, top)
 
 
@@ -329,21 +335,15 @@ def _truncated(screen_id: str, shown: int, total: int) -> Truncated | None:
     return Truncated(shown=shown, total=total, how_to_get_more=how)
 
 
+def ranking_table(ranking: Sequence[RankedView]) -> str:
+    """Return ranked candidates as tab-separated lines."""
+    head = ("perturbation", "score", "mc_interval", "prediction_error", "support", "fdr", "id")
+    names = (*head[:-1], "experiment_id")
+    return text_table(head, ([getattr(row, name) for name in names] for row in ranking))
+
+
 def _text(result: ScreenResult) -> str:
-    head = ["perturbation", "score", "mc_interval", "prediction_error", "support", "fdr", "id"]
-    rows = [
-        [
-            r.perturbation,
-            r.score,
-            r.mc_interval,
-            r.prediction_error,
-            r.support,
-            r.fdr,
-            r.experiment_id,
-        ]
-        for r in result.ranking
-    ]
-    return render(result, text_table(head, rows) if rows else "")
+    return render(result, ranking_table(result.ranking) if result.ranking else "")
 
 
 SPEC = ToolSpec(

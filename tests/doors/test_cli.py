@@ -1,12 +1,14 @@
 """The command line: the same results as every door, readable by people and by programs."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
+from lingshu_tools.app import App
 from lingshu_tools.cli import main
 from lingshu_tools.registry import registry
 
@@ -100,6 +102,34 @@ def test_an_experiment_is_listed_shown_replayed_and_verified(shell: CliRunner):
     verified = run(shell, "ledger", "verify", "--json", "--anchor", made["ledger_head"])
     assert json.loads(verified.stdout)["ok"] is True
     assert verified.exit_code == 0
+
+
+def test_a_ledger_is_exported_and_imported_elsewhere(shell: CliRunner, tmp_path: Path):
+    name = json.loads(run(shell, "call", "perturb_cells", json.dumps(KNOCK_OUT)).stdout)
+    zipped, other = str(tmp_path / "a.zip"), str(tmp_path / "other")
+    made = json.loads(run(shell, "ledger", "export", zipped, "--json").stdout)
+    assert made["head"] == name["ledger_head"]
+    told = run(shell, "ledger", "import", zipped, "--into", other)
+    assert told.exit_code == 0, told.output
+    assert made["head"] in told.stdout
+    assert run(shell, "ledger", "verify", "--home", other).exit_code == 0
+    shown = run(shell, "ledger", "show", name["experiment_id"], "--home", other)
+    assert "STAT1 knockout" in shown.stdout
+    again = run(shell, "ledger", "import", zipped, "--into", other)
+    assert again.exit_code == 1
+    assert "is not empty" in again.stderr
+
+
+def test_gc_lists_what_it_would_delete_and_deletes_when_told(shell: CliRunner, home: Path):
+    run(shell, "call", "perturb_cells", json.dumps(KNOCK_OUT))
+    orphan = App(home).ledger.objects.path(App(home).ledger.put_object(b"orphan"))
+    os.utime(orphan, (1, 1))
+    listed = run(shell, "ledger", "gc")
+    assert str(orphan) in listed.stdout
+    assert "nothing deleted" in listed.stdout
+    assert orphan.exists()
+    assert json.loads(run(shell, "ledger", "gc", "--delete", "--json").stdout)["deleted"] == 1
+    assert not orphan.exists()
 
 
 def test_a_ledger_file_elsewhere_is_read_without_being_written(shell: CliRunner, home: Path):

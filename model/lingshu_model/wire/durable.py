@@ -4,7 +4,10 @@ import fcntl
 import os
 import sys
 import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 UNFINISHED = ".tmp-"
 """How the name of a file begins that a crash may leave behind, half written."""
@@ -12,12 +15,19 @@ UNFINISHED = ".tmp-"
 
 def write_durably(path: Path, *parts: bytes) -> None:
     """Put `parts`, joined, at `path` so that a crash or power cut leaves all of it or nothing."""
+    with durably(path) as file:
+        file.writelines(parts)
+
+
+@contextmanager
+def durably(path: Path) -> Generator[BinaryIO]:
+    """Give a file to write and read; left without an error, it stands at `path`, on the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=UNFINISHED, dir=path.parent)
     temporary = Path(name)
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.writelines(parts)
+        with os.fdopen(handle, "w+b") as file:
+            yield file
             file.flush()
             _sync(file.fileno())
         temporary.replace(path)
@@ -25,10 +35,11 @@ def write_durably(path: Path, *parts: bytes) -> None:
         temporary.unlink(missing_ok=True)
         raise
     for folder in (path.parent, path.parent.parent):
-        _sync_folder(folder)
+        sync_folder(folder)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Put the names in `folder` on the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,0 +1,73 @@
+"""An experiment's numbers, one row for each gene of the panel.
+
+Knows nothing of files, or of which rows a tool would show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from lingshu_model.wire import decode_cells
+from lingshu_tools.analysis import log1p_cp10k
+from lingshu_tools.effect_view import EffectView
+from lingshu_tools.experiments import context_label
+from lingshu_tools.findings import unpack_effect
+from lingshu_tools.results import finite
+from lingshu_tools.views import Shown
+
+EFFECT_UNITS = {
+    "log2_fold_change": "log2((perturbed + 1) / (control + 1)) of mean counts per 10,000",
+    "control_mean, perturbed_mean, change, prediction_error": "log1p_cp10k",
+    "…_mc_low, …_mc_high": "95 % Monte Carlo interval: sampling noise alone",
+}
+SAMPLE_UNITS = {"mean_count": "count (UMI)", "mean": "log1p_cp10k", "zero_rate": "share of cells"}
+
+
+def effect_rows(one: Shown, effects: bytes) -> Iterator[dict[str, Any]]:
+    """Yield the effect of a succeeded perturbation on each gene, in panel order."""
+    view = EffectView(one, unpack_effect(effects))
+    for index, known in enumerate(_known(one)):
+        gene = view.gene(index)
+        low, high = gene.mc_interval or (None, None)
+        change_low, change_high = gene.change_mc_interval or (None, None)
+        yield {
+            **known,
+            "log2_fold_change": gene.log2_fold_change,
+            "log2_fold_change_mc_low": low,
+            "log2_fold_change_mc_high": high,
+            "control_mean": gene.control_mean,
+            "perturbed_mean": gene.perturbed_mean,
+            "change": gene.change,
+            "change_mc_low": change_low,
+            "change_mc_high": change_high,
+            "prediction_error": gene.prediction_error,
+            "sham_q": gene.sham_q,
+        }
+
+
+def sample_rows(one: Shown, cells: bytes) -> Iterator[dict[str, Any]]:
+    """Yield the mean of each gene over sampled cells, in panel order; None where unmeasured."""
+    found = decode_cells(cells)
+    numbers = {
+        "mean_count": found.counts[:, found.measured].mean(axis=0),
+        "mean": log1p_cp10k(found).mean(axis=0),
+        "zero_rate": (found.counts[:, found.measured] == 0).mean(axis=0),
+    }
+    place = np.cumsum(found.measured) - 1
+    for index, known in enumerate(_known(one)):
+        own = {name: values[place[index]] for name, values in numbers.items()}
+        measured = found.measured[index]
+        yield {**known, **{k: finite(float(v)) if measured else None for k, v in own.items()}}
+
+
+def _known(one: Shown) -> Iterator[dict[str, Any]]:
+    named = {
+        "experiment_id": one.experiment.id,
+        "perturbation": one.design.label,
+        "context": context_label(one.design.context),
+    }
+    for entry in one.design.checkpoint.panel_entries:
+        yield {**named, "gene": entry["symbol"], "ensembl": entry.get("ensembl") or ""}
