@@ -23,7 +23,8 @@ def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     count = 0
     with temporary.open("w", newline="", encoding="utf-8") as handle:
-        writer = csv.writer(handle, lineterminator="\n")
+        # Ends lines with CR LF, and so quotes a lone CR too: text cannot begin a row of its own.
+        writer = csv.writer(handle)
         for count, row in enumerate(rows, 1):
             if count == 1:
                 writer.writerow(map(cell, row))
