@@ -230,7 +230,7 @@ def main(
     if engine == "real":
         from benchmarks.ledger.real import crash_real
 
-        summary = crash_real(kills, folder=home)
+        summary = crash_real(kills, folder=home, seed=seed)
     else:
         summary = crash(kills, writers=writers, per_ledger=per_ledger, folder=home, seed=seed)
     click.echo(json.dumps(summary, indent=2))

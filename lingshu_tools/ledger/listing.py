@@ -11,9 +11,10 @@ from typing import Any, get_args
 from sqlalchemy import Connection, Select, select
 
 from lingshu_tools.errors import InputError, did_you_mean
+from lingshu_tools.ledger.chain import checked
 from lingshu_tools.ledger.records import Experiment, Listed, OutcomeKind, Page, Status
 from lingshu_tools.ledger.rows import record
-from lingshu_tools.ledger.schema import experiment, outcome
+from lingshu_tools.ledger.schema import chain, experiment, outcome
 
 MAX_LIMIT = 500
 _BATCH = 100
@@ -39,8 +40,9 @@ class Filter:
 
     def query(self) -> Select[Any]:
         """Return the query for experiments with their outcome's kind, newest first."""
-        query = select(experiment, outcome.c.kind.label("kind"))
+        query = select(experiment, outcome.c.kind.label("kind"), chain.c.row_hash.label("chained"))
         query = query.outerjoin(outcome, outcome.c.experiment_id == experiment.c.id)
+        query = query.outerjoin(chain, chain.c.seq == experiment.c.seq)
         for name in _EQUAL:
             if (wanted := getattr(self, name)) is not None:
                 query = query.where(experiment.c[name] == wanted)
@@ -82,6 +84,7 @@ def page(
 
     Raises:
         InputError: the cursor, the limit or the status is not one.
+        TamperError: a row to be shown was changed after it was written.
     """
     if not 1 <= limit <= MAX_LIMIT:
         message = f"limit={limit!r}: ask for 1 to {MAX_LIMIT} and page on with next_before"
@@ -92,11 +95,11 @@ def page(
         raise InputError(message)
     items: list[Listed] = []
     for row in _rows(read, wanted.query(), _cursor(before)):
-        status = row["kind"] or unsealed(row["id"])
+        status = row.pop("kind") or unsealed(row["id"])
         if wanted.status in (None, status):
             if len(items) == limit:
                 return Page(tuple(items), str(items[-1].experiment.seq))
-            items.append(Listed(record(Experiment, row), status))
+            items.append(Listed(record(Experiment, checked(experiment.name, row)), status))
     return Page(tuple(items), None)
 
 

@@ -32,7 +32,10 @@ class Spool:
             text = canonical_json(document)
             write_durably(path, digest_bytes(text).encode() + b"\n", text)
         except OSError as error:
-            message = f"the outcome of {experiment_id} could not even be kept in {path}: {error}"
+            message = (
+                f"the outcome of {experiment_id} could not even be kept in {path}: {error}; free "
+                "some space and attempt it again"
+            )
             raise LedgerError(message) from error
         return path
 

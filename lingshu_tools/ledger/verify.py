@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine, Table, select
 from sqlalchemy.exc import DatabaseError
 
 from lingshu_tools.errors import LingshuError
-from lingshu_tools.ledger.chain import EMPTY, hash_link, hash_row, head_of
+from lingshu_tools.ledger.chain import EMPTY, hash_link, head_of, rehash
 from lingshu_tools.ledger.objects import ObjectStore
 from lingshu_tools.ledger.records import Head, Problem, VerifyReport
 from lingshu_tools.ledger.schema import TABLES, artifact, chain, outcome
@@ -63,6 +63,9 @@ class Audit:
             end = min(start + BATCH - 1, head.seq)
             with self._engine.begin() as connection:
                 previous = self._batch(connection, start, end, previous)
+            if len(self._problems) >= MAX_PROBLEMS:
+                # Enough is known; and a forged head could claim any number of rows.
+                return head
             self._progress(self._rows, total)
         if self._objects is not None:
             for seq, digest in digests:
@@ -81,6 +84,10 @@ class Audit:
         for name, statement in triggers().items():
             if found.get(name) != statement:
                 self._note(None, f"trigger {name} is missing or changed: rows were not protected")
+        for name in found.keys() - triggers().keys():
+            self._note(
+                None, f"trigger {name} is none of the ledger's: it may change what is written"
+            )
 
     def _anchors(self, connection: Connection, head: Head, anchors: Iterable[Head]) -> None:
         for anchor in anchors:
@@ -96,7 +103,7 @@ class Audit:
                 )
 
     def _strays(self, connection: Connection, head: Head) -> None:
-        for table in TABLES.values():
+        for table in (chain, *TABLES.values()):
             outside = select(table.c.seq).where((table.c.seq < 1) | (table.c.seq > head.seq))
             for seq in connection.scalars(outside.limit(MAX_PROBLEMS)):
                 self._note(seq, f"{table.name} row that is not in the chain")
@@ -131,7 +138,7 @@ class Audit:
                 self._note(seq, f"{name} row that is not in the chain")
                 continue
             del claimed[seq]
-            if (found := hash_row(name, row)) != expected:
+            if (found := rehash(name, row)) != expected:
                 self._note(seq, f"{name} row hashes to {found}, not {expected}: it was changed")
             elif name == outcome.name:
                 self._refers(seq, row["artifacts"])
