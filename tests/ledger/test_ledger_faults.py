@@ -265,6 +265,24 @@ def test_a_full_database_keeps_what_was_finished_in_the_spool(home: Path) -> Non
     assert again.verify().ok
 
 
+def test_a_commit_that_fails_at_its_end_is_not_denied(home: Path, trips: Trips) -> None:
+    ledger = Ledger.open(home)
+    trips.arm("nowhere", 1)
+    ledger.begin(request("first"))
+    trips.arm("sync", trips.visits["sync"])
+    try:
+        # The rows are in the file and the journal is empty; only its last sync fails.
+        with pytest.raises(LedgerError, match=MAYBE):
+            ledger.begin(request("second"))
+    finally:
+        trips.disarm()
+    keys = [i.experiment.client_key for i in ledger.find().items]
+    assert keys == ["second", "first"]
+    # Asking again with the same key is safe either way.
+    ledger.begin(request("second"))
+    assert len(ledger.find().items) == 2
+
+
 def test_a_head_cut_by_a_crash_does_not_accuse_the_ledger(home: Path) -> None:
     ledger = Ledger.open(home)
     ledger.begin(request("first"))
