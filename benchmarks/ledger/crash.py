@@ -77,22 +77,23 @@ class Round:
         self._children: dict[int, Child] = {}
         self._names = 0
 
-    def run(self, kills: int, writers: int, bar: Any) -> None:
-        """Kill this often, then finish what is left and judge the whole."""
-        for done in range(kills):
-            while len(self._children) < min(writers, kills - done):
+    def run(self, kills: int, writers: int, until: float, bar: Any) -> None:
+        """Kill this often, or until then; then finish what is left and judge the whole."""
+        left = kills
+        while left:
+            left = left - 1 if time.monotonic() < until else max(len(self._children) - 1, 0)
+            while len(self._children) < min(writers, left + 1):
                 self._start(None)
             self._tally.kills[self._next_death()] += 1
             self._oracle.check()
             bar.update()
-        child = self._start(["recover_all"], fated=False)
-        while child.pipe in self._children:
-            self._listen(time.monotonic() + TOO_LONG_S)
+        self._start(["recover_all"], fated=False)
+        self._next_death()
         self._oracle.check()
         self._oracle.at_rest()
         self._add_up()
 
-    def _start(self, acts: Iterable[str] | None, *, fated: bool = True) -> Child:
+    def _start(self, acts: Iterable[str] | None, *, fated: bool = True) -> None:
         self._names += 1
         name, seed = f"w{self._names}", self._rng.getrandbits(32)
         place, k = self._fate() if fated else (None, 0)
@@ -104,9 +105,8 @@ class Round:
         os.close(write)
         # A marked place that is never reached must not stop the show.
         words = 0 if not fated else _MANY_WORDS if place else self._rng.randint(1, 6)
-        child = Child(pid, read, place, words, time.monotonic() + TOO_LONG_S)
-        self._children[read] = child
-        return child
+        until = time.monotonic() + TOO_LONG_S
+        self._children[read] = Child(pid, read, place, words, until)
 
     def _fate(self) -> tuple[str | None, int]:
         if self._rng.random() < 0.4:
@@ -169,9 +169,12 @@ class Round:
         self._tally.rows += links
 
 
-def crash(kills: int, *, writers: int, per_ledger: int, folder: Path, seed: int) -> dict[str, Any]:
+def crash(
+    kills: int, *, writers: int, per_ledger: int, folder: Path, seed: int, minutes: float = 1e9
+) -> dict[str, Any]:
     """Return the summary of so many kills; ledgers that went wrong are left in `folder`."""
     rng, tally, started = random.Random(seed), Tally(), time.monotonic()
+    until = started + 60 * minutes
     checkpoint = make_checkpoint(folder / "checkpoints")
     catalogue = Catalogue([checkpoint.path.parent])
     os.environ["LINGSHU_REFERENCE_LEDGER"] = str(folder / "none.db")
@@ -181,9 +184,11 @@ def crash(kills: int, *, writers: int, per_ledger: int, folder: Path, seed: int)
     with tqdm(total=kills, unit=" kills", disable=not sys.stderr.isatty()) as bar:
         for first in range(0, kills, per_ledger):
             home = folder / f"home-{first}"
+            if time.monotonic() > until:
+                break
             before = len(tally.faults)
             stage = writer.Stage(home, catalogue, checkpoint)
-            Round(stage, rng, tally).run(min(per_ledger, kills - first), writers, bar)
+            Round(stage, rng, tally).run(min(per_ledger, kills - first), writers, until, bar)
             if len(tally.faults) == before:
                 shutil.rmtree(home)
     return _summary(tally, time.monotonic() - started)
@@ -193,7 +198,7 @@ def _summary(tally: Tally, seconds: float) -> dict[str, Any]:
     def faults(kind: str) -> int:
         return tally.counts[f"fault: {kind}"]
 
-    kills = tally.kills.total()
+    kills = tally.kills.total() - tally.kills["not killed"]
     return {
         "kills": kills,
         "acknowledged_lost": faults("lost"),
@@ -221,9 +226,16 @@ def _summary(tally: Tally, seconds: float) -> dict[str, Any]:
 @click.option("--writers", default=2, show_default=True, help="Processes at work at once.")
 @click.option("--per-ledger", default=50, show_default=True, help="Kills before a new ledger.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of who dies where.")
+@click.option("--minutes", type=float, default=1e9, help="Stop after so long.")
 @click.option("--folder", type=click.Path(path_type=Path), help="Where; a temporary one else.")
 def main(
-    kills: int, engine: str, writers: int, per_ledger: int, seed: int, folder: Path | None
+    kills: int,
+    engine: str,
+    writers: int,
+    per_ledger: int,
+    seed: int,
+    minutes: float,
+    folder: Path | None,
 ) -> None:
     """Kill ledger writers at random; print one JSON object; exit with 1 if anything was wrong."""
     home = Path(tempfile.mkdtemp(prefix="crash-", dir=folder))
@@ -232,7 +244,8 @@ def main(
 
         summary = crash_real(kills, folder=home, seed=seed)
     else:
-        summary = crash(kills, writers=writers, per_ledger=per_ledger, folder=home, seed=seed)
+        options = {"writers": writers, "per_ledger": per_ledger, "seed": seed, "minutes": minutes}
+        summary = crash(kills, folder=home, **options)
     click.echo(json.dumps(summary, indent=2))
     if summary["faults"]:
         click.echo(f"the ledgers that went wrong are in {home}", err=True)
