@@ -1,16 +1,18 @@
 # `make demo` and `make test` need Python 3.11 or newer, make and a package index; nothing else.
 PYTHON ?= python3
 WORKERS ?= 2
+KILLS ?= 300
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install -q --no-compile --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo reference-ledger test style lint format proofs clean
+.PHONY: help demo reference-ledger test style lint format proofs crash clean
 
 help:
 	@echo "make demo              install, then screen 25 knock-outs and replay one"
 	@echo "make test              install, then ruff, pyright and pytest"
 	@echo "make lint | format     check (ruff, pyright), or mend, style and types"
 	@echo "make proofs            the long tests"
+	@echo "make crash             kill ledger writers at random, 300 of them or KILLS=…"
 	@echo "make reference-ledger  remake experiments.db from the demo's experiments"
 	@echo "make clean             remove the environment, caches and the demo's home"
 
@@ -52,6 +54,9 @@ format: .venv/.dev
 
 proofs: .venv/.dev
 	@$(BIN)/python -m pytest -q -m slow
+
+crash: .venv/.run
+	@$(BIN)/python -m benchmarks.ledger.crash --kills $(KILLS)
 
 clean:
 	rm -rf .venv demo-home build dist .pytest_cache .ruff_cache .hypothesis htmlcov .coverage*

@@ -74,7 +74,7 @@ def fetch(connection: Connection, table: Table, **equals: Any) -> list[dict[str,
     query = select(table, chain.c.row_hash.label("chained"))
     query = query.outerjoin(chain, chain.c.seq == table.c.seq).order_by(table.c.seq)
     rows = connection.execute(query.filter_by(**equals)).mappings()
-    return [_checked(table.name, dict(row)) for row in rows]
+    return [checked(table.name, dict(row)) for row in rows]
 
 
 def has(connection: Connection, table: Table, **equals: Any) -> bool:
@@ -82,9 +82,22 @@ def has(connection: Connection, table: Table, **equals: Any) -> bool:
     return bool(connection.scalar(select(exists(select(table.c.seq).filter_by(**equals)))))
 
 
-def _checked(kind: str, row: dict[str, Any]) -> dict[str, Any]:
+def rehash(kind: str, row: Mapping[str, Any]) -> str:
+    """Return the digest of a row as it was read; words where damage left what has none."""
+    try:
+        return hash_row(kind, row)
+    except ValueError as error:
+        return f"nothing ({error})"
+
+
+def checked(kind: str, row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row less its `chained` hash, which it fits.
+
+    Raises:
+        TamperError: it is not what the chain says it was.
+    """
     chained = row.pop("chained")
-    found = hash_row(kind, row)
+    found = rehash(kind, row)
     if found != chained:
         message = (
             f"{kind} row {row['seq']} hashes to {found}, but the chain has {chained}: it "

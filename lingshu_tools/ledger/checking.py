@@ -17,7 +17,7 @@ from sqlalchemy.exc import DatabaseError
 
 from lingshu_tools.errors import LingshuError
 from lingshu_tools.ledger import derived, sqlite
-from lingshu_tools.ledger.chain import EMPTY, hash_link, hash_row
+from lingshu_tools.ledger.chain import EMPTY, hash_link, rehash
 from lingshu_tools.ledger.objects import ObjectStore
 from lingshu_tools.ledger.records import Problem
 from lingshu_tools.ledger.schema import TABLES, artifact, chain, outcome
@@ -96,7 +96,7 @@ def _check(connection: Connection, place: Place, start: int, end: int) -> Checke
                 done.note(row["seq"], f"{name} row that is not in the chain")
                 continue
             del claimed[row["seq"]]
-            if (found := hash_row(name, row)) != expected:
+            if (found := rehash(name, row)) != expected:
                 what = f"{name} row hashes to {found}, not {expected}: it was changed"
                 done.note(row["seq"], what)
         if table is outcome:

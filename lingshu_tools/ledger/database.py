@@ -24,6 +24,9 @@ from lingshu_tools.ledger.rows import new_id, now
 T = TypeVar("T")
 # Each try has waited for sqlite.BUSY_S already.
 _TRIES = 3
+_NOTHING = "nothing was recorded"
+# A commit can fail in its last step, when the rows are in the file already.
+_UNKNOWN = "what was asked may or may not have been recorded: look before you ask again"
 
 
 class Database:
@@ -79,18 +82,22 @@ class Database:
         """Return what `work` returns, after its rows are on the disk; it may be called again.
 
         Raises:
-            LedgerError: read-only, or the rows could not be written; none of them was.
+            LedgerError: read-only, or the rows could not be written: none of them was, or, where
+                the commit itself failed, all or none.
         """
         if self._writer is None:
             message = f"{self.path} was opened read-only: open your own ledger to record anything"
             raise LedgerError(message)
         for left in reversed(range(_TRIES)):
+            done = _NOTHING
             try:
                 with self._writer.begin() as connection:
-                    return work(connection)
+                    made = work(connection)
+                    done = _UNKNOWN
+                return made
             except DBAPIError as error:
                 if not (left and sqlite.is_locked(error)):
-                    message = f"{self.path} cannot be written: {error.orig}; nothing was recorded"
+                    message = f"{self.path} cannot be written: {error.orig}; {done}"
                     raise LedgerError(message) from error
             time.sleep(SystemRandom().uniform(0.05, 0.5))
         raise AssertionError

@@ -5,7 +5,7 @@ Knows nothing of how a head is computed.
 
 from pathlib import Path
 
-from lingshu_tools.errors import InputError
+from lingshu_tools.errors import InputError, LedgerError
 from lingshu_tools.ledger.records import Head
 
 
@@ -16,10 +16,22 @@ class Heads:
         self._path = path
 
     def add(self, head: Head) -> None:
-        """Write a head down, unless it is the newest line already."""
-        if self._lines()[-1:] != [str(head)]:
-            with self._path.open("a", encoding="ascii") as file:
-                file.write(f"{head}\n")
+        """Write a head down, unless it is the newest line already.
+
+        Raises:
+            LedgerError: the disk refused it.
+        """
+        lines = self._lines()
+        if lines[-1:] == [str(head)]:
+            return
+        # Begun afresh where a crash cut the line before: two halves could read as a head.
+        line = f"{head}\n" if _ends(self._path) else f"\n{head}\n"
+        try:
+            with self._path.open("ab", buffering=0) as file:
+                file.write(line.encode("ascii"))
+        except OSError as error:
+            message = f"{self._path} could not be written: {error}; free some space and try again"
+            raise LedgerError(message) from error
 
     def all(self) -> list[Head]:
         """Return the heads written so far, oldest first; a line cut by a crash is left out."""
@@ -33,3 +45,7 @@ class Heads:
 
     def _lines(self) -> list[str]:
         return self._path.read_text("utf-8", "replace").splitlines() if self._path.exists() else []
+
+
+def _ends(path: Path) -> bool:
+    return not path.exists() or path.read_bytes()[-1:] in (b"", b"\n")

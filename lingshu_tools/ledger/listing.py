@@ -12,10 +12,11 @@ from typing import Any, get_args
 from sqlalchemy import Connection, Select, select
 
 from lingshu_tools.errors import InputError, did_you_mean
+from lingshu_tools.ledger.chain import checked
 from lingshu_tools.ledger.derived import OPEN
 from lingshu_tools.ledger.records import Experiment, Listed, OutcomeKind, Page, Status
 from lingshu_tools.ledger.rows import record
-from lingshu_tools.ledger.schema import experiment, outcome, standing
+from lingshu_tools.ledger.schema import chain, experiment, outcome, standing
 from lingshu_tools.ledger.search import Search
 
 MAX_LIMIT = 500
@@ -48,13 +49,14 @@ class Filter:
                 looked for in every experiment.
         """
         kind = None if self.status in _PROBED else self.status
-        query = select(experiment, outcome.c.kind.label("kind"))
+        query = select(experiment, outcome.c.kind.label("kind"), chain.c.row_hash.label("chained"))
         place = experiment.c.seq
         if self.status is not None and standings:
             place = standing.c.seq
             query = query.select_from(standing).join(experiment, experiment.c.seq == place)
             query = query.where(standing.c.status == (kind or OPEN))
         query = query.outerjoin(outcome, outcome.c.experiment_id == experiment.c.id)
+        query = query.outerjoin(chain, chain.c.seq == experiment.c.seq)
         if self.status is not None:
             query = query.where(outcome.c.kind.is_not_distinct_from(kind))
         for name in _EQUAL:
@@ -98,6 +100,7 @@ def page(
 
     Raises:
         InputError: the cursor, the limit or the status is not one.
+        TamperError: a row to be shown was changed after it was written.
     """
     if not 1 <= limit <= MAX_LIMIT:
         message = f"limit={limit!r}: ask for 1 to {MAX_LIMIT} and page on with next_before"
@@ -117,11 +120,11 @@ def page(
     for rows in batches:
         found = unsealed([row["id"] for row in rows if row["kind"] is None])
         for row in rows:
-            status = row["kind"] or found[row["id"]]
+            status = row.pop("kind") or found[row["id"]]
             if wanted.status in (None, status):
                 if len(items) == limit:
                     return Page(tuple(items), str(items[-1].experiment.seq))
-                items.append(Listed(record(Experiment, row), status))
+                items.append(Listed(record(Experiment, checked(experiment.name, row)), status))
     return Page(tuple(items), None)
 
 

@@ -9,6 +9,7 @@ import fcntl
 import os
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -40,8 +41,12 @@ class Lock:
         """Give it up; a second time does nothing."""
         if self.held:
             # Removed before it is freed: who waits on the old file sees that it has no name left.
-            self._path.unlink(missing_ok=True)
-            self._handle.close()
+            # A file that cannot be removed is free all the same.
+            try:
+                with suppress(OSError):
+                    self._path.unlink(missing_ok=True)
+            finally:
+                self._handle.close()
 
 
 class Locks:
@@ -77,21 +82,28 @@ class Locks:
         return self._folder / f"{name}.lock"
 
     def _try(self, path: Path) -> Lock | None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        handle = path.open("a+b", buffering=0)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            handle = path.open("a+b", buffering=0)
+        except OSError as error:
+            message = f"{path} cannot be made ({error}); free some space and try again"
+            raise LedgerError(message) from error
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if path.stat().st_ino != os.fstat(handle.fileno()).st_ino:
                 raise FileNotFoundError
+            handle.truncate(0)
+            handle.write(self._machine)
         except (BlockingIOError, FileNotFoundError):
             handle.close()
             return None
         except OSError as error:
             handle.close()
-            message = f"{path} cannot be locked ({error}); move the ledger to a local disk"
+            message = (
+                f"{path} cannot be locked ({error}); free some space, or move the ledger to a "
+                "local disk"
+            )
             raise LedgerError(message) from error
-        handle.truncate(0)
-        handle.write(self._machine)
         return Lock(path, handle)
 
     def _is_foreign(self, path: Path) -> bool:

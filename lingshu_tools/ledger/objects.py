@@ -8,7 +8,7 @@ import os
 import re
 from pathlib import Path
 
-from lingshu_model.wire.durable import write_durably
+from lingshu_model.wire.durable import sync_name, write_durably
 from lingshu_tools.errors import InputError, LedgerError, NotFoundError, TamperError
 from lingshu_tools.ledger.canonical import digest_bytes, digest_file
 
@@ -48,7 +48,10 @@ class ObjectStore:
             message = f"{self.root} was opened read-only: nothing can be stored in it"
             raise LedgerError(message)
         try:
-            if not _touched(path, digest):
+            if _touched(path, digest):
+                # Whoever stored it may have died before its name was on the disk.
+                sync_name(path)
+            else:
                 write_durably(path, data)
         except OSError as error:
             message = f"{path} could not be written: {error}; free some space and try again"
@@ -68,6 +71,9 @@ class ObjectStore:
         except FileNotFoundError as error:
             message = f"{digest} is not in {self.root}; replay its experiment to make it again"
             raise NotFoundError(message) from error
+        except OSError as error:
+            message = f"{path} cannot be read: {error}; replay its experiment to make it again"
+            raise LedgerError(message) from error
         if (found := digest_bytes(data)) != digest:
             message = f"{path} is {found}, not {digest}: it is damaged; replay its experiment"
             raise TamperError(message)

@@ -3,6 +3,7 @@
 Knows nothing of SQL, files or locks.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
@@ -13,6 +14,7 @@ Door = Literal["mcp", "cli", "python"]
 OutcomeKind = Literal["succeeded", "failed", "cancelled"]
 Status = Literal["queued", "running", "interrupted", "succeeded", "failed", "cancelled"]
 Verdict = Literal["exact", "same_kind", "equivalent", "different"]
+_HEAD = re.compile(r"[0-9]+:sha256:[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, order=True)
@@ -32,12 +34,12 @@ class Head:
         Raises:
             InputError: not of the form `SEQ:sha256:HEX`.
         """
-        seq, _, digest = text.strip().partition(":")
-        if not seq.isdecimal() or not digest.startswith("sha256:"):
+        if not _HEAD.fullmatch(text.strip()):
             message = (
                 f"{text!r} is not a ledger head; one looks like 42:sha256:0f3a…, copy it whole"
             )
             raise InputError(message)
+        seq, _, digest = text.strip().partition(":")
         return cls(int(seq), digest)
 
 

@@ -1,17 +1,18 @@
 """Outcomes that the database would not take: kept as durable files until it does.
 
-`spool/exp_….json` is one outcome row and what it refers to. Knows nothing of how it gets into the
-ledger.
+`spool/exp_….json` is one outcome row and what it refers to, after a line with its digest: what was
+damaged while it waited is never recorded. Knows nothing of how it gets into the ledger.
 """
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from lingshu_model.wire.durable import write_durably
 from lingshu_tools.errors import LedgerError
-from lingshu_tools.ledger.canonical import canonical_json
+from lingshu_tools.ledger.canonical import canonical_json, digest_bytes
 
 
 class Spool:
@@ -28,22 +29,28 @@ class Spool:
         """
         path = self._path(experiment_id)
         try:
-            write_durably(path, canonical_json(document))
+            text = canonical_json(document)
+            write_durably(path, digest_bytes(text).encode() + b"\n", text)
         except OSError as error:
-            message = f"the outcome of {experiment_id} could not even be kept in {path}: {error}"
+            message = (
+                f"the outcome of {experiment_id} could not even be kept in {path}: {error}; free "
+                "some space and attempt it again"
+            )
             raise LedgerError(message) from error
         return path
 
     def get(self, experiment_id: str) -> dict[str, Any] | None:
-        """Return the outcome that waits for an experiment, or None."""
+        """Return the outcome that waits for an experiment; None where none can be read whole."""
         try:
-            return json.loads(self._path(experiment_id).read_bytes())
-        except (FileNotFoundError, ValueError):
+            digest, _, text = self._path(experiment_id).read_bytes().partition(b"\n")
+        except OSError:
             return None
+        return json.loads(text) if digest == digest_bytes(text).encode() else None
 
     def drop(self, experiment_id: str) -> None:
-        """Forget an outcome that has arrived."""
-        self._path(experiment_id).unlink(missing_ok=True)
+        """Forget an outcome that has arrived; one that cannot be removed comes too late."""
+        with suppress(OSError):
+            self._path(experiment_id).unlink(missing_ok=True)
 
     def waiting(self) -> Iterator[str]:
         """Yield the experiments whose outcomes wait."""

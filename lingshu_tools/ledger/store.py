@@ -9,6 +9,7 @@ crash. Knows nothing of tools, engines or what a request means.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -218,6 +219,7 @@ class Ledger(Reading):
             NotFoundError: there is no such experiment.
         """
         self.experiment(experiment_id)
+        self._ingest(experiment_id)
         self._database.write(lambda c: _ask_to_stop(c, experiment_id, principal))
         if lock := self._locks.acquire(experiment_id):
             try:
@@ -287,20 +289,15 @@ class Ledger(Reading):
 
     def _ingest(self, experiment_id: str) -> None:
         document = self._spool.get(experiment_id)
-        lock = self._locks.acquire(experiment_id) if document else None
-        if document is None or lock is None:
+        if document is None:
             return
-        try:
-            self._database.write(lambda c: sealing.seal(c, document))
-        except SealedError:
-            self._spool.drop(experiment_id)
-        except LedgerError:
-            # It stays in the spool, where `verify` reports it.
-            return
-        else:
-            self._spool.drop(experiment_id)
-        finally:
-            lock.release()
+        # Where it cannot be recorded yet it stays in the spool, and `verify` reports it.
+        with suppress(LedgerError), ExitStack() as stack:
+            if lock := self._locks.acquire(experiment_id):
+                stack.callback(lock.release)
+                with suppress(SealedError):
+                    self._database.write(lambda c: sealing.seal(c, document))
+                self._spool.drop(experiment_id)
 
     def _add(self, kind: type[R], prefix: str, values: Mapping[str, Any]) -> R:
         def work(connection: Connection) -> dict[str, Any]:

@@ -34,6 +34,11 @@ def durably(path: Path) -> Generator[BinaryIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    sync_name(path)
+
+
+def sync_name(path: Path) -> None:
+    """Force to the disk that there is a file at `path`, whoever put it there."""
     for folder in (path.parent, path.parent.parent):
         sync_folder(folder)
 

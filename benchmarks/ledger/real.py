@@ -1,0 +1,80 @@
+"""The real server and the real engine killed in the middle of screens, as often as asked.
+
+What is done to them is what `tests/doors/test_kills.py` does; here it goes on, on one home. Knows
+nothing of the fake engine's writers.
+"""
+
+import os
+import random
+import signal
+import sys
+import time
+from collections import Counter
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from lingshu_tools.app import App
+from lingshu_tools.ledger import Ledger, Outcome
+
+DOORS = Path(__file__).parents[2] / "tests" / "doors"
+
+
+def crash_real(kills: int, *, folder: Path, seed: int = 0) -> dict[str, Any]:
+    """Return the summary of killing server or engine so many times; needs the model extra."""
+    sys.path.insert(0, str(DOORS))
+    import stdio
+    import test_kills
+
+    rng, home, began = random.Random(seed), folder / "home", time.monotonic()
+    killed, faults = Counter[str](), list[str]()
+    kept: dict[str, Outcome] = {}
+    screen, screens = "", 0
+    for _ in tqdm(range(kills), unit=" kills", disable=not sys.stderr.isatty()):
+        with stdio.server(home) as process:
+            if not screen:
+                screen, screens = test_kills.begin(process, seed=screens), screens + 1
+            else:
+                stdio.greet(process)
+                stdio.call(process, "run_screen", screen_id=screen, wait_s=0)
+            time.sleep(rng.uniform(0, 5))
+            victim = rng.choice(("server", "engine"))
+            pid = process.pid if victim == "server" else _engine(home)
+            if pid is None:
+                victim, pid = "server", process.pid
+            os.kill(pid, signal.SIGKILL)
+            killed[victim] += 1
+            if victim == "engine":
+                found = stdio.call(process, "run_screen", screen_id=screen, wait_s=2)
+                faults += [found["error"]] if "error" in found else []
+        ledger = Ledger.open(home)
+        faults += [str(problem) for problem in ledger.verify().problems]
+        now = test_kills.sealed(home, screen)
+        faults += [f"lost: {e}" for e, outcome in kept.items() if ledger.outcome(e) != outcome]
+        kept |= now
+        if len(now) == len(test_kills.CANDIDATES):
+            screen = ""
+    _stop(home)
+    return {
+        "kills": killed.total(),
+        "killed": dict(killed),
+        "screens": screens,
+        "outcomes": len(kept),
+        "acknowledged_lost": sum("lost" in fault for fault in faults),
+        "seconds": round(time.monotonic() - began, 1),
+        "faults": faults[:20],
+    }
+
+
+def _engine(home: Path) -> int | None:
+    with closing(App(home)) as app:
+        info = app.engine.info()
+    return info.pid if info else None
+
+
+def _stop(home: Path) -> None:
+    with closing(App(home)) as app:
+        if app.engine.info():
+            app.engine.shutdown()

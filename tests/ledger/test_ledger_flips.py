@@ -1,0 +1,174 @@
+"""Every byte of a small ledger and of its objects, flipped one at a time: found, or without effect.
+
+A flip is found by `verify`, or by an error of the library; or else every answer is what it was.
+"""
+
+import random
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lingshu_tools.errors import LingshuError, TamperError
+from lingshu_tools.ledger import Head, Ledger, NewExperiment, NewOutcome
+
+New = Callable[..., NewExperiment]
+SMALL_PAGES = 512
+FULL = NewOutcome(
+    kind="succeeded",
+    result={"score": 1.5, "genes": ["STAT1", "Ä"]},
+    environment={"cpu": "x"},
+    artifacts={"cells": b"counts of cells", "effects": b"effects"},
+    # One flipped bit from infinity.
+    seconds=1.0,
+)
+
+
+@pytest.fixture
+def small(ledger: Ledger, new: New) -> Path:
+    """A database with a row of every kind, in small pages to have less empty space."""
+    screen = ledger.record_screen({"objective": {"raise": ["CD274"], "lower": []}})
+    rows = [new(seed=s, parent=screen.id, position=s, context="THP-1") for s in range(4)]
+    sealed, failed, cancelled, _ = ledger.begin_many(rows)
+    ledger.seal(ledger.attempt(sealed.id), FULL)
+    ledger.seal(ledger.attempt(failed.id), NewOutcome(kind="failed", error="no such gene"))
+    ledger.cancel(cancelled.id)
+    ledger.record_measurements(screen.id, {"STAT1": -1.25})
+    ledger.record_verification(sealed.id, "exact", replay_id=failed.id)
+    path = ledger.database.with_name("small.db")
+    with closing(sqlite3.connect(ledger.database)) as connection:
+        connection.execute(f"PRAGMA page_size = {SMALL_PAGES}")
+        connection.execute(f"VACUUM INTO '{path}'")
+    return path
+
+
+def answers(ledger: Ledger) -> list[Any]:
+    """Return what the ledger says to every question."""
+    page = ledger.find(limit=500)
+    given: list[Any] = [page, ledger.head(), screens := ledger.find_screens()]
+    for screen in screens:
+        given += [ledger.children(screen.id), ledger.measurements(screen.id)]
+    for experiment_id in [item.experiment.id for item in page.items]:
+        given += [ledger.experiment(experiment_id), ledger.status(experiment_id)]
+        given += [outcome := ledger.outcome(experiment_id), ledger.verifications(experiment_id)]
+        given.append(ledger.cancel_requested(experiment_id))
+        if outcome and outcome.environment_digest:
+            given.append(ledger.environment(outcome.environment_digest))
+        given += [ledger.get_object(d) for d in (outcome.artifacts.values() if outcome else ())]
+    return given
+
+
+def is_wrong(database: Path, expected: list[Any], head: Head) -> bool:
+    """Return whether a damaged ledger passes for a good one and answers otherwise."""
+    try:
+        ledger = Ledger.open_read_only(database)
+        return ledger.verify(anchors=[head]).ok and answers(ledger) != expected
+    except LingshuError:
+        return False
+
+
+def flips(data: bytes, places: Iterable[int]) -> Iterator[tuple[int, bytes]]:
+    """Yield the data with one byte at a time changed, in one bit or several."""
+    rng = random.Random(0)
+    for place in places:
+        damaged = bytearray(data)
+        damaged[place] ^= rng.choice((1, 1 << rng.randrange(8), rng.randrange(1, 256)))
+        yield place, bytes(damaged)
+
+
+def all_rows(data: bytes) -> list[Any] | None:
+    """Return the schema and every row, each index agreeing with them; None for a bad database."""
+    with closing(sqlite3.connect(":memory:")) as connection:
+        try:
+            connection.deserialize(data)
+            schema = connection.execute("SELECT * FROM sqlite_master").fetchall()
+            tables = [name for kind, name, *_ in schema if kind == "table"]
+            rows = [connection.execute(f"SELECT * FROM {name}").fetchall() for name in tables]
+            sound = connection.execute("PRAGMA integrity_check(1)").fetchone() == ("ok",)
+        except sqlite3.Error:
+            return None
+    return [schema, rows] if sound else None
+
+
+def wrong_flips(database: Path, flipped: Iterable[tuple[int, bytes]]) -> list[int]:
+    ledger = Ledger.open_read_only(database)
+    head, expected = ledger.head(), answers(ledger)
+    wrong: list[int] = []
+    for place, damaged in flipped:
+        database.write_bytes(damaged)
+        if is_wrong(database, expected, head):
+            wrong.append(place)
+    return wrong
+
+
+def test_a_flipped_byte_never_gives_a_wrong_answer(small: Path) -> None:
+    data = small.read_bytes()
+    places = random.Random(1).sample(range(len(data)), 60)
+    assert wrong_flips(small, flips(data, places)) == []
+
+
+@pytest.mark.slow
+def test_no_flipped_byte_gives_a_wrong_answer(small: Path) -> None:
+    data = small.read_bytes()
+    before = all_rows(data)
+    assert before is not None
+    # A database that SQLite finds sound and whose every row is as it was answers as it did.
+    suspects = ((p, d) for p, d in flips(data, range(len(data))) if all_rows(d) != before)
+    assert wrong_flips(small, suspects) == []
+
+
+def test_a_flipped_header_is_refused_or_opens_the_same_ledger(small: Path) -> None:
+    home = small.parent
+    ledger, data = Ledger.open_read_only(small), small.read_bytes()
+    expected = [item.experiment for item in ledger.find(limit=500).items]
+    # The header's own hundred bytes and those of the schema's first page.
+    for place, damaged in flips(data, range(16, 112, 6)):
+        (home / "experiments.db").write_bytes(damaged)
+        try:
+            opened = Ledger.open(home)
+            found = [item.experiment for item in opened.find(limit=500).items]
+            assert found == expected or not opened.verify(anchors=[ledger.head()]).ok, place
+        except LingshuError:
+            continue
+
+
+def test_a_shortened_file_shows_against_an_earlier_head(small: Path) -> None:
+    data = small.read_bytes()
+    lengths = random.Random(2).sample(range(len(data)), 12)
+    assert wrong_flips(small, ((n, data[:n]) for n in [0, SMALL_PAGES, *lengths])) == []
+
+
+def test_every_flipped_byte_of_an_object_is_found(small: Path) -> None:
+    ledger = Ledger.open_read_only(small)
+    digests = [d for i in ledger.find().items if (o := ledger.outcome(i.experiment.id))
+               for d in o.artifacts.values()]  # fmt: skip
+    assert len(digests) == 2
+    for digest in digests:
+        path = ledger._objects.path(digest)
+        data = path.read_bytes()
+        for _, damaged in flips(data, range(len(data))):
+            path.write_bytes(damaged)
+            with pytest.raises(TamperError, match="damaged"):
+                ledger.get_object(digest)
+        assert [p for p in ledger.verify().problems if str(path) in p.what]
+        path.write_bytes(data)
+    assert ledger.verify().ok
+
+
+def test_every_flipped_byte_of_a_waiting_outcome_is_found(ledger: Ledger, new: New) -> None:
+    experiment = ledger.begin(new())
+    with ledger.attempt(experiment.id) as attempt:
+        path = ledger._spool.put(experiment.id, ledger._ending(attempt, FULL))
+    data = path.read_bytes()
+    for _, damaged in flips(data, range(len(data))):
+        path.write_bytes(damaged)
+        assert ledger._spool.get(experiment.id) is None
+    # It is not recorded, not thrown away, and not kept quiet about.
+    again = Ledger.open(ledger.database.parent)
+    assert again.outcome(experiment.id) is None
+    assert [p for p in again.verify().problems if experiment.id in p.what]
+    path.write_bytes(data)
+    assert Ledger.open(ledger.database.parent).status(experiment.id) == "succeeded"
