@@ -27,7 +27,13 @@ BLOB = bytes(range(256)) * 8
 OUTCOME = NewOutcome(
     kind="succeeded", result={"score": 1.5}, environment={"cpu": "x"}, artifacts={"cells": BLOB}
 )
-WHAT_TO_DO = ("free some space", "nothing was recorded", "recorded at the next start", "verify")
+WHAT_TO_DO = (
+    "free some space",
+    "set LINGSHU_HOME",
+    "nothing was recorded",
+    "recorded at the next start",
+    "verify",
+)
 Visits = Callable[[int], list[int]]
 MAYBE = "may or may not have been recorded"
 
