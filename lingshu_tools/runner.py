@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 
 _SLICE_S = 1.0
 """How long one wait on the engine lasts, and so how late a cancellation may be noticed."""
-_POLL_S = 0.2
+_POLL_S = 0.5
+"""How late an outcome that another process sealed is noticed; our own announce themselves."""
 _ENDED = ("succeeded", "failed", "cancelled")
 _RESUBMITS = 3
 
@@ -117,7 +118,9 @@ class Runner:
             roles = 1 if experiment.tool == "sample_cells" else 2
             self._totals[experiment_id] = experiment.request["n_cells"] * roles
         total = self._totals[experiment_id]
-        if self._sealed(experiment_id):
+        # What is worked on here ends here: looking it up each time took a core from the engine.
+        ours = experiment_id in self._active and experiment_id not in self._ended
+        if not ours and self._sealed(experiment_id):
             return Progress(done=total, total=total)
         jobs = [v for (owner, _), v in list(self._jobs.items()) if owner == experiment_id]
         return Progress(done=min(total, sum(view.done for view in jobs)), total=total)
@@ -189,6 +192,7 @@ class Runner:
                 self._app.ledger.seal(attempt, outcome)
             if outcome.kind == "succeeded" and replayed(experiment):
                 record_verdict(self._app, experiment)
+            self._ended.add(experiment.id)
         finally:
             self._judging.discard(experiment.id)
 

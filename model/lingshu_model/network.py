@@ -158,6 +158,8 @@ class Network(nn.Module):
 
     permutation: Tensor
     inverse: Tensor
+    ceiling: Tensor
+    """int64 [genes]: the largest token that training saw of each gene; nothing above is drawn."""
 
     def __init__(
         self, config: NetworkConfig, genes: int, sizes: VocabularySizes, seed: int = 0
@@ -169,6 +171,7 @@ class Network(nn.Module):
         self.groups = math.ceil(genes / config.group)
         self.register_buffer("permutation", torch.randperm(genes, generator=generator))
         self.register_buffer("inverse", torch.argsort(self.permutation))
+        self.register_buffer("ceiling", torch.full((genes,), VOCABULARY - 1))
         width = config.group * config.d_gene
         self.token = nn.Embedding(VOCABULARY + 1, config.d_gene)
         self.group_down = nn.Linear(width, config.d_model, bias=False)

@@ -129,7 +129,7 @@ class Sampler:
             if step == 0:
                 drawn = inverse_cdf(self._first_step(arm, start)[gene], uniform)
             else:
-                drawn = inverse_cdf(cumulative(self._logits(arm, current, cell, gene)), uniform)
+                drawn = inverse_cdf(self._sums(arm, current, cell, gene), uniform)
             current[cell, gene] = drawn
         return _counts(current.cpu().numpy())
 
@@ -154,6 +154,17 @@ class Sampler:
             uniform[row] = uniforms(arm.seed, cell, Purpose.VALUE, genes)
         return _Noise(step, torch.from_numpy(uniform).to(self.device))
 
+    def _sums(self, arm: ArmRequest, current: Tensor, cell: Tensor, gene: Tensor) -> Tensor:
+        """Return the running sums [n, 281] to draw from at (cell, gene), flat above the ceiling.
+
+        Each of the hundreds of counts that training never saw of a gene is improbable; all of them
+        together, raised by a tilt, put thousands of UMI into one cell of a thousand.
+        """
+        logits = self._logits(arm, current, cell, gene)
+        levels = torch.arange(logits.shape[1], device=logits.device)
+        above = levels > self.network.ceiling[gene][:, None]
+        return cumulative(logits.masked_fill(above, -torch.inf))
+
     def _logits(self, arm: ArmRequest, current: Tensor, cell: Tensor, gene: Tensor) -> Tensor:
         """Return float32 logits [n, 281] at (cell, gene), guided against the control branch."""
         conditions = self.vocabulary.conditions(arm.context, arm.interventions)
@@ -177,8 +188,7 @@ class Sampler:
         with self._first_lock:
             if key not in self._first:
                 every = torch.arange(len(start), device=self.device)
-                logits = self._logits(arm, start[None], torch.zeros_like(every), every)
-                self._first[key] = cumulative(logits)
+                self._first[key] = self._sums(arm, start[None], torch.zeros_like(every), every)
                 if len(self._first) > FIRST_STEPS_KEPT:
                     self._first.popitem(last=False)
             self._first.move_to_end(key)

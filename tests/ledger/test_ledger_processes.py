@@ -40,16 +40,16 @@ def test_eight_processes_make_one_new_ledger(worker: Worker, home: Path) -> None
 
 
 def test_four_writers_lose_nothing_and_leave_one_chain(worker: Worker, home: Path) -> None:
-    processes = [worker("write", home, 50) for _ in range(4)]
+    processes = [worker("write", home, 15) for _ in range(4)]
     said = [process.communicate()[0].split() for process in processes]
-    assert [(p.returncode, len(s)) for p, s in zip(processes, said, strict=True)] == [(0, 50)] * 4
+    assert [(p.returncode, len(s)) for p, s in zip(processes, said, strict=True)] == [(0, 15)] * 4
     ledger = Ledger.open(home)
     found = ledger.find(status="succeeded", limit=500).items
     assert {item.experiment.id for item in found} == {i for s in said for i in s}
     report = ledger.verify()
     assert report.problems == ()
     # The ledger's own row, four servers, and three rows for each experiment.
-    assert report.rows == 1 + 4 + 3 * 200
+    assert report.rows == 1 + 4 + 3 * 60
 
 
 def test_an_attempt_is_seen_and_told_across_processes(

@@ -7,6 +7,7 @@ import pytest
 import torch
 from made_model import GENES, arm
 
+from lingshu_model import tokens
 from lingshu_model.sampler import Sampler, Stopped, cumulative, inverse_cdf, sample_arm
 from lingshu_model.schedule import reveal_counts
 from lingshu_model.vocabulary import ConditionError
@@ -124,6 +125,18 @@ def test_a_condition_without_a_token_is_refused(
 ) -> None:
     with pytest.raises(ConditionError, match=words):
         sampler.sample_tile(arm(checkpoint, **changes), 0)
+
+
+def test_no_gene_is_drawn_above_the_largest_count_that_training_saw(
+    checkpoint: Checkpoint,
+) -> None:
+    sampler = Sampler.load(checkpoint, threads=1)
+    assert sampler.network.gene_bias is not None
+    with torch.no_grad():
+        sampler.network.gene_bias[:, 250] += 50.0
+    seen = tokens.decode(sampler.network.ceiling.numpy())
+    assert seen.max() < 30
+    assert (sample_arm(sampler, arm(checkpoint, "G1", n_cells=16)).counts <= seen).all()
 
 
 def test_inverse_cdf_is_monotone_and_never_leaves_the_vocabulary() -> None:

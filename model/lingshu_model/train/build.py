@@ -74,14 +74,24 @@ def config_json(spec: TrainingSpec, cells: TrainingCells) -> dict[str, Any]:
 
 
 def set_from_data(network: Network, cells: TrainingCells, targets: Sequence[str]) -> None:
-    """Start the output bias at log frequencies, features at co-expression, tilts at effects."""
+    """Start the output bias at log frequencies, features at co-expression, tilts at effects.
+
+    The ceiling of what may be drawn is set for good.
+    """
     with torch.no_grad():
+        network.ceiling.copy_(torch.from_numpy(_largest_tokens(cells)))
         if network.tilt is not None:
             network.tilt.theta.copy_(torch.from_numpy(tilts(cells, targets)))
         if network.gene_bias is not None:
             network.gene_bias.copy_(torch.from_numpy(_log_frequencies(cells)))
         features = network.prefix.gene_features
         features[1:].copy_(torch.from_numpy(_gene_features(cells, features.shape[1])))
+
+
+def _largest_tokens(cells: TrainingCells) -> NDArray[np.int64]:
+    measured = cells.tokens != MASK
+    largest = np.where(measured, cells.tokens, 0).max(axis=0).astype(np.int64)
+    return np.where(measured.any(axis=0), largest, VOCABULARY - 1)
 
 
 def _log_frequencies(cells: TrainingCells) -> NDArray[np.float32]:
