@@ -120,7 +120,9 @@ class Audit:
             if found.get(name) != statement:
                 whole.note(None, f"trigger {name} is missing or changed: rows were not protected")
         for name in found.keys() - expected.keys():
-            whole.note(None, f"trigger {name} is none of the ledger's: it may change what is written")
+            whole.note(
+                None, f"trigger {name} is none of the ledger's: it may change what is written"
+            )
 
     def _anchors(
         self, whole: Checked, connection: Connection, head: Head, anchors: Iterable[Head]

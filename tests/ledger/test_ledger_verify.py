@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lingshu_tools.errors import TamperError
+from lingshu_tools.errors import LedgerError, TamperError
 from lingshu_tools.ledger import Head, Ledger, NewExperiment, NewOutcome, verify
 
 New = Callable[..., NewExperiment]
