@@ -247,7 +247,7 @@ CALM = settings(
 
 
 class TestStates(LedgerMachine.TestCase):
-    settings = settings(CALM, max_examples=12, stateful_step_count=25)
+    settings = settings(CALM, max_examples=8, stateful_step_count=20)
 
 
 @pytest.mark.slow
