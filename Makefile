@@ -5,6 +5,10 @@ KILLS ?= 300
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install -q --no-compile --disable-pip-version-check -c constraints.txt
 
+# Without bytecode every process compiles torch again: a minute each on slow cores. pip's --no-compile
+# leaves it to the first import, which this would forbid.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help demo reference-ledger test style lint format proofs crash clean
 
 help:
