@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lingshu_model import numerics
 from lingshu_model.config import NetworkConfig
 from lingshu_model.tokens import LOWER_EDGES, MASK, VOCABULARY
 
@@ -149,8 +150,8 @@ class Tilt(nn.Module):
         self.register_buffer("levels", levels)
 
     def forward(self, hidden: Tensor, theta: Tensor) -> Tensor:
-        """Return the shift of the logits [n, 281] for hidden [n, d_gene] and theta [n, 1]."""
-        return theta * (1 + hidden @ self.gate)[:, None] * self.levels
+        """Return how far one level moves its logit, [n, 1]; hidden [n, d_gene], theta [n, 1]."""
+        return theta * (1 + hidden @ self.gate)[:, None]
 
 
 class Network(nn.Module):
@@ -219,14 +220,21 @@ class Network(nn.Module):
         theta = self.tilt.theta[conditions.target].sum(dim=1)
         return torch.cat([hidden, theta[..., None].to(hidden.dtype)], dim=-1)
 
-    def logits(self, hidden: Tensor, gene: Tensor) -> Tensor:
-        """Return float32 logits [n, 281] of rows of `forward`'s result for the genes `gene` [n]."""
+    def logits(self, hidden: Tensor, gene: Tensor, values: int = VOCABULARY) -> Tensor:
+        """Return float32 logits [n, values] of the first `values` tokens.
+
+        `hidden` [n, ...] are rows of `forward`'s result, for the genes `gene` int64 [n].
+        """
         hidden, theta = hidden.float().split([self.config.d_gene, int(self.config.tilt)], dim=-1)
         with torch.autocast(hidden.device.type, enabled=False):
-            logits = F.linear(hidden, self.head.weight.float())
+            weight = self.head.weight[:values].float()
             if self.tilt is not None:
-                logits = logits + self.tilt(hidden, theta)
-        return logits if self.gene_bias is None else logits + self.gene_bias[gene]
+                # One product for both: a pass over [n, values] costs more than the product does.
+                hidden = torch.cat([hidden, self.tilt(hidden, theta)], dim=-1)
+                weight = torch.cat([weight, self.tilt.levels[:values, None]], dim=-1)
+            if self.gene_bias is None:
+                return hidden @ weight.T
+            return torch.addmm(self.gene_bias[gene, :values], hidden, weight.T)
 
     def _pack(self, tokens: Tensor) -> Tensor:
         padding = self.groups * self.config.group - self.genes
@@ -264,13 +272,20 @@ def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """Return attention [batch, heads, length, head]; on a CPU computed in float32.
 
-    The CPU's bf16 kernel is no faster forwards and was fifteen times slower backwards; autocast
-    would cast back to it.
+    The CPU's fused kernel saves memory, not time: over 26 tokens it takes ten times as long as two
+    products and a softmax. In bf16 it is no faster forwards and was fifteen times slower backwards;
+    autocast would cast back to it.
     """
-    if q.device.type == "cpu":
-        with torch.autocast("cpu", enabled=False):
-            return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), mask).to(v.dtype)
-    return F.scaled_dot_product_attention(q, k, v, mask)
+    if q.device.type != "cpu":
+        return F.scaled_dot_product_attention(q, k, v, mask)
+    with torch.autocast("cpu", enabled=False):
+        q32, k32, v32 = q.float(), k.float(), v.float()
+        if q.shape[-2] > numerics.SHORT:
+            return F.scaled_dot_product_attention(q32, k32, v32, mask).to(v.dtype)
+        scores = (q32 * q.shape[-1] ** -0.5) @ k32.transpose(-2, -1)
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -torch.inf)
+        return (scores.softmax(dim=-1) @ v32).to(v.dtype)
 
 
 def _key_mask(conditions: Conditions, length: int) -> Tensor | None:

@@ -83,6 +83,12 @@ class Sampler:
         """Where the network is."""
         return self.network.norm.device
 
+    @cached_property
+    def _above(self) -> Tensor:
+        """Which tokens, up to the largest ceiling, are above each gene's: bool [genes, values]."""
+        values = torch.arange(int(self.network.ceiling.max()) + 1, device=self.device)
+        return values > self.network.ceiling[:, None]
+
     def profile(self) -> dict[str, Any]:
         """Return the numerics profile: everything known to change a bit of a result."""
         return numerics.profile(self.device, self.dtype, self.tile)
@@ -155,18 +161,16 @@ class Sampler:
         return _Noise(step, torch.from_numpy(uniform).to(self.device))
 
     def _sums(self, arm: ArmRequest, current: Tensor, cell: Tensor, gene: Tensor) -> Tensor:
-        """Return the running sums [n, 281] to draw from at (cell, gene), flat above the ceiling.
+        """Return the running sums [n, values] to draw from at (cell, gene), flat above the ceiling.
 
         Each of the hundreds of counts that training never saw of a gene is improbable; all of them
         together, raised by a tilt, put thousands of UMI into one cell of a thousand.
         """
         logits = self._logits(arm, current, cell, gene)
-        levels = torch.arange(logits.shape[1], device=logits.device)
-        above = levels > self.network.ceiling[gene][:, None]
-        return cumulative(logits.masked_fill(above, -torch.inf))
+        return cumulative(logits.masked_fill_(self._above[gene], -torch.inf))
 
     def _logits(self, arm: ArmRequest, current: Tensor, cell: Tensor, gene: Tensor) -> Tensor:
-        """Return float32 logits [n, 281] at (cell, gene), guided against the control branch."""
+        """Return float32 logits [n, values] at (cell, gene), guided against the control branch."""
         conditions = self.vocabulary.conditions(arm.context, arm.interventions)
         logits = self._branch(current, conditions, cell, gene)
         if not (arm.guidance and arm.interventions):
@@ -180,10 +184,10 @@ class Sampler:
         conditions = conditions.to(self.device).expand(len(current))
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             hidden = self.network(current, conditions)
-        return self.network.logits(hidden[cell, gene], gene)
+        return self.network.logits(hidden[cell, gene], gene, self._above.shape[1])
 
     def _first_step(self, arm: ArmRequest, start: Tensor) -> Tensor:
-        """Return the running sums [genes, 281] of the first step, computed once per condition."""
+        """Return the running sums [genes, values] of the first step, once per condition."""
         key = digest_json(arm.model_dump(include={"context", "interventions", "guidance", "clamp"}))
         with self._first_lock:
             if key not in self._first:
