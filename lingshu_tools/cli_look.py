@@ -3,6 +3,7 @@
 Starts nothing and writes nothing. Knows nothing of how tools are called.
 """
 
+import os
 import platform
 import shutil
 import sys
@@ -173,6 +174,8 @@ def _ledger(app: "App") -> dict[str, Any]:
     from lingshu_tools.ledger.migrations import HEAD
     from lingshu_tools.ledger.sqlite import journal_for
 
+    if url := os.environ.get("LINGSHU_LEDGER"):
+        return _named_ledger(url)
     database = app.home / "experiments.db"
     journal = journal_for(database)
     said = {"database": str(database), "journal": f"{journal.mode}: {journal.reason}"}
@@ -181,6 +184,17 @@ def _ledger(app: "App") -> dict[str, Any]:
     ledger = Ledger.open_read_only(database)
     old = "" if ledger.schema == HEAD else f"; `lingshu ledger migrate` brings it to {HEAD}"
     return {**said, "schema": ledger.schema + old, "head": str(ledger.head())}
+
+
+def _named_ledger(url: str) -> dict[str, Any]:
+    from lingshu_tools.ledger.backend import backend_of
+    from lingshu_tools.ledger.chain import head_of
+    from lingshu_tools.ledger.database import Database
+
+    database = Database.open_read_only(backend_of(url, writable=False))
+    with database.read() as connection:
+        head = head_of(connection)
+    return {"database": database.name, "schema": database.revision, "head": str(head)}
 
 
 def _intact(app: "App", name: str) -> str:

@@ -191,7 +191,7 @@ def _record(ledger: Ledger, row: Experiment, outcome: Outcome | None) -> list[st
             **here,
             "row": f"{row.seq}" + (f", sealed by row {outcome.seq}" if outcome else ""),
             "head": str(ledger.head()),
-            "ledger": str(ledger.database),
+            "ledger": ledger.name,
         }
     )
 
@@ -216,7 +216,7 @@ def _screen_page(app: App, name: str) -> list[str]:
         "checkpoint": plan["checkpoint_digest"],
         "row": str(screen.seq),
         "head": str(ledger.head()),
-        "ledger": str(ledger.database),
+        "ledger": ledger.name,
     }
     ranking = _table(ranking_table(found.ranking)) if found.ranking else []
     sections = [

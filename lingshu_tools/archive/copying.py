@@ -14,7 +14,6 @@ from typing import Any
 from sqlalchemy import Connection, Table, func, insert, inspect, select
 
 from lingshu_tools.ledger import sqlite
-from lingshu_tools.ledger.database import create_tables
 from lingshu_tools.ledger.records import Head
 from lingshu_tools.ledger.schema import TABLES, chain
 
@@ -33,7 +32,7 @@ def copy_rows(
     with read() as connection:
         sources = [(table, _known(connection, table)) for table in (chain, *TABLES.values())]
     with sqlite.writer(target, journal).begin() as into:
-        create_tables(into)
+        sqlite.create_tables(into)
         for start in range(1, head.seq + 1, BATCH):
             end = min(start + BATCH - 1, head.seq)
             with read() as connection:

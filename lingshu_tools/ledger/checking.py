@@ -1,8 +1,8 @@
 """A stretch of the chain, derived again: links, rows, what outcomes refer to, and objects.
 
 Stretches do not depend on each other, so that processes can share a ledger out. As a program, it
-takes where the ledger is as its argument and stretches on standard input, one JSON value per line,
-and answers each with a line: see `verify.py`. Knows nothing of the file as a whole.
+reads one JSON value per line: where the ledger is, then stretches, each of which it answers with a
+line. See `verify.py`. Knows nothing of the file as a whole.
 """
 
 import json
@@ -16,7 +16,8 @@ from sqlalchemy import Connection, Engine, Table, select
 from sqlalchemy.exc import DatabaseError
 
 from lingshu_tools.errors import LingshuError
-from lingshu_tools.ledger import derived, sqlite
+from lingshu_tools.ledger import derived
+from lingshu_tools.ledger.backend import backend_of
 from lingshu_tools.ledger.chain import EMPTY, hash_link, rehash
 from lingshu_tools.ledger.objects import ObjectStore
 from lingshu_tools.ledger.records import Problem
@@ -30,7 +31,7 @@ class Place:
     """Where a ledger is, in words that travel to another process.
 
     Attributes:
-        database: its file.
+        database: its URL.
         writable: whether this machine may roll back what a killed writer left.
         objects: its object store; None where rows alone are checked.
         standings: whether it has the table `standing`.
@@ -43,8 +44,7 @@ class Place:
 
     def engine(self) -> Engine:
         """Return an engine that reads it."""
-        path = Path(self.database)
-        return sqlite.reader(path) if self.writable else sqlite.read_only(path)
+        return backend_of(self.database, writable=self.writable).reader()
 
 
 @dataclass
@@ -159,7 +159,7 @@ def _between(connection: Connection, table: Table, start: int, end: int) -> list
 
 def main() -> None:
     """Check the stretches asked for, until there are no more."""
-    place = Place(**json.loads(sys.argv[1]))
+    place = Place(**json.loads(sys.stdin.readline()))
     engine = place.engine()
     for line in sys.stdin:
         done = check(engine, place, *json.loads(line))

@@ -1,28 +1,26 @@
-"""Transactions on a ledger file: short, retried, and with one kind of error.
+"""Transactions on a ledger: short, retried, and with one kind of error.
 
 Knows nothing of what is read or written.
 """
 
-import fcntl
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from pathlib import Path
 from random import SystemRandom
 from typing import Self, TypeVar
 
-from sqlalchemy import Connection, Engine, insert, inspect, select
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy import Connection, inspect, select
+from sqlalchemy.exc import DBAPIError
 
-from lingshu_tools.errors import InputError, LedgerError
-from lingshu_tools.ledger import derived, schema, sqlite
+from lingshu_tools.errors import LedgerError
+from lingshu_tools.ledger import schema
+from lingshu_tools.ledger.backend import Backend
 from lingshu_tools.ledger.chain import append
-from lingshu_tools.ledger.migrations import BASELINE, HEAD, REVISIONS
+from lingshu_tools.ledger.migrations import BASELINE, REVISIONS
 from lingshu_tools.ledger.rows import new_id, now
 
 T = TypeVar("T")
-# Each try has waited for sqlite.BUSY_S already.
+# Each try has waited half a minute already.
 _TRIES = 3
 _NOTHING = "nothing was recorded"
 # A commit can fail in its last step, when the rows are in the file already.
@@ -30,13 +28,18 @@ _UNKNOWN = "what was asked may or may not have been recorded: look before you as
 
 
 class Database:
-    """One ledger file; `writable` says whether `write` works."""
+    """One ledger's database; `writable` says whether `write` works."""
 
-    def __init__(self, path: Path, reader: Engine, writer: Engine | None = None) -> None:
-        self.path = path
-        self.reader = reader
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self.reader = backend.reader()
         self.revision = BASELINE
-        self._writer = writer
+        self._writer = backend.writer() if backend.writable else None
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return self.backend.name
 
     @property
     def writable(self) -> bool:
@@ -44,26 +47,25 @@ class Database:
         return self._writer is not None
 
     @classmethod
-    def open(cls, path: Path) -> Self:
-        """Return the database at `path`, made with all its tables where there is none.
+    def open(cls, backend: Backend) -> Self:
+        """Return the database, made with all its tables where there is none.
 
         Raises:
             LedgerError: it is no ledger, one of another format, or cannot be opened.
         """
-        with opening(path):
-            journal = sqlite.journal_for(path)
-            self = cls(path, sqlite.reader(path), sqlite.writer(path, journal))
-            self.revision = self.write(_create)
+        with backend.alone():
+            self = cls(backend)
+            self.revision = self.write(self._create)
         return self
 
     @classmethod
-    def open_read_only(cls, path: Path) -> Self:
-        """Return the database at `path`; nothing is written, not even beside it.
+    def open_read_only(cls, backend: Backend) -> Self:
+        """Return the database; nothing is written, not even beside a file.
 
         Raises:
             LedgerError: it is missing, no ledger, or one of another format.
         """
-        self = cls(path, sqlite.read_only(path))
+        self = cls(backend)
         with self.read() as connection:
             self.revision = _check(connection)
         return self
@@ -75,7 +77,7 @@ class Database:
             with self.reader.begin() as connection:
                 yield connection
         except DBAPIError as error:
-            message = f"{self.path} cannot be read: {error.orig}; run `lingshu ledger verify`"
+            message = f"{self.name} cannot be read: {error.orig}; run `lingshu ledger verify`"
             raise LedgerError(message) from error
 
     def write(self, work: Callable[[Connection], T]) -> T:
@@ -86,7 +88,7 @@ class Database:
                 the commit itself failed, all or none.
         """
         if self._writer is None:
-            message = f"{self.path} was opened read-only: open your own ledger to record anything"
+            message = f"{self.name} was opened read-only: open your own ledger to record anything"
             raise LedgerError(message)
         for left in reversed(range(_TRIES)):
             done = _NOTHING
@@ -96,65 +98,18 @@ class Database:
                     done = _UNKNOWN
                 return made
             except DBAPIError as error:
-                if not (left and sqlite.is_locked(error)):
-                    message = f"{self.path} cannot be written: {error.orig}; {done}"
+                if not (left and self.backend.is_busy(error)):
+                    message = f"{self.name} cannot be written: {error.orig}; {done}"
                     raise LedgerError(message) from error
             time.sleep(SystemRandom().uniform(0.05, 0.5))
         raise AssertionError
 
-
-def path_of(home: Path, url: str | None) -> Path:
-    """Return the database file of `home`, or the one that `url` names.
-
-    Raises:
-        InputError: not a URL of an SQLite file.
-    """
-    if url is None:
-        return home / "experiments.db"
-    try:
-        parsed = make_url(url)
-    except ArgumentError as error:
-        message = f"{url!r} is no URL of a ledger; write sqlite:////absolute/path/experiments.db"
-        raise InputError(message) from error
-    if parsed.get_backend_name() != "sqlite" or not parsed.database:
-        message = f"{url!r}: this version keeps ledgers in SQLite files, sqlite:////absolute/path"
-        raise InputError(message)
-    return Path(parsed.database).absolute()
-
-
-@contextmanager
-def opening(path: Path) -> Generator[None]:
-    """Let one process at a time decide the journal and make or change the tables.
-
-    Raises:
-        LedgerError: the folder cannot be written to.
-    """
-    # Never a lock on the database itself: closing any descriptor of it would drop SQLite's own.
-    guard = path.with_name(f"{path.name}.open")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = guard.open("ab")
-    except OSError as error:
-        message = f"{guard} cannot be made: {error}; set LINGSHU_HOME to a folder you can write to"
-        raise LedgerError(message) from error
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def create_tables(connection: Connection) -> None:
-    """Make all that the newest revision of the schema has, in an empty database; no row of it."""
-    sqlite.create_tables(connection)
-    derived.create(connection)
-    schema.revision.create(connection)
-    connection.execute(insert(schema.revision), {"version_num": HEAD})
-
-
-def _create(connection: Connection) -> str:
-    if not inspect(connection).get_table_names():
-        create_tables(connection)
-        append(connection, schema.ledger, id=new_id("led"), format=schema.FORMAT, created_at=now())
-    return _check(connection)
+    def _create(self, connection: Connection) -> str:
+        if self.backend.is_empty(connection):
+            self.backend.create(connection)
+            start = {"id": new_id("led"), "format": schema.FORMAT, "created_at": now()}
+            append(connection, schema.ledger, **start)
+        return _check(connection)
 
 
 def _check(connection: Connection) -> str:

@@ -63,8 +63,8 @@ def collect_garbage(
         raise InputError(message)
     root = ledger.objects.root
     own = root.parent / "experiments.db"
-    if own.exists() and not own.samefile(ledger.database):
-        message = f"{root} serves {own} as well, whose rows {ledger.database} does not know"
+    if own.exists() and not ledger.is_at(own):
+        message = f"{root} serves {own} as well, whose rows {ledger.name} does not know"
         raise InputError(message)
     limit = time.time() - min_age_s
     # Listed before the rows are read: a row committed in between is seen.

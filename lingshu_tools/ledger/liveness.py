@@ -1,8 +1,9 @@
-"""Who is alive: one lock file per experiment at work, freed by the kernel when its holder dies.
+"""Who is alive: one lock per experiment at work, freed when its holder dies.
 
-A lock is `flock` on `locks/NAME.lock`. The file says which machine made it, because a lock taken on
-another machine cannot be seen through every shared file system: such a file counts as alive until
-somebody removes it. A child forked from a holder holds the lock too. Knows nothing of experiments.
+Beside a database in a file, a lock is `flock` on `locks/NAME.lock`. The file says which machine
+made it, because a lock taken on another machine cannot be seen through every shared file system:
+such a file counts as alive until somebody removes it. A child forked from a holder holds the lock
+too. A server keeps locks itself. Knows nothing of experiments.
 """
 
 import fcntl
@@ -11,7 +12,7 @@ import socket
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from lingshu_tools.errors import LedgerError
 
@@ -25,8 +26,33 @@ def boot_id() -> str:
     return path.read_text("ascii").strip() if path.exists() else ""
 
 
-class Lock:
+class Lock(Protocol):
     """A lock that is held until `release` or the end of the process."""
+
+    @property
+    def held(self) -> bool:
+        """Whether it has not been lost or released yet."""
+        ...
+
+    def release(self) -> None:
+        """Give it up; a second time does nothing."""
+        ...
+
+
+class Locks(Protocol):
+    """Locks by name."""
+
+    def acquire(self, name: str) -> Lock | None:
+        """Return the lock, or None while somebody else holds it."""
+        ...
+
+    def is_held(self, name: str) -> bool:
+        """Return whether somebody holds it."""
+        ...
+
+
+class FileLock:
+    """A lock on a file of its own."""
 
     def __init__(self, path: Path, handle: BinaryIO) -> None:
         self._path = path
@@ -49,14 +75,14 @@ class Lock:
                 self._handle.close()
 
 
-class Locks:
+class FileLocks:
     """A folder of lock files."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._machine = f"{socket.gethostname()} {boot_id()}".encode()
 
-    def acquire(self, name: str) -> Lock | None:
+    def acquire(self, name: str) -> FileLock | None:
         """Return the lock, or None while somebody else holds it."""
         for pause in _PAUSES:
             time.sleep(pause)
@@ -81,7 +107,7 @@ class Locks:
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}.lock"
 
-    def _try(self, path: Path) -> Lock | None:
+    def _try(self, path: Path) -> FileLock | None:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             handle = path.open("a+b", buffering=0)
@@ -104,7 +130,7 @@ class Locks:
                 "local disk"
             )
             raise LedgerError(message) from error
-        return Lock(path, handle)
+        return FileLock(path, handle)
 
     def _is_foreign(self, path: Path) -> bool:
         try:

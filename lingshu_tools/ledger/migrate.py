@@ -15,8 +15,9 @@ from sqlalchemy import Connection
 
 from lingshu_tools.errors import LedgerError
 from lingshu_tools.ledger import derived
-from lingshu_tools.ledger.database import Database, opening
+from lingshu_tools.ledger.database import Database
 from lingshu_tools.ledger.migrations import HEAD
+from lingshu_tools.ledger.sqlite import SqliteBackend
 
 VERSIONS = Path(__file__).parent / "migrations"
 
@@ -42,8 +43,9 @@ def migrate(path: Path) -> Migrated:
     if not path.is_file():
         message = f"{str(path)!r} is no file: name the ledger's experiments.db, or its home"
         raise LedgerError(message)
-    database = Database.open(path)
-    with opening(path):
+    backend = SqliteBackend(path, writable=True)
+    database = Database.open(backend)
+    with backend.alone():
         return database.write(lambda connection: _migrate(connection, path, database.revision))
 
 

@@ -17,7 +17,6 @@ from lingshu_tools.ledger.chain import fetch, has, head_of
 from lingshu_tools.ledger.database import Database
 from lingshu_tools.ledger.heads import Heads
 from lingshu_tools.ledger.listing import Filter, page, status_of
-from lingshu_tools.ledger.liveness import Locks
 from lingshu_tools.ledger.migrations import STANDING
 from lingshu_tools.ledger.objects import ObjectStore
 from lingshu_tools.ledger.records import (
@@ -34,7 +33,6 @@ from lingshu_tools.ledger.records import (
     VerifyReport,
 )
 from lingshu_tools.ledger.rows import one, records
-from lingshu_tools.ledger.search import Search
 from lingshu_tools.ledger.spool import Spool
 from lingshu_tools.ledger.verify import Audit
 
@@ -46,15 +44,32 @@ class Reading:
         """Join the parts; `Ledger.open` and `Ledger.open_read_only` are the ways in."""
         self._database = database
         self._objects = objects
-        self._locks = Locks(home / "locks")
+        self._locks = database.backend.locks(home / "locks")
         self._spool = Spool(home / "spool")
         self._heads = Heads(home / "heads.txt")
-        self._search = Search(database.path, database.read, writable=database.writable)
+        self._search = database.backend.search(database.read)
+
+    @property
+    def name(self) -> str:
+        """What messages call the database: a file, or a URL without its password."""
+        return self._database.name
 
     @property
     def database(self) -> Path:
-        """The file."""
-        return self._database.path
+        """The file.
+
+        Raises:
+            InputError: it is on a server.
+        """
+        if self._database.backend.path is None:
+            message = f"{self.name} is no file, and this needs one"
+            raise InputError(message)
+        return self._database.backend.path
+
+    def is_at(self, file: Path) -> bool:
+        """Return whether its database is this very file."""
+        path = self._database.backend.path
+        return path is not None and path.samefile(file)
 
     @property
     def read_only(self) -> bool:

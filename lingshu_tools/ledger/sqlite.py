@@ -5,18 +5,35 @@ instead of failing; the reader is `query_only`. No connection outlives its trans
 nothing of what the tables mean.
 """
 
+import fcntl
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
 
-from sqlalchemy import Connection, Engine, NullPool, Table, UniqueConstraint, create_engine, event
+from sqlalchemy import (
+    Connection,
+    Engine,
+    NullPool,
+    Table,
+    UniqueConstraint,
+    create_engine,
+    event,
+    insert,
+    inspect,
+)
+from sqlalchemy.exc import DBAPIError
 
 from lingshu_tools.errors import LedgerError
-from lingshu_tools.ledger.schema import metadata
+from lingshu_tools.ledger import derived
+from lingshu_tools.ledger.liveness import FileLocks
+from lingshu_tools.ledger.migrations import HEAD
+from lingshu_tools.ledger.schema import metadata, revision
+from lingshu_tools.ledger.search import Search
 
 BUSY_S = 30.0
 _WAL_TRIES = 50
@@ -35,6 +52,7 @@ _PRAGMAS = {
     "fullfsync": 1,
 }
 Mode = Literal["wal", "truncate"]
+Read = Callable[[], AbstractContextManager[Connection]]
 
 
 @dataclass(frozen=True)
@@ -79,6 +97,90 @@ def _wal_is_safe(version: tuple[int, int, int]) -> bool:
 def _is_wal(database: Path) -> bool:
     with database.open("rb") as file:
         return file.read(20)[18:19] == b"\x02"
+
+
+class SqliteBackend:
+    """A ledger in an SQLite file."""
+
+    def __init__(self, path: Path, *, writable: bool) -> None:
+        self.path = path
+        self.writable = writable
+
+    @property
+    def name(self) -> str:
+        """The file."""
+        return str(self.path)
+
+    @property
+    def url(self) -> str:
+        """The file as a URL."""
+        return f"sqlite:///{self.path}"
+
+    def reader(self) -> Engine:
+        """Return the engine for reading; of a file that is only to be read, it writes nothing."""
+        return reader(self.path) if self.writable else read_only(self.path)
+
+    def writer(self) -> Engine:
+        """Return the engine for transactions that write, with the journal that the file has."""
+        return writer(self.path, journal_for(self.path))
+
+    @contextmanager
+    def alone(self) -> Generator[None]:
+        """Let one process at a time decide the journal and make or change the tables.
+
+        Raises:
+            LedgerError: the folder cannot be written to.
+        """
+        # Never a lock on the database itself: closing any descriptor of it would drop SQLite's own.
+        guard = self.path.with_name(f"{self.path.name}.open")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            file = guard.open("ab")
+        except OSError as error:
+            message = (
+                f"{guard} cannot be made: {error}; set LINGSHU_HOME to a folder you can write to"
+            )
+            raise LedgerError(message) from error
+        with file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def is_empty(self, connection: Connection) -> bool:
+        """Return whether the file has no table at all."""
+        return not inspect(connection).get_table_names()
+
+    def create(self, connection: Connection) -> None:
+        """Make every table, index, trigger and view in the transaction that is open."""
+        create_tables(connection)
+
+    def is_busy(self, error: DBAPIError) -> bool:
+        """Return whether somebody else was writing for as long as this one waited."""
+        text = str(error)
+        return "database is locked" in text or "database table is locked" in text
+
+    def flaws(self, connection: Connection, *, standings: bool) -> Iterator[tuple[int | None, str]]:
+        """Yield what SQLite's own checks find, and triggers that are not as they were made."""
+        for (said,) in connection.exec_driver_sql("PRAGMA integrity_check(10)"):
+            if said != "ok":
+                yield None, f"SQLite's integrity check says: {said}"
+        for table, row, parent, _ in connection.exec_driver_sql("PRAGMA foreign_key_check"):
+            yield row, f"{table} refers to a {parent} that is not there"
+        query = "SELECT name, sql FROM sqlite_master WHERE type = 'trigger'"
+        found = dict(tuple(row) for row in connection.exec_driver_sql(query))
+        expected = triggers() | (derived.TRIGGERS if standings else {})
+        for name, statement in expected.items():
+            if found.get(name) != statement:
+                yield None, f"trigger {name} is missing or changed: rows were not protected"
+        for name in found.keys() - expected.keys():
+            yield None, f"trigger {name} is none of the ledger's: it may change what is written"
+
+    def locks(self, folder: Path) -> FileLocks:
+        """Return the lock files in `folder`."""
+        return FileLocks(folder)
+
+    def search(self, read: Read) -> Search:
+        """Return the index beside the file."""
+        return Search(self.path, read, writable=self.writable)
 
 
 def writer(database: Path, journal: Journal) -> Engine:
@@ -161,10 +263,13 @@ def _set(connection: sqlite3.Connection, name: str, value: Any) -> None:
 
 
 def create_tables(connection: Connection) -> None:
-    """Make every table, index and trigger in the transaction that is open."""
+    """Make all that the newest revision of the schema has, in an empty database."""
     metadata.create_all(connection, checkfirst=False)
     for statement in triggers().values():
         connection.exec_driver_sql(statement)
+    derived.create(connection)
+    revision.create(connection)
+    connection.execute(insert(revision), {"version_num": HEAD})
 
 
 def triggers() -> dict[str, str]:
@@ -191,9 +296,3 @@ def _keys(table: Table) -> list[list[str]]:
     unique = [c for c in table.constraints if isinstance(c, UniqueConstraint)]
     keys = [["seq"], *([column.name for column in constraint.columns] for constraint in unique)]
     return sorted(keys)
-
-
-def is_locked(error: Exception) -> bool:
-    """Return whether a statement failed only because somebody else was writing."""
-    text = str(error)
-    return "database is locked" in text or "database table is locked" in text

@@ -8,6 +8,7 @@
 crash. Knows nothing of tools, engines or what a request means.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import fields
@@ -18,9 +19,10 @@ from sqlalchemy import Connection
 
 from lingshu_tools.errors import BusyError, CancelledError, InputError, LedgerError, SealedError
 from lingshu_tools.ledger import schema, sealing
+from lingshu_tools.ledger.backend import backend_of
 from lingshu_tools.ledger.canonical import digest_bytes
 from lingshu_tools.ledger.chain import append, has
-from lingshu_tools.ledger.database import Database, path_of
+from lingshu_tools.ledger.database import Database
 from lingshu_tools.ledger.liveness import Lock
 from lingshu_tools.ledger.objects import ObjectStore
 from lingshu_tools.ledger.reading import Reading
@@ -36,6 +38,7 @@ from lingshu_tools.ledger.records import (
     Verification,
 )
 from lingshu_tools.ledger.rows import new_id, now, one, record, records, table_of, text_of
+from lingshu_tools.ledger.sqlite import SqliteBackend
 
 R = TypeVar("R")
 
@@ -90,12 +93,15 @@ class Ledger(Reading):
 
         Args:
             home: holds `experiments.db`, `objects/` and what goes with them.
-            url: another database, `sqlite:////absolute/path`; the objects stay in `home`.
+            url: another database, `sqlite:////absolute/path` or `postgresql+psycopg://…`; the
+                objects stay in `home`. By default `LINGSHU_LEDGER`, or the file in `home`.
 
         Raises:
             LedgerError: it cannot be opened for writing, or has another format.
         """
-        database = Database.open(path_of(home, url))
+        url = url or os.environ.get("LINGSHU_LEDGER")
+        own = SqliteBackend(home / "experiments.db", writable=True)
+        database = Database.open(backend_of(url) if url else own)
         home.mkdir(parents=True, exist_ok=True)
         self = cls(database, home, ObjectStore(home / "objects"))
         self._heads.add(self.head())
@@ -116,7 +122,8 @@ class Ledger(Reading):
         """
         home = database.parent
         store = ObjectStore(objects or home / "objects", writable=False)
-        return cls(Database.open_read_only(database), home, store)
+        backend = SqliteBackend(database, writable=False)
+        return cls(Database.open_read_only(backend), home, store)
 
     # Screens
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from queue import SimpleQueue
 
@@ -20,7 +20,6 @@ from sqlalchemy import Connection, func, select
 from sqlalchemy.exc import DatabaseError
 
 from lingshu_tools.errors import LedgerError
-from lingshu_tools.ledger import derived
 from lingshu_tools.ledger.chain import EMPTY, head_of
 from lingshu_tools.ledger.checking import MAX_PROBLEMS, Checked, Place, check
 from lingshu_tools.ledger.database import Database
@@ -28,7 +27,6 @@ from lingshu_tools.ledger.migrations import STANDING
 from lingshu_tools.ledger.objects import ObjectStore
 from lingshu_tools.ledger.records import Head, Problem, VerifyReport
 from lingshu_tools.ledger.schema import TABLES, artifact, chain
-from lingshu_tools.ledger.sqlite import triggers
 
 BATCH = 2000
 # A process takes as long to start as this many rows take to check.
@@ -45,8 +43,9 @@ class Audit:
     ) -> None:
         standings = database.revision >= STANDING
         folder = None if objects is None else str(objects.root)
-        self._place = Place(str(database.path), database.writable, folder, standings)
+        self._place = Place(database.backend.url, database.writable, folder, standings)
         self._engine = database.reader
+        self._flaws = database.backend.flaws
         self._progress = progress or _silent
         self._found = Checked()
 
@@ -76,7 +75,7 @@ class Audit:
         last = min(head.seq, links + MAX_PROBLEMS)
         ends = range(BATCH, last + BATCH, BATCH)
         stretches = [(end - BATCH + 1, min(end, last)) for end in ends]
-        # SQLite reads the file through while the rows are hashed.
+        # The database looks itself through while the rows are hashed.
         with ThreadPoolExecutor(1) as beside, self._checkers(last) as checked:
             file = beside.submit(self._file)
             for done in checked(stretches):
@@ -99,30 +98,11 @@ class Audit:
         whole = Checked()
         try:
             with self._engine.begin() as connection:
-                self._structure(whole, connection)
-                self._triggers(whole, connection)
+                for row, what in self._flaws(connection, standings=self._place.standings):
+                    whole.note(row, what)
         except DatabaseError as error:
             whole.note(None, f"the database cannot be read: {error.orig}")
         return whole
-
-    def _structure(self, whole: Checked, connection: Connection) -> None:
-        for (text,) in connection.exec_driver_sql("PRAGMA integrity_check(10)"):
-            if text != "ok":
-                whole.note(None, f"SQLite's integrity check says: {text}")
-        for table, row, parent, _ in connection.exec_driver_sql("PRAGMA foreign_key_check"):
-            whole.note(row, f"{table} refers to a {parent} that is not there")
-
-    def _triggers(self, whole: Checked, connection: Connection) -> None:
-        query = "SELECT name, sql FROM sqlite_master WHERE type = 'trigger'"
-        found = dict(tuple(row) for row in connection.exec_driver_sql(query))
-        expected = triggers() | (derived.TRIGGERS if self._place.standings else {})
-        for name, statement in expected.items():
-            if found.get(name) != statement:
-                whole.note(None, f"trigger {name} is missing or changed: rows were not protected")
-        for name in found.keys() - expected.keys():
-            whole.note(
-                None, f"trigger {name} is none of the ledger's: it may change what is written"
-            )
 
     def _anchors(
         self, whole: Checked, connection: Connection, head: Head, anchors: Iterable[Head]
@@ -173,25 +153,29 @@ def _workers(place: Place, count: int) -> Generator[Callable[[Stretch], Checked]
 
 def _start(place: Place) -> subprocess.Popen[str]:
     path = os.pathsep.join(entry for entry in sys.path if entry)
-    return subprocess.Popen(
-        [sys.executable, "-m", "lingshu_tools.ledger.checking", json.dumps(asdict(place))],
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lingshu_tools.ledger.checking"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": path},
     )
+    # Not an argument: a URL may hold a password, and arguments are seen by everybody.
+    _tell(process, json.dumps(asdict(place)))
+    return process
 
 
 def _told(process: subprocess.Popen[str], line: str) -> str:
     """Return the line that a process answers; nothing where it has ended."""
-    if process.stdin is None or process.stdout is None:
-        return ""
-    try:
-        process.stdin.write(line + "\n")
-        process.stdin.flush()
-    except BrokenPipeError:
-        return ""
-    return process.stdout.readline()
+    _tell(process, line)
+    return "" if process.stdout is None else process.stdout.readline()
+
+
+def _tell(process: subprocess.Popen[str], line: str) -> None:
+    if process.stdin is not None:
+        with suppress(BrokenPipeError):
+            process.stdin.write(line + "\n")
+            process.stdin.flush()
 
 
 def _cores() -> int:

@@ -1,9 +1,14 @@
 """Builders for ledger tests."""
 
 import os
+import secrets
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +17,49 @@ import pytest
 from lingshu_tools.ledger import Ledger, NewExperiment
 
 WORKER = Path(__file__).with_name("worker.py")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The URL of a PostgreSQL server's database, on a Unix socket, for as long as the tests run."""
+    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda p: int(p.parent.name))
+    if not programs or find_spec("psycopg") is None:
+        pytest.skip("no PostgreSQL: install Debian's `postgresql` and lingshu-tools[postgres]")
+    with tempfile.TemporaryDirectory(prefix="pg") as name:
+        folder = Path(name)
+        user = _not_root(folder)
+        data, log = folder / "data", folder / "log"
+        run = partial(subprocess.run, check=True, capture_output=True, user=user, cwd="/")
+        run([programs[-1] / "initdb", "-U", "tests", "-A", "trust", "-E", "UTF8", "-D", data])
+        options = f"-c listen_addresses= -c fsync=off -k {folder}"
+        control = [programs[-1] / "pg_ctl", "-w", "-D", data]
+        run([*control, "-l", log, "-o", options, "-t", "120", "start"])
+        try:
+            yield f"postgresql+psycopg://tests@/postgres?host={folder}"
+        finally:
+            run([*control, "-m", "immediate", "stop"])
+
+
+def _not_root(folder: Path) -> str | None:
+    """PostgreSQL refuses to run as root: give the folder to its own user then."""
+    if os.getuid():
+        return None
+    shutil.chown(folder, "postgres")
+    return "postgres"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each kind of database that can hold a ledger, as what `Ledger.open` takes by default."""
+    if request.param == "postgresql":
+        import psycopg
+
+        url = request.getfixturevalue("postgres")
+        name = f"t{secrets.token_hex(8)}"
+        with psycopg.connect(url.replace("+psycopg", "")) as connection:
+            connection.execute(f"CREATE SCHEMA {name}")  # type: ignore[arg-type]
+        monkeypatch.setenv("LINGSHU_LEDGER", f"{url}&options=-csearch_path%3D{name}")
+    return request.param
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from lingshu_tools.ledger import Ledger, NewExperiment, NewOutcome, Page, listin
 from lingshu_tools.ledger.search import Search
 
 New = Callable[..., NewExperiment]
+pytestmark = pytest.mark.usefixtures("database")
 
 
 def seeds(page: Page) -> list[int]:

@@ -9,9 +9,10 @@ import pytest
 
 from lingshu_tools.errors import BusyError, SealedError
 from lingshu_tools.ledger import Ledger, NewExperiment, NewOutcome, liveness
-from lingshu_tools.ledger.liveness import Locks
+from lingshu_tools.ledger.liveness import FileLocks
 
 New = Callable[..., NewExperiment]
+pytestmark = pytest.mark.usefixtures("database")
 Worker = Callable[..., subprocess.Popen[str]]
 
 
@@ -102,11 +103,11 @@ def test_a_second_seal_is_impossible_even_without_a_lock(
 
 
 def test_a_lock_is_held_by_one_and_leaves_no_file(tmp_path: Path) -> None:
-    locks = Locks(tmp_path / "locks")
+    locks = FileLocks(tmp_path / "locks")
     assert not locks.is_held("a")
     lock = locks.acquire("a")
     assert lock is not None
-    assert (locks.is_held("a"), Locks(tmp_path / "locks").acquire("a")) == (True, None)
+    assert (locks.is_held("a"), FileLocks(tmp_path / "locks").acquire("a")) == (True, None)
     lock.release()
     lock.release()
     assert not lock.held
@@ -117,7 +118,7 @@ def test_a_lock_is_held_by_one_and_leaves_no_file(tmp_path: Path) -> None:
 def test_a_lock_file_of_another_machine_counts_as_alive(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    locks = Locks(tmp_path)
+    locks = FileLocks(tmp_path)
     (tmp_path / "a.lock").write_text("another-host another-boot")
     assert locks.is_held("a")
     assert locks.acquire("a") is None

@@ -10,6 +10,7 @@ from lingshu_tools.errors import LedgerError, SealedError
 from lingshu_tools.ledger import Ledger, NewExperiment, NewOutcome, sealing
 
 New = Callable[..., NewExperiment]
+pytestmark = pytest.mark.usefixtures("database")
 OUTCOME = NewOutcome(
     kind="succeeded", result={"score": 1.5}, environment={"cpu": "x"}, artifacts={"cells": b"c"}
 )

@@ -18,6 +18,7 @@ from lingshu_tools.errors import (
 from lingshu_tools.ledger import Head, Ledger, NewExperiment, NewOutcome, default_home
 
 New = Callable[..., NewExperiment]
+pytestmark = pytest.mark.usefixtures("database")
 
 
 def finish(ledger: Ledger, experiment_id: str, **outcome: object) -> None:
@@ -240,7 +241,7 @@ def test_another_database_is_named_by_url(tmp_path: Path, home: Path, new: New) 
     finish(ledger, ledger.begin(new()).id, artifacts={"cells": b"1"})
     assert ledger.database == database
     assert Ledger.open_read_only(database, objects=home / "objects").verify().ok
-    for url in ("postgresql+psycopg://host/db", "no url", "sqlite://"):
+    for url in ("mysql://host/db", "no url", "sqlite://"):
         with pytest.raises(InputError, match="sqlite:////"):
             Ledger.open(home, url=url)
 

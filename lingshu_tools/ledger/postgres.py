@@ -1,0 +1,236 @@
+"""All that is PostgreSQL's own: engines, what stops a rewrite, and who is alive.
+
+Writing transactions take one advisory lock first, so that the chain stays a line; the reader's see
+one state and are read-only. An attempt is alive as long as the connection that holds its advisory
+lock. No connection outlives its transaction but that one. Knows nothing of what the tables mean.
+"""
+
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, NullPool, create_engine, event, insert, inspect, text
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError
+
+from lingshu_tools.errors import InputError, LedgerError
+from lingshu_tools.ledger import derived, schema
+from lingshu_tools.ledger.migrations import HEAD
+from lingshu_tools.ledger.schema import metadata, revision
+
+BUSY_S = 30
+_ONE_WRITER = "SELECT pg_advisory_xact_lock(hashtextextended('ledger ' || current_schema(), 0))"
+_TAKE = "SELECT pg_try_advisory_lock(hashtextextended(:name, 0))"
+_INSERT_ONLY = "BEGIN RAISE EXCEPTION USING MESSAGE = TG_TABLE_NAME || ' is insert-only'; END"
+_BEGINS = (
+    "BEGIN INSERT INTO standing (seq, status) VALUES (NEW.seq, 'open')"
+    " ON CONFLICT (seq) DO UPDATE SET status = 'open'; RETURN NULL; END"
+)
+_ENDS = (
+    "BEGIN UPDATE standing SET status = NEW.kind"
+    " WHERE seq = (SELECT e.seq FROM experiment e WHERE e.id = NEW.experiment_id);"
+    " RETURN NULL; END"
+)
+FUNCTIONS = {
+    "ledger_insert_only": _INSERT_ONLY,
+    "ledger_standing_begins": _BEGINS,
+    "ledger_standing_ends": _ENDS,
+}
+_SETTINGS = {"synchronous_commit": "on", "lock_timeout": f"{BUSY_S}s"}
+_BUSY = ("LockNotAvailable", "DeadlockDetected", "SerializationFailure")
+_HELD = """
+SELECT EXISTS (
+    SELECT 1 FROM pg_locks l JOIN pg_database d ON d.oid = l.database
+    WHERE l.locktype = 'advisory' AND l.granted AND d.datname = current_database()
+    AND l.objsubid = 1
+    AND (l.classid::bigint << 32 | l.objid::bigint) = hashtextextended(:name, 0)
+)
+"""
+
+
+class PostgresBackend:
+    """A schema of a PostgreSQL database: the first one of the connection's `search_path`."""
+
+    path = None
+
+    def __init__(self, url: URL, *, writable: bool) -> None:
+        self._url = url.set(drivername="postgresql+psycopg")
+        self.writable = writable
+
+    @property
+    def name(self) -> str:
+        """The URL without its password."""
+        return self._url.render_as_string()
+
+    @property
+    def url(self) -> str:
+        """The URL, password and all: for a pipe, never for an argument or a message."""
+        return self._url.render_as_string(hide_password=False)
+
+    def reader(self) -> Engine:
+        """Return the engine for reading: one state, and nothing written."""
+        engine = self._engine()
+        return engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+
+    def writer(self) -> Engine:
+        """Return the engine for transactions that write, one after the other."""
+        engine = self._engine()
+
+        def on_begin(connection: Connection) -> None:
+            connection.exec_driver_sql(_ONE_WRITER)
+
+        event.listen(engine, "begin", on_begin)
+        return engine
+
+    def _engine(self) -> Engine:
+        try:
+            engine = create_engine(self._url, poolclass=NullPool)
+        except ModuleNotFoundError as error:
+            message = f"{error}; install lingshu-tools[postgres] for ledgers on PostgreSQL"
+            raise LedgerError(message) from error
+        event.listen(engine, "connect", _prepare)
+        return engine
+
+    @contextmanager
+    def alone(self) -> Generator[None]:
+        """Do nothing: here tables are made in transactions, and those wait for each other."""
+        yield
+
+    def is_empty(self, connection: Connection) -> bool:
+        """Return whether the schema has no ledger yet; other tables may be there."""
+        return not inspect(connection).has_table("ledger")
+
+    def create(self, connection: Connection) -> None:
+        """Make every table, index, function, trigger and view."""
+        metadata.create_all(connection, checkfirst=False)
+        schema.derived.create_all(connection, checkfirst=False)
+        revision.create(connection)
+        connection.execute(insert(revision), {"version_num": HEAD})
+        for name, body in FUNCTIONS.items():
+            connection.exec_driver_sql(
+                f"CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $${body}$$"
+            )
+        for name, (table, when, function) in _triggers().items():
+            connection.exec_driver_sql(
+                f"CREATE TRIGGER {name} {when} ON {table} FOR EACH {_each(when)}"
+                f" EXECUTE FUNCTION {function}()"
+            )
+        for statement in derived.VIEWS.values():
+            connection.exec_driver_sql(statement)
+
+    def is_busy(self, error: DBAPIError) -> bool:
+        """Return whether somebody else held what was needed for too long."""
+        return type(error.orig).__name__ in _BUSY
+
+    def flaws(self, connection: Connection, *, standings: bool) -> Iterator[tuple[int | None, str]]:
+        """Yield what is wrong with the functions and triggers; foreign keys PostgreSQL minds."""
+        del standings
+        query = (
+            "SELECT t.tgname, c.relname, p.proname, p.prosrc, t.tgenabled FROM pg_trigger t"
+            " JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_proc p ON p.oid = t.tgfoid"
+            " WHERE NOT t.tgisinternal AND c.relnamespace = current_schema()::regnamespace"
+        )
+        found = {row[0]: tuple(row[1:]) for row in connection.exec_driver_sql(query)}
+        expected = _triggers()
+        for name, (table, _, function) in expected.items():
+            if found.get(name) != (table, function, FUNCTIONS[function], "O"):
+                yield None, f"trigger {name} is missing or changed: rows were not protected"
+        ours = {*metadata.tables, *schema.derived.tables}
+        for name in found.keys() - expected.keys():
+            if found[name][0] in ours:
+                yield None, f"trigger {name} is none of the ledger's: it may change what is written"
+
+    def locks(self, folder: Path) -> "AdvisoryLocks":
+        """Return the locks that connections hold; no lock files are needed."""
+        del folder
+        return AdvisoryLocks(self)
+
+    def search(self, read: Any) -> None:
+        """Return no index: PostgreSQL looks at every row."""
+        del read
+
+
+class AdvisoryLock:
+    """An advisory lock, held by a connection of its own."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    @property
+    def held(self) -> bool:
+        """Whether it has not been released, and the server still knows the connection."""
+        if self._connection.closed:
+            return False
+        try:
+            self._connection.exec_driver_sql("SELECT 1")
+        except DBAPIError:
+            return False
+        return True
+
+    def release(self) -> None:
+        """Close the connection, and with it the lock; a second time does nothing."""
+        with suppress(DBAPIError):
+            self._connection.close()
+
+
+class AdvisoryLocks:
+    """Locks by name, seen from every machine that reaches the server."""
+
+    def __init__(self, backend: PostgresBackend) -> None:
+        self._engine = backend._engine().execution_options(isolation_level="AUTOCOMMIT")
+
+    def acquire(self, name: str) -> AdvisoryLock | None:
+        """Return the lock, or None while somebody else holds it."""
+        with _said(self._engine):
+            connection = self._engine.connect()
+            if connection.scalar(text(_TAKE), {"name": name}):
+                return AdvisoryLock(connection)
+            connection.close()
+        return None
+
+    def is_held(self, name: str) -> bool:
+        """Return whether somebody holds it."""
+        with _said(self._engine), self._engine.connect() as connection:
+            return bool(connection.scalar(text(_HELD), {"name": name}))
+
+
+@contextmanager
+def _said(engine: Engine) -> Generator[None]:
+    try:
+        yield
+    except DBAPIError as error:
+        message = f"{engine.url.render_as_string()} cannot be asked who is alive: {error.orig}"
+        raise LedgerError(message) from error
+
+
+def _prepare(connection: Any, _: Any) -> None:
+    """Set what a ledger needs on a new connection, and read it back."""
+    with connection.cursor() as cursor:
+        for name, value in _SETTINGS.items():
+            cursor.execute(f"SET {name} TO '{value}'")
+            (kept,) = cursor.execute(f"SHOW {name}").fetchone()
+            if kept != value:
+                message = f"PostgreSQL kept {name}={kept!r} where {value!r} is needed"
+                raise LedgerError(message)
+        (encoding,) = cursor.execute("SHOW server_encoding").fetchone()
+    connection.commit()
+    if encoding != "UTF8":
+        message = f"the database's encoding is {encoding}; make one with ENCODING 'UTF8'"
+        raise InputError(message)
+
+
+def _triggers() -> dict[str, tuple[str, str, str]]:
+    """Return the triggers by name: the table, when, and the function that is called."""
+    stop = "BEFORE UPDATE OR DELETE OR TRUNCATE"
+    kept = {
+        f"{table}_insert_only": (table, stop, "ledger_insert_only") for table in metadata.tables
+    }
+    return kept | {
+        "standing_begins": ("experiment", "AFTER INSERT", "ledger_standing_begins"),
+        "standing_ends": ("outcome", "AFTER INSERT", "ledger_standing_ends"),
+    }
+
+
+def _each(when: str) -> str:
+    return "ROW" if when == "AFTER INSERT" else "STATEMENT"
