@@ -11,7 +11,7 @@ from typing import Protocol
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError
 
 from lingshu_tools.errors import InputError
 from lingshu_tools.ledger.liveness import Locks
@@ -63,7 +63,7 @@ class Backend(Protocol):
         """Make every table, index, trigger and view in the transaction that is open."""
         ...
 
-    def is_busy(self, error: DBAPIError) -> bool:
+    def is_busy(self, error: Exception) -> bool:
         """Return whether a transaction failed only because somebody else was writing."""
         ...
 

@@ -86,7 +86,7 @@ def rehash(kind: str, row: Mapping[str, Any]) -> str:
     """Return the digest of a row as it was read; words where damage left what has none."""
     try:
         return hash_row(kind, row)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         return f"nothing ({error})"
 
 

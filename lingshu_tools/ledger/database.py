@@ -27,6 +27,15 @@ _NOTHING = "nothing was recorded"
 _UNKNOWN = "what was asked may or may not have been recorded: look before you ask again"
 
 
+UNREADABLE = (DBAPIError, UnicodeDecodeError)
+"""SQLite quotes what is damaged in its messages, and sqlite3 may fail to read those."""
+
+
+def why(error: DBAPIError | UnicodeDecodeError) -> object:
+    """Return what the database said."""
+    return error.orig if isinstance(error, DBAPIError) else f"it is damaged ({error})"
+
+
 class Database:
     """One ledger's database; `writable` says whether `write` works."""
 
@@ -76,8 +85,8 @@ class Database:
         try:
             with self.reader.begin() as connection:
                 yield connection
-        except DBAPIError as error:
-            message = f"{self.name} cannot be read: {error.orig}; run `lingshu ledger verify`"
+        except UNREADABLE as error:
+            message = f"{self.name} cannot be read: {why(error)}; run `lingshu ledger verify`"
             raise LedgerError(message) from error
 
     def write(self, work: Callable[[Connection], T]) -> T:
@@ -97,9 +106,9 @@ class Database:
                     made = work(connection)
                     done = _UNKNOWN
                 return made
-            except DBAPIError as error:
+            except UNREADABLE as error:
                 if not (left and self.backend.is_busy(error)):
-                    message = f"{self.name} cannot be written: {error.orig}; {done}"
+                    message = f"{self.name} cannot be written: {why(error)}; {done}"
                     raise LedgerError(message) from error
             time.sleep(SystemRandom().uniform(0.05, 0.5))
         raise AssertionError

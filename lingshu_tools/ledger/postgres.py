@@ -119,9 +119,9 @@ class PostgresBackend:
         for statement in derived.VIEWS.values():
             connection.exec_driver_sql(statement)
 
-    def is_busy(self, error: DBAPIError) -> bool:
+    def is_busy(self, error: Exception) -> bool:
         """Return whether somebody else held what was needed for too long."""
-        return type(error.orig).__name__ in _BUSY
+        return type(getattr(error, "orig", error)).__name__ in _BUSY
 
     def flaws(self, connection: Connection, *, standings: bool) -> Iterator[tuple[int | None, str]]:
         """Yield what is wrong with the functions and triggers; foreign keys PostgreSQL minds."""

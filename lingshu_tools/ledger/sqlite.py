@@ -26,7 +26,6 @@ from sqlalchemy import (
     insert,
     inspect,
 )
-from sqlalchemy.exc import DBAPIError
 
 from lingshu_tools.errors import LedgerError
 from lingshu_tools.ledger import derived
@@ -153,7 +152,7 @@ class SqliteBackend:
         """Make every table, index, trigger and view in the transaction that is open."""
         create_tables(connection)
 
-    def is_busy(self, error: DBAPIError) -> bool:
+    def is_busy(self, error: Exception) -> bool:
         """Return whether somebody else was writing for as long as this one waited."""
         text = str(error)
         return "database is locked" in text or "database table is locked" in text

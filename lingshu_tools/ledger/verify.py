@@ -17,12 +17,11 @@ from dataclasses import asdict
 from queue import SimpleQueue
 
 from sqlalchemy import Connection, func, select
-from sqlalchemy.exc import DatabaseError
 
 from lingshu_tools.errors import LedgerError
 from lingshu_tools.ledger.chain import EMPTY, head_of
 from lingshu_tools.ledger.checking import MAX_PROBLEMS, Checked, Place, check
-from lingshu_tools.ledger.database import Database
+from lingshu_tools.ledger.database import UNREADABLE, Database, why
 from lingshu_tools.ledger.migrations import STANDING
 from lingshu_tools.ledger.objects import ObjectStore
 from lingshu_tools.ledger.records import Head, Problem, VerifyReport
@@ -54,8 +53,8 @@ class Audit:
         head = EMPTY
         try:
             head = self._everything(anchors)
-        except DatabaseError as error:
-            self._found.note(None, f"the database cannot be read: {error.orig}")
+        except UNREADABLE as error:
+            self._found.note(None, f"the database cannot be read: {why(error)}")
         found = [*others, *self._found.problems]
         problems = sorted(found, key=lambda p: (p.seq is None, p.seq or 0))
         objects = None if self._place.objects is None else self._found.objects
@@ -100,8 +99,8 @@ class Audit:
             with self._engine.begin() as connection:
                 for row, what in self._flaws(connection, standings=self._place.standings):
                     whole.note(row, what)
-        except DatabaseError as error:
-            whole.note(None, f"the database cannot be read: {error.orig}")
+        except UNREADABLE as error:
+            whole.note(None, f"the database cannot be read: {why(error)}")
         return whole
 
     def _anchors(

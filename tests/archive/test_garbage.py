@@ -1,6 +1,5 @@
 """Only what nobody refers to is ever taken, and only when it is old and when it is asked for."""
 
-import json
 import os
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ from lingshu_tools.errors import InputError, LedgerError
 from lingshu_tools.ledger import Ledger, NewOutcome
 from lingshu_tools.ledger.garbage import DAY_S, collect_garbage
 from lingshu_tools.ledger.objects import ObjectStore
+from lingshu_tools.ledger.spool import Spool
 
 OLD = time.time() - 30 * DAY_S
 
@@ -112,9 +112,7 @@ def test_an_object_of_an_outcome_in_the_spool_is_in_use(
     waiting = next(i.experiment for i in ledger.find(status="succeeded").items)
     digest = ledger.put_object(b"orphan")
     os.utime(orphan, (OLD, OLD))
-    spool = tmp_path / "home" / "spool" / f"{waiting.id}.json"
-    spool.parent.mkdir(exist_ok=True)
-    spool.write_text(json.dumps({"sizes": {digest: 6}}))
+    spool = Spool(tmp_path / "home" / "spool").put(waiting.id, {"sizes": {digest: 6}})
     assert collect_garbage(ledger, delete=True).kept == 3
     assert orphan.exists()
     spool.write_text("{")

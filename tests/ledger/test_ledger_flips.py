@@ -88,7 +88,7 @@ def all_rows(data: bytes) -> list[Any] | None:
             tables = [name for kind, name, *_ in schema if kind == "table"]
             rows = [connection.execute(f"SELECT * FROM {name}").fetchall() for name in tables]
             sound = connection.execute("PRAGMA integrity_check(1)").fetchone() == ("ok",)
-        except sqlite3.Error:
+        except (sqlite3.Error, UnicodeDecodeError):
             return None
     return [schema, rows] if sound else None
 
