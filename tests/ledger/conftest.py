@@ -48,6 +48,15 @@ def _not_root(folder: Path) -> str | None:
     return "postgres"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave tests of files to SQLite."""
+    items[:] = [
+        item
+        for item in items
+        if item.get_closest_marker("of_files") is None or "[postgresql" not in item.name
+    ]
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Each kind of database that can hold a ledger, as what `Ledger.open` takes by default."""

@@ -76,6 +76,7 @@ def test_what_is_no_status_cursor_or_limit_is_an_error_that_teaches(ledger: Ledg
         ledger.find(limit=0)
 
 
+@pytest.mark.of_files
 def test_text_is_looked_up_in_an_index_that_may_be_missing_stale_damaged_or_another_ledgers(
     ledger: Ledger, home: Path, new: New, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -116,6 +117,7 @@ def test_text_is_looked_up_in_an_index_that_may_be_missing_stale_damaged_or_anot
     assert answers() == wanted
 
 
+@pytest.mark.of_files
 def test_a_damaged_index_is_left_for_the_rows(ledger: Ledger, new: New) -> None:
     ledger.begin_many([new(seed=s) for s in range(3)])
     assert ledger._search.update()
@@ -126,6 +128,7 @@ def test_a_damaged_index_is_left_for_the_rows(ledger: Ledger, new: New) -> None:
     assert seeds(ledger.find(text="stat1")) == [2, 1, 0]
 
 
+@pytest.mark.of_files
 def test_a_rare_status_is_found_without_looking_at_every_experiment(ledger: Ledger) -> None:
     with ledger._database.read() as connection:
         for status in ("failed", "queued"):

@@ -86,6 +86,7 @@ def test_a_killed_attempt_is_interrupted_and_another_may_finish(
     assert ledger.verify().ok
 
 
+@pytest.mark.of_files
 def test_a_second_seal_is_impossible_even_without_a_lock(
     ledger: Ledger, home: Path, new: New
 ) -> None:
@@ -102,6 +103,7 @@ def test_a_second_seal_is_impossible_even_without_a_lock(
     assert outcome.result == {"by": "first"}
 
 
+@pytest.mark.of_files
 def test_a_lock_is_held_by_one_and_leaves_no_file(tmp_path: Path) -> None:
     locks = FileLocks(tmp_path / "locks")
     assert not locks.is_held("a")
@@ -115,6 +117,7 @@ def test_a_lock_is_held_by_one_and_leaves_no_file(tmp_path: Path) -> None:
     assert list((tmp_path / "locks").iterdir()) == []
 
 
+@pytest.mark.of_files
 def test_a_lock_file_of_another_machine_counts_as_alive(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

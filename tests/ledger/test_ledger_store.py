@@ -201,6 +201,7 @@ def test_a_head_is_read_back_from_its_text(ledger: Ledger) -> None:
         Head.parse("12")
 
 
+@pytest.mark.of_files
 def test_a_ledger_in_a_read_only_folder_is_read_and_left_alone(
     ledger: Ledger, home: Path, new: New
 ) -> None:
@@ -222,6 +223,7 @@ def test_a_ledger_in_a_read_only_folder_is_read_and_left_alone(
     assert {p: p.stat().st_mtime_ns for p in home.rglob("*")} == before
 
 
+@pytest.mark.of_files
 def test_opening_what_is_no_ledger_says_so(tmp_path: Path) -> None:
     with pytest.raises(LedgerError, match="is no file"):
         Ledger.open_read_only(tmp_path / "none.db")
