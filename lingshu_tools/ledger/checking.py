@@ -72,7 +72,7 @@ def check(engine: Engine, place: Place, start: int, end: int) -> Checked:
     try:
         with engine.begin() as connection:
             return _check(connection, place, start, end)
-    except (DatabaseError, ValueError) as error:
+    except (DatabaseError, TypeError, ValueError) as error:
         if start == end:
             what = f"cannot be read: {error.orig if isinstance(error, DatabaseError) else error}"
             return Checked(1, 0, [Problem(start, what)])

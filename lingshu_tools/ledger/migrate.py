@@ -9,6 +9,7 @@ import os
 import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from sqlalchemy import Connection
@@ -96,8 +97,10 @@ def _upgrade(connection: Connection) -> None:
     config = Config()
     config.set_main_option("script_location", str(VERSIONS).replace("%", "%%"))
     scripts = ScriptDirectory.from_config(config)
-    with EnvironmentContext(
-        config, scripts, fn=lambda at, _: scripts._upgrade_revs(HEAD, at), destination_rev=HEAD
-    ) as environment:
+
+    def steps(at: Any, _: Any) -> Any:
+        return scripts._upgrade_revs(HEAD, at)  # pyright: ignore[reportPrivateUsage] - as its own commands do
+
+    with EnvironmentContext(config, scripts, fn=steps, destination_rev=HEAD) as environment:
         environment.configure(connection=connection)
         environment.run_migrations()

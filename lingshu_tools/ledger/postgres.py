@@ -144,7 +144,7 @@ class PostgresBackend:
     def locks(self, folder: Path) -> "AdvisoryLocks":
         """Return the locks that connections hold; no lock files are needed."""
         del folder
-        return AdvisoryLocks(self)
+        return AdvisoryLocks(self._engine())
 
     def search(self, read: Any) -> None:
         """Return no index: PostgreSQL looks at every row."""
@@ -177,8 +177,8 @@ class AdvisoryLock:
 class AdvisoryLocks:
     """Locks by name, seen from every machine that reaches the server."""
 
-    def __init__(self, backend: PostgresBackend) -> None:
-        self._engine = backend._engine().execution_options(isolation_level="AUTOCOMMIT")
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
 
     def acquire(self, name: str) -> AdvisoryLock | None:
         """Return the lock, or None while somebody else holds it."""

@@ -71,7 +71,7 @@ def export_experiment(app: App, asked: ExportExperiment) -> ExportResult:
     }
     if asked.id.startswith("scr_"):
         fields |= {"experiment_id": None, "screen_id": asked.id, "support": None, "evidence": None}
-    whole = {"digest": digest_file(out), "bytes": out.stat().st_size, **written}
+    whole: dict[str, Any] = {"digest": digest_file(out), "bytes": out.stat().st_size, **written}
     return ExportResult(**fields, path=str(out), **whole)
 
 
