@@ -87,7 +87,7 @@ def test_text_is_looked_up_in_an_index_that_may_be_missing_stale_damaged_or_anot
         "stat": [10, 8, 6, 4, 2, 0],
         "50% of µ_": [11, 7, 3],
         '"jak': [9, 5, 1],
-        "k2": [9, 5, 1],
+        '2"': [9, 5, 1],
     }
     index = home / "experiments.db.search"
 
