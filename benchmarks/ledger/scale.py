@@ -65,10 +65,10 @@ def texts(ledger: Ledger) -> dict[str, list[float]]:
 
 def indexed(ledger: Ledger) -> dict[str, float]:
     """Return what the index of texts took to make, and its size."""
-    database = ledger._database
-    search, started = Search(database.path, database.read, writable=True), time.perf_counter()
+    file = ledger.database
+    search, started = Search(file, ledger.read, writable=True), time.perf_counter()
     search.update(patience_s=float("inf"))
-    size = search.path.stat().st_size / database.path.stat().st_size
+    size = search.path.stat().st_size / file.stat().st_size
     return {"made_in_s": round(time.perf_counter() - started, 1), "of_the_ledger": round(size, 3)}
 
 

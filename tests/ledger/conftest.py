@@ -25,7 +25,8 @@ def postgres() -> Iterator[str]:
     programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda p: int(p.parent.name))
     if not programs or find_spec("psycopg") is None:
         pytest.skip("no PostgreSQL: install Debian's `postgresql` and lingshu-tools[postgres]")
-    with tempfile.TemporaryDirectory(prefix="pg") as name:
+    # Not under TMPDIR: a socket's path is short, and another user must get there.
+    with tempfile.TemporaryDirectory(prefix="pg", dir="/tmp") as name:
         folder = Path(name)
         user = _not_root(folder)
         data, log = folder / "data", folder / "log"
