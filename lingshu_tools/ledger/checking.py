@@ -166,7 +166,3 @@ def main() -> None:
         problems = [[p.seq, p.what] for p in done.problems]
         sys.stdout.write(json.dumps([done.rows, done.objects, problems]) + "\n")
         sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    main()

@@ -153,7 +153,8 @@ def _workers(place: Place, count: int) -> Generator[Callable[[Stretch], Checked]
 def _start(place: Place) -> subprocess.Popen[str]:
     path = os.pathsep.join(entry for entry in sys.path if entry)
     process = subprocess.Popen(
-        [sys.executable, "-m", "lingshu_tools.ledger.checking"],
+        # Not -m, which warns of a module that its own package has imported already.
+        [sys.executable, "-P", "-c", "from lingshu_tools.ledger.checking import main; main()"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
