@@ -7,12 +7,12 @@ line. See `verify.py`. Knows nothing of the file as a whole.
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Table, select
+from sqlalchemy import Connection, Engine, Row, Table, select
 from sqlalchemy.exc import DatabaseError
 
 from lingshu_tools.errors import LingshuError
@@ -85,24 +85,28 @@ def check(engine: Engine, place: Place, start: int, end: int) -> Checked:
 
 def _check(connection: Connection, place: Place, start: int, end: int) -> Checked:
     done = Checked(rows=end - start + 1)
-    links = {row["seq"]: row for row in _between(connection, chain, start, end)}
-    _links(done, links, _before(connection, start), range(start, end + 1))
-    claimed = {seq: (link["kind"], link["row_hash"]) for seq, link in links.items()}
+    claimed: dict[int, tuple[str, str]] = {}
+    previous = _before(connection, start)
+    links = {seq: link for seq, *link in _between(connection, chain, start, end)}
+    for seq in range(start, end + 1):
+        if seq not in links:
+            done.note(seq, "is missing from the chain")
+            continue
+        kind, row_hash, linked = links[seq]
+        if hash_link(previous, seq, row_hash) != linked:
+            done.note(seq, "the chain breaks here: this link or the one before was changed")
+        previous = linked
+        claimed[seq] = kind, row_hash
+    stored: set[str] = set()
     for name, table in TABLES.items():
         rows = _between(connection, table, start, end)
-        for row in rows:
-            kind, expected = claimed.get(row["seq"], (None, None))
-            if kind != name:
-                done.note(row["seq"], f"{name} row that is not in the chain")
-                continue
-            del claimed[row["seq"]]
-            if (found := rehash(name, row)) != expected:
-                what = f"{name} row hashes to {found}, not {expected}: it was changed"
-                done.note(row["seq"], what)
+        _rows(done, name, tuple(table.c.keys()), rows, claimed)
+        if table is artifact:
+            stored = {row.digest for row in rows}
+            if place.objects is not None:
+                _objects(done, ObjectStore(Path(place.objects), writable=False), rows)
         if table is outcome:
-            _references(done, connection, rows)
-        if table is artifact and place.objects is not None:
-            _objects(done, ObjectStore(Path(place.objects), writable=False), rows)
+            _references(done, connection, rows, stored)
     for seq, (kind, _) in claimed.items():
         done.note(seq, f"{kind} row is missing")
     if place.standings:
@@ -111,50 +115,58 @@ def _check(connection: Connection, place: Place, start: int, end: int) -> Checke
     return done
 
 
+def _rows(
+    done: Checked,
+    name: str,
+    columns: tuple[str, ...],
+    rows: Sequence[Row[Any]],
+    claimed: dict[int, tuple[str, str]],
+) -> None:
+    """Take out of `claimed` what a table holds, and note what is not what was claimed."""
+    for row in rows:
+        seq: int = row[0]
+        kind, expected = claimed.get(seq, (None, None))
+        if kind != name:
+            done.note(seq, f"{name} row that is not in the chain")
+            continue
+        del claimed[seq]
+        if (found := rehash(name, columns, row)) != expected:
+            done.note(seq, f"{name} row hashes to {found}, not {expected}: it was changed")
+
+
 def _before(connection: Connection, start: int) -> str:
     query = select(chain.c.hash).where(chain.c.seq < start).order_by(chain.c.seq.desc()).limit(1)
     return connection.scalar(query) or EMPTY.hash
 
 
-def _links(
-    done: Checked, links: dict[int, dict[str, Any]], previous: str, wanted: Iterable[int]
+def _references(
+    done: Checked, connection: Connection, rows: Sequence[Row[Any]], stored: set[str]
 ) -> None:
-    for seq in wanted:
-        if seq not in links:
-            done.note(seq, "is missing from the chain")
-            continue
-        link = links[seq]
-        if hash_link(previous, seq, link["row_hash"]) != link["hash"]:
-            done.note(seq, "the chain breaks here: this link or the one before was changed")
-        previous = link["hash"]
-
-
-def _references(done: Checked, connection: Connection, rows: list[dict[str, Any]]) -> None:
+    """Note artifacts without a row; those `stored` in this stretch, which is most, have one."""
     named: dict[str, tuple[int, str]] = {}
     for row in rows:
-        for role, digest in json.loads(row["artifacts"]).items():
-            named[digest] = (row["seq"], role)
-    known = set(
-        connection.scalars(select(artifact.c.digest).where(artifact.c.digest.in_(list(named))))
-    )
-    for digest in named.keys() - known:
+        for role, digest in json.loads(row.artifacts).items():
+            if digest not in stored:
+                named[digest] = (row.seq, role)
+    if not named:
+        return
+    known = select(artifact.c.digest).where(artifact.c.digest.in_(list(named)))
+    for digest in named.keys() - set(connection.scalars(known)):
         seq, role = named[digest]
         done.note(seq, f"its {role} {digest} has no artifact row")
 
 
-def _objects(done: Checked, objects: ObjectStore, rows: list[dict[str, Any]]) -> None:
+def _objects(done: Checked, objects: ObjectStore, rows: Sequence[Row[Any]]) -> None:
     for row in rows:
         done.objects += 1
         try:
-            objects.get(row["digest"])
+            objects.get(row.digest)
         except (LingshuError, OSError) as error:
-            done.note(row["seq"], str(error))
+            done.note(row.seq, str(error))
 
 
-def _between(connection: Connection, table: Table, start: int, end: int) -> list[dict[str, Any]]:
-    query = select(table).where(table.c.seq.between(start, end))
-    names = table.c.keys()
-    return [dict(zip(names, row, strict=True)) for row in connection.execute(query)]
+def _between(connection: Connection, table: Table, start: int, end: int) -> Sequence[Row[Any]]:
+    return connection.execute(select(table).where(table.c.seq.between(start, end))).all()
 
 
 def main() -> None:

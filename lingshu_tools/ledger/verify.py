@@ -29,7 +29,7 @@ from lingshu_tools.ledger.schema import TABLES, artifact, chain
 
 BATCH = 2000
 # A process takes as long to start as this many rows take to check.
-ALONE = 20_000
+ALONE = 30_000
 Progress = Callable[[int, int], None]
 Stretch = tuple[int, int]
 
