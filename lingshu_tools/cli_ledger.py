@@ -79,7 +79,7 @@ def verify(ctx: click.Context, anchor: tuple[str, ...], database: Path | None) -
     from lingshu_tools.ledger import Head
 
     anchors = [Head.parse(text) for text in anchor]
-    with progress_bar("verify") as sink:
+    with progress_bar("verify", "rows") as sink:
         report = _app(database).ledger.verify(sink, anchors=anchors)
     problems = [str(problem) for problem in report.problems]
     if settings().as_json:
