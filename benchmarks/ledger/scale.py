@@ -28,6 +28,8 @@ FILTERS: dict[str, dict[str, Any]] = {
     "checkpoint": {"checkpoint": "pbmc"},
     "context": {"context": "cell_line=THP-1, stimulus=LPS"},
     "perturbation": {"perturbation": "GENE07 knockout"},
+    "tag": {"tag": "pilot"},
+    "rare tag": {"tag": "to repeat"},
     "succeeded": {"status": "succeeded"},
     "failed": {"status": "failed"},
     "cancelled": {"status": "cancelled"},
@@ -35,6 +37,7 @@ FILTERS: dict[str, dict[str, Any]] = {
     "queued": {"status": "queued"},
     "running": {"status": "running"},
     "failed, perturbation": {"status": "failed", "perturbation": "GENE07 knockout"},
+    "tag, failed": {"tag": "pilot", "status": "failed"},
 }
 
 

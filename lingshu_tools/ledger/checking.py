@@ -19,9 +19,10 @@ from lingshu_tools.errors import LingshuError
 from lingshu_tools.ledger import derived
 from lingshu_tools.ledger.backend import backend_of
 from lingshu_tools.ledger.chain import EMPTY, hash_link, rehash
+from lingshu_tools.ledger.migrations import STANDING
 from lingshu_tools.ledger.objects import ObjectStore
 from lingshu_tools.ledger.records import Problem
-from lingshu_tools.ledger.schema import TABLES, artifact, chain, outcome
+from lingshu_tools.ledger.schema import artifact, chain, outcome, tables_at
 
 MAX_PROBLEMS = 100
 
@@ -34,13 +35,13 @@ class Place:
         database: its URL.
         writable: whether this machine may roll back what a killed writer left.
         objects: its object store; None where rows alone are checked.
-        standings: whether it has the table `standing`.
+        revision: of its schema.
     """
 
     database: str
     writable: bool
     objects: str | None
-    standings: bool
+    revision: str
 
     def engine(self) -> Engine:
         """Return an engine that reads it."""
@@ -98,7 +99,7 @@ def _check(connection: Connection, place: Place, start: int, end: int) -> Checke
         previous = linked
         claimed[seq] = kind, row_hash
     stored: set[str] = set()
-    for name, table in TABLES.items():
+    for name, table in tables_at(place.revision).items():
         rows = _between(connection, table, start, end)
         _rows(done, name, tuple(table.c.keys()), rows, claimed)
         if table is artifact:
@@ -109,7 +110,7 @@ def _check(connection: Connection, place: Place, start: int, end: int) -> Checke
             _references(done, connection, rows, stored)
     for seq, (kind, _) in claimed.items():
         done.note(seq, f"{kind} row is missing")
-    if place.standings:
+    if place.revision >= STANDING:
         for seq, true, kept in derived.wrong(connection, start, end):
             done.note(seq, f"is {true}, but `standing` says {kept!r}: `lingshu ledger migrate`")
     return done

@@ -22,10 +22,9 @@ from lingshu_tools.errors import LedgerError
 from lingshu_tools.ledger.chain import EMPTY, head_of
 from lingshu_tools.ledger.checking import MAX_PROBLEMS, Checked, Place, check
 from lingshu_tools.ledger.database import UNREADABLE, Database, why
-from lingshu_tools.ledger.migrations import STANDING
 from lingshu_tools.ledger.objects import ObjectStore
 from lingshu_tools.ledger.records import Head, Problem, VerifyReport
-from lingshu_tools.ledger.schema import TABLES, artifact, chain
+from lingshu_tools.ledger.schema import artifact, chain, tables_at
 
 BATCH = 2000
 # A process takes as long to start as this many rows take to check.
@@ -40,9 +39,8 @@ class Audit:
     def __init__(
         self, database: Database, objects: ObjectStore | None, progress: Progress | None
     ) -> None:
-        standings = database.revision >= STANDING
         folder = None if objects is None else str(objects.root)
-        self._place = Place(database.backend.url, database.writable, folder, standings)
+        self._place = Place(database.backend.url, database.writable, folder, database.revision)
         self._engine = database.reader
         self._flaws = database.backend.flaws
         self._progress = progress or _silent
@@ -97,7 +95,7 @@ class Audit:
         whole = Checked()
         try:
             with self._engine.begin() as connection:
-                for row, what in self._flaws(connection, standings=self._place.standings):
+                for row, what in self._flaws(connection, revision=self._place.revision):
                     whole.note(row, what)
         except UNREADABLE as error:
             whole.note(None, f"the database cannot be read: {why(error)}")
@@ -117,7 +115,7 @@ class Audit:
                 whole.note(anchor.seq, what)
 
     def _strays(self, whole: Checked, connection: Connection, head: Head) -> None:
-        for table in (chain, *TABLES.values()):
+        for table in (chain, *tables_at(self._place.revision).values()):
             outside = select(table.c.seq).where((table.c.seq < 1) | (table.c.seq > head.seq))
             for seq in connection.scalars(outside.limit(MAX_PROBLEMS)):
                 whole.note(seq, f"{table.name} row that is not in the chain")

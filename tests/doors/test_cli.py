@@ -253,3 +253,18 @@ def test_a_replay_line_that_says_too_much_or_too_little_is_refused(
     ran = run(shell, "replay", *line)
     assert ran.exit_code == 2
     assert taught in ran.stderr
+
+
+def test_experiments_are_tagged_and_listed_by_tag(shell: CliRunner):
+    asked = KNOCK_OUT | {"tags": ["pilot"]}
+    first = json.loads(run(shell, "call", "perturb_cells", json.dumps(asked)).stdout)
+    second = json.loads(run(shell, "call", "perturb_cells", json.dumps(KNOCK_OUT)).stdout)
+    told = run(shell, "ledger", "tag", second["experiment_id"], "to repeat", "plate 3")
+    assert told.stdout == f"{second['experiment_id']}: plate 3, to repeat\n"
+    rows = json.loads(run(shell, "ledger", "list", "--tag", "pilot", "--json").stdout)
+    assert [(r["experiment_id"], r["tags"]) for r in rows["experiments"]] == [
+        (first["experiment_id"], ["pilot"])
+    ]
+    assert "plate 3, to repeat" in run(shell, "ledger", "show", second["experiment_id"]).stdout
+    taught = run(shell, "call", "perturb_cells", json.dumps(KNOCK_OUT | {"tags": ["\u202ex"]}))
+    assert taught.exit_code == 1
