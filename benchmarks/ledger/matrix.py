@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -29,6 +29,7 @@ from tqdm import tqdm
 from lingshu_tools.app import App
 from lingshu_tools.dispatcher import call
 from lingshu_tools.engine import Engine
+from lingshu_tools.errors import EngineError
 from lingshu_tools.replays import CELL_ROLES
 
 ASKED: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -88,8 +89,15 @@ class Lab:
         self.app = self._open(way.arguments)
         if way.ranks > 1:
             self._group(way)
-        self.app.engine.ensure()
+        _until(self._started, "an engine starts")
         self._way = way
+
+    def _started(self) -> bool:
+        try:
+            self.app.engine.ensure()
+        except EngineError:
+            return False  # on starved cores one may not answer in time: asked again
+        return True
 
     def stop(self) -> None:
         """End the engine."""
@@ -114,7 +122,9 @@ class Lab:
         def answers() -> bool:
             if group.poll() is not None:
                 raise SystemExit((self.home / "group.log").read_text())
-            return self.app.engine.info() is not None
+            with suppress(EngineError):
+                return self.app.engine.info() is not None
+            return False
 
         _until(answers, "two ranks start")
 
