@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from queue import SimpleQueue
+from typing import IO, cast
 
 from sqlalchemy import Connection, func, select
 
@@ -142,9 +143,13 @@ def _workers(place: Place, count: int) -> Generator[Callable[[Stretch], Checked]
             started.append(_start(place))
             free.put(started[-1])
         yield ask
-    finally:
+    except BaseException:
         for process in started:
             process.kill()
+        raise
+    finally:
+        for process in started:
+            # Closes its pipe, and it ends.
             process.communicate()
 
 
@@ -166,14 +171,14 @@ def _start(place: Place) -> subprocess.Popen[str]:
 def _told(process: subprocess.Popen[str], line: str) -> str:
     """Return the line that a process answers; nothing where it has ended."""
     _tell(process, line)
-    return "" if process.stdout is None else process.stdout.readline()
+    return cast("IO[str]", process.stdout).readline()
 
 
 def _tell(process: subprocess.Popen[str], line: str) -> None:
-    if process.stdin is not None:
-        with suppress(BrokenPipeError):
-            process.stdin.write(line + "\n")
-            process.stdin.flush()
+    pipe = cast("IO[str]", process.stdin)
+    with suppress(BrokenPipeError):
+        pipe.write(line + "\n")
+        pipe.flush()
 
 
 def _cores() -> int:
