@@ -118,11 +118,16 @@ def test_text_is_looked_up_in_an_index_that_may_be_missing_stale_damaged_or_anot
 
 
 @pytest.mark.of_files
-def test_a_damaged_index_is_left_for_the_rows(ledger: Ledger, new: New) -> None:
+@pytest.mark.parametrize(
+    "damage",
+    ["DROP TABLE words_data", "DELETE FROM words_data WHERE id > 10"],
+    ids=["a table", "its rows"],
+)
+def test_a_damaged_index_is_left_for_the_rows(damage: str, ledger: Ledger, new: New) -> None:
     ledger.begin_many([new(seed=s) for s in range(3)])
     assert ledger._search.update()
     connection = sqlite3.connect(ledger._search.path)
-    connection.execute("DROP TABLE words_data")
+    connection.execute(damage)
     connection.commit()
     connection.close()
     assert seeds(ledger.find(text="stat1")) == [2, 1, 0]
