@@ -9,12 +9,13 @@ PIP := $(BIN)/python -m pip install -q --no-compile --disable-pip-version-check 
 # leaves it to the first import, which this would forbid.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo reference-ledger test style lint format proofs crash clean
+.PHONY: help demo reference-ledger test style lint format coverage proofs crash clean
 
 help:
 	@echo "make demo              install, then screen 25 knock-outs and replay one"
 	@echo "make test              install, then ruff, pyright and pytest"
 	@echo "make lint | format     check (ruff, pyright), or mend, style and types"
+	@echo "make coverage          every branch of the ledger is tested"
 	@echo "make proofs            the long tests"
 	@echo "make crash             kill ledger writers at random, 300 of them or KILLS=…"
 	@echo "make reference-ledger  remake experiments.db from the demo's experiments"
@@ -55,6 +56,10 @@ lint: style
 format: .venv/.dev
 	@$(BIN)/ruff check -q --fix .
 	@$(BIN)/ruff format -q .
+
+# Another file than the tests' own, so that two runs at a time do not mix.
+coverage: .venv/.dev
+	@COVERAGE_FILE=.coverage.ledger $(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow" --cov --cov-report=term tests/ledger tests/archive
 
 proofs: .venv/.dev
 	@$(BIN)/python -m pytest -q -m slow

@@ -15,18 +15,17 @@ from lingshu_tools.cli_common import (
     PASS_ON,
     Shell,
     become,
-    call_and_wait,
     common,
     echo_json,
     open_app,
     progress_bar,
     settings,
-    show,
     with_home,
 )
 from lingshu_tools.cli_engine import engine
 from lingshu_tools.cli_ledger import ledger
 from lingshu_tools.cli_look import doctor, models, tools
+from lingshu_tools.cli_replay import replay
 
 
 @click.group(cls=Shell, context_settings={"help_option_names": ["-h", "--help"]})
@@ -80,23 +79,6 @@ def read_json(text: str) -> dict[str, Any]:
 
 
 @main.command()
-@click.argument("experiment_id")
-@common
-@click.pass_context
-def replay(ctx: click.Context, experiment_id: str) -> None:
-    """Run an experiment again from its row and compare; exits with 1 when it differs."""
-    result = call_and_wait(open_app(), "replay_experiment", {"id": experiment_id})
-    show(result)
-    ctx.exit(0 if verdict_of(result) in ("exact", "same_kind", "equivalent") else 1)
-
-
-def verdict_of(result: Any) -> str | None:
-    """Return the verdict of a replay, whether it was waited for or asked for later."""
-    found = getattr(result, "replay", result)
-    return getattr(found, "verdict", None)
-
-
-@main.command()
 @click.option("--http", metavar="HOST:PORT", help="Serve over HTTP on a loopback address.")
 @with_home
 def serve(http: str | None) -> None:
@@ -125,7 +107,7 @@ def demo(record: Path | None) -> None:
     become("lingshu_mcp.demo", ["--record", str(record)] if record else [], extra="mcp")
 
 
-for command in (doctor, engine, ledger, models, tools):
+for command in (doctor, engine, ledger, models, replay, tools):
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -121,14 +121,14 @@ def call_and_wait(app: "App", tool: str, arguments: dict[str, Any]) -> "Result":
 
 
 @contextmanager
-def progress_bar(label: str) -> Generator["Sink | None"]:
+def progress_bar(label: str, unit: str = "cells") -> Generator["Sink | None"]:
     """Give a sink that draws a bar on a terminal's stderr, or None where there is no terminal."""
     if not sys.stderr.isatty():
         yield None
         return
     from tqdm import tqdm
 
-    with tqdm(desc=label, unit=" cells", leave=False, file=sys.stderr) as bar:
+    with tqdm(desc=label, unit=f" {unit}", leave=False, file=sys.stderr) as bar:
 
         def sink(done: int, total: int) -> None:
             bar.total, bar.n = total, done

@@ -34,18 +34,24 @@ ledger.add_command(migrate)
 @ledger.command("list")
 @click.option("--tool", help="Only experiments of this tool.")
 @click.option("--status", help="Only experiments in this state.")
+@click.option("--tag", help="Only experiments with this tag.")
 @click.option("--limit", type=click.IntRange(1, 100), default=20, show_default=True)
 @click.option("--before", help="Go on from this experiment id.")
 @_WHICH
 @common
 def list_(
-    tool: str | None, status: str | None, limit: int, before: str | None, database: Path | None
+    tool: str | None,
+    status: str | None,
+    tag: str | None,
+    limit: int,
+    before: str | None,
+    database: Path | None,
 ) -> None:
     """List experiments, newest first."""
     from lingshu_tools.dispatcher import call
     from lingshu_tools.registry import registry
 
-    asked = {"tool": tool, "status": status, "limit": limit, "before": before}
+    asked = {"tool": tool, "status": status, "tag": tag, "limit": limit, "before": before}
     arguments = {name: value for name, value in asked.items() if value is not None}
     result = call(_app(database), "list_experiments", arguments)
     show(result, registry()["list_experiments"].text(result))
@@ -69,6 +75,17 @@ def show_(experiment_id: str, database: Path | None) -> None:
     show(call(app, "get_experiment", {"id": experiment_id, "detail": detail, "wait_s": 0}))
 
 
+@ledger.command("tag")
+@click.argument("experiment_id")
+@click.argument("tags", nargs=-1, required=True)
+@common
+def tag_(experiment_id: str, tags: tuple[str, ...]) -> None:
+    """Tag an experiment, so that `list --tag` finds it; a tag is never taken away."""
+    app = open_app()
+    found = app.ledger.tag(experiment_id, tags, principal=app.principal)
+    _tell({"experiment_id": experiment_id, "tags": found}, f"{experiment_id}: {', '.join(found)}")
+
+
 @ledger.command()
 @click.option("--anchor", multiple=True, metavar="SEQ:HASH", help="A head kept from earlier.")
 @_WHICH
@@ -79,7 +96,7 @@ def verify(ctx: click.Context, anchor: tuple[str, ...], database: Path | None) -
     from lingshu_tools.ledger import Head
 
     anchors = [Head.parse(text) for text in anchor]
-    with progress_bar("verify") as sink:
+    with progress_bar("verify", "rows") as sink:
         report = _app(database).ledger.verify(sink, anchors=anchors)
     problems = [str(problem) for problem in report.problems]
     if settings().as_json:

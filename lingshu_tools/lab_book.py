@@ -57,7 +57,7 @@ def _experiment_page(app: App, name: str) -> list[str]:
     return _laid_out(
         f"{row.id}  {row.tool}  {ledger.status(row.id)}",
         [
-            ("asked", _asked(row)),
+            ("asked", _asked(row, ledger.tags([row.id]).get(row.id, []))),
             ("came out", _came_out(found, outcome)),
             ("evidence", _evidence(found) if isinstance(found, Result) else []),
             ("made on", _made_on(ledger, outcome)),
@@ -78,7 +78,7 @@ def _found(app: App, row: Experiment) -> Result | str:
     return show_effect(app, one, limit=ROWS)
 
 
-def _asked(row: Experiment) -> list[str]:
+def _asked(row: Experiment, tags: Sequence[str]) -> list[str]:
     request = row.request
     who = f"{row.principal}, through {row.door}"
     origin = replayed(row)
@@ -91,6 +91,7 @@ def _asked(row: Experiment) -> list[str]:
             "checkpoint": row.checkpoint,
             "by": who,
             "when": row.created_at,
+            "tags": ", ".join(tags) or None,
             "replay of": origin,
             "part of": row.parent if row.parent != origin else None,
         }

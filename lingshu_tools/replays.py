@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lingshu_model.wire import decode_cells
+from lingshu_tools.experiments import design_of, new_experiment
 from lingshu_tools.ledger import Experiment, Ledger, Outcome, Verdict
 
 if TYPE_CHECKING:
@@ -46,6 +47,23 @@ def replayed(experiment: Experiment) -> str | None:
     """
     parent = experiment.parent or ""
     return parent if parent.startswith("exp_") else experiment.request.get(REPLAY_OF)
+
+
+def begin_replay(app: App, ledger: Ledger, original: Experiment) -> Experiment:
+    """Return the experiment that is to replay one of `ledger`, begun but not launched.
+
+    Raises:
+        InputError: the checkpoint here is not the one it was made with.
+    """
+    made = design_of(app, original)
+    if ledger.read_only:
+        return app.ledger.begin(new_experiment(app, made, extra={REPLAY_OF: original.id}))
+    return app.ledger.begin(new_experiment(app, made, parent=original.id))
+
+
+def profile_of(ledger: Ledger, environment: str | None) -> str | None:
+    """Return the digest of the numerics profile of an environment, by the environment's digest."""
+    return ledger.environment(environment).get("profile_digest") if environment else None
 
 
 def locate(app: App, experiment_id: str) -> tuple[Ledger, Experiment]:

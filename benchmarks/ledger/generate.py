@@ -3,7 +3,8 @@
 Rows look as the tools write them: requests of the same shape, results copied from the reference
 ledger's experiments (about 3.7 kB each), ids and digests at random, one link of the chain per row.
 Per thousand experiments 940 succeeded, 40 failed, 10 were cancelled, 5 were interrupted and 5 are
-queued; half belong to screens of 100; there are 50 perturbations in 4 contexts with 2 checkpoints.
+queued; half belong to screens of 100; there are 50 perturbations in 4 contexts with 2 checkpoints;
+one in ten has the tag `pilot`, one in a thousand `to repeat`.
 There are no object files, so `verify` judges such a ledger by its rows alone.
 
 They are written past the ledger's own code, without syncs, triggers or indexes, which are put back
@@ -37,6 +38,8 @@ TOOLS = ("perturb_cells", "perturb_cells", "perturb_cells", "sample_cells", "com
 CHECKPOINTS = ("thp1-crispr", "pbmc")
 CONTEXTS = tuple({"cell_line": "THP-1", "stimulus": s} for s in ("IFN-gamma", "LPS", "TNF", "none"))
 TARGETS = tuple(f"GENE{n:02}" for n in range(50))
+TAGS = {"pilot": 10, "to repeat": 1000}
+"""Tag to how many experiments have it: one in so many."""
 BEGUN = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -49,14 +52,15 @@ class Writer:
         self._rows: dict[str, list[tuple[Any, ...]]] = defaultdict(list)
         self._columns = {name: [c.name for c in t.c] for name, t in TABLES.items()}
 
-    def add(self, table: str, /, **values: Any) -> None:
-        """Append one row to a table and to the chain."""
+    def add(self, table: str, /, **values: Any) -> int:
+        """Return the `seq` of one row, appended to a table and to the chain."""
         self._seq += 1
         values = {name: values.get(name) for name in self._columns[table]} | {"seq": self._seq}
         row_hash = hash_row(table, values)
         self._hash = hash_link(self._hash, self._seq, row_hash)
         self._rows[table].append(tuple(values.values()))
         self._rows[chain.name].append((self._seq, table, row_hash, self._hash))
+        return self._seq
 
     def flush(self) -> None:
         """Write what was added."""
@@ -77,6 +81,7 @@ class Maker:
         self._checkpoints = {name: self._digest() for name in CHECKPOINTS}
         self._clock = BEGUN
         self._screen = None
+        self._asked = 0
         self._server = self._id("srv")
         document = canonical_json({"profile": {"device": "cpu", "dtype": "bfloat16"}}).decode()
         self._environment = digest_bytes(document.encode())
@@ -94,6 +99,9 @@ class Maker:
         in_screen = self._screen is not None and place < SCREEN
         identifier = self._id("exp")
         self._ask(identifier, number, place if in_screen else None)
+        for name, every in TAGS.items():
+            if number % every == every - 1:
+                self._tag(name)
         standing = number % 1000
         if standing >= 995:
             return
@@ -124,7 +132,7 @@ class Maker:
             "steps": 4,
         }
         text = canonical_json(request).decode()
-        self._add(
+        self._asked = self._add(
             "experiment",
             id=identifier,
             tool=tool,
@@ -142,6 +150,10 @@ class Maker:
             position=position,
             created_at=self._time(),
         )
+
+    def _tag(self, name: str) -> None:
+        made = self._time()
+        self._add("tag", name=name, experiment_seq=self._asked, principal="local", created_at=made)
 
     def _end(self, identifier: str, attempt: str, standing: int) -> None:
         kind = "succeeded" if standing < 940 else "failed" if standing < 980 else "cancelled"

@@ -67,8 +67,8 @@ class Backend(Protocol):
         """Return whether a transaction failed only because somebody else was writing."""
         ...
 
-    def flaws(self, connection: Connection, *, standings: bool) -> Iterator[tuple[int | None, str]]:
-        """Yield what is wrong with the database as a whole, and the row where there is one."""
+    def flaws(self, connection: Connection, *, revision: str) -> Iterator[tuple[int | None, str]]:
+        """Yield what is wrong with a database of a revision, and the row where there is one."""
         ...
 
     def locks(self, folder: Path) -> Locks:

@@ -7,21 +7,22 @@ line. See `verify.py`. Knows nothing of the file as a whole.
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Table, select
+from sqlalchemy import Connection, Engine, Row, Table, select
 from sqlalchemy.exc import DatabaseError
 
 from lingshu_tools.errors import LingshuError
 from lingshu_tools.ledger import derived
 from lingshu_tools.ledger.backend import backend_of
 from lingshu_tools.ledger.chain import EMPTY, hash_link, rehash
+from lingshu_tools.ledger.migrations import STANDING
 from lingshu_tools.ledger.objects import ObjectStore
 from lingshu_tools.ledger.records import Problem
-from lingshu_tools.ledger.schema import TABLES, artifact, chain, outcome
+from lingshu_tools.ledger.schema import artifact, chain, outcome, tables_at
 
 MAX_PROBLEMS = 100
 
@@ -34,13 +35,13 @@ class Place:
         database: its URL.
         writable: whether this machine may roll back what a killed writer left.
         objects: its object store; None where rows alone are checked.
-        standings: whether it has the table `standing`.
+        revision: of its schema.
     """
 
     database: str
     writable: bool
     objects: str | None
-    standings: bool
+    revision: str
 
     def engine(self) -> Engine:
         """Return an engine that reads it."""
@@ -85,30 +86,53 @@ def check(engine: Engine, place: Place, start: int, end: int) -> Checked:
 
 def _check(connection: Connection, place: Place, start: int, end: int) -> Checked:
     done = Checked(rows=end - start + 1)
-    links = {row["seq"]: row for row in _between(connection, chain, start, end)}
-    _links(done, links, _before(connection, start), range(start, end + 1))
-    claimed = {seq: (link["kind"], link["row_hash"]) for seq, link in links.items()}
-    for name, table in TABLES.items():
+    claimed: dict[int, tuple[str, str]] = {}
+    previous = _before(connection, start)
+    links = {seq: link for seq, *link in _between(connection, chain, start, end)}
+    for seq in range(start, end + 1):
+        if seq not in links:
+            done.note(seq, "is missing from the chain")
+            continue
+        kind, row_hash, linked = links[seq]
+        if hash_link(previous, seq, row_hash) != linked:
+            done.note(seq, "the chain breaks here: this link or the one before was changed")
+        previous = linked
+        claimed[seq] = kind, row_hash
+    stored: set[str] = set()
+    for name, table in tables_at(place.revision).items():
         rows = _between(connection, table, start, end)
-        for row in rows:
-            kind, expected = claimed.get(row["seq"], (None, None))
-            if kind != name:
-                done.note(row["seq"], f"{name} row that is not in the chain")
-                continue
-            del claimed[row["seq"]]
-            if (found := rehash(name, row)) != expected:
-                what = f"{name} row hashes to {found}, not {expected}: it was changed"
-                done.note(row["seq"], what)
+        _rows(done, name, tuple(table.c.keys()), rows, claimed)
+        if table is artifact:
+            stored = {row.digest for row in rows}
+            if place.objects is not None:
+                _objects(done, ObjectStore(Path(place.objects), writable=False), rows)
         if table is outcome:
-            _references(done, connection, rows)
-        if table is artifact and place.objects is not None:
-            _objects(done, ObjectStore(Path(place.objects), writable=False), rows)
+            _references(done, connection, rows, stored)
     for seq, (kind, _) in claimed.items():
         done.note(seq, f"{kind} row is missing")
-    if place.standings:
+    if place.revision >= STANDING:
         for seq, true, kept in derived.wrong(connection, start, end):
             done.note(seq, f"is {true}, but `standing` says {kept!r}: `lingshu ledger migrate`")
     return done
+
+
+def _rows(
+    done: Checked,
+    name: str,
+    columns: tuple[str, ...],
+    rows: Sequence[Row[Any]],
+    claimed: dict[int, tuple[str, str]],
+) -> None:
+    """Take out of `claimed` what a table holds, and note what is not what was claimed."""
+    for row in rows:
+        seq: int = row[0]
+        kind, expected = claimed.get(seq, (None, None))
+        if kind != name:
+            done.note(seq, f"{name} row that is not in the chain")
+            continue
+        del claimed[seq]
+        if (found := rehash(name, columns, row)) != expected:
+            done.note(seq, f"{name} row hashes to {found}, not {expected}: it was changed")
 
 
 def _before(connection: Connection, start: int) -> str:
@@ -116,45 +140,34 @@ def _before(connection: Connection, start: int) -> str:
     return connection.scalar(query) or EMPTY.hash
 
 
-def _links(
-    done: Checked, links: dict[int, dict[str, Any]], previous: str, wanted: Iterable[int]
+def _references(
+    done: Checked, connection: Connection, rows: Sequence[Row[Any]], stored: set[str]
 ) -> None:
-    for seq in wanted:
-        if seq not in links:
-            done.note(seq, "is missing from the chain")
-            continue
-        link = links[seq]
-        if hash_link(previous, seq, link["row_hash"]) != link["hash"]:
-            done.note(seq, "the chain breaks here: this link or the one before was changed")
-        previous = link["hash"]
-
-
-def _references(done: Checked, connection: Connection, rows: list[dict[str, Any]]) -> None:
+    """Note artifacts without a row; those `stored` in this stretch, which is most, have one."""
     named: dict[str, tuple[int, str]] = {}
     for row in rows:
-        for role, digest in json.loads(row["artifacts"]).items():
-            named[digest] = (row["seq"], role)
-    known = set(
-        connection.scalars(select(artifact.c.digest).where(artifact.c.digest.in_(list(named))))
-    )
-    for digest in named.keys() - known:
+        for role, digest in json.loads(row.artifacts).items():
+            if digest not in stored:
+                named[digest] = (row.seq, role)
+    if not named:
+        return
+    known = select(artifact.c.digest).where(artifact.c.digest.in_(list(named)))
+    for digest in named.keys() - set(connection.scalars(known)):
         seq, role = named[digest]
         done.note(seq, f"its {role} {digest} has no artifact row")
 
 
-def _objects(done: Checked, objects: ObjectStore, rows: list[dict[str, Any]]) -> None:
+def _objects(done: Checked, objects: ObjectStore, rows: Sequence[Row[Any]]) -> None:
     for row in rows:
         done.objects += 1
         try:
-            objects.get(row["digest"])
+            objects.get(row.digest)
         except (LingshuError, OSError) as error:
-            done.note(row["seq"], str(error))
+            done.note(row.seq, str(error))
 
 
-def _between(connection: Connection, table: Table, start: int, end: int) -> list[dict[str, Any]]:
-    query = select(table).where(table.c.seq.between(start, end))
-    names = table.c.keys()
-    return [dict(zip(names, row, strict=True)) for row in connection.execute(query)]
+def _between(connection: Connection, table: Table, start: int, end: int) -> Sequence[Row[Any]]:
+    return connection.execute(select(table).where(table.c.seq.between(start, end))).all()
 
 
 def main() -> None:

@@ -99,7 +99,9 @@ class Database:
         if self._writer is None:
             message = f"{self.name} was opened read-only: open your own ledger to record anything"
             raise LedgerError(message)
-        for left in reversed(range(_TRIES)):
+        left = _TRIES
+        while True:
+            left -= 1
             done = _NOTHING
             try:
                 with self._writer.begin() as connection:
@@ -111,7 +113,6 @@ class Database:
                     message = f"{self.name} cannot be written: {why(error)}; {done}"
                     raise LedgerError(message) from error
             time.sleep(SystemRandom().uniform(0.05, 0.5))
-        raise AssertionError
 
     def _create(self, connection: Connection) -> str:
         if self.backend.is_empty(connection):

@@ -9,19 +9,20 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from sqlalchemy import Connection, Select, select
+from sqlalchemy import ColumnElement, Connection, Select, select
 
 from lingshu_tools.errors import InputError, did_you_mean
 from lingshu_tools.ledger.chain import checked
 from lingshu_tools.ledger.derived import OPEN
 from lingshu_tools.ledger.records import Experiment, Listed, OutcomeKind, Page, Status
 from lingshu_tools.ledger.rows import record
-from lingshu_tools.ledger.schema import chain, experiment, outcome, standing
+from lingshu_tools.ledger.schema import chain, experiment, outcome, standing, tag
 from lingshu_tools.ledger.search import Search
 
 MAX_LIMIT = 500
 _BATCH = 100
 _EQUAL = ("tool", "checkpoint", "context", "perturbation", "parent", "request_digest")
+Place = ColumnElement[int]
 _PROBED = ("queued", "running", "interrupted")
 
 
@@ -39,10 +40,13 @@ class Filter:
     perturbation: str | None = None
     parent: str | None = None
     request_digest: str | None = None
+    tag: str | None = None
     text: str | None = None
 
-    def query(self, *, standings: bool = True) -> Select[Any]:
+    def query(self, *, standings: bool = True) -> tuple[Select[Any], Place]:
         """Return the query for experiments with their outcome's kind, newest first.
+
+        And the column that has their order: of whichever table is gone through.
 
         Args:
             standings: whether the ledger has the table `standing`; without it, a rare status is
@@ -50,8 +54,12 @@ class Filter:
         """
         kind = None if self.status in _PROBED else self.status
         query = select(experiment, outcome.c.kind.label("kind"), chain.c.row_hash.label("chained"))
-        place = experiment.c.seq
-        if self.status is not None and standings:
+        place: Place = experiment.c.seq
+        if self.tag is not None:
+            place = tag.c.experiment_seq
+            query = query.select_from(tag).join(experiment, experiment.c.seq == place)
+            query = query.where(tag.c.name == self.tag)
+        elif self.status is not None and standings:
             place = standing.c.seq
             query = query.select_from(standing).join(experiment, experiment.c.seq == place)
             query = query.where(standing.c.status == (kind or OPEN))
@@ -65,7 +73,7 @@ class Filter:
         if self.text is not None:
             searched = experiment.c.id + " " + experiment.c.request
             query = query.where(searched.icontains(self.text, autoescape=True))
-        return query.order_by(place.desc())
+        return query.order_by(place.desc()), place
 
 
 def status_of(kind: OutcomeKind | None, *, tried: bool, alive: bool) -> Status:
@@ -112,11 +120,11 @@ def page(
     # Where locks decide, some of what is read is not wanted.
     size = _BATCH if wanted.status in _PROBED else limit + 1
     items: list[Listed] = []
-    query, cursor = wanted.query(standings=standings), _cursor(before)
+    (query, place), cursor = wanted.query(standings=standings), _cursor(before)
     if wanted.text is None or search is None or not search.covers(wanted.text):
-        batches = _batches(read, query, cursor, size)
+        batches = _batches(read, query, place, cursor, size)
     else:
-        batches = _looked_up(read, query, cursor, size, search, wanted.text)
+        batches = _looked_up(read, query, place, cursor, size, search, wanted.text)
     for rows in batches:
         found = unsealed([row["id"] for row in rows if row["kind"] is None])
         for row in rows:
@@ -140,11 +148,12 @@ def _cursor(before: str | None) -> int | None:
 def _batches(
     read: Callable[[], AbstractContextManager[Connection]],
     query: Select[Any],
+    place: Place,
     before: int | None,
     size: int,
 ) -> Iterator[list[dict[str, Any]]]:
     while True:
-        later = query if before is None else query.where(experiment.c.seq < before)
+        later = query if before is None else query.where(place < before)
         with read() as connection:
             rows = [dict(row) for row in connection.execute(later.limit(size)).mappings()]
         yield rows
@@ -156,6 +165,7 @@ def _batches(
 def _looked_up(
     read: Callable[[], AbstractContextManager[Connection]],
     query: Select[Any],
+    place: Place,
     before: int | None,
     size: int,
     search: Search,
@@ -163,7 +173,7 @@ def _looked_up(
 ) -> Iterator[list[dict[str, Any]]]:
     search.update()
     mark = search.mark()
-    yield from _batches(read, query.where(experiment.c.seq > mark), before, size)
+    yield from _batches(read, query.where(place > mark), place, before, size)
     before = mark + 1 if before is None else min(before, mark + 1)
     try:
         for seqs in search.candidates(text, before) if mark else ():
@@ -174,4 +184,4 @@ def _looked_up(
             before = seqs[-1]
     except sqlite3.Error:
         # A damaged index: row by row from there on.
-        yield from _batches(read, query, before, size)
+        yield from _batches(read, query, place, before, size)

@@ -16,6 +16,7 @@ from typing import BinaryIO, Protocol
 
 from lingshu_tools.errors import LedgerError
 
+_ABSENT = (FileNotFoundError, NotADirectoryError)
 # A probe holds the lock for microseconds; these pauses outlast it.
 _PAUSES = (0.0, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 
@@ -98,7 +99,7 @@ class FileLocks:
         try:
             with path.open("rb") as handle:
                 fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except FileNotFoundError:
+        except _ABSENT:
             return False
         except BlockingIOError:
             return True
@@ -135,7 +136,7 @@ class FileLocks:
     def _is_foreign(self, path: Path) -> bool:
         try:
             host, _, boot = path.read_bytes().partition(b" ")
-        except FileNotFoundError:
+        except _ABSENT:
             return False
         ours, _, our_boot = self._machine.partition(b" ")
         return bool(host) and host != ours and (not boot or boot != our_boot)

@@ -123,16 +123,15 @@ class PostgresBackend:
         """Return whether somebody else held what was needed for too long."""
         return type(getattr(error, "orig", error)).__name__ in _BUSY
 
-    def flaws(self, connection: Connection, *, standings: bool) -> Iterator[tuple[int | None, str]]:
+    def flaws(self, connection: Connection, *, revision: str) -> Iterator[tuple[int | None, str]]:
         """Yield what is wrong with the functions and triggers; foreign keys PostgreSQL minds."""
-        del standings
         query = (
             "SELECT t.tgname, c.relname, p.proname, p.prosrc, t.tgenabled FROM pg_trigger t"
             " JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_proc p ON p.oid = t.tgfoid"
             " WHERE NOT t.tgisinternal AND c.relnamespace = current_schema()::regnamespace"
         )
         found = {row[0]: tuple(row[1:]) for row in connection.exec_driver_sql(query)}
-        expected = _triggers()
+        expected = _triggers(revision)
         for name, (table, _, function) in expected.items():
             if found.get(name) != (table, function, FUNCTIONS[function], "O"):
                 yield None, f"trigger {name} is missing or changed: rows were not protected"
@@ -220,12 +219,11 @@ def _prepare(connection: Any, _: Any) -> None:
         raise InputError(message)
 
 
-def _triggers() -> dict[str, tuple[str, str, str]]:
-    """Return the triggers by name: the table, when, and the function that is called."""
+def _triggers(at: str = HEAD) -> dict[str, tuple[str, str, str]]:
+    """Return the triggers of a revision: the table, when, and the function that is called."""
     stop = "BEFORE UPDATE OR DELETE OR TRUNCATE"
-    kept = {
-        f"{table}_insert_only": (table, stop, "ledger_insert_only") for table in metadata.tables
-    }
+    tables = (schema.chain.name, *schema.tables_at(at))
+    kept = {f"{table}_insert_only": (table, stop, "ledger_insert_only") for table in tables}
     return kept | {
         "standing_begins": ("experiment", "AFTER INSERT", "ledger_standing_begins"),
         "standing_ends": ("outcome", "AFTER INSERT", "ledger_standing_ends"),

@@ -17,7 +17,7 @@ from lingshu_tools.ledger.chain import fetch, has, head_of
 from lingshu_tools.ledger.database import Database
 from lingshu_tools.ledger.heads import Heads
 from lingshu_tools.ledger.listing import Filter, page, status_of
-from lingshu_tools.ledger.migrations import STANDING
+from lingshu_tools.ledger.migrations import STANDING, TAGS
 from lingshu_tools.ledger.objects import ObjectStore
 from lingshu_tools.ledger.records import (
     Experiment,
@@ -145,6 +145,7 @@ class Reading:
         context: str | None = None,
         perturbation: str | None = None,
         parent: str | None = None,
+        tag: str | None = None,
         text: str | None = None,
         request_digest: str | None = None,
         before: str | None = None,
@@ -159,6 +160,8 @@ class Reading:
         Raises:
             InputError: the status, the cursor or the limit is not one.
         """
+        if tag is not None and self._database.revision < TAGS:
+            return Page((), None)
         wanted = Filter(
             tool=tool,
             status=status,
@@ -166,6 +169,7 @@ class Reading:
             context=context,
             perturbation=perturbation,
             parent=parent,
+            tag=tag,
             text=text,
             request_digest=request_digest,
         )
@@ -178,6 +182,18 @@ class Reading:
             standings=self._database.revision >= STANDING,
             search=self._search,
         )
+
+    def tags(self, ids: Sequence[str]) -> dict[str, list[str]]:
+        """Return what experiments are tagged with, in order; those without any are left out."""
+        if self._database.revision < TAGS or not ids:
+            return {}
+        query = select(schema.experiment.c.id, schema.tag.c.name).order_by(schema.tag.c.name)
+        query = query.join(schema.tag, schema.tag.c.experiment_seq == schema.experiment.c.seq)
+        found: dict[str, list[str]] = {}
+        with self._database.read() as connection:
+            for name, tag in connection.execute(query.where(schema.experiment.c.id.in_(ids))):
+                found.setdefault(name, []).append(tag)
+        return found
 
     def status(self, experiment_id: str) -> Status:
         """Return where an experiment stands.

@@ -25,6 +25,8 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
+from lingshu_tools.ledger.migrations import BASELINE, TAGS
+
 FORMAT = "lingshu-ledger-1"
 
 _names = {
@@ -207,9 +209,30 @@ verification = _table(
     _created(),
     Index(None, "experiment_id"),
 )
+tag = _table(
+    "tag",
+    _text("name", "What somebody calls a group of experiments."),
+    Column(
+        "experiment_seq",
+        _integer,
+        ForeignKey(experiment.c.seq),
+        comment="The experiment so called: its row, so that a tag's index has the listing's order.",
+        nullable=False,
+    ),
+    _text("principal", "Who said so."),
+    _created(),
+    UniqueConstraint("name", "experiment_seq"),
+)
 
 TABLES = {table.name: table for table in metadata.sorted_tables if table is not chain}
 """The chained tables by name."""
+_SINCE = {tag.name: TAGS}
+
+
+def tables_at(at: str) -> dict[str, Table]:
+    """Return the chained tables that a ledger of a revision has."""
+    return {name: t for name, t in TABLES.items() if at >= _SINCE.get(name, BASELINE)}
+
 
 standing = Table(
     "standing",

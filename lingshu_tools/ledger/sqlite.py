@@ -30,8 +30,8 @@ from sqlalchemy import (
 from lingshu_tools.errors import LedgerError
 from lingshu_tools.ledger import derived
 from lingshu_tools.ledger.liveness import FileLocks
-from lingshu_tools.ledger.migrations import HEAD
-from lingshu_tools.ledger.schema import metadata, revision
+from lingshu_tools.ledger.migrations import HEAD, STANDING
+from lingshu_tools.ledger.schema import chain, metadata, revision, tables_at
 from lingshu_tools.ledger.search import Search
 
 BUSY_S = 30.0
@@ -157,7 +157,7 @@ class SqliteBackend:
         text = str(error)
         return "database is locked" in text or "database table is locked" in text
 
-    def flaws(self, connection: Connection, *, standings: bool) -> Iterator[tuple[int | None, str]]:
+    def flaws(self, connection: Connection, *, revision: str) -> Iterator[tuple[int | None, str]]:
         """Yield what SQLite's own checks find, and triggers that are not as they were made."""
         for (said,) in connection.exec_driver_sql("PRAGMA integrity_check(10)"):
             if said != "ok":
@@ -166,7 +166,7 @@ class SqliteBackend:
             yield row, f"{table} refers to a {parent} that is not there"
         query = "SELECT name, sql FROM sqlite_master WHERE type = 'trigger'"
         found = dict(tuple(row) for row in connection.exec_driver_sql(query))
-        expected = triggers() | (derived.TRIGGERS if standings else {})
+        expected = triggers(revision) | (derived.TRIGGERS if revision >= STANDING else {})
         for name, statement in expected.items():
             if found.get(name) != statement:
                 yield None, f"trigger {name} is missing or changed: rows were not protected"
@@ -271,9 +271,9 @@ def create_tables(connection: Connection) -> None:
     connection.execute(insert(revision), {"version_num": HEAD})
 
 
-def triggers() -> dict[str, str]:
-    """Return the triggers that keep the tables insert-only, by name."""
-    return dict(t for table in metadata.sorted_tables for t in _triggers(table))
+def triggers(at: str = HEAD) -> dict[str, str]:
+    """Return the triggers that keep the tables of a revision insert-only, by name."""
+    return dict(t for table in (chain, *tables_at(at).values()) for t in _triggers(table))
 
 
 def _triggers(table: Table) -> Iterator[tuple[str, str]]:

@@ -12,18 +12,20 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import fields
+from itertools import product
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from sqlalchemy import Connection
 
 from lingshu_tools.errors import BusyError, CancelledError, InputError, LedgerError, SealedError
-from lingshu_tools.ledger import schema, sealing
+from lingshu_tools.ledger import schema, sealing, tagging
 from lingshu_tools.ledger.backend import backend_of
 from lingshu_tools.ledger.canonical import digest_bytes
 from lingshu_tools.ledger.chain import append, has
 from lingshu_tools.ledger.database import Database
 from lingshu_tools.ledger.liveness import Lock
+from lingshu_tools.ledger.migrations import TAGS
 from lingshu_tools.ledger.objects import ObjectStore
 from lingshu_tools.ledger.reading import Reading
 from lingshu_tools.ledger.records import (
@@ -149,19 +151,49 @@ class Ledger(Reading):
 
     # Experiments
 
-    def begin(self, request: NewExperiment) -> Experiment:
+    def begin(self, request: NewExperiment, *, tags: Sequence[str] = ()) -> Experiment:
         """Return the experiment, recorded; the one made earlier with the same client key, if any.
 
         Raises:
-            InputError: the client key stands for another request, or the request is no JSON.
+            InputError: the client key stands for another request, the request is no JSON, or a tag
+                is none.
             NotFoundError: its parent does not exist.
         """
-        return self.begin_many([request])[0]
+        return self.begin_many([request], tags=tags)[0]
 
-    def begin_many(self, requests: Sequence[NewExperiment]) -> list[Experiment]:
-        """Return experiments recorded together: all of them or none."""
+    def begin_many(
+        self, requests: Sequence[NewExperiment], *, tags: Sequence[str] = ()
+    ) -> list[Experiment]:
+        """Return experiments recorded together, tags and all: all of them or none."""
         rows = [_row_of(request) for request in requests]
-        return self._database.write(lambda c: [_begin(c, row) for row in rows])
+        self._check_tags(tags)
+
+        def work(connection: Connection) -> list[Experiment]:
+            begun = [_begin(connection, row) for row in rows]
+            for made, name in product(begun, tags):
+                tagging.add(connection, made, name, made.principal)
+            return begun
+
+        return self._database.write(work)
+
+    def tag(
+        self, experiment_id: str, tags: Sequence[str], *, principal: str = "local"
+    ) -> list[str]:
+        """Return all that an experiment is tagged with, these included; a tag is never taken away.
+
+        Raises:
+            InputError: a tag is none: what one looks like is said.
+            NotFoundError: there is no such experiment.
+        """
+        found = self.experiment(experiment_id)
+        self._check_tags(tags)
+
+        def work(connection: Connection) -> None:
+            for name in tags:
+                tagging.add(connection, found, name, principal)
+
+        self._database.write(work)
+        return self.tags([experiment_id]).get(experiment_id, [])
 
     # Outcomes
 
@@ -282,6 +314,16 @@ class Ledger(Reading):
     def put_object(self, data: bytes) -> str:
         """Return the digest under which `data` is kept from now on."""
         return self._objects.put(data)
+
+    def _check_tags(self, tags: Sequence[str]) -> None:
+        for name in tags:
+            tagging.check(name)
+        if tags and self.schema < TAGS:
+            message = (
+                f"{self.name} has the schema {self.schema}, which has no tags: "
+                "`lingshu ledger migrate` adds them"
+            )
+            raise LedgerError(message)
 
     def _ending(self, attempt: Attempt, outcome: NewOutcome) -> dict[str, Any]:
         digests: dict[str, str] = {}

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from queue import SimpleQueue
+from typing import IO, cast
 
 from sqlalchemy import Connection, func, select
 
@@ -22,14 +23,13 @@ from lingshu_tools.errors import LedgerError
 from lingshu_tools.ledger.chain import EMPTY, head_of
 from lingshu_tools.ledger.checking import MAX_PROBLEMS, Checked, Place, check
 from lingshu_tools.ledger.database import UNREADABLE, Database, why
-from lingshu_tools.ledger.migrations import STANDING
 from lingshu_tools.ledger.objects import ObjectStore
 from lingshu_tools.ledger.records import Head, Problem, VerifyReport
-from lingshu_tools.ledger.schema import TABLES, artifact, chain
+from lingshu_tools.ledger.schema import artifact, chain, tables_at
 
 BATCH = 2000
 # A process takes as long to start as this many rows take to check.
-ALONE = 20_000
+ALONE = 30_000
 Progress = Callable[[int, int], None]
 Stretch = tuple[int, int]
 
@@ -40,9 +40,8 @@ class Audit:
     def __init__(
         self, database: Database, objects: ObjectStore | None, progress: Progress | None
     ) -> None:
-        standings = database.revision >= STANDING
         folder = None if objects is None else str(objects.root)
-        self._place = Place(database.backend.url, database.writable, folder, standings)
+        self._place = Place(database.backend.url, database.writable, folder, database.revision)
         self._engine = database.reader
         self._flaws = database.backend.flaws
         self._progress = progress or _silent
@@ -97,7 +96,7 @@ class Audit:
         whole = Checked()
         try:
             with self._engine.begin() as connection:
-                for row, what in self._flaws(connection, standings=self._place.standings):
+                for row, what in self._flaws(connection, revision=self._place.revision):
                     whole.note(row, what)
         except UNREADABLE as error:
             whole.note(None, f"the database cannot be read: {why(error)}")
@@ -117,7 +116,7 @@ class Audit:
                 whole.note(anchor.seq, what)
 
     def _strays(self, whole: Checked, connection: Connection, head: Head) -> None:
-        for table in (chain, *TABLES.values()):
+        for table in (chain, *tables_at(self._place.revision).values()):
             outside = select(table.c.seq).where((table.c.seq < 1) | (table.c.seq > head.seq))
             for seq in connection.scalars(outside.limit(MAX_PROBLEMS)):
                 whole.note(seq, f"{table.name} row that is not in the chain")
@@ -144,9 +143,13 @@ def _workers(place: Place, count: int) -> Generator[Callable[[Stretch], Checked]
             started.append(_start(place))
             free.put(started[-1])
         yield ask
-    finally:
+    except BaseException:
         for process in started:
             process.kill()
+        raise
+    finally:
+        for process in started:
+            # Closes its pipe, and it ends.
             process.communicate()
 
 
@@ -168,14 +171,14 @@ def _start(place: Place) -> subprocess.Popen[str]:
 def _told(process: subprocess.Popen[str], line: str) -> str:
     """Return the line that a process answers; nothing where it has ended."""
     _tell(process, line)
-    return "" if process.stdout is None else process.stdout.readline()
+    return cast("IO[str]", process.stdout).readline()
 
 
 def _tell(process: subprocess.Popen[str], line: str) -> None:
-    if process.stdin is not None:
-        with suppress(BrokenPipeError):
-            process.stdin.write(line + "\n")
-            process.stdin.flush()
+    pipe = cast("IO[str]", process.stdin)
+    with suppress(BrokenPipeError):
+        pipe.write(line + "\n")
+        pipe.flush()
 
 
 def _cores() -> int:

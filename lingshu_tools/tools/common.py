@@ -14,6 +14,7 @@ from lingshu_tools.honesty import (
     evidence_view,
     support_view,
 )
+from lingshu_tools.ledger.tagging import LONGEST, PATTERN
 from lingshu_tools.registry import Arguments
 from lingshu_tools.results import Number, View
 from lingshu_tools.views import Shown, shown
@@ -66,6 +67,13 @@ WaitS = Annotated[
         ge=0, le=MAX_WAIT_S, description="Seconds to wait for the result, 0 to 45; it goes on after"
     ),
 ]
+Tags = Annotated[
+    list[Annotated[str, Field(max_length=LONGEST, pattern=PATTERN)]],
+    Field(
+        max_length=8,
+        description="Names to find it by later, e.g. pilot; list_experiments(tag=…) does",
+    ),
+]
 DryRun = Annotated[bool, Field(description="Return the cost only; nothing is run or logged")]
 ExperimentId = Annotated[
     str, Field(min_length=1, max_length=80, description="Experiment id, exp_…")
@@ -89,6 +97,7 @@ class Simulation(CellSettings):
     """What the tools that run one experiment have in common."""
 
     interventions: list[InterventionArgument]
+    tags: Tags = Field(default_factory=list[str])
     wait_s: WaitS = 4
     dry_run: DryRun = False
 
@@ -107,7 +116,7 @@ class Simulation(CellSettings):
 
     def run(self, app: App, made: Design) -> Shown:
         """Write the experiment down, set it going and wait as long as was asked."""
-        experiment = app.ledger.begin(new_experiment(app, made))
+        experiment = app.ledger.begin(new_experiment(app, made), tags=self.tags)
         app.runner.launch([experiment.id])
         app.runner.wait([experiment.id], self.wait_s)
         return shown(app, experiment.id)

@@ -57,6 +57,7 @@ class Provenance(View):
     door: str
     created_at: str
     parent: str | None
+    tags: list[str]
     artifacts: dict[str, str]
     environment: dict[str, Any] | None
     seconds: float | None
@@ -137,6 +138,7 @@ def _provenance(one: Shown) -> Provenance:
         door=row.door,
         created_at=row.created_at,
         parent=row.parent,
+        tags=one.ledger.tags([row.id]).get(row.id, []),
         artifacts=dict(outcome.artifacts) if outcome else {},
         environment=dict(one.ledger.environment(digest)) if digest else None,
         seconds=outcome.seconds if outcome else None,

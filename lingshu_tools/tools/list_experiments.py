@@ -34,6 +34,7 @@ class ListExperiments(Arguments):
         max_length=80,
         description="Only of this screen, or replays of this experiment",
     )
+    tag: str | None = Field(default=None, max_length=60, description="Only those with this tag")
     text: str | None = Field(
         default=None, max_length=200, description="Only rows whose request has this text"
     )
@@ -55,6 +56,7 @@ class ListedView(View):
     seed: int
     checkpoint: str
     parent: str | None
+    tags: list[str]
     created_at: str
 
 
@@ -68,7 +70,8 @@ class ListResult(Result):
 def list_experiments(app: App, asked: ListExperiments) -> ListResult:
     """Return one page of the ledger, newest first."""
     page = app.ledger.find(**asked.model_dump())
-    rows = [_row(item) for item in page.items]
+    tags = app.ledger.tags([item.experiment.id for item in page.items])
+    rows = [_row(item, tags.get(item.experiment.id, [])) for item in page.items]
     cut = None
     if page.next_before:
         more = f'list_experiments(before="{page.next_before}") with the same filters'
@@ -88,7 +91,7 @@ def list_experiments(app: App, asked: ListExperiments) -> ListResult:
     )
 
 
-def _row(item: Listed) -> ListedView:
+def _row(item: Listed, tags: list[str]) -> ListedView:
     e = item.experiment
     return ListedView(
         experiment_id=e.id,
@@ -100,16 +103,25 @@ def _row(item: Listed) -> ListedView:
         seed=e.seed,
         checkpoint=e.checkpoint,
         parent=e.parent,
+        tags=tags,
         created_at=e.created_at,
     )
 
 
 def _text(result: ListResult) -> str:
     rows = (
-        (e.experiment_id, e.status, e.tool, e.perturbation, e.n_cells, e.created_at)
+        (
+            e.experiment_id,
+            e.status,
+            e.tool,
+            e.perturbation,
+            e.n_cells,
+            e.created_at,
+            ", ".join(e.tags),
+        )
         for e in result.experiments
     )
-    head = ("id", "status", "tool", "perturbation", "cells", "created")
+    head = ("id", "status", "tool", "perturbation", "cells", "created", "tags")
     return render(result, text_table(head, rows) if result.experiments else "")
 
 
@@ -119,8 +131,8 @@ SPEC = ToolSpec(
     description=(
         "Page through the ledger, newest first: every experiment anyone ran in this home, whatever "
         "its state. Filter by tool, status, checkpoint, perturbation, context, parent (a screen, "
-        "or an experiment and its replays) or text of the request. Use it to find an id again or "
-        "to see whether something was already done before paying for it twice."
+        "or an experiment and its replays), tag or text of the request. Use it to find an id again "
+        "or to see whether something was already done before paying for it twice."
     ),
     arguments=ListExperiments,
     result=ListResult,

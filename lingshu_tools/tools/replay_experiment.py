@@ -9,9 +9,8 @@ from pydantic import Field
 
 from lingshu_tools.app import App
 from lingshu_tools.errors import InputError
-from lingshu_tools.experiments import design_of, new_experiment
 from lingshu_tools.registry import Arguments, ToolSpec
-from lingshu_tools.replays import REPLAY_OF, Comparison, locate, verdict_of
+from lingshu_tools.replays import Comparison, begin_replay, locate, verdict_of
 from lingshu_tools.results import Result
 from lingshu_tools.tools.common import ExperimentId, WaitS
 from lingshu_tools.views import envelope, shown
@@ -53,12 +52,7 @@ def replay_experiment(app: App, asked: ReplayExperiment) -> ReplayResult:
             f'get_experiment(id="{asked.id}", wait_s=30) finishes it.'
         )
         raise InputError(message)
-    made = design_of(app, original)
-    if ledger.read_only:
-        again = new_experiment(app, made, extra={REPLAY_OF: original.id})
-    else:
-        again = new_experiment(app, made, parent=original.id)
-    replay = app.ledger.begin(again)
+    replay = begin_replay(app, ledger, original)
     app.runner.launch([replay.id])
     app.runner.wait([replay.id], asked.wait_s)
     one = shown(app, replay.id)

@@ -28,7 +28,7 @@ from lingshu_tools.results import (
     render,
     text_table,
 )
-from lingshu_tools.tools.common import LOG1P, DryRun, WaitS
+from lingshu_tools.tools.common import LOG1P, DryRun, Tags, WaitS
 from lingshu_tools.tools.plan_screen import (
     Candidates,
     ObjectiveArgument,
@@ -56,7 +56,7 @@ class RunScreen(ScreenSettings):
     screen_id: str | None = Field(
         default=None,
         max_length=80,
-        description="A plan's id, scr_…; then give only wait_s, dry_run and top beside it",
+        description="A plan's id, scr_…; then give only tags, wait_s, dry_run and top beside it",
     )
     objective: ObjectiveArgument | None = Field(
         default=None, description='Without screen_id: what to look for, e.g. {"lower": ["STAT1"]}'
@@ -65,6 +65,7 @@ class RunScreen(ScreenSettings):
         default=None,
         description='Without screen_id: "all_seen", or a list of targets or intervention lists',
     )
+    tags: Tags = Field(default_factory=list[str])
     wait_s: WaitS = 4
     dry_run: DryRun = False
     top: int = Field(default=10, ge=1, le=2000, description="Best candidates to show, 1 to 2000")
@@ -111,7 +112,7 @@ def run_screen(app: App, asked: RunScreen) -> ScreenResult:
         return _cost_only(app, plan, known)
     screen = known or recorded(app, plan)
     if not ledger.read_only:
-        _begin(app, plan, screen)
+        _begin(app, plan, screen, asked.tags)
     return screen_status(app, screen.id, wait_s=asked.wait_s, top=asked.top)
 
 
@@ -151,10 +152,10 @@ def locate_screen(app: App, screen_id: str) -> tuple[Ledger, Screen]:
     return app.locate(lambda ledger: ledger.screen(screen_id))
 
 
-def _begin(app: App, plan: Plan, screen: Screen) -> None:
+def _begin(app: App, plan: Plan, screen: Screen, tags: Sequence[str]) -> None:
     # The rows are keyed by screen and position: a second process begins none twice.
     if len(app.ledger.children(screen.id)) < len(plan.candidates):
-        app.ledger.begin_many(plan.children(app, screen.id))
+        app.ledger.begin_many(plan.children(app, screen.id), tags=tags)
 
 
 def _asked(app: App, asked: RunScreen) -> Plan:

@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 from lingshu_tools.app import App
 from lingshu_tools.cli import main
 from lingshu_tools.registry import registry
+from lingshu_tools.replays import Comparison
 
 KNOCK_OUT = {"interventions": [{"kind": "knockout", "target": "STAT1"}], "n_cells": 8, "wait_s": 45}
 ENVELOPE = {
@@ -211,3 +212,59 @@ def test_the_home_is_handed_on_to_the_process_a_command_becomes(
     run(shell, "serve", "--home", str(tmp_path))
     run(shell, "demo")
     assert homes == [str(tmp_path), str(Path("demo-home").absolute())]
+
+
+def test_all_experiments_are_replayed_and_a_second_time_only_looked_up(shell: CliRunner):
+    for seed in (1, 2):
+        run(shell, "call", "perturb_cells", json.dumps(KNOCK_OUT | {"seed": seed}))
+    first = run(shell, "replay", "--all")
+    assert first.exit_code == 0, first.output
+    assert "2 of 2 finished experiments replayed: 2 exact" in first.stdout
+    assert "2 now, 0 earlier" in first.stdout
+    second = json.loads(run(shell, "replay", "--sample", "1%", "--json").stdout)
+    assert (second["chosen"], second["replayed_now"], second["replayed_earlier"]) == (1, 0, 1)
+    assert second["verdicts"] == {"exact": 1}
+
+
+def test_a_replay_that_differs_exits_with_one_and_is_named(
+    shell: CliRunner, home: Path, monkeypatch: pytest.MonkeyPatch
+):
+    name = json.loads(run(shell, "call", "perturb_cells", json.dumps(KNOCK_OUT)).stdout)
+    monkeypatch.setattr("lingshu_tools.replays._compare", lambda *_: Comparison("different", {}))
+    ran = run(shell, "replay", "--all")
+    assert ran.exit_code == 1
+    assert f"{name['experiment_id']}: different" in ran.stdout
+
+
+@pytest.mark.parametrize(
+    ("line", "taught"),
+    [
+        ([], "--sample 1%"),
+        (["--all", "--sample", "1%"], "--sample 1%"),
+        (["--sample", "1"], "in per cent"),
+        (["--sample", "0%"], "in per cent"),
+        (["--sample", "101%"], "in per cent"),
+        (["exp_x", "--ledger", "pyproject.toml"], "goes with --all"),
+    ],
+)
+def test_a_replay_line_that_says_too_much_or_too_little_is_refused(
+    shell: CliRunner, line: list[str], taught: str
+):
+    ran = run(shell, "replay", *line)
+    assert ran.exit_code == 2
+    assert taught in ran.stderr
+
+
+def test_experiments_are_tagged_and_listed_by_tag(shell: CliRunner):
+    asked = KNOCK_OUT | {"tags": ["pilot"]}
+    first = json.loads(run(shell, "call", "perturb_cells", json.dumps(asked)).stdout)
+    second = json.loads(run(shell, "call", "perturb_cells", json.dumps(KNOCK_OUT)).stdout)
+    told = run(shell, "ledger", "tag", second["experiment_id"], "to repeat", "plate 3")
+    assert told.stdout == f"{second['experiment_id']}: plate 3, to repeat\n"
+    rows = json.loads(run(shell, "ledger", "list", "--tag", "pilot", "--json").stdout)
+    assert [(r["experiment_id"], r["tags"]) for r in rows["experiments"]] == [
+        (first["experiment_id"], ["pilot"])
+    ]
+    assert "plate 3, to repeat" in run(shell, "ledger", "show", second["experiment_id"]).stdout
+    taught = run(shell, "call", "perturb_cells", json.dumps(KNOCK_OUT | {"tags": ["\u202ex"]}))
+    assert taught.exit_code == 1

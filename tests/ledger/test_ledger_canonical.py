@@ -67,6 +67,19 @@ def test_a_column_added_later_and_empty_changes_no_hash() -> None:
     )
 
 
+@given(keys, st.dictionaries(keys, scalars, max_size=6))
+@settings(max_examples=100, deadline=None)
+def test_a_row_is_hashed_by_its_canonical_json(kind: str, row: dict[str, Any]) -> None:
+    filled = {name: value for name, value in row.items() if value is not None}
+    assert hash_row(kind, row) == digest_json({"kind": kind, "row": filled})
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, "\ud800", b"x", {1, 2}])
+def test_a_row_that_json_cannot_say_has_no_hash(value: Any) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        hash_row("screen", {"seq": 1, "plan": value})
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, "\ud800", {1: 2}, b"x", {1, 2}])
 def test_what_json_cannot_say_is_refused(value: Any) -> None:
     with pytest.raises(ValueError, match=r"^\$\.a"):

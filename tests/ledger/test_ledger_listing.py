@@ -118,24 +118,35 @@ def test_text_is_looked_up_in_an_index_that_may_be_missing_stale_damaged_or_anot
 
 
 @pytest.mark.of_files
-def test_a_damaged_index_is_left_for_the_rows(ledger: Ledger, new: New) -> None:
+@pytest.mark.parametrize(
+    "damage",
+    ["DROP TABLE words_data", "DELETE FROM words_data WHERE id > 10"],
+    ids=["a table", "its rows"],
+)
+def test_a_damaged_index_is_left_for_the_rows(damage: str, ledger: Ledger, new: New) -> None:
     ledger.begin_many([new(seed=s) for s in range(3)])
     assert ledger._search.update()
     connection = sqlite3.connect(ledger._search.path)
-    connection.execute("DROP TABLE words_data")
+    connection.execute(damage)
     connection.commit()
     connection.close()
     assert seeds(ledger.find(text="stat1")) == [2, 1, 0]
 
 
 @pytest.mark.of_files
-def test_a_rare_status_is_found_without_looking_at_every_experiment(ledger: Ledger) -> None:
+def test_what_is_rare_is_found_without_looking_at_every_experiment(ledger: Ledger) -> None:
     with ledger._database.read() as connection:
-        for status in ("failed", "queued"):
-            query = listing.Filter(status=status).query()
+        for wanted, index in (
+            (listing.Filter(status="failed"), "ix_standing_status_seq"),
+            (listing.Filter(status="queued"), "ix_standing_status_seq"),
+            (listing.Filter(tag="pilot"), "sqlite_autoindex_tag_1"),
+        ):
+            query, place = wanted.query()
+            query = query.where(place < 9)
             made = query.compile(connection.engine)
             values = tuple(made.params[name] for name in made.positiontup or ())
             rows = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {made}", values)
             plan = [row[3] for row in rows]
-            assert "ix_standing_status_seq" in plan[0]
+            assert index in plan[0]
+            assert "seq<?" in plan[0]
             assert not [step for step in plan if step.startswith(("SCAN", "USE TEMP"))]

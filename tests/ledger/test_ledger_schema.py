@@ -26,6 +26,7 @@ def full(ledger: Ledger, new: Callable[..., NewExperiment]) -> Ledger:
         outcome = NewOutcome(kind="succeeded", environment={"cpu": "x"}, artifacts={"a": b"1"})
         ledger.seal(attempt, outcome)
     ledger.record_verification(experiment.id, "exact")
+    ledger.tag(experiment.id, ["pilot"])
     return ledger
 
 

@@ -5,7 +5,9 @@ a revision adds tables, columns that may be NULL, indexes, triggers or views. Kn
 Alembic: `migrate.py` does.
 """
 
-REVISIONS = ("0001", "0002", "0003")
+REVISIONS = ("0001", "0002", "0003", "0004")
 BASELINE, HEAD = REVISIONS[0], REVISIONS[-1]
 STANDING = "0002"
 """From here on there is the table `standing`."""
+TAGS = "0004"
+"""From here on there is the table `tag`."""

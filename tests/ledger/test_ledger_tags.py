@@ -1,0 +1,95 @@
+"""Tags: what people call groups of experiments, and how they find them by it."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lingshu_tools.errors import InputError, LedgerError, NotFoundError
+from lingshu_tools.ledger import Ledger, NewExperiment, NewOutcome
+
+New = Callable[..., NewExperiment]
+OLD = Path(__file__).with_name("fixtures") / "schema-0001.db"
+
+
+def listed(ledger: Ledger, **wanted: str) -> list[str]:
+    found: list[str] = []
+    before: str | None = None
+    while True:
+        page = ledger.find(**wanted, before=before, limit=2)  # type: ignore[arg-type]
+        found += [item.experiment.id for item in page.items]
+        if (before := page.next_before) is None:
+            return found
+
+
+@pytest.fixture
+def made(database: str, home: Path, new: New) -> tuple[Ledger, list[str]]:
+    """Seven experiments, every other one a pilot."""
+    ledger = Ledger.open(home)
+    ids: list[str] = []
+    for seed in range(7):
+        tags = ["pilot", "plate 3"] if seed % 2 == 0 else []
+        ids.append(ledger.begin(new(seed=seed), tags=tags).id)
+    return ledger, ids
+
+
+def test_experiments_are_found_by_tag_in_pages_newest_first(
+    made: tuple[Ledger, list[str]],
+) -> None:
+    ledger, ids = made
+    assert listed(ledger, tag="pilot") == ids[::-2]
+    assert listed(ledger, tag="Pilot") == []
+    assert ledger.tags(ids[:2]) == {ids[0]: ["pilot", "plate 3"]}
+    assert ledger.verify().ok
+
+
+def test_a_tag_goes_together_with_the_other_filters(made: tuple[Ledger, list[str]]) -> None:
+    ledger, ids = made
+    for name in (ids[0], ids[1], ids[4]):
+        with ledger.attempt(name) as attempt:
+            ledger.seal(attempt, NewOutcome(kind="failed", error="no"))
+    assert listed(ledger, tag="pilot", status="failed") == [ids[4], ids[0]]
+    assert listed(ledger, tag="pilot", status="queued") == [ids[6], ids[2]]
+    assert listed(ledger, tag="pilot", text='"n_cells":8') == ids[::-2]
+
+
+def test_a_tag_is_given_once_and_later_too(made: tuple[Ledger, list[str]]) -> None:
+    ledger, ids = made
+    assert ledger.tag(ids[1], ["pilot"], principal="ana") == ["pilot"]
+    head = ledger.head()
+    assert ledger.tag(ids[1], ["pilot"]) == ["pilot"]
+    assert ledger.head() == head
+    assert listed(ledger, tag="pilot")[-2:] == [ids[1], ids[0]]
+
+
+@pytest.mark.parametrize("name", ["", " pilot", "pi\nlot", "pilot\u202e", "a" * 61, "-x"])
+def test_what_is_no_tag_is_refused_and_nothing_is_begun(
+    name: str, ledger: Ledger, new: New
+) -> None:
+    with pytest.raises(InputError, match="is no tag"):
+        ledger.begin(new(), tags=["good", name])
+    assert ledger.find().items == ()
+
+
+def test_an_experiment_that_is_not_there_is_not_tagged(ledger: Ledger) -> None:
+    with pytest.raises(NotFoundError):
+        ledger.tag("exp_none", ["pilot"])
+
+
+def test_a_ledger_of_an_older_schema_has_no_tags_and_says_how_to_have_them(
+    home: Path, new: New
+) -> None:
+    home.mkdir()
+    shutil.copy(OLD, home / "experiments.db")
+    ledger = Ledger.open(home)
+    experiment = ledger.begin(new(seed=99))
+    assert ledger.tags([experiment.id]) == {}
+    assert listed(ledger, tag="pilot") == []
+    with pytest.raises(LedgerError, match="ledger migrate"):
+        ledger.tag(experiment.id, ["pilot"])
+    assert ledger.tag(experiment.id, []) == []
+
+
+def test_nobody_s_tags_are_looked_up_without_a_question(ledger: Ledger) -> None:
+    assert ledger.tags([]) == {}
