@@ -77,11 +77,12 @@ def show_(experiment_id: str, database: Path | None) -> None:
 def verify(ctx: click.Context, anchor: tuple[str, ...], database: Path | None) -> None:
     """Re-derive every hash and read every object; exits with 1 at the first thing wrong."""
     from lingshu_tools.ledger import Head
+    from lingshu_tools.plain import plain
 
     anchors = [Head.parse(text) for text in anchor]
     with progress_bar("verify") as sink:
         report = _app(database).ledger.verify(sink, anchors=anchors)
-    problems = [str(problem) for problem in report.problems]
+    problems = [plain(str(problem)) for problem in report.problems]
     if settings().as_json:
         status = "succeeded" if report.ok else "failed"
         counted = {"rows": report.rows, "objects": report.objects, "head": str(report.head)}

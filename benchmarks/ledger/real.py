@@ -17,7 +17,7 @@ from typing import Any
 from tqdm import tqdm
 
 from lingshu_tools.app import App
-from lingshu_tools.ledger import Ledger, Outcome
+from lingshu_tools.ledger import Head, Ledger, Outcome
 
 DOORS = Path(__file__).parents[2] / "tests" / "doors"
 
@@ -31,6 +31,7 @@ def crash_real(kills: int, *, folder: Path, seed: int = 0) -> dict[str, Any]:
     rng, home, began = random.Random(seed), folder / "home", time.monotonic()
     killed, faults = Counter[str](), list[str]()
     kept: dict[str, Outcome] = {}
+    heads: list[Head] = []
     screen, screens = "", 0
     for _ in tqdm(range(kills), unit=" kills", disable=not sys.stderr.isatty()):
         with stdio.server(home) as process:
@@ -38,7 +39,8 @@ def crash_real(kills: int, *, folder: Path, seed: int = 0) -> dict[str, Any]:
                 screen, screens = test_kills.begin(process, seed=screens), screens + 1
             else:
                 stdio.greet(process)
-                stdio.call(process, "run_screen", screen_id=screen, wait_s=0)
+                found = stdio.call(process, "run_screen", screen_id=screen, wait_s=0)
+                heads.append(Head.parse(found["ledger_head"]))
             time.sleep(rng.uniform(0, 5))
             victim = rng.choice(("server", "engine"))
             pid = process.pid if victim == "server" else _engine(home)
@@ -50,7 +52,9 @@ def crash_real(kills: int, *, folder: Path, seed: int = 0) -> dict[str, Any]:
                 found = stdio.call(process, "run_screen", screen_id=screen, wait_s=2)
                 faults += [found["error"]] if "error" in found else []
         ledger = Ledger.open(home)
-        faults += [str(problem) for problem in ledger.verify().problems]
+        faults += [str(problem) for problem in ledger.verify(anchors=heads).problems]
+        if (children := len(ledger.children(screen))) != len(test_kills.CANDIDATES):
+            faults.append(f"half-written: {screen} has {children} experiments")
         now = test_kills.sealed(home, screen)
         faults += [f"lost: {e}" for e, outcome in kept.items() if ledger.outcome(e) != outcome]
         kept |= now
@@ -61,6 +65,7 @@ def crash_real(kills: int, *, folder: Path, seed: int = 0) -> dict[str, Any]:
         "kills": killed.total(),
         "killed": dict(killed),
         "screens": screens,
+        "heads": len(heads),
         "outcomes": len(kept),
         "acknowledged_lost": sum("lost" in fault for fault in faults),
         "seconds": round(time.monotonic() - began, 1),

@@ -5,8 +5,8 @@ locked against other processes of this library, and against every writer by BEGI
 nothing of what the revisions do.
 """
 
-import os
 import sqlite3
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from sqlalchemy import Connection
 
+from lingshu_model.wire.durable import UNFINISHED, sync_folder
 from lingshu_tools.errors import LedgerError
 from lingshu_tools.ledger import derived
 from lingshu_tools.ledger.database import Database
@@ -62,18 +63,22 @@ def _migrate(connection: Connection, path: Path, before: str) -> Migrated:
 def _copy(path: Path, revision: str) -> Path:
     # Writers wait for the transaction that is open, so the copy is what will be changed.
     target = _unused(path, revision)
+    # What has the name of a copy is whole, whoever is killed.
+    unfinished = target.with_name(f"{UNFINISHED}{target.name}")
     try:
+        unfinished.unlink(missing_ok=True)
         source = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)
         try:
-            source.execute("VACUUM INTO ?", (str(target),))
+            source.execute("VACUUM INTO ?", (str(unfinished),))
         finally:
             source.close()
-        for place in (target, target.parent):
-            handle = os.open(place, os.O_RDONLY)
-            os.fsync(handle)
-            os.close(handle)
+        # A file is synchronised as a folder is.
+        sync_folder(unfinished)
+        unfinished.replace(target)
+        sync_folder(target.parent)
     except (sqlite3.Error, OSError) as error:
-        target.unlink(missing_ok=True)
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
         message = f"{target} could not be written: {error}; nothing was changed. Free some space"
         raise LedgerError(message) from error
     return target
