@@ -3,6 +3,7 @@
 Knows nothing of hashes: the ledger verifies itself.
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -136,7 +137,14 @@ def export_(out: Path, terms: str | None, database: Path | None) -> None:
 def import_(archive: Path, into: Path | None, max_gib: int) -> None:
     """Make ARCHIVE the ledger of an empty home, once every hash in it has been derived again."""
     from lingshu_tools.archive import Limits, import_ledger
+    from lingshu_tools.errors import InputError
 
+    if os.environ.get("LINGSHU_LEDGER"):
+        message = (
+            "LINGSHU_LEDGER names the ledger to be used, and an archive becomes a file in a home: "
+            "unset it, here and where the imported ledger is to be used"
+        )
+        raise InputError(message)
     home = into.expanduser().absolute() if into else open_app().home
     with progress_bar("import") as sink:
         made = import_ledger(archive, home, limits=Limits(total=max_gib * 1024**3), progress=sink)
