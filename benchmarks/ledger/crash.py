@@ -30,6 +30,7 @@ import click
 from tqdm import tqdm
 
 from benchmarks.ledger import writer
+from benchmarks.ledger.compiled import compiled_once
 from benchmarks.ledger.oracle import Oracle, rows
 from benchmarks.ledger.trips import PLACES, Trips, wired
 from lingshu_model.wire import Catalogue
@@ -204,8 +205,8 @@ def crash(
     os.environ["LINGSHU_REFERENCE_LEDGER"] = str(folder / "none.db")
     # No thread may live beside a fork: tqdm would start one.
     tqdm.monitor_interval = 0
-    writer.warm_up(writer.Stage(folder / "warm", catalogue, checkpoint))
-    with tqdm(total=kills, unit=" kills", disable=not sys.stderr.isatty()) as bar:
+    with compiled_once(), tqdm(total=kills, unit=" kills", disable=not sys.stderr.isatty()) as bar:
+        writer.warm_up(writer.Stage(folder / "warm", catalogue, checkpoint))
         for first in range(0, kills, per_ledger):
             count = min(per_ledger, kills - first)
             name = f"seed {seed}, kills {first} to {first + count}, {writers} writers"

@@ -13,8 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from sqlalchemy import Engine, create_engine
-
 from lingshu_model.wire import Catalogue, Checkpoint, Intervention
 from lingshu_tools.app import App
 from lingshu_tools.dispatcher import call
@@ -27,7 +25,6 @@ from lingshu_tools.ledger import (
     NewOutcome,
     OutcomeKind,
     digest_json,
-    sqlite,
 )
 from lingshu_tools.testing import TARGETS, FakeEngine
 from lingshu_tools.tools.replay_experiment import ReplayResult
@@ -216,7 +213,6 @@ ACTS = (*["direct"] * 5, "perturb", "screen", "cancel", "recover", "replay")
 
 def warm_up(stage: Stage) -> None:
     """Do everything once, so that what is loaded and compiled is there in every fork."""
-    _compile_once()
     silent, pipe = os.pipe()
     try:
         writer = Writer(stage, pipe, name="warm", seed=0)
@@ -225,24 +221,6 @@ def warm_up(stage: Stage) -> None:
     finally:
         os.close(silent)
         os.close(pipe)
-
-
-def _compile_once() -> None:
-    """Let engines made from now on share what SQLAlchemy makes of a statement.
-
-    Each engine compiles for itself, which is half of what a writer or an audit that lives for a
-    fraction of a second costs. What SQLite is told stays the same.
-    """
-    shared, real = create_engine("sqlite://"), sqlite.create_engine
-    shared.connect().close()
-
-    def made(*arguments: Any, **options: Any) -> Engine:
-        engine = real(*arguments, **options)
-        engine.dialect = shared.dialect
-        engine._compiled_cache = shared._compiled_cache  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue] - there is no public way
-        return engine
-
-    sqlite.create_engine = made
 
 
 def run(stage: Stage, pipe: int, acts: Iterable[str] | None, *, name: str, seed: int) -> None:
