@@ -31,6 +31,7 @@ from tqdm import tqdm
 
 from benchmarks.ledger import writer
 from benchmarks.ledger.compiled import compiled_once
+from benchmarks.ledger.kept import Kept
 from benchmarks.ledger.oracle import Oracle, rows
 from benchmarks.ledger.trips import PLACES, Trips, wired
 from lingshu_model.wire import Catalogue
@@ -77,7 +78,7 @@ class Tally:
 
     @classmethod
     def parse(cls, values: dict[str, Any]) -> "Tally":
-        """Return the tally that `vars` and JSON made these values of."""
+        """Return the tally that these are the fields of."""
         return cls(**values | {name: Counter(values[name]) for name in ("kills", "counts")})
 
 
@@ -199,7 +200,7 @@ def crash(
     Ledgers of which `results` has a line are not made again; each other one adds its line.
     """
     tally, until = Tally(), time.monotonic() + 60 * minutes
-    done = _done(results)
+    kept = Kept(results)
     checkpoint = make_checkpoint(folder / "checkpoints")
     catalogue = Catalogue([checkpoint.path.parent])
     os.environ["LINGSHU_REFERENCE_LEDGER"] = str(folder / "none.db")
@@ -210,17 +211,16 @@ def crash(
         for first in range(0, kills, per_ledger):
             count = min(per_ledger, kills - first)
             name = f"seed {seed}, kills {first} to {first + count}, {writers} writers"
-            if name in done:
-                tally += done[name]
+            if found := kept.get(name):
+                tally += Tally.parse(found)
                 bar.update(count)
             elif time.monotonic() < until:
                 stage = writer.Stage(folder / f"home-{first}", catalogue, checkpoint)
                 one = _one(stage, random.Random(name), count, writers, until, bar)
                 tally += one
                 # A ledger that time ran out on is begun anew by the next run.
-                if results and time.monotonic() < until:
-                    with results.open("a") as file:
-                        file.write(json.dumps({"name": name} | vars(one)) + "\n")
+                if time.monotonic() < until:
+                    kept.add(name, vars(one))
     return _summary(tally)
 
 
@@ -234,17 +234,6 @@ def _one(
     if not tally.faults:
         shutil.rmtree(stage.home)
     return tally
-
-
-def _done(results: Path | None) -> dict[str, Tally]:
-    if results is None or not results.exists():
-        return {}
-    found: dict[str, Tally] = {}
-    for line in results.read_text().splitlines():
-        values = json.loads(line)
-        name = values.pop("name")
-        found[name] = Tally.parse(values)
-    return found
 
 
 def _summary(tally: Tally) -> dict[str, Any]:
@@ -300,7 +289,7 @@ def main(
     if engine == "real":
         from benchmarks.ledger.real import crash_real
 
-        summary = crash_real(kills, folder=home, seed=seed)
+        summary = crash_real(kills, folder=home, seed=seed, per_home=per_ledger, results=results)
     else:
         summary = crash(
             kills,
