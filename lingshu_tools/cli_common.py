@@ -83,7 +83,9 @@ class Shell(click.Group):
 
                 echo_json(error_result(error).model_dump(mode="json"))
                 ctx.exit(1)
-            raise click.ClickException(str(error)) from error
+            from lingshu_tools.plain import plain
+
+            raise click.ClickException(plain(str(error))) from error
 
 
 def open_app() -> "App":

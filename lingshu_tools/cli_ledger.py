@@ -3,6 +3,7 @@
 Knows nothing of hashes: the ledger verifies itself.
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,11 +95,12 @@ def tag_(experiment_id: str, tags: tuple[str, ...]) -> None:
 def verify(ctx: click.Context, anchor: tuple[str, ...], database: Path | None) -> None:
     """Re-derive every hash and read every object; exits with 1 at the first thing wrong."""
     from lingshu_tools.ledger import Head
+    from lingshu_tools.plain import plain
 
     anchors = [Head.parse(text) for text in anchor]
     with progress_bar("verify", "rows") as sink:
         report = _app(database).ledger.verify(sink, anchors=anchors)
-    problems = [str(problem) for problem in report.problems]
+    problems = [plain(str(problem)) for problem in report.problems]
     if settings().as_json:
         status = "succeeded" if report.ok else "failed"
         counted = {"rows": report.rows, "objects": report.objects, "head": str(report.head)}
@@ -152,7 +154,14 @@ def export_(out: Path, terms: str | None, database: Path | None) -> None:
 def import_(archive: Path, into: Path | None, max_gib: int) -> None:
     """Make ARCHIVE the ledger of an empty home, once every hash in it has been derived again."""
     from lingshu_tools.archive import Limits, import_ledger
+    from lingshu_tools.errors import InputError
 
+    if os.environ.get("LINGSHU_LEDGER"):
+        message = (
+            "LINGSHU_LEDGER names the ledger to be used, and an archive becomes a file in a home: "
+            "unset it, here and where the imported ledger is to be used"
+        )
+        raise InputError(message)
     home = into.expanduser().absolute() if into else open_app().home
     with progress_bar("import") as sink:
         made = import_ledger(archive, home, limits=Limits(total=max_gib * 1024**3), progress=sink)

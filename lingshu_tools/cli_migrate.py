@@ -1,5 +1,6 @@
 """`lingshu ledger migrate`: bring a ledger to this version's schema. Knows nothing of schemas."""
 
+import os
 from pathlib import Path
 
 import click
@@ -22,8 +23,10 @@ def migrate(database: Path | None) -> None:
     states slowly.
     """
     from lingshu_tools.ledger.migrate import migrate as bring
+    from lingshu_tools.ledger.migrate import migrate_server
 
-    done = bring(database or open_app().home / "experiments.db")
+    url = None if database else os.environ.get("LINGSHU_LEDGER")
+    done = migrate_server(url) if url else bring(database or open_app().home / "experiments.db")
     if settings().as_json:
         backup = None if done.backup is None else str(done.backup)
         said = {"before": done.before, "after": done.after, "backup": backup}

@@ -22,6 +22,7 @@ from lingshu_tools.errors import (
     NotFoundError,
     did_you_mean,
 )
+from lingshu_tools.plain import plain, plain_result
 from lingshu_tools.registry import Arguments, ToolSpec, registry
 from lingshu_tools.results import ErrorResult, Result
 from lingshu_tools.teaching import teach
@@ -31,12 +32,20 @@ if TYPE_CHECKING:
 
 
 def call(app: App, tool: str, arguments: Mapping[str, Any]) -> Result:
-    """Return a tool's result.
+    """Return a tool's result, its texts without characters that do what they do not show.
 
     Raises:
         LingshuError: always with a text fit to be shown. `InputError` when the call can be mended,
             `InternalError` (a fixed sentence and an incident id) when it is ours to mend.
     """
+    try:
+        return plain_result(_called(app, tool, arguments))
+    except LingshuError as error:
+        error.args = (plain(str(error)),)
+        raise
+
+
+def _called(app: App, tool: str, arguments: Mapping[str, Any]) -> Result:
     spec = find_tool(tool)
     parsed = parse(spec, arguments)
     try:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import textwrap
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from lingshu_model.wire import CheckpointError
 from lingshu_tools.errors import InputError
 from lingshu_tools.experiments import context_label
 from lingshu_tools.ledger import Experiment, Ledger, Outcome
+from lingshu_tools.plain import plain
 from lingshu_tools.replays import locate, replayed, verdict_of
 from lingshu_tools.results import EvidenceView, Result
 from lingshu_tools.tools.perturb_cells import PerturbResult, gene_table, show_effect
@@ -39,15 +39,6 @@ def page(app: App, name: str) -> str:
     """
     made = _screen_page(app, name) if name.startswith("scr_") else _experiment_page(app, name)
     return plain("\n".join(made))
-
-
-def plain(text: str) -> str:
-    """Return text without control, bidirectional and other invisible characters but newlines."""
-    kept = (c for c in text if c == "\n" or unicodedata.category(c) not in _UNSEEN)
-    return "".join(kept)
-
-
-_UNSEEN = ("Cc", "Cf", "Co", "Cs")
 
 
 def _experiment_page(app: App, name: str) -> list[str]:

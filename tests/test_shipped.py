@@ -2,7 +2,8 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from lingshu_model.sampler import Sampler, sample_arm
 from lingshu_model.weights import load_network
 from lingshu_model.wire import ArmRequest, Catalogue, Checkpoint, Intervention, digest_file
 from lingshu_tools.app import App
+from lingshu_tools.archive import export_ledger, import_ledger
 from lingshu_tools.dispatcher import call
 from lingshu_tools.ledger import Experiment, Ledger
 
@@ -32,14 +34,23 @@ def record() -> Ledger:
     return Ledger.open_read_only(RECORD)
 
 
+@contextmanager
+def opened(home: Path) -> Generator[App]:
+    """An application of a home, with an engine of its own that ends with it."""
+    app = App(home)
+    try:
+        yield app
+    finally:
+        if app.engine.places.folder.exists():  # an engine that is still starting is waited for
+            app.engine.ensure()
+            app.engine.shutdown()
+        app.close()
+
+
 @pytest.fixture
 def app(tmp_path: Path) -> Iterator[App]:
-    app = App(tmp_path / "home")
-    yield app
-    if app.engine.places.folder.exists():  # an engine that is still starting is waited for
-        app.engine.ensure()
-        app.engine.shutdown()
-    app.close()
+    with opened(tmp_path / "home") as app:
+        yield app
 
 
 def first(record: Ledger, tool: str) -> Experiment:
@@ -117,6 +128,27 @@ def test_experiments_of_the_record_are_made_again_from_their_rows(app: App, reco
             assert found.verdict in ("same_kind", "equivalent")  # and what differs is named
         else:
             assert found.verdict == "exact"
+
+
+@pytest.mark.slow
+def test_an_experiment_that_travelled_in_an_archive_replays_exactly(app: App, tmp_path: Path):
+    asked = {"interventions": [{"kind": "knockout", "target": "STAT1"}], "n_cells": 8, "seed": 5}
+    begun = call(app, "perturb_cells", {**asked, "wait_s": 0}).experiment_id
+    end = time.monotonic() + REPLAY_S
+    while (done := call(app, "get_experiment", {"id": begun, "wait_s": 45})).status != "succeeded":
+        assert time.monotonic() < end, done.summary
+    archive = export_ledger(app.ledger, tmp_path / "a.zip").path
+    with opened(import_ledger(archive, tmp_path / "new").home) as elsewhere:
+        report = elsewhere.ledger.verify(anchors=[app.ledger.head()])
+        assert report.problems == ()
+        assert report.objects
+        replay = call(elsewhere, "replay_experiment", {"id": begun, "wait_s": 0})
+        found = verdict_of(elsewhere, replay.experiment_id)
+        assert (found.verdict, found.differs) == ("exact", {})
+        # It was computed there, not looked up: the new home has an engine, and its own attempt.
+        assert elsewhere.engine.info()
+        assert call(elsewhere, "get_experiment", {"id": begun}).genes == done.genes
+        assert elsewhere.ledger.verify().ok
 
 
 def test_in_the_recorded_screen_the_interferon_receptor_pathway_lowers_psmb9_most(record: Ledger):

@@ -5,7 +5,9 @@ killed at a random moment, or at a marked place (see `trips`): inside a page tha
 the middle of an artifact, between an artifact and its row, before and after a commit. After every
 kill the ledger is opened again and held against all that was acknowledged; then work goes on.
 Every `--per-ledger` kills, all writers are killed, what they left is finished, and the next ledger
-begins. SIGKILL is not a power cut: see `tests/ledger/test_ledger_faults.py` for disks that fail.
+begins. With `--results FILE` a line is kept of every ledger, and a run that was stopped goes on
+where it was. SIGKILL is not a power cut: see `tests/ledger/test_ledger_faults.py` for disks that
+fail.
 """
 
 import json
@@ -28,6 +30,8 @@ import click
 from tqdm import tqdm
 
 from benchmarks.ledger import writer
+from benchmarks.ledger.compiled import compiled_once
+from benchmarks.ledger.kept import Kept
 from benchmarks.ledger.oracle import Oracle, rows
 from benchmarks.ledger.trips import PLACES, Trips, wired
 from lingshu_model.wire import Catalogue
@@ -64,6 +68,18 @@ class Tally:
     ledgers: int = 0
     experiments: int = 0
     rows: int = 0
+    cpu_seconds: float = 0.0
+    seconds: float = 0.0
+
+    def __iadd__(self, other: "Tally") -> "Tally":
+        for name, value in vars(other).items():
+            setattr(self, name, getattr(self, name) + value)
+        return self
+
+    @classmethod
+    def parse(cls, values: dict[str, Any]) -> "Tally":
+        """Return the tally that these are the fields of."""
+        return cls(**values | {name: Counter(values[name]) for name in ("kills", "counts")})
 
 
 class Round:
@@ -170,31 +186,57 @@ class Round:
 
 
 def crash(
-    kills: int, *, writers: int, per_ledger: int, folder: Path, seed: int, minutes: float = 1e9
+    kills: int,
+    *,
+    writers: int,
+    per_ledger: int,
+    folder: Path,
+    seed: int,
+    minutes: float = 1e9,
+    results: Path | None = None,
 ) -> dict[str, Any]:
-    """Return the summary of so many kills; ledgers that went wrong are left in `folder`."""
-    rng, tally, started = random.Random(seed), Tally(), time.monotonic()
-    until = started + 60 * minutes
+    """Return the summary of so many kills; ledgers that went wrong are left in `folder`.
+
+    Ledgers of which `results` has a line are not made again; each other one adds its line.
+    """
+    tally, until = Tally(), time.monotonic() + 60 * minutes
+    kept = Kept(results)
     checkpoint = make_checkpoint(folder / "checkpoints")
     catalogue = Catalogue([checkpoint.path.parent])
     os.environ["LINGSHU_REFERENCE_LEDGER"] = str(folder / "none.db")
     # No thread may live beside a fork: tqdm would start one.
     tqdm.monitor_interval = 0
-    writer.warm_up(writer.Stage(folder / "warm", catalogue, checkpoint))
-    with tqdm(total=kills, unit=" kills", disable=not sys.stderr.isatty()) as bar:
+    with compiled_once(), tqdm(total=kills, unit=" kills", disable=not sys.stderr.isatty()) as bar:
+        writer.warm_up(writer.Stage(folder / "warm", catalogue, checkpoint))
         for first in range(0, kills, per_ledger):
-            home = folder / f"home-{first}"
-            if time.monotonic() > until:
-                break
-            before = len(tally.faults)
-            stage = writer.Stage(home, catalogue, checkpoint)
-            Round(stage, rng, tally).run(min(per_ledger, kills - first), writers, until, bar)
-            if len(tally.faults) == before:
-                shutil.rmtree(home)
-    return _summary(tally, time.monotonic() - started)
+            count = min(per_ledger, kills - first)
+            name = f"seed {seed}, kills {first} to {first + count}, {writers} writers"
+            if found := kept.get(name):
+                tally += Tally.parse(found)
+                bar.update(count)
+            elif time.monotonic() < until:
+                stage = writer.Stage(folder / f"home-{first}", catalogue, checkpoint)
+                one = _one(stage, random.Random(name), count, writers, until, bar)
+                tally += one
+                # A ledger that time ran out on is begun anew by the next run.
+                if time.monotonic() < until:
+                    kept.add(name, vars(one))
+    return _summary(tally)
 
 
-def _summary(tally: Tally, seconds: float) -> dict[str, Any]:
+def _one(
+    stage: writer.Stage, rng: random.Random, kills: int, writers: int, until: float, bar: Any
+) -> Tally:
+    tally, started, cpu = Tally(), time.monotonic(), sum(os.times()[:4])
+    Round(stage, rng, tally).run(kills, writers, until, bar)
+    tally.seconds = time.monotonic() - started
+    tally.cpu_seconds = sum(os.times()[:4]) - cpu
+    if not tally.faults:
+        shutil.rmtree(stage.home)
+    return tally
+
+
+def _summary(tally: Tally) -> dict[str, Any]:
     def faults(kind: str) -> int:
         return tally.counts[f"fault: {kind}"]
 
@@ -212,9 +254,8 @@ def _summary(tally: Tally, seconds: float) -> dict[str, Any]:
         "ledgers": tally.ledgers,
         "experiments": tally.experiments,
         "rows": tally.rows,
-        "cpu_seconds": round(sum(os.times()[:4]), 1),
-        "seconds": round(seconds, 1),
-        "kills_per_second": round(kills / seconds, 2),
+        "cpu_seconds": round(tally.cpu_seconds, 1),
+        "seconds": round(tally.seconds, 1),
         "sqlite": sqlite3.sqlite_version,
         "faults": tally.faults[:20],
     }
@@ -227,6 +268,11 @@ def _summary(tally: Tally, seconds: float) -> dict[str, Any]:
 @click.option("--per-ledger", default=50, show_default=True, help="Kills before a new ledger.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of who dies where.")
 @click.option("--minutes", type=float, default=1e9, help="Stop after so long.")
+@click.option(
+    "--results",
+    type=click.Path(path_type=Path),
+    help="A line for each ledger; a run that was stopped goes on after them.",
+)
 @click.option("--folder", type=click.Path(path_type=Path), help="Where; a temporary one else.")
 def main(
     kills: int,
@@ -235,6 +281,7 @@ def main(
     per_ledger: int,
     seed: int,
     minutes: float,
+    results: Path | None,
     folder: Path | None,
 ) -> None:
     """Kill ledger writers at random; print one JSON object; exit with 1 if anything was wrong."""
@@ -242,10 +289,17 @@ def main(
     if engine == "real":
         from benchmarks.ledger.real import crash_real
 
-        summary = crash_real(kills, folder=home, seed=seed)
+        summary = crash_real(kills, folder=home, seed=seed, per_home=per_ledger, results=results)
     else:
-        options = {"writers": writers, "per_ledger": per_ledger, "seed": seed, "minutes": minutes}
-        summary = crash(kills, folder=home, **options)
+        summary = crash(
+            kills,
+            writers=writers,
+            per_ledger=per_ledger,
+            folder=home,
+            seed=seed,
+            minutes=minutes,
+            results=results,
+        )
     click.echo(json.dumps(summary, indent=2))
     if summary["faults"]:
         click.echo(f"the ledgers that went wrong are in {home}", err=True)

@@ -16,29 +16,53 @@ from typing import Any
 
 from tqdm import tqdm
 
+from benchmarks.ledger.kept import Kept
 from lingshu_tools.app import App
-from lingshu_tools.ledger import Ledger, Outcome
+from lingshu_tools.ledger import Head, Ledger, Outcome
 
 DOORS = Path(__file__).parents[2] / "tests" / "doors"
 
 
-def crash_real(kills: int, *, folder: Path, seed: int = 0) -> dict[str, Any]:
-    """Return the summary of killing server or engine so many times; needs the model extra."""
+def crash_real(
+    kills: int, *, folder: Path, seed: int = 0, per_home: int = 50, results: Path | None = None
+) -> dict[str, Any]:
+    """Return the summary of killing server or engine so many times; needs the model extra.
+
+    Homes of which `results` has a line are not made again; each other one adds its line.
+    """
+    kept, total = Kept(results), Counter[str]()
+    faults: list[str] = []
+    for first in tqdm(range(0, kills, per_home), unit=" homes", disable=not sys.stderr.isatty()):
+        count = min(per_home, kills - first)
+        name = f"real, seed {seed}, kills {first} to {first + count}"
+        found = kept.get(name)
+        if found is None:
+            found = _one_home(count, folder / f"home-{first}", random.Random(name))
+            kept.add(name, found)
+        faults += found["faults"]
+        total.update({key: value for key, value in found.items() if key != "faults"})
+    lost = sum("lost" in fault for fault in faults)
+    return {**total, "acknowledged_lost": lost, "faults": faults[:20]}
+
+
+def _one_home(kills: int, home: Path, rng: random.Random) -> dict[str, Any]:
     sys.path.insert(0, str(DOORS))
     import stdio
     import test_kills
 
-    rng, home, began = random.Random(seed), folder / "home", time.monotonic()
+    began = time.monotonic()
     killed, faults = Counter[str](), list[str]()
     kept: dict[str, Outcome] = {}
+    heads: list[Head] = []
     screen, screens = "", 0
-    for _ in tqdm(range(kills), unit=" kills", disable=not sys.stderr.isatty()):
+    for _ in range(kills):
         with stdio.server(home) as process:
             if not screen:
                 screen, screens = test_kills.begin(process, seed=screens), screens + 1
             else:
                 stdio.greet(process)
-                stdio.call(process, "run_screen", screen_id=screen, wait_s=0)
+                found = stdio.call(process, "run_screen", screen_id=screen, wait_s=0)
+                heads.append(Head.parse(found["ledger_head"]))
             time.sleep(rng.uniform(0, 5))
             victim = rng.choice(("server", "engine"))
             pid = process.pid if victim == "server" else _engine(home)
@@ -50,7 +74,9 @@ def crash_real(kills: int, *, folder: Path, seed: int = 0) -> dict[str, Any]:
                 found = stdio.call(process, "run_screen", screen_id=screen, wait_s=2)
                 faults += [found["error"]] if "error" in found else []
         ledger = Ledger.open(home)
-        faults += [str(problem) for problem in ledger.verify().problems]
+        faults += [str(problem) for problem in ledger.verify(anchors=heads).problems]
+        if (children := len(ledger.children(screen))) != len(test_kills.CANDIDATES):
+            faults.append(f"half-written: {screen} has {children} experiments")
         now = test_kills.sealed(home, screen)
         faults += [f"lost: {e}" for e, outcome in kept.items() if ledger.outcome(e) != outcome]
         kept |= now
@@ -59,12 +85,12 @@ def crash_real(kills: int, *, folder: Path, seed: int = 0) -> dict[str, Any]:
     _stop(home)
     return {
         "kills": killed.total(),
-        "killed": dict(killed),
+        **{f"killed_{victim}": n for victim, n in killed.items()},
         "screens": screens,
+        "heads": len(heads),
         "outcomes": len(kept),
-        "acknowledged_lost": sum("lost" in fault for fault in faults),
         "seconds": round(time.monotonic() - began, 1),
-        "faults": faults[:20],
+        "faults": faults,
     }
 
 

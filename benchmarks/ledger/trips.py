@@ -5,7 +5,7 @@
     rename    an object is whole but has no name yet
     truncate  SQLite's commit point under a rollback journal
     delete    a lock or a spooled outcome that has arrived
-    open      a file that is about to be made
+    open      a file or a folder that is about to be made
     stored    an artifact is on the disk, its row is not
     commit    every row is written, none is committed
     committed the rows are on the disk, nobody has been told
@@ -16,6 +16,7 @@ Knows nothing of what is being written.
 import errno
 import io
 import os
+import signal
 from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
@@ -72,6 +73,20 @@ class Trips:
             raise refused(place)
 
 
+def killed(work: Callable[[], object], place: str, k: int) -> bool:
+    """Do `work` in a fork that is killed at the k-th visit of `place`; return whether it was."""
+    pid = os.fork()
+    if not pid:
+        try:
+            trips = Trips(lambda: os.kill(os.getpid(), signal.SIGKILL))
+            with wired(trips):
+                trips.arm(place, k)
+                work()
+        finally:
+            os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+
+
 def refused(place: str) -> OSError:
     """Return the error of a disk that is full, or broken where it cannot be for want of space."""
     code = errno.ENOSPC if place in ("write", "open", "rename") else errno.EIO
@@ -100,6 +115,9 @@ def _wires(trips: Trips) -> list[tuple[Any, str, Any]]:
     return [
         (os, "fsync", _before(trips, "sync", os.fsync)),
         (os, "replace", _before(trips, "rename", os.replace)),
+        (os, "rename", _before(trips, "rename", os.rename)),
+        (os, "mkdir", _before(trips, "open", os.mkdir)),
+        (os, "open", _made(trips, os.open)),
         (os, "unlink", _before(trips, "delete", os.unlink)),
         (os, "fdopen", _files(trips, os.fdopen)),
         (io, "open", _files(trips, io.open)),
@@ -114,6 +132,15 @@ def _before(trips: Trips, place: str, real: Callable[..., Any]) -> Callable[...,
         return real(*args, **kwargs)
 
     return wire
+
+
+def _made(trips: Trips, real: Callable[..., int]) -> Callable[..., int]:
+    def opened(path: Any, flags: int, *rest: Any, **named: Any) -> int:
+        if flags & os.O_CREAT:
+            trips.pass_by("open")
+        return real(path, flags, *rest, **named)
+
+    return opened
 
 
 def _after(trips: Trips, place: str, real: Callable[..., Any]) -> Callable[..., Any]:

@@ -6,10 +6,10 @@ arrived is only read; its rows are copied into one of ours. Knows nothing of how
 is `members`' to know, or of what rows mean.
 """
 
+import errno
 import hashlib
 import shutil
 import sqlite3
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,12 +65,12 @@ def import_ledger(
     _empty(home)
     with form.disk(home):
         home.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".import-", dir=home.parent) as folder:
-            staged = Path(folder) / "home"
+        with form.beside(home, ".import-") as folder:
+            staged = folder / "home"
             staged.mkdir()
             try:
                 with opened(path, limits) as members:
-                    metadata = _unpacked(members, staged, Path(folder), progress or _silent)
+                    metadata = _unpacked(members, staged, folder, progress or _silent)
             except ArchiveError as error:
                 message = f"{str(path)!r} was not let in: {error}"
                 raise ArchiveError(message) from error
@@ -95,6 +95,8 @@ def _in_place(staged: Path, home: Path) -> None:
         # Replaces an empty folder, and fails on one that has been filled meanwhile.
         staged.rename(home)
     except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise
         message = f"{str(home)!r} was filled while the archive was read ({error}); try another"
         raise InputError(message) from error
     sync_folder(home.parent)

@@ -6,12 +6,14 @@ are read, and the target's schema is ours, so nothing else of a source survives,
 triggers or views. Knows nothing of zips; hashes are `verify`'s to judge.
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+import sqlite3
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Table, func, insert, inspect, select
+from sqlalchemy.exc import DBAPIError
 
 from lingshu_tools.ledger import sqlite
 from lingshu_tools.ledger.records import Head
@@ -20,6 +22,12 @@ from lingshu_tools.ledger.schema import TABLES, chain
 BATCH = 1000
 Progress = Callable[[int, int], None]
 Read = Callable[[], AbstractContextManager[Connection]]
+_REFUSALS = (
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_READONLY,
+)
 
 
 def copy_rows(
@@ -28,19 +36,37 @@ def copy_rows(
     """Return how many rows each table of the new database `target` holds: those up to `head`.
 
     Its bytes follow from the rows, the schema and SQLite's version alone.
+
+    Raises:
+        OSError: the disk refused `target`.
+        SQLAlchemyError: the rows cannot be read, or are not those of a ledger.
     """
     with read() as connection:
         sources = [(table, _known(connection, table)) for table in (chain, *TABLES.values())]
-    with sqlite.writer(target, journal).begin() as into:
+    with _refusals(), sqlite.writer(target, journal).begin() as into:
         sqlite.create_tables(into)
         for start in range(1, head.seq + 1, BATCH):
             end = min(start + BATCH - 1, head.seq)
             with read() as connection:
-                for table, columns in sources:
-                    if rows := _between(connection, table, columns, start, end):
-                        into.execute(insert(table), rows)
+                found = [(table, _between(connection, table, columns, start, end))
+                         for table, columns in sources]  # fmt: skip
+            for table, rows in found:
+                if rows:
+                    into.execute(insert(table), rows)
             progress(end, head.seq)
         return {name: _count(into, table) for name, table in TABLES.items()}
+
+
+@contextmanager
+def _refusals() -> Generator[None]:
+    """Tell a disk that refuses from rows that are wrong."""
+    try:
+        yield
+    except DBAPIError as error:
+        code = getattr(error.orig, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+        if isinstance(error.orig, OSError) or (code & 0xFF) in _REFUSALS:
+            raise OSError(str(error.orig)) from error
+        raise
 
 
 def _known(connection: Connection, table: Table) -> list[Any]:

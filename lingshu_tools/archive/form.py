@@ -5,6 +5,7 @@
 
 import json
 import re
+import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -111,7 +112,7 @@ class Metadata(_Part):
 
 @contextmanager
 def disk(path: Path) -> Generator[None]:
-    """Turn what a disk refuses into an error that says so; nothing is left in either direction.
+    """Turn what a disk refuses into an error that says so, and whether `path` is there.
 
     Raises:
         LedgerError: something beside `path` could not be written.
@@ -119,8 +120,26 @@ def disk(path: Path) -> Generator[None]:
     try:
         yield
     except OSError as error:
-        message = f"{path} could not be written: {error}; nothing is left of it, make room"
+        if path.is_file() or (path.is_dir() and any(path.iterdir())):
+            message = (
+                f"{path} is whole, but the disk did not confirm it: {error}; it may not outlive a "
+                "power cut, so remove it and try again"
+            )
+        else:
+            message = f"{path} could not be written: {error}; nothing is left of it, make room"
         raise LedgerError(message) from error
+
+
+@contextmanager
+def beside(path: Path, prefix: str) -> Generator[Path]:
+    """Give a folder on the same disk as `path`, for as long as it is worked on.
+
+    Whoever is killed leaves it there. One that cannot be removed is no reason to fail.
+    """
+    with tempfile.TemporaryDirectory(
+        prefix=prefix, dir=path.parent, ignore_cleanup_errors=True
+    ) as folder:
+        yield Path(folder)
 
 
 def member_of(digest: str) -> str:

@@ -5,7 +5,6 @@ are sorted, carry no time of their own and no owner. Knows nothing of how an arc
 """
 
 import stat
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -76,8 +75,8 @@ def export_ledger(
 
 def _exported(ledger: Reading, out: Path, terms: str | None, progress: Progress | None) -> Exported:
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".export-", dir=out.parent) as folder:
-        database = Path(folder) / form.DATABASE
+    with form.beside(out, ".export-") as folder:
+        database = folder / form.DATABASE
         head = ledger.head()
         counted = copy_rows(ledger.read, head, database, _ONE_FILE, progress or _silent)
         copy = Ledger.open_read_only(database, objects=ledger.objects.root)

@@ -4,13 +4,15 @@ An object is on the disk before its row, so for a moment every new object looks 
 age tells them apart: storing makes an object young, even one that is there already, and nothing
 younger than an hour is ever taken. Whatever is taken is first moved aside and looked at again, so a
 writer that stores the same bytes at that moment either finds its object missing, and writes it, or
-has made it young, and it is put back. Knows nothing of what the objects are.
+has made it young, and it is put back: if need be by the next collector, should this one die in
+between. Knows nothing of what the objects are.
 """
 
 import os
 import re
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from lingshu_tools.ledger.reading import Reading
 DAY_S = 86_400.0
 MIN_AGE_S = 3600.0
 _NAME = re.compile(r"[0-9a-f]{62}")
+_ASIDE = f"{UNFINISHED}gc-"
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,8 @@ def collect_garbage(
     if own.exists() and not ledger.is_at(own):
         message = f"{root} serves {own} as well, whose rows {ledger.name} does not know"
         raise InputError(message)
+    if delete:
+        _put_back(root)
     limit = time.time() - min_age_s
     # Listed before the rows are read: a row committed in between is seen.
     found = [(path, path.stat()) for path in _files(root)]
@@ -98,8 +103,19 @@ def _used(ledger: Reading) -> set[Path]:
     return {ledger.objects.path(digest) for digest in digests}
 
 
+def _put_back(root: Path) -> None:
+    """Give what a killed collector had moved aside its name again; it is judged anew."""
+    for aside in root.glob(f"??/{_ASIDE}*"):
+        path = aside.with_name(aside.name.removeprefix(_ASIDE))
+        # Somebody else may be at it, or a writer may have brought it again.
+        with suppress(FileNotFoundError, FileExistsError):
+            if _NAME.fullmatch(path.name):
+                os.link(aside, path)
+        aside.unlink(missing_ok=True)
+
+
 def _taken(path: Path, limit: float) -> bool:
-    aside = path.with_name(f"{UNFINISHED}gc-{path.name}")
+    aside = path.with_name(f"{_ASIDE}{path.name}")
     try:
         path.rename(aside)
         young = aside.stat().st_mtime >= limit

@@ -32,7 +32,7 @@ class Lock(Protocol):
 
     @property
     def held(self) -> bool:
-        """Whether it has not been lost or released yet."""
+        """Whether it has not been released yet."""
         ...
 
     def release(self) -> None:

@@ -3,10 +3,13 @@
 Only `lingshu ledger migrate` calls it, never a tool: an older ledger works as it is. The file is
 locked against other processes of this library, and against every writer by BEGIN IMMEDIATE. Knows
 nothing of what the revisions do.
+
+Ledgers on a PostgreSQL server begin with `0003`, the newest revision when they came: there, only
+what is derived is made anew.
 """
 
-import os
 import sqlite3
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +17,10 @@ from urllib.parse import quote
 
 from sqlalchemy import Connection
 
+from lingshu_model.wire.durable import UNFINISHED, sync_folder
 from lingshu_tools.errors import LedgerError
 from lingshu_tools.ledger import derived
+from lingshu_tools.ledger.backend import Backend, backend_of
 from lingshu_tools.ledger.database import Database
 from lingshu_tools.ledger.migrations import HEAD
 from lingshu_tools.ledger.sqlite import SqliteBackend
@@ -44,16 +49,35 @@ def migrate(path: Path) -> Migrated:
     if not path.is_file():
         message = f"{str(path)!r} is no file: name the ledger's experiments.db, or its home"
         raise LedgerError(message)
-    backend = SqliteBackend(path, writable=True)
+    return _migrated(SqliteBackend(path, writable=True))
+
+
+def migrate_server(url: str) -> Migrated:
+    """Return what was done to the ledger that a URL names, as `migrate` does to a file.
+
+    Raises:
+        LedgerError: there is none, or it has a schema that ledgers on a server never had.
+    """
+    backend = backend_of(url)
+    return _migrated(backend) if backend.path is None else migrate(backend.path)
+
+
+def _migrated(backend: Backend) -> Migrated:
     database = Database.open(backend)
     with backend.alone():
-        return database.write(lambda connection: _migrate(connection, path, database.revision))
+        return database.write(lambda connection: _migrate(connection, backend, database.revision))
 
 
-def _migrate(connection: Connection, path: Path, before: str) -> Migrated:
+def _migrate(connection: Connection, backend: Backend, before: str) -> Migrated:
     backup = None
     if before != HEAD:
-        backup = _copy(path, before)
+        if backend.path is None:
+            message = (
+                f"{backend.name} has the schema {before}, and ledgers on a server begin with {HEAD}"
+                ": lingshu-tools did not make it so; copy it with pg_dump and verify it"
+            )
+            raise LedgerError(message)
+        backup = _copy(backend.path, before)
         _upgrade(connection)
     derived.rebuild(connection)
     return Migrated(before, HEAD, backup)
@@ -62,18 +86,22 @@ def _migrate(connection: Connection, path: Path, before: str) -> Migrated:
 def _copy(path: Path, revision: str) -> Path:
     # Writers wait for the transaction that is open, so the copy is what will be changed.
     target = _unused(path, revision)
+    # What has the name of a copy is whole, whoever is killed.
+    unfinished = target.with_name(f"{UNFINISHED}{target.name}")
     try:
+        unfinished.unlink(missing_ok=True)
         source = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)
         try:
-            source.execute("VACUUM INTO ?", (str(target),))
+            source.execute("VACUUM INTO ?", (str(unfinished),))
         finally:
             source.close()
-        for place in (target, target.parent):
-            handle = os.open(place, os.O_RDONLY)
-            os.fsync(handle)
-            os.close(handle)
+        # A file is synchronised as a folder is.
+        sync_folder(unfinished)
+        unfinished.replace(target)
+        sync_folder(target.parent)
     except (sqlite3.Error, OSError) as error:
-        target.unlink(missing_ok=True)
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
         message = f"{target} could not be written: {error}; nothing was changed. Free some space"
         raise LedgerError(message) from error
     return target

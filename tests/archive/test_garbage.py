@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import request
 
+from benchmarks.ledger.trips import killed
 from lingshu_tools.errors import InputError, LedgerError
 from lingshu_tools.ledger import Ledger, NewOutcome
 from lingshu_tools.ledger.garbage import DAY_S, collect_garbage
@@ -93,6 +94,40 @@ def test_a_writer_that_finds_it_gone_writes_it_anew(
     monkeypatch.setattr(Path, "unlink", stored_meanwhile)
     assert collect_garbage(ledger, delete=True).deleted == 1
     assert orphan.read_bytes() == b"orphan"
+
+
+def test_what_a_killed_collector_had_in_its_hands_is_put_back_by_the_next(
+    ledger: Ledger, orphan: Path, monkeypatch: pytest.MonkeyPatch
+):
+    rename = Path.rename
+
+    def stored_first(path: Path, target: Path) -> Path:
+        ledger.put_object(b"orphan")
+        rename(path, target)
+        raise KeyboardInterrupt  # as good as a kill: nothing of the collector runs after it
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", stored_first)
+        with pytest.raises(KeyboardInterrupt):
+            collect_garbage(ledger, delete=True)
+    # It was young: a writer counts on it.
+    assert not orphan.exists()
+    assert collect_garbage(ledger).paths == ()
+    assert not orphan.exists()
+    found = collect_garbage(ledger, delete=True)
+    assert (found.young, found.deleted) == (1, 0)
+    assert orphan.read_bytes() == b"orphan"
+    assert [path.name for path in orphan.parent.iterdir()] == [orphan.name]
+
+
+def test_what_a_killed_collector_had_rightly_taken_is_taken_by_the_next(
+    ledger: Ledger, orphan: Path
+):
+    assert killed(lambda: collect_garbage(ledger, delete=True), "delete", 1)
+    assert not orphan.exists()
+    assert collect_garbage(ledger, delete=True).deleted == 1
+    assert list(orphan.parent.iterdir()) == []
+    assert ledger.verify().ok
 
 
 def test_two_collectors_take_it_once(ledger: Ledger, orphan: Path, monkeypatch: pytest.MonkeyPatch):

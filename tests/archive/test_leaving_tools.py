@@ -13,8 +13,9 @@ from lingshu_tools import Lab
 from lingshu_tools.app import App
 from lingshu_tools.dispatcher import call
 from lingshu_tools.errors import InputError
-from lingshu_tools.lab_book import page, plain
+from lingshu_tools.lab_book import page
 from lingshu_tools.ledger import digest_file
+from lingshu_tools.plain import plain
 from lingshu_tools.tables import write_csv
 
 NASTY = 'x"""\nimport os; os.abort()\n#\\\'{RECORD_STANDS_HERE}'

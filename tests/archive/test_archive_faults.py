@@ -1,0 +1,169 @@
+"""Archives on a disk that fails at its k-th write, or under a process that is killed there.
+
+What has the name of an archive or of a home is whole, and an error never says that nothing is left
+where something is.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from conftest import fill
+
+from benchmarks.ledger.trips import DISK, PLACES, Trips, killed, wired
+from lingshu_tools.archive import export_ledger, import_ledger
+from lingshu_tools.errors import LedgerError
+from lingshu_tools.ledger import Ledger, digest_file
+
+Visits = Callable[[int], list[int]]
+
+
+@dataclass(frozen=True)
+class Made:
+    """A ledger and its archive, made on a disk that worked."""
+
+    ledger: Ledger
+    archive: Path
+
+    def leave(self, folder: Path) -> object:
+        return export_ledger(self.ledger, folder / "a.zip")
+
+    def arrive(self, folder: Path) -> object:
+        return import_ledger(self.archive, folder / "home")
+
+    def do(self, way: str, folder: Path) -> object:
+        return (self.leave if way == "out" else self.arrive)(folder)
+
+    def is_there(self, way: str, folder: Path) -> bool:
+        """Whether what was to be made has its name; it is whole then."""
+        if way == "out":
+            path = folder / "a.zip"
+            assert not path.exists() or digest_file(path) == digest_file(self.archive)
+            return path.exists()
+        home = folder / "home"
+        if not (home.exists() and any(home.iterdir())):
+            return False
+        report = Ledger.open_read_only(home / "experiments.db").verify()
+        assert (report.problems, report.head, report.objects) == ((), self.ledger.head(), 2)
+        return True
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    folder = tmp_path_factory.mktemp("made")
+    ledger = Ledger.open(folder / "home")
+    fill(ledger)
+    return Made(ledger, export_ledger(ledger, folder / "a.zip").path)
+
+
+@pytest.fixture(scope="module")
+def trips() -> Iterator[Trips]:
+    found = Trips()
+    try:
+        with wired(found):
+            yield found
+    except OSError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def visited(
+    trips: Trips, made: Made, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Counter[str]]:
+    """How often each place is visited on a day on which nothing fails."""
+    found: dict[str, Counter[str]] = {}
+    for way in ("out", "in"):
+        trips.arm("nowhere", 1)
+        made.do(way, tmp_path_factory.mktemp("fine"))
+        found[way] = trips.visits.copy()
+    return found
+
+
+def ends(visits: int) -> list[int]:
+    return sorted({1, visits})
+
+
+def most(visits: int) -> list[int]:
+    """The first thirty and the last thirty: in between are pages and objects like one another."""
+    return sorted({*range(1, min(visits, 30) + 1), *range(max(1, visits - 30), visits + 1)})
+
+
+def tell(made: Made, trips: Trips, way: str, folder: Path, place: str, k: int, last: bool) -> None:
+    """Fail once or for ever at the k-th visit, and hold what is there against what was said."""
+    folder.mkdir()
+    trips.arm(place, k, forever=last)
+    said = ""
+    try:
+        made.do(way, folder)
+    except LedgerError as error:
+        said = str(error)
+    finally:
+        trips.disarm()
+    there = made.is_there(way, folder)
+    assert there or said
+    assert not (there and "nothing is left of it" in said), said
+    if not there:
+        made.do(way, folder)
+        assert made.is_there(way, folder)
+
+
+def loop(
+    made: Made, trips: Trips, visits: dict[str, Counter[str]], way: str, folder: Path, which: Visits
+) -> int:
+    done = 0
+    for place in (*DISK, "commit"):
+        for k in which(visits[way][place]) if visits[way][place] else ():
+            for last in (False, True):
+                done += 1
+                try:
+                    tell(made, trips, way, folder / f"{place}{k}{last}", place, k, last)
+                except BaseException as error:
+                    error.add_note(f"{way}: {place} {k}, forever={last}")
+                    raise
+    return done
+
+
+@pytest.mark.parametrize("way", ["out", "in"])
+def test_a_disk_that_fails_at_its_first_or_last_leaves_a_whole_or_nothing(
+    made: Made, trips: Trips, visited: dict[str, Counter[str]], tmp_path: Path, way: str
+):
+    assert loop(made, trips, visited, way, tmp_path, ends) > 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["out", "in"])
+def test_a_disk_that_fails_anywhere_leaves_a_whole_or_nothing(
+    made: Made, trips: Trips, visited: dict[str, Counter[str]], tmp_path: Path, way: str
+):
+    assert loop(made, trips, visited, way, tmp_path, most) > 100
+
+
+def die(
+    made: Made, visits: dict[str, Counter[str]], way: str, folder: Path, which: Visits
+) -> Counter[bool]:
+    """Kill at these visits; return how often the thing was there and how often it was not."""
+    found: Counter[bool] = Counter()
+    for place in PLACES:
+        for k in which(visits[way][place]) if visits[way][place] else ():
+            here = folder / f"{place}{k}"
+            here.mkdir()
+            if killed(lambda here=here: made.do(way, here), place, k):
+                found[made.is_there(way, here)] += 1
+    return found
+
+
+@pytest.mark.parametrize("way", ["out", "in"])
+def test_a_kill_at_the_first_or_last_leaves_a_whole_or_nothing(
+    made: Made, visited: dict[str, Counter[str]], tmp_path: Path, way: str
+):
+    assert set(die(made, visited, way, tmp_path, ends)) == {False, True}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["out", "in"])
+def test_a_kill_anywhere_leaves_a_whole_or_nothing(
+    made: Made, visited: dict[str, Counter[str]], tmp_path: Path, way: str
+):
+    assert set(die(made, visited, way, tmp_path, most)) == {False, True}
