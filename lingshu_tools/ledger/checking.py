@@ -146,7 +146,7 @@ def _objects(done: Checked, objects: ObjectStore, rows: list[dict[str, Any]]) ->
     for row in rows:
         done.objects += 1
         try:
-            objects.get(row["digest"])
+            objects.checked(row["digest"])
         except (LingshuError, OSError) as error:
             done.note(row["seq"], str(error))
 

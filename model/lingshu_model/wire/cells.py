@@ -118,7 +118,7 @@ class Cells:
         indptr = self.indptr[start : max(start, stop) + 1]
         part = slice(int(indptr[0]), int(indptr[-1]))
         indices, values = self.indices[part], self.values[part]
-        if len(indices) and not (0 <= indices.min() and indices.max() < len(self.measured)):
+        if len(indices) and not (indices.min() >= 0 and indices.max() < len(self.measured)):
             message = f"genes {indices.min()} to {indices.max()} on a panel of {len(self.measured)}"
             raise ValueError(message)
         return Cells.from_csr(indptr - indptr[0], indices, values, self.measured)
