@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import Field
 
 from lingshu_tools.app import App
+from lingshu_tools.disk import require_room
 from lingshu_tools.errors import InputError
 from lingshu_tools.experiments import design_of, new_experiment
 from lingshu_tools.registry import Arguments, ToolSpec
@@ -54,6 +55,7 @@ def replay_experiment(app: App, asked: ReplayExperiment) -> ReplayResult:
         )
         raise InputError(message)
     made = design_of(app, original)
+    require_room(app, made)
     if ledger.read_only:
         again = new_experiment(app, made, extra={REPLAY_OF: original.id})
     else:
