@@ -5,27 +5,23 @@ A client that finds none starts one; a client whose engine was killed starts ano
 again, which costs nothing for arms that had finished. Knows nothing of torch, ledgers or tools.
 """
 
+import hashlib
 import math
 import os
 import socket
+import tempfile
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing, contextmanager, suppress
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import IO, Any, Protocol, Self
 
 import httpx
 
-from lingshu_model.wire import (
-    ArmRequest,
-    Cells,
-    EngineInfo,
-    JobView,
-    decode_cells,
-    digest_bytes,
-)
+from lingshu_model.wire import ArmRequest, Cells, EngineInfo, JobView, decode_cells
+from lingshu_model.wire.canonical import HASH_PREFIX
 from lingshu_model.wire.places import EnginePlaces
 from lingshu_tools.engine_start import start_detached, wait_until
 from lingshu_tools.errors import EngineError, InputError, NotFoundError
@@ -185,12 +181,10 @@ class Engine:
         Raises:
             EngineError: the job has not succeeded, or the bytes were damaged on the way.
         """
-        response = self._ask(job_id, "/cells", timeout=httpx.Timeout(_ANSWER_S, read=300.0))
-        sent, found = response.headers.get("X-Lingshu-Digest"), digest_bytes(response.content)
-        if sent != found:
-            message = f"the cells of job {job_id} are {found}, the engine sent {sent}: ask again"
-            raise EngineError(message)
-        return decode_cells(response.content)
+        timeout = httpx.Timeout(_ANSWER_S, read=300.0)
+        with suppress(_LostError):  # killed while it sent: another has the result on its disk
+            return self._received(job_id, self._ask(job_id, "/cells", stream=True, timeout=timeout))
+        return self._received(job_id, self._ask(job_id, "/cells", stream=True, timeout=timeout))
 
     def cancel(self, job_id: str) -> JobView:
         """Return the job after cancelling it; it stops between two sampler steps.
@@ -213,6 +207,35 @@ class Engine:
         except _LostError:
             return False
 
+    def _received(self, job_id: str, response: httpx.Response) -> Cells:
+        """Return the cells of a response, which lie in a file without a name from now on."""
+        folder = self.places.folder
+        try:
+            with closing(response):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                with tempfile.TemporaryFile(dir=folder) as file:
+                    found = self._copied(response, file)
+                    sent = response.headers.get("X-Lingshu-Digest")
+                    if sent != found:
+                        message = f"the cells of job {job_id} are {found}, not {sent}: ask again"
+                        raise EngineError(message)
+                    return decode_cells(file)
+        except OSError as error:
+            message = (
+                f"the cells of job {job_id} cannot be kept in {folder} ({error}): free some space "
+                "and call again"
+            )
+            raise EngineError(message) from error
+
+    def _copied(self, response: httpx.Response, file: IO[bytes]) -> str:
+        digest = hashlib.sha256()
+        with self._connected():
+            for piece in response.iter_bytes():
+                digest.update(piece)
+                file.write(piece)
+        file.flush()
+        return HASH_PREFIX + digest.hexdigest()
+
     def _client(self, principal: str) -> httpx.Client:
         headers = {"X-Lingshu-Principal": principal}
         if self._url:
@@ -234,23 +257,35 @@ class Engine:
         self.ensure()
         return self._send("POST", "/v1/jobs", **asked)
 
-    def _ask(self, job_id: str, suffix: str, **options: Any) -> httpx.Response:
+    def _ask(
+        self, job_id: str, suffix: str, *, stream: bool = False, **options: Any
+    ) -> httpx.Response:
         """GET something of a job; once, resubmit its arm to an engine that lost or forgot it."""
         path = f"/v1/jobs/{job_id}{suffix}"
         with suppress(_LostError):
-            response = self._send("GET", path, **options)
+            response = self._send("GET", path, stream=stream, **options)
             if response.status_code not in _FORGOTTEN:
                 return _checked(response)
+            response.close()
         if job_id not in self._arms:
             message = f"the engine does not know job {job_id!r}: submit its arm (again) first"
             raise EngineError(message)
         arm, fresh = self._arms[job_id]
         self.submit(arm, fresh=fresh)
-        return _checked(self._send("GET", path, **options))
+        return _checked(self._send("GET", path, stream=stream, **options))
 
-    def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
+    def _send(
+        self, method: str, path: str, *, stream: bool = False, **options: Any
+    ) -> httpx.Response:
+        """Return the answer; of a stream, the body is still to come."""
+        with self._connected():
+            request = self._http.build_request(method, path, **options)
+            return self._http.send(request, stream=stream)
+
+    @contextmanager
+    def _connected(self) -> Generator[None]:
         try:
-            return self._http.request(method, path, **options)
+            yield
         except _BROKEN as error:
             message = f"the engine is gone ({error}): call again to start another"
             raise _LostError(message) from error
@@ -278,6 +313,7 @@ class _UnixTransport(httpx.HTTPTransport):
 def _checked(response: httpx.Response) -> httpx.Response:
     if response.is_success:
         return response
+    response.read()
     try:
         text = str(response.json()["error"])
     except (ValueError, KeyError, TypeError):

@@ -19,8 +19,9 @@ from lingshu_tools.ledger import Experiment, NewExperiment
 if TYPE_CHECKING:
     from lingshu_tools.app import App
 
-MAX_COUNTS = 200_000_000
-"""Cells x genes of one experiment, over its arms: 800 MB of int32 while it is analysed."""
+MAX_COUNTS = 4_000_000_000
+"""Cells x genes of one experiment, over its arms: 100,000 cells in two arms of 20,000 genes. Memory
+does not grow with them; the disk does, a few gigabytes at this size."""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ Every number here follows from the cells alone; what the checkpoint's evidence m
 added when a result is shown, since evidence may improve. Knows nothing of threads or ledgers.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
-from lingshu_model.wire import Cells, encode_cells
-from lingshu_tools.analysis import Effect, Objective, log1p_cp10k, paired_effect, paired_score
+from lingshu_model.wire import Blob, Cells
+from lingshu_tools.analysis import Effect, Objective, paired_effect, paired_score, summarised
 from lingshu_tools.experiments import Design
 from lingshu_tools.results import finite
 
@@ -24,17 +24,17 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 @dataclass(frozen=True)
 class Findings:
-    """The result of an outcome, JSON values, and its artifacts by role."""
+    """The result of an outcome, JSON values, and its artifacts by role, whole or in pieces."""
 
     result: dict[str, Any]
-    artifacts: dict[str, bytes]
+    artifacts: dict[str, bytes | Iterable[bytes]]
 
 
 def findings(
     design: Design, cells: Mapping[str, Cells], objective: Objective | None = None
 ) -> Findings:
     """Return what the cells of a design's arms say, scored on the objective of its screen."""
-    blobs = {role: encode_cells(found) for role, found in cells.items()}
+    blobs: dict[str, bytes | Iterable[bytes]] = {r: Blob([found]) for r, found in cells.items()}
     if "cells" in cells:
         return Findings(_sample(design, cells["cells"]), blobs)
     effect = paired_effect(cells["control"], cells["perturbed"])
@@ -94,17 +94,15 @@ def _effect_result(design: Design, effect: Effect) -> dict[str, Any]:
 
 def _sample(design: Design, cells: Cells) -> dict[str, Any]:
     panel = design.checkpoint.panel
-    normal = log1p_cp10k(cells)
     genes = np.flatnonzero(cells.measured)
-    mean = normal.mean(axis=0)
-    se = normal.std(axis=0, ddof=1) / np.sqrt(len(cells)) if len(cells) > 1 else None
-    library = cells.counts.sum(axis=1)
+    found = summarised(cells)
+    mean, se = found.mean, found.se
     order = strongest(mean)[:KEPT_GENES]
     return {
         "n_cells": len(cells),
         "measured_genes": len(genes),
-        "library_quantiles": [finite(q) for q in np.quantile(library, QUANTILES).tolist()],
-        "zero_rate": finite(float((cells.counts[:, genes] == 0).mean())),
+        "library_quantiles": [finite(q) for q in np.quantile(found.library, QUANTILES).tolist()],
+        "zero_rate": finite(found.zeros),
         "pearson_with_training": finite(_pearson_with_training(design, mean, genes)),
         "kept": [
             {

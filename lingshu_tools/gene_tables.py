@@ -6,12 +6,13 @@ Knows nothing of files, or of which rows a tool would show.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lingshu_model.wire import decode_cells
-from lingshu_tools.analysis import log1p_cp10k
+from lingshu_tools.analysis import summarised
 from lingshu_tools.effect_view import EffectView
 from lingshu_tools.experiments import context_label
 from lingshu_tools.findings import unpack_effect
@@ -26,9 +27,9 @@ EFFECT_UNITS = {
 SAMPLE_UNITS = {"mean_count": "count (UMI)", "mean": "log1p_cp10k", "zero_rate": "share of cells"}
 
 
-def effect_rows(one: Shown, effects: bytes) -> Iterator[dict[str, Any]]:
+def effect_rows(one: Shown, effects: Path) -> Iterator[dict[str, Any]]:
     """Yield the effect of a succeeded perturbation on each gene, in panel order."""
-    view = EffectView(one, unpack_effect(effects))
+    view = EffectView(one, unpack_effect(effects.read_bytes()))
     for index, known in enumerate(_known(one)):
         gene = view.gene(index)
         low, high = gene.mc_interval or (None, None)
@@ -48,14 +49,11 @@ def effect_rows(one: Shown, effects: bytes) -> Iterator[dict[str, Any]]:
         }
 
 
-def sample_rows(one: Shown, cells: bytes) -> Iterator[dict[str, Any]]:
+def sample_rows(one: Shown, cells: Path) -> Iterator[dict[str, Any]]:
     """Yield the mean of each gene over sampled cells, in panel order; None where unmeasured."""
     found = decode_cells(cells)
-    numbers = {
-        "mean_count": found.counts[:, found.measured].mean(axis=0),
-        "mean": log1p_cp10k(found).mean(axis=0),
-        "zero_rate": (found.counts[:, found.measured] == 0).mean(axis=0),
-    }
+    summary = summarised(found)
+    numbers = {name: getattr(summary, name) for name in ("mean_count", "mean", "zero_rate")}
     place = np.cumsum(found.measured) - 1
     for index, known in enumerate(_known(one)):
         own = {name: values[place[index]] for name, values in numbers.items()}

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lingshu_model.wire import decode_cells
+from lingshu_model.wire import decode_cells, row_blocks
+from lingshu_tools.disk import require_room
 from lingshu_tools.experiments import design_of, new_experiment
 from lingshu_tools.ledger import Experiment, Ledger, Outcome, Verdict
 
@@ -56,6 +57,7 @@ def begin_replay(app: App, ledger: Ledger, original: Experiment) -> Experiment:
         InputError: the checkpoint here is not the one it was made with.
     """
     made = design_of(app, original)
+    require_room(app, made)
     if ledger.read_only:
         return app.ledger.begin(new_experiment(app, made, extra={REPLAY_OF: original.id}))
     return app.ledger.begin(new_experiment(app, made, parent=original.id))
@@ -127,16 +129,22 @@ def _counts(
     first, second = before.artifacts.get(role), after.artifacts.get(role)
     if not (first and second and before_in.has_object(first) and after_in.has_object(second)):
         return None
-    a = decode_cells(before_in.get_object(first)).counts
-    b = decode_cells(after_in.get_object(second)).counts
+    a = decode_cells(before_in.object_file(first))
+    b = decode_cells(after_in.object_file(second))
     if a.shape != b.shape:
         return {"shapes": [list(a.shape), list(b.shape)]}
-    gap = np.abs(a.astype(np.int64) - b)
-    where = np.argwhere(gap > 0)
+    others, largest, at = 0, 0, None
+    for rows in row_blocks(*a.shape):
+        gap = np.abs(a[rows].counts.astype(np.int64) - b[rows].counts)
+        where = np.argwhere(gap)
+        if at is None and len(where):
+            at = [rows.start + int(where[0, 0]), int(where[0, 1])]
+        others, largest = others + len(where), max(largest, int(gap.max(initial=0)))
+    n_counts = len(a) * len(a.measured)
     return {
-        "identical_share": float((gap == 0).mean()),
-        "largest_difference": int(gap.max(initial=0)),
-        "first_difference": where[0].tolist() if len(where) else None,
+        "identical_share": (n_counts - others) / n_counts,
+        "largest_difference": largest,
+        "first_difference": at,
     }
 
 

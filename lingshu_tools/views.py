@@ -7,6 +7,7 @@ is stored. Knows nothing of threads, doors or what a tool measures.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lingshu_tools.experiments import Design, context_label, design_of
@@ -48,8 +49,17 @@ class Shown:
 
     def artifact(self, role: str) -> bytes | None:
         """Return a stored artifact, checked against its digest; None where it is not kept here."""
+        digest = self._kept(role)
+        return self.ledger.get_object(digest) if digest else None
+
+    def artifact_file(self, role: str) -> Path | None:
+        """Return the file of a stored artifact of any size, checked; None where it is not here."""
+        digest = self._kept(role)
+        return self.ledger.object_file(digest) if digest else None
+
+    def _kept(self, role: str) -> str | None:
         digest = self.outcome and self.outcome.artifacts.get(role)
-        return self.ledger.get_object(digest) if digest and self.ledger.has_object(digest) else None
+        return digest if digest and self.ledger.has_object(digest) else None
 
 
 def shown(app: App, experiment_id: str) -> Shown:

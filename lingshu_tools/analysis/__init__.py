@@ -8,6 +8,7 @@ from lingshu_tools.analysis.null import ShamNull
 from lingshu_tools.analysis.residuals import PredictionError, Residuals
 from lingshu_tools.analysis.scores import Objective, Score, paired_score
 from lingshu_tools.analysis.student import benjamini_hochberg, t_quantile, t_two_sided
+from lingshu_tools.analysis.summaries import Summary, summarised
 
 __all__ = [
     "Effect",
@@ -16,12 +17,14 @@ __all__ = [
     "Residuals",
     "Score",
     "ShamNull",
+    "Summary",
     "benjamini_hochberg",
     "cp10k",
     "interval",
     "log1p_cp10k",
     "paired_effect",
     "paired_score",
+    "summarised",
     "t_quantile",
     "t_two_sided",
 ]

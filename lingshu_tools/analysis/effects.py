@@ -14,12 +14,12 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from lingshu_model.wire import Cells
+from lingshu_model.wire import Cells, row_blocks
 from lingshu_tools.analysis.student import t_quantile
 
 CP10K = 1e4
 JACKKNIFE_BLOCKS = 20
-_CELLS_AT_ONCE = 512
+_LARGEST_BLOCK = 512
 
 Floats = NDArray[np.float64]
 
@@ -111,14 +111,28 @@ def cp10k(cells: Cells, measured: NDArray[np.bool_] | None = None) -> Floats:
 
     A cell without a single count is zero everywhere.
     """
-    counts = cells.counts[:, cells.measured if measured is None else measured].astype(np.float64)
-    total = counts.sum(axis=1, keepdims=True)
-    return np.divide(counts * CP10K, total, out=np.zeros_like(counts), where=total > 0)
+    return normalised(cells, measured)[0]
 
 
 def log1p_cp10k(cells: Cells, measured: NDArray[np.bool_] | None = None) -> Floats:
     """Return ln(1 + counts per 10,000) of the measured genes, float64 [cells, measured genes]."""
-    return np.log1p(cp10k(cells, measured))
+    return normalised(cells, measured)[1]
+
+
+def normalised(cells: Cells, measured: NDArray[np.bool_] | None = None) -> tuple[Floats, Floats]:
+    """Return `cp10k` and `log1p_cp10k` of cells that are few enough to be dense."""
+    chosen = cells.measured if measured is None else measured
+    within = cells[:]
+    kept = chosen[within.indices[:]]
+    row = within.row_of_each[kept]
+    column = (np.cumsum(chosen) - 1)[within.indices[:][kept]]
+    counts = within.values[:][kept].astype(np.float64)
+    total = np.bincount(row, weights=counts, minlength=len(cells))[row]
+    scaled = np.divide(counts * CP10K, total, out=np.zeros_like(counts), where=total > 0)
+    # By columns in memory: numpy then sums over cells pairwise, which loses fewer digits.
+    y, x = (np.zeros((len(cells), int(chosen.sum())), order="F") for _ in range(2))
+    x[row, column], y[row, column] = scaled, np.log1p(scaled)
+    return x, y
 
 
 def interval(value: float, se: float | None, n_cells: int) -> list[float] | None:
@@ -146,24 +160,29 @@ def _sums(control: Cells, perturbed: Cells, measured: NDArray[np.bool_]) -> _Sum
     blocks: list[Floats] = []
     sizes: list[int] = []
     for rows in _blocks(len(control)):
-        x0 = cp10k(_rows(control, rows), measured)
-        x1 = cp10k(_rows(perturbed, rows), measured)
-        y0, y1 = np.log1p(x0), np.log1p(x1)
-        total += [y0.sum(0), y1.sum(0), x0.sum(0), x1.sum(0)]
-        squares += [((y1 - y0) ** 2).sum(0), (x0**2).sum(0), (x1**2).sum(0), (x0 * x1).sum(0)]
-        blocks.append((y1 - y0).sum(0))
-        sizes.append(len(x0))
+        sums = np.zeros((9, genes))
+        for part in row_blocks(rows.stop - rows.start, len(measured), rows.start):
+            terms = _terms(control[part], perturbed[part], measured)
+            sums += [term.sum(0) for term in terms]
+        total += sums[:4]
+        squares += sums[4:8]
+        blocks.append(sums[8])
+        sizes.append(rows.stop - rows.start)
     return _Sums(total, squares, np.array(blocks), np.array(sizes, np.float64))
 
 
+def _terms(control: Cells, perturbed: Cells, measured: NDArray[np.bool_]) -> tuple[Floats, ...]:
+    """Return what is summed over cells, in the order of `_Sums`."""
+    x0, y0 = normalised(control, measured)
+    x1, y1 = normalised(perturbed, measured)
+    change = y1 - y0
+    return y0, y1, x0, x1, change**2, x0**2, x1**2, x0 * x1, change
+
+
 def _blocks(n: int) -> Iterator[slice]:
-    edges = np.linspace(0, n, max(min(n, JACKKNIFE_BLOCKS), -(-n // _CELLS_AT_ONCE)) + 1)
+    edges = np.linspace(0, n, max(min(n, JACKKNIFE_BLOCKS), -(-n // _LARGEST_BLOCK)) + 1)
     for start, stop in zip(edges[:-1].astype(int), edges[1:].astype(int), strict=True):
         yield slice(int(start), int(stop))
-
-
-def _rows(cells: Cells, rows: slice) -> Cells:
-    return Cells(cells.counts[rows], cells.measured)
 
 
 def _variance(sum_of_squares: Floats, mean: Floats, n: int) -> Floats:
@@ -176,8 +195,9 @@ def _variance(sum_of_squares: Floats, mean: Floats, n: int) -> Floats:
 def _jackknife_norm(blocks: Floats, sizes: Floats) -> float | None:
     if len(blocks) < 2:
         return None
-    without = (blocks.sum(0) - blocks) / (sizes.sum() - sizes)[:, None]
-    norms = np.linalg.norm(without, axis=1)
+    whole, rest = blocks.sum(0), sizes.sum() - sizes
+    without = ((whole - block) / n for block, n in zip(blocks, rest, strict=True))
+    norms = np.array([np.linalg.norm(one[None], axis=1)[0] for one in without])
     g = len(blocks)
     return float(np.sqrt((g - 1) / g * ((norms - norms.mean()) ** 2).sum()))
 
@@ -189,9 +209,9 @@ def _widen(values: Floats, measured: NDArray[np.bool_]) -> Floats:
 
 
 def _check(control: Cells, perturbed: Cells) -> None:
-    if control.counts.shape != perturbed.counts.shape or len(control) == 0:
+    if control.shape != perturbed.shape or len(control) == 0:
         message = (
-            f"arms of {control.counts.shape} and {perturbed.counts.shape} cannot be paired: "
+            f"arms of {control.shape} and {perturbed.shape} cannot be paired: "
             "both need the same number of cells, at least one, over the same panel"
         )
         raise ValueError(message)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lingshu_model.wire import Cells
+from lingshu_model.wire import Cells, row_blocks
 from lingshu_tools.analysis.effects import interval, log1p_cp10k
 
 
@@ -108,8 +108,10 @@ def paired_score(
         return Score(None, None, len(control), left_out, None)
     kept = weights[measured]
     used = np.flatnonzero(kept)
-    change = log1p_cp10k(perturbed, measured)[:, used] - log1p_cp10k(control, measured)[:, used]
-    per_cell = change @ kept[used]
+    per_cell = np.empty(len(control))
+    for rows in row_blocks(*control.shape):
+        before, after = (log1p_cp10k(arm[rows], measured) for arm in (control, perturbed))
+        per_cell[rows] = (after[:, used] - before[:, used]) @ kept[used]
     n = len(per_cell)
     se = None if n == 1 else float(per_cell.std(ddof=1)) / math.sqrt(n)
     return Score(float(per_cell.mean()), se, n, left_out, weights)

@@ -103,7 +103,8 @@ def _exported(ledger: Reading, out: Path, terms: str | None, progress: Progress 
             _add(archive, form.CRATE, _whole(crate))
             _add(archive, form.DATABASE, partial(_chunks, database))
             for digest in sorted(sizes):
-                _add(archive, form.member_of(digest), _whole(ledger.objects.get(digest)))
+                file = ledger.objects.checked(digest)
+                _add(archive, form.member_of(digest), partial(_chunks, file))
     return Exported(out, digest_file(out), out.stat().st_size, metadata, tuple(ledger.spooled()))
 
 

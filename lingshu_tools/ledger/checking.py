@@ -161,7 +161,7 @@ def _objects(done: Checked, objects: ObjectStore, rows: Sequence[Row[Any]]) -> N
     for row in rows:
         done.objects += 1
         try:
-            objects.get(row.digest)
+            objects.checked(row.digest)
         except (LingshuError, OSError) as error:
             done.note(row.seq, str(error))
 

@@ -4,14 +4,19 @@
 or of who needs them.
 """
 
+import hashlib
 import os
 import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import BinaryIO, TypeVar
 
-from lingshu_model.wire.durable import sync_name, write_durably
+from lingshu_model.wire.canonical import HASH_PREFIX, digest_pieces
+from lingshu_model.wire.durable import durably, sync_name
 from lingshu_tools.errors import InputError, LedgerError, NotFoundError, TamperError
 from lingshu_tools.ledger.canonical import digest_bytes, digest_file
 
+R = TypeVar("R")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -36,13 +41,19 @@ class ObjectStore:
         digits = digest.removeprefix("sha256:")
         return self.root / digits[:2] / digits[2:]
 
-    def put(self, data: bytes) -> str:
+    def put(self, data: bytes | Iterable[bytes]) -> str:
         """Return the digest of `data`, which is on the disk when this returns.
 
+        Args:
+            data: the bytes; or pieces of them, to be gone through twice, so that what is there
+                already is not written again.
+
         Raises:
-            LedgerError: read-only, or the disk refused; no half of it is left under a digest.
+            LedgerError: read-only, or the disk refused, or the pieces were others the second time;
+                no half of it is left under a digest.
         """
-        digest = digest_bytes(data)
+        pieces = (data,) if isinstance(data, bytes) else data
+        digest = digest_pieces(pieces)
         path = self.path(digest)
         if not self._writable:
             message = f"{self.root} was opened read-only: nothing can be stored in it"
@@ -52,7 +63,8 @@ class ObjectStore:
                 # Whoever stored it may have died before its name was on the disk.
                 sync_name(path)
             else:
-                write_durably(path, data)
+                with durably(path) as file:
+                    _write(file, pieces, digest)
         except OSError as error:
             message = f"{path} could not be written: {error}; free some space and try again"
             raise LedgerError(message) from error
@@ -65,23 +77,49 @@ class ObjectStore:
             NotFoundError: it is not in the store.
             TamperError: its bytes are not those it was stored with.
         """
+        data = self._read(digest, Path.read_bytes)
+        self._compare(digest, digest_bytes(data))
+        return data
+
+    def checked(self, digest: str) -> Path:
+        """Return the file of an object of any size, after checking its bytes.
+
+        Raises:
+            NotFoundError, TamperError: as `get`.
+        """
+        self._compare(digest, self._read(digest, digest_file))
+        return self.path(digest)
+
+    def has(self, digest: str) -> bool:
+        """Return whether an object is there; its bytes are checked when it is read."""
+        return self.path(digest).is_file()
+
+    def _read(self, digest: str, read: Callable[[Path], R]) -> R:
         path = self.path(digest)
         try:
-            data = path.read_bytes()
+            return read(path)
         except FileNotFoundError as error:
             message = f"{digest} is not in {self.root}; replay its experiment to make it again"
             raise NotFoundError(message) from error
         except OSError as error:
             message = f"{path} cannot be read: {error}; replay its experiment to make it again"
             raise LedgerError(message) from error
-        if (found := digest_bytes(data)) != digest:
+
+    def _compare(self, digest: str, found: str) -> None:
+        if found != digest:
+            path = self.path(digest)
             message = f"{path} is {found}, not {digest}: it is damaged; replay its experiment"
             raise TamperError(message)
-        return data
 
-    def has(self, digest: str) -> bool:
-        """Return whether an object is there; its bytes are checked when it is read."""
-        return self.path(digest).is_file()
+
+def _write(file: BinaryIO, pieces: Iterable[bytes], digest: str) -> None:
+    written = hashlib.sha256()
+    for piece in pieces:
+        written.update(piece)
+        file.write(piece)
+    if HASH_PREFIX + written.hexdigest() != digest:
+        message = f"what was to be stored changed meanwhile: it was {digest}; make it again"
+        raise LedgerError(message)
 
 
 def _touched(path: Path, digest: str) -> bool:

@@ -264,6 +264,14 @@ class Reading:
         """
         return self._objects.get(digest)
 
+    def object_file(self, digest: str) -> Path:
+        """Return the file kept under a digest, checked: for what may be larger than memory.
+
+        Raises:
+            NotFoundError, TamperError: as `get_object`.
+        """
+        return self._objects.checked(digest)
+
     def has_object(self, digest: str) -> bool:
         """Return whether something is kept under a digest."""
         return self._objects.has(digest)

@@ -4,7 +4,7 @@ Knows nothing of SQL, files or locks.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
@@ -90,7 +90,8 @@ class NewOutcome:
         result: JSON values; None where there is none.
         error: a sentence fit to be shown; None unless failed.
         environment: what it ran on (versions, numerics profile); None when nothing was computed.
-        artifacts: role to the artifact's bytes, or to the digest `put_object` returned.
+        artifacts: role to the artifact's bytes, to pieces of them that can be gone through twice,
+            or to the digest `put_object` returned.
         seconds: time it took, as the caller measured it.
     """
 
@@ -98,7 +99,9 @@ class NewOutcome:
     result: Mapping[str, Any] | None = None
     error: str | None = None
     environment: Mapping[str, Any] | None = None
-    artifacts: Mapping[str, bytes | str] = field(default_factory=dict[str, bytes | str])
+    artifacts: Mapping[str, bytes | Iterable[bytes] | str] = field(
+        default_factory=dict[str, bytes | Iterable[bytes] | str]
+    )
     seconds: float | None = None
 
 

@@ -9,7 +9,7 @@ crash. Knows nothing of tools, engines or what a request means.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import fields
 from itertools import product
@@ -311,8 +311,8 @@ class Ledger(Reading):
 
     # Objects
 
-    def put_object(self, data: bytes) -> str:
-        """Return the digest under which `data` is kept from now on."""
+    def put_object(self, data: bytes | Iterable[bytes]) -> str:
+        """Return the digest under which `data`, whole or in pieces, is kept from now on."""
         return self._objects.put(data)
 
     def _check_tags(self, tags: Sequence[str]) -> None:
@@ -329,9 +329,9 @@ class Ledger(Reading):
         digests: dict[str, str] = {}
         sizes: dict[str, int] = {}
         for role, given in sorted(outcome.artifacts.items()):
-            data = self._objects.get(given) if isinstance(given, str) else given
-            digests[role] = given if isinstance(given, str) else self._objects.put(given)
-            sizes[digests[role]] = len(data)
+            digest = given if isinstance(given, str) else self._objects.put(given)
+            known = self._objects.checked(digest) if digest is given else self._objects.path(digest)
+            digests[role], sizes[digest] = digest, known.stat().st_size
         values = {f.name: getattr(outcome, f.name) for f in fields(outcome)}
         values |= {"artifacts": digests, "sizes": sizes}
         return sealing.ending(attempt.experiment_id, attempt.id, **values)

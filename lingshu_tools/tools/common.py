@@ -6,6 +6,7 @@ from pydantic import Field
 
 from lingshu_model.wire import MAX_CELLS, MAX_SEED, Intervention
 from lingshu_tools.app import App
+from lingshu_tools.disk import require_room
 from lingshu_tools.experiments import Design, context_label, design, new_experiment
 from lingshu_tools.honesty import (
     cost_of,
@@ -116,6 +117,7 @@ class Simulation(CellSettings):
 
     def run(self, app: App, made: Design) -> Shown:
         """Write the experiment down, set it going and wait as long as was asked."""
+        require_room(app, made)
         experiment = app.ledger.begin(new_experiment(app, made), tags=self.tags)
         app.runner.launch([experiment.id])
         app.runner.wait([experiment.id], self.wait_s)

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
-from lingshu_model.wire import Checkpoint
+from lingshu_model.wire import MAX_CELLS, Checkpoint
 from lingshu_tools.app import App
 from lingshu_tools.experiments import (
     MAX_COUNTS,
@@ -127,7 +127,7 @@ def _view(checkpoint: Checkpoint) -> ModelView:
         n_training_cells=sum(_cells_seen(checkpoint)),
         steps=steps,
         guidance=guidance,
-        max_cells_per_experiment=MAX_COUNTS // (2 * len(checkpoint.panel)),
+        max_cells_per_experiment=min(MAX_CELLS, MAX_COUNTS // (2 * len(checkpoint.panel))),
         seconds_per_cell=cost.seconds,
         cost_basis=cost.basis,
         evidence=[view for view in views.values() if view],

@@ -6,7 +6,6 @@ An h5ad is written by a child process. Knows nothing of how the cells were made.
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -76,14 +75,13 @@ def export_experiment(app: App, asked: ExportExperiment) -> ExportResult:
 
 
 def _h5ad(app: App, name: str, ones: Sequence[Shown], out: Path) -> _Written:
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".arms-") as blobs:
-        job = {
-            "arms": _arms(ones, Path(blobs)),
-            "var": _var(ones[0]),
-            "uns": {"lingshu": json.dumps(_provenance(app, name, ones), sort_keys=True)},
-            "out": str(out),
-        }
-        written = run_child("export", job)
+    job = {
+        "arms": _arms(ones),
+        "var": _var(ones[0]),
+        "uns": {"lingshu": json.dumps(_provenance(app, name, ones), sort_keys=True)},
+        "out": str(out),
+    }
+    written = run_child("export", job)
     cells = f"{written['n_obs']} simulated cells × {written['n_vars']} genes"
     return written, {
         "summary": f"{cells} of {name} written to {out}",
@@ -95,7 +93,7 @@ def _h5ad(app: App, name: str, ones: Sequence[Shown], out: Path) -> _Written:
 def _csv(_: App, name: str, ones: Sequence[Shown], out: Path) -> _Written:
     samples = ones[0].experiment.tool == "sample_cells"
     role, rows_of = ("cells", sample_rows) if samples else ("effects", effect_rows)
-    rows = write_csv(out, (row for one in ones for row in rows_of(one, _blob(one, role))))
+    rows = write_csv(out, (row for one in ones for row in rows_of(one, _file(one, role))))
     return {"rows": rows}, {
         "summary": f"{rows:,} rows, one per gene and experiment, of {name} written to {out}; "
         "simulated, not measured",
@@ -138,27 +136,25 @@ def _finished(app: App, name: str, form: str) -> list[Shown]:
     return ones
 
 
-def _arms(ones: Sequence[Shown], folder: Path) -> list[dict[str, Any]]:
-    """Return the distinct arms, the control of a screen once, with their blobs in `folder`."""
+def _arms(ones: Sequence[Shown]) -> list[dict[str, Any]]:
+    """Return the distinct arms, the control of a screen once, each with the file of its cells."""
     arms: dict[str, dict[str, Any]] = {}
     for one in ones:
         artifacts = one.outcome.artifacts if one.outcome else {}
         for role in (r for r in CELL_ROLES if r in artifacts and artifacts[r] not in arms):
-            path = folder / f"{len(arms)}.safetensors"
-            path.write_bytes(_blob(one, role))
-            arms[artifacts[role]] = {"blob": str(path), "obs": _obs(one, role)}
+            arms[artifacts[role]] = {"blob": str(_file(one, role)), "obs": _obs(one, role)}
     return list(arms.values())
 
 
-def _blob(one: Shown, role: str) -> bytes:
-    blob = one.artifact(role)
-    if blob is None:
+def _file(one: Shown, role: str) -> Path:
+    file = one.artifact_file(role)
+    if file is None:
         message = (
             f"the {role} of {one.experiment.id} are not stored here; "
             f'replay_experiment(id="{one.experiment.id}") makes them again'
         )
         raise InputError(message)
-    return blob
+    return file
 
 
 def _obs(one: Shown, role: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from lingshu_tools.disk import require_room
 from lingshu_tools.errors import InputError
 from lingshu_tools.honesty import evidence_sentence, evidence_view
 from lingshu_tools.ledger import Experiment, Ledger, Screen, Status
@@ -155,6 +156,7 @@ def locate_screen(app: App, screen_id: str) -> tuple[Ledger, Screen]:
 def _begin(app: App, plan: Plan, screen: Screen, tags: Sequence[str]) -> None:
     # The rows are keyed by screen and position: a second process begins none twice.
     if len(app.ledger.children(screen.id)) < len(plan.candidates):
+        require_room(app, plan.designs[0], stored_cells=plan.total_cells)
         app.ledger.begin_many(plan.children(app, screen.id), tags=tags)
 
 

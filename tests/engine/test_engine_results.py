@@ -1,34 +1,108 @@
 import os
 from pathlib import Path
 
+import numpy as np
+import pytest
+
 from lingshu_model.engine.results import Results
+from lingshu_model.engine.tiles import DamagedTileError
+from lingshu_model.wire import Blob, Cells, digest_bytes, encode_cells
 from lingshu_model.wire.durable import UNFINISHED
+
+
+def read(results: Results, key: str) -> bytes | None:
+    found = results.open(key)
+    if found is None:
+        return None
+    with found.file:
+        blob = found.file.read()
+    assert (found.digest, found.size) == (digest_bytes(blob), len(blob))
+    return blob
 
 
 def test_what_was_used_longest_ago_is_pruned_first(tmp_path: Path):
     results = Results(tmp_path, limit=3 * 172)
     for age, key in enumerate(("a", "b", "c")):
-        results.write(key, b"x" * 100)
+        results.write(key, [b"x" * 60, b"x" * 40])
         os.utime(tmp_path / f"{key}.cells", (age, age))
     assert results.touch("a")
-    results.write("d", b"x" * 100)
-    assert [key for key in "abcd" if results.read(key)] == ["a", "c", "d"]
+    results.write("d", [b"x" * 100])
+    assert [key for key in "abcd" if read(results, key)] == ["a", "c", "d"]
 
 
 def test_one_result_larger_than_the_limit_is_kept_until_the_next(tmp_path: Path):
     results = Results(tmp_path, limit=10)
-    results.write("a", b"x" * 100)
-    assert results.read("a")
-    results.write("b", b"x" * 100)
-    assert results.read("a") is None
+    results.write("a", [b"x" * 100])
+    assert read(results, "a")
+    results.write("b", [b"x" * 100])
+    assert read(results, "a") is None
 
 
 def test_half_written_results_are_cleared_and_never_read(tmp_path: Path):
     (tmp_path / f"{UNFINISHED}a").write_bytes(b"half")
     results = Results(tmp_path)
-    assert results.read("a") is None
-    assert list(tmp_path.iterdir()) == []
-    results.write("b", b"whole")
+    assert read(results, "a") is None
+    assert list(tmp_path.iterdir()) == [tmp_path / "tiles"]
+    results.write("b", [b"whole"])
     (tmp_path / "b.cells").write_bytes((tmp_path / "b.cells").read_bytes()[:-1])
-    assert results.read("b") is None
+    assert read(results, "b") is None
     assert not results.touch("b")
+
+
+def tile(*counts: int) -> Cells:
+    return Cells(np.array(counts, np.int32)[:, None], np.ones(1, bool))
+
+
+def test_tiles_of_any_order_are_the_bytes_of_the_whole_arm(tmp_path: Path):
+    results = Results(tmp_path)
+    assert results.tiles.begin("a") == set()
+    for index, cells in ((10, tile(0, 5)), (9, tile(1, 2, 3)), (11, tile(7))):
+        results.tiles.write("a", index, cells)
+    results.write("a", Blob(results.tiles.of("a", range(9, 12))))
+    assert read(results, "a") == encode_cells(tile(1, 2, 3, 0, 5, 7))
+
+
+def test_an_engine_finds_the_tiles_of_one_that_was_killed_and_no_torn_one(tmp_path: Path):
+    killed = Results(tmp_path)
+    killed.tiles.begin("a")
+    for index in (3, 4, 5):
+        killed.tiles.write("a", index, tile(index))
+    folder = tmp_path / "tiles" / "a"
+    (folder / "4.tile").write_bytes((folder / "4.tile").read_bytes()[:-1])
+    (folder / f"{UNFINISHED}6").write_bytes(b"half")
+    assert Results(tmp_path).tiles.begin("a") == {3, 5}
+    assert {path.name for path in folder.iterdir()} == {"3.tile", "5.tile"}
+
+
+def test_an_arm_of_a_damaged_tile_is_no_result(tmp_path: Path):
+    results = Results(tmp_path)
+    results.tiles.begin("a")
+    results.tiles.write("a", 0, tile(1))
+    (tmp_path / "tiles" / "a" / "0.tile").write_bytes(b"other")
+    with pytest.raises(DamagedTileError, match="tile 0 was damaged"):
+        results.write("a", Blob(results.tiles.of("a", [0])))
+    assert read(results, "a") is None
+    assert list(tmp_path.iterdir()) == [tmp_path / "tiles"]
+
+
+def test_what_was_finished_or_dropped_takes_no_more_tiles(tmp_path: Path):
+    results = Results(tmp_path)
+    for key in ("finished", "dropped"):
+        results.tiles.begin(key)
+        results.tiles.write(key, 0, tile(1))
+    results.write("finished", [b"whole"])
+    results.tiles.drop("dropped")
+    with pytest.raises(FileNotFoundError):
+        results.tiles.write("dropped", 1, tile(1))
+    assert list(Results(tmp_path).tiles.folder.iterdir()) == []
+
+
+def test_tiles_that_nobody_asks_for_again_make_room_for_results(tmp_path: Path):
+    killed = Results(tmp_path)
+    for key in ("wanted", "left"):
+        killed.tiles.begin(key)
+        killed.tiles.write(key, 0, tile(1))
+    results = Results(tmp_path, limit=200)
+    results.tiles.begin("wanted")
+    results.write("a", [b"x" * 100])
+    assert [path.name for path in results.tiles.folder.iterdir()] == ["wanted"]

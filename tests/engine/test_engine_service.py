@@ -1,3 +1,4 @@
+import errno
 import socket
 import stat
 
@@ -8,7 +9,8 @@ import pytest
 from lingshu_model.engine.board import Board, ClosedError
 from lingshu_model.engine.results import Results
 from lingshu_model.engine.service import Remote
-from lingshu_model.wire import Intervention
+from lingshu_model.engine.tiles import Tiles
+from lingshu_model.wire import Cells, Intervention
 from lingshu_model.wire.places import MAX_SOCKET_PATH, EnginePlaces
 from lingshu_tools.engine import Engine
 from lingshu_tools.errors import EngineError, InputError, NotFoundError
@@ -198,6 +200,57 @@ def test_an_engine_with_work_is_never_idle(lab, tmp_path):
     assert board.close(idle_s=1e-9)
     with pytest.raises(ClosedError):
         board.submit("me", lab.arm(), "profile", tile=8)
+
+
+def test_tiles_of_a_killed_engine_are_not_computed_again(lab, tmp_path):
+    killed = Board(Results(tmp_path / "results"))
+    killed.submit("me", lab.arm(), "profile", tile=8)
+    task = killed.take(calls=False)
+    cells = Cells(np.ones((8, 5), np.int32), np.ones(5, bool))
+    killed.results.tiles.write(task.work.key, task.tile_index, cells)
+    assert not killed.give(task, 1.0)
+    board = Board(Results(tmp_path / "results"))
+    assert board.submit("me", lab.arm(), "profile", tile=8).view().done == 8
+    assert [board.take(calls=False).tile_index for _ in range(2)] == [1, 2]
+
+
+def test_a_full_disk_fails_the_arm_with_what_to_do(lab, monkeypatch):
+    lab.host()
+    engine = lab.client()
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Tiles, "write", full)
+        view = engine.wait(engine.submit(lab.arm()).job_id, 40)
+    assert view.state == "failed"
+    assert view.error.endswith("is full: free some space and ask again")
+    job = run_arm(engine, lab.arm())
+    with monkeypatch.context() as patched:
+        patched.setattr("lingshu_tools.engine.tempfile.TemporaryFile", full)
+        with pytest.raises(EngineError, match="free some space and call again"):
+            run_arm(engine, lab.arm())
+    assert np.array_equal(run_arm(engine, lab.arm()).counts, job.counts)
+
+
+def test_cells_cut_off_on_their_way_are_fetched_again(lab, monkeypatch):
+    lab.host()
+    engine = lab.client()
+    before = run_arm(engine, lab.arm())
+    whole, cuts = httpx.Response.iter_bytes, [1]
+
+    def cut(self, *arguments):
+        if cuts:
+            cuts.pop()
+            yield b"half"
+            raise httpx.ReadError("gone")
+        yield from whole(self, *arguments)
+
+    monkeypatch.setattr(httpx.Response, "iter_bytes", cut)
+    assert np.array_equal(run_arm(engine, lab.arm()).counts, before.counts)
+    assert cuts == []
+    assert not [path for path in engine.places.folder.iterdir() if "tmp" in path.name]
 
 
 def test_the_tcp_door_wants_the_token(lab):

@@ -289,3 +289,21 @@ def test_a_full_disk_leaves_no_half_object(
     with pytest.raises(LedgerError, match="No space left"):
         ledger.put_object(b"cells")
     assert [p for p in (home / "objects").rglob("*") if p.is_file()] == []
+
+
+def test_pieces_are_stored_as_their_whole_and_not_twice(ledger: Ledger):
+    digest = ledger.put_object([b"ce", b"lls"])
+    assert digest == ledger.put_object(b"cells")
+    assert ledger.object_file(digest).read_bytes() == b"cells"
+
+    class Changing:
+        turn = 0
+
+        def __iter__(self):
+            self.turn += 1
+            yield b"turn %d" % self.turn
+
+    with pytest.raises(LedgerError, match="changed meanwhile"):
+        ledger.put_object(Changing())
+    files = [path for path in ledger.objects.root.rglob("*") if path.is_file()]
+    assert files == [ledger.object_file(digest)]

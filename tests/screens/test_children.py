@@ -12,9 +12,9 @@ import pytest
 from made_screens import PANEL, run
 from scipy import sparse
 
-from lingshu_model.wire import decode_cells, digest_file
+from lingshu_model.wire import Cells, decode_cells, digest_file, encode_cells
 from lingshu_tools.app import App
-from lingshu_tools.children import ChildError, run_child
+from lingshu_tools.children import ChildError, export, run_child
 from lingshu_tools.dispatcher import call
 from lingshu_tools.errors import InputError
 
@@ -98,6 +98,24 @@ def test_an_exported_experiment_reads_back_with_equal_counts(app: App):
     assert list(read.obs.cell_index[:40]) == list(range(40))
     assert set(read.obs.cell_line) == {"THP-1"}
     assert set(read.obs.perturbation) == {"control", "T01 knockout"}
+
+
+def test_cells_go_to_the_file_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    counts = np.arange(60, dtype=np.int32).reshape(12, 5) % 7
+    arms = []
+    for name, part in (("control", counts[:7]), ("perturbed", counts[7:])):
+        path = tmp_path / name
+        path.write_bytes(encode_cells(Cells(part, np.ones(5, bool))))
+        told = {"experiment_id": "exp_1", "arm": name, "first_cell": 3}
+        arms.append({"blob": str(path), "obs": told})
+    var = {"symbol": list("abcde"), "ensembl": [""] * 5}
+    job = {"arms": arms, "var": var, "uns": {}, "out": str(tmp_path / "cells.h5ad")}
+    for at_once in (1, 9, 1 << 22):
+        monkeypatch.setattr(export, "COUNTS_AT_ONCE", at_once)
+        assert export.write_h5ad(job)["n_obs"] == 12
+        read = anndata.read_h5ad(job["out"])
+        np.testing.assert_array_equal(read.X.toarray(), counts)
+        assert list(read.obs.cell_index) == [*range(3, 10), *range(3, 8)]
 
 
 def test_an_export_carries_where_it_came_from(app: App):

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from lingshu_model.wire import Cells
-from lingshu_tools.analysis import Objective, cp10k, interval, paired_effect, paired_score
+from lingshu_tools.analysis import (
+    Objective,
+    cp10k,
+    interval,
+    log1p_cp10k,
+    paired_effect,
+    paired_score,
+    summarised,
+)
 
 
 def make_pair(n: int, seed: int = 0, genes: int = 12, strength: float = 0.3) -> tuple[Cells, Cells]:
@@ -84,6 +92,38 @@ def test_blocks_of_cells_change_nothing():
     effect = paired_effect(control, perturbed)
     difference = np.log1p(normalised(perturbed)) - np.log1p(normalised(control))
     np.testing.assert_allclose(effect.change, difference.mean(0), atol=1e-12)
+
+
+def test_how_many_cells_are_dense_at_a_time_changes_nothing_but_rounding(monkeypatch):
+    control, perturbed = make_pair(300)
+    objective = Objective(up=("G9",), down=("G0",))
+    whole = paired_effect(control, perturbed)
+    score = paired_score(control, perturbed, objective, PANEL)
+    summary = summarised(control)
+    monkeypatch.setattr("lingshu_model.wire.cells.BLOCK_COUNTS", 7 * 12)
+    effect = paired_effect(control, perturbed)
+    for name, array in whole.arrays().items():
+        np.testing.assert_allclose(effect.arrays()[name], array, rtol=1e-10, atol=1e-13)
+    assert effect.magnitude_se == pytest.approx(whole.magnitude_se)
+    parts = paired_score(control, perturbed, objective, PANEL)
+    assert (parts.value, parts.se) == pytest.approx((score.value, score.se))
+    np.testing.assert_allclose(summarised(control).se, summary.se, rtol=1e-10)
+
+
+def test_a_summary_is_that_of_the_dense_counts():
+    counts = make_pair(40)[0].counts
+    counts[3] = 0
+    measured = np.arange(12) != 5
+    cells = Cells(np.where(measured, counts, 0), measured)
+    found, dense = summarised(cells), cells.counts[:, measured]
+    normal = log1p_cp10k(cells)
+    assert np.array_equal(found.mean, normal.mean(0))
+    assert np.array_equal(found.se, normal.std(0, ddof=1) / np.sqrt(40))
+    assert np.array_equal(found.mean_count, dense.mean(0))
+    assert np.array_equal(found.zero_rate, (dense == 0).mean(0))
+    assert np.array_equal(found.library, dense.sum(1))
+    assert found.zeros == (dense == 0).mean()
+    assert summarised(cells[:1]).se is None
 
 
 def test_one_pair_has_an_effect_but_no_standard_error():

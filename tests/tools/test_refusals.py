@@ -1,5 +1,6 @@
 """Refusals teach: the value got, what is allowed, and what to do next."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -96,6 +97,22 @@ def test_an_impossible_size_is_refused_before_anything_is_written(app: App, monk
         call(app, "perturb_cells", {"interventions": [STAT1], "n_cells": 101})
     result = call(app, "perturb_cells", {"interventions": [STAT1], "n_cells": 100, "dry_run": True})
     assert result.status == "planned"
+
+
+def test_cells_that_do_not_fit_on_the_disk_are_refused_before_anything_is_written(
+    app: App, monkeypatch
+):
+    usage = SimpleNamespace(free=(64 << 20) + 60_000)
+    monkeypatch.setattr("lingshu_tools.disk.shutil.disk_usage", lambda _: usage)
+    before = str(app.ledger.head())
+    with pytest.raises(InputError, match=r"n_cells=100: 200 cells need about .*Free some space"):
+        call(app, "perturb_cells", {"interventions": [STAT1], "n_cells": 100})
+    assert str(app.ledger.head()) == before
+    fits = {"interventions": [STAT1], "n_cells": 60, "wait_s": 30}
+    assert call(app, "perturb_cells", fits).status == "succeeded"
+    screen = {"objective": {"lower": ["PSMB9"]}, "candidates": ["STAT1", "JAK2"], "n_cells": 60}
+    with pytest.raises(InputError, match="180 cells need about"):
+        call(app, "run_screen", screen)
 
 
 def test_a_sham_is_allowed_when_it_is_named_as_one(app: App):

@@ -32,7 +32,9 @@ class OtherEngine(FakeEngine):
         cells = super().cells(job_id)
         if self.flips and self._arm(job_id).interventions:
             rows = np.arange(self.flips) % len(cells)
-            np.add.at(cells.counts, (rows, np.arange(self.flips) % len(self.panel)), 1)
+            counts = cells.counts
+            np.add.at(counts, (rows, np.arange(self.flips) % len(self.panel)), 1)
+            return Cells(counts, cells.measured)
         return cells
 
 

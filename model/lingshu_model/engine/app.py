@@ -6,13 +6,14 @@ Knows nothing of sockets, ranks or how long the engine lives.
 import asyncio
 import math
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import BinaryIO
 
 from pydantic import ValidationError
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from lingshu_model import __version__
@@ -22,6 +23,7 @@ from lingshu_model.engine.samplers import Loaded, Samplers
 from lingshu_model.wire import ArmRequest, CheckpointError, EngineInfo, JobView, digest_json
 
 MAX_BODY = 4 << 20
+PIECE = 1 << 20
 MAX_WAIT_S = 45.0
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -113,11 +115,12 @@ class Face:
         if view.state != "succeeded":
             message = f"job {job.id} is {view.state} at {view.done} of {view.total} cells"
             return _error(f"{message}: its cells are there once it has succeeded", 409)
-        found = await asyncio.to_thread(self.board.results.read, job.work.key)
+        found = await asyncio.to_thread(self.board.results.open, job.work.key)
         if found is None:
             return _error(f"the cells of job {job.id} are no longer kept: submit it again", 410)
-        headers = {"X-Lingshu-Digest": found[0]}
-        return Response(found[1], media_type="application/octet-stream", headers=headers)
+        headers = {"X-Lingshu-Digest": found.digest, "Content-Length": str(found.size)}
+        pieces = _pieces(found.file)
+        return StreamingResponse(pieces, media_type="application/octet-stream", headers=headers)
 
     async def _shutdown(self, _: Request) -> Response:
         self.leave()
@@ -145,6 +148,12 @@ class Face:
             message = f"no job {job_id!r} of {_principal(request)!r} here: submit its arm (again)"
             raise BadRequestError(message, 404)
         return job
+
+
+async def _pieces(file: BinaryIO) -> AsyncIterator[bytes]:
+    with file:
+        while piece := await asyncio.to_thread(file.read, PIECE):
+            yield piece
 
 
 def _parse(body: bytes) -> ArmRequest:

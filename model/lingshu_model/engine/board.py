@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from lingshu_model.engine.results import Results
-from lingshu_model.engine.samplers import Counts
 from lingshu_model.wire import ArmRequest, JobView, digest_json
 from lingshu_model.wire.messages import JobState
 
@@ -40,7 +39,6 @@ class Work:
     arm: ArmRequest
     tile: int
     waiting: deque[int]
-    blocks: dict[int, Counts] = field(default_factory=dict)
     jobs: "list[Job]" = field(default_factory=list)
     stop: threading.Event = field(default_factory=threading.Event)
     state: JobState = "queued"
@@ -53,11 +51,22 @@ class Work:
         """Whether it may still give cells."""
         return self.state in ("queued", "running")
 
+    @property
+    def tiles(self) -> range:
+        """The tiles that hold its cells."""
+        first, end = self.arm.first_cell, self.arm.first_cell + self.arm.n_cells
+        return range(first // self.tile, (end - 1) // self.tile + 1)
+
     def rows(self, tile_index: int) -> slice:
         """Return which rows of a tile are asked for."""
         start = tile_index * self.tile
         end = self.arm.first_cell + self.arm.n_cells
         return slice(max(self.arm.first_cell - start, 0), min(end - start, self.tile))
+
+    def cells_of(self, tile_index: int) -> int:
+        """Return how many cells of a tile are asked for."""
+        rows = self.rows(tile_index)
+        return rows.stop - rows.start
 
 
 @dataclass(eq=False)
@@ -189,18 +198,15 @@ class Board:
                     self._changed.wait()
         return None
 
-    def give(self, task: Task, counts: Counts, seconds: float) -> list[Counts] | None:
-        """Take in a computed tile; return its work's asked rows in order if it was the last."""
+    def give(self, task: Task, seconds: float) -> bool:
+        """Count a tile that is on the disk; return whether it was the last of its work."""
         work = task.work
-        rows = work.rows(task.tile_index)
         with self._changed:
             if not work.live:
-                return None
-            work.blocks[task.tile_index] = counts[rows]
-            work.done += rows.stop - rows.start
+                return False
+            work.done += work.cells_of(task.tile_index)
             work.seconds += seconds
-            complete = work.done == work.arm.n_cells
-            return [work.blocks[i] for i in sorted(work.blocks)] if complete else None
+            return work.done == work.arm.n_cells
 
     def finish(self, work: Work, error: str | None = None) -> None:
         """End a work for all its jobs: its result is on disk, or `error` says what went wrong."""
@@ -234,20 +240,29 @@ class Board:
 
     def _start(self, principal: str, key: str, arm: ArmRequest, tile: int) -> Work:
         self._refuse_if_closed()
-        last = (arm.first_cell + arm.n_cells - 1) // tile
         self._serial += 1
-        tiles = deque(range(arm.first_cell // tile, last + 1))
-        work = Work(self._serial, key, arm, tile, tiles)
+        work = Work(self._serial, key, arm, tile, deque())
         if self.results.touch(key):
             work.state, work.done = "succeeded", arm.n_cells
             return work
         if len(self._live) >= MAX_WAITING:
             message = f"{len(self._live)} arms are waiting: let some end before asking for more"
             raise FullError(message)
+        self._enlist(work)
         self._live[key] = work
         self._queues.setdefault(principal, deque()).append(work)
         self._changed.notify_all()
         return work
+
+    def _enlist(self, work: Work) -> None:
+        """Let all tiles of a work wait, but for those that an engine before this one finished."""
+        # Whoever gives the last tile puts the arm together, so there is always one to compute.
+        there = self.results.tiles.begin(work.key) - {work.tiles[-1]}
+        for index in work.tiles:
+            if index in there:
+                work.done += work.cells_of(index)
+            else:
+                work.waiting.append(index)
 
     def _pick(self) -> Task | None:
         for principal, queue in list(self._queues.items()):
@@ -262,7 +277,7 @@ class Board:
 
     def _end(self, work: Work, state: JobState) -> None:
         work.state = state
-        work.blocks.clear()
+        self.results.tiles.drop(work.key)
         self._live.pop(work.key, None)
         if state != "succeeded":
             self._stop(work)

@@ -1,17 +1,18 @@
-"""The computing loop: take a tile from the board, sample it, give it back.
+"""The computing loop: take a tile from the board, sample it, lay it on the disk.
 
-Knows nothing of HTTP, nor of whether the sampling happens here or on another rank.
+Whoever lays down the last tile of an arm puts its result together. Knows nothing of HTTP, nor of
+whether the sampling happens here or on another rank.
 """
 
+import errno
 import logging
 import time
 from collections.abc import Callable
+from pathlib import Path
 
-import numpy as np
-
-from lingshu_model.engine.board import Board, Task, Work
+from lingshu_model.engine.board import Board, Task
 from lingshu_model.engine.samplers import Counts, Samplers
-from lingshu_model.wire import Cells, encode_cells
+from lingshu_model.wire import Blob, Cells
 
 _log = logging.getLogger(__name__)
 SampleTask = Callable[[Task], Counts]
@@ -31,7 +32,7 @@ def compute(board: Board, samplers: Samplers, sample: SampleTask, *, calls: bool
         except Exception as error:  # noqa: BLE001 - whatever the sampler raises ends its arm alone
             if not task.work.stop.is_set():
                 _log.exception("job of arm %s failed", task.work.arm.digest)
-                board.finish(task.work, error=f"{type(error).__name__}: {error}")
+                board.finish(task.work, error=_said(error, board.results.folder))
 
 
 def sample_here(samplers: Samplers, task: Task) -> Counts:
@@ -42,14 +43,18 @@ def sample_here(samplers: Samplers, task: Task) -> Counts:
 
 
 def _compute_tile(board: Board, samplers: Samplers, sample: SampleTask, task: Task) -> None:
-    began = time.perf_counter()
+    work, results, began = task.work, board.results, time.perf_counter()
     counts = sample(task)
-    blocks = board.give(task, counts, time.perf_counter() - began)
-    if blocks is not None:
-        _store(board, samplers, task.work, blocks)
-
-
-def _store(board: Board, samplers: Samplers, work: Work, blocks: list[Counts]) -> None:
+    seconds = time.perf_counter() - began
     measured = samplers.load(work.arm.checkpoint).sampler.measured(work.arm)
-    board.results.write(work.key, encode_cells(Cells(np.concatenate(blocks), measured)))
-    board.finish(work)
+    cells = Cells(counts[work.rows(task.tile_index)], measured)
+    results.tiles.write(work.key, task.tile_index, cells)
+    if board.give(task, seconds):
+        results.write(work.key, Blob(results.tiles.of(work.key, work.tiles)))
+        board.finish(work)
+
+
+def _said(error: Exception, folder: Path) -> str:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"the disk of {folder} is full: free some space and ask again"
+    return f"{type(error).__name__}: {error}"

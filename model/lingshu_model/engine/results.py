@@ -4,14 +4,29 @@ A file is one line with the digest of what follows, then the cells blob. Knows n
 a key is whatever decides the bytes.
 """
 
+import hashlib
 import os
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
-from lingshu_model.wire import digest_bytes
-from lingshu_model.wire.durable import UNFINISHED, write_durably
+from lingshu_model.engine.tiles import Tiles
+from lingshu_model.wire.canonical import HASH_PREFIX
+from lingshu_model.wire.durable import UNFINISHED, durably
 
 DEFAULT_LIMIT = 2 << 30
 _SUFFIX = ".cells"
+_DIGEST_LENGTH = len(HASH_PREFIX) + hashlib.sha256().digest_size * 2
+
+
+@dataclass(frozen=True)
+class Result:
+    """A result to be read: its digest, the length of its blob, and a file that stands before it."""
+
+    digest: str
+    size: int
+    file: BinaryIO
 
 
 class Results:
@@ -23,6 +38,9 @@ class Results:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for path in folder.glob(f"{UNFINISHED}*"):
             path.unlink(missing_ok=True)
+        self.tiles = Tiles(folder / "tiles")
+        for path in folder.glob(f"*{_SUFFIX}"):
+            self.tiles.drop(path.stem)
 
     def touch(self, key: str) -> bool:
         """Return whether `key` is there, and count this as a use of it."""
@@ -32,32 +50,59 @@ class Results:
             return False
         return True
 
-    def read(self, key: str) -> tuple[str, bytes] | None:
-        """Return the digest and the blob of `key`; None where it is missing or damaged."""
+    def open(self, key: str) -> Result | None:
+        """Return the result of `key`, its bytes checked; None where it is missing or damaged.
+
+        Whoever asked closes its file.
+        """
         try:
-            digest, _, blob = self._path(key).read_bytes().partition(b"\n")
+            file = self._path(key).open("rb")
         except FileNotFoundError:
             return None
-        if digest_bytes(blob).encode() != digest:
+        digest, begin = file.readline(_DIGEST_LENGTH + 1).rstrip(b"\n"), file.tell()
+        found = HASH_PREFIX + hashlib.file_digest(file, "sha256").hexdigest()
+        if found.encode() != digest:
+            file.close()
             self._path(key).unlink(missing_ok=True)
             return None
         self.touch(key)
-        return digest.decode(), blob
+        size = file.tell() - begin
+        file.seek(begin)
+        return Result(found, size, file)
 
-    def write(self, key: str, blob: bytes) -> None:
-        """Store `blob` so that after a crash it is there whole or not at all."""
-        write_durably(self._path(key), digest_bytes(blob).encode() + b"\n", blob)
+    def write(self, key: str, pieces: Iterable[bytes]) -> None:
+        """Store a blob so that after a crash it is there whole or not at all."""
+        digest = hashlib.sha256()
+        with durably(self._path(key)) as file:
+            file.write(b"?" * _DIGEST_LENGTH + b"\n")
+            for piece in pieces:
+                digest.update(piece)
+                file.write(piece)
+            file.seek(0)
+            file.write(HASH_PREFIX.encode() + digest.hexdigest().encode())
         self._prune(keep=self._path(key))
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}{_SUFFIX}"
 
     def _prune(self, keep: Path) -> None:
-        entries = [(p, p.stat()) for p in self.folder.glob(f"*{_SUFFIX}")]
-        excess = sum(s.st_size for _, s in entries) - self.limit
-        for path, stat in sorted(entries, key=lambda e: e[1].st_mtime_ns):
+        paths = [*self.folder.glob(f"*{_SUFFIX}"), *self.tiles.idle()]
+        entries = [(path.stat().st_mtime_ns, path, _size(path)) for path in paths]
+        excess = sum(size for *_, size in entries) - self.limit
+        for _, path, size in sorted(entries):
             if excess <= 0:
                 return
             if path != keep:
-                path.unlink(missing_ok=True)
-                excess -= stat.st_size
+                self._delete(path)
+                excess -= size
+
+    def _delete(self, path: Path) -> None:
+        if path.is_dir():
+            self.tiles.drop_idle(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _size(path: Path) -> int:
+    files = path.iterdir() if path.is_dir() else (path,)
+    return sum(file.stat().st_size for file in files)

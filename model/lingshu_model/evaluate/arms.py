@@ -6,7 +6,7 @@ Knows nothing of what the cells are for.
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,15 @@ from typing import Any
 from lingshu_model.evaluate.changes import Counts
 from lingshu_model.wire import (
     ArmRequest,
+    Blob,
     Checkpoint,
     Intervention,
     decode_cells,
     digest_json,
-    encode_cells,
 )
+from lingshu_model.wire.durable import durably, write_durably
 
+CELLS_AT_ONCE = 1024
 Interventions = tuple[Intervention, ...]
 
 
@@ -53,7 +55,7 @@ class ArmStore:
         path = self._path(request, "safetensors")
         if not path.is_file():
             self._sample(request, path)
-        return decode_cells(path.read_bytes()).counts
+        return decode_cells(path).counts
 
     def request(
         self, interventions: Interventions, seed: int, *, steps: int | None = None
@@ -84,13 +86,19 @@ class ArmStore:
         if self._sampler is None:
             self._sampler = sampler.Sampler.load(self.checkpoint, threads=1)
         started = time.perf_counter()
-        cells = sampler.sample_arm(self._sampler, request, self.workers)
+        parts = [sampler.sample_arm(self._sampler, part, self.workers) for part in _parts(request)]
         note = {"seconds": time.perf_counter() - started, "profile": self._sampler.profile()}
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._path(request, "json").write_text(json.dumps(note), "utf-8")
-        unfinished = path.with_suffix(".part")
-        unfinished.write_bytes(encode_cells(cells))
-        unfinished.replace(path)
+        write_durably(self._path(request, "json"), json.dumps(note).encode())
+        with durably(path) as file:
+            file.writelines(Blob(parts))
+
+
+def _parts(request: ArmRequest) -> Iterator[ArmRequest]:
+    """Yield requests for the same cells, few enough for each to be sampled dense."""
+    first, end = request.first_cell, request.first_cell + request.n_cells
+    for start in range(first, end, CELLS_AT_ONCE):
+        n_cells = min(CELLS_AT_ONCE, end - start)
+        yield request.model_copy(update={"first_cell": start, "n_cells": n_cells})
 
 
 def single_interventions(checkpoint: Checkpoint) -> dict[str, Interventions]:

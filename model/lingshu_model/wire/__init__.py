@@ -8,7 +8,7 @@ from lingshu_model.wire.catalogue import (
     Support,
     Tier,
 )
-from lingshu_model.wire.cells import Cells, decode_cells, encode_cells
+from lingshu_model.wire.cells import Blob, Cells, decode_cells, encode_cells, row_blocks
 from lingshu_model.wire.messages import (
     MAX_CELLS,
     MAX_SEED,
@@ -22,6 +22,7 @@ __all__ = [
     "MAX_CELLS",
     "MAX_SEED",
     "ArmRequest",
+    "Blob",
     "Catalogue",
     "Cells",
     "Checkpoint",
@@ -37,4 +38,5 @@ __all__ = [
     "digest_file",
     "digest_json",
     "encode_cells",
+    "row_blocks",
 ]

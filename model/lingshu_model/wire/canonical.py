@@ -9,7 +9,7 @@ are different values. Knows nothing of what it encodes.
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,14 @@ def digest_json(value: Any) -> str:
 def digest_bytes(data: bytes) -> str:
     """Return `sha256:` and the hex digest of `data`."""
     return HASH_PREFIX + hashlib.sha256(data).hexdigest()
+
+
+def digest_pieces(pieces: Iterable[bytes]) -> str:
+    """Return `sha256:` and the hex digest of pieces of bytes, joined."""
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece)
+    return HASH_PREFIX + digest.hexdigest()
 
 
 def digest_file(path: Path) -> str:

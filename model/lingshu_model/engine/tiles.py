@@ -1,0 +1,110 @@
+"""Finished tiles of unfinished arms on disk: a folder for each arm, a file for each tile.
+
+A tile lies here before it counts as done, so an arm of any length takes the memory of its tiles at
+work, and what a killed engine had finished is found by the next. Nothing is forced to the disk: a
+tile that a power cut tore is told by the digest before it, and computed again. Knows nothing of
+requests: a key is whatever decides the bytes.
+"""
+
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from lingshu_model.wire import Cells, decode_cells, digest_bytes, encode_cells
+from lingshu_model.wire.durable import UNFINISHED
+
+_SUFFIX = ".tile"
+
+
+class DamagedTileError(Exception):
+    """A tile is not what was written."""
+
+
+class Tiles:
+    """A folder of unfinished arms; safe for several threads of one process."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open `folder`, and clear away what a killed engine left half written."""
+        self.folder = folder
+        self._at_work: set[str] = set()
+        self._lock = threading.Lock()
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for path in folder.glob("*/*"):
+            if path.suffix != _SUFFIX or _whole(path) is None:
+                path.unlink(missing_ok=True)
+
+    def begin(self, key: str) -> set[int]:
+        """Return which tiles of an arm are here, and take more of them from now on."""
+        with self._lock:
+            self._at_work.add(key)
+            self._arm(key).mkdir(mode=0o700, exist_ok=True)
+        return {int(path.stem) for path in self._arm(key).glob(f"*{_SUFFIX}")}
+
+    def write(self, key: str, index: int, cells: Cells) -> None:
+        """Keep the asked cells of a tile.
+
+        Raises:
+            FileNotFoundError: its arm has ended.
+        """
+        blob = encode_cells(cells)
+        with tempfile.NamedTemporaryFile(
+            prefix=UNFINISHED, dir=self._arm(key), delete=False
+        ) as file:
+            temporary = Path(file.name)
+            try:
+                file.writelines((digest_bytes(blob).encode(), b"\n", blob))
+                file.flush()
+                temporary.replace(self._arm(key) / f"{index}{_SUFFIX}")
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+
+    def of(self, key: str, indices: Sequence[int]) -> "ArmTiles":
+        """Return these tiles of an arm, one at a time, as often as they are wanted."""
+        return ArmTiles([self._arm(key) / f"{index}{_SUFFIX}" for index in indices])
+
+    def drop(self, key: str) -> None:
+        """Forget an arm that has ended."""
+        self._at_work.discard(key)
+        shutil.rmtree(self._arm(key), ignore_errors=True)
+
+    def idle(self) -> list[Path]:
+        """The folders of arms that nobody has asked for since this engine started."""
+        return [path for path in self.folder.iterdir() if path.name not in self._at_work]
+
+    def drop_idle(self, folder: Path) -> None:
+        """Delete the folder of an arm, unless it was asked for meanwhile."""
+        with self._lock:
+            if folder.name not in self._at_work:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _arm(self, key: str) -> Path:
+        return self.folder / key
+
+
+class ArmTiles:
+    """The cells of one arm's tiles; each is read when its turn comes."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._paths = paths
+
+    def __iter__(self) -> Iterator[Cells]:
+        """Yield the cells of each tile.
+
+        Raises:
+            DamagedTileError: one is not what was written.
+            FileNotFoundError: the arm has ended.
+        """
+        for path in self._paths:
+            blob = _whole(path)
+            if blob is None:
+                message = f"tile {path.stem} was damaged on the disk: ask for the cells again"
+                raise DamagedTileError(message)
+            yield decode_cells(blob)
+
+
+def _whole(path: Path) -> bytes | None:
+    digest, _, blob = path.read_bytes().partition(b"\n")
+    return blob if digest_bytes(blob).encode() == digest else None
