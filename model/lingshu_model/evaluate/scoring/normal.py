@@ -44,9 +44,15 @@ def median_log1p(matrices: Sequence[Matrix]) -> list[Matrix]:
 
     As `scanpy` does with a float32 CSR matrix that holds all of them: totals and their median are
     rounded to float32, and an empty cell stays empty.
+
+    Raises:
+        ValueError: most cells are empty, so that the median total is 0.
     """
     totals = [_totals(matrix).astype(np.float32) for matrix in matrices]
     median = np.median(np.concatenate(totals))
+    if not median > 0:
+        message = "more than half of the cells have no counts at all: leave empty cells out"
+        raise ValueError(message)
     scaled = [_divided(m, t / median) for m, t in zip(matrices, totals, strict=True)]
     for matrix in scaled:
         np.log1p(matrix.data, out=matrix.data)
