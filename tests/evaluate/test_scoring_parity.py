@@ -98,6 +98,7 @@ def _members(values: Mapping[str, float]) -> dict[str, float]:
     return {m: values[m] for m in vcc2026.MEMBERS}
 
 
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("seed", [1, 2])
 def test_other_screens_score_as_the_installed_tools_say(seed: int):
     for name in ("cell_eval", "cell_eval2", "pdex"):
