@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from lingshu_model.evaluate import distribution
+from lingshu_model.evaluate import distribution, scores
 from lingshu_model.evaluate.distribution import DistributionError
 from lingshu_model.evaluate.effects import BASELINES, MODEL, TRIVIAL, EffectTable, perturbation_rows
 from lingshu_model.evaluate.observed import CONTROL
 from lingshu_model.evaluate.report import Report
+from lingshu_model.evaluate.scores import ScoreTable
 
 FORMAT = "lingshu-evidence-1"
 HEADLINE = "twelve strongest"
@@ -44,6 +45,7 @@ def evidence(report: Report, head: Mapping[str, Any]) -> dict[str, Any]:
             "per_seed": [check.as_json() for check in report.copies],
             "more_than_real": any(check.copies for check in report.copies),
         },
+        "scores": challenge_scores(report.scores),
     }
 
 
@@ -165,6 +167,31 @@ def distributions(errors: Mapping[str, DistributionError]) -> dict[str, Any]:
         "perturbations": _metrics(list(perturbed.values())) if perturbed else None,
         "control": _metrics([errors[CONTROL]]) if CONTROL in errors else None,
         "per_condition": {name: _model_errors(error) for name, error in errors.items()},
+    }
+
+
+def challenge_scores(table: ScoreTable) -> dict[str, Any]:
+    """Return the public challenges' metrics, over the panel's genes only."""
+    return {
+        "defined_by": {"2025": "cell-eval 0.8.2", "2026": "cell-eval2 0.20.0, preset vcc2026"},
+        "n_perturbations": len(table.perturbations),
+        "table": [_score_row(table, m, p) for m in scores.METRICS for p in scores.PREDICTORS],
+        "scaled": {name: table.scaled(name) for name in scores.PREDICTORS},
+        "scale": {
+            "baseline": dict(table.scale.baseline),
+            "replicate": dict(table.scale.replicate),
+        },
+    }
+
+
+def _score_row(table: ScoreTable, metric: str, predictor: str) -> dict[str, Any]:
+    baseline = predictor != MODEL
+    return {
+        "metric": metric,
+        "predictor": predictor,
+        **table.value(predictor, metric).as_json(),
+        "difference": table.difference(predictor, metric).as_json() if baseline else None,
+        "verdict": table.verdict(predictor, metric) if baseline else None,
     }
 
 

@@ -15,6 +15,7 @@ from lingshu_model.evaluate.distribution import DistributionError, compare_distr
 from lingshu_model.evaluate.effects import EffectTable, compare_effects
 from lingshu_model.evaluate.observed import CONTROL, Observed
 from lingshu_model.evaluate.pairing import PairingGain, pairing_gain, screen_score
+from lingshu_model.evaluate.scores import ScoreTable, score_predictors
 
 Each = Callable[[], object]
 PAIRING_TARGETS = ("STAT1", "SMAD4", "CD86")
@@ -33,6 +34,7 @@ class Report:
         distributions: errors by condition, the control included.
         copies: one check per seed.
         shams: the changes of the sham interventions, first seed.
+        scores: the public challenges' metrics.
     """
 
     seeds: Sequence[int]
@@ -40,6 +42,7 @@ class Report:
     distributions: dict[str, DistributionError]
     copies: list[CopyCheck]
     shams: list[Change]
+    scores: ScoreTable
 
 
 def n_arms(store: ArmStore, observed: Observed, seeds: Sequence[int]) -> int:
@@ -69,6 +72,7 @@ def make_report(store: ArmStore, observed: Observed, seeds: Sequence[int], each:
         distributions=compare_distributions(observed, sampled, generator),
         copies=copy_check(observed, sampled, generator),
         shams=sham_changes,
+        scores=score_predictors(observed, sampled, np.random.default_rng(0)),
     )
 
 

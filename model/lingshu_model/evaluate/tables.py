@@ -25,6 +25,10 @@ def report_tables(evidence: Mapping[str, Any]) -> str:
         distribution_table(evidence["distribution"]["control"]),
         "### Copies of training cells",
         copy_table(evidence["copies"]),
+        "### Metrics of the Virtual Cell Challenges, over the panel's genes",
+        score_table(evidence["scores"]["table"]),
+        "### Scaled: 0 is the held-out cells' own mean response, 1 one half of them for the other",
+        scaled_table(evidence["scores"]),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -119,6 +123,41 @@ def _copy_line(check: Mapping[str, Any]) -> list[str]:
         *near,
         f"{smallest:.2g}",
     ]
+
+
+def score_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return one line per metric and predictor, the model first."""
+    header = ("metric", "predictor", "value", "model minus it", "verdict")
+    return _table(
+        header,
+        (
+            [
+                row["metric"],
+                row["predictor"],
+                _figure(row),
+                _figure(row["difference"]),
+                row["verdict"] or "",
+            ]
+            for row in rows
+        ),
+    )
+
+
+def scaled_table(scores: Mapping[str, Any]) -> str:
+    """Return one line per scaled metric with the values its ends stand for, and their mean."""
+    predictors = list(scores["scaled"])
+    ends = scores["scale"]
+    return _table(
+        ("metric", "at 0", "at 1", *predictors),
+        (
+            [
+                metric,
+                *(_number(ends[end].get(metric)) for end in ("baseline", "replicate")),
+                *(_number(scores["scaled"][name][metric]) for name in predictors),
+            ]
+            for metric in scores["scaled"][predictors[0]]
+        ),
+    )
 
 
 def pairing_table(gains: Mapping[int, Mapping[str, PairingGain]], n_cells: int) -> str:

@@ -1,0 +1,1 @@
+"""Our scorer beside the tools whose metrics it computes: equality and time."""
