@@ -11,17 +11,26 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from scipy.spatial.distance import cdist
+from numpy.typing import NDArray
 from scipy.stats import hypergeom
 
 from lingshu_model.evaluate.changes import Counts, Floats
 from lingshu_model.evaluate.observed import Observed
+from lingshu_model.evaluate.sparse import (
+    Sparse,
+    csr,
+    one_hot,
+    presence,
+    stacked,
+    thermometer,
+)
 
 NEAR = 0.01
 """A near copy lies among this share of the smallest distances of both kinds of cells pooled."""
 ALPHA = 0.01
 QUERIES = 600
 """Cells of either kind whose distances are measured."""
+PART = 100
 QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95)
 Metric = Literal["cityblock", "hamming"]
 METRICS: tuple[Metric, ...] = ("cityblock", "hamming")
@@ -80,26 +89,27 @@ def copy_check(
     permutation test in closed form.
     """
     sizes = {name: min(len(arms[name]) for arms in sampled) for name in observed.test}
-    sizes = {name: min(n, len(observed.test[name])) for name, n in sizes.items()}
+    sizes = {name: min(n, observed.n_test(name)) for name, n in sizes.items()}
     real = _draw(observed.test, sizes, generator)
-    pool = np.concatenate(list(observed.train.values()))
-    rows = generator.permutation(len(real))[:QUERIES]
-    own = generator.permutation(len(pool))[: len(rows)]
+    pool = _Pool(stacked(observed.train.values()))
+    n = real.shape[0]
+    rows = generator.permutation(n)[:QUERIES]
+    own = generator.permutation(pool.counts.shape[0])[: len(rows)]
     known = {
         metric: {
-            "real": _nearest(real[rows], pool, metric),
-            "training": _nearest(pool[own], pool, metric, itself=True),
+            "real": pool.nearest(real[rows], metric),
+            "training": pool.nearest(pool.counts[own], metric, itself=True),
         }
         for metric in METRICS
     }
-    exact = _copies(real, pool)
+    exact = pool.copies(real)
     checks: list[CopyCheck] = []
     for arms in sampled:
         mine = _draw(arms, sizes, generator)
         distances: dict[Metric, Mapping[str, Floats]] = {
-            m: known[m] | {"sampled": _nearest(mine[rows], pool, m)} for m in METRICS
+            m: known[m] | {"sampled": pool.nearest(mine[rows], m)} for m in METRICS
         }
-        checks.append(_check(distances, {"sampled": _copies(mine, pool), "real": exact}, len(real)))
+        checks.append(_check(distances, {"sampled": pool.copies(mine), "real": exact}, n))
     return checks
 
 
@@ -123,32 +133,66 @@ def _check(
 
 
 def _draw(
-    arms: Mapping[str, Counts], sizes: Mapping[str, int], generator: np.random.Generator
-) -> Counts:
+    arms: Mapping[str, Any], sizes: Mapping[str, int], generator: np.random.Generator
+) -> Sparse:
     """Return up to that many random cells of each condition, condition after condition."""
-    return np.concatenate(
-        [arms[name][generator.permutation(len(arms[name]))[:n]] for name, n in sizes.items()]
+    return stacked(
+        arms[name][generator.permutation(arms[name].shape[0])[:n]] for name, n in sizes.items()
     )
 
 
-def _copies(cells: Counts, pool: Counts) -> int:
-    """Return how many of the cells equal a training cell in every gene."""
-    known = {row.tobytes() for row in pool.astype(np.int64)}
-    return sum(row.tobytes() in known for row in cells.astype(np.int64))
+class _Pool:
+    """Training cells that others are held against."""
+
+    def __init__(self, counts: Sparse) -> None:
+        """Take the cells as CSR counts without stored zeros."""
+        self.counts = counts
+        self.rows = {_row(counts, i) for i in range(counts.shape[0])}
+
+    def copies(self, cells: Sparse) -> int:
+        """Return how many of the cells equal a training cell in every gene."""
+        return sum(_row(cells, i) in self.rows for i in range(cells.shape[0]))
+
+    def nearest(self, cells: Sparse, metric: Metric, *, itself: bool = False) -> Floats:
+        """Return each cell's distance to its nearest training cell.
+
+        Cityblock counts UMI, Hamming is a share of genes. With `itself` the cells are of the pool
+        and the second nearest is meant.
+        """
+        rank = int(itself)
+        distances = _cityblock if metric == "cityblock" else _hamming
+        # A part of the cells at a time: their products with the pool are nearly dense.
+        parts = [csr(cells[i : i + PART]) for i in range(0, cells.shape[0], PART)]
+        found = [np.partition(distances(p, self.counts), rank, axis=1)[:, rank] for p in parts]
+        return np.concatenate(found).astype(np.float64)
 
 
-def _nearest(cells: Counts, pool: Counts, metric: Metric, *, itself: bool = False) -> Floats:
-    """Return each cell's distance to its nearest training cell.
+def _row(cells: Sparse, i: int) -> bytes:
+    """Return the bytes of one cell: equal cells have equal bytes."""
+    part = slice(cells.indptr[i], cells.indptr[i + 1])
+    genes, counts = cells.indices[part], cells.data[part]
+    return genes.astype(np.int64).tobytes() + counts.astype(np.int64).tobytes()
 
-    Cityblock counts UMI, Hamming is a share of genes. With `itself` the cells are of the pool and
-    the second nearest is meant.
-    """
-    parts = np.array_split(cells.astype(np.float64), max(1, len(cells) // 100))
-    training = pool.astype(np.float64)
-    rank = int(itself)
-    distances = (cdist(part, training, metric=metric) for part in parts)
-    nearest = [np.partition(d, rank, axis=1)[:, rank] for d in distances]
-    return np.concatenate(nearest).astype(np.float64)
+
+def _cityblock(a: Sparse, b: Sparse) -> NDArray[np.int64]:
+    """Return the summed absolute differences of counts: the totals less twice what is shared."""
+    width = _width(a, b)
+    shared = (thermometer(a, width) @ thermometer(b, width).T).toarray()
+    totals = (np.asarray(cells.sum(axis=1), np.int64) for cells in (a, b))
+    return np.add.outer(*totals) - 2 * shared
+
+
+def _hamming(a: Sparse, b: Sparse) -> Floats:
+    """Return the share of genes in which the counts differ."""
+    width = _width(a, b)
+    both = (presence(a) @ presence(b).T).toarray()
+    equal = (one_hot(a, width) @ one_hot(b, width).T).toarray()
+    present = (np.diff(cells.indptr).astype(np.int64) for cells in (a, b))
+    return (np.add.outer(*present) - both - equal) / a.shape[1]
+
+
+def _width(a: Sparse, b: Sparse) -> int:
+    return int(max(a.data.max(initial=1), b.data.max(initial=1)))
 
 
 def _near(distances: Mapping[str, Floats]) -> dict[str, int]:

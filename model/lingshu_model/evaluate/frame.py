@@ -1,0 +1,79 @@
+"""What is fixed on training cells before anything is compared with anything.
+
+One frozen configuration for every source: the axes of the joint PCA, the width of the MMD's
+kernels, and the genes whose correlations count. Knows nothing of held-out or sampled cells.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse.linalg import LinearOperator, svds
+
+from lingshu_model.evaluate.changes import Floats
+from lingshu_model.evaluate.sparse import Sparse, expression, moments, stacked
+
+COMPONENTS = 50
+VARIABLE_GENES = 1000
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The fixed part of every comparison.
+
+    Attributes:
+        mean: float64 [genes], of the training cells, log1p_cp10k.
+        axes: float64 [genes, components], orthonormal, the largest variance first.
+        squared_distance: the mean squared distance of two training cells along the axes.
+        variable: the genes of largest training variance, at most 1,000, in panel order.
+    """
+
+    mean: Floats
+    axes: Floats
+    squared_distance: float
+    variable: NDArray[np.int64]
+
+    @classmethod
+    def fit(cls, train: Iterable[Any]) -> "Frame":
+        """Return the frame of training cells, given as counts matrices [cells, genes]."""
+        values = expression(stacked(train))
+        mean, variance = moments(values)
+        axes, spread = _components(values, mean)
+        chosen = np.argsort(-variance, kind="stable")[:VARIABLE_GENES]
+        return cls(
+            mean=mean,
+            axes=axes,
+            squared_distance=float(2 * spread.sum()),
+            variable=np.sort(chosen[variance[chosen] > 0]),
+        )
+
+    def scores(self, values: Floats) -> Floats:
+        """Return cells [cells, genes] along the axes, float64 [cells, components]."""
+        return (values - self.mean) @ self.axes
+
+
+def _components(values: Sparse, mean: Floats) -> tuple[Floats, Floats]:
+    """Return the principal axes and the variance along each, without making the matrix dense."""
+    n, genes = values.shape
+    k = min(COMPONENTS, n - 1, genes - 1)
+
+    def times(v: Floats) -> Floats:
+        return values @ v - (mean @ v) * np.ones(n)
+
+    def transposed(u: Floats) -> Floats:
+        return values.T @ u - mean * u.sum()
+
+    centred = LinearOperator(
+        (n, genes),
+        matvec=lambda v: times(v.ravel()),
+        rmatvec=lambda u: transposed(u.ravel()),
+        dtype=np.float64,
+    )
+    # The start vector is fixed, so the same cells give the same axes.
+    _, size, axes = svds(centred, k=k, v0=np.ones(min(n, genes)) / np.sqrt(min(n, genes)))
+    order = np.argsort(-size)
+    axes, size = axes[order], size[order]
+    signs = np.sign(axes[np.arange(k), np.abs(axes).argmax(axis=1)])
+    return np.ascontiguousarray((axes * signs[:, None]).T), size**2 / n
