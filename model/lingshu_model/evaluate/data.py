@@ -148,6 +148,7 @@ def _one_context(spec: TrainingSpec, cells: TrainingCells) -> Study:
         i: "+".join(each.target for each in condition.interventions) or CONTROL
         for i, condition in enumerate(cells.conditions)
     }
+    parts = training.split(cells, spec)
     train, test = (
         {name: part.counts(part.rows(i)) for i, name in names.items()}
         for part in map(cells.take, (parts.train, parts.validation))
