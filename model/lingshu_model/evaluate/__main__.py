@@ -60,7 +60,7 @@ INTERFERON = "HALLMARK_INTERFERON_ALPHA_RESPONSE"
 @click.option("--guidance", type=click.FloatRange(0), help="Default: the checkpoint's own.")
 @click.option("--workers", type=click.IntRange(1), default=os.cpu_count(), help="Tiles at a time.")
 @click.option("--peer", multiple=True, help="NAME=FOLDER of another model's cells; repeatable.")
-@click.option("--related", help="Contexts related to one another, by how they begin: A,B,C.")
+@click.option("--related", help="Families of related contexts, by how they begin: A,B;C,D.")
 @click.option(
     "--gene-set",
     multiple=True,
@@ -110,7 +110,7 @@ def _evaluate(
 
 def _study(store: ArmStore, data: Path, held_out: str | None, options: dict[str, Any]) -> Study:
     named = options["related"]
-    related = tuple(named.split(",")) if named else RELATED
+    related = [family.split(",") for family in named.split(";")] if named else RELATED
     return load_study(store.checkpoint, data, held_out, related)
 
 
@@ -120,7 +120,8 @@ def _asked(store: ArmStore, study: Study, data: Path, options: dict[str, Any]) -
         name: Path(folder) for name, _, folder in (p.partition("=") for p in options["peer"])
     }
     genes = len(store.checkpoint.panel)
-    peers = read_peers(folders, study.sizes(store.n_cells), genes) if folders else Peers()
+    sizes = study.sizes(store.n_cells)
+    peers = read_peers(folders, study.conditions, sizes, genes) if folders else Peers()
     judged = any(population.held_out for population in study.populations)
     named = list(options["gene_set"]) or ([INTERFERON] if judged else [])
     alone = list(options["gene"]) or (["ISG15"] if judged else [])

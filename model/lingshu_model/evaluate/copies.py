@@ -88,7 +88,7 @@ def copy_check(
     exchangeable, which makes the number of copies among the sampled ones hypergeometric: the
     permutation test in closed form.
     """
-    sizes = {name: min(len(arms[name]) for arms in sampled) for name in observed.test}
+    sizes = {name: min(arms[name].shape[0] for arms in sampled) for name in observed.test}
     sizes = {name: min(n, observed.n_test(name)) for name, n in sizes.items()}
     real = _draw(observed.test, sizes, generator)
     pool = _Pool(stacked(observed.train.values()))

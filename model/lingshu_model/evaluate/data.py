@@ -27,8 +27,12 @@ from lingshu_model.wire import Checkpoint, Intervention, digest_file
 
 DEFAULT = Path("../shared/data")
 VALIDATION, TEST = "validation", "test"
-RELATED = ("B cell", "CD8 T cell", "natural killer cell")
-"""Lymphocytes, the contexts related to one another; named before anything was measured."""
+Families = Sequence[Sequence[str]]
+RELATED = (
+    ("B cell", "CD4 T cell", "CD8 T cell", "natural killer cell"),
+    ("CD14 monocyte", "FCGR3A monocyte", "dendritic cell"),
+)
+"""Families of contexts, lymphoid and myeloid; named before anything was measured."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class Split:
 
 
 def load_study(
-    checkpoint: Checkpoint, data: Path, held_out: str | None, related: Sequence[str] = RELATED
+    checkpoint: Checkpoint, data: Path, held_out: str | None, related: Families = RELATED
 ) -> Study:
     """Return what a checkpoint is to be judged by.
 
@@ -57,7 +61,7 @@ def load_study(
         checkpoint: whose training specification decides.
         data: the folder of the data files, or the specification's first file.
         held_out: `validation`, `test`, FIELD=VALUE, or None for what the specification holds out.
-        related: context values that are related to one another, by how they begin.
+        related: families of contexts, by how their names begin.
 
     Raises:
         ValueError: the specification holds nothing out, or not what is asked for.
@@ -202,13 +206,10 @@ def _said(spec: TrainingSpec, held_out: str) -> object:
     return {"fraction": spec.test, "unseen": unseen, "seed": spec.seed}
 
 
-def _related(name: str, others: Iterable[str], related: Sequence[str]) -> list[str]:
-    """Return the related contexts among others: both sides begin with a value of `related`.
-
-    A held-out context need not be named itself.
-    """
-    del name
-    return sorted(o for o in others if any(o.startswith(value) for value in related))
+def _related(name: str, others: Iterable[str], families: Families) -> list[str]:
+    """Return the contexts among others that are of the family of `name`; none without one."""
+    own = next((f for f in families if name.startswith(tuple(f))), ())
+    return sorted(o for o in others if own and o.startswith(tuple(own)))
 
 
 def _other_value(spec: TrainingSpec, folder: Path) -> str:

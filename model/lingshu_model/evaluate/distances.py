@@ -15,7 +15,8 @@ PERPLEXITY = 30.0
 NEIGHBOURS_PER_PERPLEXITY = 3
 WIDTHS = (-2, -1, 0, 1, 2)
 """Kernel widths are the mean squared distance times 2 to these powers."""
-ROUNDS = 60
+ROUNDS, REACH = 32, 8.0
+"""Bisections of a log precision between -8 and 8, in units of the mean squared distance."""
 
 
 def mmd2(a: Floats, b: Floats, squared_distance: float) -> float:
@@ -68,7 +69,7 @@ def _weights(squared: Floats, perplexity: float) -> Floats:
     squared = squared - squared.min(axis=1, keepdims=True)
     scale = np.maximum(squared.mean(axis=1, keepdims=True), 1e-300)
     squared = squared / scale
-    low, high = (np.full((len(squared), 1), bound) for bound in (-30.0, 30.0))
+    low, high = (np.full((len(squared), 1), bound) for bound in (-REACH, REACH))
     for _ in range(ROUNDS):
         middle = (low + high) / 2
         entropy = _entropy(_normalised(squared, middle))

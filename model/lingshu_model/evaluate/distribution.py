@@ -78,6 +78,8 @@ def compare_distributions(
     pools: Pools,
     frame: Frame,
     generator: np.random.Generator,
+    *,
+    splits: int = SPLITS,
 ) -> dict[str, DistributionError]:
     """Return the errors of every pool.
 
@@ -88,9 +90,10 @@ def compare_distributions(
         pools: conditions with held-out cells, by the pool's name.
         frame: what was fixed on training cells.
         generator: for splits, resampling and the bootstrap.
+        splits: how many.
     """
     return {
-        pool: _compare(_gather(observed, sources, names, frame), generator)
+        pool: _compare(_gather(observed, sources, names, frame), generator, splits)
         for pool, names in pools.items()
     }
 
@@ -152,11 +155,11 @@ def _comparable(arms: Arms, names: Sequence[str]) -> bool:
     return all(name in arms and not is_expression(arms[name]) for name in names)
 
 
-def _compare(pool: _Pool, generator: np.random.Generator) -> DistributionError:
+def _compare(pool: _Pool, generator: np.random.Generator, splits: int) -> DistributionError:
     n = sum(pool.sizes)
     points: dict[str, list[list[Floats]]] = {}
     draws: dict[str, list[list[Floats]]] = {}
-    for _ in range(SPLITS):
+    for _ in range(splits):
         reference, other = _halves(pool, generator)
         resampled = reference.rows(generator.integers(n, size=n))
         for source, cells in _drawn(pool, other, generator):

@@ -90,7 +90,7 @@ class Contexts:
         `control_mean`: no change. `context_mean`: the mean change of all that was done to this
         context in training, which is nothing, so no change either. `mean_shift`: the mean training
         change over all other contexts, each counting once. `mean_shift_by_cells`: each counting as
-        its perturbed cells. `related_mean_shift`: over the related contexts.
+        its perturbed cells. `related_mean_shift`: over the related contexts, all where there are none.
         `nearest_context_shift`: of the context with the nearest control mean. `perturbed_mean`: the
         mean profile of all perturbed training cells of other contexts, minus this context's control
         mean.
@@ -105,18 +105,17 @@ class Contexts:
     def _predict(self, context: str, control: str, judged: Observed) -> dict[str, Change]:
         others = self.others(context)
         cells = expressed(judged.train[control])
-        related = [name for name in self.related.get(context, ()) if name in others]
+        related = [name for name in self.related.get(context, ()) if name in others] or others
         found = {"control_mean": _nothing(judged), "context_mean": _nothing(judged)}
         if not others:
             return found
         found |= {
             "mean_shift": mean_change([self.shifts[o] for o in others]),
             "mean_shift_by_cells": self._weighted(others),
+            "related_mean_shift": mean_change([self.shifts[o] for o in related]),
             "nearest_context_shift": self.shifts[self.nearest(context, cells)],
             "perturbed_mean": self._perturbed_mean(others, cells),
         }
-        if related:
-            found["related_mean_shift"] = mean_change([self.shifts[o] for o in related])
         return found
 
     def _weighted(self, names: Sequence[str]) -> Change:
