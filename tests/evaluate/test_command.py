@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -259,6 +260,18 @@ def test_an_arm_is_sampled_once_and_read_back_the_same(
     assert [request.steps for request in fake_sampler.asked] == [3, 8]
     assert store.counts(control, 7, n=5).shape == (5, len(GENES))
     assert fake_sampler.asked[-1].n_cells == 5
+
+
+def test_whole_tiles_are_asked_for_and_the_first_cells_kept(
+    checkpoint: Path, tmp_path: Path, fake_sampler
+):
+    loaded = Catalogue([tmp_path]).load("made")
+    sampler = {**loaded.config["sampler"], "tile": 16}
+    tiled = replace(loaded, config={**loaded.config, "sampler": sampler})
+    store = ArmStore(tiled, tmp_path / "arms", n_cells=20, steps=3, guidance=0.0)
+    cells = store.counts(Condition(CONTEXT), 7)
+    assert cells.shape[0] == 20
+    assert fake_sampler.asked[-1].n_cells == 32
 
 
 def test_figures_are_rounded_to_five_digits_and_never_nan():

@@ -113,7 +113,8 @@ def test_monte_carlo_error_falls_with_the_cells_sampled():
         table = _table([Truth().arms(n, 5)])
         strong = table.observed.perturbations.index("strong")
         spread.append(table.figures["pearson_of_change"].wobble[0, :, strong].std())
-    assert 2 < spread[0] / spread[1] < 4.5
+    # By a factor of 3 where Pearson is far from 1, of up to 9 where it is near.
+    assert 2 < spread[0] / spread[1] < 12
 
 
 def test_a_row_counts_the_cells_of_its_perturbation(honest: EffectTable):

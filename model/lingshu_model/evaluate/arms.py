@@ -66,19 +66,20 @@ class ArmStore:
         path = self._path(request, "safetensors")
         if not path.is_file():
             self._sample(request, path)
-        return csr(decode_cells(path.read_bytes()).counts)
+        return csr(decode_cells(path.read_bytes()).counts[: self._asked(n)])
 
     def request(
         self, asked: Condition, seed: int, *, n: int | None = None, steps: int | None = None
     ) -> ArmRequest:
-        """Return what is asked of the sampler."""
+        """Return what is asked of the sampler: whole tiles, since it computes no less."""
+        tile = int(self.checkpoint.config["sampler"].get("tile", 1))
         return ArmRequest(
             checkpoint=self.checkpoint.name,
             checkpoint_digest=self.checkpoint.digest,
             context=dict(asked.context),
             interventions=asked.interventions,
             seed=seed,
-            n_cells=self.n_cells if n is None else n,
+            n_cells=-(-self._asked(n) // tile) * tile,
             steps=steps or self.steps,
             guidance=self.guidance,
         )
@@ -87,6 +88,9 @@ class ArmStore:
         """Return `seconds` and the numerics `profile` each of these arms was sampled with."""
         paths = [self._path(request, "json") for request in requests]
         return [json.loads(path.read_text("utf-8")) for path in paths]
+
+    def _asked(self, n: int | None) -> int:
+        return self.n_cells if n is None else n
 
     def _path(self, request: ArmRequest, suffix: str) -> Path:
         return self.folder / f"{request.digest.removeprefix('sha256:')[:32]}.{suffix}"

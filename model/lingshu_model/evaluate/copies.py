@@ -160,10 +160,11 @@ class _Pool:
         and the second nearest is meant.
         """
         rank = int(itself)
-        distances = _cityblock if metric == "cityblock" else _hamming
+        width = int(max(cells.data.max(initial=1), self.counts.data.max(initial=1)))
+        distances = (_Cityblock if metric == "cityblock" else _Hamming)(self.counts, width)
         # A part of the cells at a time: their products with the pool are nearly dense.
         parts = [csr(cells[i : i + PART]) for i in range(0, cells.shape[0], PART)]
-        found = [np.partition(distances(p, self.counts), rank, axis=1)[:, rank] for p in parts]
+        found = [np.partition(distances.of(part), rank, axis=1)[:, rank] for part in parts]
         return np.concatenate(found).astype(np.float64)
 
 
@@ -174,25 +175,31 @@ def _row(cells: Sparse, i: int) -> bytes:
     return genes.astype(np.int64).tobytes() + counts.astype(np.int64).tobytes()
 
 
-def _cityblock(a: Sparse, b: Sparse) -> NDArray[np.int64]:
-    """Return the summed absolute differences of counts: the totals less twice what is shared."""
-    width = _width(a, b)
-    shared = (thermometer(a, width) @ thermometer(b, width).T).toarray()
-    totals = (np.asarray(cells.sum(axis=1), np.int64) for cells in (a, b))
-    return np.add.outer(*totals) - 2 * shared
+class _Cityblock:
+    """Summed absolute differences of counts: both totals less twice what is shared."""
+
+    def __init__(self, pool: Sparse, width: int) -> None:
+        self.width, self.shared = width, thermometer(pool, width).T.tocsr()
+        self.totals = np.asarray(pool.sum(axis=1), np.int64)
+
+    def of(self, cells: Sparse) -> NDArray[np.int64]:
+        totals = np.add.outer(np.asarray(cells.sum(axis=1), np.int64), self.totals)
+        return totals - 2 * (thermometer(cells, self.width) @ self.shared).toarray()
 
 
-def _hamming(a: Sparse, b: Sparse) -> Floats:
-    """Return the share of genes in which the counts differ."""
-    width = _width(a, b)
-    both = (presence(a) @ presence(b).T).toarray()
-    equal = (one_hot(a, width) @ one_hot(b, width).T).toarray()
-    present = (np.diff(cells.indptr).astype(np.int64) for cells in (a, b))
-    return (np.add.outer(*present) - both - equal) / a.shape[1]
+class _Hamming:
+    """The share of genes in which the counts differ."""
 
+    def __init__(self, pool: Sparse, width: int) -> None:
+        self.width, self.equal = width, one_hot(pool, width).T.tocsr()
+        self.both, self.present = presence(pool).T.tocsr(), np.diff(pool.indptr)
 
-def _width(a: Sparse, b: Sparse) -> int:
-    return int(max(a.data.max(initial=1), b.data.max(initial=1)))
+    def of(self, cells: Sparse) -> Floats:
+        present = np.add.outer(np.diff(cells.indptr), self.present)
+        both = (presence(cells) @ self.both).toarray()
+        return (present - both - (one_hot(cells, self.width) @ self.equal).toarray()) / cells.shape[
+            1
+        ]
 
 
 def _near(distances: Mapping[str, Floats]) -> dict[str, int]:

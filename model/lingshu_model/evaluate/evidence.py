@@ -15,7 +15,7 @@ from lingshu_model.evaluate import distribution
 from lingshu_model.evaluate.distribution import DistributionError
 from lingshu_model.evaluate.observed import CONTROL
 from lingshu_model.evaluate.report import Found, Report
-from lingshu_model.evaluate.sample import METRICS
+from lingshu_model.evaluate.sample import HIGHER_IS_BETTER, METRICS, SIGNED
 from lingshu_model.evaluate.tiers import tiers
 
 FORMAT = "lingshu-evidence-1"
@@ -143,7 +143,9 @@ def _metric(errors: Sequence[DistributionError], metric: str) -> dict[str, Any]:
         for baseline in sources
         if baseline != distribution.MODEL
     }
-    return {**figures, "verdicts": verdicts}
+    mine, half = (figures[s]["value"] for s in (distribution.MODEL, distribution.HALF))
+    ratio = mine / half if metric not in (HIGHER_IS_BETTER | SIGNED) and half else math.nan
+    return {**figures, "verdicts": verdicts, "ratio_to_half": ratio}
 
 
 def _model_errors(error: DistributionError) -> dict[str, float]:

@@ -90,10 +90,10 @@ class Contexts:
         `control_mean`: no change. `context_mean`: the mean change of all that was done to this
         context in training, which is nothing, so no change either. `mean_shift`: the mean training
         change over all other contexts, each counting once. `mean_shift_by_cells`: each counting as
-        its perturbed cells. `related_mean_shift`: over the related contexts, all where there are none.
-        `nearest_context_shift`: of the context with the nearest control mean. `perturbed_mean`: the
-        mean profile of all perturbed training cells of other contexts, minus this context's control
-        mean.
+        its perturbed cells. `related_mean_shift`: over the related contexts, over all others where
+        there are none. `nearest_context_shift`: of the context with the nearest control mean.
+        `perturbed_mean`: the mean profile of all perturbed training cells of other contexts, minus
+        this context's control mean.
         """
         found = [
             self._predict(name, control, judged)

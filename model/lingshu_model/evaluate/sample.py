@@ -189,3 +189,4 @@ METRICS: dict[str, Callable[[Sample, Sample], float]] = {
     "variance_bias": variance_bias,
 }
 HIGHER_IS_BETTER = frozenset({"pearson_of_means", "spearman_of_means", "ilisi"})
+SIGNED = frozenset({"zero_rate_bias", "library_mean_bias", "variance_bias"})

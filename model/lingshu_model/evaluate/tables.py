@@ -13,6 +13,7 @@ from lingshu_model.evaluate.sample import HIGHER_IS_BETTER
 
 UNDEFINED = "n/a"
 NEARLY_ONE = 0.99
+BESIDE = ("model", "verdicts", "ratio_to_half")
 TIERS = {
     "seen": "held-out cells of conditions trained on",
     "seen_elsewhere": "a context it was never trained in",
@@ -191,17 +192,19 @@ def perturbation_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
 
 def distribution_table(metrics: Mapping[str, Mapping[str, Any]]) -> str:
     """Return one line per metric, each source against one real half."""
-    sources = [name for name in next(iter(metrics.values())) if name not in ("verdicts", "model")]
+    sources = [name for name in next(iter(metrics.values())) if name not in BESIDE]
     ordered = ["model", *sorted(sources)]
-    header = ("metric", *ordered, *(f"model against {b}" for b in sorted(sources)))
-    return _table(
-        header,
-        (
-            [name + (" ↑" if name in HIGHER_IS_BETTER else ""), *(_figure(row[s]) for s in ordered)]
-            + [row["verdicts"][b] for b in sorted(sources)]
-            for name, row in metrics.items()
-        ),
-    )
+    header = ("metric", *ordered, "model / half", *(f"model against {b}" for b in sorted(sources)))
+    lines = [
+        [
+            name + (" ↑" if name in HIGHER_IS_BETTER else ""),
+            *(_figure(row[source]) for source in ordered),
+            _number(row["ratio_to_half"]),
+            *(row["verdicts"][baseline] for baseline in sorted(sources)),
+        ]
+        for name, row in metrics.items()
+    ]
+    return _table(header, lines)
 
 
 def copy_table(copies: Mapping[str, Any]) -> str:
