@@ -56,7 +56,7 @@ def ilisi(a: Floats, b: Floats, perplexity: float = PERPLEXITY) -> float:
     squared = cdist(points, points, "sqeuclidean")
     np.fill_diagonal(squared, np.inf)
     nearest = np.argpartition(squared, k - 1, axis=1)[:, :k]
-    weights = _weights(np.take_along_axis(squared, nearest, axis=1), perplexity)
+    weights = _weights(np.take_along_axis(squared, nearest, 1).astype(np.float64), perplexity)
     share = (weights * labels[nearest]).sum(axis=1)
     return float((1 / (share**2 + (1 - share) ** 2)).mean() - 1)
 

@@ -1,11 +1,12 @@
 """`evidence.json`: what the tools quote of a checkpoint, generated and never typed.
 
-Indent 1, sorted keys, floats to 5 significant digits, undefined figures null. Knows nothing of
+Indent 1 but for lists of numbers, sorted keys, floats to 5 significant digits, undefined figures null. Knows nothing of
 sampling.
 """
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from lingshu_model.evaluate.tiers import tiers
 
 FORMAT = "lingshu-evidence-1"
 DIGITS = 5
+_NUMBERS = re.compile(r"\[[\s\d.,e+\-nul]*\]")
 
 
 def evidence(report: Report, head: Mapping[str, Any]) -> dict[str, Any]:
@@ -55,8 +57,9 @@ def evidence(report: Report, head: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def dumps(value: Mapping[str, Any]) -> str:
-    """Return the canonical text of an evidence file."""
-    return json.dumps(rounded(value), indent=1, sort_keys=True, allow_nan=False) + "\n"
+    """Return the canonical text of an evidence file; a list of numbers is one line."""
+    text = json.dumps(rounded(value), indent=1, sort_keys=True, allow_nan=False)
+    return _NUMBERS.sub(lambda found: " ".join(found.group().split()), text) + "\n"
 
 
 def rounded(value: Any) -> Any:
@@ -99,23 +102,23 @@ def groups_of(
 ) -> dict[str, list[DistributionError]]:
     """Return which pools are averaged, by what the average is called; the first is the usual one.
 
-    With one population its perturbations and its control; with several the mean over them, the
-    cells of all over the genes that all measure, each, and every held-out condition.
+    Where conditions are pools of their own, the perturbations and the control. Where a population
+    is one pool, the mean over populations, the cells of all over the genes that all measure, each,
+    and every held-out condition.
 
     Args:
         errors: by population and pool.
         joint: populations made of the others' cells.
     """
     pools = {pool: error for each in errors.values() for pool, error in each.items()}
-    if len(errors) == 1:
-        control = [CONTROL] if CONTROL in pools else []
-        rest = [name for name in pools if name != CONTROL]
-        named = {"perturbations": rest, "control": control}
-    else:
-        own = [name for name, each in errors.items() if name in each]
+    own = [name for name, each in errors.items() if name in each]
+    if own:
         single = [name for name in own if name not in joint]
         named = {"mean over sources": single, **{n: [n] for n in own if n in joint}}
         named |= {name: [name] for name in [*single, *(n for n in pools if n not in own)]}
+    else:
+        rest = [name for name in pools if name != CONTROL]
+        named = {"perturbations": rest, "control": [CONTROL] if CONTROL in pools else []}
     return {name: [pools[n] for n in chosen] for name, chosen in named.items() if chosen}
 
 

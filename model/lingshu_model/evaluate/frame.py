@@ -54,26 +54,28 @@ class Frame:
         return (values - self.mean) @ self.axes
 
 
+class _Centred(LinearOperator):
+    """A sparse matrix with its column means taken off, without making it dense."""
+
+    def __init__(self, values: Sparse, mean: Floats) -> None:
+        super().__init__(np.dtype(np.float64), values.shape)
+        self.values, self.mean = values, mean
+
+    def _matvec(self, x: Floats) -> Floats:
+        return self.values @ x.ravel() - self.mean @ x.ravel()
+
+    def _rmatvec(self, x: Floats) -> Floats:
+        return self.values.T @ x.ravel() - self.mean * x.sum()
+
+
 def _components(values: Sparse, mean: Floats) -> tuple[Floats, Floats]:
-    """Return the principal axes and the variance along each, without making the matrix dense."""
+    """Return the principal axes [genes, components] and the variance along each."""
     n, genes = values.shape
-    k = min(COMPONENTS, n - 1, genes - 1)
-
-    def times(v: Floats) -> Floats:
-        return values @ v - (mean @ v) * np.ones(n)
-
-    def transposed(u: Floats) -> Floats:
-        return values.T @ u - mean * u.sum()
-
-    centred = LinearOperator(
-        (n, genes),
-        matvec=lambda v: times(v.ravel()),
-        rmatvec=lambda u: transposed(u.ravel()),
-        dtype=np.float64,
-    )
+    k, least = min(COMPONENTS, n - 1, genes - 1), min(n, genes)
     # The start vector is fixed, so the same cells give the same axes.
-    _, size, axes = svds(centred, k=k, v0=np.ones(min(n, genes)) / np.sqrt(min(n, genes)))
+    found = svds(_Centred(values, mean), k=k, v0=np.full(least, 1 / np.sqrt(least)))
+    size, axes = (np.asarray(part, np.float64) for part in found[1:])
     order = np.argsort(-size)
-    axes, size = axes[order], size[order]
+    size, axes = size[order], axes[order]
     signs = np.sign(axes[np.arange(k), np.abs(axes).argmax(axis=1)])
     return np.ascontiguousarray((axes * signs[:, None]).T), size**2 / n

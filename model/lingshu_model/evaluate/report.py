@@ -303,8 +303,9 @@ def _shams(store: ArmStore, study: Study, seed: int, each: Each) -> Shams:
         change[columns] = paired_change(perturbed, control).value
         changes.append(change)
         each()
-    known = np.isfinite(changes).any(axis=0) if changes else np.zeros(len(panel), bool)
-    genes = [gene for gene, measured in zip(panel, known, strict=True) if measured]
+    table = np.array(changes).reshape(-1, len(panel))
+    known = np.asarray(np.isfinite(table).any(axis=0), bool)
+    genes = [gene for gene, measured in zip(panel, known.tolist(), strict=True) if measured]
     return Shams(genes, [change[known] for change in changes])
 
 

@@ -202,7 +202,7 @@ def _population(sides: Sides, names: Sequence[str], sources: Iterable[int]) -> P
     columns = np.flatnonzero(sides.measured[sources].all(axis=0))
     train = _by_condition(sides.train, names, sources, columns)
     test = _by_condition(sides.test, names, sources, columns)
-    genes = [sides.panel[i] for i in columns]
+    genes = [sides.panel[i] for i in columns.tolist()]
     name = sides.sources[sources[0]] if len(sources) == 1 else EVERYTHING
     never = {names[i] for i in sides.never_trained}
     shared = [c for c in test if c in train and c not in never and test[c].shape[0] > 1]
