@@ -189,7 +189,7 @@ def test_evaluating_writes_tables_and_canonical_evidence_and_pins_it(
     assert found["copies"]["more_than_real"] is False
     text = (checkpoint / "evidence.json").read_text("utf-8")
     assert text == dumps(json.loads(text))
-    assert max(line.count(",") for line in text.splitlines()) == len(GENES) - 1
+    assert max(map(len, text.splitlines())) > 8 * len(GENES)
 
     # Again: nothing is sampled and every figure is the same.
     again = _run(*common)

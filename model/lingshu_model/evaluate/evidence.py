@@ -1,7 +1,7 @@
 """`evidence.json`: what the tools quote of a checkpoint, generated and never typed.
 
-Indent 1 but for lists of numbers, sorted keys, floats to 5 significant digits, undefined figures null. Knows nothing of
-sampling.
+Indent 1 but for lists of numbers, sorted keys, floats to 5 significant digits, undefined figures
+null. Knows nothing of sampling.
 """
 
 import json

@@ -15,7 +15,9 @@ from scipy.sparse.linalg import LinearOperator, svds
 from lingshu_model.evaluate.changes import Floats
 from lingshu_model.evaluate.sparse import Sparse, expression, moments, stacked
 
-COMPONENTS = 50
+COMPONENTS, FEWEST = 50, 2
+REPRODUCED = 0.5
+"""Share of an axis' variance that cells it was not fitted on must show."""
 VARIABLE_GENES = 1000
 
 
@@ -25,7 +27,8 @@ class Frame:
 
     Attributes:
         mean: float64 [genes], of the training cells, log1p_cp10k.
-        axes: float64 [genes, components], orthonormal, the largest variance first.
+        axes: float64 [genes, components], orthonormal, the largest variance first; at most 50, and
+            only those that half of the cells find as the other half does.
         squared_distance: the mean squared distance of two training cells along the axes.
         variable: the genes of largest training variance, at most 1,000, in panel order.
     """
@@ -40,7 +43,7 @@ class Frame:
         """Return the frame of training cells, given as counts matrices [cells, genes]."""
         values = expression(stacked(train))
         mean, variance = moments(values)
-        axes, spread = _components(values, mean)
+        axes, spread = _components(values, mean, _reproduced(values))
         chosen = np.argsort(-variance, kind="stable")[:VARIABLE_GENES]
         return cls(
             mean=mean,
@@ -68,10 +71,24 @@ class _Centred(LinearOperator):
         return self.values.T @ x.ravel() - self.mean * x.sum()
 
 
-def _components(values: Sparse, mean: Floats) -> tuple[Floats, Floats]:
+def _reproduced(values: Sparse) -> int:
+    """Return how many leading axes of one half of the cells are axes of the other half too.
+
+    Beyond them axes are the noise of the cells they were fitted on, which vary along them several
+    times as much as others do: training cells would be far from held-out ones for that alone.
+    """
+    first, second = values[::2], values[1::2]
+    mean, _ = moments(first)
+    axes, spread = _components(first, mean, COMPONENTS)
+    others = np.asarray((second @ axes - moments(second)[0] @ axes).var(axis=0))
+    noise = np.flatnonzero(others < REPRODUCED * spread)
+    return max(FEWEST, int(noise[0]) if len(noise) else len(spread))
+
+
+def _components(values: Sparse, mean: Floats, most: int) -> tuple[Floats, Floats]:
     """Return the principal axes [genes, components] and the variance along each."""
     n, genes = values.shape
-    k, least = min(COMPONENTS, n - 1, genes - 1), min(n, genes)
+    k, least = min(most, n - 1, genes - 1), min(n, genes)
     # The start vector is fixed, so the same cells give the same axes.
     found = svds(_Centred(values, mean), k=k, v0=np.full(least, 1 / np.sqrt(least)))
     size, axes = (np.asarray(part, np.float64) for part in found[1:])
