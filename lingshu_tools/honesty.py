@@ -11,7 +11,7 @@ from lingshu_model.wire import Checkpoint, Support
 from lingshu_tools.results import BaselineView, Cost, EvidenceView, SupportView
 
 TRIVIAL = ("mean_shift", "control_mean")
-REFERENCE = "replicate_reference"
+REFERENCES = ("replicate_reference", "split_half_reference")
 NO_EVIDENCE = (
     "No held-out figure exists for {tier} perturbations of this checkpoint, so nothing but the "
     "training supports this prediction."
@@ -64,7 +64,7 @@ def _better(view: EvidenceView) -> str:
     better = [
         f"{name.replace('_', ' ')} {_shown(baseline)}"
         for name, baseline in view.baselines.items()
-        if name not in (*TRIVIAL, REFERENCE)
+        if name not in (*TRIVIAL, *REFERENCES)
         and model is not None
         and baseline.value is not None
         and baseline.value > model

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,15 +15,38 @@ from made import GENES, SIZES, Truth
 from scipy import sparse
 
 import lingshu_model
+from lingshu_model.evaluate import distribution
 from lingshu_model.evaluate.__main__ import main
-from lingshu_model.evaluate.arms import ArmStore, profile_digest
-from lingshu_model.evaluate.data import Split, load_observed
-from lingshu_model.evaluate.evidence import rounded
+from lingshu_model.evaluate.arms import ArmStore, Condition, profile_digest
+from lingshu_model.evaluate.data import Split, load_observed, load_study
+from lingshu_model.evaluate.evidence import dumps, rounded
 from lingshu_model.evaluate.observed import CONTROL
+from lingshu_model.evaluate.sparse import dense
+from lingshu_model.train.spec import TrainingSpec
 from lingshu_model.wire import ArmRequest, Catalogue, Cells
 from lingshu_model.wire.catalogue import FORMAT, pin
 
 CONTEXT = {"cell_line": "THP-1"}
+TRAINING = TrainingSpec.model_validate(
+    {
+        "name": "made",
+        "sources": [
+            {
+                "file": "cells.h5ad",
+                "where": {"bio_rep": ["rep_1"]},
+                "context": CONTEXT,
+                "perturbation": {
+                    "column": "perturbation",
+                    "control": "non-targeting",
+                    "kind": "knockout",
+                },
+            }
+        ],
+        "network": "lingshu-tiny",
+        "epochs": 1,
+        "validation": 0.2,
+    }
+)
 
 
 class FakeSampler:
@@ -49,6 +73,7 @@ def _sample_arm(_sampler: FakeSampler, request: ArmRequest, _workers: int = 1) -
 @pytest.fixture
 def fake_sampler(monkeypatch: pytest.MonkeyPatch) -> type[FakeSampler]:
     FakeSampler.asked = []
+    monkeypatch.setitem(distribution.compare_distributions.__kwdefaults__, "splits", 6)
     module = SimpleNamespace(Sampler=FakeSampler, sample_arm=_sample_arm)
     monkeypatch.setitem(sys.modules, "lingshu_model.sampler", module)
     monkeypatch.setattr(lingshu_model, "sampler", module, raising=False)
@@ -67,6 +92,7 @@ def _checkpoint(folder: Path) -> Path:
         "contexts": [{"context": CONTEXT}],
         "seen": seen,
         "sampler": {"steps": 3, "guidance": 0.0},
+        "training": TRAINING.model_dump(mode="json"),
     }
     path = folder / "made"
     path.mkdir()
@@ -152,20 +178,53 @@ def test_evaluating_writes_tables_and_canonical_evidence_and_pins_it(
     assert headline["verdicts"]["mean_shift"] == "win"
     assert tier["residuals"]["genes"] == GENES
     assert np.shape(tier["residuals"]["values"]) == (len(SIZES) - 1, len(GENES))
+    assert tier["residuals"]["perturbations"] == tier["residuals"]["names"]
     assert np.shape(found["sham"]["changes"]) == (3, len(GENES))
+    assert sorted(found["distribution"]["groups"]) == ["control", "perturbations"]
+    assert found["composition"] == {}
     assert found["data"]["held_out"] == {"field": "bio_rep", "value": "rep_3"}
     assert found["settings"]["steps"] == 3
     assert found["cost"]["seconds_per_cell"] > 0
     assert found["cost"]["machine"] == "made"
     assert found["copies"]["more_than_real"] is False
     text = (checkpoint / "evidence.json").read_text("utf-8")
-    assert text == json.dumps(found, indent=1, sort_keys=True) + "\n"
+    assert text == dumps(json.loads(text))
+    assert max(map(len, text.splitlines())) > 8 * len(GENES)
 
     # Again: nothing is sampled and every figure is the same.
     again = _run(*common)
     assert len(fake_sampler.asked) == 2 * len(SIZES) + 3
     assert again == printed[: len(again)]
     assert (out / "evidence.json").read_text("utf-8") == text
+
+
+def test_what_a_specification_leaves_out_of_its_file_is_held_out(
+    checkpoint: Path, data: Path, tmp_path: Path
+):
+    loaded = Catalogue([tmp_path]).load("made")
+    by_default = load_study(loaded, data, None)
+    assert by_default.held_out == {"field": "bio_rep", "value": "rep_3"}
+    (population,) = by_default.populations
+    made = Truth().observed(150, 120)
+    np.testing.assert_array_equal(population.observed.test["weak"], made.test["weak"])
+    assert by_default.conditions["weak"].interventions[0].kind == "knockout"
+    assert by_default.conditions[CONTROL] == Condition(CONTEXT)
+
+
+def test_the_validation_slice_is_that_of_training(checkpoint: Path, data: Path, tmp_path: Path):
+    study = load_study(Catalogue([tmp_path]).load("made"), data, "validation")
+    (population,) = study.populations
+    assert population.observed.n_test("weak") == 30
+    assert population.observed.n_train("weak") == 120
+    assert study.conditions["weak"].context == CONTEXT
+
+
+def test_test_cells_that_were_not_kept_are_refused(checkpoint: Path, data: Path, tmp_path: Path):
+    loaded = Catalogue([tmp_path]).load("made")
+    with pytest.raises(ValueError, match="kept no test cells"):
+        load_study(loaded, data, "test")
+    with pytest.raises(ValueError, match="does not exist; give the folder"):
+        load_study(loaded, tmp_path / "nowhere", None)
 
 
 def test_the_pairing_table_needs_its_three_knock_outs(
@@ -194,11 +253,26 @@ def test_an_arm_is_sampled_once_and_read_back_the_same(
 ):
     loaded = Catalogue([tmp_path]).load("made")
     store = ArmStore(loaded, tmp_path / "arms", n_cells=20, steps=3, guidance=0.0)
-    first = store.counts((), 7)
-    np.testing.assert_array_equal(store.counts((), 7), first)
+    control = Condition(CONTEXT)
+    first = dense(store.counts(control, 7))
+    np.testing.assert_array_equal(dense(store.counts(control, 7)), first)
     assert [request.seed for request in fake_sampler.asked] == [7]
-    store.counts((), 7, steps=8)
+    store.counts(control, 7, steps=8)
     assert [request.steps for request in fake_sampler.asked] == [3, 8]
+    assert store.counts(control, 7, n=5).shape == (5, len(GENES))
+    assert fake_sampler.asked[-1].n_cells == 5
+
+
+def test_whole_tiles_are_asked_for_and_the_first_cells_kept(
+    checkpoint: Path, tmp_path: Path, fake_sampler
+):
+    loaded = Catalogue([tmp_path]).load("made")
+    sampler = {**loaded.config["sampler"], "tile": 16}
+    tiled = replace(loaded, config={**loaded.config, "sampler": sampler})
+    store = ArmStore(tiled, tmp_path / "arms", n_cells=20, steps=3, guidance=0.0)
+    cells = store.counts(Condition(CONTEXT), 7)
+    assert cells.shape[0] == 20
+    assert fake_sampler.asked[-1].n_cells == 32
 
 
 def test_figures_are_rounded_to_five_digits_and_never_nan():

@@ -1,7 +1,9 @@
 import numpy as np
 from made import Truth
+from scipy.spatial.distance import cdist
 
-from lingshu_model.evaluate.copies import copy_check
+from lingshu_model.evaluate.copies import METRICS, _Pool, copy_check
+from lingshu_model.evaluate.sparse import csr
 
 
 def test_an_honest_model_is_not_taken_for_a_copyist():
@@ -48,3 +50,14 @@ def test_every_seed_is_checked_against_the_same_held_out_cells():
     one, other = copy_check(truth.observed(120, 100), seeds, np.random.default_rng(0))
     assert one.quantiles["cityblock"]["real"] == other.quantiles["cityblock"]["real"]
     assert one.quantiles["cityblock"]["sampled"] != other.quantiles["cityblock"]["sampled"]
+
+
+def test_distances_of_sparse_cells_are_scipys():
+    truth = Truth()
+    counts = np.concatenate([truth.cells("strong", 30, 1), np.zeros((1, 40), np.int32)])
+    pool = truth.cells("weak", 50, 2) * (np.random.default_rng(0).random((50, 40)) < 0.5)
+    for metric in METRICS:
+        found = _Pool(csr(pool)).nearest(csr(counts), metric)
+        np.testing.assert_allclose(found, cdist(counts, pool, metric).min(axis=1))
+        among = _Pool(csr(pool)).nearest(csr(pool[:7]), metric, itself=True)
+        np.testing.assert_allclose(among, np.sort(cdist(pool[:7], pool, metric))[:, 1])

@@ -11,10 +11,16 @@ from lingshu_model.evaluate.observed import (
     choose_sets,
     strengths,
 )
+from lingshu_model.evaluate.predictors import seen_predictions
 
 
 def _table(sampled: list, observed: Observed | None = None) -> EffectTable:
-    return compare_effects(observed or Truth().observed(), sampled, np.random.default_rng(0))
+    generator = np.random.default_rng(0)
+    observed = observed or Truth().observed()
+    sizes = [{name: len(cells) for name, cells in arms.items()} for arms in sampled]
+    predicted = seen_predictions(observed, sizes, generator)
+    sets = choose_sets(observed, generator)
+    return compare_effects(observed, sampled, predicted, sets, generator)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +61,7 @@ def test_the_bound_is_what_the_truth_itself_reaches():
 
 def test_a_model_that_draws_from_the_truth_reaches_the_bound(honest: EffectTable):
     strong = honest.observed.perturbations.index("strong")
-    assert honest.pearson_of("model", strong).value > honest.bound[strong] - 0.03
+    assert honest.score_of("model", strong).value > honest.bound[strong] - 0.03
     assert honest.verdict("control_mean", "all") == "win"
     assert honest.verdict("mean_shift", "all") == "win"
 
@@ -71,11 +77,11 @@ def test_a_halved_effect_has_half_the_magnitude_and_the_same_pearson(honest: Eff
     halved = _table([Truth().arms(2000, 5, scale=0.5)])
     assert halved.magnitude("model", "all").value == pytest.approx(0.5, abs=0.06)
     strong = halved.observed.perturbations.index("strong")
-    assert halved.pearson_of("model", strong).value > honest.bound[strong] - 0.06
+    assert halved.score_of("model", strong).value > honest.bound[strong] - 0.06
 
 
 def test_the_control_mean_predicts_nothing_and_is_scored_zero(honest: EffectTable):
-    found = honest.pearson("control_mean", "all")
+    found = honest.score("control_mean", "all")
     assert (found.value, found.interval) == (0, (0, 0))
 
 
@@ -94,11 +100,21 @@ def test_a_model_equal_to_a_baseline_ties_with_it():
 
 
 def test_seeds_are_scored_one_by_one_and_averaged(honest: EffectTable):
-    each = [honest.pearson("model", "all", seed=i).value for i in (0, 1)]
+    each = [honest.score("model", "all", seed=i).value for i in (0, 1)]
     assert each[0] != each[1]
-    assert honest.pearson("model", "all").value == pytest.approx(np.mean(each))
-    shift = [honest.pearson("mean_shift", "all", seed=i) for i in (0, 1)]
+    assert honest.score("model", "all").value == pytest.approx(np.mean(each))
+    shift = [honest.score("mean_shift", "all", seed=i) for i in (0, 1)]
     assert shift[0] == shift[1]
+
+
+def test_monte_carlo_error_falls_with_the_cells_sampled():
+    spread = []
+    for n in (100, 900):
+        table = _table([Truth().arms(n, 5)])
+        strong = table.observed.perturbations.index("strong")
+        spread.append(table.figures["pearson_of_change"].wobble[0, :, strong].std())
+    # By a factor of 3 where Pearson is far from 1, of up to 9 where it is near.
+    assert 2 < spread[0] / spread[1] < 12
 
 
 def test_a_row_counts_the_cells_of_its_perturbation(honest: EffectTable):

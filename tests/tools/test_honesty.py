@@ -7,6 +7,7 @@ import pytest
 from lingshu_model.wire import Catalogue
 from lingshu_tools.app import App
 from lingshu_tools.dispatcher import call
+from lingshu_tools.honesty import evidence_sentence
 from lingshu_tools.testing import FakeEngine, make_checkpoint
 
 PERTURB = {"interventions": [{"kind": "knockout", "target": "STAT1"}], "n_cells": 8, "wait_s": 30}
@@ -33,6 +34,19 @@ def test_the_held_out_figure_stands_beside_the_trivial_baselines(app_with):
     assert "0.62" in result.summary
     assert "mean shift 0.31" in result.summary
     assert result.evidence.beats_trivial_baseline is True
+
+
+def test_what_is_better_than_the_model_is_named_and_a_real_half_is_no_predictor(tmp_path: Path):
+    checkpoint = make_checkpoint(tmp_path / "checkpoints")
+    headline = checkpoint.evidence["tiers"]["seen"]["headline"]
+    headline["baselines"] |= {
+        "related_mean_shift": {"value": 0.7, "interval": [0.6, 0.8]},
+        "split_half_reference": {"value": 0.9, "interval": [0.8, 1.0]},
+    }
+    said = evidence_sentence(checkpoint, "seen")
+    assert "better than the model: related mean shift 0.70" in said
+    assert "split half" not in said
+    assert "replicate" not in said
 
 
 def test_a_checkpoint_that_beats_no_baseline_says_so_in_the_summary(app_with):

@@ -6,12 +6,12 @@ Knows nothing of what the cells are for.
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lingshu_model.evaluate.changes import Counts
+from lingshu_model.evaluate.sparse import Sparse, csr
 from lingshu_model.wire import (
     ArmRequest,
     Blob,
@@ -26,14 +26,27 @@ CELLS_AT_ONCE = 1024
 Interventions = tuple[Intervention, ...]
 
 
+@dataclass(frozen=True)
+class Condition:
+    """What cells are asked for: a context and what is done to it (nothing = control)."""
+
+    context: Mapping[str, str]
+    interventions: Interventions = ()
+
+    @property
+    def control(self) -> "Condition":
+        """The same context with nothing done to it."""
+        return Condition(self.context)
+
+
 @dataclass
 class ArmStore:
-    """Cells of one checkpoint in its first context, by interventions and seed.
+    """Cells of one checkpoint, by condition, seed and number.
 
     Attributes:
         checkpoint: whose cells.
         folder: where they are kept, one file per request digest with its cost beside it.
-        n_cells: cells per arm.
+        n_cells: cells per arm where no number is asked for.
         steps: sampling steps.
         guidance: classifier-free guidance.
         workers: tiles sampled at a time, one thread each.
@@ -48,26 +61,27 @@ class ArmStore:
     _sampler: Any = field(default=None, repr=False)
 
     def counts(
-        self, interventions: Interventions, seed: int, *, steps: int | None = None
-    ) -> Counts:
-        """Return int32 [n_cells, genes]: the arm's cells, sampled unless they are on disk."""
-        request = self.request(interventions, seed, steps=steps)
+        self, asked: Condition, seed: int, *, n: int | None = None, steps: int | None = None
+    ) -> Sparse:
+        """Return CSR [n, panel]: the arm's cells, sampled unless they are on disk."""
+        request = self.request(asked, seed, n=n, steps=steps)
         path = self._path(request, "safetensors")
         if not path.is_file():
             self._sample(request, path)
-        return decode_cells(path).counts
+        return csr(decode_cells(path).counts[: self._asked(n)])
 
     def request(
-        self, interventions: Interventions, seed: int, *, steps: int | None = None
+        self, asked: Condition, seed: int, *, n: int | None = None, steps: int | None = None
     ) -> ArmRequest:
-        """Return what is asked of the sampler."""
+        """Return what is asked of the sampler: whole tiles, since it computes no less."""
+        tile = int(self.checkpoint.config["sampler"].get("tile", 1))
         return ArmRequest(
             checkpoint=self.checkpoint.name,
             checkpoint_digest=self.checkpoint.digest,
-            context=self.checkpoint.contexts[0],
-            interventions=interventions,
+            context=dict(asked.context),
+            interventions=asked.interventions,
             seed=seed,
-            n_cells=self.n_cells,
+            n_cells=-(-self._asked(n) // tile) * tile,
             steps=steps or self.steps,
             guidance=self.guidance,
         )
@@ -76,6 +90,9 @@ class ArmStore:
         """Return `seconds` and the numerics `profile` each of these arms was sampled with."""
         paths = [self._path(request, "json") for request in requests]
         return [json.loads(path.read_text("utf-8")) for path in paths]
+
+    def _asked(self, n: int | None) -> int:
+        return self.n_cells if n is None else n
 
     def _path(self, request: ArmRequest, suffix: str) -> Path:
         return self.folder / f"{request.digest.removeprefix('sha256:')[:32]}.{suffix}"
@@ -101,15 +118,18 @@ def _parts(request: ArmRequest) -> Iterator[ArmRequest]:
         yield request.model_copy(update={"first_cell": start, "n_cells": n_cells})
 
 
-def single_interventions(checkpoint: Checkpoint) -> dict[str, Interventions]:
-    """Return the single trained interventions by target, shams left out."""
-    return {i[0].target: i for i in _trained(checkpoint) if len(i) == 1 and i[0].kind != "sham"}
+def shams(checkpoint: Checkpoint) -> list[Condition]:
+    """Return the trained sham conditions, ordered by name."""
+    found = [c for c in trained(checkpoint) if any(i.kind == "sham" for i in c.interventions)]
+    return sorted(found, key=lambda c: c.interventions[0].target)
 
 
-def shams(checkpoint: Checkpoint) -> list[Interventions]:
-    """Return the trained sham interventions, ordered by name."""
-    found = [i for i in _trained(checkpoint) if len(i) == 1 and i[0].kind == "sham"]
-    return sorted(found, key=lambda i: i[0].target)
+def trained(checkpoint: Checkpoint) -> list[Condition]:
+    """Return the conditions the checkpoint was trained on, shams among them."""
+    return [
+        Condition(entry["context"], tuple(Intervention(**i) for i in entry["interventions"]))
+        for entry in checkpoint.config["seen"]
+    ]
 
 
 def profile_digest(notes: Sequence[dict[str, Any]]) -> str:
@@ -126,9 +146,3 @@ def profile_digest(notes: Sequence[dict[str, Any]]) -> str:
         )
         raise ValueError(message)
     return digests.pop()
-
-
-def _trained(checkpoint: Checkpoint) -> list[Interventions]:
-    context = checkpoint.contexts[0]
-    entries = [e for e in checkpoint.config["seen"] if e["context"] == context]
-    return [tuple(Intervention(**i) for i in entry["interventions"]) for entry in entries]

@@ -11,17 +11,26 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from scipy.spatial.distance import cdist
+from numpy.typing import NDArray
 from scipy.stats import hypergeom
 
 from lingshu_model.evaluate.changes import Counts, Floats
 from lingshu_model.evaluate.observed import Observed
+from lingshu_model.evaluate.sparse import (
+    Sparse,
+    csr,
+    one_hot,
+    presence,
+    stacked,
+    thermometer,
+)
 
 NEAR = 0.01
 """A near copy lies among this share of the smallest distances of both kinds of cells pooled."""
 ALPHA = 0.01
 QUERIES = 600
 """Cells of either kind whose distances are measured."""
+PART = 100
 QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95)
 Metric = Literal["cityblock", "hamming"]
 METRICS: tuple[Metric, ...] = ("cityblock", "hamming")
@@ -79,27 +88,28 @@ def copy_check(
     exchangeable, which makes the number of copies among the sampled ones hypergeometric: the
     permutation test in closed form.
     """
-    sizes = {name: min(len(arms[name]) for arms in sampled) for name in observed.test}
-    sizes = {name: min(n, len(observed.test[name])) for name, n in sizes.items()}
+    sizes = {name: min(arms[name].shape[0] for arms in sampled) for name in observed.test}
+    sizes = {name: min(n, observed.n_test(name)) for name, n in sizes.items()}
     real = _draw(observed.test, sizes, generator)
-    pool = np.concatenate(list(observed.train.values()))
-    rows = generator.permutation(len(real))[:QUERIES]
-    own = generator.permutation(len(pool))[: len(rows)]
+    pool = _Pool(stacked(observed.train.values()))
+    n = real.shape[0]
+    rows = generator.permutation(n)[:QUERIES]
+    own = generator.permutation(pool.counts.shape[0])[: len(rows)]
     known = {
         metric: {
-            "real": _nearest(real[rows], pool, metric),
-            "training": _nearest(pool[own], pool, metric, itself=True),
+            "real": pool.nearest(real[rows], metric),
+            "training": pool.nearest(pool.counts[own], metric, itself=True),
         }
         for metric in METRICS
     }
-    exact = _copies(real, pool)
+    exact = pool.copies(real)
     checks: list[CopyCheck] = []
     for arms in sampled:
         mine = _draw(arms, sizes, generator)
         distances: dict[Metric, Mapping[str, Floats]] = {
-            m: known[m] | {"sampled": _nearest(mine[rows], pool, m)} for m in METRICS
+            m: known[m] | {"sampled": pool.nearest(mine[rows], m)} for m in METRICS
         }
-        checks.append(_check(distances, {"sampled": _copies(mine, pool), "real": exact}, len(real)))
+        checks.append(_check(distances, {"sampled": pool.copies(mine), "real": exact}, n))
     return checks
 
 
@@ -123,32 +133,73 @@ def _check(
 
 
 def _draw(
-    arms: Mapping[str, Counts], sizes: Mapping[str, int], generator: np.random.Generator
-) -> Counts:
+    arms: Mapping[str, Any], sizes: Mapping[str, int], generator: np.random.Generator
+) -> Sparse:
     """Return up to that many random cells of each condition, condition after condition."""
-    return np.concatenate(
-        [arms[name][generator.permutation(len(arms[name]))[:n]] for name, n in sizes.items()]
+    return stacked(
+        arms[name][generator.permutation(arms[name].shape[0])[:n]] for name, n in sizes.items()
     )
 
 
-def _copies(cells: Counts, pool: Counts) -> int:
-    """Return how many of the cells equal a training cell in every gene."""
-    known = {row.tobytes() for row in pool.astype(np.int64)}
-    return sum(row.tobytes() in known for row in cells.astype(np.int64))
+class _Pool:
+    """Training cells that others are held against."""
+
+    def __init__(self, counts: Sparse) -> None:
+        """Take the cells as CSR counts without stored zeros."""
+        self.counts = counts
+        self.rows = {_row(counts, i) for i in range(counts.shape[0])}
+
+    def copies(self, cells: Sparse) -> int:
+        """Return how many of the cells equal a training cell in every gene."""
+        return sum(_row(cells, i) in self.rows for i in range(cells.shape[0]))
+
+    def nearest(self, cells: Sparse, metric: Metric, *, itself: bool = False) -> Floats:
+        """Return each cell's distance to its nearest training cell.
+
+        Cityblock counts UMI, Hamming is a share of genes. With `itself` the cells are of the pool
+        and the second nearest is meant.
+        """
+        rank = int(itself)
+        width = int(max(cells.data.max(initial=1), self.counts.data.max(initial=1)))
+        distances = (_Cityblock if metric == "cityblock" else _Hamming)(self.counts, width)
+        # A part of the cells at a time: their products with the pool are nearly dense.
+        parts = [csr(cells[i : i + PART]) for i in range(0, cells.shape[0], PART)]
+        found = [np.partition(distances.of(part), rank, axis=1)[:, rank] for part in parts]
+        return np.concatenate(found).astype(np.float64)
 
 
-def _nearest(cells: Counts, pool: Counts, metric: Metric, *, itself: bool = False) -> Floats:
-    """Return each cell's distance to its nearest training cell.
+def _row(cells: Sparse, i: int) -> bytes:
+    """Return the bytes of one cell: equal cells have equal bytes."""
+    part = slice(cells.indptr[i], cells.indptr[i + 1])
+    genes, counts = cells.indices[part], cells.data[part]
+    return genes.astype(np.int64).tobytes() + counts.astype(np.int64).tobytes()
 
-    Cityblock counts UMI, Hamming is a share of genes. With `itself` the cells are of the pool and
-    the second nearest is meant.
-    """
-    parts = np.array_split(cells.astype(np.float64), max(1, len(cells) // 100))
-    training = pool.astype(np.float64)
-    rank = int(itself)
-    distances = (cdist(part, training, metric=metric) for part in parts)
-    nearest = [np.partition(d, rank, axis=1)[:, rank] for d in distances]
-    return np.concatenate(nearest).astype(np.float64)
+
+class _Cityblock:
+    """Summed absolute differences of counts: both totals less twice what is shared."""
+
+    def __init__(self, pool: Sparse, width: int) -> None:
+        self.width, self.shared = width, thermometer(pool, width).T.tocsr()
+        self.totals = np.asarray(pool.sum(axis=1), np.int64)
+
+    def of(self, cells: Sparse) -> NDArray[np.int64]:
+        totals = np.add.outer(np.asarray(cells.sum(axis=1), np.int64), self.totals)
+        return totals - 2 * (thermometer(cells, self.width) @ self.shared).toarray()
+
+
+class _Hamming:
+    """The share of genes in which the counts differ."""
+
+    def __init__(self, pool: Sparse, width: int) -> None:
+        self.width, self.equal = width, one_hot(pool, width).T.tocsr()
+        self.both, self.present = presence(pool).T.tocsr(), np.diff(pool.indptr)
+
+    def of(self, cells: Sparse) -> Floats:
+        present = np.add.outer(np.diff(cells.indptr), self.present)
+        both = (presence(cells) @ self.both).toarray()
+        return (present - both - (one_hot(cells, self.width) @ self.equal).toarray()) / cells.shape[
+            1
+        ]
 
 
 def _near(distances: Mapping[str, Floats]) -> dict[str, int]:

@@ -1,155 +1,38 @@
 """How far a set of cells is from real ones as a distribution, at equal numbers of cells.
 
-Every distance between samples grows as they shrink, so all sources are compared at one n: the
-held-out cells of a condition are split in halves of n, one half is the reference, and n cells of
-each source (the model, resampled training cells, the other real half) are held against it. Knows
-nothing of perturbation effects.
+Every distance between samples grows as they shrink, so all sources are compared at one n. Held-out
+cells are split in halves, condition by condition; one half is the reference, and as many cells of
+each condition from each source (the model, its peers, resampled training cells, the other real
+half) are held against it. A *pool* is the conditions that are compared together. Knows nothing of
+perturbation effects.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lingshu_model.evaluate.changes import Counts, Floats, log1p_cp10k
+from lingshu_model.evaluate.changes import Floats
 from lingshu_model.evaluate.estimates import Estimate, Verdict, estimate, halves, verdict
-from lingshu_model.evaluate.observed import CONTROL, Observed
+from lingshu_model.evaluate.frame import Frame
+from lingshu_model.evaluate.observed import Observed
+from lingshu_model.evaluate.sample import HIGHER_IS_BETTER, METRICS, Sample
+from lingshu_model.evaluate.sparse import dense, is_expression
 
 MODEL, TRAINING, HALF = "model", "resampled_training_cells", "real_split_half"
-SOURCES = (MODEL, TRAINING, HALF)
 ENOUGH = 100
-"""Held-out cells a condition needs, so that a half has 50."""
+"""Held-out cells a condition needs to be a pool of its own, so that a half has 50."""
 SPLITS = 30
-QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-Arms = Mapping[str, Counts]
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A set of cells and its summaries, each made once.
-
-    Attributes:
-        counts: UMI, [cells, genes].
-        expression: the same cells in log1p_cp10k.
-    """
-
-    counts: Counts
-    expression: Floats
-
-    @classmethod
-    def of(cls, counts: Counts) -> "Sample":
-        """Return the sample of these counts."""
-        return cls(counts, log1p_cp10k(counts))
-
-    def rows(self, index: NDArray[np.int64]) -> "Sample":
-        """Return the sample of these cells."""
-        return Sample(self.counts[index], self.expression[index])
-
-    @cached_property
-    def zeros(self) -> Floats:
-        """The share of zeros per gene."""
-        return (self.counts == 0).mean(axis=0)
-
-    @cached_property
-    def totals(self) -> NDArray[np.int64]:
-        """UMI per cell, the library sizes."""
-        return self.counts.sum(axis=1)
-
-    @cached_property
-    def total_quantiles(self) -> Floats:
-        """The 5, 25, 50, 75 and 95 % quantiles of UMI per cell."""
-        return np.quantile(self.totals, QUANTILES)
-
-    @cached_property
-    def variances(self) -> Floats:
-        """The variance per gene, log1p_cp10k."""
-        return self.expression.var(axis=0)
-
-    @cached_property
-    def sorted_counts(self) -> NDArray[np.int32]:
-        """UMI sorted within genes, [genes, cells]."""
-        return np.sort(np.ascontiguousarray(self.counts.T, np.int32))
-
-    @cached_property
-    def sorted_expression(self) -> NDArray[np.float32]:
-        """log1p_cp10k sorted within genes, [genes, cells]."""
-        return np.sort(np.ascontiguousarray(self.expression.T, np.float32))
-
-    @cached_property
-    def correlations(self) -> NDArray[np.float32]:
-        """Gene-gene Pearson, log1p_cp10k; 0 on the diagonal and where a gene never varies."""
-        centred = (self.expression - self.expression.mean(axis=0)).astype(np.float32)
-        scale = np.sqrt((centred**2).sum(axis=0))
-        scaled = centred / np.where(scale > 0, scale, 1.0)
-        matrix = scaled.T @ scaled
-        np.fill_diagonal(matrix, 0.0)
-        return matrix
-
-
-def zero_rate(a: Sample, b: Sample) -> float:
-    """Return the mean over genes of the absolute difference in the share of zeros."""
-    return float(np.abs(a.zeros - b.zeros).mean())
-
-
-def zero_rate_bias(a: Sample, b: Sample) -> float:
-    """Return the difference in the share of zeros over all genes, signed."""
-    return float(a.zeros.mean() - b.zeros.mean())
-
-
-def library_bias(a: Sample, b: Sample) -> float:
-    """Return the relative difference in mean UMI per cell, signed."""
-    return float(a.totals.mean() / b.totals.mean() - 1)
-
-
-def library_quantiles(a: Sample, b: Sample) -> float:
-    """Return the mean absolute relative difference over the five library quantiles."""
-    return float(np.abs(a.total_quantiles / np.maximum(b.total_quantiles, 1) - 1).mean())
-
-
-def variance(a: Sample, b: Sample) -> float:
-    """Return the summed absolute difference of gene variances over the reference's sum."""
-    return float(np.abs(a.variances - b.variances).sum() / b.variances.sum())
-
-
-def variance_bias(a: Sample, b: Sample) -> float:
-    """Return the relative difference in summed gene variance, signed."""
-    return float(a.variances.sum() / b.variances.sum() - 1)
-
-
-def wasserstein(a: Sample, b: Sample) -> float:
-    """Return the 1-Wasserstein distance per gene, averaged over genes, log1p_cp10k."""
-    return float(np.abs(a.sorted_expression - b.sorted_expression).mean())
-
-
-def wasserstein_count(a: Sample, b: Sample) -> float:
-    """Return the 1-Wasserstein distance per gene, averaged over genes, UMI."""
-    return float(np.abs(a.sorted_counts - b.sorted_counts).mean())
-
-
-def correlation(a: Sample, b: Sample) -> float:
-    """Return the mean absolute difference of gene-gene Pearson over gene pairs."""
-    genes = len(a.correlations)
-    return float(np.abs(a.correlations - b.correlations).sum() / (genes * (genes - 1)))
-
-
-METRICS: dict[str, Callable[[Sample, Sample], float]] = {
-    "zero_rate_error": zero_rate,
-    "zero_rate_bias": zero_rate_bias,
-    "library_mean_bias": library_bias,
-    "library_quantile_error": library_quantiles,
-    "variance_error": variance,
-    "variance_bias": variance_bias,
-    "wasserstein_log1p_cp10k": wasserstein,
-    "wasserstein_count": wasserstein_count,
-    "correlation_error": correlation,
-}
+Arms = Mapping[str, Any]
+Pools = Mapping[str, Sequence[str]]
 
 
 @dataclass(frozen=True)
 class DistributionError:
-    """One condition's errors.
+    """One pool's errors.
 
     Attributes:
         n_cells: cells on either side of every comparison.
@@ -162,26 +45,61 @@ class DistributionError:
     draws: Mapping[str, Floats]
 
 
+@dataclass(frozen=True)
+class _Pool:
+    """The cells of a pool: of each condition those held out, to train on, and by source and seed.
+
+    `train` is None where one of the conditions was never trained on.
+    """
+
+    test: list[Sample]
+    train: list[Any] | None
+    sources: Mapping[str, list[list[Sample]]]
+    frame: Frame
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        """Cells of each condition on either side of a comparison."""
+        drawn = [arms for seeds in self.sources.values() for arms in seeds]
+        return [
+            min(len(cells.counts) // 2, *(len(arms[i].counts) for arms in drawn))
+            for i, cells in enumerate(self.test)
+        ]
+
+
+def single_pools(observed: Observed) -> dict[str, list[str]]:
+    """Return every condition with at least 100 held-out cells as a pool of its own."""
+    return {n: [n] for n in observed.conditions if observed.n_test(n) >= ENOUGH}
+
+
 def compare_distributions(
-    observed: Observed, sampled: Sequence[Arms], generator: np.random.Generator
+    observed: Observed,
+    sources: Mapping[str, Sequence[Arms]],
+    pools: Pools,
+    frame: Frame,
+    generator: np.random.Generator,
+    *,
+    splits: int = SPLITS,
 ) -> dict[str, DistributionError]:
-    """Return the errors of every condition with at least 100 held-out cells, the control included.
+    """Return the errors of every pool.
 
     Args:
         observed: the real cells.
-        sampled: one mapping per seed: sampled counts by condition, at least one cell each.
+        sources: `model` and peers, by name: one mapping per seed, counts by condition, at least one
+            cell each. A peer is left out of a pool of which it lacks counts.
+        pools: conditions with held-out cells, by the pool's name.
+        frame: what was fixed on training cells.
         generator: for splits, resampling and the bootstrap.
+        splits: how many.
     """
-    names = [CONTROL, *observed.perturbations]
     return {
-        name: _compare(observed, name, [arms[name] for arms in sampled], generator)
-        for name in names
-        if len(observed.test[name]) >= ENOUGH
+        pool: _compare(_gather(observed, sources, names, frame), generator, splits)
+        for pool, names in pools.items()
     }
 
 
 def summarise(errors: Sequence[DistributionError], source: str, metric: str) -> Estimate:
-    """Return one metric of one source, averaged over conditions and seeds."""
+    """Return one metric of one source, averaged over pools and seeds."""
     value, draws = _average(errors, source, metric)
     return estimate(value, draws)
 
@@ -189,11 +107,24 @@ def summarise(errors: Sequence[DistributionError], source: str, metric: str) -> 
 def compare_sources(
     errors: Sequence[DistributionError], baseline: str, metric: str
 ) -> tuple[Estimate, Verdict]:
-    """Return model − baseline in absolute error, and win, tie or loss (smaller is better)."""
+    """Return model − baseline and win, tie or loss; of signed metrics the absolute value counts."""
     value, draws = _average(errors, MODEL, metric)
     other, other_draws = _average(errors, baseline, metric)
-    difference = estimate(abs(value) - abs(other), np.abs(draws) - np.abs(other_draws))
-    return difference, verdict(difference, higher_is_better=False)
+    higher = metric in HIGHER_IS_BETTER
+    if not higher:
+        value, other, draws, other_draws = (
+            abs(value),
+            abs(other),
+            np.abs(draws),
+            np.abs(other_draws),
+        )
+    difference = estimate(value - other, draws - other_draws)
+    return difference, verdict(difference, higher_is_better=higher)
+
+
+def shared_sources(errors: Sequence[DistributionError]) -> list[str]:
+    """Return the sources that every pool has, the model first."""
+    return [name for name in errors[0].point if all(name in e.point for e in errors)]
 
 
 def _average(errors: Sequence[DistributionError], source: str, metric: str) -> tuple[float, Floats]:
@@ -203,22 +134,82 @@ def _average(errors: Sequence[DistributionError], source: str, metric: str) -> t
     return float(np.mean(points)), np.mean(draws, axis=0)
 
 
-def _compare(
-    observed: Observed, name: str, sampled: Sequence[Counts], generator: np.random.Generator
-) -> DistributionError:
-    test, train = Sample.of(observed.test[name]), Sample.of(observed.train[name])
-    models = [Sample.of(counts) for counts in sampled]
-    n = min(len(test.counts) // 2, *(len(m.counts) for m in models))
-    shape = (len(models), SPLITS, len(METRICS))
-    draws = {source: np.empty(shape) for source in SOURCES}
-    points = {source: np.empty(shape) for source in SOURCES}
-    for split in range(SPLITS):
-        reference, other = (test.rows(half[:n]) for half in halves(len(test.counts), generator))
+def _gather(
+    observed: Observed, sources: Mapping[str, Sequence[Arms]], names: Sequence[str], frame: Frame
+) -> _Pool:
+    trained = all(name in observed.train for name in names)
+    return _Pool(
+        test=[Sample.of(observed.test[name], frame) for name in names],
+        train=[observed.train[name] for name in names] if trained else None,
+        sources={
+            source: [[Sample.of(arms[name], frame) for name in names] for arms in seeds]
+            for source, seeds in sources.items()
+            if all(_comparable(arms, names) for arms in seeds)
+        },
+        frame=frame,
+    )
+
+
+def _comparable(arms: Arms, names: Sequence[str]) -> bool:
+    """Return whether a source has counts of every condition."""
+    return all(name in arms and not is_expression(arms[name]) for name in names)
+
+
+def _compare(pool: _Pool, generator: np.random.Generator, splits: int) -> DistributionError:
+    n = sum(pool.sizes)
+    points: dict[str, list[list[Floats]]] = {}
+    draws: dict[str, list[list[Floats]]] = {}
+    for _ in range(splits):
+        reference, other = _halves(pool, generator)
         resampled = reference.rows(generator.integers(n, size=n))
-        for seed, model in enumerate(models):
-            mine = model.rows(generator.permutation(len(model.counts))[:n])
-            training = train.rows(generator.integers(len(train.counts), size=n))
-            for source, cells in zip(SOURCES, (mine, training, other), strict=True):
-                points[source][seed, split] = [m(cells, reference) for m in METRICS.values()]
-                draws[source][seed, split] = [m(cells, resampled) for m in METRICS.values()]
-    return DistributionError(n, {s: p.mean(axis=1) for s, p in points.items()}, draws)
+        for source, cells in _drawn(pool, other, generator):
+            for against, kept in ((reference, points), (resampled, draws)):
+                kept.setdefault(source, []).append([_errors(each, against) for each in cells])
+    return DistributionError(
+        n_cells=n,
+        point={source: np.array(found).mean(axis=0) for source, found in points.items()},
+        draws={source: np.array(found).swapaxes(0, 1) for source, found in draws.items()},
+    )
+
+
+def _errors(cells: Sample, reference: Sample) -> Floats:
+    return np.array([metric(cells, reference) for metric in METRICS.values()])
+
+
+def _halves(pool: _Pool, generator: np.random.Generator) -> tuple[Sample, Sample]:
+    """Return two random halves of the held-out cells, every condition halved."""
+    rows = [halves(len(cells.counts), generator) for cells in pool.test]
+    first, second = zip(*rows, strict=True)
+    return _take(pool, pool.test, first), _take(pool, pool.test, second)
+
+
+def _drawn(
+    pool: _Pool, other: Sample, generator: np.random.Generator
+) -> Iterator[tuple[str, list[Sample]]]:
+    """Yield each source's cells, one sample per seed; the other half has no seeds."""
+    for source, seeds in pool.sources.items():
+        yield source, [_take(pool, arms, _shuffled(arms, generator)) for arms in seeds]
+    if pool.train is not None:
+        yield TRAINING, [_resample(pool, generator) for _ in pool.sources[MODEL]]
+    yield HALF, [other]
+
+
+def _shuffled(arms: list[Sample], generator: np.random.Generator) -> list[NDArray[np.int64]]:
+    return [generator.permutation(len(cells.counts)) for cells in arms]
+
+
+def _take(pool: _Pool, arms: list[Sample], rows: Sequence[NDArray[np.int64]]) -> Sample:
+    """Return one sample of the first of `rows` of each condition, as many as the pool compares."""
+    parts = [cells.rows(r[:n]) for cells, r, n in zip(arms, rows, pool.sizes, strict=True)]
+    counts, values, scores = (
+        np.concatenate([getattr(part, name) for part in parts])
+        for name in ("counts", "expression", "scores")
+    )
+    return Sample(counts, values, scores, pool.frame)
+
+
+def _resample(pool: _Pool, generator: np.random.Generator) -> Sample:
+    """Return training cells of the pool's conditions, drawn with replacement."""
+    cells = zip(pool.train or [], pool.sizes, strict=True)
+    drawn = [dense(train[generator.integers(train.shape[0], size=n)]) for train, n in cells]
+    return Sample.of(np.concatenate(drawn), pool.frame)

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 Verdict = Literal["win", "tie", "loss"]
 LEVEL = 0.95
+ROUNDING = 1e-12
+"""Equal predictions may differ by this much in the order of their sums."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +42,9 @@ def estimate(value: float, draws: NDArray[np.float64]) -> Estimate:
 def verdict(difference: Estimate, *, higher_is_better: bool = True) -> Verdict:
     """Return what the interval of model − baseline says: a tie where it spans or touches 0."""
     low, high = difference.interval if higher_is_better else _negated(difference.interval)
-    if low > 0:
+    if low > ROUNDING:
         return "win"
-    return "loss" if high < 0 else "tie"
+    return "loss" if high < -ROUNDING else "tie"
 
 
 def _negated(interval: tuple[float, float]) -> tuple[float, float]:

@@ -1,11 +1,12 @@
 """`evidence.json`: what the tools quote of a checkpoint, generated and never typed.
 
-Indent 1, sorted keys, floats to 5 significant digits, undefined figures null. Knows nothing of
-sampling.
+Indent 1 but for lists of numbers, sorted keys, floats to 5 significant digits, undefined figures
+null. Knows nothing of sampling.
 """
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,14 +14,15 @@ import numpy as np
 
 from lingshu_model.evaluate import distribution, scores
 from lingshu_model.evaluate.distribution import DistributionError
-from lingshu_model.evaluate.effects import BASELINES, MODEL, TRIVIAL, EffectTable, perturbation_rows
 from lingshu_model.evaluate.observed import CONTROL
-from lingshu_model.evaluate.report import Report
+from lingshu_model.evaluate.report import Found, Report
+from lingshu_model.evaluate.sample import HIGHER_IS_BETTER, METRICS, SIGNED
 from lingshu_model.evaluate.scores import ScoreTable
+from lingshu_model.evaluate.tiers import tiers
 
 FORMAT = "lingshu-evidence-1"
-HEADLINE = "twelve strongest"
 DIGITS = 5
+_NUMBERS = re.compile(r"\[[\s\d.,e+\-nul]*\]")
 
 
 def evidence(report: Report, head: Mapping[str, Any]) -> dict[str, Any]:
@@ -30,28 +32,40 @@ def evidence(report: Report, head: Mapping[str, Any]) -> dict[str, Any]:
         report: the evaluation.
         head: `checkpoint_digest`, `data`, `settings` and `cost`, which a report does not know.
     """
+    copies = [check for found in report.found for check in found.copies]
     return {
         "format": FORMAT,
         **head,
-        "tiers": {
-            "seen": seen_tier(report.effects, report.seeds),
-            "seen_elsewhere": None,
-            "combination_of_seen": None,
-            "unseen": None,
-        },
+        "tiers": tiers(report),
         "sham": sham_null(report, head["settings"]),
-        "distribution": distributions(report.distributions),
-        "copies": {
-            "per_seed": [check.as_json() for check in report.copies],
-            "more_than_real": any(check.copies for check in report.copies),
+        "distribution": distributions(report.found),
+        "composition": {
+            found.population.name: {
+                "n_cells": dict(found.composition.n_cells),
+                "distance": dict(found.composition.distance),
+                "recognised": {k: dict(v) for k, v in found.composition.recognised.items()},
+                "markers": {k: dict(v) for k, v in found.composition.markers.items()},
+            }
+            for found in report.found
+            if found.composition
         },
-        "scores": challenge_scores(report.scores),
+        "copies": {
+            "per_seed": [check.as_json() for check in copies],
+            "sources": [f.population.name for f in report.found for _ in f.copies],
+            "more_than_real": any(check.copies for check in copies),
+        },
+        "scores": {
+            found.population.name: challenge_scores(found.scores)
+            for found in report.found
+            if found.scores
+        },
     }
 
 
 def dumps(value: Mapping[str, Any]) -> str:
-    """Return the canonical text of an evidence file."""
-    return json.dumps(rounded(value), indent=1, sort_keys=True, allow_nan=False) + "\n"
+    """Return the canonical text of an evidence file; a list of numbers is one line."""
+    text = json.dumps(rounded(value), indent=1, sort_keys=True, allow_nan=False)
+    return _NUMBERS.sub(lambda found: " ".join(found.group().split()), text) + "\n"
 
 
 def rounded(value: Any) -> Any:
@@ -65,92 +79,17 @@ def rounded(value: Any) -> Any:
     return value
 
 
-def seen_tier(table: EffectTable, seeds: Sequence[int]) -> dict[str, Any]:
-    """Return the figures of the perturbations that were trained on."""
-    return {
-        "n_perturbations": len(table.observed.perturbations),
-        "headline": headline(table),
-        "sets": {
-            name: [table.observed.perturbations[i] for i in indices]
-            for name, indices in table.sets.items()
-        },
-        "residuals": residuals(table),
-        "per_perturbation": perturbation_rows(table),
-        "table": effect_rows(table, seeds),
-    }
-
-
-def headline(table: EffectTable) -> dict[str, Any]:
-    """Return the figure that tools quote, beside the baselines'."""
-    verdicts = {name: table.verdict(name, HEADLINE) for name in BASELINES}
-    return {
-        "metric": "pearson_of_change",
-        "set": HEADLINE,
-        "model": table.pearson(MODEL, HEADLINE).as_json(),
-        "baselines": {name: table.pearson(name, HEADLINE).as_json() for name in BASELINES},
-        "bound": float(table.bound[table.sets[HEADLINE]].mean()),
-        "verdicts": verdicts,
-        "verdict": "; ".join(f"{said} against {name}" for name, said in verdicts.items()),
-        "beats_trivial_baseline": all(verdicts[name] == "win" for name in TRIVIAL),
-    }
-
-
-def residuals(table: EffectTable) -> dict[str, Any]:
-    """Return predicted − observed change of every perturbation and gene."""
-    real = table.observed.test_changes
-    values = [
-        (table.mean_prediction(i).value - change.value).tolist() for i, change in enumerate(real)
-    ]
-    return {
-        "genes": table.observed.genes,
-        "perturbations": table.observed.perturbations,
-        "values": values,
-        "units": "log1p_cp10k",
-        "note": "includes the held-out replicate's own sampling noise",
-    }
-
-
-def effect_rows(table: EffectTable, seeds: Sequence[int]) -> list[dict[str, Any]]:
-    """Return one row per set and predictor, the model first, with the seeds one by one."""
-    return [
-        _effect_row(table, chosen, name, seeds)
-        for chosen in table.sets
-        for name in (MODEL, *BASELINES)
-    ]
-
-
-def _effect_row(table: EffectTable, chosen: str, name: str, seeds: Sequence[int]) -> dict[str, Any]:
-    baseline = name != MODEL
-    nothing_predicted = name == "control_mean"
-    by_seed = [
-        {"seed": seed, **table.pearson(name, chosen, seed=i).as_json()}
-        | ({"verdict": table.verdict(name, chosen, seed=i)} if baseline else {})
-        for i, seed in enumerate(seeds)
-    ]
-    return {
-        "set": chosen,
-        "n_perturbations": len(table.sets[chosen]),
-        "predictor": name,
-        "pearson": table.pearson(name, chosen).as_json(),
-        "bound": float(table.bound[table.sets[chosen]].mean()),
-        "difference": table.difference(name, chosen).as_json() if baseline else None,
-        "verdict": table.verdict(name, chosen) if baseline else None,
-        "magnitude_ratio": None if nothing_predicted else table.magnitude(name, chosen).as_json(),
-        "seeds": by_seed,
-    }
-
-
 def sham_null(report: Report, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the changes the model attributes to sham interventions."""
-    changes = [change.value for change in report.shams]
-    magnitudes = [float(np.linalg.norm(change)) for change in changes]
+    changes = report.shams.changes
+    magnitudes = [float(np.linalg.norm(change[np.isfinite(change)])) for change in changes]
     levels = (0.5, 0.9, 0.95, 1.0)
     quantiles = np.quantile(magnitudes, levels).tolist() if magnitudes else [math.nan] * len(levels)
     return {
         "n": len(changes),
         "n_cells": settings["n_cells"],
         "steps": settings["steps"],
-        "genes": report.effects.observed.genes,
+        "genes": list(report.shams.genes),
         "changes": [change.tolist() for change in changes],
         "units": "log1p_cp10k",
         "magnitudes": magnitudes,
@@ -158,15 +97,45 @@ def sham_null(report: Report, settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def distributions(errors: Mapping[str, DistributionError]) -> dict[str, Any]:
-    """Return the errors averaged over perturbations, and those of the control."""
-    perturbed = {name: error for name, error in errors.items() if name != CONTROL}
+def groups(found: Sequence[Found]) -> dict[str, list[DistributionError]]:
+    """Return which pools of a report are averaged, by what the average is called."""
+    errors = {f.population.name: f.distributions for f in found}
+    return groups_of(errors, {f.population.name for f in found if f.population.joint})
+
+
+def groups_of(
+    errors: Mapping[str, Mapping[str, DistributionError]], joint: set[str]
+) -> dict[str, list[DistributionError]]:
+    """Return which pools are averaged, by what the average is called; the first is the usual one.
+
+    Where conditions are pools of their own, the perturbations and the control. Where a population
+    is one pool, the mean over populations, the cells of all over the genes that all measure, each,
+    and every held-out condition.
+
+    Args:
+        errors: by population and pool.
+        joint: populations made of the others' cells.
+    """
+    pools = {pool: error for each in errors.values() for pool, error in each.items()}
+    own = [name for name, each in errors.items() if name in each]
+    if own:
+        single = [name for name in own if name not in joint]
+        named = {"mean over sources": single, **{n: [n] for n in own if n in joint}}
+        named |= {name: [name] for name in [*single, *(n for n in pools if n not in own)]}
+    else:
+        rest = [name for name in pools if name != CONTROL]
+        named = {"perturbations": rest, "control": [CONTROL] if CONTROL in pools else []}
+    return {name: [pools[n] for n in chosen] for name, chosen in named.items() if chosen}
+
+
+def distributions(found: Sequence[Found]) -> dict[str, Any]:
+    """Return the errors of the groups, and the model's in every pool."""
+    pools = {name: error for f in found for name, error in f.distributions.items()}
     return {
-        "conditions": sorted(perturbed),
-        "n_cells": {name: error.n_cells for name, error in errors.items()},
-        "perturbations": _metrics(list(perturbed.values())) if perturbed else None,
-        "control": _metrics([errors[CONTROL]]) if CONTROL in errors else None,
-        "per_condition": {name: _model_errors(error) for name, error in errors.items()},
+        "n_cells": {name: error.n_cells for name, error in pools.items()},
+        "groups": {name: group_metrics(errors) for name, errors in groups(found).items()},
+        "pools_of_groups": {name: len(errors) for name, errors in groups(found).items()},
+        "per_pool": {name: _model_errors(error) for name, error in pools.items()},
     }
 
 
@@ -175,8 +144,8 @@ def challenge_scores(table: ScoreTable) -> dict[str, Any]:
     return {
         "defined_by": {"2025": "cell-eval 0.8.2", "2026": "cell-eval2 0.20.0, preset vcc2026"},
         "n_perturbations": len(table.perturbations),
-        "table": [_score_row(table, m, p) for m in scores.METRICS for p in scores.PREDICTORS],
-        "scaled": {name: table.scaled(name) for name in scores.PREDICTORS},
+        "table": [_score_row(table, m, p) for m in scores.METRICS for p in table.judged],
+        "scaled": {name: table.scaled(name) for name in table.judged},
         "scale": {
             "baseline": dict(table.scale.baseline),
             "replicate": dict(table.scale.replicate),
@@ -185,7 +154,7 @@ def challenge_scores(table: ScoreTable) -> dict[str, Any]:
 
 
 def _score_row(table: ScoreTable, metric: str, predictor: str) -> dict[str, Any]:
-    baseline = predictor != MODEL
+    baseline = predictor != scores.MODEL
     return {
         "metric": metric,
         "predictor": predictor,
@@ -195,22 +164,24 @@ def _score_row(table: ScoreTable, metric: str, predictor: str) -> dict[str, Any]
     }
 
 
-def _metrics(errors: list[DistributionError]) -> dict[str, Any]:
-    return {metric: _metric(errors, metric) for metric in distribution.METRICS}
+def group_metrics(errors: Sequence[DistributionError]) -> dict[str, Any]:
+    """Return every metric of every source, with the model's verdicts against the others."""
+    return {metric: _metric(errors, metric) for metric in METRICS}
 
 
-def _metric(errors: list[DistributionError], metric: str) -> dict[str, Any]:
-    sources = distribution.SOURCES
-    return {
-        source: distribution.summarise(errors, source, metric).as_json() for source in sources
-    } | {
-        "verdicts": {
-            baseline: distribution.compare_sources(errors, baseline, metric)[1]
-            for baseline in sources[1:]
-        }
+def _metric(errors: Sequence[DistributionError], metric: str) -> dict[str, Any]:
+    sources = distribution.shared_sources(errors)
+    figures = {s: distribution.summarise(errors, s, metric).as_json() for s in sources}
+    verdicts = {
+        baseline: distribution.compare_sources(errors, baseline, metric)[1]
+        for baseline in sources
+        if baseline != distribution.MODEL
     }
+    mine, half = (figures[s]["value"] for s in (distribution.MODEL, distribution.HALF))
+    ratio = mine / half if metric not in (HIGHER_IS_BETTER | SIGNED) and half else math.nan
+    return {**figures, "verdicts": verdicts, "ratio_to_half": ratio}
 
 
 def _model_errors(error: DistributionError) -> dict[str, float]:
     means = error.point[distribution.MODEL].mean(axis=0).tolist()
-    return dict(zip(distribution.METRICS, means, strict=True))
+    return dict(zip(METRICS, means, strict=True))

@@ -1,18 +1,25 @@
 """What pairing saves: the Monte Carlo variance of an effect, independent over paired.
 
 The variance of a mean change is that of its per-cell differences over n, so the ratio of the two
-variances needs no repeats. Knows nothing of how the cells were drawn.
+variances needs no repeats. Knows nothing of how cells are drawn.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from lingshu_model.evaluate.arms import ArmStore, Condition, trained
 from lingshu_model.evaluate.changes import Counts, Floats, log1p_cp10k
 from lingshu_model.evaluate.estimates import Estimate, estimate
+from lingshu_model.evaluate.observed import CONTROL
+from lingshu_model.evaluate.sparse import dense
 
 DRAWS = 300
+TARGETS = ("STAT1", "SMAD4", "CD86")
+STEPS = (3, 8, 32)
+APART = 1_000_003
+"""Added to a seed for cells that are to share no stream with it."""
 SCORE_GENES = ("PSMB9", "STAT1", "UBE2L6")
 
 
@@ -76,3 +83,56 @@ def _gene_ratios(together: Floats, apart: Floats) -> tuple[float, float]:
     varies = (paired > 0) & (independent > 0)
     ratios = independent[varies] / paired[varies]
     return float(independent.sum() / paired.sum()), float(np.median(ratios))
+
+
+def n_pairing_arms() -> int:
+    """Return how many arms `make_pairing` asks for."""
+    return len(STEPS) * (2 + len(TARGETS))
+
+
+def make_pairing(
+    store: ArmStore, seed: int, each: Callable[[], object]
+) -> dict[int, dict[str, PairingGain]]:
+    """Return the gain of pairing by number of steps and knock-out.
+
+    Raises:
+        ValueError: the checkpoint was not trained on one of the three knock-outs.
+    """
+    asked = _arms(store)
+    gains: dict[int, dict[str, PairingGain]] = {}
+    for steps in STEPS:
+        cells: dict[str, Counts] = {}
+        for name, condition in asked.items():
+            cells[name] = dense(store.counts(condition, seed, steps=steps))
+            each()
+        apart = dense(store.counts(asked[CONTROL], seed + APART, steps=steps))
+        each()
+        genes = store.checkpoint.panel
+        gains[steps] = {
+            name: _gain(cells[name], cells[CONTROL], apart, genes, name) for name in TARGETS
+        }
+    return gains
+
+
+def _arms(store: ArmStore) -> dict[str, Condition]:
+    known = {c.interventions[0].target: c for c in trained(store.checkpoint) if c.interventions}
+    unknown = [name for name in TARGETS if name not in known]
+    if unknown:
+        message = (
+            f"{store.checkpoint.name} was not trained on {', '.join(unknown)}; "
+            f"it knows {', '.join(sorted(known)[:8])} …"
+        )
+        raise ValueError(message)
+    return {CONTROL: known[TARGETS[0]].control, **{name: known[name] for name in TARGETS}}
+
+
+def _gain(
+    perturbed: Counts, paired: Counts, apart: Counts, genes: Sequence[str], name: str
+) -> PairingGain:
+    arms = (perturbed, paired, apart)
+    first, second, third = (screen_score(counts, genes, name) for counts in arms)
+    return pairing_gain(
+        *(log1p_cp10k(counts) for counts in arms),
+        scores=(first, second, third),
+        generator=np.random.default_rng(0),
+    )

@@ -9,6 +9,7 @@ that many, since rank tests of more cells call more genes. Knows nothing of samp
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from lingshu_model.evaluate.observed import CONTROL, Observed
 from lingshu_model.evaluate.scoring import Judgement, Reference, Scale, vcc2025, vcc2026
 from lingshu_model.evaluate.scoring.expression import ratio_of_sums
 from lingshu_model.evaluate.scoring.scaled import LOWER_IS_BETTER
+from lingshu_model.evaluate.sparse import dense, is_expression
 
 MODEL, CONTROL_MEAN = "model", "control_mean"
 PREDICTORS = (MODEL, CONTROL_MEAN, "mean_shift", "resampled_training_cells")
@@ -70,15 +72,54 @@ class ScoreTable:
         return float(np.mean([s[0] for s in scores])), np.mean([s[1] for s in scores], axis=0)
 
 
+def challenge(
+    observed: Observed, sources: Mapping[str, Sequence[Mapping[str, Any]]], rng: np.random.Generator
+) -> ScoreTable | None:
+    """Return the scores of a model and its peers; None unless all contrasts have one control.
+
+    Args:
+        observed: the real cells, arrays or CSR.
+        sources: the model's and the peers' counts by condition, one mapping per seed; peers
+            without counts of every perturbation are left out.
+        rng: for drawing cells and perturbations.
+    """
+    controls = {control for _, control in observed.pairs}
+    if len(controls) != 1:
+        return None
+    names = {CONTROL: controls.pop(), **{n: p for n, (p, _) in observed.contrasts.items()}}
+
+    def dense_arms(arms: Mapping[str, Any]) -> dict[str, Counts]:
+        return {name: dense(arms[own]) for name, own in names.items() if own in arms}
+
+    real = Observed(observed.genes, dense_arms(observed.train), dense_arms(observed.test))
+    complete = {
+        source: [dense_arms(arms) for arms in seeds]
+        for source, seeds in sources.items()
+        if all(
+            p in arms and not is_expression(arms[p]) for arms in seeds for p, _ in observed.pairs
+        )
+    }
+    model = complete.pop(MODEL)
+    return score_predictors(real, model, rng, complete)
+
+
+def _counted(arms: Mapping[str, Any], name: str) -> bool:
+    return name in arms and not is_expression(arms[name])
+
+
 def score_predictors(
-    observed: Observed, sampled: Sequence[Arms], generator: np.random.Generator
+    observed: Observed,
+    sampled: Sequence[Arms],
+    generator: np.random.Generator,
+    peers: Mapping[str, Sequence[Arms]] | None = None,
 ) -> ScoreTable:
-    """Return the scores of the model and its baselines.
+    """Return the scores of the model, its baselines and its peers.
 
     Args:
         observed: the real cells.
         sampled: one mapping per seed: sampled counts by condition, the control included.
         generator: for drawing cells and perturbations.
+        peers: the same of other models; without a control they have the held-out control cells.
     """
     names = observed.perturbations
     measured = set(observed.genes)
@@ -88,6 +129,10 @@ def score_predictors(
     judged = {
         predictor: [reference.score(make(observed, arms, generator)) for arms in sampled]
         for predictor, make in _MAKERS.items()
+    }
+    judged |= {
+        peer: [reference.score(_model(observed, arms, generator)) for arms in seeds]
+        for peer, seeds in (peers or {}).items()
     }
     weights = generator.multinomial(len(names), np.full(len(names), 1 / len(names)), size=DRAWS)
     return ScoreTable(names, judged, reference.scale, weights.astype(np.float64))
