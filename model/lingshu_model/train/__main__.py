@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from lingshu_model import numerics
 from lingshu_model.config import PRESETS
 from lingshu_model.network import Network
-from lingshu_model.train import build, data, loop
+from lingshu_model.train import build, data, loop, ranks
 from lingshu_model.train.spec import TrainingSpec
 from lingshu_model.vocabulary import Vocabulary, stack
 
@@ -25,8 +25,16 @@ from lingshu_model.vocabulary import Vocabulary, stack
 @click.option("--out", type=click.Path(path_type=Path), default="runs", help="Where to write.")
 @click.option("--threads", type=int, default=None, help="CPU threads per rank.")
 @click.option("--epochs", type=int, default=None, help="Instead of the spec's.")
+@click.option(
+    "--ranks", "expected", type=int, default=None, help="Refuse another number of processes."
+)
 def main(
-    spec_file: Path, data_dir: Path, out: Path, threads: int | None, epochs: int | None
+    spec_file: Path,
+    data_dir: Path,
+    out: Path,
+    threads: int | None,
+    epochs: int | None,
+    expected: int | None,
 ) -> None:
     """Train the checkpoint described by SPEC_FILE into OUT/NAME/."""
     spec = TrainingSpec.read(spec_file)
@@ -37,9 +45,14 @@ def main(
     fast = numerics.has_fast_bf16(device)
     accelerator = Accelerator(mixed_precision="bf16" if fast else "no", cpu=device.type == "cpu")
     try:
-        _run(spec, data_dir, out, accelerator)
-    except data.DataError as error:
+        ranks.check(accelerator, expected)
+        with ranks.together(accelerator):
+            _run(spec, data_dir, out, accelerator)
+    except (data.DataError, ranks.RanksError) as error:
         sys.exit(f"lingshu train: {error}")
+    except ranks.RankLostError as error:
+        click.echo(f"lingshu train: {error}", err=True)
+        sys.exit(ranks.RANK_LOST)
 
 
 def _run(spec: TrainingSpec, data_dir: Path, out: Path, accelerator: Accelerator) -> None:
