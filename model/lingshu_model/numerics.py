@@ -22,6 +22,12 @@ SHORT = 64
 MIDDLE = 192
 """Tokens up to which it is written out in the network's own dtype."""
 
+SCORES = 1 << 21
+"""Attention scores of a longer sequence that a CPU holds at a time in bf16: 4 MiB."""
+
+TOKENS = 2048
+"""Tokens that a CPU takes through the trunk at a time, so that what lies between fits its cache."""
+
 
 def prepare(threads: int | None = None) -> None:
     """Pin threads, ask for deterministic kernels and keep freed memory in the process."""
@@ -58,15 +64,28 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
 
 
-def profile(device: torch.device, dtype: torch.dtype, tile: int) -> dict[str, Any]:
+def cells_at_once(device: torch.device, tile: int, length: int) -> int:
+    """Return how many cells of `length` tokens go through the network together."""
+    if device.type != "cpu" or tile * length <= TOKENS:
+        return tile
+    return min(tile, 1 << (max(1, TOKENS // length).bit_length() - 1))
+
+
+def profile(
+    device: torch.device,
+    dtype: torch.dtype,
+    tile: int,
+    *,
+    at_once: int,
+    compiled: str | None = None,
+) -> dict[str, Any]:
     """Return the numerics profile: everything known to change a bit of a result."""
     cuda = device.type == "cuda"
     properties = torch.cuda.get_device_properties(device) if cuda else None
     return {
-        "attention": "sdpa"
-        if cuda
-        else f"explicit to {MIDDLE} tokens, float32 to {SHORT}; then sdpa",
-        "compiled": False,
+        "at_once": at_once,
+        "attention": "sdpa" if cuda else _attention(dtype),
+        "compiled": compiled or False,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "cpu_matrix_unit": "amx" if _amx() else "none",
         "device": properties.name if properties else "cpu",
@@ -80,6 +99,11 @@ def profile(device: torch.device, dtype: torch.dtype, tile: int) -> dict[str, An
         "tile": tile,
         "torch": torch.__version__,
     }
+
+
+def _attention(dtype: torch.dtype) -> str:
+    then = f"{SCORES} scores at a time" if dtype == torch.bfloat16 else "sdpa"
+    return f"explicit to {MIDDLE} tokens, float32 to {SHORT}; then {then}"
 
 
 def _amx() -> bool:

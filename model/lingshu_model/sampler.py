@@ -24,15 +24,18 @@ from torch import Tensor
 
 from lingshu_model import numerics, tokens
 from lingshu_model.conditions import Conditions
+from lingshu_model.inference import make_ready
 from lingshu_model.network import Network
 from lingshu_model.readout import Bucket
-from lingshu_model.schedule import reveal_counts
+from lingshu_model.schedule import reveal_counts, reveal_steps
 from lingshu_model.streams import Purpose, raw, uniforms
 from lingshu_model.vocabulary import Vocabulary
 from lingshu_model.weights import load_network
 from lingshu_model.wire import ArmRequest, Cells, Checkpoint, digest_json
 
 FIRST_STEPS_KEPT = 64
+FIRST_STEPS_BYTES = 256 << 20
+"""Running sums over a whole transcriptome and vocabulary are 40 MB a condition."""
 Sums = list[Tensor]
 """Running sums [genes of the bucket, width], one tensor per bucket of the readout."""
 
@@ -52,6 +55,15 @@ class _Noise:
     uniform: Tensor
     depth: Tensor
 
+    def to(self, device: torch.device) -> "_Noise":
+        """Return the same on `device`."""
+        return _Noise(*(part.to(device) for part in (self.step, self.uniform, self.depth)))
+
+    def split(self, cells: int) -> "list[_Noise]":
+        """Return the same, `cells` at a time."""
+        parts = (part.split(cells) for part in (self.step, self.uniform, self.depth))
+        return [_Noise(*part) for part in zip(*parts, strict=True)]
+
 
 class Sampler:
     """Draws tiles of cells of one checkpoint on one device; several threads may ask at a time.
@@ -60,13 +72,20 @@ class Sampler:
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, network: Network, vocabulary: Vocabulary, dtype: torch.dtype
+        self,
+        checkpoint: Checkpoint,
+        network: Network,
+        vocabulary: Vocabulary,
+        dtype: torch.dtype,
+        compiled: str | None = None,
     ) -> None:
-        """Take a loaded network; `Sampler.load` is the usual way in."""
+        """Take a loaded network, for good; `Sampler.load` is the usual way in."""
+        make_ready(network, dtype, compiled)
         self.checkpoint, self.network, self.vocabulary = checkpoint, network, vocabulary
-        self.dtype = dtype
+        self.dtype, self.compiled = dtype, compiled
         self.tile: int = checkpoint.config["sampler"]["tile"]
         self.schedule: str = checkpoint.config["sampler"]["schedule"]
+        self.at_once = numerics.cells_at_once(self.device, self.tile, network.groups)
         self._first: OrderedDict[str, Sums] = OrderedDict()
         self._first_lock = threading.Lock()
         self._turn = nullcontext() if self.device.type == "cpu" else threading.Lock()
@@ -79,12 +98,18 @@ class Sampler:
         dtype: str = "auto",
         threads: int | None = None,
         device: str | None = None,
+        compiled: str | None = None,
     ) -> "Sampler":
-        """Return a sampler; `dtype` is auto, float32 or bfloat16, `device` a torch device."""
+        """Return a sampler; `dtype` is auto, float32 or bfloat16, `device` a torch device.
+
+        `compiled`: a mode of `torch.compile`, such as `default` or `max-autotune-no-cudagraphs`,
+        which is another numerics profile; None (the default) = not compiled.
+        """
         numerics.prepare(threads)
         where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         network, vocabulary = load_network(checkpoint)
-        return cls(checkpoint, network.to(where), vocabulary, numerics.choose_dtype(dtype, where))
+        chosen = numerics.choose_dtype(dtype, where)
+        return cls(checkpoint, network.to(where), vocabulary, chosen, compiled)
 
     @cached_property
     def device(self) -> torch.device:
@@ -93,7 +118,13 @@ class Sampler:
 
     def profile(self) -> dict[str, Any]:
         """Return the numerics profile: everything known to change a bit of a result."""
-        return numerics.profile(self.device, self.dtype, self.tile)
+        return numerics.profile(
+            self.device,
+            self.dtype,
+            self.tile,
+            at_once=self.at_once,
+            compiled=self.compiled,
+        )
 
     def measured(self, arm: ArmRequest) -> NDArray[np.bool_]:
         """Return bool [genes]: which genes the arm's context measures; the others stay masked."""
@@ -110,22 +141,28 @@ class Sampler:
             ConditionError: the checkpoint has no token for the condition.
             Stopped: `should_stop()` was true between two steps.
         """
-        with self._turn, torch.inference_mode():
-            return self._tile(arm, tile_index, should_stop or (lambda: False))
+        should_stop = should_stop or (lambda: False)
+        with torch.inference_mode():
+            start = self._start(arm)
+            free = (start == tokens.MASK).numpy() & self.measured(arm)
+            noise = self._noise(arm, tile_index, free)
+            # An accelerator's turn begins when the host's part is done.
+            with self._turn:
+                return self._tile(arm, start.to(self.device), noise, should_stop)
 
     def _tile(
-        self, arm: ArmRequest, tile_index: int, should_stop: Callable[[], bool]
+        self, arm: ArmRequest, start: Tensor, noise: _Noise, should_stop: Callable[[], bool]
     ) -> NDArray[np.int32]:
-        start = self._start(arm)
-        free = start == tokens.MASK
-        free &= torch.from_numpy(self.measured(arm)).to(self.device)
-        noise = self._noise(arm, tile_index, free.cpu().numpy())
-        current = start.expand(self.tile, -1).clone()
-        for step in range(arm.steps):
-            if should_stop():
-                raise Stopped
-            self._reveal(arm, current, noise, step, start)
-        return _counts(current.cpu().numpy())
+        """Return a tile's counts, `at_once` cells at a time, which bounds the memory held."""
+        done: list[Tensor] = []
+        for part in noise.to(self.device).split(self.at_once):
+            current = start.expand(len(part.depth), -1).clone()
+            for step in range(arm.steps):
+                if should_stop():
+                    raise Stopped
+                self._reveal(arm, current, part, step, start)
+            done.append(current.cpu())
+        return _counts(torch.cat(done).numpy())
 
     def _reveal(
         self, arm: ArmRequest, current: Tensor, noise: _Noise, step: int, start: Tensor
@@ -137,7 +174,7 @@ class Sampler:
         # Cells of one condition have the same first step, unless each has a depth of its own.
         shared = step == 0 and self.network.state is None
         first = self._first_step(arm, start) if shared else []
-        branches = [] if shared else self._branches(arm, current, noise.depth)
+        rows = None if shared else self._rows(arm, current, noise.depth)
         for number, bucket in enumerate(self.network.readout):
             cell, member = now[:, bucket.genes].nonzero(as_tuple=True)
             gene = bucket.genes[member]
@@ -145,11 +182,12 @@ class Sampler:
                 current[cell, gene] = 0
             elif len(cell):
                 uniform = noise.uniform[cell, gene]
-                sums = (
-                    first[number][member]
-                    if shared
-                    else cumulative(self._logits(arm, bucket, branches, cell, member))
-                )
+                if rows is None:
+                    sums = first[number][member]
+                else:
+                    sums = cumulative(
+                        self.network.readout.of_rows(bucket, rows(cell, gene), member)
+                    )
                 current[cell, gene] = inverse_cdf(sums, uniform)
 
     def _start(self, arm: ArmRequest) -> Tensor:
@@ -157,12 +195,11 @@ class Sampler:
         start = torch.full((len(self.checkpoint.panel),), tokens.MASK)
         for symbol, count in arm.clamp.items():
             start[self.checkpoint.panel.index(symbol)] = int(tokens.encode(count))
-        return start.to(self.device)
+        return start
 
     def _noise(self, arm: ArmRequest, tile_index: int, free: NDArray[np.bool_]) -> _Noise:
         genes = len(free)
         counts = reveal_counts(int(free.sum()), arm.steps, self.schedule)
-        step_of_rank = np.repeat(np.arange(arm.steps), counts)
         step = np.full((self.tile, genes), -1, np.int16)
         uniform = np.empty((self.tile, genes))
         known = self.checkpoint.depth_quantiles(arm.context, arm.interventions)
@@ -171,57 +208,55 @@ class Sampler:
         for row in range(self.tile):
             cell = tile_index * self.tile + row
             keys = raw(arm.seed, cell, Purpose.ORDER, genes)
-            step[row, places[np.argsort(keys[places], kind="stable")]] = step_of_rank
+            step[row, places] = reveal_steps(keys[places], counts)
             uniform[row] = uniforms(arm.seed, cell, Purpose.VALUE, genes)
             (rank,) = uniforms(arm.seed, cell, Purpose.DEPTH, 1)
             depth[row] = np.interp(rank, np.linspace(0, 1, len(known)), known)
-        parts = (torch.from_numpy(part).to(self.device) for part in (step, uniform, depth))
-        return _Noise(*parts)
+        return _Noise(*(torch.from_numpy(part) for part in (step, uniform, depth)))
 
-    def _branches(self, arm: ArmRequest, current: Tensor, depth: Tensor) -> list[Tensor]:
-        """Return the readout's rows under the condition and, where guided, under control."""
+    def _rows(
+        self, arm: ArmRequest, current: Tensor, depth: Tensor
+    ) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return what gives the readout's rows at (cell, gene), guided against control.
+
+        Logits are linear in the rows, so guiding these gives the guided logits, with one product.
+        """
         conditions = self.vocabulary.conditions(arm.context, arm.interventions)
-        branches = [self._branch(current, conditions, depth)]
-        if arm.guidance and arm.interventions:
-            base = self.vocabulary.conditions(arm.context, ())
-            branches.append(self._branch(current, base, depth))
-        return branches
+        hidden = self._branch(current, conditions, depth)
+        if not (arm.guidance and arm.interventions):
+            return lambda cell, gene: hidden[cell, gene]
+        control = self.vocabulary.conditions(arm.context, ())
+        base = self._branch(current, control, depth)
+
+        def guided(cell: Tensor, gene: Tensor) -> Tensor:
+            at = base[cell, gene].float()
+            return at + (arm.guidance + 1) * (hidden[cell, gene].float() - at)
+
+        return guided
 
     def _branch(self, current: Tensor, conditions: Conditions, depth: Tensor) -> Tensor:
         conditions = conditions.to(self.device).expand(len(current)).at_depth(depth)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             return self.network(current, conditions)
 
-    def _logits(
-        self, arm: ArmRequest, bucket: Bucket, branches: list[Tensor], cell: Tensor, member: Tensor
-    ) -> Tensor:
-        """Return float32 logits [n, width] of a bucket's genes, guided against control."""
-        gene = bucket.genes[member]
-        readout = self.network.readout
-        logits = [readout.of_rows(bucket, rows[cell, gene], member) for rows in branches]
-        if len(logits) == 1:
-            return logits[0]
-        guided = logits[1] + (arm.guidance + 1) * (logits[0] - logits[1])
-        # Above the ceiling both are minus infinity, and their difference is no number.
-        return guided.nan_to_num_(nan=-torch.inf, neginf=-torch.inf)
-
     def _first_step(self, arm: ArmRequest, start: Tensor) -> Sums:
         """Return the running sums of the first step, once per condition."""
         key = digest_json(arm.model_dump(include={"context", "interventions", "guidance", "clamp"}))
         with self._first_lock:
             if key not in self._first:
-                branches = self._branches(arm, start[None], torch.zeros(1, device=self.device))
-                self._first[key] = [
-                    self._all_sums(arm, bucket, branches) for bucket in self.network.readout
-                ]
-                if len(self._first) > FIRST_STEPS_KEPT:
+                rows = self._rows(arm, start[None], torch.zeros(1, device=self.device))
+                self._first[key] = [self._sums(b, rows) for b in self.network.readout]
+                size = sum(sums.nbytes for sums in self._first[key])
+                while len(self._first) > max(1, min(FIRST_STEPS_KEPT, FIRST_STEPS_BYTES // size)):
                     self._first.popitem(last=False)
             self._first.move_to_end(key)
             return self._first[key]
 
-    def _all_sums(self, arm: ArmRequest, bucket: Bucket, branches: list[Tensor]) -> Tensor:
+    def _sums(self, bucket: Bucket, rows: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """Return the running sums of all genes of a bucket, in the one cell of `rows`."""
         every = torch.arange(len(bucket.genes), device=self.device)
-        return cumulative(self._logits(arm, bucket, branches, torch.zeros_like(every), every))
+        hidden = rows(torch.zeros_like(every), bucket.genes)
+        return cumulative(self.network.readout.of_rows(bucket, hidden, every))
 
 
 def cumulative(logits: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Two and four real gloo ranks; `accelerate launch --cpu --num_processes 2` would start one process."""
+"""Two and four real gloo ranks; `accelerate launch --cpu --num_processes 2` would start one."""
 
 import os
 import signal

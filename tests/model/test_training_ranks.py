@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from lingshu_model.train import build, data, loop, ranks
 from lingshu_model.train.spec import TrainingSpec
-from lingshu_model.vocabulary import Vocabulary, stack
+from lingshu_model.vocabulary import stack
 
 LOSS_TOLERANCE = 1e-3
 """Relative: gradients of smaller parts, rounded to bf16, are added in another order."""
@@ -47,12 +47,14 @@ def spec_file(folder: Path) -> Path:
 
 @pytest.fixture
 def batches(folder: Path) -> loop.CellBatches:
-    cells = data.read_cells(SPEC, folder)
-    vocabulary = Vocabulary.from_config(build.config_json(SPEC, cells), cells.panel)
+    birth = build.Birth(SPEC, data.read_cells(SPEC, folder))
     conditions = stack(
-        [vocabulary.conditions(dict(c.context), c.interventions) for c in cells.conditions]
+        [
+            birth.vocabulary.conditions(dict(c.context), c.interventions)
+            for c in birth.cells.conditions
+        ]
     )
-    return loop.CellBatches.of(cells, conditions, torch.device("cpu"))
+    return loop.CellBatches.of(birth.cells, conditions, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("count", [2, 4])
@@ -74,7 +76,7 @@ def test_a_step_that_ranks_cannot_share_evenly_is_refused(batches: loop.CellBatc
 
 
 def test_another_number_of_processes_than_asked_for_is_refused_with_the_recipe() -> None:
-    with pytest.raises(ranks.RanksError, match="there are 1 processes.*ACCELERATE_USE_CPU=true"):
+    with pytest.raises(ranks.RanksError, match=r"there are 1 processes.*ACCELERATE_USE_CPU=true"):
         ranks.check(Accelerator(cpu=True), 2)
 
 

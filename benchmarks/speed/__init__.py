@@ -1,0 +1,1 @@
+"""How fast sampling and training are, beside a matrix product measured in the same run."""
