@@ -12,8 +12,8 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -116,14 +116,20 @@ class Sampler:
         """Where the network is."""
         return self.network.norm.device
 
+    @cached_property
+    def _weights(self) -> NDArray[np.float64] | None:
+        """What each gene tells of the cell, where the schedule goes by it."""
+        if self.schedule != "information":
+            return None
+        if self.network.state is None:
+            message = f"{self.checkpoint.name} has no cell state: its schedule cannot go by it"
+            raise ValueError(message)
+        return self.network.state.information().double().cpu().numpy()
+
     def profile(self) -> dict[str, Any]:
         """Return the numerics profile: everything known to change a bit of a result."""
         return numerics.profile(
-            self.device,
-            self.dtype,
-            self.tile,
-            at_once=self.at_once,
-            compiled=self.compiled,
+            self.device, self.dtype, self.tile, at_once=self.at_once, compiled=self.compiled
         )
 
     def measured(self, arm: ArmRequest) -> NDArray[np.bool_]:
@@ -141,54 +147,89 @@ class Sampler:
             ConditionError: the checkpoint has no token for the condition.
             Stopped: `should_stop()` was true between two steps.
         """
-        should_stop = should_stop or (lambda: False)
         with torch.inference_mode():
-            start = self._start(arm)
-            free = (start == tokens.MASK).numpy() & self.measured(arm)
-            noise = self._noise(arm, tile_index, free)
-            # An accelerator's turn begins when the host's part is done.
-            with self._turn:
-                return self._tile(arm, start.to(self.device), noise, should_stop)
+            start = self._start(arm).expand(self.tile, -1)
+            noise = self._noise(arm, tile_index, self._free(arm, start))
+            # Cells of one condition have the same first step, unless each has its own depth.
+            alike = self.network.state is None
+            return self._draw(arm, start, noise, should_stop or (lambda: False), alike=alike)
 
-    def _tile(
-        self, arm: ArmRequest, start: Tensor, noise: _Noise, should_stop: Callable[[], bool]
+    def complete_tile(
+        self,
+        arm: ArmRequest,
+        tile_index: int,
+        known: NDArray[np.int64],
+        depth: NDArray[np.float32],
+        should_stop: Callable[[], bool] | None = None,
+    ) -> NDArray[np.int32]:
+        """Return a tile of cells, UMI [tile, genes], whose hidden genes are drawn given the others.
+
+        Args:
+            arm: the condition, seed, steps and guidance; its clamps are laid over `known`.
+            tile_index: decides the streams, as in `sample_tile`.
+            known: tokens [tile, genes], MASK where a gene is to be drawn or not measured.
+            depth: ln UMI [tile] over the genes that the context measures.
+            should_stop: as in `sample_tile`.
+        """
+        with torch.inference_mode():
+            start = torch.from_numpy(known)
+            clamped = self._start(arm)
+            start = torch.where(clamped == tokens.MASK, start, clamped)
+            noise = self._noise(arm, tile_index, self._free(arm, start))
+            noise = replace(noise, depth=torch.from_numpy(depth))
+            return self._draw(arm, start, noise, should_stop or (lambda: False), alike=False)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Return the context in which the network computes in the sampler's dtype."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def _free(self, arm: ArmRequest, start: Tensor) -> NDArray[np.bool_]:
+        """Return which genes are to be drawn: hidden, and measured in the arm's context."""
+        return (start == tokens.MASK).numpy() & self.measured(arm)
+
+    def _draw(
+        self,
+        arm: ArmRequest,
+        start: Tensor,
+        noise: _Noise,
+        should_stop: Callable[[], bool],
+        *,
+        alike: bool,
     ) -> NDArray[np.int32]:
         """Return a tile's counts, `at_once` cells at a time, which bounds the memory held."""
         done: list[Tensor] = []
-        for part in noise.to(self.device).split(self.at_once):
-            current = start.expand(len(part.depth), -1).clone()
-            for step in range(arm.steps):
-                if should_stop():
-                    raise Stopped
-                self._reveal(arm, current, part, step, start)
-            done.append(current.cpu())
+        with self._turn:  # an accelerator's begins when the host's part is done
+            parts = noise.to(self.device).split(self.at_once)
+            for tokens_of, part in zip(start.split(self.at_once), parts, strict=True):
+                current = tokens_of.to(self.device, copy=True)
+                for step in range(arm.steps):
+                    if should_stop():
+                        raise Stopped
+                    self._reveal(arm, current, part, step, alike=alike and step == 0)
+                done.append(current.cpu())
         return _counts(torch.cat(done).numpy())
 
     def _reveal(
-        self, arm: ArmRequest, current: Tensor, noise: _Noise, step: int, start: Tensor
+        self, arm: ArmRequest, current: Tensor, noise: _Noise, step: int, *, alike: bool
     ) -> None:
         """Draw the genes of one step into `current`, a bucket of genes at a time."""
         now = noise.step == step
         if not bool(now.any()):
             return
-        # Cells of one condition have the same first step, unless each has a depth of its own.
-        shared = step == 0 and self.network.state is None
-        first = self._first_step(arm, start) if shared else []
-        rows = None if shared else self._rows(arm, current, noise.depth)
+        first = self._first_step(arm, current[:1]) if alike else []
+        rows = None if alike else self._rows(arm, current, noise.depth)
         for number, bucket in enumerate(self.network.readout):
             cell, member = now[:, bucket.genes].nonzero(as_tuple=True)
             gene = bucket.genes[member]
             if bucket.width == 1:
                 current[cell, gene] = 0
             elif len(cell):
-                uniform = noise.uniform[cell, gene]
                 if rows is None:
                     sums = first[number][member]
                 else:
-                    sums = cumulative(
-                        self.network.readout.of_rows(bucket, rows(cell, gene), member)
-                    )
-                current[cell, gene] = inverse_cdf(sums, uniform)
+                    hidden = rows(cell, gene)
+                    sums = cumulative(self.network.readout.of_rows(bucket, hidden, member))
+                current[cell, gene] = inverse_cdf(sums, noise.uniform[cell, gene])
 
     def _start(self, arm: ArmRequest) -> Tensor:
         """Return the tokens [genes] before the first step: all MASK but for clamped genes."""
@@ -198,17 +239,19 @@ class Sampler:
         return start
 
     def _noise(self, arm: ArmRequest, tile_index: int, free: NDArray[np.bool_]) -> _Noise:
-        genes = len(free)
-        counts = reveal_counts(int(free.sum()), arm.steps, self.schedule)
+        """Return a tile's randomness, for the genes `free` [tile, genes] of each cell."""
+        genes = free.shape[1]
         step = np.full((self.tile, genes), -1, np.int16)
         uniform = np.empty((self.tile, genes))
         known = self.checkpoint.depth_quantiles(arm.context, arm.interventions)
         depth = np.empty(self.tile, np.float32)
-        places = np.flatnonzero(free)
         for row in range(self.tile):
             cell = tile_index * self.tile + row
-            keys = raw(arm.seed, cell, Purpose.ORDER, genes)
-            step[row, places] = reveal_steps(keys[places], counts)
+            places = np.flatnonzero(free[row])
+            weights = None if self._weights is None else self._weights[places]
+            keys = raw(arm.seed, cell, Purpose.ORDER, genes)[places]
+            counts = reveal_counts(len(places), arm.steps, self.schedule, weights)
+            step[row, places] = reveal_steps(keys, counts, weights)
             uniform[row] = uniforms(arm.seed, cell, Purpose.VALUE, genes)
             (rank,) = uniforms(arm.seed, cell, Purpose.DEPTH, 1)
             depth[row] = np.interp(rank, np.linspace(0, 1, len(known)), known)
@@ -236,15 +279,15 @@ class Sampler:
 
     def _branch(self, current: Tensor, conditions: Conditions, depth: Tensor) -> Tensor:
         conditions = conditions.to(self.device).expand(len(current)).at_depth(depth)
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+        with self.autocast():
             return self.network(current, conditions)
 
     def _first_step(self, arm: ArmRequest, start: Tensor) -> Sums:
-        """Return the running sums of the first step, once per condition."""
+        """Return the running sums of the first step from `start` [1, genes], once per condition."""
         key = digest_json(arm.model_dump(include={"context", "interventions", "guidance", "clamp"}))
         with self._first_lock:
             if key not in self._first:
-                rows = self._rows(arm, start[None], torch.zeros(1, device=self.device))
+                rows = self._rows(arm, start, torch.zeros(1, device=self.device))
                 self._first[key] = [self._sums(b, rows) for b in self.network.readout]
                 size = sum(sums.nbytes for sums in self._first[key])
                 while len(self._first) > max(1, min(FIRST_STEPS_KEPT, FIRST_STEPS_BYTES // size)):

@@ -29,6 +29,31 @@ def test_every_gene_is_revealed_once(genes: int, steps: int, schedule: str) -> N
     assert counts.min() >= 0
 
 
+def test_the_information_schedule_begins_with_few_telling_genes() -> None:
+    weights = np.concatenate([np.full(20, 10.0), np.full(980, 0.01)])
+    counts = reveal_counts(1000, 8, "information", weights)
+    assert counts.sum() == 1000
+    assert counts[0] < 5
+    assert counts[-1] > 900
+    keys = np.random.Generator(np.random.Philox(2)).integers(0, 2**64, 1000, np.uint64)
+    steps = reveal_steps(keys, counts, weights)
+    assert np.bincount(steps, minlength=8).tolist() == counts.tolist()
+    early = np.argsort(reveal_steps(keys, np.ones(1000, np.int64), weights))[:20]
+    assert np.mean(early < 20) > 0.6
+
+
+def test_a_gene_of_twice_the_weight_comes_first_twice_as_often() -> None:
+    keys = np.random.Generator(np.random.Philox(3)).integers(0, 2**64, (6000, 3), np.uint64)
+    one_by_one, weights = np.ones(3, np.int64), np.array([1.0, 2.0, 1.0])
+    first = [reveal_steps(k, one_by_one, weights).argmin() for k in keys]
+    assert np.bincount(first) / 6000 == pytest.approx([0.25, 0.5, 0.25], abs=0.02)
+
+
+def test_an_unknown_schedule_is_refused() -> None:
+    with pytest.raises(ValueError, match="'quadratic' is not known; it is one of cosine, linear"):
+        reveal_counts(10, 2, "quadratic")
+
+
 @pytest.mark.parametrize("n_cells", [1, 7, 33])
 def test_a_cell_is_the_same_whoever_is_beside_it(
     sampler: Sampler, checkpoint: Checkpoint, n_cells: int
@@ -197,7 +222,7 @@ def test_first_steps_are_kept_no_longer_than_they_fit(
     sampler = Sampler.load(checkpoint, dtype="float32", threads=1, device="cpu")
     sampler.network.state = sampler.network.to_state = None
     for target in ("G1", "G5", "G1"):
-        sampler._first_step(arm(checkpoint, target), sampler._start(arm(checkpoint)))
+        sampler._first_step(arm(checkpoint, target), sampler._start(arm(checkpoint))[None])
         assert len(sampler._first) == 1
 
 
