@@ -117,8 +117,12 @@ class Network(nn.Module):
 
     def embed(self, tokens: Tensor, conditions: Conditions) -> Tensor:
         """Return one vector per cell, float32 [batch, d_model]: the mean of the trunk's tokens."""
+        return self.states(tokens, conditions).float().mean(dim=1)
+
+    def states(self, tokens: Tensor, conditions: Conditions) -> Tensor:
+        """Return the trunk's vector of each group of genes, [batch, groups, d_model]."""
         trunk, _ = self._trunk(tokens, conditions)
-        return trunk[:, -self.groups :].float().mean(dim=1)
+        return trunk[:, -self.groups :]
 
     def _trunk(self, tokens: Tensor, conditions: Conditions) -> tuple[Tensor, Tensor | None]:
         prefix, scores = self.prefix(conditions), None

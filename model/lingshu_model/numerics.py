@@ -28,6 +28,9 @@ SCORES = 1 << 21
 TOKENS = 2048
 """Tokens that a CPU takes through the trunk at a time, so that what lies between fits its cache."""
 
+LOGITS = 1 << 19
+"""Float32 values that a CPU holds at a time while it draws: 2 MiB of hidden vectors and logits."""
+
 
 def prepare(threads: int | None = None) -> None:
     """Pin threads, ask for deterministic kernels and keep freed memory in the process."""

@@ -66,28 +66,28 @@ class Readout(nn.Module):
 
     def of_rows(self, bucket: Bucket, hidden: Tensor, member: Tensor) -> Tensor:
         """Return float32 logits [n, width]; row i is gene `bucket.genes[member[i]]`'s."""
-        bias = None if bucket.bias is None else bucket.bias[member]
-        above = bucket.above[member] if bucket.any_above else None
-        return self._logits(bucket, hidden, bias, above)
+        return self.bounded(bucket, self._product(bucket, hidden), member)
 
     def of_bucket(self, bucket: Bucket, hidden: Tensor) -> Tensor:
         """Return float32 logits [batch, n, width] of all genes of a bucket, in its order."""
-        return self._logits(bucket, hidden, bucket.bias, bucket.above)
+        logits = self._product(bucket, hidden)
+        if bucket.bias is not None:
+            logits = logits + bucket.bias
+        return logits.masked_fill(bucket.above, -torch.inf) if bucket.any_above else logits
 
-    def _logits(
-        self, bucket: Bucket, hidden: Tensor, bias: Tensor | None, above: Tensor | None
-    ) -> Tensor:
+    def bounded(self, bucket: Bucket, logits: Tensor, member: Tensor) -> Tensor:
+        """Return logits [n, width] with their genes' biases, and none above their ceilings."""
+        if bucket.bias is not None:
+            logits = logits + bucket.bias[member]
+        return logits.masked_fill(bucket.above[member], -torch.inf) if bucket.any_above else logits
+
+    def _product(self, bucket: Bucket, hidden: Tensor) -> Tensor:
         with torch.autocast(hidden.device.type, enabled=False):
             weight = self.head.weight[: bucket.width].float()
             if self.levelled:
                 # One product for both: a pass over the logits costs more than the product does.
                 weight = torch.cat([weight, self.levels[: bucket.width, None]], dim=1)
-            logits = hidden.float() @ weight.T
-            if bias is not None:
-                logits = logits + bias
-            if above is not None and bucket.any_above:
-                logits = logits.masked_fill(above, -torch.inf)
-            return logits
+            return hidden.float() @ weight.T
 
     @torch.no_grad()
     def set_bias(self, values: Sequence[Sequence[float]] | Tensor) -> None:

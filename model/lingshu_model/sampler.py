@@ -26,6 +26,7 @@ from lingshu_model import numerics, tokens
 from lingshu_model.conditions import Conditions
 from lingshu_model.inference import make_ready
 from lingshu_model.network import Network
+from lingshu_model.reading import Reading, Rows
 from lingshu_model.readout import Bucket
 from lingshu_model.schedule import reveal_counts, reveal_steps
 from lingshu_model.streams import Purpose, raw, uniforms
@@ -80,6 +81,7 @@ class Sampler:
         compiled: str | None = None,
     ) -> None:
         """Take a loaded network, for good; `Sampler.load` is the usual way in."""
+        self.reading = Reading.of(network)
         make_ready(network, dtype, compiled)
         self.checkpoint, self.network, self.vocabulary = checkpoint, network, vocabulary
         self.dtype, self.compiled = dtype, compiled
@@ -221,15 +223,17 @@ class Sampler:
         for number, bucket in enumerate(self.network.readout):
             cell, member = now[:, bucket.genes].nonzero(as_tuple=True)
             gene = bucket.genes[member]
+            if not len(cell):
+                continue
             if bucket.width == 1:
                 current[cell, gene] = 0
-            elif len(cell):
-                if rows is None:
-                    sums = first[number][member]
-                else:
-                    hidden = rows(cell, gene)
-                    sums = cumulative(self.network.readout.of_rows(bucket, hidden, member))
-                current[cell, gene] = inverse_cdf(sums, noise.uniform[cell, gene])
+            elif rows is None:
+                uniform = noise.uniform[cell, gene]
+                current[cell, gene] = inverse_cdf(first[number][member], uniform)
+            else:
+                for logits, part in self.reading.logits(rows, bucket, cell, member):
+                    at = (cell[part], gene[part])
+                    current[at] = inverse_cdf(cumulative(logits), noise.uniform[at])
 
     def _start(self, arm: ArmRequest) -> Tensor:
         """Return the tokens [genes] before the first step: all MASK but for clamped genes."""
@@ -257,30 +261,28 @@ class Sampler:
             depth[row] = np.interp(rank, np.linspace(0, 1, len(known)), known)
         return _Noise(*(torch.from_numpy(part) for part in (step, uniform, depth)))
 
-    def _rows(
-        self, arm: ArmRequest, current: Tensor, depth: Tensor
-    ) -> Callable[[Tensor, Tensor], Tensor]:
-        """Return what gives the readout's rows at (cell, gene), guided against control.
+    def _rows(self, arm: ArmRequest, current: Tensor, depth: Tensor) -> Rows:
+        """Return what the network makes of the cells, guided against control.
 
         Logits are linear in the rows, so guiding these gives the guided logits, with one product.
         """
         conditions = self.vocabulary.conditions(arm.context, arm.interventions)
         hidden = self._branch(current, conditions, depth)
         if not (arm.guidance and arm.interventions):
-            return lambda cell, gene: hidden[cell, gene]
+            return lambda cell, place: hidden[cell, place]
         control = self.vocabulary.conditions(arm.context, ())
         base = self._branch(current, control, depth)
 
-        def guided(cell: Tensor, gene: Tensor) -> Tensor:
-            at = base[cell, gene].float()
-            return at + (arm.guidance + 1) * (hidden[cell, gene].float() - at)
+        def guided(cell: Tensor, place: Tensor) -> Tensor:
+            at = base[cell, place].float()
+            return hidden[cell, place].float().sub_(at).mul_(arm.guidance + 1).add_(at)
 
         return guided
 
     def _branch(self, current: Tensor, conditions: Conditions, depth: Tensor) -> Tensor:
         conditions = conditions.to(self.device).expand(len(current)).at_depth(depth)
         with self.autocast():
-            return self.network(current, conditions)
+            return self.reading.result(current, conditions)
 
     def _first_step(self, arm: ArmRequest, start: Tensor) -> Sums:
         """Return the running sums of the first step from `start` [1, genes], once per condition."""
@@ -295,11 +297,13 @@ class Sampler:
             self._first.move_to_end(key)
             return self._first[key]
 
-    def _sums(self, bucket: Bucket, rows: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    def _sums(self, bucket: Bucket, rows: Rows) -> Tensor:
         """Return the running sums of all genes of a bucket, in the one cell of `rows`."""
+        sums = torch.empty(len(bucket.genes), bucket.width, dtype=torch.float64, device=self.device)
         every = torch.arange(len(bucket.genes), device=self.device)
-        hidden = rows(torch.zeros_like(every), bucket.genes)
-        return cumulative(self.network.readout.of_rows(bucket, hidden, every))
+        for logits, part in self.reading.logits(rows, bucket, torch.zeros_like(every), every):
+            sums[part] = cumulative(logits)
+        return sums
 
 
 def cumulative(logits: Tensor) -> Tensor:
