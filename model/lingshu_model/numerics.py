@@ -36,6 +36,8 @@ def prepare(threads: int | None = None) -> None:
     """Pin threads, ask for deterministic kernels and keep freed memory in the process."""
     if threads is not None:
         torch.set_num_threads(threads)
+    # cuBLAS is deterministic only with a workspace of its own, which it reads at its first use.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(mode=True)
     # Every element is written before it is read; filling fresh memory first only costs time.
     deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
@@ -92,6 +94,7 @@ def profile(
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "cpu_matrix_unit": "amx" if _amx() else "none",
         "device": properties.name if properties else "cpu",
+        "cublas": os.environ.get("CUBLAS_WORKSPACE_CONFIG") if cuda else None,
         "cuda": torch.version.cuda if cuda else None,
         "dtype": str(dtype).removeprefix("torch."),
         "machine": platform.machine(),

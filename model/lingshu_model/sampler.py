@@ -308,7 +308,15 @@ class Sampler:
 
 def cumulative(logits: Tensor) -> Tensor:
     """Return the running sums of softmax(logits), float64, same shape."""
-    return torch.softmax(logits.double(), dim=-1).cumsum(dim=-1)
+    law = torch.softmax(logits.double(), dim=-1)
+    # CUDA's cumsum adds in no fixed order, and is refused where that must not be.
+    return law.cumsum(dim=-1) if law.device.type == "cpu" else running_sums(law)
+
+
+def running_sums(values: Tensor) -> Tensor:
+    """Return the running sums of `values` [n, k] over their last axis, as one product."""
+    width = values.shape[-1]
+    return values @ torch.ones(width, width, dtype=values.dtype, device=values.device).triu()
 
 
 def inverse_cdf(cdf: Tensor, uniform: Tensor) -> Tensor:

@@ -10,7 +10,14 @@ from made_model import GENES, arm
 
 from lingshu_model import numerics, tokens
 from lingshu_model import sampler as sampling
-from lingshu_model.sampler import Sampler, Stopped, cumulative, inverse_cdf, sample_arm
+from lingshu_model.sampler import (
+    Sampler,
+    Stopped,
+    cumulative,
+    inverse_cdf,
+    running_sums,
+    sample_arm,
+)
 from lingshu_model.schedule import reveal_counts, reveal_steps
 from lingshu_model.streams import Purpose, raw
 from lingshu_model.vocabulary import ConditionError
@@ -177,6 +184,11 @@ def test_inverse_cdf_is_monotone_and_never_leaves_the_vocabulary() -> None:
     cdf = cumulative(torch.tensor([[0.0, 1.0, 2.0]]).expand(4, -1))
     uniform = torch.tensor([1e-17, 0.3, 0.999, 1 - 1e-16], dtype=torch.float64)
     assert inverse_cdf(cdf, uniform).tolist() == [0, 1, 2, 2]
+
+
+def test_running_sums_as_a_product_are_the_running_sums() -> None:
+    values = torch.rand(5, 281, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(running_sums(values), values.cumsum(dim=-1), rtol=1e-13, atol=0)
 
 
 def test_cells_travel_without_loss(sampler: Sampler, checkpoint: Checkpoint) -> None:
