@@ -81,20 +81,22 @@ def profile(
     dtype: torch.dtype,
     tile: int,
     *,
+    length: int,
     at_once: int,
     compiled: str | None = None,
 ) -> dict[str, Any]:
-    """Return the numerics profile: everything known to change a bit of a result."""
+    """Return the numerics profile: everything known to change a bit of a result.
+
+    Tiles are computed `at_once` cells at a time, `length` tokens each.
+    """
     cuda = device.type == "cuda"
     properties = torch.cuda.get_device_properties(device) if cuda else None
-    return {
-        "at_once": at_once,
-        "attention": "sdpa" if cuda else _attention(dtype),
+    found = {
+        "attention": "sdpa" if cuda else _attention(dtype, length),
         "compiled": compiled or False,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "cpu_matrix_unit": "amx" if _amx() else "none",
         "device": properties.name if properties else "cpu",
-        "cublas": os.environ.get("CUBLAS_WORKSPACE_CONFIG") if cuda else None,
         "cuda": torch.version.cuda if cuda else None,
         "dtype": str(dtype).removeprefix("torch."),
         "machine": platform.machine(),
@@ -105,11 +107,18 @@ def profile(
         "tile": tile,
         "torch": torch.__version__,
     }
+    # Said only where it tells something: a field more is another profile.
+    if cuda:
+        found["cublas"] = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
+    if at_once < tile:
+        found["at_once"] = at_once
+    return found
 
 
-def _attention(dtype: torch.dtype) -> str:
-    then = f"{SCORES} scores at a time" if dtype == torch.bfloat16 else "sdpa"
-    return f"explicit to {MIDDLE} tokens, float32 to {SHORT}; then {then}"
+def _attention(dtype: torch.dtype, length: int) -> str:
+    if length > MIDDLE and dtype == torch.bfloat16:
+        return f"explicit, {SCORES} scores at a time"
+    return f"explicit to {MIDDLE} tokens, float32 to {SHORT}; then sdpa"
 
 
 def _amx() -> bool:

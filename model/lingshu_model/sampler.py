@@ -131,7 +131,12 @@ class Sampler:
     def profile(self) -> dict[str, Any]:
         """Return the numerics profile: everything known to change a bit of a result."""
         return numerics.profile(
-            self.device, self.dtype, self.tile, at_once=self.at_once, compiled=self.compiled
+            self.device,
+            self.dtype,
+            self.tile,
+            length=self.network.groups,
+            at_once=self.at_once,
+            compiled=self.compiled,
         )
 
     def measured(self, arm: ArmRequest) -> NDArray[np.bool_]:

@@ -222,7 +222,7 @@ def test_a_tile_in_parts_has_the_cells_of_the_whole(
     monkeypatch.setattr(numerics, "TOKENS", 4 * whole.network.groups)
     parts = Sampler.load(checkpoint, dtype="float32", threads=1, device="cpu")
     assert (whole.at_once, parts.at_once) == (16, 4)
-    assert whole.profile()["at_once"] != parts.profile()["at_once"]
+    assert parts.profile() == whole.profile() | {"at_once": 4}
     differing = whole.sample_tile(request, 0) != parts.sample_tile(request, 0)
     assert differing.mean() < 0.01  # rounding decides a draw now and then
 
