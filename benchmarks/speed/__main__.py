@@ -167,7 +167,8 @@ def _checkpoint(options: dict[str, Any], tile: int) -> Any:
 
 
 def _tell(found: Measured, flops: float, **about: Any) -> None:
-    numbers = {name: float(f"{value:.4g}") for name, value in asdict(found).items()}
+    rounds = found.rounds
+    numbers = {n: float(f"{value:.4g}") for n, value in asdict(found).items()} | {"rounds": rounds}
     click.echo(json.dumps({**about, "gflop_per_cell": round(flops / 1e9, 2), **numbers}, indent=1))
 
 

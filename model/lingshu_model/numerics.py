@@ -25,8 +25,11 @@ MIDDLE = 192
 SCORES = 1 << 21
 """Attention scores of a longer sequence that a CPU holds at a time in bf16: 4 MiB."""
 
+WHOLE = 1 << 14
+"""Tokens up to which a CPU takes a tile through the network whole."""
+
 TOKENS = 2048
-"""Tokens that a CPU takes through the trunk at a time, so that what lies between fits its cache."""
+"""Tokens of a larger tile that it takes at a time, so that what lies between fits its cache."""
 
 LOGITS = 1 << 19
 """Float32 values that a CPU holds at a time while it draws: 2 MiB of hidden vectors and logits."""
@@ -71,7 +74,7 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 
 def cells_at_once(device: torch.device, tile: int, length: int) -> int:
     """Return how many cells of `length` tokens go through the network together."""
-    if device.type != "cpu" or tile * length <= TOKENS:
+    if device.type != "cpu" or tile * length <= WHOLE:
         return tile
     return min(tile, 1 << (max(1, TOKENS // length).bit_length() - 1))
 

@@ -219,7 +219,8 @@ def test_a_tile_in_parts_has_the_cells_of_the_whole(
 ) -> None:
     request = arm(checkpoint, "G1", n_cells=16, guidance=2.0)
     whole = Sampler.load(checkpoint, dtype="float32", threads=1, device="cpu")
-    monkeypatch.setattr(numerics, "TOKENS", 4 * whole.network.groups)
+    monkeypatch.setattr(numerics, "WHOLE", 15 * whole.network.groups)
+    monkeypatch.setattr(numerics, "TOKENS", 7 * whole.network.groups)
     parts = Sampler.load(checkpoint, dtype="float32", threads=1, device="cpu")
     assert (whole.at_once, parts.at_once) == (16, 4)
     assert parts.profile() == whole.profile() | {"at_once": 4}
