@@ -1,1 +1,1 @@
-"""How fast sampling and training are, beside a matrix product measured in the same run."""
+"""How fast things are, beside a matrix product of the same run, and how much memory they take."""
