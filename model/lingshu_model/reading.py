@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lingshu_model import numerics
+from lingshu_model.conditions import Conditions
 from lingshu_model.network import Network
 from lingshu_model.readout import Bucket
 
@@ -42,9 +43,11 @@ class Reading:
         up = network.group_up.weight.float().view(config.group, config.d_gene, config.d_model)
         return cls(network, torch.einsum("vg,sgd->svd", network.readout.head.weight.float(), up))
 
-    def result(self, *inputs: object) -> Tensor:
-        """Return the network's result for tokens and conditions: rows of groups, or of genes."""
-        return self.network(*inputs) if self.folded is None else self.network.states(*inputs)
+    def result(self, current: Tensor, conditions: Conditions) -> Tensor:
+        """Return what the network makes of cells: rows of groups, or of genes."""
+        if self.folded is None:
+            return self.network(current, conditions)
+        return self.network.states(current, conditions)
 
     def logits(
         self, rows: Rows, bucket: Bucket, cell: Tensor, member: Tensor

@@ -6,7 +6,8 @@ genes 10 on average instead of 281. Nothing above a gene's ceiling has any proba
 nothing of the trunk, or of which genes are asked for.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -61,8 +62,8 @@ class Readout(nn.Module):
             for genes in [(widths == width).nonzero()[:, 0]]
         )
 
-    def __iter__(self):  # pyright: ignore[reportUnknownParameterType]
-        return iter(self.buckets)
+    def __iter__(self) -> Iterator[Bucket]:
+        return iter(cast("list[Bucket]", self.buckets))
 
     def of_rows(self, bucket: Bucket, hidden: Tensor, member: Tensor) -> Tensor:
         """Return float32 logits [n, width]; row i is gene `bucket.genes[member[i]]`'s."""
@@ -93,6 +94,6 @@ class Readout(nn.Module):
     def set_bias(self, values: Sequence[Sequence[float]] | Tensor) -> None:
         """Start the bias at `values`, float [genes, 281], cut to each gene's bucket."""
         table = torch.as_tensor(values)
-        for bucket in self.buckets:
+        for bucket in self:
             if bucket.bias is not None:
                 bucket.bias.copy_(table[bucket.genes, : bucket.width])

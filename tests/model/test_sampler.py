@@ -240,6 +240,7 @@ def test_first_steps_are_kept_no_longer_than_they_fit(
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_a_compiled_sampler_is_another_profile_of_the_same_law(checkpoint: Checkpoint) -> None:
     request = arm(checkpoint, "G1", n_cells=16)
