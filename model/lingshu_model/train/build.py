@@ -33,7 +33,7 @@ from lingshu_model.train.expression import (
 )
 from lingshu_model.train.genes import Hgnc
 from lingshu_model.train.spec import TrainingSpec
-from lingshu_model.train.tilt import Tilts, tilts
+from lingshu_model.train.tilt import Laws, Tilts, tilts
 from lingshu_model.vocabulary import Vocabulary
 from lingshu_model.wire.canonical import digest_json
 from lingshu_model.wire.catalogue import FORMAT, pack_genes, pin
@@ -107,7 +107,10 @@ class Birth:
         """Shrunken effects."""
         if not PRESETS[self.spec.network].tilt:
             return Tilts((), np.zeros((1, len(self.cells.panel)), np.float32))
-        return tilts(self.sample, self.levels)
+        control = [i for i, c in enumerate(self.cells.conditions) if not c.interventions]
+        rows = np.flatnonzero(np.isin(self.cells.condition, control))
+        laws = Laws.of(histogram(self.cells, rows), largest_tokens(self.counts))
+        return tilts(self.sample, self.levels, laws)
 
     @cached_property
     def components(self) -> Components:
