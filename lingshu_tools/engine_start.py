@@ -21,6 +21,8 @@ from lingshu_tools.errors import EngineError
 _POLL_S = 0.05
 _LOG_LIMIT = 1 << 20
 _TAIL_LINES = 12
+RANKS = "LINGSHU_ENGINE_RANKS"
+"""The environment variable that says of how many processes an engine started here is made."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +46,16 @@ def start_detached(
 ) -> Started:
     """Return an engine process in a session of its own, so that it outlives this one.
 
+    With `LINGSHU_ENGINE_RANKS` in `environ` it is that many processes, started by accelerate: one
+    per GPU, or where there is none that many on the CPU.
+
     Raises:
-        EngineError: torch or another part of the `model` extra is missing.
+        EngineError: torch or another part of the `model` extra is missing, or the number of ranks
+            is none.
     """
     _require("torch", "accelerate", "starlette", "uvicorn")
     places.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    command = [sys.executable, "-P", "-m", "lingshu_model.engine", "--home", str(places.home)]
+    command = [*_command(environ.get(RANKS, "1")), "--home", str(places.home)]
     with _open_log(places.log) as log:
         start = log.seek(0, os.SEEK_END)
         process = subprocess.Popen(
@@ -95,6 +101,20 @@ def wait_until(
         f"still be starting: call again. The end of {started.log}:\n{started.last_words()}"
     )
     raise EngineError(message)
+
+
+def _command(ranks: str) -> list[str]:
+    python = [sys.executable, "-P", "-m"]
+    if not (ranks.isascii() and ranks.isdigit() and int(ranks)):
+        message = f"{RANKS} is {ranks!r}: give how many processes the engine is to be, or unset it"
+        raise EngineError(message)
+    if int(ranks) == 1:
+        return [*python, "lingshu_model.engine"]
+    # The rest are its own defaults, said aloud so that it prints no warning about them.
+    launch = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", ranks]
+    once = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    port = ["--main_process_port", "0"]  # any that is free
+    return [*python, *launch, *once, *port, "-m", "lingshu_model.engine", "--ranks", ranks]
 
 
 def engine_environ(environ: Mapping[str, str]) -> dict[str, str]:

@@ -1,1 +1,1 @@
-"""How fast things are, and how much memory they take."""
+"""How fast things are, beside a matrix product of the same run, and how much memory they take."""

@@ -47,6 +47,7 @@ class Network(nn.Module):
 
     permutation: Tensor
     inverse: Tensor
+    table: Tensor | None
     ceiling: Tensor
     """int64 [genes]: the largest token that training saw of each gene; nothing above is drawn."""
 
@@ -68,6 +69,7 @@ class Network(nn.Module):
         largest = torch.full((genes,), VOCABULARY - 1) if ceiling is None else ceiling
         self.register_buffer("ceiling", largest.clone())
         width = config.group * config.d_gene
+        self.register_buffer("table", None, persistent=False)
         self.token = nn.Embedding(VOCABULARY + 1, config.d_gene)
         self.group_down = nn.Linear(width, config.d_model, bias=False)
         self.prefix = PrefixEncoder(config, sizes, genes)
@@ -115,8 +117,12 @@ class Network(nn.Module):
 
     def embed(self, tokens: Tensor, conditions: Conditions) -> Tensor:
         """Return one vector per cell, float32 [batch, d_model]: the mean of the trunk's tokens."""
+        return self.states(tokens, conditions).float().mean(dim=1)
+
+    def states(self, tokens: Tensor, conditions: Conditions) -> Tensor:
+        """Return the trunk's vector of each group of genes, [batch, groups, d_model]."""
         trunk, _ = self._trunk(tokens, conditions)
-        return trunk[:, -self.groups :].float().mean(dim=1)
+        return trunk[:, -self.groups :]
 
     def _trunk(self, tokens: Tensor, conditions: Conditions) -> tuple[Tensor, Tensor | None]:
         prefix, scores = self.prefix(conditions), None
@@ -148,12 +154,27 @@ class Network(nn.Module):
     def _pack(self, tokens: Tensor) -> Tensor:
         padding = self.groups * self.config.group - self.genes
         grouped = F.pad(tokens[:, self.permutation], (0, padding), value=MASK)
-        embedded = self.token(grouped).view(tokens.shape[0], self.groups, -1)
-        packed = self.group_down(embedded)
+        if self.table is None:
+            packed = self.group_down(self.token(grouped).view(tokens.shape[0], self.groups, -1))
+        else:
+            slots = torch.arange(self.config.group, device=tokens.device) * (VOCABULARY + 1)
+            index = grouped.view(-1, self.config.group) + slots
+            packed = F.embedding_bag(index, self.table, mode="sum")
+            packed = packed.view(tokens.shape[0], self.groups, -1)
         return packed if self.position is None else packed + self.position
 
     def _unpack(self, x: Tensor) -> Tensor:
         return x.view(x.shape[0], -1, self.config.d_gene)[:, self.inverse]
+
+    @torch.no_grad()
+    def tabulate(self) -> None:
+        """Hold what each token adds to its group's vector in each slot, [S * 282, d_model].
+
+        Adding S rows of it takes a fraction of the product with W_down; it is not trained.
+        """
+        by_slot = self.group_down.weight.float().view(-1, self.config.group, self.config.d_gene)
+        table = torch.einsum("dsg,tg->std", by_slot, self.token.weight.float())
+        self.table = table.reshape(-1, table.shape[-1]).contiguous()
 
     def backbone_parameters(self) -> int:
         """Return the parameters of the blocks and the final norm, the paper's '85M'."""

@@ -22,11 +22,25 @@ SHORT = 64
 MIDDLE = 192
 """Tokens up to which it is written out in the network's own dtype."""
 
+SCORES = 1 << 21
+"""Attention scores of a longer sequence that a CPU holds at a time in bf16: 4 MiB."""
+
+WHOLE = 1 << 14
+"""Tokens up to which a CPU takes a tile through the network whole."""
+
+TOKENS = 2048
+"""Tokens of a larger tile that it takes at a time, so that what lies between fits its cache."""
+
+LOGITS = 1 << 19
+"""Float32 values that a CPU holds at a time while it draws: 2 MiB of hidden vectors and logits."""
+
 
 def prepare(threads: int | None = None) -> None:
     """Pin threads, ask for deterministic kernels and keep freed memory in the process."""
     if threads is not None:
         torch.set_num_threads(threads)
+    # cuBLAS is deterministic only with a workspace of its own, which it reads at its first use.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(mode=True)
     # Every element is written before it is read; filling fresh memory first only costs time.
     deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
@@ -58,15 +72,31 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
 
 
-def profile(device: torch.device, dtype: torch.dtype, tile: int) -> dict[str, Any]:
-    """Return the numerics profile: everything known to change a bit of a result."""
+def cells_at_once(device: torch.device, tile: int, length: int) -> int:
+    """Return how many cells of `length` tokens go through the network together."""
+    if device.type != "cpu" or tile * length <= WHOLE:
+        return tile
+    return min(tile, 1 << (max(1, TOKENS // length).bit_length() - 1))
+
+
+def profile(
+    device: torch.device,
+    dtype: torch.dtype,
+    tile: int,
+    *,
+    length: int,
+    at_once: int,
+    compiled: str | None = None,
+) -> dict[str, Any]:
+    """Return the numerics profile: everything known to change a bit of a result.
+
+    Tiles are computed `at_once` cells at a time, `length` tokens each.
+    """
     cuda = device.type == "cuda"
     properties = torch.cuda.get_device_properties(device) if cuda else None
-    return {
-        "attention": "sdpa"
-        if cuda
-        else f"explicit to {MIDDLE} tokens, float32 to {SHORT}; then sdpa",
-        "compiled": False,
+    found = {
+        "attention": "sdpa" if cuda else _attention(dtype, length),
+        "compiled": compiled or False,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "cpu_matrix_unit": "amx" if _amx() else "none",
         "device": properties.name if properties else "cpu",
@@ -80,6 +110,18 @@ def profile(device: torch.device, dtype: torch.dtype, tile: int) -> dict[str, An
         "tile": tile,
         "torch": torch.__version__,
     }
+    # Said only where it tells something: a field more is another profile.
+    if cuda:
+        found["cublas"] = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
+    if at_once < tile:
+        found["at_once"] = at_once
+    return found
+
+
+def _attention(dtype: torch.dtype, length: int) -> str:
+    if length > MIDDLE and dtype == torch.bfloat16:
+        return f"explicit, {SCORES} scores at a time"
+    return f"explicit to {MIDDLE} tokens, float32 to {SHORT}; then sdpa"
 
 
 def _amx() -> bool:

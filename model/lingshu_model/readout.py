@@ -6,7 +6,8 @@ genes 10 on average instead of 281. Nothing above a gene's ceiling has any proba
 nothing of the trunk, or of which genes are asked for.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -61,38 +62,38 @@ class Readout(nn.Module):
             for genes in [(widths == width).nonzero()[:, 0]]
         )
 
-    def __iter__(self):  # pyright: ignore[reportUnknownParameterType]
-        return iter(self.buckets)
+    def __iter__(self) -> Iterator[Bucket]:
+        return iter(cast("list[Bucket]", self.buckets))
 
     def of_rows(self, bucket: Bucket, hidden: Tensor, member: Tensor) -> Tensor:
         """Return float32 logits [n, width]; row i is gene `bucket.genes[member[i]]`'s."""
-        bias = None if bucket.bias is None else bucket.bias[member]
-        above = bucket.above[member] if bucket.any_above else None
-        return self._logits(bucket, hidden, bias, above)
+        return self.bounded(bucket, self._product(bucket, hidden), member)
 
     def of_bucket(self, bucket: Bucket, hidden: Tensor) -> Tensor:
         """Return float32 logits [batch, n, width] of all genes of a bucket, in its order."""
-        return self._logits(bucket, hidden, bucket.bias, bucket.above)
+        logits = self._product(bucket, hidden)
+        if bucket.bias is not None:
+            logits = logits + bucket.bias
+        return logits.masked_fill(bucket.above, -torch.inf) if bucket.any_above else logits
 
-    def _logits(
-        self, bucket: Bucket, hidden: Tensor, bias: Tensor | None, above: Tensor | None
-    ) -> Tensor:
+    def bounded(self, bucket: Bucket, logits: Tensor, member: Tensor) -> Tensor:
+        """Return logits [n, width] with their genes' biases, and none above their ceilings."""
+        if bucket.bias is not None:
+            logits = logits + bucket.bias[member]
+        return logits.masked_fill(bucket.above[member], -torch.inf) if bucket.any_above else logits
+
+    def _product(self, bucket: Bucket, hidden: Tensor) -> Tensor:
         with torch.autocast(hidden.device.type, enabled=False):
             weight = self.head.weight[: bucket.width].float()
             if self.levelled:
                 # One product for both: a pass over the logits costs more than the product does.
                 weight = torch.cat([weight, self.levels[: bucket.width, None]], dim=1)
-            logits = hidden.float() @ weight.T
-            if bias is not None:
-                logits = logits + bias
-            if above is not None and bucket.any_above:
-                logits = logits.masked_fill(above, -torch.inf)
-            return logits
+            return hidden.float() @ weight.T
 
     @torch.no_grad()
     def set_bias(self, values: Sequence[Sequence[float]] | Tensor) -> None:
         """Start the bias at `values`, float [genes, 281], cut to each gene's bucket."""
         table = torch.as_tensor(values)
-        for bucket in self.buckets:
+        for bucket in self:
             if bucket.bias is not None:
                 bucket.bias.copy_(table[bucket.genes, : bucket.width])

@@ -24,15 +24,19 @@ from torch import Tensor
 
 from lingshu_model import numerics, tokens
 from lingshu_model.conditions import Conditions
+from lingshu_model.inference import make_ready
 from lingshu_model.network import Network
+from lingshu_model.reading import Reading, Rows
 from lingshu_model.readout import Bucket
-from lingshu_model.schedule import reveal_counts, reveal_order
+from lingshu_model.schedule import reveal_counts, reveal_steps
 from lingshu_model.streams import Purpose, raw, uniforms
 from lingshu_model.vocabulary import Vocabulary
 from lingshu_model.weights import load_network
 from lingshu_model.wire import ArmRequest, Cells, Checkpoint, digest_json
 
 FIRST_STEPS_KEPT = 64
+FIRST_STEPS_BYTES = 256 << 20
+"""Running sums over a whole transcriptome and vocabulary are 40 MB a condition."""
 Sums = list[Tensor]
 """Running sums [genes of the bucket, width], one tensor per bucket of the readout."""
 
@@ -52,6 +56,15 @@ class _Noise:
     uniform: Tensor
     depth: Tensor
 
+    def to(self, device: torch.device) -> "_Noise":
+        """Return the same on `device`."""
+        return _Noise(*(part.to(device) for part in (self.step, self.uniform, self.depth)))
+
+    def split(self, cells: int) -> "list[_Noise]":
+        """Return the same, `cells` at a time."""
+        parts = (part.split(cells) for part in (self.step, self.uniform, self.depth))
+        return [_Noise(*part) for part in zip(*parts, strict=True)]
+
 
 class Sampler:
     """Draws tiles of cells of one checkpoint on one device; several threads may ask at a time.
@@ -60,13 +73,21 @@ class Sampler:
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, network: Network, vocabulary: Vocabulary, dtype: torch.dtype
+        self,
+        checkpoint: Checkpoint,
+        network: Network,
+        vocabulary: Vocabulary,
+        dtype: torch.dtype,
+        compiled: str | None = None,
     ) -> None:
-        """Take a loaded network; `Sampler.load` is the usual way in."""
+        """Take a loaded network, for good; `Sampler.load` is the usual way in."""
+        self.reading = Reading.of(network)
+        make_ready(network, dtype, compiled)
         self.checkpoint, self.network, self.vocabulary = checkpoint, network, vocabulary
-        self.dtype = dtype
+        self.dtype, self.compiled = dtype, compiled
         self.tile: int = checkpoint.config["sampler"]["tile"]
         self.schedule: str = checkpoint.config["sampler"]["schedule"]
+        self.at_once = numerics.cells_at_once(self.device, self.tile, network.groups)
         self._first: OrderedDict[str, Sums] = OrderedDict()
         self._first_lock = threading.Lock()
         self._turn = nullcontext() if self.device.type == "cpu" else threading.Lock()
@@ -79,12 +100,18 @@ class Sampler:
         dtype: str = "auto",
         threads: int | None = None,
         device: str | None = None,
+        compiled: str | None = None,
     ) -> "Sampler":
-        """Return a sampler; `dtype` is auto, float32 or bfloat16, `device` a torch device."""
+        """Return a sampler; `dtype` is auto, float32 or bfloat16, `device` a torch device.
+
+        `compiled`: a mode of `torch.compile`, such as `default` or `max-autotune-no-cudagraphs`,
+        which is another numerics profile; None (the default) = not compiled.
+        """
         numerics.prepare(threads)
         where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         network, vocabulary = load_network(checkpoint)
-        return cls(checkpoint, network.to(where), vocabulary, numerics.choose_dtype(dtype, where))
+        chosen = numerics.choose_dtype(dtype, where)
+        return cls(checkpoint, network.to(where), vocabulary, chosen, compiled)
 
     @cached_property
     def device(self) -> torch.device:
@@ -103,7 +130,14 @@ class Sampler:
 
     def profile(self) -> dict[str, Any]:
         """Return the numerics profile: everything known to change a bit of a result."""
-        return numerics.profile(self.device, self.dtype, self.tile)
+        return numerics.profile(
+            self.device,
+            self.dtype,
+            self.tile,
+            length=self.network.groups,
+            at_once=self.at_once,
+            compiled=self.compiled,
+        )
 
     def measured(self, arm: ArmRequest) -> NDArray[np.bool_]:
         """Return bool [genes]: which genes the arm's context measures; the others stay masked."""
@@ -120,10 +154,12 @@ class Sampler:
             ConditionError: the checkpoint has no token for the condition.
             Stopped: `should_stop()` was true between two steps.
         """
-        with self._turn, torch.inference_mode():
+        with torch.inference_mode():
             start = self._start(arm).expand(self.tile, -1)
             noise = self._noise(arm, tile_index, self._free(arm, start))
-            return self._draw(arm, start, noise, should_stop or (lambda: False))
+            # Cells of one condition have the same first step, unless each has its own depth.
+            alike = self.network.state is None
+            return self._draw(arm, start, noise, should_stop or (lambda: False), alike=alike)
 
     def complete_tile(
         self,
@@ -142,13 +178,13 @@ class Sampler:
             depth: ln UMI [tile] over the genes that the context measures.
             should_stop: as in `sample_tile`.
         """
-        with self._turn, torch.inference_mode():
-            start = torch.from_numpy(known).to(self.device)
+        with torch.inference_mode():
+            start = torch.from_numpy(known)
             clamped = self._start(arm)
             start = torch.where(clamped == tokens.MASK, start, clamped)
             noise = self._noise(arm, tile_index, self._free(arm, start))
-            noise = replace(noise, depth=torch.from_numpy(depth).to(self.device))
-            return self._draw(arm, start, noise, should_stop or (lambda: False))
+            noise = replace(noise, depth=torch.from_numpy(depth))
+            return self._draw(arm, start, noise, should_stop or (lambda: False), alike=False)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the context in which the network computes in the sampler's dtype."""
@@ -156,47 +192,60 @@ class Sampler:
 
     def _free(self, arm: ArmRequest, start: Tensor) -> NDArray[np.bool_]:
         """Return which genes are to be drawn: hidden, and measured in the arm's context."""
-        return (start == tokens.MASK).cpu().numpy() & self.measured(arm)
+        return (start == tokens.MASK).numpy() & self.measured(arm)
 
     def _draw(
-        self, arm: ArmRequest, start: Tensor, noise: _Noise, should_stop: Callable[[], bool]
+        self,
+        arm: ArmRequest,
+        start: Tensor,
+        noise: _Noise,
+        should_stop: Callable[[], bool],
+        *,
+        alike: bool,
     ) -> NDArray[np.int32]:
-        current = start.clone()
-        for step in range(arm.steps):
-            if should_stop():
-                raise Stopped
-            self._reveal(arm, current, noise, step)
-        return _counts(current.cpu().numpy())
+        """Return a tile's counts, `at_once` cells at a time, which bounds the memory held."""
+        done: list[Tensor] = []
+        with self._turn:  # an accelerator's begins when the host's part is done
+            parts = noise.to(self.device).split(self.at_once)
+            for tokens_of, part in zip(start.split(self.at_once), parts, strict=True):
+                current = tokens_of.to(self.device, copy=True)
+                for step in range(arm.steps):
+                    if should_stop():
+                        raise Stopped
+                    self._reveal(arm, current, part, step, alike=alike and step == 0)
+                done.append(current.cpu())
+        return _counts(torch.cat(done).numpy())
 
-    def _reveal(self, arm: ArmRequest, current: Tensor, noise: _Noise, step: int) -> None:
+    def _reveal(
+        self, arm: ArmRequest, current: Tensor, noise: _Noise, step: int, *, alike: bool
+    ) -> None:
         """Draw the genes of one step into `current`, a bucket of genes at a time."""
         now = noise.step == step
         if not bool(now.any()):
             return
-        # Cells of one condition have the same first step, unless each has a depth of its own.
-        shared = step == 0 and self.network.state is None
-        first = self._first_step(arm, current[:1]) if shared else []
-        branches = [] if shared else self._branches(arm, current, noise.depth)
+        first = self._first_step(arm, current[:1]) if alike else []
+        rows = None if alike else self._rows(arm, current, noise.depth)
         for number, bucket in enumerate(self.network.readout):
             cell, member = now[:, bucket.genes].nonzero(as_tuple=True)
             gene = bucket.genes[member]
+            if not len(cell):
+                continue
             if bucket.width == 1:
                 current[cell, gene] = 0
-            elif len(cell):
+            elif rows is None:
                 uniform = noise.uniform[cell, gene]
-                sums = (
-                    first[number][member]
-                    if shared
-                    else cumulative(self._logits(arm, bucket, branches, cell, member))
-                )
-                current[cell, gene] = inverse_cdf(sums, uniform)
+                current[cell, gene] = inverse_cdf(first[number][member], uniform)
+            else:
+                for logits, part in self.reading.logits(rows, bucket, cell, member):
+                    at = (cell[part], gene[part])
+                    current[at] = inverse_cdf(cumulative(logits), noise.uniform[at])
 
     def _start(self, arm: ArmRequest) -> Tensor:
         """Return the tokens [genes] before the first step: all MASK but for clamped genes."""
         start = torch.full((len(self.checkpoint.panel),), tokens.MASK)
         for symbol, count in arm.clamp.items():
             start[self.checkpoint.panel.index(symbol)] = int(tokens.encode(count))
-        return start.to(self.device)
+        return start
 
     def _noise(self, arm: ArmRequest, tile_index: int, free: NDArray[np.bool_]) -> _Noise:
         """Return a tile's randomness, for the genes `free` [tile, genes] of each cell."""
@@ -210,64 +259,69 @@ class Sampler:
             places = np.flatnonzero(free[row])
             weights = None if self._weights is None else self._weights[places]
             keys = raw(arm.seed, cell, Purpose.ORDER, genes)[places]
-            order = places[reveal_order(keys, weights)]
             counts = reveal_counts(len(places), arm.steps, self.schedule, weights)
-            step[row, order] = np.repeat(np.arange(arm.steps), counts)
+            step[row, places] = reveal_steps(keys, counts, weights)
             uniform[row] = uniforms(arm.seed, cell, Purpose.VALUE, genes)
             (rank,) = uniforms(arm.seed, cell, Purpose.DEPTH, 1)
             depth[row] = np.interp(rank, np.linspace(0, 1, len(known)), known)
-        parts = (torch.from_numpy(part).to(self.device) for part in (step, uniform, depth))
-        return _Noise(*parts)
+        return _Noise(*(torch.from_numpy(part) for part in (step, uniform, depth)))
 
-    def _branches(self, arm: ArmRequest, current: Tensor, depth: Tensor) -> list[Tensor]:
-        """Return the readout's rows under the condition and, where guided, under control."""
+    def _rows(self, arm: ArmRequest, current: Tensor, depth: Tensor) -> Rows:
+        """Return what the network makes of the cells, guided against control.
+
+        Logits are linear in the rows, so guiding these gives the guided logits, with one product.
+        """
         conditions = self.vocabulary.conditions(arm.context, arm.interventions)
-        branches = [self._branch(current, conditions, depth)]
-        if arm.guidance and arm.interventions:
-            base = self.vocabulary.conditions(arm.context, ())
-            branches.append(self._branch(current, base, depth))
-        return branches
+        hidden = self._branch(current, conditions, depth)
+        if not (arm.guidance and arm.interventions):
+            return lambda cell, place: hidden[cell, place]
+        control = self.vocabulary.conditions(arm.context, ())
+        base = self._branch(current, control, depth)
+
+        def guided(cell: Tensor, place: Tensor) -> Tensor:
+            at = base[cell, place].float()
+            return hidden[cell, place].float().sub_(at).mul_(arm.guidance + 1).add_(at)
+
+        return guided
 
     def _branch(self, current: Tensor, conditions: Conditions, depth: Tensor) -> Tensor:
         conditions = conditions.to(self.device).expand(len(current)).at_depth(depth)
         with self.autocast():
-            return self.network(current, conditions)
-
-    def _logits(
-        self, arm: ArmRequest, bucket: Bucket, branches: list[Tensor], cell: Tensor, member: Tensor
-    ) -> Tensor:
-        """Return float32 logits [n, width] of a bucket's genes, guided against control."""
-        gene = bucket.genes[member]
-        readout = self.network.readout
-        logits = [readout.of_rows(bucket, rows[cell, gene], member) for rows in branches]
-        if len(logits) == 1:
-            return logits[0]
-        guided = logits[1] + (arm.guidance + 1) * (logits[0] - logits[1])
-        # Above the ceiling both are minus infinity, and their difference is no number.
-        return guided.nan_to_num_(nan=-torch.inf, neginf=-torch.inf)
+            return self.reading.result(current, conditions)
 
     def _first_step(self, arm: ArmRequest, start: Tensor) -> Sums:
         """Return the running sums of the first step from `start` [1, genes], once per condition."""
         key = digest_json(arm.model_dump(include={"context", "interventions", "guidance", "clamp"}))
         with self._first_lock:
             if key not in self._first:
-                branches = self._branches(arm, start, torch.zeros(1, device=self.device))
-                self._first[key] = [
-                    self._all_sums(arm, bucket, branches) for bucket in self.network.readout
-                ]
-                if len(self._first) > FIRST_STEPS_KEPT:
+                rows = self._rows(arm, start, torch.zeros(1, device=self.device))
+                self._first[key] = [self._sums(b, rows) for b in self.network.readout]
+                size = sum(sums.nbytes for sums in self._first[key])
+                while len(self._first) > max(1, min(FIRST_STEPS_KEPT, FIRST_STEPS_BYTES // size)):
                     self._first.popitem(last=False)
             self._first.move_to_end(key)
             return self._first[key]
 
-    def _all_sums(self, arm: ArmRequest, bucket: Bucket, branches: list[Tensor]) -> Tensor:
+    def _sums(self, bucket: Bucket, rows: Rows) -> Tensor:
+        """Return the running sums of all genes of a bucket, in the one cell of `rows`."""
+        sums = torch.empty(len(bucket.genes), bucket.width, dtype=torch.float64, device=self.device)
         every = torch.arange(len(bucket.genes), device=self.device)
-        return cumulative(self._logits(arm, bucket, branches, torch.zeros_like(every), every))
+        for logits, part in self.reading.logits(rows, bucket, torch.zeros_like(every), every):
+            sums[part] = cumulative(logits)
+        return sums
 
 
 def cumulative(logits: Tensor) -> Tensor:
     """Return the running sums of softmax(logits), float64, same shape."""
-    return torch.softmax(logits.double(), dim=-1).cumsum(dim=-1)
+    law = torch.softmax(logits.double(), dim=-1)
+    # CUDA's cumsum adds in no fixed order, and is refused where that must not be.
+    return law.cumsum(dim=-1) if law.device.type == "cpu" else running_sums(law)
+
+
+def running_sums(values: Tensor) -> Tensor:
+    """Return the running sums of `values` [n, k] over their last axis, as one product."""
+    width = values.shape[-1]
+    return values @ torch.ones(width, width, dtype=values.dtype, device=values.device).triu()
 
 
 def inverse_cdf(cdf: Tensor, uniform: Tensor) -> Tensor:

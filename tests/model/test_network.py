@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from lingshu_model.blocks import Block
+from lingshu_model import numerics
+from lingshu_model.blocks import Block, attend
 from lingshu_model.conditions import Conditions, VocabularySizes
 from lingshu_model.config import PRESETS, NetworkConfig
 from lingshu_model.ema import PowerEMA, gamma_of
@@ -84,3 +85,27 @@ def test_the_average_is_the_power_weighted_mean_of_all_steps() -> None:
     weights = [(t / 4) ** exponent - ((t - 1) / 4) ** exponent for t in range(1, 5)]
     expected = sum(w * v for w, v in zip(weights, values, strict=True))
     assert ema.average["weight"].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_packing_by_table_adds_up_to_the_product() -> None:
+    network = Network(PRESETS["lingshu-tiny"], 10, SIZES).eval()
+    tokens = torch.tensor([[0, 5, MASK, 280, 1, 1, 99, MASK, 2, 7], [MASK] * 10])
+    product = network._pack(tokens)
+    network.tabulate()
+    torch.testing.assert_close(network._pack(tokens), product, rtol=1e-5, atol=1e-6)
+    assert "table" not in network.state_dict()
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_over_long_sequences_is_the_fused_one_but_for_rounding(
+    monkeypatch: pytest.MonkeyPatch, masked: bool
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = torch.randn(3, 2, 3, 200, 16, generator=generator).bfloat16()
+    mask = torch.rand(2, 1, 1, 200, generator=generator) < 0.8 if masked else None
+    fused = torch.nn.functional.scaled_dot_product_attention(q.float(), k.float(), v.float(), mask)
+    monkeypatch.setattr(numerics, "SCORES", 2 * 200**2)
+    parts = attend(q, k, v, mask)
+    torch.testing.assert_close(parts.float(), fused, rtol=0.05, atol=0.02)
+    monkeypatch.setattr(numerics, "SCORES", 1 << 40)
+    assert torch.equal(attend(q, k, v, mask), parts)

@@ -1,5 +1,6 @@
 """Sampled cells follow the model's law, and depend on seed, cell and condition alone."""
 
+import shutil
 from collections.abc import Iterator
 
 import numpy as np
@@ -7,9 +8,18 @@ import pytest
 import torch
 from made_model import GENES, arm
 
-from lingshu_model import tokens
-from lingshu_model.sampler import Sampler, Stopped, cumulative, inverse_cdf, sample_arm
-from lingshu_model.schedule import reveal_counts, reveal_order
+from lingshu_model import numerics, tokens
+from lingshu_model import sampler as sampling
+from lingshu_model.sampler import (
+    Sampler,
+    Stopped,
+    cumulative,
+    inverse_cdf,
+    running_sums,
+    sample_arm,
+)
+from lingshu_model.schedule import reveal_counts, reveal_steps
+from lingshu_model.streams import Purpose, raw
 from lingshu_model.vocabulary import ConditionError
 from lingshu_model.wire import Checkpoint, decode_cells, encode_cells
 
@@ -33,14 +43,16 @@ def test_the_information_schedule_begins_with_few_telling_genes() -> None:
     assert counts[0] < 5
     assert counts[-1] > 900
     keys = np.random.Generator(np.random.Philox(2)).integers(0, 2**64, 1000, np.uint64)
-    order = reveal_order(keys, weights)
-    assert sorted(order) == list(range(1000))
-    assert np.mean(order[:20] < 20) > 0.6
+    steps = reveal_steps(keys, counts, weights)
+    assert np.bincount(steps, minlength=8).tolist() == counts.tolist()
+    early = np.argsort(reveal_steps(keys, np.ones(1000, np.int64), weights))[:20]
+    assert np.mean(early < 20) > 0.6
 
 
 def test_a_gene_of_twice_the_weight_comes_first_twice_as_often() -> None:
     keys = np.random.Generator(np.random.Philox(3)).integers(0, 2**64, (6000, 3), np.uint64)
-    first = [reveal_order(k, np.array([1.0, 2.0, 1.0]))[0] for k in keys]
+    one_by_one, weights = np.ones(3, np.int64), np.array([1.0, 2.0, 1.0])
+    first = [reveal_steps(k, one_by_one, weights).argmin() for k in keys]
     assert np.bincount(first) / 6000 == pytest.approx([0.25, 0.5, 0.25], abs=0.02)
 
 
@@ -174,6 +186,11 @@ def test_inverse_cdf_is_monotone_and_never_leaves_the_vocabulary() -> None:
     assert inverse_cdf(cdf, uniform).tolist() == [0, 1, 2, 2]
 
 
+def test_running_sums_as_a_product_are_the_running_sums() -> None:
+    values = torch.rand(5, 281, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(running_sums(values), values.cumsum(dim=-1), rtol=1e-13, atol=0)
+
+
 def test_cells_travel_without_loss(sampler: Sampler, checkpoint: Checkpoint) -> None:
     cells = sample_arm(sampler, arm(checkpoint, n_cells=5))
     blob = encode_cells(cells)
@@ -181,3 +198,56 @@ def test_cells_travel_without_loss(sampler: Sampler, checkpoint: Checkpoint) -> 
     assert encode_cells(decode_cells(blob)) == blob
     with pytest.raises(ValueError, match="lingshu-cells-1"):
         decode_cells(blob[:-7])
+
+
+@pytest.mark.parametrize("steps", [1, 3, 8, 64])
+def test_genes_are_revealed_in_the_order_of_their_keys(steps: int) -> None:
+    counts = reveal_counts(40, steps, "cosine")
+    keys = raw(5, 7, Purpose.ORDER, 40)
+    ranked = np.empty(40, np.int64)
+    ranked[np.argsort(keys, kind="stable")] = np.repeat(np.arange(steps), counts)
+    assert reveal_steps(keys, counts).tolist() == ranked.tolist()
+
+
+def test_of_equal_keys_the_first_gene_is_revealed_first() -> None:
+    keys = np.array([3, 9, 3, 3, 1], np.uint64)
+    assert reveal_steps(keys, np.array([2, 0, 1, 2])).tolist() == [0, 3, 2, 3, 0]
+
+
+def test_a_tile_in_parts_has_the_cells_of_the_whole(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = arm(checkpoint, "G1", n_cells=16, guidance=2.0)
+    whole = Sampler.load(checkpoint, dtype="float32", threads=1, device="cpu")
+    monkeypatch.setattr(numerics, "WHOLE", 15 * whole.network.groups)
+    monkeypatch.setattr(numerics, "TOKENS", 7 * whole.network.groups)
+    parts = Sampler.load(checkpoint, dtype="float32", threads=1, device="cpu")
+    assert (whole.at_once, parts.at_once) == (16, 4)
+    assert parts.profile() == whole.profile() | {"at_once": 4}
+    differing = whole.sample_tile(request, 0) != parts.sample_tile(request, 0)
+    assert differing.mean() < 0.01  # rounding decides a draw now and then
+
+
+def test_first_steps_are_kept_no_longer_than_they_fit(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampling, "FIRST_STEPS_BYTES", 1)
+    sampler = Sampler.load(checkpoint, dtype="float32", threads=1, device="cpu")
+    sampler.network.state = sampler.network.to_state = None
+    for target in ("G1", "G5", "G1"):
+        sampler._first_step(arm(checkpoint, target), sampler._start(arm(checkpoint))[None])
+        assert len(sampler._first) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_sampler_is_another_profile_of_the_same_law(checkpoint: Checkpoint) -> None:
+    request = arm(checkpoint, "G1", n_cells=16)
+    eager = Sampler.load(checkpoint, dtype="float32", threads=1, device="cpu")
+    compiled = Sampler.load(
+        checkpoint, threads=1, dtype="float32", device="cpu", compiled="default"
+    )
+    assert compiled.profile() == eager.profile() | {"compiled": "default"}
+    differing = eager.sample_tile(request, 0) != compiled.sample_tile(request, 0)
+    assert differing.mean() < 0.01

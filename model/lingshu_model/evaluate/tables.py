@@ -39,7 +39,7 @@ def report_tables(evidence: Mapping[str, Any]) -> str:
         parts += [
             f"### Metrics of the Virtual Cell Challenges, over the panel's genes: {name}",
             score_table(found["table"]),
-            "### Scaled: at 0 the held-out cells' mean response, at 1 one half of them for the other",
+            "### Scaled: 0 = the held-out cells' mean response, 1 = one half of them for the other",
             scaled_table(found),
         ]
     return "\n\n".join(parts) + "\n"

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 
 from lingshu_model import numerics
-from lingshu_model.train import build, data, loop
+from lingshu_model.train import build, data, loop, ranks
 from lingshu_model.train.cells import TrainingCells, add_shams
 from lingshu_model.train.spec import TrainingSpec
 from lingshu_model.vocabulary import stack
@@ -28,8 +28,16 @@ from lingshu_model.vocabulary import stack
 @click.option("--out", type=click.Path(path_type=Path), default="runs", help="Where to write.")
 @click.option("--threads", type=int, default=None, help="CPU threads per rank.")
 @click.option("--epochs", type=int, default=None, help="Instead of the spec's.")
+@click.option(
+    "--ranks", "expected", type=int, default=None, help="Refuse another number of processes."
+)
 def main(
-    spec_file: Path, data_dir: Path, out: Path, threads: int | None, epochs: int | None
+    spec_file: Path,
+    data_dir: Path,
+    out: Path,
+    threads: int | None,
+    epochs: int | None,
+    expected: int | None,
 ) -> None:
     """Train the checkpoint described by SPEC_FILE into OUT/NAME/."""
     try:
@@ -43,9 +51,14 @@ def main(
     fast = numerics.has_fast_bf16(device)
     accelerator = Accelerator(mixed_precision="bf16" if fast else "no", cpu=device.type == "cpu")
     try:
-        _run(spec, data_dir, out, accelerator)
+        ranks.check(accelerator, expected)
+        with ranks.together(accelerator):
+            _run(spec, data_dir, out, accelerator)
     except ValueError as error:
         sys.exit(f"lingshu train: {error}")
+    except ranks.RankLostError as error:
+        click.echo(f"lingshu train: {error}", err=True)
+        sys.exit(ranks.RANK_LOST)
     except (OSError, SafetensorError) as error:
         sys.exit(
             f"lingshu train: cannot write below {out}: {error}. Make room and run the same command "

@@ -26,6 +26,7 @@ from lingshu_model.network import Network
 from lingshu_model.tokens import MASK
 from lingshu_model.train import state
 from lingshu_model.train.cells import TrainingCells
+from lingshu_model.train.ranks import check_share
 from lingshu_model.train.spec import TrainingSpec
 
 SAVE_EVERY_S = 60.0
@@ -75,6 +76,7 @@ class CellBatches:
     def batches(self, step: int, spec: TrainingSpec, rank: int, ranks: int) -> Iterator[Batch]:
         """Yield this rank's micro-batches of `step`; over all ranks they are the whole batch."""
         rows = self.rows(step, spec.batch, spec.seed)
+        check_share(len(rows), ranks)
         generator = _generator(spec.seed, 4, step)
         times = diffusion.stratified_times(len(rows), generator)
         uniform = torch.rand(len(rows), len(self.cells.panel), generator=generator)
@@ -154,6 +156,7 @@ def train(
             with accelerator.autocast():
                 bound = None if held_out is None else validation_bound(network, ema, held_out, spec)
             rate = seen / (time.monotonic() - began)
+            running = _over_ranks(running, accelerator)
             row = [
                 step + 1,
                 running / (seen / spec.batch),
@@ -170,6 +173,12 @@ def train(
             saved = time.monotonic()
     bar.close()
     return ema.average
+
+
+def _over_ranks(share: float, accelerator: Accelerator) -> float:
+    """Return the sum of every rank's share of the loss."""
+    whole = accelerator.reduce(torch.tensor(share, device=accelerator.device), "sum")
+    return float(torch.as_tensor(whole))
 
 
 def learning_rate(step: int, total: int, spec: TrainingSpec) -> float:

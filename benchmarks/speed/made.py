@@ -1,0 +1,98 @@
+"""Samplers to time: a shipped checkpoint, or a preset with random weights over a made panel.
+
+Random weights draw any token as often as another, which is the worst case for caches; ceilings are
+the whole vocabulary, so nothing is saved on logits either. Knows nothing of clocks.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lingshu_model import numerics
+from lingshu_model.config import PRESETS
+from lingshu_model.network import Network
+from lingshu_model.sampler import Sampler
+from lingshu_model.vocabulary import Vocabulary
+from lingshu_model.wire import ArmRequest, Catalogue, Checkpoint, Intervention
+
+GENES = 18_080
+CONTEXT = {"cell_line": "made"}
+KNOCKOUT = {"kind": "knockout", "target": "G1"}
+
+
+@dataclass(frozen=True)
+class MadeCheckpoint(Checkpoint):
+    """A checkpoint that is no folder."""
+
+    @cached_property
+    def panel(self) -> list[str]:
+        return [f"G{i}" for i in range(self.config["genes"])]
+
+
+def made(
+    preset: str, *, genes: int, steps: int, guidance: float, tile: int, schedule: str = "cosine"
+) -> MadeCheckpoint:
+    depths = [round(float(d), 4) for d in np.linspace(7.0, 9.0, 33)]
+    seen = [
+        {"context": CONTEXT, "interventions": done, "n_cells": 100, "depth_quantiles": depths}
+        for done in ([], [KNOCKOUT])
+    ]
+    config: dict[str, Any] = {
+        "network": preset,
+        "genes": genes,
+        "context_fields": {"cell_line": ["made"]},
+        "contexts": [{"context": CONTEXT, "n_cells": 100, "measured": "all"}],
+        "seen": seen,
+        "kinds": ["knockout"],
+        "targets": ["G1"],
+        "gene_features": 16,
+        "depth": 8.0,
+        "sampler": {"steps": steps, "guidance": guidance, "tile": tile, "schedule": schedule},
+    }
+    return MadeCheckpoint(f"made-{preset}", Path("made"), "sha256:made", config, {})
+
+
+def network_of(checkpoint: Checkpoint) -> tuple[Network, Vocabulary]:
+    vocabulary = Vocabulary.from_config(checkpoint.config, checkpoint.panel)
+    preset = PRESETS[checkpoint.config["network"]]
+    return Network(preset, len(checkpoint.panel), vocabulary.sizes).eval(), vocabulary
+
+
+def sampler_of(checkpoint: Checkpoint, *, dtype: str, device: str, **options: Any) -> Sampler:
+    """Return a sampler; a made checkpoint's network has random weights."""
+    if not isinstance(checkpoint, MadeCheckpoint):
+        return Sampler.load(checkpoint, dtype=dtype, threads=1, device=device, **options)
+    numerics.prepare(1)
+    where = torch.device(device)
+    network, vocabulary = network_of(checkpoint)
+    chosen = numerics.choose_dtype(dtype, where)
+    return Sampler(checkpoint, network.to(where), vocabulary, chosen, **options)
+
+
+def checkpoint_of(model: str, **shape: Any) -> Checkpoint:
+    """Return the shipped checkpoint of this name, or the made one of a preset of this name."""
+    return made(model, **shape) if model in PRESETS else Catalogue().load(model)
+
+
+def arm_of(checkpoint: Checkpoint, steps: int | None, guidance: float | None) -> ArmRequest:
+    """Return a perturbed arm, at the checkpoint's own steps and guidance unless told otherwise."""
+    defaults = checkpoint.config["sampler"]
+    done = next(
+        entry
+        for entry in checkpoint.config["seen"]
+        if entry["interventions"] and entry["interventions"][0]["kind"] != "sham"
+    )
+    return ArmRequest(
+        checkpoint=checkpoint.name,
+        checkpoint_digest=checkpoint.digest,
+        context=done["context"],
+        interventions=tuple(Intervention(**one) for one in done["interventions"]),
+        seed=1,
+        n_cells=1,
+        steps=defaults["steps"] if steps is None else steps,
+        guidance=defaults["guidance"] if guidance is None else guidance,
+    )
