@@ -17,6 +17,7 @@ from lingshu_model.evaluate.scoring import (
     vcc2025,
     vcc2026,
 )
+from lingshu_model.evaluate.scoring.cells import cell_sums, gene_sums
 from lingshu_model.evaluate.scoring.normal import (
     median_log1p,
     order_float32,
@@ -98,6 +99,11 @@ def test_cells_are_scaled_to_the_median_total_and_empty_ones_stay_empty():
     )
     np.testing.assert_allclose(first.toarray(), np.log1p([[1, 1], [0, 0]]), rtol=1e-6)
     np.testing.assert_allclose(second.toarray(), np.log1p([[1.5, 0.5]]), rtol=1e-6)
+
+
+def test_sums_beyond_single_precision_are_exact():
+    cells = sparse.csr_matrix(np.array([[2**24, 1], [1, 2**24]], np.float32))
+    assert gene_sums(cells).tolist() == cell_sums(cells).tolist() == [2**24 + 1] * 2
 
 
 @pytest.mark.parametrize("n", [2, 40])
