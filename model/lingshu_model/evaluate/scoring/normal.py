@@ -59,10 +59,11 @@ def median_log1p(matrices: Sequence[Matrix]) -> list[Matrix]:
     return scaled
 
 
-def per_million(matrix: Matrix) -> Matrix:
-    """Return float64 counts per million of each cell's total."""
-    exact = matrix.astype(np.float64)
-    return _divided(exact, cell_sums(exact) / PER_MILLION)
+def mean_per_million(matrix: Matrix) -> Floats:
+    """Return the mean over cells of counts per million of each cell's total, [genes]."""
+    scale = cell_sums(matrix) / PER_MILLION
+    weights = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale > 0)
+    return (weights @ matrix) / matrix.shape[0]
 
 
 def order_float32(matrix: Matrix) -> Ordered:
