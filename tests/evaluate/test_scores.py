@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from made import SIZES, Truth, nowhere
@@ -76,3 +78,15 @@ def test_intervals_come_from_perturbations_drawn_again(honest: ScoreTable):
     assert (honest.weights.sum(axis=1) == len(SIZES) - 1).all()
     found = honest.value("model", "mae")
     assert found.interval[0] < found.value < found.interval[1]
+
+
+def test_a_ratio_to_changes_lost_in_noise_has_no_interval_and_decides_nothing(honest: ScoreTable):
+    judged = honest.judged["model"][0]
+    sizes = judged.vcc2026.by_metric[vcc2026.DENOMINATOR]
+    lost = dict(zip(sizes, (-0.01, 0.012, -0.01, 0.01), strict=True))
+    values = {**judged.vcc2026.by_metric, vcc2026.DENOMINATOR: lost}
+    noisy = replace(judged, vcc2026=replace(judged.vcc2026, by_metric=values))
+    table = replace(honest, judged={**honest.judged, "model": [noisy]})
+    assert np.isfinite(table.value("model", vcc2026.ERROR).value)
+    assert np.isnan(table.value("model", vcc2026.ERROR).interval).all()
+    assert table.verdict("control_mean", vcc2026.ERROR) is None

@@ -17,11 +17,11 @@ from lingshu_model.evaluate.scoring import (
     vcc2025,
     vcc2026,
 )
+from lingshu_model.evaluate.scoring.cells import cell_sums, gene_sums
 from lingshu_model.evaluate.scoring.normal import (
     median_log1p,
     order_float32,
     order_log1p_per_million,
-    per_million,
 )
 
 SMALL = {"genes": 250, "perturbations": 4, "cells": 60, "controls": 150, "depth": 3000.0}
@@ -86,7 +86,8 @@ def test_integers_stand_in_the_order_of_the_values_they_replace():
     counts = [generator.poisson(2, (8, 40)).astype(np.float32) for _ in range(2)]
     counts[0][0, 0], counts[1][3, 3] = 4000, 0.25
     matrices = [sparse.csr_matrix(c) for c in counts]
-    values = np.concatenate([np.log1p(per_million(m).data) for m in matrices])
+    scales = [np.repeat(cell_sums(m) / 1e6, np.diff(m.indptr)) for m in matrices]
+    values = np.concatenate([np.log1p(m.data / s) for m, s in zip(matrices, scales, strict=True)])
     codes = np.concatenate([o.codes for o in order_log1p_per_million(matrices)])
     order = np.argsort(values, kind="stable")
     np.testing.assert_array_equal(np.diff(values[order]) > 0, np.diff(codes[order]) > 0)
@@ -98,6 +99,11 @@ def test_cells_are_scaled_to_the_median_total_and_empty_ones_stay_empty():
     )
     np.testing.assert_allclose(first.toarray(), np.log1p([[1, 1], [0, 0]]), rtol=1e-6)
     np.testing.assert_allclose(second.toarray(), np.log1p([[1.5, 0.5]]), rtol=1e-6)
+
+
+def test_sums_beyond_single_precision_are_exact():
+    cells = sparse.csr_matrix(np.array([[2**24, 1], [1, 2**24]], np.float32))
+    assert gene_sums(cells).tolist() == cell_sums(cells).tolist() == [2**24 + 1] * 2
 
 
 @pytest.mark.parametrize("n", [2, 40])

@@ -26,6 +26,8 @@ PREDICTORS = (MODEL, CONTROL_MEAN, "mean_shift", "resampled_training_cells")
 OF_2025 = ("overlap_at_N", "discrimination_score_l1", vcc2025.PAPER_PDS, "mae", "pearson_delta")
 METRICS = (*OF_2025, *vcc2026.MEMBERS)
 DRAWS = 1000
+UNDEFINED = 0.025
+"""A ratio to changes that are lost in their noise in more draws than this has no interval."""
 Arms = Mapping[str, Counts]
 
 
@@ -57,10 +59,13 @@ class ScoreTable:
         )
         return estimate(mine - other, draws - other_draws)
 
-    def verdict(self, baseline: str, metric: str) -> Verdict:
-        """Return win, tie or loss of the model against a baseline."""
+    def verdict(self, baseline: str, metric: str) -> Verdict | None:
+        """Return win, tie or loss of the model against a baseline; None without an interval."""
+        difference = self.difference(baseline, metric)
+        if not np.isfinite(difference.interval).all():
+            return None
         higher = vcc2025.HIGHER.get(metric, metric not in LOWER_IS_BETTER)
-        return verdict(self.difference(baseline, metric), higher_is_better=higher)
+        return verdict(difference, higher_is_better=higher)
 
     def scaled(self, predictor: str) -> dict[str, float]:
         """Return the six scaled scores and their mean, averaged over seeds."""
@@ -146,8 +151,10 @@ def _aggregated(judgement: Judgement, metric: str, table: ScoreTable) -> tuple[f
             _column(scores.by_metric[part], table.perturbations)
             for part in (vcc2026.NUMERATOR, vcc2026.DENOMINATOR)
         )
-        draws = [ratio_of_sums(w * top, w * bottom) for w in table.weights]
-        return ratio_of_sums(top, bottom), np.array(draws)
+        draws = np.array([ratio_of_sums(w * top, w * bottom) for w in table.weights])
+        if np.isnan(draws).mean() > UNDEFINED:
+            draws[:] = np.nan
+        return ratio_of_sums(top, bottom), draws
     values = _column(scores.by_metric[metric], table.perturbations)
     defined = np.isfinite(values)
     if not defined.any():

@@ -94,6 +94,16 @@ def as_csr(values: Any) -> Matrix:
     return matrix
 
 
+def gene_sums(matrix: Matrix) -> Floats:
+    """Return each column's sum; scipy's own would add float32 up in float32."""
+    return np.ones(matrix.shape[0]) @ matrix
+
+
+def cell_sums(matrix: Matrix) -> Floats:
+    """Return each row's sum, added up in float64."""
+    return matrix @ np.ones(matrix.shape[1])
+
+
 def _side(arms: Mapping[str, Any], names: list[str], genes: Sequence[str], label: str) -> Side:
     blocks = [_checked(arms[name], name, len(genes)) for name in names]
     bounds = np.concatenate([[0], np.cumsum([block.shape[0] for block in blocks])])

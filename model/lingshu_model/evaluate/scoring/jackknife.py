@@ -11,7 +11,7 @@ Knows nothing of what the variance is for.
 
 import numpy as np
 
-from lingshu_model.evaluate.scoring.cells import Floats, Matrix
+from lingshu_model.evaluate.scoring.cells import Floats, Matrix, cell_sums, gene_sums
 
 TARGET = 50_000.0
 """What a group's counts are scaled to."""
@@ -36,8 +36,8 @@ def variance(cells: Matrix) -> float:
     0 for fewer than two cells, or no counts at all.
     """
     n = cells.shape[0]
-    counts = np.asarray(cells.sum(axis=0, dtype=np.float64)).ravel()
-    totals = np.asarray(cells.sum(axis=1, dtype=np.float64)).ravel()
+    counts = gene_sums(cells)
+    totals = cell_sums(cells)
     if n < 2 or not counts.sum():
         return 0.0
     share = totals / counts.sum()

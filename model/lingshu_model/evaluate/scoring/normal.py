@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lingshu_model.evaluate.scoring.cells import Floats, Matrix
+from lingshu_model.evaluate.scoring.cells import Floats, Matrix, cell_sums
 
 PER_MILLION = 1e6
 SMALL = 128
@@ -48,7 +48,7 @@ def median_log1p(matrices: Sequence[Matrix]) -> list[Matrix]:
     Raises:
         ValueError: most cells are empty, so that the median total is 0.
     """
-    totals = [_totals(matrix).astype(np.float32) for matrix in matrices]
+    totals = [cell_sums(matrix).astype(np.float32) for matrix in matrices]
     median = np.median(np.concatenate(totals))
     if not median > 0:
         message = "more than half of the cells have no counts at all: leave empty cells out"
@@ -59,10 +59,11 @@ def median_log1p(matrices: Sequence[Matrix]) -> list[Matrix]:
     return scaled
 
 
-def per_million(matrix: Matrix) -> Matrix:
-    """Return float64 counts per million of each cell's total."""
-    exact = matrix.astype(np.float64)
-    return _divided(exact, _totals(exact) / PER_MILLION)
+def mean_per_million(matrix: Matrix) -> Floats:
+    """Return the mean over cells of counts per million of each cell's total, [genes]."""
+    scale = cell_sums(matrix) / PER_MILLION
+    weights = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale > 0)
+    return (weights @ matrix) / matrix.shape[0]
 
 
 def order_float32(matrix: Matrix) -> Ordered:
@@ -90,7 +91,7 @@ class _Source:
 
     @classmethod
     def of(cls, matrix: Matrix) -> "_Source":
-        scale = _totals(matrix.astype(np.float64)) / PER_MILLION
+        scale = cell_sums(matrix) / PER_MILLION
         row = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
         count = matrix.data.astype(np.int64)
         tabled = (count < SMALL) & (count == matrix.data)
@@ -112,10 +113,6 @@ class _Source:
         codes = table[self.places]
         codes[self.rest] = np.searchsorted(distinct, self.large)
         return Ordered(self.matrix.indptr, self.matrix.indices, codes, self.matrix.shape)
-
-
-def _totals(matrix: Matrix) -> Floats:
-    return np.asarray(matrix.sum(axis=1, dtype=np.float64)).ravel()
 
 
 def _divided(matrix: Matrix, by: NDArray[np.floating[Any]]) -> Matrix:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 from scipy.stats import false_discovery_control, rankdata
 
-from lingshu_model.evaluate.scoring.cells import Floats, Matrix, Side
+from lingshu_model.evaluate.scoring.cells import Floats, Matrix, Side, gene_sums
 from lingshu_model.evaluate.scoring.normal import median_log1p, order_float32
 from lingshu_model.evaluate.scoring.ranksum import rank_sums
 from lingshu_model.evaluate.scoring.tidy import Scores, mean, named
@@ -138,8 +138,7 @@ def _geometric(cells: Matrix) -> Floats:
 
 
 def _mean(cells: Matrix) -> Singles:
-    total = np.asarray(cells.sum(axis=0, dtype=np.float64)).ravel()
-    return (total / cells.shape[0]).astype(np.float32)
+    return (gene_sums(cells) / cells.shape[0]).astype(np.float32)
 
 
 def _overlaps(real: Profile, predicted: Profile) -> Floats:

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from scipy.stats import false_discovery_control
 
 from lingshu_model.evaluate.scoring import directions, expression
-from lingshu_model.evaluate.scoring.cells import Floats, Matrix, Side
+from lingshu_model.evaluate.scoring.cells import Floats, Matrix, Side, gene_sums
 from lingshu_model.evaluate.scoring.directions import Differential
 from lingshu_model.evaluate.scoring.jackknife import log_bulk, variance
-from lingshu_model.evaluate.scoring.normal import order_log1p_per_million, per_million
+from lingshu_model.evaluate.scoring.normal import mean_per_million, order_log1p_per_million
 from lingshu_model.evaluate.scoring.ranksum import rank_sums
 from lingshu_model.evaluate.scoring.tidy import Scores, mean_of_defined, named
 
@@ -57,7 +57,7 @@ class Profile:
     @cached_property
     def control(self) -> Floats:
         """The control's log bulk, [genes]."""
-        return log_bulk(_summed(self.reference))
+        return log_bulk(gene_sums(self.reference))
 
     @cached_property
     def control_noise(self) -> float:
@@ -72,7 +72,7 @@ def profile(side: Side, control: Matrix | None = None) -> Profile:
     return Profile(
         side=side,
         reference=reference,
-        bulk=log_bulk(np.stack([_summed(group) for group in groups])),
+        bulk=log_bulk(np.stack([gene_sums(group) for group in groups])),
         noise=np.array([variance(group) for group in groups]),
         tests=_tests(side, reference),
     )
@@ -133,22 +133,13 @@ def own_columns(side: Side, targets: Targets | None) -> NDArray[np.int64]:
 
 
 def _tests(side: Side, control: Matrix) -> Differential:
-    before, after = map(per_million, (control, side.perturbed))
-    mean = _mean(before)
+    mean = mean_per_million(control)
     tested = mean > LEAST_PER_MILLION
     ordered, perturbed = order_log1p_per_million([control, side.perturbed])
     found = rank_sums(ordered, perturbed, side.bounds)
-    means = np.stack([_mean(group) for group in side.groups(after)])
+    means = np.stack([mean_per_million(group) for group in side.groups()])
     adjusted = np.ones_like(found.p)
     if tested.any():
         adjusted[:, tested] = false_discovery_control(found.p[:, tested], axis=1)
     fold = np.log2((means + PSEUDOCOUNT) / (mean + PSEUDOCOUNT))
     return Differential(tested, fold, found.p, adjusted, found.u)
-
-
-def _summed(cells: Matrix) -> Floats:
-    return np.asarray(cells.sum(axis=0, dtype=np.float64)).ravel()
-
-
-def _mean(cells: Matrix) -> Floats:
-    return np.asarray(cells.mean(axis=0), np.float64).ravel()
