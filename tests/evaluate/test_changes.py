@@ -77,3 +77,9 @@ def test_halves_are_disjoint_and_equally_large():
     a, b = halves(11, np.random.default_rng(0))
     assert len(a) == len(b) == 5
     assert not set(a.tolist()) & set(b.tolist())
+
+
+def test_cells_without_a_partner_are_in_no_pair():
+    perturbed, control = np.array([[3.0], [5.0]]), np.array([[1.0], [2.0], [9.0]])
+    assert paired_change(perturbed, control).value.tolist() == [2.5]
+    assert paired_change(control, perturbed).value.tolist() == [-2.5]

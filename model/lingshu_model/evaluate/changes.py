@@ -58,8 +58,12 @@ def resampled_change(
 
 
 def paired_change(perturbed: Floats, control: Floats) -> Change:
-    """Return the change of cells paired row by row; the noise is that of their differences."""
-    difference = perturbed - control
+    """Return the change of cells paired row by row; the noise is that of their differences.
+
+    Cell i of either is of one pair, so where one has more cells the rest have no partner.
+    """
+    n = min(len(perturbed), len(control))
+    difference = perturbed[:n] - control[:n]
     return Change(difference.mean(axis=0), standard_error2(difference))
 
 
