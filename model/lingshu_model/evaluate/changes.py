@@ -58,13 +58,18 @@ def resampled_change(
 
 
 def paired_change(perturbed: Floats, control: Floats) -> Change:
-    """Return the change of cells paired row by row; the noise is that of their differences.
+    """Return the change of cells paired row by row; the noise is that of their differences."""
+    difference = paired_differences(perturbed, control)
+    return Change(difference.mean(axis=0), standard_error2(difference))
+
+
+def paired_differences(perturbed: Floats, control: Floats) -> Floats:
+    """Return perturbed minus control cells, row by row.
 
     Cell i of either is of one pair, so where one has more cells the rest have no partner.
     """
     n = min(len(perturbed), len(control))
-    difference = perturbed[:n] - control[:n]
-    return Change(difference.mean(axis=0), standard_error2(difference))
+    return perturbed[:n] - control[:n]
 
 
 def standard_error2(values: Floats) -> Floats:

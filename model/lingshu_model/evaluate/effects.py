@@ -18,6 +18,7 @@ from lingshu_model.evaluate.changes import (
     magnitude_ratio,
     mean_change,
     paired_change,
+    paired_differences,
     pooled_magnitude_ratio,
 )
 from lingshu_model.evaluate.estimates import Estimate, Verdict, bootstrap_means, estimate, verdict
@@ -246,7 +247,7 @@ def _resampled(
     """Return the model's changes over resampled pairs, float64 [seeds, draws, changes, genes]."""
 
     def means(arms: Arms, perturbed: str, control: str) -> Floats:
-        paired = expressed(arms[perturbed]) - expressed(arms[control])
+        paired = paired_differences(expressed(arms[perturbed]), expressed(arms[control]))
         return bootstrap_means(paired, MC_DRAWS, generator)
 
     return np.stack([np.stack([means(arms, *pair) for pair in pairs], axis=1) for arms in sampled])
