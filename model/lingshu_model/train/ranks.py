@@ -3,8 +3,10 @@
 Knows nothing of what is trained, or of how the ranks were started.
 """
 
+import signal
 from collections.abc import Generator
 from contextlib import contextmanager
+from types import FrameType
 
 import torch.distributed as dist
 from accelerate import Accelerator
@@ -55,20 +57,37 @@ def check_share(cells: int, ranks: int) -> None:
 
 @contextmanager
 def together(accelerator: Accelerator) -> Generator[None]:
-    """Turn what gloo or NCCL says when a rank dies into one line.
+    """Turn what comes of another rank's death into one line: gloo's or NCCL's words, or SIGTERM.
+
+    The launcher, too, notices that a rank is gone and tells the others to end, often first.
 
     Raises:
         RankLostError: another rank is gone.
     """
+    rank = accelerator.process_index
+    if accelerator.num_processes == 1:
+        yield
+        return
+
+    def told(_number: int, _frame: FrameType | None) -> None:
+        raise _lost(rank, "or whoever started it wants it to end: SIGTERM")
+
+    previous = signal.signal(signal.SIGTERM, told)
     try:
         yield
     except RuntimeError as error:
         words = str(error).strip().splitlines()[0]
-        lost = isinstance(error, dist.DistError) or "gloo" in words or "NCCL" in words
-        if accelerator.num_processes == 1 or not lost:
-            raise
-        message = (
-            f"rank {accelerator.process_index} ends: another rank is gone ({words}). Run the same "
-            "command again: it goes on from the last save"
-        )
-        raise RankLostError(message) from error
+        if isinstance(error, dist.DistError) or "gloo" in words or "NCCL" in words:
+            raise _lost(rank, words) from error
+        raise
+    if signal.getsignal(signal.SIGTERM) is told:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _lost(rank: int, words: str) -> RankLostError:
+    # It ends by itself now; nothing may cut its last words short.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    return RankLostError(
+        f"rank {rank} ends: another rank is gone ({words}). Run the same command again: it goes on "
+        "from the last save"
+    )
