@@ -85,6 +85,29 @@ def test_a_disk_without_locks_is_told_from_one_that_is_locked(
         FileLocks(tmp_path / "locks").acquire("exp_a")
 
 
+def test_a_lock_file_that_was_replaced_meanwhile_is_not_mistaken_for_the_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, whole, asked = tmp_path / "exp_a.lock", fcntl.flock, []
+
+    def late(handle: Any, how: int) -> None:
+        if not asked:
+            # Who held it before has just given it up, and somebody else begins.
+            path.unlink()
+            path.touch()
+        asked.append(how)
+        whole(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    locks = FileLocks(tmp_path)
+    lock = locks.acquire("exp_a")
+    assert len(asked) == 2
+    assert locks.is_held("exp_a")
+    assert lock
+    lock.release()
+    assert not locks.is_held("exp_a")
+
+
 def test_a_head_that_cannot_be_noted_is_told(
     ledger: Ledger, home: Path, new: New, monkeypatch: pytest.MonkeyPatch
 ) -> None:
