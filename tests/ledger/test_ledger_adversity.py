@@ -197,6 +197,16 @@ def test_a_ledger_of_another_format_is_refused(ledger: Ledger, home: Path) -> No
         Ledger.open(home)
 
 
+def test_a_database_of_something_else_is_no_ledger(home: Path) -> None:
+    home.mkdir()
+    with closing(sqlite3.connect(home / "experiments.db")) as connection:
+        connection.execute("CREATE TABLE notes (text)")
+    before = (home / "experiments.db").read_bytes()
+    with pytest.raises(LedgerError, match="it is not a ledger"):
+        Ledger.open(home)
+    assert (home / "experiments.db").read_bytes() == before
+
+
 def test_a_read_only_ledger_says_so_when_it_is_written(ledger: Ledger, new: New) -> None:
     shipped = Ledger.open_read_only(ledger.database)
     with pytest.raises(LedgerError, match="opened read-only"):
