@@ -328,7 +328,7 @@ def test_an_index_grows_and_is_read_a_batch_at_a_time(
     index = Search(ledger.database, ledger.read, writable=True)
     assert index.update(patience_s=0) is False
     assert 0 < index.mark() < ledger.head().seq
-    assert index.update() is True
+    assert index.update(patience_s=600) is True
     assert index.mark() == ledger.head().seq
     assert seeds(ledger, text="stat1") == [6, 5, 4, 3, 2, 1, 0]
     assert seeds(ledger, text="stat1", tool="perturb_cells") == [0]
