@@ -85,6 +85,29 @@ def test_a_disk_without_locks_is_told_from_one_that_is_locked(
         FileLocks(tmp_path / "locks").acquire("exp_a")
 
 
+def test_a_lock_file_that_was_replaced_meanwhile_is_not_mistaken_for_the_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, whole, asked = tmp_path / "exp_a.lock", fcntl.flock, []
+
+    def late(handle: Any, how: int) -> None:
+        if not asked:
+            # Who held it before has just given it up, and somebody else begins.
+            path.unlink()
+            path.touch()
+        asked.append(how)
+        whole(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    locks = FileLocks(tmp_path)
+    lock = locks.acquire("exp_a")
+    assert len(asked) == 2
+    assert locks.is_held("exp_a")
+    assert lock
+    lock.release()
+    assert not locks.is_held("exp_a")
+
+
 def test_a_head_that_cannot_be_noted_is_told(
     ledger: Ledger, home: Path, new: New, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,6 +195,16 @@ def test_a_ledger_of_another_format_is_refused(ledger: Ledger, home: Path) -> No
     raw(ledger, "UPDATE ledger SET format = 'lingshu-ledger-9'")
     with pytest.raises(LedgerError, match=r"'lingshu-ledger-9'.*use a newer"):
         Ledger.open(home)
+
+
+def test_a_database_of_something_else_is_no_ledger(home: Path) -> None:
+    home.mkdir()
+    with closing(sqlite3.connect(home / "experiments.db")) as connection:
+        connection.execute("CREATE TABLE notes (text)")
+    before = (home / "experiments.db").read_bytes()
+    with pytest.raises(LedgerError, match="it is not a ledger"):
+        Ledger.open(home)
+    assert (home / "experiments.db").read_bytes() == before
 
 
 def test_a_read_only_ledger_says_so_when_it_is_written(ledger: Ledger, new: New) -> None:
@@ -295,7 +328,7 @@ def test_an_index_grows_and_is_read_a_batch_at_a_time(
     index = Search(ledger.database, ledger.read, writable=True)
     assert index.update(patience_s=0) is False
     assert 0 < index.mark() < ledger.head().seq
-    assert index.update() is True
+    assert index.update(patience_s=600) is True
     assert index.mark() == ledger.head().seq
     assert seeds(ledger, text="stat1") == [6, 5, 4, 3, 2, 1, 0]
     assert seeds(ledger, text="stat1", tool="perturb_cells") == [0]
