@@ -16,7 +16,7 @@ help:
 	@echo "make test              install, then ruff, pyright and pytest"
 	@echo "make lint | format     check (ruff, pyright), or mend, style and types"
 	@echo "make proofs            the long tests"
-	@echo "make crash             kill ledger writers at random, 300 of them or KILLS=…"
+	@echo "make crash             kill ledger writers at random, 300 of them or KILLS=…, RESULTS=FILE to go on"
 	@echo "make reference-ledger  remake experiments.db from the demo's experiments"
 	@echo "make clean             remove the environment, caches and the demo's home"
 
@@ -60,7 +60,7 @@ proofs: .venv/.dev
 	@$(BIN)/python -m pytest -q -m slow
 
 crash: .venv/.run
-	@$(BIN)/python -m benchmarks.ledger.crash --kills $(KILLS)
+	@$(BIN)/python -m benchmarks.ledger.crash --kills $(KILLS) $(if $(RESULTS),--results $(RESULTS))
 
 clean:
 	rm -rf .venv demo-home build dist .pytest_cache .ruff_cache .hypothesis htmlcov .coverage*

@@ -77,7 +77,7 @@ class Trips:
 def killed(work: Callable[[], object], place: str, k: int) -> bool:
     """Do `work` in a fork that is killed at the k-th visit of `place`; return whether it was."""
     with warnings.catch_warnings():
-        # Newer Pythons warn where a test runner has a thread of its own, which holds nothing of ours.
+        # Newer Pythons warn of a thread, which a test runner may have; it holds nothing of ours.
         warnings.simplefilter("ignore", DeprecationWarning)
         pid = os.fork()
     if not pid:
