@@ -17,7 +17,7 @@ help:
 	@echo "make lint | format     check (ruff, pyright), or mend, style and types"
 	@echo "make coverage          every branch of the ledger is tested"
 	@echo "make proofs            the long tests"
-	@echo "make crash             kill ledger writers at random, 300 of them or KILLS=…"
+	@echo "make crash             kill ledger writers at random, 300 of them or KILLS=…, RESULTS=FILE to go on"
 	@echo "make parity            the scorer beside cell-eval and cell-eval2, in .venv-parity"
 	@echo "make reference-ledger  remake experiments.db from the demo's experiments"
 	@echo "make clean             remove the environment, caches and the demo's home"
@@ -67,7 +67,7 @@ proofs: .venv/.dev
 	@$(BIN)/python -m pytest -q -m slow
 
 crash: .venv/.run
-	@$(BIN)/python -m benchmarks.ledger.crash --kills $(KILLS)
+	@$(BIN)/python -m benchmarks.ledger.crash --kills $(KILLS) $(if $(RESULTS),--results $(RESULTS))
 
 # An environment of its own: these tools pin libraries that the rest need not follow.
 .venv-parity/.tools: benchmarks/scoring/requirements.txt

@@ -88,7 +88,7 @@ def parse(spec: ToolSpec, arguments: Mapping[str, Any]) -> Arguments:
 
 def error_result(error: LingshuError) -> ErrorResult:
     """Return an error in the shape of a result, for doors that print one."""
-    return ErrorResult(error=type(error).__name__, summary=str(error))
+    return ErrorResult(error=type(error).__name__, summary=plain(str(error)))
 
 
 def _incident(tool: str, error: Exception) -> InternalError:

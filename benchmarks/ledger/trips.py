@@ -17,6 +17,7 @@ import errno
 import io
 import os
 import signal
+import warnings
 from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
@@ -75,7 +76,10 @@ class Trips:
 
 def killed(work: Callable[[], object], place: str, k: int) -> bool:
     """Do `work` in a fork that is killed at the k-th visit of `place`; return whether it was."""
-    pid = os.fork()
+    with warnings.catch_warnings():
+        # Newer Pythons warn of a thread, which a test runner may have; it holds nothing of ours.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
     if not pid:
         try:
             trips = Trips(lambda: os.kill(os.getpid(), signal.SIGKILL))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from sqlalchemy.exc import DBAPIError
 
 from lingshu_tools.errors import InputError, LedgerError
 from lingshu_tools.ledger.records import Head
@@ -119,14 +120,15 @@ def disk(path: Path) -> Generator[None]:
     """
     try:
         yield
-    except OSError as error:
+    except (OSError, DBAPIError) as error:
+        reason = error.orig if isinstance(error, DBAPIError) else error
         if path.is_file() or (path.is_dir() and any(path.iterdir())):
             message = (
-                f"{path} is whole, but the disk did not confirm it: {error}; it may not outlive a "
+                f"{path} is whole, but the disk did not confirm it: {reason}; it may not outlive a "
                 "power cut, so remove it and try again"
             )
         else:
-            message = f"{path} could not be written: {error}; nothing is left of it, make room"
+            message = f"{path} could not be written: {reason}; nothing is left of it, make room"
         raise LedgerError(message) from error
 
 

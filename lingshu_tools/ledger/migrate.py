@@ -4,8 +4,8 @@ Only `lingshu ledger migrate` calls it, never a tool: an older ledger works as i
 locked against other processes of this library, and against every writer by BEGIN IMMEDIATE. Knows
 nothing of what the revisions do.
 
-Ledgers on a PostgreSQL server begin with `0003`, the newest revision when they came: there, only
-what is derived is made anew.
+On a PostgreSQL server no schema but the newest was ever released: there, only what is derived is
+made anew.
 """
 
 import sqlite3
@@ -74,7 +74,7 @@ def _migrate(connection: Connection, backend: Backend, before: str) -> Migrated:
         if backend.path is None:
             message = (
                 f"{backend.name} has the schema {before}, and ledgers on a server begin with {HEAD}"
-                ": lingshu-tools did not make it so; copy it with pg_dump and verify it"
+                ": no release made it; copy it with pg_dump, export it, and begin a new one"
             )
             raise LedgerError(message)
         backup = _copy(backend.path, before)

@@ -4,9 +4,7 @@ Each story is told to a fresh ledger whose disk fails at one place, once or from
 the ledger acknowledged must be there when the disk works again, and nothing that it denied.
 """
 
-import os
 import shutil
-import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -17,7 +15,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Pool, event
 
-from benchmarks.ledger.trips import DISK, Trips, wired
+from benchmarks.ledger.trips import DISK, Trips, killed, wired
 from lingshu_tools.errors import LedgerError, LingshuError, SealedError
 from lingshu_tools.ledger import Ledger, NewExperiment, NewOutcome
 from lingshu_tools.ledger.heads import Heads
@@ -200,18 +198,10 @@ def wounded(tmp_path: Path) -> tuple[Path, str]:
     home = tmp_path / "wounded"
     ledger = Ledger.open(home)
     experiment = ledger.begin(request("sealed"))
-    trips = Trips()
     with ledger.attempt(experiment.id) as attempt:
         document = ledger._ending(attempt, OUTCOME)
         ledger._spool.put(experiment.id, document)
-    pid = os.fork()
-    if not pid:
-        trips = Trips(lambda: os.kill(os.getpid(), signal.SIGKILL))
-        with wired(trips):
-            trips.arm("truncate", 1)
-            ledger.begin(request("unheard"))
-        os._exit(0)
-    assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
+    assert killed(lambda: ledger.begin(request("unheard")), "truncate", 1)
     assert (home / "experiments.db-journal").stat().st_size
     return home, experiment.id
 
