@@ -237,7 +237,7 @@ def _same(names: Iterable[str], verb: str, which: str) -> None:
 
 def _verified(staged: Path, metadata: Metadata, progress: Progress) -> None:
     try:
-        ledger = Ledger.open(staged, url=f"sqlite:///{staged / form.DATABASE}")
+        ledger = Ledger.open(staged, url=str((staged / form.DATABASE).absolute()))
         report = ledger.verify(progress, anchors=[metadata.newest])
     except LedgerError as error:
         message = f"its ledger cannot be opened: {error}"

@@ -4,7 +4,7 @@
 rows.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
@@ -15,9 +15,7 @@ from sqlalchemy.exc import ArgumentError
 
 from lingshu_tools.errors import InputError
 from lingshu_tools.ledger.liveness import Locks
-from lingshu_tools.ledger.search import Search
-
-Read = Callable[[], AbstractContextManager[Connection]]
+from lingshu_tools.ledger.search import Read, Search
 
 
 class Backend(Protocol):
@@ -29,8 +27,8 @@ class Backend(Protocol):
         ...
 
     @property
-    def url(self) -> str:
-        """What `backend_of` makes it from again."""
+    def address(self) -> str:
+        """What `backend_of` makes it from again; a URL's may hold a password."""
         ...
 
     @property
@@ -80,16 +78,23 @@ class Backend(Protocol):
         ...
 
 
-def backend_of(url: str, *, writable: bool = True) -> Backend:
-    """Return the backend that a URL names: `sqlite:////absolute/path` or `postgresql+psycopg://…`.
+def backend_of(address: str, *, writable: bool = True) -> Backend:
+    """Return the backend at an address.
+
+    Args:
+        address: a file's absolute path, with any characters in it; `sqlite:////absolute/path`; or
+            `postgresql+psycopg://user@host/database`.
+        writable: whether it is to be written.
 
     Raises:
-        InputError: neither.
+        InputError: none of these.
     """
-    parsed = _parsed(url)
-    if parsed.get_backend_name() == "sqlite" and parsed.database:
-        from lingshu_tools.ledger.sqlite import SqliteBackend
+    from lingshu_tools.ledger.sqlite import SqliteBackend
 
+    if address.startswith("/"):
+        return SqliteBackend(Path(address), writable=writable)
+    parsed = _parsed(address)
+    if parsed.get_backend_name() == "sqlite" and parsed.database:
         return SqliteBackend(Path(parsed.database).absolute(), writable=writable)
     if parsed.get_backend_name() == "postgresql":
         from lingshu_tools.ledger.postgres import PostgresBackend

@@ -32,7 +32,7 @@ class Place:
     """Where a ledger is, in words that travel to another process.
 
     Attributes:
-        database: its URL.
+        database: its address.
         writable: whether this machine may roll back what a killed writer left.
         objects: its object store; None where rows alone are checked.
         revision: of its schema.

@@ -18,6 +18,7 @@ from lingshu_tools.errors import InputError, LedgerError
 from lingshu_tools.ledger import derived, schema
 from lingshu_tools.ledger.migrations import HEAD
 from lingshu_tools.ledger.schema import metadata, revision
+from lingshu_tools.ledger.search import Read
 
 BUSY_S = 30
 _ONE_WRITER = "SELECT pg_advisory_xact_lock(hashtextextended('ledger ' || current_schema(), 0))"
@@ -64,7 +65,7 @@ class PostgresBackend:
         return self._url.render_as_string()
 
     @property
-    def url(self) -> str:
+    def address(self) -> str:
         """The URL, password and all: for a pipe, never for an argument or a message."""
         return self._url.render_as_string(hide_password=False)
 
@@ -145,7 +146,7 @@ class PostgresBackend:
         del folder
         return AdvisoryLocks(self._engine())
 
-    def search(self, read: Any) -> None:
+    def search(self, read: Read) -> None:
         """Return no index: PostgreSQL looks at every row."""
         del read
 

@@ -8,8 +8,8 @@ nothing of what the tables mean.
 import fcntl
 import sqlite3
 import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -32,7 +32,7 @@ from lingshu_tools.ledger import derived
 from lingshu_tools.ledger.liveness import FileLocks
 from lingshu_tools.ledger.migrations import HEAD, STANDING
 from lingshu_tools.ledger.schema import chain, metadata, revision, tables_at
-from lingshu_tools.ledger.search import Search
+from lingshu_tools.ledger.search import Read, Search
 
 BUSY_S = 30.0
 _WAL_TRIES = 50
@@ -51,7 +51,6 @@ _PRAGMAS = {
     "fullfsync": 1,
 }
 Mode = Literal["wal", "truncate"]
-Read = Callable[[], AbstractContextManager[Connection]]
 
 
 @dataclass(frozen=True)
@@ -111,9 +110,9 @@ class SqliteBackend:
         return str(self.path)
 
     @property
-    def url(self) -> str:
-        """The file as a URL."""
-        return f"sqlite:///{self.path}"
+    def address(self) -> str:
+        """The file: a URL would lose what follows a question mark in its name."""
+        return str(self.path.absolute())
 
     def reader(self) -> Engine:
         """Return the engine for reading; of a file that is only to be read, it writes nothing."""

@@ -95,8 +95,8 @@ class Ledger(Reading):
 
         Args:
             home: holds `experiments.db`, `objects/` and what goes with them.
-            url: another database, `sqlite:////absolute/path` or `postgresql+psycopg://…`; the
-                objects stay in `home`. By default `LINGSHU_LEDGER`, or the file in `home`.
+            url: another database, as `backend_of` takes it; the objects stay in `home`. By default
+                `LINGSHU_LEDGER`, or the file in `home`.
 
         Raises:
             LedgerError: it cannot be opened for writing, or has another format.

@@ -41,7 +41,7 @@ class Audit:
         self, database: Database, objects: ObjectStore | None, progress: Progress | None
     ) -> None:
         folder = None if objects is None else str(objects.root)
-        self._place = Place(database.backend.url, database.writable, folder, database.revision)
+        self._place = Place(database.backend.address, database.writable, folder, database.revision)
         self._engine = database.reader
         self._flaws = database.backend.flaws
         self._progress = progress or _silent

@@ -379,7 +379,7 @@ def served(postgres: str, request: pytest.FixtureRequest, home: Path) -> Ledger:
 def on_server(ledger: Ledger, statement: str) -> None:
     import psycopg
 
-    url = ledger._database.backend.url.replace("+psycopg", "")
+    url = ledger._database.backend.address.replace("+psycopg", "")
     with psycopg.connect(url) as connection:
         connection.execute(statement)  # type: ignore[arg-type]
 

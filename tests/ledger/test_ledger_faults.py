@@ -7,6 +7,7 @@ the ledger acknowledged must be there when the disk works again, and nothing tha
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -120,11 +121,12 @@ def check(home: Path, told: Told) -> None:
 @pytest.fixture(scope="module")
 def trips() -> Iterator[Trips]:
     made = Trips()
-    try:
-        with wired(made):
-            yield made
-    except OSError as error:
-        pytest.skip(str(error))
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(wired(made))
+        except OSError as error:
+            pytest.skip(str(error))
+        yield made
 
 
 @pytest.fixture
