@@ -1,0 +1,77 @@
+"""Split folders: what is asked of a peer, and from which training cells it may start."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_peers import cells, split_folder
+
+from benchmarks.peers import split
+from benchmarks.peers.driver import SCRIPTS
+
+
+@pytest.fixture(scope="module")
+def common():
+    """What the peers' scripts share; it must not need their environments."""
+    sys.path.insert(0, str(SCRIPTS))
+    try:
+        import common  # pyright: ignore[reportMissingImports]
+    finally:
+        sys.path.remove(str(SCRIPTS))
+    return common
+
+
+def test_the_control_of_a_held_out_response_is_wanted_too(tmp_path: Path):
+    wanted = split.want(split_folder(tmp_path / "split"))
+    assert wanted["B, one"]["n"] == wanted["B, one, IFN"]["n"] == 7
+    assert "T, one, IFN" not in wanted
+
+
+def test_a_number_of_cells_may_be_asked_of_every_condition(tmp_path: Path):
+    wanted = split.want(split_folder(tmp_path / "split"), 50)
+    assert {each["n"] for each in wanted.values()} == {50}
+
+
+def test_a_split_without_held_out_cells_is_refused(tmp_path: Path):
+    folder = split_folder(tmp_path / "split")
+    for name in ("test.h5ad", "unseen.h5ad"):
+        (folder / name).unlink()
+    with pytest.raises(ValueError, match="holds no held-out cells"):
+        split.want(folder)
+
+
+def test_a_condition_that_would_name_another_folder_is_refused(tmp_path: Path):
+    folder = split_folder(tmp_path / "split")
+    cells({"../T, one": 3}, 9).write_h5ad(folder / "test.h5ad")
+    with pytest.raises(ValueError, match="cannot name a file"):
+        split.want(folder)
+
+
+def test_cells_are_made_from_training_cells_of_the_condition(tmp_path: Path, common):
+    split_folder(tmp_path / "split")
+    split.stage(tmp_path / "split", tmp_path / "stage")
+    work = common.Work(tmp_path / "stage", tmp_path / "out", 0, None)
+    adata = work.cells()
+    by_name = {wanted.condition: wanted for wanted in work.wanted()}
+    rows = common.templates(adata.obs, by_name["T, one"])
+    assert len(rows) == 6
+    assert not adata.obs["validation"].to_numpy()[rows].any()
+
+
+def test_a_condition_never_trained_on_is_made_from_its_controls(tmp_path: Path, common):
+    split_folder(tmp_path / "split")
+    split.stage(tmp_path / "split", tmp_path / "stage")
+    work = common.Work(tmp_path / "stage", tmp_path / "out", 0, None)
+    adata = work.cells()
+    unseen = next(each for each in work.wanted() if each.condition == "B, one, IFN")
+    rows = common.templates(adata.obs, unseen)
+    assert set(adata.obs["condition"].iloc[rows]) == {"B, one"}
+
+
+def test_normalisation_is_that_of_the_metrics(common):
+    from lingshu_model.evaluate.changes import log1p_cp10k
+
+    counts = np.random.default_rng(0).poisson(1.0, (5, 9))
+    counts[2] = 0
+    assert np.allclose(common.log1p_cp10k(counts).toarray(), log1p_cp10k(counts), atol=1e-6)
