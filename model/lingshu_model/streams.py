@@ -17,6 +17,7 @@ class Purpose(IntEnum):
 
     ORDER = 1
     VALUE = 2
+    DEPTH = 3
 
 
 def raw(seed: int, cell: int, purpose: Purpose, genes: int) -> NDArray[np.uint64]:
