@@ -43,10 +43,10 @@ def split_thp1(spec_path: Path, data: Path, out: Path, n_cells: int) -> None:
         for condition in cells.conditions
     ]
     out.mkdir(parents=True, exist_ok=True)
-    rows = training.split(cells, spec.validation, spec.seed)
-    for name, part in zip(OWN, map(cells.take, rows), strict=True):
-        labels = [names[i] for i in part.condition]
-        _thp1_cells(part.counts, labels, cells.panel).write_h5ad(out / name)
+    parts = training.split(cells, spec)
+    for name, rows in zip(OWN, (parts.train, parts.validation), strict=True):
+        labels = [names[i] for i in cells.condition[rows]]
+        _thp1_cells(cells.counts(rows), labels, cells.panel).write_h5ad(out / name)
     observed = load_observed(data / spec.sources[0].file, cells.panel, Split())
     conditions = [CONTROL, *observed.perturbations]
     counts = np.concatenate([observed.test[name] for name in conditions])
