@@ -67,6 +67,17 @@ class CellState(nn.Module):
         # MASK stands for nothing: its count is never used.
         self.register_buffer("level_counts", torch.cat([counts, torch.zeros(1)]))
 
+    @torch.no_grad()
+    def information(self) -> Tensor:
+        """Return what each gene tells of the scores, float32 [genes], above 0.
+
+        The squared weight with which they read it, times its mean level, which for rare genes is
+        about the level's variance.
+        """
+        read = (self.read.float() * self.scale).square().sum(dim=1)
+        told = read * self.centre.clamp_min(0)
+        return told + 1e-6 * told.mean() + 1e-12
+
     def forward(self, tokens: Tensor, depth: Tensor) -> tuple[Tensor, Tensor]:
         """Return the token [batch, 1, d_model] and the scores [batch, rank], about unit variance.
 

@@ -12,8 +12,8 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -26,7 +26,7 @@ from lingshu_model import numerics, tokens
 from lingshu_model.conditions import Conditions
 from lingshu_model.network import Network
 from lingshu_model.readout import Bucket
-from lingshu_model.schedule import reveal_counts
+from lingshu_model.schedule import reveal_counts, reveal_order
 from lingshu_model.streams import Purpose, raw, uniforms
 from lingshu_model.vocabulary import Vocabulary
 from lingshu_model.weights import load_network
@@ -91,6 +91,16 @@ class Sampler:
         """Where the network is."""
         return self.network.norm.device
 
+    @cached_property
+    def _weights(self) -> NDArray[np.float64] | None:
+        """What each gene tells of the cell, where the schedule goes by it."""
+        if self.schedule != "information":
+            return None
+        if self.network.state is None:
+            message = f"{self.checkpoint.name} has no cell state: its schedule cannot go by it"
+            raise ValueError(message)
+        return self.network.state.information().double().cpu().numpy()
+
     def profile(self) -> dict[str, Any]:
         """Return the numerics profile: everything known to change a bit of a result."""
         return numerics.profile(self.device, self.dtype, self.tile)
@@ -111,32 +121,61 @@ class Sampler:
             Stopped: `should_stop()` was true between two steps.
         """
         with self._turn, torch.inference_mode():
-            return self._tile(arm, tile_index, should_stop or (lambda: False))
+            start = self._start(arm).expand(self.tile, -1)
+            noise = self._noise(arm, tile_index, self._free(arm, start))
+            return self._draw(arm, start, noise, should_stop or (lambda: False))
 
-    def _tile(
-        self, arm: ArmRequest, tile_index: int, should_stop: Callable[[], bool]
+    def complete_tile(
+        self,
+        arm: ArmRequest,
+        tile_index: int,
+        known: NDArray[np.int64],
+        depth: NDArray[np.float32],
+        should_stop: Callable[[], bool] | None = None,
     ) -> NDArray[np.int32]:
-        start = self._start(arm)
-        free = start == tokens.MASK
-        free &= torch.from_numpy(self.measured(arm)).to(self.device)
-        noise = self._noise(arm, tile_index, free.cpu().numpy())
-        current = start.expand(self.tile, -1).clone()
+        """Return a tile of cells, UMI [tile, genes], whose hidden genes are drawn given the others.
+
+        Args:
+            arm: the condition, seed, steps and guidance; its clamps are laid over `known`.
+            tile_index: decides the streams, as in `sample_tile`.
+            known: tokens [tile, genes], MASK where a gene is to be drawn or not measured.
+            depth: ln UMI [tile] over the genes that the context measures.
+            should_stop: as in `sample_tile`.
+        """
+        with self._turn, torch.inference_mode():
+            start = torch.from_numpy(known).to(self.device)
+            clamped = self._start(arm)
+            start = torch.where(clamped == tokens.MASK, start, clamped)
+            noise = self._noise(arm, tile_index, self._free(arm, start))
+            noise = replace(noise, depth=torch.from_numpy(depth).to(self.device))
+            return self._draw(arm, start, noise, should_stop or (lambda: False))
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Return the context in which the network computes in the sampler's dtype."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def _free(self, arm: ArmRequest, start: Tensor) -> NDArray[np.bool_]:
+        """Return which genes are to be drawn: hidden, and measured in the arm's context."""
+        return (start == tokens.MASK).cpu().numpy() & self.measured(arm)
+
+    def _draw(
+        self, arm: ArmRequest, start: Tensor, noise: _Noise, should_stop: Callable[[], bool]
+    ) -> NDArray[np.int32]:
+        current = start.clone()
         for step in range(arm.steps):
             if should_stop():
                 raise Stopped
-            self._reveal(arm, current, noise, step, start)
+            self._reveal(arm, current, noise, step)
         return _counts(current.cpu().numpy())
 
-    def _reveal(
-        self, arm: ArmRequest, current: Tensor, noise: _Noise, step: int, start: Tensor
-    ) -> None:
+    def _reveal(self, arm: ArmRequest, current: Tensor, noise: _Noise, step: int) -> None:
         """Draw the genes of one step into `current`, a bucket of genes at a time."""
         now = noise.step == step
         if not bool(now.any()):
             return
         # Cells of one condition have the same first step, unless each has a depth of its own.
         shared = step == 0 and self.network.state is None
-        first = self._first_step(arm, start) if shared else []
+        first = self._first_step(arm, current[:1]) if shared else []
         branches = [] if shared else self._branches(arm, current, noise.depth)
         for number, bucket in enumerate(self.network.readout):
             cell, member = now[:, bucket.genes].nonzero(as_tuple=True)
@@ -160,18 +199,20 @@ class Sampler:
         return start.to(self.device)
 
     def _noise(self, arm: ArmRequest, tile_index: int, free: NDArray[np.bool_]) -> _Noise:
-        genes = len(free)
-        counts = reveal_counts(int(free.sum()), arm.steps, self.schedule)
-        step_of_rank = np.repeat(np.arange(arm.steps), counts)
+        """Return a tile's randomness, for the genes `free` [tile, genes] of each cell."""
+        genes = free.shape[1]
         step = np.full((self.tile, genes), -1, np.int16)
         uniform = np.empty((self.tile, genes))
         known = self.checkpoint.depth_quantiles(arm.context, arm.interventions)
         depth = np.empty(self.tile, np.float32)
-        places = np.flatnonzero(free)
         for row in range(self.tile):
             cell = tile_index * self.tile + row
-            keys = raw(arm.seed, cell, Purpose.ORDER, genes)
-            step[row, places[np.argsort(keys[places], kind="stable")]] = step_of_rank
+            places = np.flatnonzero(free[row])
+            weights = None if self._weights is None else self._weights[places]
+            keys = raw(arm.seed, cell, Purpose.ORDER, genes)[places]
+            order = places[reveal_order(keys, weights)]
+            counts = reveal_counts(len(places), arm.steps, self.schedule, weights)
+            step[row, order] = np.repeat(np.arange(arm.steps), counts)
             uniform[row] = uniforms(arm.seed, cell, Purpose.VALUE, genes)
             (rank,) = uniforms(arm.seed, cell, Purpose.DEPTH, 1)
             depth[row] = np.interp(rank, np.linspace(0, 1, len(known)), known)
@@ -189,7 +230,7 @@ class Sampler:
 
     def _branch(self, current: Tensor, conditions: Conditions, depth: Tensor) -> Tensor:
         conditions = conditions.to(self.device).expand(len(current)).at_depth(depth)
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+        with self.autocast():
             return self.network(current, conditions)
 
     def _logits(
@@ -206,11 +247,11 @@ class Sampler:
         return guided.nan_to_num_(nan=-torch.inf, neginf=-torch.inf)
 
     def _first_step(self, arm: ArmRequest, start: Tensor) -> Sums:
-        """Return the running sums of the first step, once per condition."""
+        """Return the running sums of the first step from `start` [1, genes], once per condition."""
         key = digest_json(arm.model_dump(include={"context", "interventions", "guidance", "clamp"}))
         with self._first_lock:
             if key not in self._first:
-                branches = self._branches(arm, start[None], torch.zeros(1, device=self.device))
+                branches = self._branches(arm, start, torch.zeros(1, device=self.device))
                 self._first[key] = [
                     self._all_sums(arm, bucket, branches) for bucket in self.network.readout
                 ]

@@ -9,7 +9,7 @@ from made_model import GENES, arm
 
 from lingshu_model import tokens
 from lingshu_model.sampler import Sampler, Stopped, cumulative, inverse_cdf, sample_arm
-from lingshu_model.schedule import reveal_counts
+from lingshu_model.schedule import reveal_counts, reveal_order
 from lingshu_model.vocabulary import ConditionError
 from lingshu_model.wire import Checkpoint, decode_cells, encode_cells
 
@@ -24,6 +24,29 @@ def test_every_gene_is_revealed_once(genes: int, steps: int, schedule: str) -> N
     counts = reveal_counts(genes, steps, schedule)
     assert counts.sum() == genes
     assert counts.min() >= 0
+
+
+def test_the_information_schedule_begins_with_few_telling_genes() -> None:
+    weights = np.concatenate([np.full(20, 10.0), np.full(980, 0.01)])
+    counts = reveal_counts(1000, 8, "information", weights)
+    assert counts.sum() == 1000
+    assert counts[0] < 5
+    assert counts[-1] > 900
+    keys = np.random.Generator(np.random.Philox(2)).integers(0, 2**64, 1000, np.uint64)
+    order = reveal_order(keys, weights)
+    assert sorted(order) == list(range(1000))
+    assert np.mean(order[:20] < 20) > 0.6
+
+
+def test_a_gene_of_twice_the_weight_comes_first_twice_as_often() -> None:
+    keys = np.random.Generator(np.random.Philox(3)).integers(0, 2**64, (6000, 3), np.uint64)
+    first = [reveal_order(k, np.array([1.0, 2.0, 1.0]))[0] for k in keys]
+    assert np.bincount(first) / 6000 == pytest.approx([0.25, 0.5, 0.25], abs=0.02)
+
+
+def test_an_unknown_schedule_is_refused() -> None:
+    with pytest.raises(ValueError, match="'quadratic' is not known; it is one of cosine, linear"):
+        reveal_counts(10, 2, "quadratic")
 
 
 @pytest.mark.parametrize("n_cells", [1, 7, 33])

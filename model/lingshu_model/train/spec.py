@@ -52,7 +52,7 @@ class Source(_Strict):
 class SamplerDefaults(_Strict):
     """The checkpoint's fixed schedule and guidance."""
 
-    schedule: Literal["cosine", "linear"] = "cosine"
+    schedule: Literal["cosine", "linear", "information"] = "cosine"
     steps: Annotated[int, Field(ge=1, le=256)] = 8
     guidance: Annotated[float, Field(ge=0, le=10)] = 0.0
     tile: Annotated[int, Field(ge=1, le=1024)] = 64
