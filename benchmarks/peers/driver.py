@@ -110,7 +110,7 @@ def _run_seed(
 
 def _collect(found: Path, places: Places, seed: int, genes: dict[str, object]) -> list[str]:
     """Move what a script left to where it belongs, its arrays as blobs; return the peers' names."""
-    wanted = json.loads((places.split / "wanted.json").read_text("utf-8"))["conditions"]
+    wanted = split.wanted(places.split)
     names = sorted(path.name for path in found.iterdir())
     for name in names:
         here = found / name / f"seed-{seed}"

@@ -31,7 +31,7 @@ class Wanted:
     cell_type: str
     dataset: str
     perturbation: str
-    n: int
+    n_cells: int
 
 
 @dataclass
@@ -47,7 +47,7 @@ class Work:
     def wanted(self) -> list[Wanted]:
         """Return the conditions of which cells are wanted."""
         told = json.loads((self.stage / "wanted.json").read_text("utf-8"))
-        return [Wanted(condition=name, **each) for name, each in told["conditions"].items()]
+        return [Wanted(condition=name, **each) for name, each in told.items()]
 
     def cells(self) -> anndata.AnnData:
         """Return training and validation cells in this order; obs `validation` tells them apart."""

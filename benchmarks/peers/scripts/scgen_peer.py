@@ -7,9 +7,9 @@ latents of the control training cells of the wanted type: no held-out cell is en
 one cell per cell, so wanted cells beyond those are drawn with replacement, and gives means, not
 counts: its cells are log1p_cp10k. Genes left out are 0.
 
-Only perturbed conditions and their controls are made; a control's cells are the control training
-cells encoded and decoded, without a shift, since a change between decoded and real cells would hold
-the decoder's smoothing.
+Only conditions of data sets with a perturbation are made. A control's cells are control training
+cells encoded and decoded without a shift: a change between decoded and real cells would hold the
+decoder's smoothing.
 """
 
 import anndata
@@ -67,7 +67,7 @@ def train(ready: anndata.AnnData, work: Work) -> pertpy.tl.Scgen:
         early_stopping_patience=options.patience,
         enable_progress_bar=False,
     )
-    work.notes["epochs"] = len(model.history["elbo_validation"])
+    work.notes["epochs"] = model.trainer.current_epoch
     return model
 
 
@@ -87,10 +87,10 @@ def predict(
         )
         decoded = np.asarray(shifted.X)
     generator = np.random.default_rng([work.seed, *wanted.condition.encode()])
-    values = np.zeros((wanted.n, len(kept)), np.float32)
-    values[:, kept] = np.maximum(decoded, 0)[generator.choice(len(decoded), wanted.n)]
+    values = np.zeros((wanted.n_cells, len(kept)), np.float32)
+    values[:, kept] = np.maximum(decoded, 0)[generator.choice(len(decoded), wanted.n_cells)]
     work.leave("scgen", wanted.condition, values)
-    return wanted.n
+    return wanted.n_cells
 
 
 def shared(obs: pd.DataFrame, perturbation: str) -> list[str]:

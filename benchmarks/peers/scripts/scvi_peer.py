@@ -91,15 +91,15 @@ def sample(
     """Leave both kinds of cells of one condition; return how many were drawn."""
     generator = np.random.default_rng([work.seed, *wanted.condition.encode()])
     torch.manual_seed(int(generator.integers(2**31)))
-    rows = generator.choice(templates(adata.obs, wanted), wanted.n)
+    rows = generator.choice(templates(adata.obs, wanted), wanted.n_cells)
     latent = model.get_latent_representation(adata, indices=rows, give_mean=False, batch_size=BATCH)
     library = np.log(np.asarray(adata.X[rows].sum(axis=1), np.float32))
     prior = generator.standard_normal(latent.shape).astype(np.float32)
     for folder, z in (("scvi", latent), ("scvi-prior", prior)):
-        counts = np.zeros((wanted.n, len(kept)), np.int32)
+        counts = np.zeros((wanted.n_cells, len(kept)), np.int32)
         counts[:, kept] = draw(model, z, library, wanted)
         work.leave(folder, wanted.condition, counts)
-    return 2 * wanted.n
+    return 2 * wanted.n_cells
 
 
 @torch.inference_mode()

@@ -12,10 +12,12 @@ cells are a cell type of their own to the loader, as it splits by cell type; the
 it (`context_mean` reads it, and is only asked of the training one).
 """
 
+import importlib
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import anndata
 import numpy as np
@@ -102,7 +104,7 @@ def train(model: str, path: Path, work: Work) -> Path:
 def sample(model: str, trained: Path, adata: anndata.AnnData, wanted: Wanted, work: Work) -> int:
     """Leave the cells of one condition; return how many were made."""
     generator = np.random.default_rng([work.seed, *wanted.condition.encode()])
-    rows = generator.choice(templates(adata.obs, wanted, control=True), wanted.n)
+    rows = generator.choice(templates(adata.obs, wanted, control=True), wanted.n_cells)
     cells = torch.from_numpy(log1p_cp10k(adata.X[rows]).toarray())
     network, codes = load(model, trained)
     parts: list[np.ndarray] = []
@@ -122,7 +124,7 @@ def sample(model: str, trained: Path, adata: anndata.AnnData, wanted: Wanted, wo
             )
             parts.append(told["preds"].reshape(len(some), -1).numpy())
     work.leave(FOLDERS[model], wanted.condition, np.concatenate(parts).astype(np.float32))
-    return wanted.n
+    return wanted.n_cells
 
 
 _LOADED: dict[Path, tuple[torch.nn.Module, dict[str, torch.Tensor]]] = {}
@@ -140,13 +142,27 @@ def load(model: str, trained: Path) -> tuple[torch.nn.Module, dict[str, torch.Te
             "perturb_mean": PerturbMeanPerturbationModel,
             "context_mean": ContextMeanPerturbationModel,
         }
-        # The baselines keep their means as numpy arrays.
-        arrays = [np._core.multiarray._reconstruct, np.ndarray, np.dtype, np.dtypes.Float32DType]
-        with torch.serialization.safe_globals(arrays):
+        with torch.serialization.safe_globals(plain_parts(trained)):
             network = kinds[model].load_from_checkpoint(trained, "cpu", weights_only=True).eval()
         codes = torch.load(trained.parent.parent / "pert_onehot_map.pt", weights_only=True)
         _LOADED[trained] = network, codes
     return _LOADED[trained]
+
+
+def plain_parts(checkpoint: Path) -> list[Any]:
+    """Return the classes in a checkpoint that loading it must allow: PyTorch's and NumPy's own.
+
+    Raises:
+        ValueError: it holds a class of another package, which loading it would run.
+    """
+    found: list[Any] = [np.dtypes.Float32DType]
+    for name in torch.serialization.get_unsafe_globals_in_checkpoint(checkpoint):
+        module, _, attribute = name.rpartition(".")
+        if module.split(".")[0] not in ("torch", "numpy"):
+            message = f"{checkpoint.name} holds {name}; only classes of torch and numpy are loaded"
+            raise ValueError(message)
+        found.append(getattr(importlib.import_module(module), attribute))
+    return found
 
 
 if __name__ == "__main__":
