@@ -26,6 +26,7 @@ from lingshu_model.train.spec import TrainingSpec
 
 OWN = ("train.h5ad", "validation.h5ad")
 THP1 = {"cell_type": "THP-1", "dataset": "papalexi2021"}
+LEAST = 300
 Wanted = dict[str, dict[str, Any]]
 
 
@@ -65,14 +66,19 @@ def _thp1_cells(counts: NDArray[Any], labels: list[str], panel: Iterable[str]) -
 
 
 def wanted(folder: Path) -> Wanted:
-    """Return what a folder wants, and the control of each perturbed condition, as many cells.
+    """Return what a folder wants, and as many control cells for each perturbed condition.
+
+    Of both arms of a perturbation that was trained on at least 300, as the evaluation samples of
+    the model: a mean change of fewer cells would be a noisier one.
 
     Raises:
         ValueError: a condition's name cannot be a file's.
     """
     told: Wanted = json.loads((folder / "wanted.json").read_text("utf-8"))
     train, _, _ = _annotations(folder / "train.h5ad")
-    controls = train[train["perturbation"] == CONTROL]
+    controls, trained = train[train["perturbation"] == CONTROL], set(train["condition"])
+    for each in [told[n] for n in trained & told.keys() if told[n]["perturbation"] != CONTROL]:
+        each["n_cells"] = max(each["n_cells"], LEAST)
     for each in [one for one in told.values() if one["perturbation"] != CONTROL]:
         alike = (controls["cell_type"] == each["cell_type"]) & (
             controls["dataset"] == each["dataset"]

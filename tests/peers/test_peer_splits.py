@@ -31,6 +31,16 @@ def test_the_control_of_a_held_out_response_is_wanted_too(tmp_path: Path):
     assert "T, one, IFN" not in wanted
 
 
+def test_a_trained_perturbation_is_wanted_in_numbers_that_make_a_change(tmp_path: Path):
+    folder = split_folder(tmp_path / "split")
+    told = json.loads((folder / "wanted.json").read_text())
+    told["T, one, IFN"] = {**told["T, one"], "perturbation": "IFN", "n_cells": 4}
+    (folder / "wanted.json").write_text(json.dumps(told))
+    wanted = split.wanted(folder)
+    assert wanted["T, one"]["n_cells"] == wanted["T, one, IFN"]["n_cells"] == split.LEAST
+    assert wanted["B, one, IFN"]["n_cells"] == 7
+
+
 def test_a_condition_that_would_name_another_folder_is_refused(tmp_path: Path):
     folder = split_folder(tmp_path / "split")
     told = json.loads((folder / "wanted.json").read_text())
