@@ -19,29 +19,33 @@ CELLS = {
 """By file: cells of each condition, named by its cell type, data set and perturbation."""
 
 
-def cells(sizes: dict[str, int], seed: int) -> anndata.AnnData:
+Sizes = dict[str, dict[str, int]]
+
+
+def cells(sizes: dict[str, int], seed: int, genes: list[str]) -> anndata.AnnData:
     names = [name for name, n in sizes.items() for _ in range(n)]
     labels = [[*name.split(", "), "control"][:3] for name in names]
     obs = pd.DataFrame(labels, columns=LABELS, dtype=str)
     obs["condition"] = names
     obs.index = [f"{seed}-{i}" for i in range(len(names))]
-    counts = np.random.default_rng(seed).poisson(2, (len(names), len(GENES)))
+    counts = np.random.default_rng(seed).poisson(2, (len(names), len(genes)))
     obs["source"] = np.where(obs["dataset"] == "two", "1", "0")
     whole = anndata.AnnData(
-        sparse.csr_matrix(counts, dtype=np.int32), obs, pd.DataFrame(index=GENES)
+        sparse.csr_matrix(counts, dtype=np.int32), obs, pd.DataFrame(index=genes)
     )
-    whole.varm["measured"] = np.array([[1, 1], [1, 1], [1, 0], [1, 1]], bool)
+    whole.varm["measured"] = np.ones((len(genes), 2), bool)
+    whole.varm["measured"][2, 1] = False
     return whole
 
 
-def split_folder(folder: Path) -> Path:
+def split_folder(folder: Path, made: Sizes = CELLS, genes: list[str] = GENES) -> Path:
     folder.mkdir(parents=True)
-    for seed, (name, sizes) in enumerate(CELLS.items()):
-        cells(sizes, seed).write_h5ad(folder / name)
+    for seed, (name, sizes) in enumerate(made.items()):
+        cells(sizes, seed, genes).write_h5ad(folder / name)
     told = {
         name: {**dict(zip(LABELS, [*name.split(", "), "control"], strict=False)), "n_cells": n}
         for file in ("test.h5ad", "unseen.h5ad")
-        for name, n in CELLS[file].items()
+        for name, n in made[file].items()
     }
     (folder / "wanted.json").write_text(json.dumps(told))
     return folder

@@ -144,7 +144,9 @@ def load(model: str, trained: Path) -> tuple[torch.nn.Module, dict[str, torch.Te
         }
         with torch.serialization.safe_globals(plain_parts(trained)):
             network = kinds[model].load_from_checkpoint(trained, "cpu", weights_only=True).eval()
-        codes = torch.load(trained.parent.parent / "pert_onehot_map.pt", weights_only=True)
+        named = trained.parent.parent / "pert_onehot_map.pt"
+        with torch.serialization.safe_globals(plain_parts(named)):
+            codes = torch.load(named, weights_only=True)
         _LOADED[trained] = network, codes
     return _LOADED[trained]
 
@@ -155,7 +157,7 @@ def plain_parts(checkpoint: Path) -> list[Any]:
     Raises:
         ValueError: it holds a class of another package, which loading it would run.
     """
-    found: list[Any] = [np.dtypes.Float32DType]
+    found: list[Any] = [np.dtypes.Float32DType, np.dtypes.StrDType]
     for name in torch.serialization.get_unsafe_globals_in_checkpoint(checkpoint):
         module, _, attribute = name.rpartition(".")
         if module.split(".")[0] not in ("torch", "numpy"):
