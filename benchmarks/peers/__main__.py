@@ -39,7 +39,7 @@ def main() -> None:
 @click.option("--data", type=FOLDER, default=Path("../shared/data"), show_default=True)
 @click.option("--spec", type=FILE, default=PRESET, show_default=True)
 @click.option("--out", type=FOLDER, required=True)
-@click.option("--n-cells", type=click.IntRange(1), default=600, show_default=True)
+@click.option("--n-cells", type=click.IntRange(split.LEAST), default=600, show_default=True)
 def split_thp1(data: Path, spec: Path, out: Path, n_cells: int) -> None:
     """Write the THP-1 split: replicates 1 and 2 to train on, replicate 3 held out."""
     split.split_thp1(spec, data, out, n_cells)

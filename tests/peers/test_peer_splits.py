@@ -4,9 +4,12 @@ import json
 import sys
 from pathlib import Path
 
+import anndata
 import numpy as np
+import pandas as pd
 import pytest
 from made_peers import split_folder
+from scipy import sparse
 
 from benchmarks.peers import split
 from benchmarks.peers.driver import PEERS, RECIPES, SCRIPTS
@@ -84,3 +87,35 @@ def test_every_peer_has_its_script_and_its_pinned_requirements():
         assert (SCRIPTS / peer.script).is_file()
         lines = (REQUIREMENTS / f"{peer.environment}.txt").read_text().splitlines()
         assert "torch==2.13.0" in lines
+
+
+def test_the_knock_outs_are_split_by_replicate_and_by_the_trainers_own_slice(tmp_path: Path):
+    generator = np.random.default_rng(0)
+    obs = pd.DataFrame(
+        [(f"rep_{r}", p) for r in (1, 2, 3) for p in ("non-targeting", "STAT1") for _ in range(20)],
+        columns=["bio_rep", "perturbation"],
+    )
+    obs.index = obs.index.astype(str)
+    counts = sparse.csr_matrix(generator.poisson(2, (len(obs), 3)), dtype=np.int32)
+    anndata.AnnData(counts, obs, pd.DataFrame(index=["A", "B", "C"])).write_h5ad(
+        tmp_path / "cells.h5ad"
+    )
+    rule = {"column": "perturbation", "control": "non-targeting", "kind": "knockout"}
+    source = {
+        "file": "cells.h5ad",
+        "where": {"bio_rep": ["rep_1", "rep_2"]},
+        "context": {"cell_line": "THP-1"},
+        "perturbation": rule,
+    }
+    spec = {"name": "made", "sources": [source], "network": "lingshu-tiny", "epochs": 1}
+    (tmp_path / "spec.json").write_text(json.dumps(spec))
+    split.split_thp1(tmp_path / "spec.json", tmp_path, tmp_path / "out", 50)
+    sizes = {p.stem: anndata.read_h5ad(p).n_obs for p in (tmp_path / "out").glob("*.h5ad")}
+    assert sizes == {"train": 72, "validation": 8, "test": 40}
+    wanted = split.wanted(tmp_path / "out")
+    assert {name: told["n_cells"] for name, told in wanted.items()} == {
+        "control": 300,
+        "STAT1": 300,
+    }
+    held = anndata.read_h5ad(tmp_path / "out" / "test.h5ad")
+    assert held.X.sum() == counts[80:].sum()
