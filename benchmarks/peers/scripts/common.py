@@ -54,8 +54,7 @@ class Work:
         parts = {False: self._read("train"), True: self._read("validation")}
         for validation, part in parts.items():
             part.obs["validation"] = validation
-        whole = anndata.concat(parts.values(), merge="same", uns_merge="same")
-        whole.obs_names = [str(i) for i in range(whole.n_obs)]
+        whole = anndata.concat(parts.values(), merge="same", index_unique="-")
         whole.X = sparse.csr_matrix(whole.X, dtype=np.float32)
         return whole
 
