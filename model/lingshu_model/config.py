@@ -2,8 +2,8 @@
 
 `lingshu-85m-s8` and `lingshu-85m-s32` follow the paper to the letter (arXiv 2603.25240, supp.
 table 2). The smaller ones are the same family with additions that small data needs and the paper
-does not have: a narrower gene width, an embedding per group position, an output bias per gene, and
-a tilt per target and gene. Knows nothing of data.
+does not have: a narrower gene width, an embedding per group position, an output bias per gene, a
+tilt per condition and gene, and a cell state. Knows nothing of data.
 """
 
 from dataclasses import asdict, dataclass
@@ -23,7 +23,9 @@ class NetworkConfig:
         d_gene: width of a gene's embedding before W_down and after W_up; the paper's is d_model.
         group_embedding: add a learned vector per group position.
         gene_bias: add a learned logit per gene and token.
-        tilt: start each target's effect on each gene at what the training cells show.
+        tilt: start each condition's effect on each gene at what the training cells show.
+        state_rank: components of the cell state, which carries the cell's depth and what its
+            revealed genes say together; 0 = none.
     """
 
     d_model: int
@@ -35,6 +37,7 @@ class NetworkConfig:
     group_embedding: bool = False
     gene_bias: bool = False
     tilt: bool = False
+    state_rank: int = 0
 
     def __post_init__(self) -> None:
         """Refuse widths that do not divide."""
@@ -42,28 +45,37 @@ class NetworkConfig:
             message = f"d_model {self.d_model} must be n_heads {self.n_heads} times an even width"
             raise ValueError(message)
 
+    @property
+    def levelled(self) -> bool:
+        """Whether a gene's logits have a level path: a tilt along ln(1 + count)."""
+        return self.tilt or self.state_rank > 0
+
     def to_json(self) -> dict[str, Any]:
         """Return the fields as a JSON object."""
         return asdict(self)
 
 
-def _small(d_model: int, n_layers: int, group: int) -> NetworkConfig:
+def _small(
+    d_model: int, n_layers: int, group: int, *, d_gene: int = 32, head: int = 32, state_rank: int
+) -> NetworkConfig:
     return NetworkConfig(
         d_model,
         n_layers,
-        n_heads=d_model // 32,
+        n_heads=d_model // head,
         d_ff=4 * d_model,
         group=group,
-        d_gene=32,
+        d_gene=d_gene,
         group_embedding=True,
         gene_bias=True,
         tilt=True,
+        state_rank=state_rank,
     )
 
 
 PRESETS: dict[str, NetworkConfig] = {
     "lingshu-85m-s8": NetworkConfig(640, 13, 10, 2560, group=8, d_gene=640),
     "lingshu-85m-s32": NetworkConfig(640, 13, 10, 2560, group=32, d_gene=640),
-    "lingshu-1m-s13-tilt": _small(128, 4, group=13),
-    "lingshu-tiny": _small(64, 2, group=4),
+    "lingshu-7m-s128": _small(256, 4, group=128, d_gene=16, head=64, state_rank=48),
+    "lingshu-1m-s13": _small(128, 4, group=13, state_rank=24),
+    "lingshu-tiny": _small(64, 2, group=4, state_rank=4),
 }

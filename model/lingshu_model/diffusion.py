@@ -7,10 +7,11 @@ always hidden and never in the loss. Knows nothing of the network's inside.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from lingshu_model.network import Conditions, Network
+from lingshu_model.conditions import Conditions
+from lingshu_model.network import Network
+from lingshu_model.readout import Bucket
 from lingshu_model.tokens import MASK
 
 EPS = 1e-3
@@ -47,8 +48,18 @@ def loss(
     """Return the bound in nats per measured gene, averaged over the batch."""
     masked, hidden = hide(tokens, measured, times, uniform)
     states = network(masked, conditions)
-    cell, gene = hidden.nonzero(as_tuple=True)
-    logits = network.logits(states[cell, gene], gene)
-    weight = 1 / ((1 - EPS) * times + EPS)
-    nats = F.cross_entropy(logits, tokens[cell, gene], reduction="none")
-    return (nats * weight[cell]).sum() / measured.expand_as(tokens).sum()
+    weight = hidden / ((1 - EPS) * times + EPS)[:, None]
+    nats = sum(_bucket_nats(network, bucket, states, tokens, weight) for bucket in network.readout)
+    return nats / measured.expand_as(tokens).sum()
+
+
+def _bucket_nats(
+    network: Network, bucket: Bucket, states: Tensor, tokens: Tensor, weight: Tensor
+) -> Tensor:
+    """Return the weighted nats of a bucket's genes; counts above a gene's ceiling count as it."""
+    if bucket.width == 1:
+        return weight.new_zeros(())
+    logits = network.readout.of_bucket(bucket, states[:, bucket.genes])
+    target = tokens[:, bucket.genes].minimum(network.ceiling[bucket.genes])
+    own = logits.gather(-1, target[..., None])[..., 0]
+    return ((logits.logsumexp(dim=-1) - own) * weight[:, bucket.genes]).sum()

@@ -17,8 +17,10 @@ from torch.utils import deterministic
 # so mmap is switched off altogether, and one arena keeps everything on the growing heap.
 _MALLOPT = {-1: 2**31 - 1, -2: 64 << 20, -4: 0, -8: 1}  # trim threshold, top pad, mmaps, arenas
 
-SHORT = 128
-"""Tokens up to which attention on a CPU holds the whole matrix instead of running fused."""
+SHORT = 64
+"""Tokens up to which attention on a CPU is written out in float32 instead of running fused."""
+MIDDLE = 192
+"""Tokens up to which it is written out in the network's own dtype."""
 
 
 def prepare(threads: int | None = None) -> None:
@@ -61,7 +63,9 @@ def profile(device: torch.device, dtype: torch.dtype, tile: int) -> dict[str, An
     cuda = device.type == "cuda"
     properties = torch.cuda.get_device_properties(device) if cuda else None
     return {
-        "attention": "sdpa" if cuda else f"explicit to {SHORT} tokens, then sdpa",
+        "attention": "sdpa"
+        if cuda
+        else f"explicit to {MIDDLE} tokens, float32 to {SHORT}; then sdpa",
         "compiled": False,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "cpu_matrix_unit": "amx" if _amx() else "none",

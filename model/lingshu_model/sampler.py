@@ -12,8 +12,8 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -23,14 +23,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lingshu_model import numerics, tokens
-from lingshu_model.network import Conditions, Network
-from lingshu_model.schedule import reveal_counts
+from lingshu_model.conditions import Conditions
+from lingshu_model.network import Network
+from lingshu_model.readout import Bucket
+from lingshu_model.schedule import reveal_counts, reveal_order
 from lingshu_model.streams import Purpose, raw, uniforms
 from lingshu_model.vocabulary import Vocabulary
 from lingshu_model.weights import load_network
 from lingshu_model.wire import ArmRequest, Cells, Checkpoint, digest_json
 
 FIRST_STEPS_KEPT = 64
+Sums = list[Tensor]
+"""Running sums [genes of the bucket, width], one tensor per bucket of the readout."""
 
 
 class Stopped(Exception):  # noqa: N818 - an answer to a request, not a fault
@@ -39,10 +43,14 @@ class Stopped(Exception):  # noqa: N818 - an answer to a request, not a fault
 
 @dataclass(frozen=True)
 class _Noise:
-    """The randomness of one tile: when each gene is revealed, and its uniform, [tile, genes]."""
+    """The randomness of one tile: when each gene is revealed, its uniform, each cell's depth.
 
-    step: NDArray[np.int64]
+    int16 and float64 [tile, genes], float32 [tile]; step -1 = never.
+    """
+
+    step: Tensor
     uniform: Tensor
+    depth: Tensor
 
 
 class Sampler:
@@ -59,7 +67,7 @@ class Sampler:
         self.dtype = dtype
         self.tile: int = checkpoint.config["sampler"]["tile"]
         self.schedule: str = checkpoint.config["sampler"]["schedule"]
-        self._first: OrderedDict[str, Tensor] = OrderedDict()
+        self._first: OrderedDict[str, Sums] = OrderedDict()
         self._first_lock = threading.Lock()
         self._turn = nullcontext() if self.device.type == "cpu" else threading.Lock()
 
@@ -84,10 +92,14 @@ class Sampler:
         return self.network.norm.device
 
     @cached_property
-    def _above(self) -> Tensor:
-        """Which tokens, up to the largest ceiling, are above each gene's: bool [genes, values]."""
-        values = torch.arange(int(self.network.ceiling.max()) + 1, device=self.device)
-        return values > self.network.ceiling[:, None]
+    def _weights(self) -> NDArray[np.float64] | None:
+        """What each gene tells of the cell, where the schedule goes by it."""
+        if self.schedule != "information":
+            return None
+        if self.network.state is None:
+            message = f"{self.checkpoint.name} has no cell state: its schedule cannot go by it"
+            raise ValueError(message)
+        return self.network.state.information().double().cpu().numpy()
 
     def profile(self) -> dict[str, Any]:
         """Return the numerics profile: everything known to change a bit of a result."""
@@ -95,11 +107,7 @@ class Sampler:
 
     def measured(self, arm: ArmRequest) -> NDArray[np.bool_]:
         """Return bool [genes]: which genes the arm's context measures; the others stay masked."""
-        panel = self.checkpoint.panel
-        for entry in self.checkpoint.config["contexts"]:
-            if entry["context"] == arm.context and entry["measured"] != "all":
-                return np.isin(panel, entry["measured"])
-        return np.ones(len(panel), bool)
+        return self.checkpoint.measured(arm.context)
 
     def sample_tile(
         self, arm: ArmRequest, tile_index: int, should_stop: Callable[[], bool] | None = None
@@ -113,31 +121,75 @@ class Sampler:
             Stopped: `should_stop()` was true between two steps.
         """
         with self._turn, torch.inference_mode():
-            return self._tile(arm, tile_index, should_stop or (lambda: False))
+            start = self._start(arm).expand(self.tile, -1)
+            noise = self._noise(arm, tile_index, self._free(arm, start))
+            return self._draw(arm, start, noise, should_stop or (lambda: False))
 
-    def _tile(
-        self, arm: ArmRequest, tile_index: int, should_stop: Callable[[], bool]
+    def complete_tile(
+        self,
+        arm: ArmRequest,
+        tile_index: int,
+        known: NDArray[np.int64],
+        depth: NDArray[np.float32],
+        should_stop: Callable[[], bool] | None = None,
     ) -> NDArray[np.int32]:
-        start = self._start(arm)
-        free = start == tokens.MASK
-        free &= torch.from_numpy(self.measured(arm)).to(self.device)
-        noise = self._noise(arm, tile_index, free.cpu().numpy())
-        current = start.expand(self.tile, -1).clone()
+        """Return a tile of cells, UMI [tile, genes], whose hidden genes are drawn given the others.
+
+        Args:
+            arm: the condition, seed, steps and guidance; its clamps are laid over `known`.
+            tile_index: decides the streams, as in `sample_tile`.
+            known: tokens [tile, genes], MASK where a gene is to be drawn or not measured.
+            depth: ln UMI [tile] over the genes that the context measures.
+            should_stop: as in `sample_tile`.
+        """
+        with self._turn, torch.inference_mode():
+            start = torch.from_numpy(known).to(self.device)
+            clamped = self._start(arm)
+            start = torch.where(clamped == tokens.MASK, start, clamped)
+            noise = self._noise(arm, tile_index, self._free(arm, start))
+            noise = replace(noise, depth=torch.from_numpy(depth).to(self.device))
+            return self._draw(arm, start, noise, should_stop or (lambda: False))
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Return the context in which the network computes in the sampler's dtype."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def _free(self, arm: ArmRequest, start: Tensor) -> NDArray[np.bool_]:
+        """Return which genes are to be drawn: hidden, and measured in the arm's context."""
+        return (start == tokens.MASK).cpu().numpy() & self.measured(arm)
+
+    def _draw(
+        self, arm: ArmRequest, start: Tensor, noise: _Noise, should_stop: Callable[[], bool]
+    ) -> NDArray[np.int32]:
+        current = start.clone()
         for step in range(arm.steps):
             if should_stop():
                 raise Stopped
-            cell, gene = (
-                torch.from_numpy(i).to(self.device) for i in np.nonzero(noise.step == step)
-            )
-            if not len(cell):
-                continue
-            uniform = noise.uniform[cell, gene]
-            if step == 0:
-                drawn = inverse_cdf(self._first_step(arm, start)[gene], uniform)
-            else:
-                drawn = inverse_cdf(self._sums(arm, current, cell, gene), uniform)
-            current[cell, gene] = drawn
+            self._reveal(arm, current, noise, step)
         return _counts(current.cpu().numpy())
+
+    def _reveal(self, arm: ArmRequest, current: Tensor, noise: _Noise, step: int) -> None:
+        """Draw the genes of one step into `current`, a bucket of genes at a time."""
+        now = noise.step == step
+        if not bool(now.any()):
+            return
+        # Cells of one condition have the same first step, unless each has a depth of its own.
+        shared = step == 0 and self.network.state is None
+        first = self._first_step(arm, current[:1]) if shared else []
+        branches = [] if shared else self._branches(arm, current, noise.depth)
+        for number, bucket in enumerate(self.network.readout):
+            cell, member = now[:, bucket.genes].nonzero(as_tuple=True)
+            gene = bucket.genes[member]
+            if bucket.width == 1:
+                current[cell, gene] = 0
+            elif len(cell):
+                uniform = noise.uniform[cell, gene]
+                sums = (
+                    first[number][member]
+                    if shared
+                    else cumulative(self._logits(arm, bucket, branches, cell, member))
+                )
+                current[cell, gene] = inverse_cdf(sums, uniform)
 
     def _start(self, arm: ArmRequest) -> Tensor:
         """Return the tokens [genes] before the first step: all MASK but for clamped genes."""
@@ -147,56 +199,70 @@ class Sampler:
         return start.to(self.device)
 
     def _noise(self, arm: ArmRequest, tile_index: int, free: NDArray[np.bool_]) -> _Noise:
-        genes = len(free)
-        counts = reveal_counts(int(free.sum()), arm.steps, self.schedule)
-        step_of_rank = np.repeat(np.arange(arm.steps), counts)
-        step = np.full((self.tile, genes), -1, np.int64)
+        """Return a tile's randomness, for the genes `free` [tile, genes] of each cell."""
+        genes = free.shape[1]
+        step = np.full((self.tile, genes), -1, np.int16)
         uniform = np.empty((self.tile, genes))
+        known = self.checkpoint.depth_quantiles(arm.context, arm.interventions)
+        depth = np.empty(self.tile, np.float32)
         for row in range(self.tile):
             cell = tile_index * self.tile + row
-            keys = raw(arm.seed, cell, Purpose.ORDER, genes)
-            order = np.flatnonzero(free)[np.argsort(keys[free], kind="stable")]
-            step[row, order] = step_of_rank
+            places = np.flatnonzero(free[row])
+            weights = None if self._weights is None else self._weights[places]
+            keys = raw(arm.seed, cell, Purpose.ORDER, genes)[places]
+            order = places[reveal_order(keys, weights)]
+            counts = reveal_counts(len(places), arm.steps, self.schedule, weights)
+            step[row, order] = np.repeat(np.arange(arm.steps), counts)
             uniform[row] = uniforms(arm.seed, cell, Purpose.VALUE, genes)
-        return _Noise(step, torch.from_numpy(uniform).to(self.device))
+            (rank,) = uniforms(arm.seed, cell, Purpose.DEPTH, 1)
+            depth[row] = np.interp(rank, np.linspace(0, 1, len(known)), known)
+        parts = (torch.from_numpy(part).to(self.device) for part in (step, uniform, depth))
+        return _Noise(*parts)
 
-    def _sums(self, arm: ArmRequest, current: Tensor, cell: Tensor, gene: Tensor) -> Tensor:
-        """Return the running sums [n, values] to draw from at (cell, gene), flat above the ceiling.
-
-        Each of the hundreds of counts that training never saw of a gene is improbable; all of them
-        together, raised by a tilt, put thousands of UMI into one cell of a thousand.
-        """
-        logits = self._logits(arm, current, cell, gene)
-        return cumulative(logits.masked_fill_(self._above[gene], -torch.inf))
-
-    def _logits(self, arm: ArmRequest, current: Tensor, cell: Tensor, gene: Tensor) -> Tensor:
-        """Return float32 logits [n, values] at (cell, gene), guided against the control branch."""
+    def _branches(self, arm: ArmRequest, current: Tensor, depth: Tensor) -> list[Tensor]:
+        """Return the readout's rows under the condition and, where guided, under control."""
         conditions = self.vocabulary.conditions(arm.context, arm.interventions)
-        logits = self._branch(current, conditions, cell, gene)
-        if not (arm.guidance and arm.interventions):
-            return logits
-        base = self._branch(current, self.vocabulary.conditions(arm.context, ()), cell, gene)
-        return base + (arm.guidance + 1) * (logits - base)
+        branches = [self._branch(current, conditions, depth)]
+        if arm.guidance and arm.interventions:
+            base = self.vocabulary.conditions(arm.context, ())
+            branches.append(self._branch(current, base, depth))
+        return branches
 
-    def _branch(
-        self, current: Tensor, conditions: Conditions, cell: Tensor, gene: Tensor
+    def _branch(self, current: Tensor, conditions: Conditions, depth: Tensor) -> Tensor:
+        conditions = conditions.to(self.device).expand(len(current)).at_depth(depth)
+        with self.autocast():
+            return self.network(current, conditions)
+
+    def _logits(
+        self, arm: ArmRequest, bucket: Bucket, branches: list[Tensor], cell: Tensor, member: Tensor
     ) -> Tensor:
-        conditions = conditions.to(self.device).expand(len(current))
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            hidden = self.network(current, conditions)
-        return self.network.logits(hidden[cell, gene], gene, self._above.shape[1])
+        """Return float32 logits [n, width] of a bucket's genes, guided against control."""
+        gene = bucket.genes[member]
+        readout = self.network.readout
+        logits = [readout.of_rows(bucket, rows[cell, gene], member) for rows in branches]
+        if len(logits) == 1:
+            return logits[0]
+        guided = logits[1] + (arm.guidance + 1) * (logits[0] - logits[1])
+        # Above the ceiling both are minus infinity, and their difference is no number.
+        return guided.nan_to_num_(nan=-torch.inf, neginf=-torch.inf)
 
-    def _first_step(self, arm: ArmRequest, start: Tensor) -> Tensor:
-        """Return the running sums [genes, values] of the first step, once per condition."""
+    def _first_step(self, arm: ArmRequest, start: Tensor) -> Sums:
+        """Return the running sums of the first step from `start` [1, genes], once per condition."""
         key = digest_json(arm.model_dump(include={"context", "interventions", "guidance", "clamp"}))
         with self._first_lock:
             if key not in self._first:
-                every = torch.arange(len(start), device=self.device)
-                self._first[key] = self._sums(arm, start[None], torch.zeros_like(every), every)
+                branches = self._branches(arm, start, torch.zeros(1, device=self.device))
+                self._first[key] = [
+                    self._all_sums(arm, bucket, branches) for bucket in self.network.readout
+                ]
                 if len(self._first) > FIRST_STEPS_KEPT:
                     self._first.popitem(last=False)
             self._first.move_to_end(key)
             return self._first[key]
+
+    def _all_sums(self, arm: ArmRequest, bucket: Bucket, branches: list[Tensor]) -> Tensor:
+        every = torch.arange(len(bucket.genes), device=self.device)
+        return cumulative(self._logits(arm, bucket, branches, torch.zeros_like(every), every))
 
 
 def cumulative(logits: Tensor) -> Tensor:

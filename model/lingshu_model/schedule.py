@@ -1,29 +1,55 @@
 """How many genes are revealed at each reverse step: fixed beforehand, the same for every cell.
 
 arXiv 2603.25240, 7.2 fixes the counts but does not print the cosine; the masked share after step i
-of N is taken as cos(pi i / 2N), MaskGIT's form. Knows nothing of which genes they are.
+of N is taken as cos(pi i / 2N), MaskGIT's form. `information` is ours: the same cosine over what
+genes tell of the cell instead of over their number, so that the genes on which the others depend
+come first, a few at a time, and the thousands that tell next to nothing come last, together. Which
+gene comes when depends on no count, so the law is the model's whatever the order. Knows nothing of
+streams.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
+SCHEDULES = ("cosine", "linear", "information")
 
-def reveal_counts(genes: int, steps: int, schedule: str) -> NDArray[np.int64]:
+
+def reveal_counts(
+    genes: int, steps: int, schedule: str, weights: NDArray[np.float64] | None = None
+) -> NDArray[np.int64]:
     """Return how many of `genes` genes each of `steps` steps reveals, int64 [steps].
 
-    A step may reveal none where there are more steps than genes.
+    A step may reveal none where there are more steps than genes. `information` needs the genes'
+    `weights` [genes], above 0.
 
     Raises:
-        ValueError: the schedule is neither `cosine` nor `linear`.
+        ValueError: the schedule is not known.
     """
     done = np.arange(steps + 1) / steps
-    if schedule == "cosine":
-        masked = np.cos(np.pi / 2 * done)
-    elif schedule == "linear":
-        masked = 1 - done
+    if schedule == "linear":
+        remaining = genes * (1 - done)
+    elif schedule == "cosine":
+        remaining = genes * np.cos(np.pi / 2 * done)
+    elif schedule == "information" and weights is not None:
+        told = np.cumsum(-np.sort(-weights)) / weights.sum()
+        remaining = genes - np.searchsorted(told, 1 - np.cos(np.pi / 2 * done), side="right")
     else:
-        message = f"schedule {schedule!r} is not known; it is 'cosine' or 'linear'"
+        message = f"schedule {schedule!r} is not known; it is one of {', '.join(SCHEDULES)}"
         raise ValueError(message)
-    remaining = np.rint(genes * masked).astype(np.int64)
-    remaining[0], remaining[-1] = genes, 0
-    return -np.diff(remaining)
+    left = np.rint(remaining).astype(np.int64)
+    left[0], left[-1] = genes, 0
+    return -np.diff(left)
+
+
+def reveal_order(
+    keys: NDArray[np.uint64], weights: NDArray[np.float64] | None = None
+) -> NDArray[np.int64]:
+    """Return the order in which genes with random `keys` are revealed: by key, or by weight.
+
+    With weights, each next gene is drawn with a probability in proportion to its weight (Efraimidis
+    and Spirakis 2006: the smallest of exponentials over weights).
+    """
+    if weights is None:
+        return np.argsort(keys, kind="stable")
+    uniform = ((keys >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+    return np.argsort(-np.log(uniform) / weights, kind="stable")

@@ -17,6 +17,9 @@ class Purpose(IntEnum):
 
     ORDER = 1
     VALUE = 2
+    DEPTH = 3
+    SCORE = 16
+    """And up: one for each draw of a score."""
 
 
 def raw(seed: int, cell: int, purpose: Purpose, genes: int) -> NDArray[np.uint64]:

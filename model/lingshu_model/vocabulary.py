@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from lingshu_model.network import Conditions, VocabularySizes
+from lingshu_model.conditions import Conditions, VocabularySizes
 from lingshu_model.wire import Intervention
 
 
@@ -27,6 +27,10 @@ class Vocabulary:
     targets: Sequence[str]
     panel: Sequence[str]
     gene_features: int
+    tilts: Sequence[Mapping[str, Any]] = ()
+    """Rows of the tilt table from row 1 on: a `target` and the `context` fields it holds for."""
+    depth: float = 0.0
+    """ln UMI of a cell whose depth is not told."""
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], panel: Sequence[str]) -> "Vocabulary":
@@ -37,6 +41,8 @@ class Vocabulary:
             config["targets"],
             panel,
             config["gene_features"],
+            config.get("tilts", ()),
+            config.get("depth", 0.0),
         )
 
     @property
@@ -44,7 +50,11 @@ class Vocabulary:
         """Table sizes for the network; index 0 of targets and kinds is the control token."""
         values = sum(len(v) for v in self.context_fields.values())
         return VocabularySizes(
-            values, len(self.targets) + 1, len(self.kinds) + 1, self.gene_features
+            context_values=values,
+            targets=len(self.targets) + 1,
+            kinds=len(self.kinds) + 1,
+            gene_features=self.gene_features,
+            tilts=len(self.tilts) + 1,
         )
 
     def conditions(
@@ -56,14 +66,16 @@ class Vocabulary:
             ConditionError: an unknown field, value or kind, or a target that is neither known nor
                 in the panel; the allowed ones are listed.
         """
-        slots = [self._slot(one) for one in interventions] or [(0, 0, 0, 0.0)]
-        target, kind, gene, dose = zip(*slots, strict=True)
+        slots = [self._slot(one, context) for one in interventions] or [(0, 0, 0, 0, 0.0)]
+        target, kind, gene, tilt, dose = zip(*slots, strict=True)
         return Conditions(
-            torch.tensor([self._context(context)]),
-            torch.tensor([target]),
-            torch.tensor([kind]),
-            torch.tensor([gene]),
-            torch.tensor([dose], dtype=torch.float32),
+            context=torch.tensor([self._context(context)]),
+            target=torch.tensor([target]),
+            kind=torch.tensor([kind]),
+            gene=torch.tensor([gene]),
+            tilt=torch.tensor([tilt]),
+            dose=torch.tensor([dose], dtype=torch.float32),
+            depth=torch.tensor([self.depth], dtype=torch.float32),
         )
 
     def _context(self, context: Mapping[str, str]) -> list[int]:
@@ -79,7 +91,17 @@ class Vocabulary:
             offset += len(values)
         return indices
 
-    def _slot(self, one: Intervention) -> tuple[int, int, int, float]:
+    def _tilt(self, one: Intervention, context: Mapping[str, str]) -> int:
+        """Return the first row that is about this target and about no other context; 0 = none."""
+        for row, about in enumerate(self.tilts, 1):
+            here = all(context[field] == value for field, value in about["context"].items())
+            if about["target"] == one.target and here:
+                return row
+        return 0
+
+    def _slot(
+        self, one: Intervention, context: Mapping[str, str]
+    ) -> tuple[int, int, int, int, float]:
         if one.kind not in self.kinds:
             message = f"intervention kind {one.kind!r} was never trained; known: {self.kinds}"
             raise ConditionError(message)
@@ -90,7 +112,8 @@ class Vocabulary:
                 f"target {one.target!r} was never perturbed in training and is not in the panel"
             )
             raise ConditionError(message)
-        return target, self.kinds.index(one.kind) + 1, gene, log(one.dose) if one.dose else 0.0
+        kind = self.kinds.index(one.kind) + 1
+        return target, kind, gene, self._tilt(one, context), log(one.dose) if one.dose else 0.0
 
 
 def stack(conditions: Sequence[Conditions]) -> Conditions:
@@ -103,22 +126,12 @@ def stack(conditions: Sequence[Conditions]) -> Conditions:
         return torch.cat([torch.nn.functional.pad(p, (0, slots - p.shape[1])) for p in parts])
 
     return Conditions(
-        torch.cat([c.context for c in conditions]),
-        pad("target"),
-        pad("kind"),
-        pad("gene"),
-        pad("dose"),
-        None if bool(used.all()) else used,
-    )
-
-
-def take(conditions: Conditions, rows: torch.Tensor) -> Conditions:
-    """Return the rows `rows` of a batch of conditions."""
-    return Conditions(
-        conditions.context[rows],
-        conditions.target[rows],
-        conditions.kind[rows],
-        conditions.gene[rows],
-        conditions.dose[rows],
-        None if conditions.present is None else conditions.present[rows],
+        context=torch.cat([c.context for c in conditions]),
+        target=pad("target"),
+        kind=pad("kind"),
+        gene=pad("gene"),
+        tilt=pad("tilt"),
+        dose=pad("dose"),
+        depth=torch.cat([c.depth for c in conditions]),
+        present=None if bool(used.all()) else used,
     )

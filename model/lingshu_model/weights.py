@@ -21,9 +21,7 @@ def load_network(checkpoint: Checkpoint) -> tuple[Network, Vocabulary]:
             its tensors do not fit the network that `config.json` names.
     """
     vocabulary = Vocabulary.from_config(checkpoint.config, checkpoint.panel)
-    network = Network(
-        PRESETS[checkpoint.config["network"]], len(checkpoint.panel), vocabulary.sizes
-    )
+    config = PRESETS[checkpoint.config["network"]]
     shards = sorted(
         n for n in checkpoint.pinned if n.startswith("model") and n.endswith(".safetensors")
     )
@@ -31,6 +29,8 @@ def load_network(checkpoint: Checkpoint) -> tuple[Network, Vocabulary]:
     try:
         for shard in shards:
             tensors |= load_file(checkpoint.verify_file(shard))
+        genes, ceiling = len(checkpoint.panel), tensors.get("ceiling")
+        network = Network(config, genes, vocabulary.sizes, ceiling=ceiling)
         network.load_state_dict(tensors)
     except (SafetensorError, RuntimeError) as error:
         message = f"{checkpoint.path}: the weights do not fit its config.json: {error}"

@@ -7,11 +7,9 @@ import torch
 from made_model import SPEC, made_cells
 
 from lingshu_model import numerics
-from lingshu_model.config import PRESETS
-from lingshu_model.network import Network
 from lingshu_model.sampler import Sampler
 from lingshu_model.train import build, data
-from lingshu_model.vocabulary import Vocabulary
+from lingshu_model.train.cells import add_shams
 from lingshu_model.wire import Catalogue, Checkpoint
 
 
@@ -33,15 +31,13 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     """A checkpoint folder whose weights are random but large enough to tell genes apart."""
     root = tmp_path_factory.mktemp("checkpoints")
     made_cells().write_h5ad(root / "made.h5ad")
-    cells = data.add_shams(data.read_cells(SPEC, root), SPEC.shams, 0)
-    config = build.config_json(SPEC, cells)
-    vocabulary = Vocabulary.from_config(config, cells.panel)
-    network = Network(PRESETS[SPEC.network], len(cells.panel), vocabulary.sizes, seed=3)
-    build.set_from_data(network, cells, vocabulary.targets)
+    birth = build.Birth(SPEC, add_shams(data.read_cells(SPEC, root), SPEC.shams, 0))
+    network = birth.network()
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.mul_(1.5)
-    build.write(root, SPEC, config, cells, network, dict(network.named_parameters()), None)
+    weights = dict(network.named_parameters())
+    build.write(root, SPEC, birth.config, birth.cells, network, weights, None)
     return Catalogue([root]).load("made")
 
 

@@ -3,9 +3,11 @@
 import pytest
 import torch
 
+from lingshu_model.blocks import Block
+from lingshu_model.conditions import Conditions, VocabularySizes
 from lingshu_model.config import PRESETS, NetworkConfig
 from lingshu_model.ema import PowerEMA, gamma_of
-from lingshu_model.network import Conditions, Network, VocabularySizes
+from lingshu_model.network import Network
 from lingshu_model.tokens import MASK
 
 SIZES = VocabularySizes(context_values=2, targets=5, kinds=3, gene_features=4)
@@ -16,16 +18,11 @@ def test_the_paper_presets_have_the_papers_backbone(name: str) -> None:
     config = PRESETS[name]
     block = 4 * config.d_model**2 + 3 * config.d_model * config.d_ff + 2 * config.d_model
     with torch.device("meta"):
-        blocks = [
-            p
-            for _ in range(config.n_layers)
-            for p in __import__("lingshu_model.network", fromlist=["Block"])
-            .Block(config)
-            .parameters()
-        ]
+        blocks = [p for _ in range(config.n_layers) for p in Block(config).parameters()]
     assert sum(p.numel() for p in blocks) + config.d_model == 85_214_080
     assert config.n_layers * block + config.d_model == 85_214_080
     assert (config.group_embedding, config.gene_bias, config.d_gene) == (False, False, 640)
+    assert not config.levelled
 
 
 def test_a_width_that_heads_do_not_divide_is_refused() -> None:
@@ -33,9 +30,12 @@ def test_a_width_that_heads_do_not_divide_is_refused() -> None:
         NetworkConfig(65, 1, 4, 8, 2, 8)
 
 
-def condition(*slots: tuple[int, int, int]) -> Conditions:
+def condition(*slots: tuple[int, int, int], present: list[bool] | None = None) -> Conditions:
     target, kind, gene = (torch.tensor([part]) for part in zip(*slots, strict=True))
-    return Conditions(torch.tensor([[0, 1]]), target, kind, gene, torch.zeros(1, len(slots)))
+    shown = None if present is None else torch.tensor([present])
+    dose = torch.zeros(1, len(slots))
+    tilt = torch.zeros_like(target)
+    return Conditions(torch.tensor([[0, 1]]), target, kind, gene, tilt, dose, torch.zeros(1), shown)
 
 
 def test_the_order_of_interventions_changes_no_more_than_rounding() -> None:
@@ -51,11 +51,7 @@ def test_an_unused_slot_is_not_attended_to() -> None:
     network = Network(PRESETS["lingshu-tiny"], 10, SIZES).eval()
     tokens = torch.arange(10)[None]
     alone = network(tokens, condition((1, 1, 2)))
-    padded = condition((1, 1, 2), (0, 0, 0))
-    present = torch.tensor([[True, False]])
-    padded = Conditions(
-        padded.context, padded.target, padded.kind, padded.gene, padded.dose, present
-    )
+    padded = condition((1, 1, 2), (0, 0, 0), present=[True, False])
     torch.testing.assert_close(alone, network(tokens, padded), rtol=1e-4, atol=1e-5)
 
 

@@ -9,7 +9,7 @@ from made_model import GENES, arm
 
 from lingshu_model import tokens
 from lingshu_model.sampler import Sampler, Stopped, cumulative, inverse_cdf, sample_arm
-from lingshu_model.schedule import reveal_counts
+from lingshu_model.schedule import reveal_counts, reveal_order
 from lingshu_model.vocabulary import ConditionError
 from lingshu_model.wire import Checkpoint, decode_cells, encode_cells
 
@@ -24,6 +24,29 @@ def test_every_gene_is_revealed_once(genes: int, steps: int, schedule: str) -> N
     counts = reveal_counts(genes, steps, schedule)
     assert counts.sum() == genes
     assert counts.min() >= 0
+
+
+def test_the_information_schedule_begins_with_few_telling_genes() -> None:
+    weights = np.concatenate([np.full(20, 10.0), np.full(980, 0.01)])
+    counts = reveal_counts(1000, 8, "information", weights)
+    assert counts.sum() == 1000
+    assert counts[0] < 5
+    assert counts[-1] > 900
+    keys = np.random.Generator(np.random.Philox(2)).integers(0, 2**64, 1000, np.uint64)
+    order = reveal_order(keys, weights)
+    assert sorted(order) == list(range(1000))
+    assert np.mean(order[:20] < 20) > 0.6
+
+
+def test_a_gene_of_twice_the_weight_comes_first_twice_as_often() -> None:
+    keys = np.random.Generator(np.random.Philox(3)).integers(0, 2**64, (6000, 3), np.uint64)
+    first = [reveal_order(k, np.array([1.0, 2.0, 1.0]))[0] for k in keys]
+    assert np.bincount(first) / 6000 == pytest.approx([0.25, 0.5, 0.25], abs=0.02)
+
+
+def test_an_unknown_schedule_is_refused() -> None:
+    with pytest.raises(ValueError, match="'quadratic' is not known; it is one of cosine, linear"):
+        reveal_counts(10, 2, "quadratic")
 
 
 @pytest.mark.parametrize("n_cells", [1, 7, 33])
@@ -72,16 +95,19 @@ def test_guidance_zero_is_the_plain_condition_and_two_is_not(
 def test_one_step_draws_each_genes_marginal(sampler: Sampler, checkpoint: Checkpoint) -> None:
     request = arm(checkpoint, "G1", steps=1, n_cells=1600)
     counts = sample_arm(sampler, request).counts
+    network = sampler.network
     conditions = sampler.vocabulary.conditions(request.context, request.interventions)
+    depths = checkpoint.depth_quantiles(request.context, request.interventions)
+    middles = torch.from_numpy((depths[1:] + depths[:-1]) / 2).float()
+    masked = torch.full((len(middles), len(GENES)), 281)
     with torch.inference_mode():
-        masked = torch.full((1, len(GENES)), 281)
-        every = torch.arange(len(GENES))
-        logits = sampler.network.logits(sampler.network(masked, conditions)[0], every)
-        law = torch.softmax(logits.double(), -1).numpy()
-    for gene in range(len(GENES)):
-        seen = np.bincount(np.minimum(counts[:, gene], 99), minlength=100)[:100] / len(counts)
-        # Total variation of 1,600 draws from the law itself stays well under this.
-        assert np.abs(seen - law[gene, :100]).sum() / 2 < 0.12
+        rows = network(masked, conditions.expand(len(middles)).at_depth(middles))
+        for bucket in network.readout:
+            laws = network.readout.of_bucket(bucket, rows[:, bucket.genes]).softmax(-1).mean(0)
+            for gene, law in zip(bucket.genes.tolist(), laws.double().numpy(), strict=True):
+                seen = np.bincount(counts[:, gene], minlength=len(law)) / len(counts)
+                # Total variation of 1,600 draws from the law itself stays well under this.
+                assert np.abs(seen - law).sum() / 2 < 0.12
 
 
 def test_clamped_genes_keep_their_count_in_every_cell(
@@ -131,12 +157,15 @@ def test_no_gene_is_drawn_above_the_largest_count_that_training_saw(
     checkpoint: Checkpoint,
 ) -> None:
     sampler = Sampler.load(checkpoint, threads=1)
-    assert sampler.network.gene_bias is not None
     with torch.no_grad():
-        sampler.network.gene_bias[:, 250] += 50.0
+        for bucket in sampler.network.readout:
+            if bucket.bias is not None:
+                bucket.bias[:, -1] += 50.0
     seen = tokens.decode(sampler.network.ceiling.numpy())
     assert seen.max() < 30
-    assert (sample_arm(sampler, arm(checkpoint, "G1", n_cells=16)).counts <= seen).all()
+    for guidance in (0.0, 2.0):
+        request = arm(checkpoint, "G1", n_cells=16, guidance=guidance)
+        assert (sample_arm(sampler, request).counts <= seen).all()
 
 
 def test_inverse_cdf_is_monotone_and_never_leaves_the_vocabulary() -> None:

@@ -1,18 +1,19 @@
 """Tilts: shrunken effects of the training cells, brought straight to each gene's logits."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from made_model import CONTEXT, GENES, SPEC
+from scipy import sparse
 
 from lingshu_model.config import PRESETS
-from lingshu_model.network import Network
-from lingshu_model.tokens import MASK
 from lingshu_model.train import build, data
-from lingshu_model.train.tilt import LARGEST, LEVELS, shrink, tilt_by, tilts
-from lingshu_model.vocabulary import Vocabulary
+from lingshu_model.train.cells import add_shams
+from lingshu_model.train.expression import LEVELS
+from lingshu_model.train.tilt import LARGEST, shrink, tilt_by
 from lingshu_model.wire import Intervention
 
 
@@ -53,35 +54,50 @@ def test_a_gene_that_vanishes_stops_at_the_bound_and_one_without_spread_stays() 
 
 
 def test_tilts_know_what_a_knock_out_takes_away(folder: Path) -> None:
-    cells = data.add_shams(data.read_cells(SPEC, folder), 2, 0)
-    targets = build.config_json(SPEC, cells)["targets"]
-    theta = tilts(cells, targets)
-    of = {target: theta[1 + i] for i, target in enumerate(targets)}
+    birth = build.Birth(SPEC, add_shams(data.read_cells(SPEC, folder), 2, 0))
+    theta = birth.tilts.theta
+    of = {about["target"]: theta[1 + i] for i, about in enumerate(birth.tilts.about)}
+    assert set(of) == {"G1", "G5", "sham-00", "sham-01"}
     assert not theta[0].any()
     assert of["G1"][[1, 2]].max() < -1
-    others = [of[t] for t in targets if t != "G1"]
+    others = [values for target, values in of.items() if target != "G1"]
     assert np.abs(np.stack(others)).mean() < 0.1
-    cells.tokens[:, 2] = MASK
-    assert not tilts(cells, targets)[:, 2].any()
+
+
+def test_a_gene_that_nobody_measured_has_no_tilt(folder: Path) -> None:
+    cells = data.read_cells(SPEC, folder)
+    counts = cells.tokens.toarray()
+    counts[:, 2] = 0
+    measured = cells.measured.copy()
+    measured[:, 2] = False
+    cells = replace(cells, tokens=sparse.csr_matrix(counts), measured=measured)
+    assert not build.Birth(SPEC, cells).tilts.theta[:, 2].any()
 
 
 def test_interventions_add_their_tilts_and_control_has_none(folder: Path) -> None:
-    cells = data.read_cells(SPEC, folder)
-    vocabulary = Vocabulary.from_config(build.config_json(SPEC, cells), cells.panel)
-    network = Network(PRESETS[SPEC.network], len(GENES), vocabulary.sizes)
+    birth = build.Birth(SPEC, data.read_cells(SPEC, folder))
+    network, vocabulary = birth.network(), birth.vocabulary
     assert network.tilt
-    build.set_from_data(network, cells, vocabulary.targets)
-    tokens = torch.full((1, len(GENES)), MASK)
+    hidden = torch.zeros(1, len(GENES), PRESETS[SPEC.network].d_gene)
 
     def theta(*targets: str) -> torch.Tensor:
+        assert network.tilt
         interventions = [Intervention(kind="knockout", target=t) for t in targets]
-        return network(tokens, vocabulary.conditions(CONTEXT, interventions))[0, :, -1]
+        return network.tilt(hidden, vocabulary.conditions(CONTEXT, interventions).tilt)[0]
 
     torch.testing.assert_close(theta("G1", "G5"), theta("G1") + theta("G5"))
     assert not theta().any()
+
+
+def test_a_level_moves_logits_along_ln_one_plus_count(folder: Path) -> None:
+    network = build.Birth(SPEC, data.read_cells(SPEC, folder)).network()
+    bucket = max(network.readout, key=lambda b: b.width)
     hidden = torch.randn(1, PRESETS[SPEC.network].d_gene)
-    gene = torch.tensor([2])
+    member = torch.tensor([0])
     moved, still = (
-        network.logits(torch.cat([hidden, torch.tensor([[t]])], 1), gene) for t in (0.7, 0.0)
+        network.readout.of_rows(bucket, torch.cat([hidden, torch.tensor([[t]])], 1), member)
+        for t in (0.7, 0.0)
     )
-    torch.testing.assert_close((moved - still)[0], 0.7 * network.tilt.levels)
+    known = still[0].isfinite()
+    levels = network.readout.levels[: bucket.width]
+    torch.testing.assert_close((moved - still)[0][known], 0.7 * levels[known])

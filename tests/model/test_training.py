@@ -6,15 +6,14 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from made_model import GENES, SPEC, made_cells
+from made_model import CONTEXT, SPEC, made_cells
 
 from lingshu_model import diffusion
-from lingshu_model.config import PRESETS
-from lingshu_model.network import Network
 from lingshu_model.tokens import MASK
 from lingshu_model.train import build, data, loop
-from lingshu_model.train.spec import TrainingSpec
-from lingshu_model.vocabulary import Vocabulary, stack
+from lingshu_model.train.cells import add_shams
+from lingshu_model.train.spec import TrainingSpec, Unseen
+from lingshu_model.vocabulary import stack
 from lingshu_model.weights import load_network
 from lingshu_model.wire import Catalogue, Checkpoint, CheckpointError
 
@@ -40,47 +39,61 @@ def test_a_panel_gene_that_the_file_lacks_is_unmeasured(folder: Path) -> None:
     (folder / "panel.csv").write_text("G1\nABSENT\nG0\n")
     cells = data.read_cells(SPEC.model_copy(update={"panel": "panel.csv"}), folder)
     assert cells.panel == ("G1", "ABSENT", "G0")
-    assert set(cells.tokens[:, 1].tolist()) == {MASK}
-    assert np.array_equal(cells.tokens[:, 2], made_cells().X[:, 0])
+    tokens = cells.dense(np.arange(len(cells)))
+    assert set(tokens[:, 1].tolist()) == {MASK}
+    assert np.array_equal(tokens[:, 2], made_cells().X[:, 0])
 
 
-def test_shams_are_control_cells_as_many_as_a_typical_perturbation(folder: Path) -> None:
+def test_shams_are_control_cells_and_leave_as_many_to_compare_them_with(folder: Path) -> None:
     cells = data.read_cells(SPEC, folder)
-    shammed = data.add_shams(cells, 3, seed=1)
+    shammed = add_shams(cells, 3, seed=1)
     assert [c.interventions[0].target for c in shammed.conditions[-3:]] == [
         "sham-00",
         "sham-01",
         "sham-02",
     ]
-    control = {row.tobytes() for row in cells.tokens[cells.rows(0)]}
+    control = {row.tobytes() for row in cells.dense(cells.rows(0))}
     for sham in range(3):
         rows = shammed.rows(len(cells.conditions) + sham)
-        assert len(rows) == 40
-        assert {row.tobytes() for row in shammed.tokens[rows]} <= control
+        assert len(rows) == 20
+        assert {row.tobytes() for row in shammed.dense(rows)} <= control
 
 
 def test_the_split_is_stratified_and_disjoint(folder: Path) -> None:
     cells = data.read_cells(SPEC, folder)
-    kept, held = data.split(cells, 0.1, seed=0)
-    assert set(kept).isdisjoint(held)
-    assert len(kept) + len(held) == 120
-    assert np.bincount(cells.condition[held]).tolist() == [4, 4, 4]
+    spec = SPEC.model_copy(update={"validation": 0.1, "test": 0.2})
+    parts = data.split(cells, spec)
+    assert len(np.unique(np.concatenate([parts.train, parts.validation, parts.test]))) == 120
+    assert np.bincount(cells.condition[parts.validation]).tolist() == [4, 4, 4]
+    assert np.bincount(cells.condition[parts.test]).tolist() == [8, 8, 8]
+
+
+def test_an_unseen_condition_is_in_no_other_part(folder: Path) -> None:
+    cells = data.read_cells(SPEC, folder)
+    spec = SPEC.model_copy(update={"unseen": [Unseen(context=CONTEXT, target="G5")]})
+    parts = data.split(cells, spec)
+    assert np.array_equal(parts.unseen, cells.rows(2))
+    assert not set(parts.unseen) & {*parts.train, *parts.validation, *parts.test}
+    birth = build.Birth(spec, cells.take(parts.train))
+    assert [e["interventions"] for e in birth.config["seen"]] == [
+        [],
+        [{"kind": "knockout", "target": "G1"}],
+    ]
 
 
 def run(
     folder: Path, out: Path, epochs: int, stop_after: int | None = None
 ) -> dict[str, torch.Tensor]:
     spec = SPEC.model_copy(update={"epochs": epochs})
-    cells = data.read_cells(spec, folder)
-    vocabulary = Vocabulary.from_config(build.config_json(spec, cells), cells.panel)
-    network = Network(PRESETS[spec.network], len(GENES), vocabulary.sizes, spec.seed)
+    birth = build.Birth(spec, data.read_cells(spec, folder))
+    vocabulary, network = birth.vocabulary, birth.network()
     conditions = stack(
-        [vocabulary.conditions(dict(c.context), c.interventions) for c in cells.conditions]
+        [vocabulary.conditions(dict(c.context), c.interventions) for c in birth.cells.conditions]
     )
-    batches = loop.CellBatches.of(cells, conditions, torch.device("cpu"))
+    batches = loop.CellBatches.of(birth.cells, conditions, torch.device("cpu"))
     accelerator = Accelerator(cpu=True)
     out.mkdir(exist_ok=True)
-    digest = build.run_digest(spec, cells)
+    digest = build.run_digest(spec, birth.cells)
     if stop_after is None:
         return loop.train(network, batches, batches, spec, out, digest, accelerator)
 
@@ -93,7 +106,7 @@ def run(
                 raise Killed
             return super().rows(step, batch, seed)
 
-    halting = Halting(batches.tokens, batches.condition, batches.conditions)
+    halting = Halting(batches.cells, batches.depth, batches.conditions, batches.device)
     with pytest.raises(Killed):
         loop.train(network, halting, batches, spec, out, digest, accelerator)
     return {}
@@ -119,7 +132,8 @@ def test_training_lowers_the_bound(folder: Path) -> None:
     run(folder, folder / "out", epochs=6)
     log = (folder / "out" / "log.csv").read_text().splitlines()
     first, last = (float(line.split(",")[2]) for line in (log[1], log[-1]))
-    assert last < 0.9 * first
+    # The network is born at the frequencies of each gene, and these genes hardly depend on others.
+    assert last < 0.995 * first
 
 
 @pytest.mark.parametrize(
@@ -160,7 +174,7 @@ def copy_of(checkpoint: Checkpoint, root: Path) -> Path:
     return root / "made"
 
 
-@pytest.mark.parametrize("name", ["config.json", "panel.json", "model.safetensors"])
+@pytest.mark.parametrize("name", ["config.json", "panel.json", "model-00.safetensors"])
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
 def test_a_damaged_checkpoint_is_refused_by_file_and_digest(
     checkpoint: Checkpoint, tmp_path: Path, name: str, damage: str

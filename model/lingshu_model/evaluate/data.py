@@ -78,9 +78,10 @@ def load_validation(path: Path, checkpoint: Checkpoint) -> Observed:
         i: "+".join(each.target for each in condition.interventions) or CONTROL
         for i, condition in enumerate(cells.conditions)
     }
+    parts = training.split(cells, spec)
     train, test = (
-        {name: part.counts[part.rows(i)].astype(np.int32) for i, name in names.items()}
-        for part in map(cells.take, training.split(cells, spec.validation, spec.seed))
+        {name: part.counts(part.rows(i)) for i, name in names.items()}
+        for part in map(cells.take, (parts.train, parts.validation))
     )
     return Observed(list(cells.panel), train, test)
 

@@ -5,6 +5,7 @@ trains on its share of each batch. Knows nothing of evaluation: `evidence.json` 
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -12,11 +13,10 @@ import torch
 from accelerate import Accelerator
 
 from lingshu_model import numerics
-from lingshu_model.config import PRESETS
-from lingshu_model.network import Network
 from lingshu_model.train import build, data, loop
+from lingshu_model.train.cells import TrainingCells, add_shams
 from lingshu_model.train.spec import TrainingSpec
-from lingshu_model.vocabulary import Vocabulary, stack
+from lingshu_model.vocabulary import stack
 
 
 @click.command(context_settings={"show_default": True})
@@ -44,34 +44,34 @@ def main(
 
 def _run(spec: TrainingSpec, data_dir: Path, out: Path, accelerator: Accelerator) -> None:
     cells = data.read_cells(spec, data_dir)
-    kept, held = data.split(cells, spec.validation, spec.seed)
-    training = data.add_shams(cells.take(kept), spec.shams, spec.seed)
-    config = build.config_json(spec, training)
-    vocabulary = Vocabulary.from_config(config, cells.panel)
-    network = Network(PRESETS[spec.network], len(cells.panel), vocabulary.sizes, spec.seed)
-    build.set_from_data(network, training, vocabulary.targets)
-    network.to(accelerator.device)
-    conditions = stack(
-        [vocabulary.conditions(dict(c.context), c.interventions) for c in training.conditions]
-    )
-    batches = loop.CellBatches.of(training, conditions, accelerator.device)
-    held_out = loop.CellBatches.of(cells.take(held), conditions, accelerator.device)
+    parts = data.split(cells, spec)
+    birth = build.Birth(spec, add_shams(cells.take(parts.train), spec.shams, spec.seed))
+    network = birth.network().to(accelerator.device)
+    vocabulary = birth.vocabulary
+
+    def batches(chosen: TrainingCells) -> loop.CellBatches:
+        conditions = stack(
+            [vocabulary.conditions(dict(c.context), c.interventions) for c in chosen.conditions]
+        )
+        return loop.CellBatches.of(chosen, conditions, accelerator.device)
+
     folder = out / spec.name
     folder.mkdir(parents=True, exist_ok=True)
-    digest = build.run_digest(spec, training)
     average = loop.train(
         network,
-        batches,
-        held_out if spec.validation else None,
+        batches(birth.cells),
+        batches(replace(cells.take(parts.validation), conditions=birth.cells.conditions))
+        if len(parts.validation)
+        else None,
         spec,
         folder,
-        digest,
+        build.run_digest(spec, birth.cells),
         accelerator,
     )
     if accelerator.is_main_process:
         hgnc = data_dir / spec.aliases if spec.aliases else None
         checkpoint = build.write(
-            folder / "checkpoint", spec, config, training, network, average, hgnc
+            folder / "checkpoint", spec, birth.config, birth.cells, network, average, hgnc
         )
         click.echo(f"{checkpoint} written; `lingshu evaluate` adds its evidence")
 

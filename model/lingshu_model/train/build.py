@@ -3,9 +3,10 @@
 Knows nothing of the training loop.
 """
 
-import gzip
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,28 @@ from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lingshu_model.config import PRESETS
 from lingshu_model.network import Network
-from lingshu_model.tokens import MASK, VOCABULARY
-from lingshu_model.train.data import TrainingCells
+from lingshu_model.train.cells import TrainingCells
+from lingshu_model.train.expression import (
+    Components,
+    Levels,
+    components,
+    histogram,
+    largest_tokens,
+    log_frequencies,
+)
+from lingshu_model.train.genes import Hgnc
 from lingshu_model.train.spec import TrainingSpec
-from lingshu_model.train.tilt import tilts
+from lingshu_model.train.tilt import Tilts, tilts
+from lingshu_model.vocabulary import Vocabulary
 from lingshu_model.wire.canonical import digest_bytes, digest_json
-from lingshu_model.wire.catalogue import FORMAT, pin
+from lingshu_model.wire.catalogue import FORMAT, pack_genes, pin
 
 QUANTILES = (5, 25, 50, 75, 95)
+DEPTHS = 33
+"""Quantiles of a condition's depths that are kept, evenly spaced."""
+SHARD_BYTES = 15_000_000
 
 
 def run_digest(spec: TrainingSpec, cells: TrainingCells) -> str:
@@ -32,38 +46,130 @@ def run_digest(spec: TrainingSpec, cells: TrainingCells) -> str:
 
     How the checkpoint is sampled is no part of it, so that it can be chosen after training.
     """
-    data = digest_bytes(cells.tokens.tobytes() + cells.condition.tobytes())
+    parts = (cells.tokens.data, cells.tokens.indices, cells.tokens.indptr, cells.condition)
+    data = digest_bytes(b"".join(np.ascontiguousarray(part).tobytes() for part in parts))
     return digest_json({"spec": spec.model_dump(mode="json", exclude={"sampler"}), "cells": data})
 
 
+@dataclass(frozen=True)
+class Birth:
+    """What a network is told of its training cells before it learns anything."""
+
+    spec: TrainingSpec
+    cells: TrainingCells
+
+    @cached_property
+    def counts(self) -> NDArray[np.int64]:
+        """How often each gene had each token, [genes, 281]."""
+        return histogram(self.cells)
+
+    @cached_property
+    def median_depth(self) -> float:
+        """Median UMI per cell."""
+        return float(np.median(self.cells.depth()))
+
+    @cached_property
+    def levels(self) -> Levels:
+        """ln(1 + UMI at the median depth)."""
+        return Levels.of(self.cells, self.median_depth)
+
+    @cached_property
+    def tilts(self) -> Tilts:
+        """Shrunken effects."""
+        if not PRESETS[self.spec.network].tilt:
+            return Tilts((), np.zeros((1, len(self.cells.panel)), np.float32))
+        return tilts(self.cells, self.levels)
+
+    @cached_property
+    def components(self) -> Components:
+        """Principal components: for the cell state, and as the features of genes."""
+        rank = max(PRESETS[self.spec.network].state_rank, self.spec.gene_features)
+        return components(self.levels, rank)
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """`config.json`: shape, conditions, what was seen how often, sampler, training."""
+        return config_json(self.spec, self.cells) | {
+            "tilts": [dict(about) for about in self.tilts.about],
+            "depth": float(np.log(self.median_depth)),
+        }
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The prefix values."""
+        return Vocabulary.from_config(self.config, self.cells.panel)
+
+    def network(self) -> Network:
+        """Return the network as it is before training."""
+        ceiling = torch.from_numpy(largest_tokens(self.counts))
+        network = Network(
+            PRESETS[self.spec.network],
+            len(self.cells.panel),
+            self.vocabulary.sizes,
+            self.spec.seed,
+            ceiling,
+        )
+        with torch.no_grad():
+            self._set(network)
+        return network
+
+    def _set(self, network: Network) -> None:
+        """Start bias, features, tilts and cell state where the data are."""
+        network.readout.set_bias(torch.from_numpy(log_frequencies(self.counts)))
+        if network.tilt is not None:
+            network.tilt.theta.copy_(torch.from_numpy(self.tilts.theta))
+        loadings = self.components.loadings
+        features = loadings[:, : self.spec.gene_features]
+        features = features / (np.linalg.norm(features, axis=1, keepdims=True) + 1e-6)
+        network.prefix.gene_features[1:].copy_(torch.from_numpy(features))
+        if network.state is not None and network.write is not None:
+            self._set_state(network, loadings[:, : network.config.state_rank])
+
+    def _set_state(self, network: Network, loadings: NDArray[np.float64]) -> None:
+        state, write = network.state, network.write
+        assert state is not None and write is not None  # noqa: S101, PT018 - for the type checker
+        spread = self.components.spread[: loadings.shape[1]]
+        root = np.sqrt(len(loadings))
+        depth = np.log(self.cells.depth())
+        # What is learned is of order one, so that one learning rate suits all.
+        state.read.copy_(torch.from_numpy(loadings * root))
+        state.scale.copy_(torch.from_numpy(1 / (root * spread)))
+        state.centre.copy_(torch.from_numpy(np.nan_to_num(self.levels.mean)))
+        state.depth_scale.copy_(torch.tensor([np.median(depth), depth.std() + 1e-3]))
+        # An exponential tilt moves a gene's mean level by theta times its variance.
+        within = np.nan_to_num(self.levels.variance)[:, None] + 0.01
+        write.copy_(torch.from_numpy((loadings * spread / within).T.clip(-3, 3)))
+
+
 def config_json(spec: TrainingSpec, cells: TrainingCells) -> dict[str, Any]:
-    """Return `config.json`: shape, conditions, what was seen how often, sampler, training."""
+    """Return what `config.json` says of a spec and its cells alone."""
     fields: dict[str, list[str]] = {}
     for condition in cells.conditions:
         for field, value in condition.context:
             fields.setdefault(field, [])
             fields[field] += [value] if value not in fields[field] else []
-    seen = [
-        {
-            "context": dict(condition.context),
-            "interventions": [i.model_dump(exclude_none=True) for i in condition.interventions],
-            "n_cells": len(cells.rows(index)),
-        }
-        for index, condition in enumerate(cells.conditions)
-    ]
-    interventions = [i for condition in cells.conditions for i in condition.interventions]
-    network = spec.network
+    trained = [i for i in range(len(cells.conditions)) if len(cells.rows(i))]
+    seen = [_seen(cells, index) for index in trained]
+    interventions = [i for index in trained for i in cells.conditions[index].interventions]
+    sets = {f"source-{i}": pack_genes(mask) for i, mask in enumerate(cells.measured)}
+    sources = {i: int(cells.source[cells.rows(i)[0]]) for i in trained}
     return {
         "format": FORMAT,
         "name": spec.name,
-        "network": network,
+        "network": spec.network,
         "genes": len(cells.panel),
         "context_fields": {field: sorted(values) for field, values in sorted(fields.items())},
+        "ontology": dict(spec.ontology),
         "contexts": [
-            {"context": entry["context"], "n_cells": entry["n_cells"], "measured": "all"}
-            for entry in seen
-            if not entry["interventions"]
+            {
+                "context": dict(cells.conditions[i].context),
+                "n_cells": len(cells.rows(i)),
+                "measured": "all" if cells.measured_by(i).all() else f"source-{sources[i]}",
+            }
+            for i in trained
+            if not cells.conditions[i].interventions
         ],
+        "measured_sets": sets if not cells.measured.all() else {},
         "kinds": sorted({i.kind for i in interventions}),
         "targets": sorted({i.target for i in interventions}),
         "gene_features": spec.gene_features,
@@ -73,52 +179,20 @@ def config_json(spec: TrainingSpec, cells: TrainingCells) -> dict[str, Any]:
     }
 
 
-def set_from_data(network: Network, cells: TrainingCells, targets: Sequence[str]) -> None:
-    """Start the output bias at log frequencies, features at co-expression, tilts at effects.
-
-    The ceiling of what may be drawn is set for good.
-    """
-    with torch.no_grad():
-        network.ceiling.copy_(torch.from_numpy(_largest_tokens(cells)))
-        if network.tilt is not None:
-            network.tilt.theta.copy_(torch.from_numpy(tilts(cells, targets)))
-        if network.gene_bias is not None:
-            network.gene_bias.copy_(torch.from_numpy(_log_frequencies(cells)))
-        features = network.prefix.gene_features
-        features[1:].copy_(torch.from_numpy(_gene_features(cells, features.shape[1])))
+def _seen(cells: TrainingCells, index: int) -> dict[str, Any]:
+    condition = cells.conditions[index]
+    return {
+        "context": dict(condition.context),
+        "interventions": [i.model_dump(exclude_none=True) for i in condition.interventions],
+        "n_cells": len(cells.rows(index)),
+        "depth_quantiles": _depths(cells.take(cells.rows(index))),
+    }
 
 
-def _largest_tokens(cells: TrainingCells) -> NDArray[np.int64]:
-    measured = cells.tokens != MASK
-    largest = np.where(measured, cells.tokens, 0).max(axis=0).astype(np.int64)
-    return np.where(measured.any(axis=0), largest, VOCABULARY - 1)
-
-
-def _log_frequencies(cells: TrainingCells) -> NDArray[np.float32]:
-    genes = len(cells.panel)
-    measured = cells.tokens != MASK
-    flat = (np.arange(genes) * VOCABULARY + np.where(measured, cells.tokens, 0))[measured]
-    counts = np.bincount(flat, minlength=genes * VOCABULARY).reshape(genes, VOCABULARY)
-    # Unseen values keep a small, falling share, so that the tail stays reachable.
-    smooth = counts + 0.5 * 0.8 ** np.arange(VOCABULARY) + 1e-4
-    log = np.log(smooth / smooth.sum(axis=1, keepdims=True))
-    return (log - log.mean(axis=1, keepdims=True)).astype(np.float32)
-
-
-def _gene_features(cells: TrainingCells, width: int) -> NDArray[np.float32]:
-    """Return the leading right singular vectors of standardised control expression, unit rows."""
-    x = log1p_cp10k(cells.counts[cells.rows(0)])
-    x = (x - x.mean(axis=0)) / (x.std(axis=0) + 1e-3)
-    _, _, v = np.linalg.svd(x / np.sqrt(len(x)), full_matrices=False)
-    features = np.zeros((x.shape[1], width))
-    features[:, : len(v)] = v[:width].T
-    return (features / (np.linalg.norm(features, axis=1, keepdims=True) + 1e-6)).astype(np.float32)
-
-
-def log1p_cp10k(counts: NDArray[Any]) -> NDArray[np.float64]:
-    """Return ln(1 + counts per 10,000) of UMI counts [cells, genes]."""
-    total = np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    return np.log1p(counts / total * 1e4)
+def _depths(cells: TrainingCells) -> list[float]:
+    """Return evenly spaced quantiles of ln UMI per cell."""
+    found = np.quantile(np.log(cells.depth()), np.linspace(0, 1, DEPTHS))
+    return [round(float(value), 4) for value in found]
 
 
 def write(
@@ -136,54 +210,89 @@ def write(
     """
     folder = path / spec.name
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.contiguous().cpu() for name, tensor in weights.items()}
-    tensors |= {name: buffer.contiguous().cpu() for name, buffer in network.named_buffers()}
-    save_file(tensors, folder / "model.safetensors")
-    save_arrays(_reference(cells), folder / "reference.safetensors")
-    _write_json(folder / "config.json", dict(config))
-    entries = _panel_entries(cells.panel)
-    if hgnc is not None:
-        add_aliases(entries, hgnc)
-    _write_json(folder / "panel.json", {"genes": entries})
+    for stale in folder.glob("model*.safetensors"):
+        stale.unlink()
+    tensors = {n: tensor.contiguous().cpu() for n, tensor in network.state_dict().items()}
+    tensors |= {n: _stored(n, tensor.contiguous().cpu()) for n, tensor in weights.items()}
+    for number, shard in enumerate(_shards(tensors)):
+        save_file(shard, folder / (f"model-{number:02d}.safetensors"))
+    save_arrays(reference(cells), folder / "reference.safetensors")
+    write_json(folder / "config.json", dict(config))
+    write_json(folder / "panel.json", {"genes": panel_entries(cells.panel, hgnc)})
     pin(folder)
     return folder
 
 
-def _reference(cells: TrainingCells) -> dict[str, NDArray[np.float64]]:
-    groups = [cells.counts[cells.rows(i)] for i in range(len(cells.conditions))]
-    library = [np.percentile(g.sum(axis=1), QUANTILES) for g in groups]
+def _stored(name: str, tensor: Tensor) -> Tensor:
+    """Return a weight as it is stored: what is only ever multiplied needs no more than 16 bits."""
+    small = tensor.numel() < 100_000 or ".bias" in name
+    return tensor if small else tensor.to(torch.bfloat16)
+
+
+def _shards(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+    shards: list[dict[str, Tensor]] = [{}]
+    size = 0
+    for name, tensor in sorted(tensors.items()):
+        size += tensor.nbytes
+        if size > SHARD_BYTES and shards[-1]:
+            shards.append({})
+            size = tensor.nbytes
+        shards[-1][name] = tensor
+    return shards
+
+
+def reference(cells: TrainingCells) -> dict[str, NDArray[np.float16]]:
+    """Return summaries of the training cells, one row per entry of `config["seen"]`.
+
+    NaN for genes that no cell of the condition measures.
+    """
+    rows = [(i, r) for i in range(len(cells.conditions)) if len(r := cells.rows(i))]
+    parts = [_summary(cells.counts(r), cells.measured_by(i)) for i, r in rows]
+    # Half precision: three digits of a mean are more than its sampling noise leaves.
+    return {name: np.stack([part[name] for part in parts]).astype(np.float16) for name in parts[0]}
+
+
+def _summary(counts: NDArray[np.int32], measured: NDArray[np.bool_]) -> dict[str, Any]:
     return {
-        "mean_count": np.stack([g.mean(axis=0) for g in groups]),
-        "mean_log1p_cp10k": np.stack([log1p_cp10k(g).mean(axis=0) for g in groups]),
-        "library_quantiles": np.stack(library),
-        "zero_rate": np.array([(g == 0).mean() for g in groups]),
+        "mean_count": np.where(measured, counts.mean(axis=0), np.nan),
+        "mean_log1p_cp10k": np.where(measured, log1p_cp10k(counts).mean(axis=0), np.nan),
+        "library_quantiles": np.percentile(counts.sum(axis=1), QUANTILES),
+        "zero_rate": (counts[:, measured] == 0).mean(),
     }
 
 
-def _panel_entries(panel: tuple[str, ...]) -> list[dict[str, Any]]:
-    return [{"symbol": s, "ensembl": None, "aliases": [], "previous": []} for s in panel]
+def log1p_cp10k(counts: NDArray[Any]) -> NDArray[np.float64]:
+    """Return ln(1 + counts per 10,000) of UMI counts [cells, genes]."""
+    total = np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    return np.log1p(counts / total * 1e4)
 
 
-def add_aliases(entries: list[dict[str, Any]], hgnc: Path) -> None:
-    """Fill Ensembl ids, aliases and previous symbols from HGNC's complete set (tab-separated)."""
-    with gzip.open(hgnc, "rt", encoding="utf-8") as handle:
-        header = handle.readline().rstrip("\n").split("\t")
-        rows = [dict(zip(header, line.rstrip("\n").split("\t"), strict=False)) for line in handle]
-    by_symbol = {row["symbol"]: row for row in rows}
-    by_previous = {p: row for row in rows for p in _names(row["prev_symbol"])}
-    for entry in entries:
-        row = by_symbol.get(entry["symbol"]) or by_previous.get(entry["symbol"])
-        if row is None:
-            continue
-        names = {row["symbol"], *_names(row["alias_symbol"])} - {entry["symbol"]}
-        entry["ensembl"] = row["ensembl_gene_id"] or None
-        entry["aliases"] = sorted(names)
-        entry["previous"] = sorted(set(_names(row["prev_symbol"])) - {entry["symbol"]})
+def panel_entries(panel: Sequence[str], hgnc: Path | None) -> list[dict[str, Any]]:
+    """Return the rows of `panel.json`, with Ensembl ids and other names where HGNC has them."""
+    known = Hgnc.read(hgnc) if hgnc else None
+    entries: list[dict[str, Any]] = []
+    for symbol in panel:
+        gene = known.find(symbol) if known else None
+        aliases = {gene.symbol, *gene.aliases} - {symbol} if gene else set[str]()
+        entries.append(
+            {
+                "symbol": symbol,
+                "ensembl": gene.ensembl if gene else None,
+                "aliases": sorted(aliases),
+                "previous": sorted(set(gene.previous) - {symbol}) if gene else [],
+            }
+        )
+    return entries
 
 
-def _names(field: str) -> list[str]:
-    return [name for name in field.strip('"').split("|") if name]
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write a JSON object for people to read, and for git: a line per entry of a list."""
+    parts = [f" {json.dumps(name)}: {_laid_out(part)}" for name, part in value.items()]
+    path.write_text("{\n" + ",\n".join(parts) + "\n}\n", "utf-8")
 
 
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", "utf-8")
+def _laid_out(value: Any) -> str:
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        lines = (json.dumps(entry, ensure_ascii=False) for entry in value)  # pyright: ignore
+        return "[\n  " + ",\n  ".join(lines) + "\n ]"
+    return json.dumps(value, ensure_ascii=False, indent=1).replace("\n", "\n ")

@@ -1,20 +1,20 @@
-"""Training cells from h5ad files: tokens, which condition each cell has, and which genes count.
+"""Training cells read from h5ad files, and which of them are kept out.
 
-Raw integer counts in `X`, gene symbols in `var_names`. A panel gene that a file lacks is
-unmeasured, which is not zero. Control cells also appear under the sham conditions. Knows nothing
-of the network.
+Raw integer counts in `X`, genes in `var_names`. Knows nothing of the network.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import anndata
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
 from lingshu_model import tokens
+from lingshu_model.train.cells import Condition, TrainingCells, joined
+from lingshu_model.train.genes import Hgnc, match
 from lingshu_model.train.spec import Source, TrainingSpec
 from lingshu_model.wire import Intervention
 
@@ -24,41 +24,20 @@ class DataError(ValueError):
 
 
 @dataclass(frozen=True)
-class Condition:
-    """One (context, interventions) pair of the training cells."""
-
-    context: tuple[tuple[str, str], ...]
-    interventions: tuple[Intervention, ...] = ()
-
-
-@dataclass(frozen=True)
-class TrainingCells:
-    """Cells of all sources over one panel.
+class Parts:
+    """Row numbers of the cells of each part, ascending.
 
     Attributes:
-        panel: gene symbols.
-        tokens: uint16 [cells, genes]; MASK where unmeasured.
-        condition: int64 [cells], an index into `conditions`.
-        conditions: control conditions first, then perturbed ones, in order of appearance.
+        train: what the weights are learned from.
+        validation: what settings are chosen on, stratified by condition.
+        test: what nothing is chosen on, stratified by condition.
+        unseen: the cells of conditions that are never trained on.
     """
 
-    panel: tuple[str, ...]
-    tokens: NDArray[np.uint16]
-    condition: NDArray[np.int64]
-    conditions: tuple[Condition, ...]
-
-    @cached_property
-    def counts(self) -> NDArray[np.int64]:
-        """Decoded UMI [cells, genes], 0 where unmeasured."""
-        return tokens.decode(np.where(self.tokens == tokens.MASK, 0, self.tokens))
-
-    def rows(self, condition: int) -> NDArray[np.int64]:
-        """Return the row numbers of the cells of one condition."""
-        return np.flatnonzero(self.condition == condition)
-
-    def take(self, rows: NDArray[np.int64]) -> "TrainingCells":
-        """Return the cells `rows`, with the same conditions."""
-        return TrainingCells(self.panel, self.tokens[rows], self.condition[rows], self.conditions)
+    train: NDArray[np.int64]
+    validation: NDArray[np.int64]
+    test: NDArray[np.int64]
+    unseen: NDArray[np.int64]
 
 
 def read_cells(spec: TrainingSpec, folder: Path) -> TrainingCells:
@@ -67,58 +46,32 @@ def read_cells(spec: TrainingSpec, folder: Path) -> TrainingCells:
     Raises:
         DataError: a file, column or value is missing, or the counts are not raw UMI.
     """
+    hgnc = Hgnc.read(_existing(folder / spec.aliases)) if spec.aliases else None
     panel = _panel(spec, folder)
-    parts = [_read_source(source, folder, panel) for source in spec.sources]
-    known: dict[Condition, int] = {}
-    labels = [condition for _, conditions in parts for condition in conditions]
-    for condition in sorted(set(labels), key=lambda c: (c.interventions != (), repr(c))):
-        known[condition] = len(known)
-    index = np.array([known[label] for label in labels], np.int64)
-    return TrainingCells(panel, np.concatenate([t for t, _ in parts]), index, tuple(known))
+    return joined([_read_source(source, folder, panel, hgnc) for source in spec.sources])
 
 
-def split(
-    cells: TrainingCells, fraction: float, seed: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the rows to train on and the rows to validate on, stratified by condition."""
-    generator = np.random.Generator(np.random.Philox(key=[seed, 1]))
-    held = [
-        generator.permutation(rows)[: round(fraction * len(rows))]
-        for rows in (cells.rows(c) for c in range(len(cells.conditions)))
-    ]
-    held_out = np.sort(np.concatenate(held))
-    return np.setdiff1d(np.arange(len(cells.condition)), held_out), held_out
-
-
-def add_shams(cells: TrainingCells, count: int, seed: int) -> TrainingCells:
-    """Return the cells and, below them, `count` random control subsets under sham conditions.
-
-    Each subset is as large as the median perturbed condition and drawn without replacement from
-    one control condition (the first); what the model makes of it is its null.
-    """
-    if not count:
-        return cells
-    perturbed = [len(cells.rows(i)) for i, c in enumerate(cells.conditions) if c.interventions]
-    control = cells.rows(0)
-    size = min(int(np.median(perturbed)) if perturbed else len(control) // 2, len(control))
-    generator = np.random.Generator(np.random.Philox(key=[seed, 2]))
-    subsets = [generator.choice(control, size, replace=False) for _ in range(count)]
-    shams = [
-        Condition(cells.conditions[0].context, (Intervention(kind="sham", target=f"sham-{i:02d}"),))
-        for i in range(count)
-    ]
-    labels = [np.full(size, len(cells.conditions) + i) for i in range(count)]
-    return TrainingCells(
-        cells.panel,
-        np.concatenate([cells.tokens, *(cells.tokens[s] for s in subsets)]),
-        np.concatenate([cells.condition, *labels]),
-        (*cells.conditions, *shams),
-    )
+def split(cells: TrainingCells, spec: TrainingSpec) -> Parts:
+    """Return the parts, a function of the spec's fractions, its seed and the cells alone."""
+    generator = np.random.Generator(np.random.Philox(key=[spec.seed, 1]))
+    found: dict[str, list[NDArray[np.int64]]] = {"validation": [], "test": [], "unseen": []}
+    for index, condition in enumerate(cells.conditions):
+        rows = cells.rows(index)
+        if any(condition.is_about(one.context, one.target) for one in spec.unseen):
+            found["unseen"].append(rows)
+            continue
+        shuffled = generator.permutation(rows)
+        tested, chosen = round(spec.test * len(rows)), round(spec.validation * len(rows))
+        found["test"].append(shuffled[:tested])
+        found["validation"].append(shuffled[tested : tested + chosen])
+    out = {n: np.sort(np.concatenate([*p, np.zeros(0, np.int64)])) for n, p in found.items()}
+    held = np.concatenate([*out.values()])
+    return Parts(train=np.setdiff1d(np.arange(len(cells)), held), **out)
 
 
 def _panel(spec: TrainingSpec, folder: Path) -> tuple[str, ...]:
     if spec.panel is not None:
-        lines = (folder / spec.panel).read_text("utf-8").splitlines()
+        lines = _existing(folder / spec.panel).read_text("utf-8").splitlines()
         return tuple(line.split(",")[0].strip() for line in lines if line.strip())
     adata = anndata.read_h5ad(_existing(folder / spec.sources[0].file), backed="r")
     names = tuple(str(name) for name in adata.var_names)
@@ -128,14 +81,14 @@ def _panel(spec: TrainingSpec, folder: Path) -> tuple[str, ...]:
 
 def _existing(path: Path) -> Path:
     if not path.is_file():
-        message = f"{path} does not exist; give the folder of the h5ad files with --data"
+        message = f"{path} does not exist; give the folder of the data files with --data"
         raise DataError(message)
     return path
 
 
 def _read_source(
-    source: Source, folder: Path, panel: Sequence[str]
-) -> tuple[NDArray[np.uint16], list[Condition]]:
+    source: Source, folder: Path, panel: Sequence[str], hgnc: Hgnc | None
+) -> TrainingCells:
     path = _existing(folder / source.file)
     adata = anndata.read_h5ad(path)
     names = [str(name) for name in adata.var_names]
@@ -143,54 +96,100 @@ def _read_source(
         twice = next(name for name in names if names.count(name) > 1)
         message = f"{path} names the gene {twice!r} twice; make var_names unique"
         raise DataError(message)
+    keep = _wanted(adata, source, path)
+    if not keep.any():
+        message = f"{path}: no cell has {source.where} and a name for {[*source.rename]}"
+        raise DataError(message)
+    adata = adata[keep]
+    counts, measured = _tokens(adata, names, panel, hgnc, path)
+    labels = _conditions(adata, source, path)
+    order = list(dict.fromkeys(labels))
+    number = {condition: i for i, condition in enumerate(order)}
+    return TrainingCells(
+        tuple(panel),
+        counts,
+        np.zeros(len(labels), np.int64),
+        measured[None],
+        np.array([number[label] for label in labels], np.int64),
+        tuple(order),
+    )
+
+
+def _wanted(adata: anndata.AnnData, source: Source, path: Path) -> NDArray[np.bool_]:
     keep = np.ones(adata.n_obs, bool)
     for column, values in source.where.items():
         keep &= np.isin(_column(adata, column, path), values)
-    adata = adata[keep]
-    if adata.n_obs == 0:
-        message = f"{path}: no cell has {source.where}"
-        raise DataError(message)
-    return _tokens(adata, names, panel, path), list(_conditions(adata, source, path))
+    for field, names in source.rename.items():
+        keep &= np.isin(_column(adata, source.context[field].removeprefix("obs:"), path), [*names])
+    for combination in source.without:
+        matches = [_column(adata, c, path) == value for c, value in combination.items()]
+        keep &= ~np.logical_and.reduce(matches)
+    return keep
 
 
 def _tokens(
-    adata: anndata.AnnData, names: Sequence[str], panel: Sequence[str], path: Path
-) -> NDArray[np.uint16]:
-    matrix = adata.X
-    dense = np.asarray(matrix.toarray() if hasattr(matrix, "toarray") else matrix)  # pyright: ignore
-    where = {name: i for i, name in enumerate(names)}
-    shared = [(i, where[gene]) for i, gene in enumerate(panel) if gene in where]
-    if not shared:
+    adata: anndata.AnnData,
+    names: Sequence[str],
+    panel: Sequence[str],
+    hgnc: Hgnc | None,
+    path: Path,
+) -> tuple[sparse.csr_matrix, NDArray[np.bool_]]:
+    """Return tokens [cells, panel] in compressed rows and which panel genes the file measures."""
+    found = match(panel, names, hgnc)
+    if not found:
         message = f"{path} has none of the panel's {len(panel)} genes; it names {names[:3]} …"
         raise DataError(message)
-    out = np.full((dense.shape[0], len(panel)), tokens.MASK, np.uint16)
-    to, of = (list(part) for part in zip(*shared, strict=True))
+    counts = sparse.csr_matrix(adata.X)[:, [*found.values()]].tocoo()  # pyright: ignore
     try:
-        out[:, to] = tokens.encode(dense[:, of])
+        data = tokens.encode(counts.data).astype(np.uint16)
     except ValueError as error:
         message = f"{path}: {error}"
         raise DataError(message) from error
-    return out
+    columns = np.array([*found], np.int64)[counts.col]
+    out = sparse.csr_matrix((data, (counts.row, columns)), (adata.n_obs, len(panel)))
+    out.eliminate_zeros()
+    out.sort_indices()
+    measured = np.zeros(len(panel), bool)
+    measured[[*found]] = True
+    return out, measured
 
 
-def _conditions(adata: anndata.AnnData, source: Source, path: Path) -> Iterator[Condition]:
-    fields = {
-        field: _column(adata, value[4:], path)
-        if value.startswith("obs:")
-        else np.full(adata.n_obs, value)
-        for field, value in source.context.items()
-    }
+def _conditions(adata: anndata.AnnData, source: Source, path: Path) -> list[Condition]:
+    fields = {f: _values(adata, source, f, path) for f in sorted(source.context)}
+    contexts = zip(*fields.values(), strict=True)
+    interventions = _interventions(adata, source, path)
+    return [
+        Condition(tuple(zip(fields, map(str, values), strict=True)), done)
+        for values, done in zip(contexts, interventions, strict=True)
+    ]
+
+
+def _values(adata: anndata.AnnData, source: Source, field: str, path: Path) -> Sequence[str]:
+    value = source.context[field]
+    if not value.startswith("obs:"):
+        return [value] * adata.n_obs
+    names: Mapping[str, str] = source.rename.get(field, {})
+    return [names.get(v, v) for v in _column(adata, value.removeprefix("obs:"), path).tolist()]
+
+
+def _interventions(
+    adata: anndata.AnnData, source: Source, path: Path
+) -> list[tuple[Intervention, ...]]:
     rule = source.perturbation
-    labels = _column(adata, rule.column, path) if rule else None
-    if rule and labels is not None and rule.control not in labels:
+    if rule is None:
+        return [()] * adata.n_obs
+    labels = _column(adata, rule.column, path).tolist()
+    if rule.control not in labels:
         message = f"{path}: obs[{rule.column!r}] has no control cells called {rule.control!r}"
         raise DataError(message)
-    for i in range(adata.n_obs):
-        context = tuple(sorted((field, str(values[i])) for field, values in fields.items()))
-        if rule is None or labels is None or labels[i] == rule.control:
-            yield Condition(context)
-        else:
-            yield Condition(context, (Intervention(kind=rule.kind, target=str(labels[i])),))
+
+    def done(label: str) -> tuple[Intervention, ...]:
+        targets = label.split(rule.separator) if rule.separator else [label]
+        named = [rule.targets.get(t, t) for t in targets if t != rule.control]
+        return tuple(Intervention(kind=rule.kind, target=t) for t in sorted(named))
+
+    made = {label: done(label) for label in set(labels)}
+    return [made[label] for label in labels]
 
 
 def _column(adata: anndata.AnnData, column: str, path: Path) -> NDArray[np.str_]:

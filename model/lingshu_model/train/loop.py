@@ -20,13 +20,13 @@ from torch.optim import AdamW
 from tqdm import tqdm
 
 from lingshu_model import diffusion
+from lingshu_model.conditions import Conditions
 from lingshu_model.ema import PowerEMA
-from lingshu_model.network import Conditions, Network
+from lingshu_model.network import Network
 from lingshu_model.tokens import MASK
 from lingshu_model.train import state
-from lingshu_model.train.data import TrainingCells
+from lingshu_model.train.cells import TrainingCells
 from lingshu_model.train.spec import TrainingSpec
-from lingshu_model.vocabulary import take
 
 SAVE_EVERY_S = 60.0
 
@@ -44,25 +44,32 @@ class Batch:
 
 @dataclass(frozen=True)
 class CellBatches:
-    """All cells on the device, and the batches of a step made from (seed, step)."""
+    """All cells, and the batches of a step made from (seed, step).
 
-    tokens: Tensor
-    condition: Tensor
+    Cells lie sparse in host memory; a micro-batch of them is made dense at a time.
+    """
+
+    cells: TrainingCells
+    depth: Tensor
     conditions: Conditions
+    device: torch.device
 
     @classmethod
     def of(
         cls, cells: TrainingCells, conditions: Conditions, device: torch.device
     ) -> "CellBatches":
-        """Move the cells to `device` once."""
-        tokens = torch.from_numpy(cells.tokens.astype(np.int16)).to(device)
-        return cls(tokens, torch.from_numpy(cells.condition).to(device), conditions.to(device))
+        """Return the batches of `cells`, whose conditions are `conditions` by number."""
+        depth = torch.from_numpy(np.log(cells.depth()).astype(np.float32))
+        return cls(cells, depth, conditions, device)
+
+    def __len__(self) -> int:
+        return len(self.cells)
 
     def rows(self, step: int, batch: int, seed: int) -> Tensor:
         """Return the cells of `step`: consecutive slices of one permutation per epoch."""
-        per_epoch = max(1, len(self.tokens) // batch)
+        per_epoch = max(1, len(self) // batch)
         epoch, index = divmod(step, per_epoch)
-        order = torch.randperm(len(self.tokens), generator=_generator(seed, 3, epoch))
+        order = torch.randperm(len(self), generator=_generator(seed, 3, epoch))
         return order[index * batch : (index + 1) * batch]
 
     def batches(self, step: int, spec: TrainingSpec, rank: int, ranks: int) -> Iterator[Batch]:
@@ -70,17 +77,19 @@ class CellBatches:
         rows = self.rows(step, spec.batch, spec.seed)
         generator = _generator(spec.seed, 4, step)
         times = diffusion.stratified_times(len(rows), generator)
-        uniform = torch.rand(len(rows), self.tokens.shape[1], generator=generator)
+        uniform = torch.rand(len(rows), len(self.cells.panel), generator=generator)
         mine = torch.arange(rank, len(rows), ranks)
         for part in mine.split(spec.micro_batch):
             yield self.batch(rows[part], times[part], uniform[part])
 
     def batch(self, rows: Tensor, times: Tensor, uniform: Tensor) -> Batch:
         """Return the cells `rows` with the given noise, on the device."""
-        device = self.tokens.device
-        tokens = self.tokens[rows.to(device)].long()
-        conditions = take(self.conditions, self.condition[rows.to(device)])
-        return Batch(tokens, tokens != MASK, conditions, times.to(device), uniform.to(device))
+        index = rows.numpy()
+        tokens = torch.from_numpy(self.cells.dense(index).astype(np.int64)).to(self.device)
+        number = torch.from_numpy(self.cells.condition[index])
+        conditions = self.conditions.take(number).at_depth(self.depth[rows]).to(self.device)
+        times, uniform = times.to(self.device), uniform.to(self.device)
+        return Batch(tokens, tokens != MASK, conditions, times, uniform)
 
 
 class BoundLoss(nn.Module):
@@ -92,9 +101,7 @@ class BoundLoss(nn.Module):
 
     def forward(self, b: Batch) -> Tensor:
         """Return the bound of one micro-batch, nats per measured gene."""
-        return diffusion.loss(
-            self.network, b.tokens.clamp(max=MASK), b.measured, b.conditions, b.times, b.uniform
-        )
+        return diffusion.loss(self.network, b.tokens, b.measured, b.conditions, b.times, b.uniform)
 
 
 def train(
@@ -111,8 +118,10 @@ def train(
     `folder/log.csv` gets a row per epoch: step, training and validation bound (nats per gene),
     learning rate, cells per second.
     """
-    decayed = [p for p in network.parameters() if p.dim() >= 2]
-    plain = [p for p in network.parameters() if p.dim() < 2]
+    # Decay would draw the log frequencies of rare genes towards 0, which is often.
+    parameters = dict(network.named_parameters())
+    decayed = [p for n, p in parameters.items() if p.dim() >= 2 and not n.endswith(".bias")]
+    plain = [p for n, p in parameters.items() if p.dim() < 2 or n.endswith(".bias")]
     adam = AdamW(
         [
             {"params": decayed, "weight_decay": spec.weight_decay},
@@ -124,7 +133,7 @@ def train(
     ema = PowerEMA(network, spec.sigma_rel)
     start = state.restore(folder / "state.safetensors", digest, network, adam, ema)
     model = accelerator.prepare(BoundLoss(network))
-    per_epoch = max(1, len(cells.tokens) // spec.batch)
+    per_epoch = max(1, len(cells) // spec.batch)
     total = per_epoch * spec.epochs
     bar = tqdm(
         total=total,
@@ -201,10 +210,10 @@ def validation_bound(
     """Return the averaged weights' bound on held-out cells, nats per gene, with fixed noise."""
     now = {name: p.detach().clone() for name, p in network.named_parameters()}
     _assign(network, ema.average)
-    n = len(cells.tokens)
+    n = len(cells)
     generator = _generator(spec.seed, 5, 0)
     times = diffusion.stratified_times(n, generator)
-    uniform = torch.rand(n, cells.tokens.shape[1], generator=generator)
+    uniform = torch.rand(n, len(cells.cells.panel), generator=generator)
     total = 0.0
     for part in torch.arange(n).split(spec.micro_batch):
         batch = cells.batch(part, times[part], uniform[part])

@@ -21,6 +21,17 @@ class Perturbations(_Strict):
     column: str
     control: str
     kind: Literal["knockout", "crispri", "crispra", "cytokine", "drug"]
+    targets: dict[str, str] = {}
+    """What a value of the column is called, where that is not the value itself."""
+    separator: str | None = None
+    """What stands between the targets of a combination, such as `+`; None = no combinations."""
+
+
+class Unseen(_Strict):
+    """A perturbation that is never trained on in contexts with these fields: a test of reach."""
+
+    context: dict[str, str]
+    target: str
 
 
 class Source(_Strict):
@@ -31,13 +42,17 @@ class Source(_Strict):
     """Keep cells whose obs column is one of these values."""
     context: dict[str, str]
     """Context field to a constant value, or to `obs:COLUMN`."""
+    rename: dict[str, dict[str, str]] = {}
+    """Context field to names for its column's values; cells with a value not named are left out."""
+    without: list[dict[str, str]] = []
+    """Cells with all of these obs values are left out."""
     perturbation: Perturbations | None = None
 
 
 class SamplerDefaults(_Strict):
     """The checkpoint's fixed schedule and guidance."""
 
-    schedule: Literal["cosine", "linear"] = "cosine"
+    schedule: Literal["cosine", "linear", "information"] = "cosine"
     steps: Annotated[int, Field(ge=1, le=256)] = 8
     guidance: Annotated[float, Field(ge=0, le=10)] = 0.0
     tile: Annotated[int, Field(ge=1, le=1024)] = 64
@@ -47,15 +62,19 @@ class TrainingSpec(_Strict):
     """One training run.
 
     `batch` cells make an optimiser step, computed `micro_batch` cells at a time on every rank.
-    `validation` is the fraction of cells, stratified by condition, kept out to choose settings.
+    `validation` and `test` are the fractions of cells, stratified by condition, that are kept out:
+    to choose settings by, and to measure the outcome by.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]
     sources: Annotated[list[Source], Field(min_length=1)]
+    unseen: list[Unseen] = []
+    ontology: dict[str, str] = {}
+    """Context value to its term in an ontology, such as `CL:0000236`."""
     panel: str | None = None
     """A CSV whose first column lists the panel's symbols; None = the first source's genes."""
     aliases: str | None = None
-    """HGNC's complete set, for aliases and Ensembl ids in `panel.json`; None = symbols alone."""
+    """HGNC's complete set, to match names by and for `panel.json`; None = symbols alone."""
     network: Literal[*PRESETS]  # pyright: ignore[reportInvalidTypeForm]
     epochs: Annotated[int, Field(ge=1)]
     batch: Annotated[int, Field(ge=1)] = 256
@@ -69,6 +88,7 @@ class TrainingSpec(_Strict):
     shams: Annotated[int, Field(ge=0, le=256)] = 16
     gene_features: Annotated[int, Field(ge=1)] = 16
     validation: Annotated[float, Field(ge=0, lt=0.5)] = 0.1
+    test: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     seed: Annotated[int, Field(ge=0)] = 0
     sampler: SamplerDefaults = SamplerDefaults()
 

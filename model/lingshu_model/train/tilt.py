@@ -1,110 +1,155 @@
-"""Where the tilts of a network start: each target's shrunken effect on each gene.
+"""Where the tilts of a network start: each condition's shrunken effect on each gene.
 
-A mean over a hundred cells is mostly noise, so effects are shrunk by empirical Bayes: the effect of
-target c on gene g is normal around 0 with variance a_c b_g, both by the method of moments. Targets
-that move many genes and genes that many targets move are believed sooner; a target that moves
-nothing beyond its noise gets none. Knows nothing of training.
+A mean over a hundred cells is mostly noise, so effects are shrunk by empirical Bayes. A target met
+in one context: its effect on gene g is normal around 0 with variance a_c b_g, both by the method of
+moments, so that targets that move many genes and genes that many targets move are believed sooner.
+A target met in several contexts: around what the other contexts say, the more alike their control
+cells the more they count (`lingshu_model.train.related`), which also tells contexts in which the
+target was never seen. Effects are changes of mean ln(1 + UMI at the median depth). Knows nothing of
+training.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lingshu_model.tokens import LOWER_EDGES, MASK, VOCABULARY
-from lingshu_model.train.data import TrainingCells
+from lingshu_model.train.cells import TrainingCells, controls
+from lingshu_model.train.expression import LEVELS, Floats, Levels, histogram
+from lingshu_model.train.related import carry_over, distances
 
-Floats = NDArray[np.float64]
-LEVELS: Floats = np.log1p(LOWER_EDGES.astype(np.float64))
 LARGEST = 3.0
 """Bound of |theta|: a gene that vanishes under a knock-out would have it at minus infinity."""
 NEWTON_STEPS = 30
-
-
-def tilts(cells: TrainingCells, targets: Sequence[str]) -> NDArray[np.float32]:
-    """Return theta [1 + targets, genes]: row 0 is control's, zero.
-
-    Conditions of one intervention count, each against the control cells of its own context; a
-    target met in several contexts gets the mean. What was never measured on both sides stays 0.
-    """
-    theta = np.zeros((1 + len(targets), len(cells.panel)))
-    row = {target: 1 + i for i, target in enumerate(targets)}
-    controls = {c.context: i for i, c in enumerate(cells.conditions) if not c.interventions}
-    met = np.zeros(len(theta))
-    for context, control in controls.items():
-        treated = {
-            i: row[c.interventions[0].target]
-            for i, c in enumerate(cells.conditions)
-            if c.context == context and len(c.interventions) == 1
-        }
-        if not treated or not len(cells.rows(control)):
-            continue
-        for index, values in _of_context(cells, control, treated).items():
-            theta[index] += values
-            met[index] += 1
-    return (theta / np.maximum(met, 1)[:, None]).astype(np.float32)
-
-
-def _of_context(
-    cells: TrainingCells, control: int, treated: Mapping[int, int]
-) -> dict[int, Floats]:
-    """Return theta [genes] by row of the table, for the conditions `treated` of one context."""
-    base = _Histogram(_counts(cells, control))
-    groups = [_Histogram(_counts(cells, condition)) for condition in treated]
-    sham = np.array([cells.conditions[i].interventions[0].kind == "sham" for i in treated])
-    # A sham's cells are control cells: against the rest of them it is as noisy as a perturbation.
-    against = [
-        _Histogram(base.counts - group.counts) if own else base
-        for group, own in zip(groups, sham, strict=True)
-    ]
-    pairs = list(zip(groups, against, strict=True))
-    effect = np.stack([group.mean - other.mean for group, other in pairs])
-    # A gene that thirty cells happen to lack has no variance in them; control's is the floor.
-    variance = np.stack(
-        [o.variance / o.n + np.maximum(g.variance, o.variance) / g.n for g, o in pairs]
-    )
-    return {
-        index: tilt_by(change, base.frequency)
-        for index, change in zip(treated.values(), shrink(effect, variance, ~sham), strict=True)
-    }
+Context = tuple[tuple[str, str], ...]
+Row = tuple[Mapping[str, Any], Floats]
 
 
 @dataclass(frozen=True)
-class _Histogram:
-    """How often each token was seen in one condition's cells, counts [genes, 281].
+class Tilts:
+    """The tilt table: what each row from 1 on is about, and theta [rows, genes]; row 0 is zero."""
 
-    NaN wherever a gene was never measured.
+    about: tuple[Mapping[str, Any], ...]
+    theta: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Effects:
+    """Mean changes of one context's single perturbations against its control cells.
+
+    Attributes:
+        targets: one per row.
+        value: float64 [targets, genes], NaN where not measured on both sides.
+        noise: squared standard errors, the same shape.
+        informs: bool [targets]; shams tell nothing of what perturbations do.
     """
 
-    counts: NDArray[np.int64]
-
-    @cached_property
-    def n(self) -> Floats:
-        n = self.counts.sum(axis=1).astype(np.float64)
-        n[n == 0] = np.nan
-        return n
-
-    @cached_property
-    def frequency(self) -> Floats:
-        return self.counts / self.n[:, None]
-
-    @cached_property
-    def mean(self) -> Floats:
-        return self.frequency @ LEVELS
-
-    @cached_property
-    def variance(self) -> Floats:
-        return self.frequency @ LEVELS**2 - self.mean**2
+    targets: tuple[str, ...]
+    value: Floats
+    noise: Floats
+    informs: NDArray[np.bool_]
 
 
-def _counts(cells: TrainingCells, condition: int) -> NDArray[np.int64]:
-    tokens = cells.tokens[cells.rows(condition)]
-    genes = tokens.shape[1]
-    measured = tokens != MASK
-    flat = (np.arange(genes) * VOCABULARY + np.where(measured, tokens, 0))[measured]
-    return np.bincount(flat, minlength=genes * VOCABULARY).reshape(genes, VOCABULARY)
+def tilts(cells: TrainingCells, levels: Levels) -> Tilts:
+    """Return the tilts of all single perturbations; row order is that of the vocabulary's search.
+
+    Rows of one context come first, so that the first row that fits a condition is its own.
+    """
+    home = controls(cells)
+    measured = {
+        context: found
+        for context, control in home.items()
+        if (found := effects_of(cells, levels, context, control)) is not None
+    }
+    met: dict[str, list[Context]] = {}
+    for context, found in measured.items():
+        for target in found.targets:
+            met.setdefault(target, []).append(context)
+    several = {target for target, contexts in met.items() if len(contexts) > 1}
+    rows: list[Row] = []
+    for target in sorted(several):
+        rows += _in_all_contexts(cells, levels, target, measured)
+    for context, found in measured.items():
+        shrunk = shrink(found.value, found.noise, found.informs)
+        base = _frequency(cells, home[context])
+        rows += [
+            ({"target": target, "context": {}}, tilt_by(change, base))
+            for target, change in zip(found.targets, shrunk, strict=True)
+            if target not in several
+        ]
+    zero = np.zeros((1, len(cells.panel)))
+    theta = np.concatenate([zero, *(theta[None] for _, theta in rows)])
+    return Tilts(tuple(about for about, _ in rows), theta.astype(np.float32))
+
+
+def _in_all_contexts(
+    cells: TrainingCells, levels: Levels, target: str, measured: Mapping[Context, Effects]
+) -> list[Row]:
+    """Return a row for every context that has control cells, seen with the target or not."""
+    home = controls(cells)
+    contexts = [c for c, control in home.items() if len(cells.rows(control))]
+    rows = [cells.rows(home[context]) for context in contexts]
+    profiles = np.stack([levels.rows(r).mean for r in rows])
+    distance = distances(profiles, np.array([cells.source[r[0]] for r in rows]))
+    met = [c for c in contexts if c in measured and target in measured[c].targets]
+    found = [(measured[c], measured[c].targets.index(target)) for c in met]
+    changes = carry_over(
+        np.stack([effects.value[i] for effects, i in found]),
+        np.stack([effects.noise[i] for effects, i in found]),
+        distance,
+        np.array([contexts.index(c) for c in met]),
+    )
+    return [
+        ({"target": target, "context": dict(c)}, tilt_by(change, _frequency(cells, home[c])))
+        for c, change in zip(contexts, changes, strict=True)
+    ]
+
+
+def effects_of(
+    cells: TrainingCells, levels: Levels, context: Context, control: int
+) -> Effects | None:
+    """Return the effects of the single perturbations met in one context; None without any."""
+    treated = [
+        i
+        for i, c in enumerate(cells.conditions)
+        if c.context == context and len(c.interventions) == 1 and len(cells.rows(i))
+    ]
+    rest = cells.rows(control)
+    if not treated or not len(rest):
+        return None
+    base = levels.rows(rest)
+    done = [cells.conditions[i].interventions[0] for i in treated]
+    pairs = [
+        (levels.rows(rows), _without(cells, rest, rows, levels) if one.kind == "sham" else base)
+        for one, rows in ((d, cells.rows(i)) for d, i in zip(done, treated, strict=True))
+    ]
+    return Effects(
+        tuple(one.target for one in done),
+        np.stack([group.mean - other.mean for group, other in pairs]),
+        # A gene that thirty cells happen to lack has no variance in them; control's is the floor.
+        np.stack([o.variance / o.n + np.maximum(g.variance, o.variance) / g.n for g, o in pairs]),
+        np.array([one.kind != "sham" for one in done]),
+    )
+
+
+def _without(
+    cells: TrainingCells, control: NDArray[np.int64], sham: NDArray[np.int64], levels: Levels
+) -> Levels:
+    """Return the control cells that are not a sham's: against these it is as noisy as any other."""
+    own = {_cell(cells, row) for row in sham}
+    return levels.rows(np.array([row for row in control if _cell(cells, row) not in own], np.int64))
+
+
+def _cell(cells: TrainingCells, row: int) -> bytes:
+    low, high = cells.tokens.indptr[row], cells.tokens.indptr[row + 1]
+    return cells.tokens.indices[low:high].tobytes() + cells.tokens.data[low:high].tobytes()
+
+
+def _frequency(cells: TrainingCells, condition: int) -> Floats:
+    counts = histogram(cells, cells.rows(condition)).astype(np.float64)
+    return counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
 
 
 def shrink(effect: Floats, variance: Floats, informs: NDArray[np.bool_]) -> Floats:
@@ -130,12 +175,15 @@ def tilt_by(change: Floats, frequency: Floats) -> Floats:
 
     Newton's method within +-LARGEST; 0 where nothing changes or the frequencies have no spread.
     """
-    goal = frequency @ LEVELS + change
+    width = int(np.flatnonzero(frequency.any(axis=0)).max(initial=0)) + 1
+    frequency, levels = frequency[:, :width], LEVELS[:width]
+    goal = frequency @ levels + change
     theta = np.zeros(len(change))
     for _ in range(NEWTON_STEPS):
-        weight = frequency * np.exp(theta[:, None] * LEVELS)
-        weight /= weight.sum(axis=1, keepdims=True)
-        mean = weight @ LEVELS
-        spread = np.maximum(weight @ LEVELS**2 - mean**2, 1e-6)
+        weight = frequency * np.exp(theta[:, None] * levels)
+        weight /= np.maximum(weight.sum(axis=1, keepdims=True), 1e-300)
+        mean = weight @ levels
+        spread = np.maximum(weight @ levels**2 - mean**2, 1e-6)
         theta = np.clip(theta + np.clip((goal - mean) / spread, -0.5, 0.5), -LARGEST, LARGEST)
-    return np.where(np.isfinite(theta) & (change != 0), theta, 0.0)
+    spreads = (frequency > 0).sum(axis=1) > 1
+    return np.where(np.isfinite(theta) & (change != 0) & spreads, theta, 0.0)

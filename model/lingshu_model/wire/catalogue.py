@@ -5,6 +5,7 @@ and `card.md`; the digests of its files are pinned beside it, in `NAME.digests.j
 of how the weights are used.
 """
 
+import base64
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -79,15 +80,46 @@ class Checkpoint:
         """Summaries of the training cells, one row per entry of `config["seen"]`.
 
         `mean_count` and `mean_log1p_cp10k` [conditions, genes], `library_quantiles` [conditions, 5]
-        (5, 25, 50, 75, 95 %), `zero_rate` [conditions].
+        (5, 25, 50, 75, 95 %), `zero_rate` [conditions]; NaN where a gene was not measured.
         """
-        self.verify_file("reference.safetensors")
-        return load_file(self.path / "reference.safetensors")
+        found = load_file(self.verify_file("reference.safetensors"))
+        return {name: array.astype(np.float64) for name, array in found.items()}
 
     @property
     def contexts(self) -> list[dict[str, str]]:
         """The contexts it was trained on."""
         return [dict(entry["context"]) for entry in self.config["contexts"]]
+
+    def nearest(self, context: Mapping[str, str]) -> Mapping[str, Any]:
+        """Return the entry of `config["contexts"]` that shares the most fields with `context`."""
+        entries = self.config["contexts"]
+        return max(entries, key=lambda e: len(e["context"].items() & context.items()))
+
+    def measured(self, context: Mapping[str, str]) -> NDArray[np.bool_]:
+        """Return which genes cells of a context have a count of, bool [genes].
+
+        A context never trained on measures what the nearest one does.
+        """
+        name = self.nearest(context).get("measured", "all")
+        if name == "all":
+            return np.ones(len(self.panel), bool)
+        return unpack_genes(self.config["measured_sets"][name], len(self.panel))
+
+    def depth_quantiles(
+        self, context: Mapping[str, str], interventions: Iterable[Intervention]
+    ) -> NDArray[np.float64]:
+        """Return evenly spaced quantiles of ln UMI per cell, of training cells of a condition.
+
+        Where there were none, those of the context's control cells, or of the nearest context's.
+        """
+        wanted = _identity(interventions)
+        nearest = self.nearest(context)["context"]
+        for where, done in ((dict(context), wanted), (dict(context), []), (nearest, [])):
+            for entry in self.config["seen"]:
+                if entry["context"] == where and _entry_identity(entry) == done:
+                    return np.array(entry["depth_quantiles"])
+        message = f"{self.path} says nothing of how deep cells of {dict(context)} are"
+        raise CheckpointError(message)
 
     def seen(self, context: Mapping[str, str], interventions: Iterable[Intervention]) -> int:
         """Training cells of exactly this condition; 0 when it was never trained on."""
@@ -182,6 +214,17 @@ def pin(path: Path) -> Path:
     text = json.dumps({"checkpoint": identity_digest(files), "files": files}, indent=1)
     target.write_text(text + "\n", "utf-8")
     return target
+
+
+def pack_genes(mask: NDArray[np.bool_]) -> str:
+    """Return a set of panel genes as text: one bit a gene, in order, base64."""
+    return base64.b64encode(np.packbits(mask).tobytes()).decode()
+
+
+def unpack_genes(text: str, genes: int) -> NDArray[np.bool_]:
+    """Return the set that `pack_genes` wrote, bool [genes]."""
+    packed = np.frombuffer(base64.b64decode(text), np.uint8)
+    return np.unpackbits(packed, count=genes).astype(bool)
 
 
 def _verify(path: Path, expected: str) -> Path:

@@ -1,0 +1,106 @@
+"""Gene names of a data file matched to a panel, through HGNC.
+
+A name counts as the gene whose approved symbol it is; else, where exactly one gene ever had it, as
+that gene (previous symbols before aliases). Ensembl ids are matched as they are, without their
+version. Knows nothing of counts.
+"""
+
+import csv
+import gzip
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Gene:
+    """One gene of HGNC's complete set; `name` is its HGNC id."""
+
+    name: str
+    symbol: str
+    ensembl: str | None
+    aliases: tuple[str, ...]
+    previous: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Hgnc:
+    """Every gene that has a symbol, findable by whatever it was called."""
+
+    genes: Sequence[Gene] = field(repr=False)
+
+    @classmethod
+    def read(cls, path: Path) -> "Hgnc":
+        """Return HGNC's complete set (tab-separated, gzip)."""
+        with gzip.open(path, "rt", encoding="utf-8", newline="") as handle:
+            rows = csv.DictReader(handle, delimiter="\t")
+            return cls(
+                [
+                    Gene(
+                        row["hgnc_id"],
+                        row["symbol"],
+                        row["ensembl_gene_id"] or None,
+                        _names(row["alias_symbol"]),
+                        _names(row["prev_symbol"]),
+                    )
+                    for row in rows
+                ]
+            )
+
+    @cached_property
+    def _by_symbol(self) -> dict[str, Gene]:
+        return {gene.symbol: gene for gene in self.genes}
+
+    @cached_property
+    def _by_ensembl(self) -> dict[str, Gene]:
+        return {gene.ensembl: gene for gene in self.genes if gene.ensembl}
+
+    @cached_property
+    def _by_previous(self) -> dict[str, Gene]:
+        return _unambiguous((name, gene) for gene in self.genes for name in gene.previous)
+
+    @cached_property
+    def _by_alias(self) -> dict[str, Gene]:
+        return _unambiguous((name, gene) for gene in self.genes for name in gene.aliases)
+
+    def find(self, name: str) -> Gene | None:
+        """Return the one gene that `name` means, or None."""
+        if name.startswith("ENSG"):
+            return self._by_ensembl.get(name.split(".")[0])
+        return self._by_symbol.get(name) or self._by_previous.get(name) or self._by_alias.get(name)
+
+
+def match(panel: Sequence[str], names: Sequence[str], hgnc: Hgnc | None) -> dict[int, int]:
+    """Return panel position to file position of the genes a file measures.
+
+    The panel's own spelling comes first; then what HGNC says is the same gene. Where a file names a
+    gene twice, its first column counts.
+    """
+    place = {name: i for i, name in reversed(list(enumerate(names)))}
+    found = {i: place[symbol] for i, symbol in enumerate(panel) if symbol in place}
+    if hgnc is None:
+        return found
+    taken = set(found.values())
+    columns: dict[str, int] = {}
+    for column, name in enumerate(names):
+        gene = None if column in taken else hgnc.find(name)
+        if gene is not None:
+            columns.setdefault(gene.name, column)
+    for i, symbol in enumerate(panel):
+        gene = None if i in found else hgnc.find(symbol)
+        if gene is not None and gene.name in columns:
+            found[i] = columns[gene.name]
+    return dict(sorted(found.items()))
+
+
+def _names(cell: str) -> tuple[str, ...]:
+    return tuple(name for name in cell.strip('"').split("|") if name)
+
+
+def _unambiguous(pairs: Iterable[tuple[str, Gene]]) -> dict[str, Gene]:
+    found: dict[str, list[Gene]] = defaultdict(list)
+    for name, gene in pairs:
+        found[name].append(gene)
+    return {name: genes[0] for name, genes in found.items() if len(genes) == 1}
