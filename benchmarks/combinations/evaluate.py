@@ -2,12 +2,13 @@
 
 `python -m benchmarks.combinations.evaluate NAME --folder DIR --checkpoint DIR`; NAME is what a
 `make_…` command wrote (`k562-semisynthetic`, `regulation`). Without `--checkpoint` only the
-baselines are judged. Cells are sampled paired with control's and kept under the folder, so that a
-second run makes only the tables. Knows nothing of training.
+baselines are judged, and what a network starts from, without pairs and with them. Cells are sampled
+paired with control's and kept under the folder, so that a second run makes only the tables. Knows
+nothing of training.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 
@@ -16,13 +17,18 @@ import click
 import numpy as np
 from tqdm import tqdm
 
+from benchmarks.combinations.birth import tilted
 from benchmarks.combinations.predictors import Predictor, Trained
-from benchmarks.combinations.scoring import Bootstrap, Scorer, Scores
+from benchmarks.combinations.scoring import Bootstrap, Changes, Scorer, Scores
 from benchmarks.combinations.truth import Floats, Targets, Truth, change
+from lingshu_model import numerics
 from lingshu_model.evaluate.arms import ArmStore
+from lingshu_model.train.spec import TrainingSpec
 from lingshu_model.wire import Catalogue, Intervention
 
 MODEL = "model"
+BIRTHS = {"tilts": "lingshu-1m-s13", "tilts and pairs": "lingshu-1m-s13-pairs"}
+Held = Mapping[int, Sequence[Targets]]
 
 
 @click.command(context_settings={"show_default": True})
@@ -36,20 +42,19 @@ def main(
     name: str, folder: Path, checkpoint: Path | None, n_cells: int, seed: int, workers: int
 ) -> None:
     """Print the tables of NAME and write them beside its cells."""
+    numerics.prepare(1)
     truth = Truth.read(folder / f"{name}.truth.npz")
     trained = Trained.of(anndata.read_h5ad(folder / f"{name}.h5ad"), truth)
     sizes = sorted({len(c) for c in truth.conditions} - {0, 1})
     held = {k: truth.of(k, trained=False) for k in sizes}
-    model = (
-        sampled(_store(checkpoint, folder, n_cells, workers), truth, held, seed)
-        if checkpoint
-        else None
-    )
+    models = dict(_born(folder / f"{name}.json", truth, held))
+    if checkpoint:
+        models[MODEL] = sampled(_store(checkpoint, folder, n_cells, workers), truth, held, seed)
     reports = []
     for size, conditions in held.items():
         # Beyond triples would need every triple of a quadruple.
         for order in range(1, min(size, 3)):
-            reports.append(_report(truth, conditions, order, trained, model))
+            reports.append(_report(truth, conditions, order, trained, models))
     text = "\n".join(_tables(reports))
     click.echo(text)
     stem = f"{name}.{checkpoint.name if checkpoint else 'baselines'}"
@@ -57,18 +62,36 @@ def main(
     (folder / f"{stem}.results.json").write_text(json.dumps(reports, indent=1) + "\n", "utf-8")
 
 
-def sampled(
-    store: ArmStore, truth: Truth, held: dict[int, list[Targets]], seed: int
-) -> dict[Targets, Floats]:
+def sampled(store: ArmStore, truth: Truth, held: Held, seed: int) -> dict[Targets, Floats]:
     """Return the model's change of the held-out combinations and of their parts."""
-    whole = [c for conditions in held.values() for c in conditions]
-    parts = {frozenset(p) for c in whole for k in (1, 2) for p in combinations(sorted(c), k)}
     control = _share(store, truth, frozenset(), seed)
-    wanted = sorted({*parts, *whole}, key=lambda c: (len(c), sorted(c)))
     return {
         c: change(_share(store, truth, c, seed), control)
-        for c in tqdm(wanted, unit="condition", disable=None)
+        for c in tqdm(_wanted(held), unit="condition", disable=None)
     }
+
+
+def _wanted(held: Held) -> list[Targets]:
+    whole = [c for conditions in held.values() for c in conditions]
+    parts = {frozenset(p) for c in whole for k in (1, 2) for p in combinations(sorted(c), k)}
+    return sorted({*parts, *whole}, key=lambda c: (len(c), sorted(c)))
+
+
+def _born(spec_file: Path, truth: Truth, held: Held) -> Iterator[tuple[str, Changes]]:
+    """Yield what the networks without and with pairs start from."""
+    spec = TrainingSpec.read(spec_file)
+    for label, network in BIRTHS.items():
+        one = spec.model_copy(update={"network": network})
+        changes, birth = tilted(one, spec_file.parent, _wanted(held))
+        if birth.cells.panel != truth.genes:
+            raise click.ClickException(f"{spec_file}: the panel is not that of the truth")
+        yield label, changes
+        if birth.pairs is not None:
+            click.echo(
+                f"saturation {birth.pairs.saturation:.2f}; pairs leave {birth.pairs.left:.2f} of "
+                "the rest of a trained combination that is left out",
+                err=True,
+            )
 
 
 def _share(store: ArmStore, truth: Truth, condition: Targets, seed: int) -> Floats:
@@ -93,13 +116,13 @@ def _report(
     conditions: Sequence[Targets],
     order: int,
     trained: Trained,
-    model: dict[Targets, Floats] | None,
+    models: Mapping[str, Changes],
 ) -> dict[str, object]:
     scorer, bootstrap = Scorer(truth, conditions, order), Bootstrap(len(conditions))
     predictors = [p for p in trained.predictors(conditions, truth) if _has_parts(p, scorer)]
-    if model is not None:
-        predictors.append(Predictor(MODEL, model, model))
+    predictors += [Predictor(name, changes, changes) for name, changes in models.items()]
     scores = {p.name: scorer.judge(p.changes, p.parts) for p in predictors}
+    silent = {n for n, s in scores.items() if not s.interaction.any()}
     reliability = scorer.reliability()
     return {
         "interventions": len(next(iter(conditions))),
@@ -108,7 +131,10 @@ def _report(
         "genes_judged": int(scores["additive"].judged.sum()),
         "replicate": float(reliability.mean()),
         "bound": float(np.sqrt(reliability).mean()),
-        "predictors": {n: _figures(s, scores, bootstrap) for n, s in scores.items()},
+        "predictors": {
+            n: _figures(s, scores["additive"], bootstrap, silent=n in silent)
+            for n, s in scores.items()
+        },
     }
 
 
@@ -120,17 +146,16 @@ def _has_parts(predictor: Predictor, scorer: Scorer) -> bool:
 
 
 def _figures(
-    scores: Scores, every: dict[str, Scores], bootstrap: Bootstrap
-) -> dict[str, dict[str, object]]:
-    found = {
+    scores: Scores, additive: Scores, bootstrap: Bootstrap, *, silent: bool
+) -> dict[str, dict[str, object] | None]:
+    over, says = bootstrap.difference(scores.pearson, additive.pearson)
+    return {
         "pearson": bootstrap.mean(scores.pearson).as_json(),
-        "interaction_pearson": bootstrap.mean(scores.interaction).as_json(),
-        "sign_right": bootstrap.share(scores.right, scores.judged).as_json(),
+        "over_additive": None if scores is additive else {**over.as_json(), "verdict": says},
+        "interaction_pearson": None if silent else bootstrap.mean(scores.interaction).as_json(),
+        "sign_right": None if silent else bootstrap.share(scores.right, scores.judged).as_json(),
         "error": bootstrap.mean(scores.error).as_json(),
     }
-    difference, says = bootstrap.difference(scores.pearson, every["additive"].pearson)
-    found["over_additive"] = {**difference.as_json(), "verdict": says}
-    return found
 
 
 def _tables(reports: Sequence[dict[str, object]]) -> Iterator[str]:
@@ -142,18 +167,16 @@ def _tables(reports: Sequence[dict[str, object]]) -> Iterator[str]:
         )
         yield "| | Pearson | over additive | Pearson of interaction | sign right | RMSE |"
         yield "|---|---|---|---|---|---|"
-        for name, f in r["predictors"].items():  # pyright: ignore
-            over = f"{_text(f['over_additive'], '+')} {f['over_additive']['verdict']}"
-            yield (
-                f"| {name} | {_text(f['pearson'])} | {over if name != 'additive' else ''} | "
-                f"{_text(f['interaction_pearson'])} | {_text(f['sign_right'])} | "
-                f"{_text(f['error'])} |"
-            )
+        for name, figures in r["predictors"].items():  # pyright: ignore
+            columns = " | ".join(_text(figure) for figure in figures.values())
+            yield f"| {name} | {columns} |"
 
 
-def _text(figure: dict[str, object], sign: str = "") -> str:
+def _text(figure: Mapping[str, object] | None) -> str:
+    if figure is None:
+        return ""
     low, high = figure["interval"]  # pyright: ignore
-    return f"{figure['value']:{sign}.3f} [{low:.3f}, {high:.3f}]"
+    return f"{figure['value']:.3f} [{low:.3f}, {high:.3f}] {figure.get('verdict', '')}".strip()
 
 
 if __name__ == "__main__":

@@ -25,21 +25,47 @@ class Tilt(nn.Module):
 
     Logits move by theta x ln(1 + count): theta is the condition's, from the training cells (see
     `lingshu_model.train.tilt`), summed over interventions, 0 for control and where nothing is
-    known. A learned gate on the gene's hidden vector says how much of it the genes already revealed
-    leave to be told.
+    known. With a pair rank the sum saturates and every pair adds its own (`train.pairs`), but on a
+    target's own gene. A learned gate on the gene's hidden vector says how much of it the genes
+    already revealed leave to be told.
     """
 
     theta: Tensor
+    saturation: Tensor
+    scores: Tensor
+    effects: Tensor
 
-    def __init__(self, rows: int, genes: int, d_gene: int) -> None:
+    def __init__(self, rows: int, genes: int, d_gene: int, pair_rank: int = 0) -> None:
         super().__init__()
         self.gate = nn.Parameter(torch.zeros(d_gene))
         self.register_buffer("theta", torch.zeros(rows, genes))
+        self.paired = pair_rank > 0
+        if self.paired:
+            self.register_buffer("saturation", torch.zeros(()))
+            self.register_buffer("scores", torch.zeros(rows, 1 + pair_rank))
+            self.register_buffer("effects", torch.zeros((1 + pair_rank) ** 2, genes))
 
-    def forward(self, hidden: Tensor, rows: Tensor) -> Tensor:
-        """Return float32 [batch, genes]; hidden [batch, genes, d_gene], rows [batch, K]."""
-        theta = self.theta[rows].sum(dim=1)
+    def forward(self, hidden: Tensor, conditions: Conditions) -> Tensor:
+        """Return float32 [batch, genes]; hidden [batch, genes, d_gene]."""
+        theta = self.of(conditions)
         return theta * (1 + (hidden @ self.gate.to(hidden.dtype)).float())
+
+    def of(self, conditions: Conditions) -> Tensor:
+        """Return theta of each condition, float32 [batch, genes]."""
+        rows = conditions.tilt
+        theta = self.theta[rows].sum(dim=1)
+        if not self.paired or rows.shape[1] < 2:
+            return theta
+        with torch.autocast(rows.device.type, enabled=False):
+            scores = self.scores[rows]
+            whole = scores.sum(dim=1)
+            squares = scores.transpose(1, 2) @ scores
+            products = (whole[:, :, None] * whole[:, None] - squares) / 2
+            further = ((rows > 0).sum(dim=1, keepdim=True) - 1).clamp_min(0)
+            together = theta / (1 + self.saturation * further)
+            together = together + products.flatten(1) @ self.effects
+            own = F.pad(torch.zeros_like(theta), (1, 0)).scatter(1, conditions.gene, 1.0)
+            return torch.where(own[:, 1:] > 0, theta, together)
 
 
 class Network(nn.Module):
@@ -80,7 +106,9 @@ class Network(nn.Module):
             if config.group_embedding
             else None
         )
-        self.tilt = Tilt(sizes.tilts, genes, config.d_gene) if config.tilt else None
+        self.tilt = (
+            Tilt(sizes.tilts, genes, config.d_gene, config.pair_rank) if config.tilt else None
+        )
         self.state = CellState(config, genes) if config.state_rank else None
         self.write = nn.Parameter(torch.zeros(config.state_rank, genes)) if self.state else None
         self.carry = nn.Linear(config.state_rank, config.state_rank) if self.state else None
@@ -138,7 +166,7 @@ class Network(nn.Module):
     ) -> Tensor:
         level = torch.zeros((), device=hidden.device)
         if self.tilt is not None:
-            level = level + self.tilt(hidden, conditions.tilt)
+            level = level + self.tilt(hidden, conditions)
         if self.to_state is not None and self.carry is not None and self.write is not None:
             # The cell-state token is the last of the prefix.
             state = self.to_state(trunk[:, -self.groups - 1]) + self.carry(scores)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lingshu_model.config import PRESETS
 from lingshu_model.network import Network
-from lingshu_model.train.cells import TrainingCells
+from lingshu_model.train.cells import Condition, TrainingCells
 from lingshu_model.train.expression import (
     Components,
     Levels,
@@ -29,6 +29,7 @@ from lingshu_model.train.expression import (
     log_frequencies,
 )
 from lingshu_model.train.genes import Hgnc
+from lingshu_model.train.pairs import Pairs, combinations_of, fit_pairs
 from lingshu_model.train.spec import TrainingSpec
 from lingshu_model.train.tilt import Tilts, tilts
 from lingshu_model.vocabulary import Vocabulary
@@ -81,6 +82,25 @@ class Birth:
         return tilts(self.cells, self.levels)
 
     @cached_property
+    def pairs(self) -> Pairs | None:
+        """What combinations do beyond their parts; None = nothing is told of it."""
+        rank = PRESETS[self.spec.network].pair_rank
+        if not rank:
+            return None
+        theta = self.tilts.theta
+        trained = combinations_of(self.cells, self.levels, theta, self._tilt_rows)
+        if trained is None:
+            return None
+        done = [one for c in self.cells.conditions for one in c.interventions]
+        shams = {one.target for one in done if one.kind == "sham"}
+        informs = [about["target"] not in shams for about in self.tilts.about]
+        return fit_pairs(theta, np.array([False, *informs]), trained, rank)
+
+    def _tilt_rows(self, condition: Condition) -> list[int]:
+        found = self.vocabulary.conditions(dict(condition.context), condition.interventions)
+        return found.tilt[0].tolist()
+
+    @cached_property
     def components(self) -> Components:
         """Principal components: for the cell state, and as the features of genes."""
         rank = max(PRESETS[self.spec.network].state_rank, self.spec.gene_features)
@@ -94,7 +114,7 @@ class Birth:
             "depth": float(np.log(self.median_depth)),
         }
 
-    @property
+    @cached_property
     def vocabulary(self) -> Vocabulary:
         """The prefix values."""
         return Vocabulary.from_config(self.config, self.cells.panel)
@@ -118,6 +138,10 @@ class Birth:
         network.readout.set_bias(torch.from_numpy(log_frequencies(self.counts)))
         if network.tilt is not None:
             network.tilt.theta.copy_(torch.from_numpy(self.tilts.theta))
+            if self.pairs is not None:
+                network.tilt.saturation.fill_(self.pairs.saturation)
+                network.tilt.scores.copy_(torch.from_numpy(self.pairs.scores))
+                network.tilt.effects.copy_(torch.from_numpy(self.pairs.effects))
         loadings = self.components.loadings
         features = loadings[:, : self.spec.gene_features]
         features = features / (np.linalg.norm(features, axis=1, keepdims=True) + 1e-6)

@@ -73,7 +73,7 @@ def tilts(cells: TrainingCells, levels: Levels) -> Tilts:
         rows += _in_all_contexts(cells, levels, target, measured)
     for context, found in measured.items():
         shrunk = shrink(found.value, found.noise, found.informs)
-        base = _frequency(cells, home[context])
+        base = frequency(cells, home[context])
         rows += [
             ({"target": target, "context": {}}, tilt_by(change, base))
             for target, change in zip(found.targets, shrunk, strict=True)
@@ -102,7 +102,7 @@ def _in_all_contexts(
         np.array([contexts.index(c) for c in met]),
     )
     return [
-        ({"target": target, "context": dict(c)}, tilt_by(change, _frequency(cells, home[c])))
+        ({"target": target, "context": dict(c)}, tilt_by(change, frequency(cells, home[c])))
         for c, change in zip(contexts, changes, strict=True)
     ]
 
@@ -125,13 +125,20 @@ def effects_of(
         (levels.rows(rows), _without(cells, rest, rows, levels) if one.kind == "sham" else base)
         for one, rows in ((d, cells.rows(i)) for d, i in zip(done, treated, strict=True))
     ]
+    value, noise = zip(*(measure(group, other) for group, other in pairs), strict=True)
     return Effects(
         tuple(one.target for one in done),
-        np.stack([group.mean - other.mean for group, other in pairs]),
-        # A gene that thirty cells happen to lack has no variance in them; control's is the floor.
-        np.stack([o.variance / o.n + np.maximum(g.variance, o.variance) / g.n for g, o in pairs]),
+        np.stack(value),
+        np.stack(noise),
         np.array([one.kind != "sham" for one in done]),
     )
+
+
+def measure(group: Levels, other: Levels) -> tuple[Floats, Floats]:
+    """Return the change of mean levels from `other` to `group` and its squared standard error."""
+    # A gene that thirty cells happen to lack has no variance in them; the other's is the floor.
+    noise = other.variance / other.n + np.maximum(group.variance, other.variance) / group.n
+    return group.mean - other.mean, noise
 
 
 def _without(
@@ -147,7 +154,8 @@ def _cell(cells: TrainingCells, row: int) -> bytes:
     return cells.tokens.indices[low:high].tobytes() + cells.tokens.data[low:high].tobytes()
 
 
-def _frequency(cells: TrainingCells, condition: int) -> Floats:
+def frequency(cells: TrainingCells, condition: int) -> Floats:
+    """Return how often each gene has each token in a condition's cells, [genes, 281]."""
     counts = histogram(cells, cells.rows(condition)).astype(np.float64)
     return counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
 
