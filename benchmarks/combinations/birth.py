@@ -19,7 +19,6 @@ from lingshu_model.train.cells import Condition, controls
 from lingshu_model.train.expression import LEVELS
 from lingshu_model.train.spec import TrainingSpec
 from lingshu_model.train.tilt import frequency
-from lingshu_model.vocabulary import stack
 from lingshu_model.wire import Intervention
 
 
@@ -37,8 +36,8 @@ def tilted(
         done = tuple(Intervention(kind=kind, target=target) for target in sorted(targets))
         return _theta(network, birth, Condition(context, done))
 
-    rest = _share(base, np.zeros(len(base)))
-    return {c: change(_share(base, theta(c)), rest) for c in wanted}, birth
+    rest = shares_of(base, np.zeros(len(base)))
+    return {c: change(shares_of(base, theta(c)), rest) for c in wanted}, birth
 
 
 def _theta(network: Network, birth: build.Birth, condition: Condition) -> Floats:
@@ -46,10 +45,10 @@ def _theta(network: Network, birth: build.Birth, condition: Condition) -> Floats
     if network.tilt is None:
         raise ValueError(f"the network {birth.spec.network!r} has no tilts")
     with torch.inference_mode():
-        return network.tilt.of(stack([named]))[0].double().numpy()
+        return network.tilt.of(named, network.prefix.gene_features)[0].double().numpy()
 
 
-def _share(base: Floats, theta: Floats) -> Floats:
+def shares_of(base: Floats, theta: Floats) -> Floats:
     """Return shares of mean counts where the frequencies `base` [genes, 281] are tilted."""
     width = int(np.flatnonzero(base.any(axis=0)).max()) + 1
     odds = theta[:, None] * LEVELS[:width]

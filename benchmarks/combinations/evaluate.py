@@ -27,7 +27,7 @@ from lingshu_model.train.spec import TrainingSpec
 from lingshu_model.wire import Catalogue, Intervention
 
 MODEL = "model"
-BIRTHS = {"tilts": "lingshu-1m-s13", "tilts and pairs": "lingshu-1m-s13-pairs"}
+BIRTHS = {"tilts": "lingshu-1m-s13", "tilts and pairs": "lingshu-1m-s13-reach"}
 Held = Mapping[int, Sequence[Targets]]
 
 

@@ -131,7 +131,7 @@ def write_spec(path: Path, h5ad: Path, kind: str, context: Mapping[str, str]) ->
                 "perturbation": rule,
             }
         ],
-        "network": "lingshu-1m-s13",
+        "network": "lingshu-1m-s13-reach",
         "epochs": 6,
         "batch": 64,
         "micro_batch": 64,

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 from made_model import CONTEXT, SPEC
+from scipy import sparse
 
-from lingshu_model.conditions import Conditions
+from lingshu_model import tokens
+from lingshu_model.conditions import Conditions, VocabularySizes
 from lingshu_model.config import PRESETS, NetworkConfig
 from lingshu_model.network import Tilt
 from lingshu_model.train import build
@@ -51,12 +53,14 @@ class Made:
         return Combinations(rows, tilt, parts, np.ones_like(tilt), own)
 
 
+FEATURES = torch.zeros(1 + GENES, 2)
 PAIRS = list(combinations(range(1, TARGETS + 1), 2))
 
 
 def module(made: Made, trained: Combinations, rank: int = RANK) -> Tilt:
     pairs = fit_pairs(made.theta, INFORMS, trained, rank)
-    tilt = Tilt(1 + TARGETS, GENES, 4, rank)
+    config = NetworkConfig(64, 1, 2, 64, group=4, d_gene=4, tilt=True, pair_rank=rank)
+    tilt = Tilt(config, VocabularySizes(1, 1, 1, 2, 1 + TARGETS), GENES)
     tilt.theta.copy_(torch.from_numpy(made.theta))
     tilt.saturation.fill_(pairs.saturation)
     tilt.scores.copy_(torch.from_numpy(pairs.scores))
@@ -81,7 +85,7 @@ def conditions(*rows: int, gene: int = 0) -> Conditions:
 def error(tilt: Tilt, made: Made, rows: tuple[int, ...]) -> tuple[float, float]:
     """Squared error of a combination, and of the sum of its tilts."""
     truth = made.tilt(rows)
-    found = tilt.of(conditions(*rows))[0].numpy()
+    found = tilt.of(conditions(*rows), FEATURES)[0].numpy()
     return ((found - truth) ** 2).sum(), ((made.theta[list(rows)].sum(axis=0) - truth) ** 2).sum()
 
 
@@ -107,7 +111,7 @@ def test_saturation_is_found_again_and_divides_by_how_many_there_are() -> None:
     assert pairs.saturation == pytest.approx(0.4, abs=0.03)
     tilt = module(made, made.trained([*PAIRS[::3], *triples]))
     whole = made.theta[[1, 2, 3, 4]].sum(axis=0)
-    assert np.allclose(tilt.of(conditions(1, 2, 3, 4))[0], whole / 2.2, atol=0.1)
+    assert np.allclose(tilt.of(conditions(1, 2, 3, 4), FEATURES)[0], whole / 2.2, atol=0.1)
 
 
 def test_where_combinations_are_noise_nothing_is_added() -> None:
@@ -121,19 +125,19 @@ def test_where_combinations_are_noise_nothing_is_added() -> None:
 def test_order_and_unused_slots_mean_nothing_and_one_alone_is_its_tilt() -> None:
     made = Made()
     tilt = module(made, made.trained(PAIRS))
-    one = tilt.of(conditions(3, 5))
-    assert torch.allclose(one, tilt.of(conditions(5, 3)), atol=1e-5)
-    assert torch.allclose(one, tilt.of(conditions(5, 0, 3, 0)), atol=1e-5)
-    alone = tilt.of(conditions(5, 0))[0].numpy()
+    one = tilt.of(conditions(3, 5), FEATURES)
+    assert torch.allclose(one, tilt.of(conditions(5, 3), FEATURES), atol=1e-5)
+    assert torch.allclose(one, tilt.of(conditions(5, 0, 3, 0), FEATURES), atol=1e-5)
+    alone = tilt.of(conditions(5, 0), FEATURES)[0].numpy()
     assert np.allclose(alone, made.theta[5], atol=1e-5)
-    assert not tilt.of(conditions(0, 0)).any()
+    assert not tilt.of(conditions(0, 0), FEATURES).any()
 
 
 def test_a_targets_own_gene_neither_saturates_nor_interacts() -> None:
     made = Made(saturation=0.5)
     tilt = module(made, made.trained(PAIRS))
-    found = tilt.of(conditions(3, 5, gene=8))[0].numpy()
-    plain = tilt.of(conditions(3, 5))[0].numpy()
+    found = tilt.of(conditions(3, 5, gene=8), FEATURES)[0].numpy()
+    plain = tilt.of(conditions(3, 5), FEATURES)[0].numpy()
     assert found[7] == pytest.approx(made.theta[[3, 5], 7].sum(), abs=1e-5)
     assert np.array_equal(np.delete(found, 7), np.delete(plain, 7))
 
@@ -146,7 +150,7 @@ def test_more_directions_than_targets_do_no_harm() -> None:
 
 
 def test_pairs_need_tilts_to_be_added_to() -> None:
-    with pytest.raises(ValueError, match="pair_rank 4 needs a tilt"):
+    with pytest.raises(ValueError, match="pair_rank and reach need a tilt"):
         NetworkConfig(64, 2, 2, 256, group=4, d_gene=16, pair_rank=4)
 
 
@@ -163,10 +167,6 @@ def cells() -> tuple[Regulation, TrainingCells]:
 
 
 def _cells(network: Regulation, targets: tuple[str, ...], n: int) -> TrainingCells:
-    from scipy import sparse
-
-    from lingshu_model import tokens
-
     counts = network.cells(targets, n, seed=2)
     done = tuple(Intervention(kind="knockout", target=t) for t in targets)
     return TrainingCells(
@@ -188,7 +188,8 @@ def test_a_network_trained_on_doubles_is_born_nearer_to_triples_than_sums(
     network, trained = cells
     monkeypatch.setitem(PRESETS, "lingshu-tiny", PAIRED)
     birth = build.Birth(SPEC, trained)
-    tilt = birth.network().tilt
+    born = birth.network()
+    tilt, features = born.tilt, born.prefix.gene_features
     assert birth.pairs is not None
     assert tilt is not None
     errors = np.zeros(2)
@@ -199,7 +200,9 @@ def test_a_network_trained_on_doubles_is_born_nearer_to_triples_than_sums(
         many = joined([_cells(network, (), 4_000), _cells(network, targets, 4_000)])
         truth = build.Birth(SPEC, _alone(many)).tilts.theta[1]
         rest = ~np.isin(network.genes, targets)
-        for i, found in enumerate((tilt.of(named)[0].numpy(), tilt.theta[named.tilt[0]].sum(0))):
+        for i, found in enumerate(
+            (tilt.of(named, features)[0].numpy(), tilt.theta[named.tilt[0]].sum(0))
+        ):
             errors[i] += ((np.asarray(found) - truth)[rest] ** 2).sum()
     assert errors[0] < 0.85 * errors[1]
 

@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from lingshu_model import numerics
 from lingshu_model.train import build, data, loop
 from lingshu_model.train.cells import TrainingCells, add_shams
+from lingshu_model.train.priors import PriorsError, read_features
 from lingshu_model.train.spec import TrainingSpec
 from lingshu_model.vocabulary import stack
 
@@ -38,14 +39,16 @@ def main(
     accelerator = Accelerator(mixed_precision="bf16" if fast else "no", cpu=device.type == "cpu")
     try:
         _run(spec, data_dir, out, accelerator)
-    except data.DataError as error:
+    except (data.DataError, PriorsError) as error:
         sys.exit(f"lingshu train: {error}")
 
 
 def _run(spec: TrainingSpec, data_dir: Path, out: Path, accelerator: Accelerator) -> None:
     cells = data.read_cells(spec, data_dir)
     parts = data.split(cells, spec)
-    birth = build.Birth(spec, add_shams(cells.take(parts.train), spec.shams, spec.seed))
+    priors = read_features(data_dir / spec.priors) if spec.priors else {}
+    training = add_shams(cells.take(parts.train), spec.shams, spec.seed)
+    birth = build.Birth(spec, training, priors)
     network = birth.network().to(accelerator.device)
     vocabulary = birth.vocabulary
 
@@ -65,7 +68,7 @@ def _run(spec: TrainingSpec, data_dir: Path, out: Path, accelerator: Accelerator
         else None,
         spec,
         folder,
-        build.run_digest(spec, birth.cells),
+        build.run_digest(spec, birth.cells, priors),
         accelerator,
     )
     if accelerator.is_main_process:

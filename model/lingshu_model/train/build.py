@@ -6,6 +6,7 @@ Knows nothing of the training loop.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from dataclasses import field as with_default
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ from lingshu_model.train.expression import (
 )
 from lingshu_model.train.genes import Hgnc
 from lingshu_model.train.pairs import Pairs, combinations_of, fit_pairs
+from lingshu_model.train.priors import unit_rows
+from lingshu_model.train.reach import Reach, fit_reach
 from lingshu_model.train.spec import TrainingSpec
 from lingshu_model.train.tilt import Tilts, tilts
 from lingshu_model.vocabulary import Vocabulary
@@ -42,14 +45,22 @@ DEPTHS = 33
 SHARD_BYTES = 15_000_000
 
 
-def run_digest(spec: TrainingSpec, cells: TrainingCells) -> str:
-    """Return what a training state must match to be gone on from: the spec and the very cells.
+def run_digest(
+    spec: TrainingSpec,
+    cells: TrainingCells,
+    priors: Mapping[str, NDArray[np.float64]] | None = None,
+) -> str:
+    """Return what a training state must match to be gone on from: the spec and the very data.
 
     How the checkpoint is sampled is no part of it, so that it can be chosen after training.
     """
     parts = (cells.tokens.data, cells.tokens.indices, cells.tokens.indptr, cells.condition)
     data = digest_bytes(b"".join(np.ascontiguousarray(part).tobytes() for part in parts))
-    return digest_json({"spec": spec.model_dump(mode="json", exclude={"sampler"}), "cells": data})
+    whole = {"spec": spec.model_dump(mode="json", exclude={"sampler"}), "cells": data}
+    if priors:
+        told = b"".join(gene.encode() + values.tobytes() for gene, values in sorted(priors.items()))
+        whole["priors"] = digest_bytes(told)
+    return digest_json(whole)
 
 
 @dataclass(frozen=True)
@@ -58,6 +69,10 @@ class Birth:
 
     spec: TrainingSpec
     cells: TrainingCells
+    priors: Mapping[str, NDArray[np.float64]] = with_default(
+        default_factory=dict[str, NDArray[np.float64]]
+    )
+    """Features of genes from a table (`lingshu_model.train.priors`), empty = none."""
 
     @cached_property
     def counts(self) -> NDArray[np.int64]:
@@ -91,10 +106,45 @@ class Birth:
         trained = combinations_of(self.cells, self.levels, theta, self._tilt_rows)
         if trained is None:
             return None
+        return fit_pairs(theta, self._informs, trained, rank)
+
+    @cached_property
+    def reach(self) -> Reach | None:
+        """What is told of targets never perturbed; None = nothing."""
+        if not PRESETS[self.spec.network].reach:
+            return None
+        seen = np.flatnonzero(self._informs)
+        targets = [self.tilts.about[row - 1]["target"] for row in seen]
+        panel = {gene: i for i, gene in enumerate(self.cells.panel)}
+        features = np.stack([self._features_of(target) for target in targets] or [self._nothing])
+        own = np.array([panel.get(target, -1) for target in targets], np.int64)
+        return fit_reach(self.tilts.theta[seen].astype(np.float64), features[: len(seen)], own)
+
+    @cached_property
+    def features(self) -> NDArray[np.float64]:
+        """Features of the panel's genes: co-expression, then priors, each at length 1."""
+        loadings = self.components.loadings[:, : self.spec.gene_features]
+        priors = np.stack([self.priors.get(gene, self._nothing) for gene in self.cells.panel])
+        return np.hstack([unit_rows(loadings), unit_rows(priors)])
+
+    @cached_property
+    def _nothing(self) -> NDArray[np.float64]:
+        width = len(next(iter(self.priors.values()))) if self.priors else 0
+        return np.zeros(width)
+
+    def _features_of(self, target: str) -> NDArray[np.float64]:
+        """Return a target's features; outside the panel it has priors alone."""
+        if target in self.cells.panel:
+            return self.features[self.cells.panel.index(target)]
+        prior = unit_rows(self.priors.get(target, self._nothing)[None])[0]
+        return np.concatenate([np.zeros(self.spec.gene_features), prior])
+
+    @cached_property
+    def _informs(self) -> NDArray[np.bool_]:
+        """Which rows of the tilt table say what perturbations do: not control's, not the shams'."""
         done = [one for c in self.cells.conditions for one in c.interventions]
         shams = {one.target for one in done if one.kind == "sham"}
-        informs = [about["target"] not in shams for about in self.tilts.about]
-        return fit_pairs(theta, np.array([False, *informs]), trained, rank)
+        return np.array([False, *(about["target"] not in shams for about in self.tilts.about)])
 
     def _tilt_rows(self, condition: Condition) -> list[int]:
         found = self.vocabulary.conditions(dict(condition.context), condition.interventions)
@@ -112,6 +162,7 @@ class Birth:
         return config_json(self.spec, self.cells) | {
             "tilts": [dict(about) for about in self.tilts.about],
             "depth": float(np.log(self.median_depth)),
+            "gene_features": self.spec.gene_features + len(self._nothing),
         }
 
     @cached_property
@@ -138,16 +189,16 @@ class Birth:
         network.readout.set_bias(torch.from_numpy(log_frequencies(self.counts)))
         if network.tilt is not None:
             network.tilt.theta.copy_(torch.from_numpy(self.tilts.theta))
+            if self.reach is not None:
+                network.tilt.unseen.copy_(torch.from_numpy(self.reach.effects))
+                network.tilt.own.fill_(self.reach.own)
             if self.pairs is not None:
                 network.tilt.saturation.fill_(self.pairs.saturation)
                 network.tilt.scores.copy_(torch.from_numpy(self.pairs.scores))
                 network.tilt.effects.copy_(torch.from_numpy(self.pairs.effects))
-        loadings = self.components.loadings
-        features = loadings[:, : self.spec.gene_features]
-        features = features / (np.linalg.norm(features, axis=1, keepdims=True) + 1e-6)
-        network.prefix.gene_features[1:].copy_(torch.from_numpy(features))
+        network.prefix.gene_features[1:].copy_(torch.from_numpy(self.features))
         if network.state is not None and network.write is not None:
-            self._set_state(network, loadings[:, : network.config.state_rank])
+            self._set_state(network, self.components.loadings[:, : network.config.state_rank])
 
     def _set_state(self, network: Network, loadings: NDArray[np.float64]) -> None:
         state, write = network.state, network.write
