@@ -78,7 +78,7 @@ def read(path: Path) -> Recovered:
     raw = (np.exp(lfc) * (1 + control) - 1) * total[:, None] / 1e6
     umi = np.rint(raw)
     misfit = float(np.abs(raw - umi).max())
-    if misfit > 0.1:
+    if not misfit < 0.1:
         gene = genes[int(np.abs(raw - umi).max(axis=0).argmax())]
         raise ValueError(f"{path}: the UMI of {gene} are not whole numbers (off by {misfit:.2f})")
     control_total = _total(np.sort(control)[:200])

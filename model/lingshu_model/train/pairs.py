@@ -164,7 +164,7 @@ def _scores(
     left, singular, _ = np.linalg.svd(theta[informs] * np.sqrt(weight), full_matrices=False)
     kept = min(rank, len(singular))
     scores = np.zeros((len(theta), rank))
-    scores[np.ix_(informs, range(kept))] = left[:, :kept] * singular[:kept]
+    scores[informs, :kept] = left[:, :kept] * singular[:kept]
     return scores / max(float(np.sqrt((scores[informs] ** 2).sum(axis=1).mean())), 1e-12)
 
 
@@ -173,8 +173,10 @@ def _candidates(scores: Floats, informs: NDArray[np.bool_]) -> list[Floats]:
     rank = scores.shape[1]
     found: list[Floats] = []
     for kept in sorted({max(1, rank // 4), max(1, rank // 2), rank}):
-        cut = np.where(np.arange(rank) < kept, scores, 0.0)
-        found += [np.column_stack([constant * informs, cut]) for constant in CONSTANTS]
+        cut = scores * (np.arange(rank) < kept)
+        for constant in CONSTANTS:
+            first = np.where(informs, constant, 0.0)[:, None]
+            found.append(np.concatenate([first, cut], axis=1).astype(np.float64))
     return found
 
 

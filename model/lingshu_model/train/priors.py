@@ -9,6 +9,7 @@ language model say, will do as well. Knows nothing of cells.
 import csv
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import click
 import numpy as np
@@ -79,8 +80,9 @@ def features_of_sets(sets: Mapping[str, Iterable[str]], width: int) -> dict[str,
     lengths = np.sqrt(np.asarray(table.multiply(table).sum(axis=1)).ravel())
     scaled = sparse.csr_matrix(sparse.diags_array(1 / np.maximum(lengths, 1e-9)) @ table)
     # A fixed start makes the table a function of the sets alone.
-    start = np.random.Generator(np.random.Philox(0)).standard_normal(min(table.shape))
-    left, singular, _ = svds(scaled, k=width, v0=start)
+    start = np.random.Generator(np.random.Philox(0)).standard_normal(min(len(genes), len(sets)))
+    # Typed as returning nothing by what ships without types.
+    left, singular, _ = cast("Any", svds(scaled, k=width, v0=start))
     order = np.argsort(-singular)
     x = left[:, order] * singular[order]
     x *= np.sign(x[np.abs(x).argmax(axis=0), np.arange(width)])
