@@ -18,7 +18,7 @@ from lingshu_model.train import build, data
 from lingshu_model.train.cells import Condition, controls
 from lingshu_model.train.expression import LEVELS
 from lingshu_model.train.spec import TrainingSpec
-from lingshu_model.train.tilt import frequency
+from lingshu_model.train.tilt import Laws
 from lingshu_model.wire import Intervention
 
 
@@ -28,16 +28,15 @@ def tilted(
     """Return the changes of the conditions `wanted` and what the network was born from."""
     birth = build.Birth(spec.model_copy(update={"shams": 0}), data.read_cells(spec, folder))
     network = birth.network()
-    context, control = next(iter(controls(birth.cells).items()))
-    base = frequency(birth.cells, control)
+    context = next(iter(controls(birth.cells)))
     kind = birth.config["kinds"][0]
 
     def theta(targets: Targets) -> Floats:
         done = tuple(Intervention(kind=kind, target=target) for target in sorted(targets))
         return _theta(network, birth, Condition(context, done))
 
-    rest = shares_of(base, np.zeros(len(base)))
-    return {c: change(shares_of(base, theta(c)), rest) for c in wanted}, birth
+    rest = shares_of(birth.laws, np.zeros(len(birth.cells.panel)))
+    return {c: change(shares_of(birth.laws, theta(c)), rest) for c in wanted}, birth
 
 
 def _theta(network: Network, birth: build.Birth, condition: Condition) -> Floats:
@@ -48,12 +47,13 @@ def _theta(network: Network, birth: build.Birth, condition: Condition) -> Floats
         return network.tilt.of(named, network.prefix.gene_features)[0].double().numpy()
 
 
-def shares_of(base: Floats, theta: Floats) -> Floats:
-    """Return shares of mean counts where the frequencies `base` [genes, 281] are tilted."""
-    width = int(np.flatnonzero(base.any(axis=0)).max()) + 1
-    odds = theta[:, None] * LEVELS[:width]
-    # Held under 1 so that no gene overflows; only ratios matter.
-    odds -= np.where(base[:, :width] > 0, odds, -np.inf).max(axis=1, keepdims=True)
-    weight = base[:, :width] * np.exp(np.minimum(odds, 0))
-    mean = weight @ LOWER_EDGES[:width] / weight.sum(axis=1)
+def shares_of(laws: Laws, theta: Floats) -> Floats:
+    """Return shares of mean counts where the laws of control cells are tilted by `theta`."""
+    mean = np.zeros(len(theta))
+    for genes, law in laws.parts:
+        odds = theta[genes, None] * LEVELS[: law.shape[1]]
+        # Held under 1 so that no gene overflows; only ratios matter.
+        odds -= np.where(law > 0, odds, -np.inf).max(axis=1, keepdims=True)
+        weight = law * np.exp(np.minimum(odds, 0))
+        mean[genes] = weight @ LOWER_EDGES[: law.shape[1]] / weight.sum(axis=1)
     return mean / mean.sum()

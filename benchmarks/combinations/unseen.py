@@ -21,11 +21,10 @@ from benchmarks.combinations.scoring import Bootstrap
 from benchmarks.combinations.truth import Floats, change
 from lingshu_model.evaluate.changes import pearson
 from lingshu_model.train import build, data
-from lingshu_model.train.cells import TrainingCells, controls
+from lingshu_model.train.cells import TrainingCells
 from lingshu_model.train.priors import read_features
 from lingshu_model.train.reach import fit_reach
 from lingshu_model.train.spec import TrainingSpec
-from lingshu_model.train.tilt import frequency
 
 
 @click.command(context_settings={"show_default": True})
@@ -44,15 +43,14 @@ def main(preset: Path, folder: Path, priors: Path) -> None:
     own = np.array([panel.get(target, -1) for target in targets], np.int64)
     judged = [i for i, target in enumerate(targets) if target in known]
     truth = _measured(cells, targets)
-    base = frequency(cells, next(iter(controls(cells).values())))
-    rest = shares_of(base, np.zeros(len(base)))
+    rest = shares_of(birth.laws, np.zeros(len(cells.panel)))
     found: dict[str, Floats] = {}
     for name, features in _features(birth, targets, known).items():
         scores = []
         for i in judged:
             others = np.arange(len(targets)) != i
             told = _told(theta[others], features[others], own[others], features[i])
-            scores.append(_score(change(shares_of(base, told), rest), truth[i], own[i]))
+            scores.append(_score(change(shares_of(birth.laws, told), rest), truth[i], own[i]))
         found[name] = np.array(scores)
     _print(found, len(targets))
 

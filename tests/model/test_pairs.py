@@ -14,7 +14,7 @@ from lingshu_model.conditions import Conditions, VocabularySizes
 from lingshu_model.config import PRESETS, NetworkConfig
 from lingshu_model.network import Tilt
 from lingshu_model.train import build
-from lingshu_model.train.cells import Condition, TrainingCells, joined
+from lingshu_model.train.cells import Condition, TrainingCells
 from lingshu_model.train.pairs import FEWEST, Combinations, fit_pairs
 from lingshu_model.wire import Intervention
 from lingshu_tools.testing import Regulation, Shape
@@ -162,20 +162,29 @@ def cells() -> tuple[Regulation, TrainingCells]:
     """Control, all singles and all doubles of a made network."""
     network = Regulation.draw(5, SHAPE)
     done = [s for k in (0, 1, 2) for s in combinations(network.targets, k)]
-    folder = [_cells(network, targets, 400 if not targets else 150) for targets in done]
-    return network, joined(folder)
+    return network, _cells(network, done, control=400, each=150)
 
 
-def _cells(network: Regulation, targets: tuple[str, ...], n: int) -> TrainingCells:
-    counts = network.cells(targets, n, seed=2)
-    done = tuple(Intervention(kind="knockout", target=t) for t in targets)
+def _cells(
+    network: Regulation, done: list[tuple[str, ...]], *, control: int, each: int
+) -> TrainingCells:
+    sizes = [each if targets else control for targets in done]
+    counts = [network.cells(t, n, seed=2) for t, n in zip(done, sizes, strict=True)]
+    whole = np.concatenate(counts)
     return TrainingCells(
         network.genes,
-        sparse.csr_matrix(tokens.encode(counts).astype(np.uint16)),
-        np.zeros(n, np.int64),
+        sparse.csr_matrix(tokens.encode(whole).astype(np.uint16)),
+        np.arange(len(whole)),
+        np.zeros(len(whole), np.int64),
         np.ones((1, len(network.genes)), bool),
-        np.zeros(n, np.int64),
-        (Condition(tuple(CONTEXT.items()), done),),
+        np.repeat(np.arange(len(done)), sizes),
+        tuple(
+            Condition(
+                tuple(CONTEXT.items()),
+                tuple(Intervention(kind="knockout", target=t) for t in targets),
+            )
+            for targets in done
+        ),
     )
 
 
@@ -197,7 +206,7 @@ def test_a_network_trained_on_doubles_is_born_nearer_to_triples_than_sums(
         done = tuple(Intervention(kind="knockout", target=t) for t in targets)
         named = birth.vocabulary.conditions(CONTEXT, done)
         # The truth as tilts: those of very many cells.
-        many = joined([_cells(network, (), 4_000), _cells(network, targets, 4_000)])
+        many = _cells(network, [(), targets], control=4_000, each=4_000)
         truth = build.Birth(SPEC, _alone(many)).tilts.theta[1]
         rest = ~np.isin(network.genes, targets)
         for i, found in enumerate(

@@ -141,6 +141,7 @@ def many() -> TrainingCells:
     return TrainingCells(
         genes,
         sparse.csr_matrix(whole.astype(np.uint16)),
+        np.arange(len(whole)),
         np.zeros(len(whole), np.int64),
         np.ones((1, 30), bool),
         np.repeat(np.arange(7), 120),

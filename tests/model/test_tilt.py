@@ -12,8 +12,8 @@ from scipy import sparse
 from lingshu_model.config import PRESETS
 from lingshu_model.train import build, data
 from lingshu_model.train.cells import add_shams
-from lingshu_model.train.expression import LEVELS
-from lingshu_model.train.tilt import LARGEST, shrink, tilt_by
+from lingshu_model.train.expression import LEVELS, Levels
+from lingshu_model.train.tilt import LARGEST, Laws, shrink
 from lingshu_model.wire import Intervention
 
 
@@ -36,21 +36,46 @@ def test_what_was_not_measured_has_no_effect() -> None:
     assert kept[1, 1] == pytest.approx(3.0, rel=0.01)
 
 
-@pytest.mark.parametrize("change", [-0.6, -0.1, 0.0, 0.2, 0.5])
-def test_a_tilt_moves_the_mean_by_what_was_asked(change: float) -> None:
-    frequency = np.exp(-0.5 * (np.arange(281) - 4.0) ** 2 / 9)[None]
-    frequency /= frequency.sum()
-    (theta,) = tilt_by(np.array([change]), frequency)
-    tilted = frequency * np.exp(theta * LEVELS)
-    assert tilted @ LEVELS / tilted.sum() - frequency @ LEVELS == pytest.approx(change, abs=1e-6)
+def poisson_laws(*rates: float) -> Laws:
+    n = np.random.Generator(np.random.Philox(3))
+    draws = [n.poisson(rate, 4000) for rate in rates]
+    return Laws.of(np.stack([np.bincount(d, minlength=281) for d in draws]))
+
+
+def cells_of(*columns: list[int]) -> Levels:
+    values = sparse.csr_matrix(np.log1p(np.array(columns, float).T))
+    n, genes = values.shape
+    return Levels(values, np.zeros(n, np.int64), np.ones((1, genes), bool))
+
+
+@pytest.mark.parametrize("goal", [0.05, 0.4, 1.0, 1.6])
+def test_a_tilt_brings_the_mean_to_its_goal(goal: float) -> None:
+    laws = poisson_laws(2.0)
+    (theta,) = laws.tilt_to(np.array([goal]))
+    ((_, law),) = laws.parts
+    levels = LEVELS[: law.shape[1]]
+    tilted = law[0] * np.exp(theta * levels)
+    assert tilted @ levels / tilted.sum() == pytest.approx(goal, abs=1e-5)
+
+
+def test_a_gene_that_control_cells_happen_to_lack_can_still_rise() -> None:
+    laws = poisson_laws(0.1, 0.1)
+    control = cells_of([0] * 30, [0, 0, 1] * 10)
+    risen, fallen = (
+        laws.tilt_by(np.array([1.0, 0.0]), control),
+        laws.tilt_by(np.array([0.0, -0.2]), control),
+    )
+    assert 3 < risen[0] <= LARGEST
+    assert risen[1] == fallen[0] == 0
+    assert fallen[1] < -2
 
 
 def test_a_gene_that_vanishes_stops_at_the_bound_and_one_without_spread_stays() -> None:
-    frequency = np.zeros((2, 281))
-    frequency[0, :9] = 1 / 9
-    frequency[1, 0] = 1
-    mean = frequency @ LEVELS
-    assert tilt_by(np.array([-2 * mean[0], 0.0]), frequency).tolist() == [-LARGEST, 0.0]
+    counts = np.zeros((2, 281), np.int64)
+    counts[0, :9] = 100
+    counts[1, 0] = 900
+    laws = Laws.of(counts)
+    assert laws.tilt_to(np.array([-1.0, 1.0])).tolist() == [-LARGEST, 0.0]
 
 
 def test_tilts_know_what_a_knock_out_takes_away(folder: Path) -> None:

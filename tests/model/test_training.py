@@ -156,15 +156,6 @@ def test_a_wrong_source_is_refused(folder: Path, change: dict[str, object], word
         data.read_cells(spec, folder)
 
 
-@pytest.mark.parametrize(("value", "words"), [(-1.0, "negative"), (0.5, "whole numbers")])
-def test_what_is_no_raw_count_is_refused(tmp_path: Path, value: float, words: str) -> None:
-    cells = made_cells()
-    cells.X[3, 4] = value
-    cells.write_h5ad(tmp_path / "made.h5ad")
-    with pytest.raises(data.DataError, match=words):
-        data.read_cells(SPEC, tmp_path)
-
-
 def copy_of(checkpoint: Checkpoint, root: Path) -> Path:
     (root / "made").mkdir()
     for file in checkpoint.path.iterdir():

@@ -7,15 +7,18 @@ trains on its share of each batch. Knows nothing of evaluation: `evidence.json` 
 import sys
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import click
 import torch
 from accelerate import Accelerator
+from pydantic import ValidationError
+from safetensors import SafetensorError
 
 from lingshu_model import numerics
 from lingshu_model.train import build, data, loop
 from lingshu_model.train.cells import TrainingCells, add_shams
-from lingshu_model.train.priors import PriorsError, read_features
+from lingshu_model.train.priors import read_features
 from lingshu_model.train.spec import TrainingSpec
 from lingshu_model.vocabulary import stack
 
@@ -30,7 +33,10 @@ def main(
     spec_file: Path, data_dir: Path, out: Path, threads: int | None, epochs: int | None
 ) -> None:
     """Train the checkpoint described by SPEC_FILE into OUT/NAME/."""
-    spec = TrainingSpec.read(spec_file)
+    try:
+        spec = TrainingSpec.read(spec_file)
+    except ValidationError as error:
+        sys.exit(f"lingshu train: {spec_file}: {error}")
     if epochs is not None:
         spec = spec.model_copy(update={"epochs": epochs})
     numerics.prepare(threads)
@@ -39,18 +45,37 @@ def main(
     accelerator = Accelerator(mixed_precision="bf16" if fast else "no", cpu=device.type == "cpu")
     try:
         _run(spec, data_dir, out, accelerator)
-    except (data.DataError, PriorsError) as error:
+    except ValueError as error:
         sys.exit(f"lingshu train: {error}")
+    except (OSError, SafetensorError) as error:
+        sys.exit(
+            f"lingshu train: cannot write below {out}: {error}. Make room and run the same command "
+            "again: it goes on from the last state it saved"
+        )
 
 
 def _run(spec: TrainingSpec, data_dir: Path, out: Path, accelerator: Accelerator) -> None:
-    cells = data.read_cells(spec, data_dir)
-    parts = data.split(cells, spec)
-    priors = read_features(data_dir / spec.priors) if spec.priors else {}
-    training = add_shams(cells.take(parts.train), spec.shams, spec.seed)
-    birth = build.Birth(spec, training, priors)
+    folder = out / spec.name
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder, prefix=".cells-") as store:
+        cells = data.read_cells(spec, data_dir, Path(store))
+        parts = data.split(cells, spec)
+        priors = read_features(data_dir / spec.priors) if spec.priors else {}
+        training = add_shams(cells.take(parts.train), spec.shams, spec.seed)
+        birth = build.Birth(spec, training, priors)
+        held_out = replace(cells.take(parts.validation), conditions=birth.cells.conditions)
+        _train(birth, held_out, data_dir, folder, accelerator)
+
+
+def _train(
+    birth: build.Birth,
+    held_out: TrainingCells,
+    data_dir: Path,
+    folder: Path,
+    accelerator: Accelerator,
+) -> None:
+    spec, vocabulary = birth.spec, birth.vocabulary
     network = birth.network().to(accelerator.device)
-    vocabulary = birth.vocabulary
 
     def batches(chosen: TrainingCells) -> loop.CellBatches:
         conditions = stack(
@@ -58,17 +83,13 @@ def _run(spec: TrainingSpec, data_dir: Path, out: Path, accelerator: Accelerator
         )
         return loop.CellBatches.of(chosen, conditions, accelerator.device)
 
-    folder = out / spec.name
-    folder.mkdir(parents=True, exist_ok=True)
     average = loop.train(
         network,
         batches(birth.cells),
-        batches(replace(cells.take(parts.validation), conditions=birth.cells.conditions))
-        if len(parts.validation)
-        else None,
+        batches(held_out) if len(held_out) else None,
         spec,
         folder,
-        build.run_digest(spec, birth.cells, priors),
+        build.run_digest(spec, birth.cells, birth.priors),
         accelerator,
     )
     if accelerator.is_main_process:

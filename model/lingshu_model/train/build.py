@@ -3,12 +3,15 @@
 Knows nothing of the training loop.
 """
 
+import hashlib
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as with_default
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -34,15 +37,17 @@ from lingshu_model.train.pairs import Pairs, combinations_of, fit_pairs
 from lingshu_model.train.priors import unit_rows
 from lingshu_model.train.reach import Reach, fit_reach
 from lingshu_model.train.spec import TrainingSpec
-from lingshu_model.train.tilt import Tilts, tilts
+from lingshu_model.train.tilt import Laws, Tilts, tilts
 from lingshu_model.vocabulary import Vocabulary
-from lingshu_model.wire.canonical import digest_bytes, digest_json
+from lingshu_model.wire.canonical import digest_json
 from lingshu_model.wire.catalogue import FORMAT, pack_genes, pin
 
 QUANTILES = (5, 25, 50, 75, 95)
 DEPTHS = 33
 """Quantiles of a condition's depths that are kept, evenly spaced."""
 SHARD_BYTES = 15_000_000
+SAMPLED = 50_000_000
+"""Non-zero counts from which components and effects are computed in memory."""
 
 
 def run_digest(
@@ -54,12 +59,20 @@ def run_digest(
 
     How the checkpoint is sampled is no part of it, so that it can be chosen after training.
     """
-    parts = (cells.tokens.data, cells.tokens.indices, cells.tokens.indptr, cells.condition)
-    data = digest_bytes(b"".join(np.ascontiguousarray(part).tobytes() for part in parts))
-    whole = {"spec": spec.model_dump(mode="json", exclude={"sampler"}), "cells": data}
+    parts = (
+        cells.tokens.data,
+        cells.tokens.indices,
+        cells.tokens.indptr,
+        cells.index,
+        cells.condition,
+    )
+    data = hashlib.sha256()
+    for part in parts:
+        data.update(np.ascontiguousarray(part).data)
+    whole = {"spec": spec.model_dump(mode="json", exclude={"sampler"}), "cells": data.hexdigest()}
     if priors:
         told = b"".join(gene.encode() + values.tobytes() for gene, values in sorted(priors.items()))
-        whole["priors"] = digest_bytes(told)
+        whole["priors"] = hashlib.sha256(told).hexdigest()
     return digest_json(whole)
 
 
@@ -85,16 +98,38 @@ class Birth:
         return float(np.median(self.cells.depth()))
 
     @cached_property
+    def sample(self) -> TrainingCells:
+        """All cells, or as many as may lie in memory: the same share of every condition."""
+        held = np.diff(self.cells.tokens.indptr)[self.cells.index].sum()
+        share = min(1.0, SAMPLED / max(1, int(held)))
+        if share == 1.0:
+            return self.cells
+        generator = np.random.Generator(np.random.Philox(key=[self.spec.seed, 6]))
+        chosen = [
+            generator.permutation(rows)[: max(1, round(share * len(rows)))]
+            for i in range(len(self.cells.conditions))
+            if len(rows := self.cells.rows(i))
+        ]
+        return self.cells.take(np.sort(np.concatenate(chosen)))
+
+    @cached_property
     def levels(self) -> Levels:
-        """ln(1 + UMI at the median depth)."""
-        return Levels.of(self.cells, self.median_depth)
+        """ln(1 + UMI at the median depth), of the sample."""
+        return Levels.of(self.sample, self.median_depth)
 
     @cached_property
     def tilts(self) -> Tilts:
         """Shrunken effects."""
         if not PRESETS[self.spec.network].tilt:
             return Tilts((), np.zeros((1, len(self.cells.panel)), np.float32))
-        return tilts(self.cells, self.levels)
+        return tilts(self.sample, self.levels, self.laws)
+
+    @cached_property
+    def laws(self) -> Laws:
+        """How each gene's counts are distributed over all control cells."""
+        control = [i for i, c in enumerate(self.cells.conditions) if not c.interventions]
+        rows = np.flatnonzero(np.isin(self.cells.condition, control))
+        return Laws.of(histogram(self.cells, rows), largest_tokens(self.counts))
 
     @cached_property
     def pairs(self) -> Pairs | None:
@@ -103,7 +138,7 @@ class Birth:
         if not rank:
             return None
         theta = self.tilts.theta
-        trained = combinations_of(self.cells, self.levels, theta, self._tilt_rows)
+        trained = combinations_of(self.sample, self.levels, self.laws, theta, self._tilt_rows)
         if trained is None:
             return None
         return fit_pairs(theta, self._informs, trained, rank)
@@ -283,25 +318,29 @@ def write(
 
     `hgnc` is HGNC's complete set, for the panel's aliases and Ensembl ids; None = symbols alone.
     """
+    path.mkdir(parents=True, exist_ok=True)
+    tensors = {n: _stored(n, tensor) for n, tensor in (network.state_dict() | weights).items()}
     folder = path / spec.name
-    folder.mkdir(parents=True, exist_ok=True)
-    for stale in folder.glob("model*.safetensors"):
-        stale.unlink()
-    tensors = {n: tensor.contiguous().cpu() for n, tensor in network.state_dict().items()}
-    tensors |= {n: _stored(n, tensor.contiguous().cpu()) for n, tensor in weights.items()}
-    for number, shard in enumerate(_shards(tensors)):
-        save_file(shard, folder / (f"model-{number:02d}.safetensors"))
-    save_arrays(reference(cells), folder / "reference.safetensors")
-    write_json(folder / "config.json", dict(config))
-    write_json(folder / "panel.json", {"genes": panel_entries(cells.panel, hgnc)})
+    # Made beside and renamed, so that a disk that fills leaves no half of a checkpoint.
+    with TemporaryDirectory(dir=path, prefix=".partial-") as made:
+        new = Path(made) / spec.name
+        new.mkdir()
+        for number, shard in enumerate(_shards(tensors)):
+            save_file(shard, new / f"model-{number:02d}.safetensors")
+        save_arrays(reference(cells), new / "reference.safetensors")
+        write_json(new / "config.json", dict(config))
+        write_json(new / "panel.json", {"genes": panel_entries(cells.panel, hgnc)})
+        if folder.exists():
+            shutil.rmtree(folder)
+        new.rename(folder)
     pin(folder)
     return folder
 
 
 def _stored(name: str, tensor: Tensor) -> Tensor:
-    """Return a weight as it is stored: what is only ever multiplied needs no more than 16 bits."""
-    small = tensor.numel() < 100_000 or ".bias" in name
-    return tensor if small else tensor.to(torch.bfloat16)
+    """Return a tensor as it is stored: what is only ever multiplied needs no more than 16 bits."""
+    exact = tensor.numel() < 100_000 or not tensor.is_floating_point() or ".bias" in name
+    return (tensor if exact else tensor.to(torch.bfloat16)).contiguous().cpu()
 
 
 def _shards(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
@@ -322,17 +361,23 @@ def reference(cells: TrainingCells) -> dict[str, NDArray[np.float16]]:
     NaN for genes that no cell of the condition measures.
     """
     rows = [(i, r) for i in range(len(cells.conditions)) if len(r := cells.rows(i))]
-    parts = [_summary(cells.counts(r), cells.measured_by(i)) for i, r in rows]
+    parts = [_summary(cells.take(r), cells.measured_by(i)) for i, r in rows]
     # Half precision: three digits of a mean are more than its sampling noise leaves.
     return {name: np.stack([part[name] for part in parts]).astype(np.float16) for name in parts[0]}
 
 
-def _summary(counts: NDArray[np.int32], measured: NDArray[np.bool_]) -> dict[str, Any]:
+def _summary(cells: TrainingCells, measured: NDArray[np.bool_]) -> dict[str, Any]:
+    mean, log, zeros = np.zeros(len(measured)), np.zeros(len(measured)), 0
+    for block in cells.blocks():
+        counts = block.counts()
+        mean += counts.sum(axis=0) / len(cells)
+        log += log1p_cp10k(counts).sum(axis=0) / len(cells)
+        zeros += int((counts[:, measured] == 0).sum())
     return {
-        "mean_count": np.where(measured, counts.mean(axis=0), np.nan),
-        "mean_log1p_cp10k": np.where(measured, log1p_cp10k(counts).mean(axis=0), np.nan),
-        "library_quantiles": np.percentile(counts.sum(axis=1), QUANTILES),
-        "zero_rate": (counts[:, measured] == 0).mean(),
+        "mean_count": np.where(measured, mean, np.nan),
+        "mean_log1p_cp10k": np.where(measured, log, np.nan),
+        "library_quantiles": np.percentile(cells.depth(), QUANTILES),
+        "zero_rate": np.array(zeros / max(1, len(cells) * int(measured.sum()))),
     }
 
 

@@ -5,7 +5,7 @@ non-zero ones do. A gene that a source lacks is unmeasured, which is not zero. K
 files.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,6 +14,9 @@ from scipy import sparse
 
 from lingshu_model import tokens
 from lingshu_model.wire import Intervention
+
+BLOCK = 1024
+"""Cells looked at together where all of them might not fit."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,8 @@ class TrainingCells:
 
     Attributes:
         panel: gene symbols.
-        tokens: uint16 [cells, genes] in compressed rows; 0 where zero or unmeasured.
+        tokens: uint16 [rows, genes] in compressed rows; 0 where zero or unmeasured.
+        index: int64 [cells], each cell's row of `tokens`; a cell may be there more than once.
         source: int64 [cells], an index into `measured`.
         measured: bool [sources, genes].
         condition: int64 [cells], an index into `conditions`.
@@ -45,13 +49,14 @@ class TrainingCells:
 
     panel: tuple[str, ...]
     tokens: sparse.csr_matrix
+    index: NDArray[np.int64]
     source: NDArray[np.int64]
     measured: NDArray[np.bool_]
     condition: NDArray[np.int64]
     conditions: tuple[Condition, ...]
 
     def __len__(self) -> int:
-        return self.tokens.shape[0]
+        return len(self.index)
 
     def rows(self, condition: int) -> NDArray[np.int64]:
         """Return the row numbers of the cells of one condition."""
@@ -61,30 +66,42 @@ class TrainingCells:
         """Return the cells `rows`, with the same conditions."""
         return replace(
             self,
-            tokens=self.tokens[rows],
+            index=self.index[rows],
             source=self.source[rows],
             condition=self.condition[rows],
         )
 
+    def blocks(self) -> Iterator["TrainingCells"]:
+        """Yield all cells in order, `BLOCK` at a time."""
+        for rows in np.array_split(np.arange(len(self)), -(-len(self) // BLOCK) or 1):
+            yield self.take(rows)
+
+    @property
+    def matrix(self) -> sparse.csr_matrix:
+        """The cells' tokens, uint16 [cells, genes], read into memory."""
+        return self.tokens[self.index]
+
     def dense(self, rows: NDArray[np.int64]) -> NDArray[np.uint16]:
         """Return tokens uint16 [rows, genes], MASK where unmeasured."""
-        out = self.tokens[rows].toarray()
+        out = self.tokens[self.index[rows]].toarray()
         out[~self.measured[self.source[rows]]] = tokens.MASK
         return out
 
     def counts(self, rows: NDArray[np.int64] | None = None) -> NDArray[np.int32]:
         """Return decoded UMI [rows, genes], 0 where unmeasured; all cells by default."""
-        chosen = self.tokens if rows is None else self.tokens[rows]
+        chosen = self.tokens[self.index if rows is None else self.index[rows]]
         return tokens.decode(chosen.toarray()).astype(np.int32)
 
     def umi(self) -> sparse.csr_matrix:
         """Return decoded UMI float32 [cells, genes] in compressed rows."""
-        data = tokens.LOWER_EDGES[self.tokens.data].astype(np.float32)
-        return sparse.csr_matrix((data, self.tokens.indices, self.tokens.indptr), self.tokens.shape)
+        rows = self.matrix
+        data = tokens.LOWER_EDGES[rows.data].astype(np.float32)
+        return sparse.csr_matrix((data, rows.indices, rows.indptr), rows.shape)
 
     def depth(self) -> NDArray[np.float64]:
         """Return UMI per cell over its measured genes, at least 1."""
-        return np.maximum(np.asarray(self.umi().sum(axis=1), np.float64).ravel(), 1.0)
+        totals = [np.asarray(b.umi().sum(axis=1), np.float64).ravel() for b in self.blocks()]
+        return np.maximum(np.concatenate(totals), 1.0)
 
     def measured_by(self, condition: int) -> NDArray[np.bool_]:
         """Return which genes any cell of a condition measures, bool [genes]."""
@@ -121,27 +138,7 @@ def add_shams(cells: TrainingCells, count: int, seed: int) -> TrainingCells:
     labels = [np.full(size, len(cells.conditions) + i) for i in range(count)]
     rows = np.concatenate([np.arange(len(cells)), *subsets])
     return replace(
-        cells,
-        tokens=cells.tokens[rows],
-        source=cells.source[rows],
+        cells.take(rows),
         condition=np.concatenate([cells.condition, *labels]),
         conditions=(*cells.conditions, *shams),
-    )
-
-
-def joined(parts: Sequence[TrainingCells]) -> TrainingCells:
-    """Return the cells of several sources as one, their conditions numbered anew."""
-    seen = {condition for part in parts for condition in part.conditions}
-    order = sorted(seen, key=lambda c: (c.interventions != (), repr(c)))
-    number = {condition: i for i, condition in enumerate(order)}
-    condition = [
-        np.array([number[c] for c in part.conditions], np.int64)[part.condition] for part in parts
-    ]
-    return TrainingCells(
-        parts[0].panel,
-        sparse.csr_matrix(sparse.vstack([part.tokens for part in parts], "csr")),
-        np.concatenate([np.full(len(part), i) for i, part in enumerate(parts)]),
-        np.concatenate([part.measured for part in parts]),
-        np.concatenate(condition),
-        tuple(order),
     )

@@ -3,24 +3,25 @@
 Raw integer counts in `X`, genes in `var_names`. Knows nothing of the network.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import anndata
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
 from lingshu_model import tokens
-from lingshu_model.train.cells import Condition, TrainingCells, joined
+from lingshu_model.train.cells import Condition, TrainingCells
 from lingshu_model.train.genes import Hgnc, match
+from lingshu_model.train.h5ad import DataError, H5ad, existing, opened
 from lingshu_model.train.spec import Source, TrainingSpec
+from lingshu_model.train.store import gathered
 from lingshu_model.wire import Intervention
 
-
-class DataError(ValueError):
-    """A training file is not what its spec says; the file and the value are named."""
+__all__ = ["DataError", "Parts", "read_cells", "split"]
 
 
 @dataclass(frozen=True)
@@ -40,15 +41,67 @@ class Parts:
     unseen: NDArray[np.int64]
 
 
-def read_cells(spec: TrainingSpec, folder: Path) -> TrainingCells:
+@dataclass(frozen=True)
+class _Part:
+    """What is taken of one open file."""
+
+    file: H5ad
+    rows: NDArray[np.int64]
+    labels: list[Condition]
+    genes: dict[int, int]
+
+    @property
+    def measured(self) -> NDArray[np.int64]:
+        return np.array([*self.genes], np.int64)
+
+    def tokens(self, panel: Sequence[str]) -> Iterator[sparse.csr_matrix]:
+        """Yield tokens [rows, panel] in compressed rows, a block at a time."""
+        columns = np.full(len(self.file.genes), -1, np.int64)
+        columns[[*self.genes.values()]] = self.measured
+        for block in self.file.blocks(self.rows):
+            counts = block.tocoo()
+            wanted = columns[counts.col] >= 0
+            data = _encoded(counts.data[wanted], self.file.path)
+            place = (counts.row[wanted], columns[counts.col[wanted]])
+            out = sparse.csr_matrix((data, place), (block.shape[0], len(panel)))
+            out.eliminate_zeros()
+            out.sort_indices()
+            yield out
+
+
+def read_cells(spec: TrainingSpec, folder: Path, store: Path | None = None) -> TrainingCells:
     """Return the cells of all sources of `spec`, whose files lie in `folder`.
+
+    The files are read a block of rows at a time; with `store`, a folder, the cells are kept there
+    and not in memory.
 
     Raises:
         DataError: a file, column or value is missing, or the counts are not raw UMI.
     """
-    hgnc = Hgnc.read(_existing(folder / spec.aliases)) if spec.aliases else None
+    hgnc = Hgnc.read(existing(folder / spec.aliases)) if spec.aliases else None
     panel = _panel(spec, folder)
-    return joined([_read_source(source, folder, panel, hgnc) for source in spec.sources])
+    with ExitStack() as files:
+        parts = [
+            _part(source, files.enter_context(opened(folder / source.file)), panel, hgnc)
+            for source in spec.sources
+        ]
+        blocks = (block for part in parts for block in part.tokens(panel))
+        matrix = gathered(blocks, len(panel), store)
+    labels = [label for part in parts for label in part.labels]
+    order = sorted(set(labels), key=lambda c: (c.interventions != (), repr(c)))
+    number = {condition: i for i, condition in enumerate(order)}
+    measured = np.zeros((len(parts), len(panel)), bool)
+    for i, part in enumerate(parts):
+        measured[i, part.measured] = True
+    return TrainingCells(
+        panel=tuple(panel),
+        tokens=matrix,
+        index=np.arange(len(labels)),
+        source=np.repeat(np.arange(len(parts)), [len(part.rows) for part in parts]),
+        measured=measured,
+        condition=np.array([number[label] for label in labels], np.int64),
+        conditions=tuple(order),
+    )
 
 
 def split(cells: TrainingCells, spec: TrainingSpec) -> Parts:
@@ -66,121 +119,90 @@ def split(cells: TrainingCells, spec: TrainingSpec) -> Parts:
         found["validation"].append(shuffled[tested : tested + chosen])
     out = {n: np.sort(np.concatenate([*p, np.zeros(0, np.int64)])) for n, p in found.items()}
     held = np.concatenate([*out.values()])
+    if len(held) == len(cells):
+        message = "no cell is left to train on: lower `test` or `validation`, or name less `unseen`"
+        raise DataError(message)
     return Parts(train=np.setdiff1d(np.arange(len(cells)), held), **out)
 
 
 def _panel(spec: TrainingSpec, folder: Path) -> tuple[str, ...]:
-    if spec.panel is not None:
-        lines = _existing(folder / spec.panel).read_text("utf-8").splitlines()
-        return tuple(line.split(",")[0].strip() for line in lines if line.strip())
-    adata = anndata.read_h5ad(_existing(folder / spec.sources[0].file), backed="r")
-    names = tuple(str(name) for name in adata.var_names)
-    adata.file.close()
-    return names
+    if spec.panel is None:
+        with opened(folder / spec.sources[0].file) as file:
+            return tuple(file.genes)
+    lines = existing(folder / spec.panel).read_text("utf-8").splitlines()
+    return tuple(line.split(",")[0].strip() for line in lines if line.strip())
 
 
-def _existing(path: Path) -> Path:
-    if not path.is_file():
-        message = f"{path} does not exist; give the folder of the data files with --data"
+def _part(source: Source, file: H5ad, panel: Sequence[str], hgnc: Hgnc | None) -> _Part:
+    rows = np.flatnonzero(_wanted(file, source))
+    if not len(rows):
+        message = f"{file.path}: no cell has {source.where} and a name for {[*source.rename]}"
         raise DataError(message)
-    return path
-
-
-def _read_source(
-    source: Source, folder: Path, panel: Sequence[str], hgnc: Hgnc | None
-) -> TrainingCells:
-    path = _existing(folder / source.file)
-    adata = anndata.read_h5ad(path)
-    names = [str(name) for name in adata.var_names]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        message = f"{path} names the gene {twice!r} twice; make var_names unique"
+    found = match(panel, file.genes, hgnc)
+    if not found:
+        message = (
+            f"{file.path} has none of the panel's {len(panel)} genes; it names {file.genes[:3]} …"
+        )
         raise DataError(message)
-    keep = _wanted(adata, source, path)
-    if not keep.any():
-        message = f"{path}: no cell has {source.where} and a name for {[*source.rename]}"
-        raise DataError(message)
-    adata = adata[keep]
-    counts, measured = _tokens(adata, names, panel, hgnc, path)
-    labels = _conditions(adata, source, path)
-    order = list(dict.fromkeys(labels))
-    number = {condition: i for i, condition in enumerate(order)}
-    return TrainingCells(
-        tuple(panel),
-        counts,
-        np.zeros(len(labels), np.int64),
-        measured[None],
-        np.array([number[label] for label in labels], np.int64),
-        tuple(order),
-    )
+    labels = _conditions(file, source)
+    return _Part(file, rows, [labels[i] for i in rows], found)
 
 
-def _wanted(adata: anndata.AnnData, source: Source, path: Path) -> NDArray[np.bool_]:
-    keep = np.ones(adata.n_obs, bool)
+def _wanted(file: H5ad, source: Source) -> NDArray[np.bool_]:
+    keep = np.ones(len(file.obs), bool)
     for column, values in source.where.items():
-        keep &= np.isin(_column(adata, column, path), values)
+        keep &= np.isin(file.column(column), values)
     for field, names in source.rename.items():
-        keep &= np.isin(_column(adata, source.context[field].removeprefix("obs:"), path), [*names])
+        keep &= np.isin(file.column(source.context[field].removeprefix("obs:")), [*names])
     for combination in source.without:
-        matches = [_column(adata, c, path) == value for c, value in combination.items()]
-        keep &= ~np.logical_and.reduce(matches)
+        keep &= ~np.logical_and.reduce([file.column(c) == v for c, v in combination.items()])
     return keep
 
 
-def _tokens(
-    adata: anndata.AnnData,
-    names: Sequence[str],
-    panel: Sequence[str],
-    hgnc: Hgnc | None,
-    path: Path,
-) -> tuple[sparse.csr_matrix, NDArray[np.bool_]]:
-    """Return tokens [cells, panel] in compressed rows and which panel genes the file measures."""
-    found = match(panel, names, hgnc)
-    if not found:
-        message = f"{path} has none of the panel's {len(panel)} genes; it names {names[:3]} …"
+def _encoded(counts: NDArray[Any], path: Path) -> NDArray[np.uint16]:
+    if not np.isfinite(counts).all():
+        message = f"{path}: X holds values that are no numbers; raw UMI counts are needed"
         raise DataError(message)
-    counts = sparse.csr_matrix(adata.X)[:, [*found.values()]].tocoo()  # pyright: ignore
+    broken = counts[counts != np.rint(counts)]
+    if len(broken):
+        message = (
+            f"{path}: counts must be whole numbers (raw UMI), and X holds {broken[0]:.6g}; what "
+            "was normalised or logged cannot be undone: put the raw counts into X (some files keep "
+            "them in layers['counts'] or raw.X)"
+        )
+        raise DataError(message)
     try:
-        data = tokens.encode(counts.data).astype(np.uint16)
+        return tokens.encode(counts).astype(np.uint16)
     except ValueError as error:
         message = f"{path}: {error}"
         raise DataError(message) from error
-    columns = np.array([*found], np.int64)[counts.col]
-    out = sparse.csr_matrix((data, (counts.row, columns)), (adata.n_obs, len(panel)))
-    out.eliminate_zeros()
-    out.sort_indices()
-    measured = np.zeros(len(panel), bool)
-    measured[[*found]] = True
-    return out, measured
 
 
-def _conditions(adata: anndata.AnnData, source: Source, path: Path) -> list[Condition]:
-    fields = {f: _values(adata, source, f, path) for f in sorted(source.context)}
+def _conditions(file: H5ad, source: Source) -> list[Condition]:
+    """Return the condition of every cell of the file, wanted or not."""
+    fields = {f: _values(file, source, f) for f in sorted(source.context)}
     contexts = zip(*fields.values(), strict=True)
-    interventions = _interventions(adata, source, path)
     return [
         Condition(tuple(zip(fields, map(str, values), strict=True)), done)
-        for values, done in zip(contexts, interventions, strict=True)
+        for values, done in zip(contexts, _interventions(file, source), strict=True)
     ]
 
 
-def _values(adata: anndata.AnnData, source: Source, field: str, path: Path) -> Sequence[str]:
+def _values(file: H5ad, source: Source, field: str) -> Sequence[str]:
     value = source.context[field]
     if not value.startswith("obs:"):
-        return [value] * adata.n_obs
+        return [value] * len(file.obs)
     names: Mapping[str, str] = source.rename.get(field, {})
-    return [names.get(v, v) for v in _column(adata, value.removeprefix("obs:"), path).tolist()]
+    return [names.get(v, v) for v in file.column(value.removeprefix("obs:")).tolist()]
 
 
-def _interventions(
-    adata: anndata.AnnData, source: Source, path: Path
-) -> list[tuple[Intervention, ...]]:
+def _interventions(file: H5ad, source: Source) -> list[tuple[Intervention, ...]]:
     rule = source.perturbation
     if rule is None:
-        return [()] * adata.n_obs
-    labels = _column(adata, rule.column, path).tolist()
+        return [()] * len(file.obs)
+    labels = file.column(rule.column).tolist()
     if rule.control not in labels:
-        message = f"{path}: obs[{rule.column!r}] has no control cells called {rule.control!r}"
+        message = f"{file.path}: obs[{rule.column!r}] has no control cells called {rule.control!r}"
         raise DataError(message)
 
     def done(label: str) -> tuple[Intervention, ...]:
@@ -190,10 +212,3 @@ def _interventions(
 
     made = {label: done(label) for label in set(labels)}
     return [made[label] for label in labels]
-
-
-def _column(adata: anndata.AnnData, column: str, path: Path) -> NDArray[np.str_]:
-    if column not in adata.obs:
-        message = f"{path} has no obs column {column!r}; it has {', '.join(adata.obs.columns)}"
-        raise DataError(message)
-    return adata.obs[column].astype(str).to_numpy(dtype=str)

@@ -23,8 +23,12 @@ def histogram(cells: TrainingCells, rows: NDArray[np.int64] | None = None) -> ND
     """Return how often each gene had each token among `rows`, int64 [genes, 281]."""
     chosen = cells if rows is None else cells.take(rows)
     genes = len(cells.panel)
-    flat = chosen.tokens.indices.astype(np.int64) * VOCABULARY + chosen.tokens.data
-    counts = np.bincount(flat, minlength=genes * VOCABULARY).reshape(genes, VOCABULARY)
+    counts = np.zeros(genes * VOCABULARY, np.int64)
+    for block in chosen.blocks():
+        found = block.matrix
+        flat = found.indices.astype(np.int64) * VOCABULARY + found.data
+        counts += np.bincount(flat, minlength=len(counts))
+    counts = counts.reshape(genes, VOCABULARY)
     n = np.bincount(chosen.source, minlength=len(cells.measured)) @ cells.measured.astype(np.int64)
     counts[:, 0] = n - counts[:, 1:].sum(axis=1)
     return counts

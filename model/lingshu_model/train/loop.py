@@ -213,10 +213,10 @@ def validation_bound(
     n = len(cells)
     generator = _generator(spec.seed, 5, 0)
     times = diffusion.stratified_times(n, generator)
-    uniform = torch.rand(n, len(cells.cells.panel), generator=generator)
     total = 0.0
     for part in torch.arange(n).split(spec.micro_batch):
-        batch = cells.batch(part, times[part], uniform[part])
+        uniform = torch.rand(len(part), len(cells.cells.panel), generator=generator)
+        batch = cells.batch(part, times[part], uniform)
         total += float(BoundLoss(network)(batch)) * len(part)
     _assign(network, now)
     return total / n

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from lingshu_model.train.cells import Condition, TrainingCells
 from lingshu_model.train.expression import Floats, Levels
-from lingshu_model.train.tilt import frequency, measure, tilt_by
+from lingshu_model.train.tilt import Laws, measure
 
 SATURATIONS = np.linspace(0, 2, 101)
 RIDGES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
@@ -68,11 +68,12 @@ class Combinations:
 def combinations_of(
     cells: TrainingCells,
     levels: Levels,
+    laws: Laws,
     theta: NDArray[np.floating],
     rows_of: Callable[[Condition], Sequence[int]],
 ) -> Combinations | None:
     """Return the combinations whose targets all have rows of `theta`; None of too few."""
-    measured = _Measured(cells, levels)
+    measured = _Measured(cells, levels, laws)
     found: list[tuple[Sequence[int], Floats, Floats, Floats, NDArray[np.bool_]]] = []
     for condition in cells.conditions:
         done, about = condition.interventions, rows_of(condition)
@@ -95,8 +96,8 @@ def combinations_of(
 class _Measured:
     """Unshrunken tilts of trained conditions and their noise, each made once."""
 
-    def __init__(self, cells: TrainingCells, levels: Levels) -> None:
-        self._cells, self._levels = cells, levels
+    def __init__(self, cells: TrainingCells, levels: Levels, laws: Laws) -> None:
+        self._cells, self._levels, self._laws = cells, levels, laws
         self._number = {condition: i for i, condition in enumerate(cells.conditions)}
         self._made: dict[Condition, tuple[Floats, Floats] | None] = {}
 
@@ -113,7 +114,7 @@ class _Measured:
             return None
         base = self._levels.rows(self._rows(control))
         change, noise = measure(self._levels.rows(rows), base)
-        theta = tilt_by(np.nan_to_num(change), frequency(self._cells, control))
+        theta = self._laws.tilt_by(np.nan_to_num(change), base)
         # A tilt moves the mean level by its variance, so a level's error is so much of a tilt's.
         return theta, np.nan_to_num(noise / np.maximum(base.variance, 1e-6) ** 2, nan=np.inf)
 

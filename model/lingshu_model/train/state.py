@@ -27,13 +27,17 @@ def save(path: Path, step: int, digest: str, net: nn.Module, adam: AdamW, ema: P
         tensors[f"first/{name}"] = moments["exp_avg"]
         tensors[f"second/{name}"] = moments["exp_avg_sq"]
     partial = path.with_suffix(".partial")
-    save_file(
-        {name: tensor.contiguous().cpu() for name, tensor in tensors.items()},
-        partial,
-        metadata={"step": str(step), "spec": digest},
-    )
-    with partial.open("rb") as handle:
-        os.fsync(handle.fileno())
+    try:
+        save_file(
+            {name: tensor.contiguous().cpu() for name, tensor in tensors.items()},
+            partial,
+            metadata={"step": str(step), "spec": digest},
+        )
+        with partial.open("rb") as handle:
+            os.fsync(handle.fileno())
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
     partial.replace(path)
 
 

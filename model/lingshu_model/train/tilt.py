@@ -9,20 +9,28 @@ target was never seen. Effects are changes of mean ln(1 + UMI at the median dept
 training.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lingshu_model.train.cells import TrainingCells, controls
-from lingshu_model.train.expression import LEVELS, Floats, Levels, histogram
+from lingshu_model.train.expression import (
+    LEVELS,
+    Floats,
+    Levels,
+    largest_tokens,
+    log_frequencies,
+)
 from lingshu_model.train.related import carry_over, distances
 
-LARGEST = 3.0
+LARGEST = 8.0
 """Bound of |theta|: a gene that vanishes under a knock-out would have it at minus infinity."""
-NEWTON_STEPS = 30
+NEWTON_STEPS = 60
+PSEUDOCELLS = 3.0
 Context = tuple[tuple[str, str], ...]
 Row = tuple[Mapping[str, Any], Floats]
 
@@ -52,7 +60,78 @@ class Effects:
     informs: NDArray[np.bool_]
 
 
-def tilts(cells: TrainingCells, levels: Levels) -> Tilts:
+@dataclass(frozen=True)
+class Laws:
+    """How counts of each gene are distributed over all control cells.
+
+    Attributes:
+        parts: genes that have the same number of values, int64 [n], and their laws, [n, values].
+    """
+
+    parts: tuple[tuple[NDArray[np.int64], Floats], ...]
+
+    @classmethod
+    def of(cls, counts: NDArray[np.int64], ceiling: NDArray[np.int64] | None = None) -> "Laws":
+        """Return the laws of `counts` [genes, 281], up to each gene's `ceiling` [genes].
+
+        The ceiling is the largest token, of these counts by default; up to it nothing is
+        impossible.
+        """
+        largest = largest_tokens(counts) if ceiling is None else ceiling
+        edges = np.array([0, 1, 3, 7, 15, 31, 63, 127, counts.shape[1] - 1])
+        width = edges[np.searchsorted(edges, largest)] + 1
+        law = np.exp(log_frequencies(counts).astype(np.float64))
+        law[np.arange(law.shape[1]) > largest[:, None]] = 0.0
+        law /= law.sum(axis=1, keepdims=True)
+        genes = [np.flatnonzero(width == w) for w in np.unique(width)]
+        return cls(tuple((g, law[g, : width[g[0]]]) for g in genes))
+
+    @cached_property
+    def mean(self) -> Floats:
+        """Mean ln(1 + count) of each gene."""
+        return self._each(lambda _, law: law @ LEVELS[: law.shape[1]])
+
+    def tilt_to(self, goal: Floats) -> Floats:
+        """Return theta [genes] under which the mean level of law x exp(theta LEVELS) is `goal`.
+
+        Newton's method within +-LARGEST; 0 where a gene has one value only.
+        """
+        return self._each(lambda genes, law: _tilt_to(goal[genes], law))
+
+    def _each(self, of: Callable[[NDArray[np.int64], Floats], Floats]) -> Floats:
+        out = np.zeros(sum(len(genes) for genes, _ in self.parts))
+        for genes, law in self.parts:
+            out[genes] = of(genes, law)
+        return out
+
+    def tilt_by(self, change: Floats, control: Levels) -> Floats:
+        """Return theta [genes] that moves the mean level of `control` cells by `change`.
+
+        A gene that some dozen control cells happen to lack is not therefore impossible: their means
+        count as if a few cells of the average law were among them.
+        """
+        n = np.nan_to_num(control.n)
+        mean = np.nan_to_num(control.mean)
+        base = (n * mean + PSEUDOCELLS * self.mean) / (n + PSEUDOCELLS)
+        goal = np.maximum(base + change, 0.02 * base)
+        theta = self.tilt_to(goal) - self.tilt_to(base)
+        return np.where(change != 0, np.clip(theta, -LARGEST, LARGEST), 0.0)
+
+
+def _tilt_to(goal: Floats, law: Floats) -> Floats:
+    levels = LEVELS[: law.shape[1]]
+    theta = np.zeros(len(goal))
+    for _ in range(NEWTON_STEPS):
+        weight = law * np.exp(theta[:, None] * levels)
+        weight /= weight.sum(axis=1, keepdims=True)
+        mean = weight @ levels
+        spread = np.maximum(weight @ levels**2 - mean**2, 1e-6)
+        theta = np.clip(theta + np.clip((goal - mean) / spread, -0.5, 0.5), -LARGEST, LARGEST)
+    several = (law > 0).sum(axis=1) > 1
+    return np.where(np.isfinite(theta) & several, theta, 0.0)
+
+
+def tilts(cells: TrainingCells, levels: Levels, laws: Laws) -> Tilts:
     """Return the tilts of all single perturbations; row order is that of the vocabulary's search.
 
     Rows of one context come first, so that the first row that fits a condition is its own.
@@ -70,12 +149,12 @@ def tilts(cells: TrainingCells, levels: Levels) -> Tilts:
     several = {target for target, contexts in met.items() if len(contexts) > 1}
     rows: list[Row] = []
     for target in sorted(several):
-        rows += _in_all_contexts(cells, levels, target, measured)
+        rows += _in_all_contexts(cells, levels, laws, target, measured)
     for context, found in measured.items():
         shrunk = shrink(found.value, found.noise, found.informs)
-        base = frequency(cells, home[context])
+        base = levels.rows(cells.rows(home[context]))
         rows += [
-            ({"target": target, "context": {}}, tilt_by(change, base))
+            ({"target": target, "context": {}}, laws.tilt_by(change, base))
             for target, change in zip(found.targets, shrunk, strict=True)
             if target not in several
         ]
@@ -85,13 +164,18 @@ def tilts(cells: TrainingCells, levels: Levels) -> Tilts:
 
 
 def _in_all_contexts(
-    cells: TrainingCells, levels: Levels, target: str, measured: Mapping[Context, Effects]
+    cells: TrainingCells,
+    levels: Levels,
+    laws: Laws,
+    target: str,
+    measured: Mapping[Context, Effects],
 ) -> list[Row]:
     """Return a row for every context that has control cells, seen with the target or not."""
     home = controls(cells)
     contexts = [c for c, control in home.items() if len(cells.rows(control))]
     rows = [cells.rows(home[context]) for context in contexts]
-    profiles = np.stack([levels.rows(r).mean for r in rows])
+    bases = [levels.rows(r) for r in rows]
+    profiles = np.stack([one.mean for one in bases])
     distance = distances(profiles, np.array([cells.source[r[0]] for r in rows]))
     met = [c for c in contexts if c in measured and target in measured[c].targets]
     found = [(measured[c], measured[c].targets.index(target)) for c in met]
@@ -102,8 +186,8 @@ def _in_all_contexts(
         np.array([contexts.index(c) for c in met]),
     )
     return [
-        ({"target": target, "context": dict(c)}, tilt_by(change, frequency(cells, home[c])))
-        for c, change in zip(contexts, changes, strict=True)
+        ({"target": target, "context": dict(c)}, laws.tilt_by(change, base))
+        for c, change, base in zip(contexts, changes, bases, strict=True)
     ]
 
 
@@ -145,19 +229,7 @@ def _without(
     cells: TrainingCells, control: NDArray[np.int64], sham: NDArray[np.int64], levels: Levels
 ) -> Levels:
     """Return the control cells that are not a sham's: against these it is as noisy as any other."""
-    own = {_cell(cells, row) for row in sham}
-    return levels.rows(np.array([row for row in control if _cell(cells, row) not in own], np.int64))
-
-
-def _cell(cells: TrainingCells, row: int) -> bytes:
-    low, high = cells.tokens.indptr[row], cells.tokens.indptr[row + 1]
-    return cells.tokens.indices[low:high].tobytes() + cells.tokens.data[low:high].tobytes()
-
-
-def frequency(cells: TrainingCells, condition: int) -> Floats:
-    """Return how often each gene has each token in a condition's cells, [genes, 281]."""
-    counts = histogram(cells, cells.rows(condition)).astype(np.float64)
-    return counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    return levels.rows(control[~np.isin(cells.index[control], cells.index[sham])])
 
 
 def shrink(effect: Floats, variance: Floats, informs: NDArray[np.bool_]) -> Floats:
@@ -176,22 +248,3 @@ def shrink(effect: Floats, variance: Floats, informs: NDArray[np.bool_]) -> Floa
     with np.errstate(divide="ignore", invalid="ignore"):
         kept = np.where(prior > 0, prior / (prior + variance), 0.0)
         return np.where(missing, 0.0, effect * kept)
-
-
-def tilt_by(change: Floats, frequency: Floats) -> Floats:
-    """Return theta [genes] that moves the mean of `frequency` x exp(theta LEVELS) by `change`.
-
-    Newton's method within +-LARGEST; 0 where nothing changes or the frequencies have no spread.
-    """
-    width = int(np.flatnonzero(frequency.any(axis=0)).max(initial=0)) + 1
-    frequency, levels = frequency[:, :width], LEVELS[:width]
-    goal = frequency @ levels + change
-    theta = np.zeros(len(change))
-    for _ in range(NEWTON_STEPS):
-        weight = frequency * np.exp(theta[:, None] * levels)
-        weight /= np.maximum(weight.sum(axis=1, keepdims=True), 1e-300)
-        mean = weight @ levels
-        spread = np.maximum(weight @ levels**2 - mean**2, 1e-6)
-        theta = np.clip(theta + np.clip((goal - mean) / spread, -0.5, 0.5), -LARGEST, LARGEST)
-    spreads = (frequency > 0).sum(axis=1) > 1
-    return np.where(np.isfinite(theta) & (change != 0) & spreads, theta, 0.0)

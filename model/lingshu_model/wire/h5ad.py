@@ -1,0 +1,138 @@
+"""An h5ad file looked over before anything reads it: only what an AnnData file needs may be in it.
+
+HDF5 can name other files (external storage, external links, virtual datasets), ask for filters that
+run foreign code, and claim sizes it does not have: readers follow all of that. Here the tree is
+walked by its metadata alone and refused at the first such thing. Knows nothing of what the arrays
+mean.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+MAX_OBJECTS = 100_000
+MAX_DEPTH = 16
+MAX_STRING = 1 << 20
+"""Bytes of one fixed-length string."""
+FREE_CLAIM = 64 << 20
+"""Bytes that a dataset may claim whatever it stores."""
+MAX_RATIO = 1100
+"""Claimed over stored bytes beyond that: deflate reaches 1,032."""
+_LZF = 32000
+_FILTERS = {1: "deflate", 2: "shuffle", 3: "fletcher32", 5: "nbit", 6: "scaleoffset", _LZF: "lzf"}
+
+
+class UnsafeFileError(ValueError):
+    """A file holds something that no AnnData file needs; what and where is said."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a file may claim: bytes of one dataset, and of all together."""
+
+    dataset: int = 64 << 30
+    whole: int = 256 << 30
+
+
+def audit_h5ad(path: Path, limits: Limits | None = None) -> None:
+    """Return if the file is fit to be read.
+
+    Raises:
+        UnsafeFileError: it is no HDF5 file, or an object in it is not fit; its name is given.
+    """
+    import h5py
+
+    limits = limits or Limits()
+    if not path.is_file() or path.is_symlink():
+        message = f"{path} is not a regular file: give the path of the h5ad file itself"
+        raise UnsafeFileError(message)
+    if not h5py.is_hdf5(path):
+        message = f"{path} is not an HDF5 file; an AnnData file (.h5ad) of raw counts is needed"
+        raise UnsafeFileError(message)
+    try:
+        with h5py.File(path, "r") as file:
+            claimed = sum(
+                _claim(path, name, dataset, limits) for name, dataset in _walk(path, file)
+            )
+    except (OSError, RuntimeError, KeyError) as error:
+        message = f"{path} is damaged: {error}"
+        raise UnsafeFileError(message) from error
+    if claimed > limits.whole:
+        message = f"{path} claims {claimed:,} bytes in all; at most {limits.whole:,} are taken"
+        raise UnsafeFileError(message)
+
+
+def _walk(path: Path, file: Any) -> Iterator[tuple[str, Any]]:
+    """Yield every dataset with its name, following hard links only, each object once."""
+    import h5py
+
+    seen: set[int] = set()
+    waiting: list[tuple[str, Any, int]] = [("", file, 0)]
+    while waiting:
+        name, group, depth = waiting.pop()
+        _attributes(path, name, group)
+        for child in group:
+            full = f"{name}/{child}"
+            link = group.get(child, getlink=True)
+            if not isinstance(link, h5py.HardLink):
+                _refuse(path, full, f"is a {type(link).__name__}, which may lead out of the file")
+            member = group[child]
+            address = h5py.h5o.get_info(member.id).addr
+            if address in seen:
+                _refuse(path, full, "is an object that the file names twice")
+            seen.add(address)
+            if len(seen) > MAX_OBJECTS or depth >= MAX_DEPTH:
+                _refuse(path, full, f"is beyond {MAX_OBJECTS:,} objects or {MAX_DEPTH} levels")
+            if isinstance(member, h5py.Dataset):
+                _attributes(path, full, member)
+                yield full, member
+            elif isinstance(member, h5py.Group):
+                waiting.append((full, member, depth + 1))
+            else:
+                _refuse(path, full, "is neither a group nor a dataset")
+
+
+def _claim(path: Path, name: str, dataset: Any, limits: Limits) -> int:
+    """Return the bytes a dataset claims, after refusing what it must not be."""
+    if dataset.external:
+        _refuse(path, name, "keeps its values in another file (external storage)")
+    if dataset.is_virtual:
+        _refuse(path, name, "takes its values from other files (a virtual dataset)")
+    _check_type(path, name, dataset.dtype)
+    properties = dataset.id.get_create_plist()
+    for i in range(properties.get_nfilters()):
+        number = int(properties.get_filter(i)[0])
+        if number not in _FILTERS:
+            known = ", ".join(_FILTERS.values())
+            _refuse(path, name, f"needs the HDF5 filter {number}; write it with one of {known}")
+    claimed = prod(dataset.shape or (1,)) * dataset.dtype.itemsize
+    stored = dataset.id.get_storage_size()
+    if claimed > limits.dataset:
+        _refuse(path, name, f"claims {claimed:,} bytes; at most {limits.dataset:,} are taken")
+    if claimed > FREE_CLAIM and claimed > MAX_RATIO * max(stored, 1):
+        _refuse(path, name, f"claims {claimed:,} bytes and stores {stored:,}")
+    return claimed
+
+
+def _attributes(path: Path, name: str, member: Any) -> None:
+    for key in member.attrs:
+        attribute = member.attrs.get_id(key)
+        _check_type(path, f"{name}@{key}", attribute.dtype)
+
+
+def _check_type(path: Path, name: str, dtype: Any) -> None:
+    import h5py
+
+    if h5py.check_ref_dtype(dtype) is not None:
+        _refuse(path, name, "holds references to other objects")
+    if dtype.kind == "S" and dtype.itemsize > MAX_STRING:
+        _refuse(path, name, f"holds strings of {dtype.itemsize:,} bytes")
+    for field in dtype.names or ():
+        _check_type(path, f"{name}.{field}", dtype[field])
+
+
+def _refuse(path: Path, name: str, why: str) -> None:
+    message = f"{path}: {name.lstrip('/') or 'the root'} {why}; such a file is not read"
+    raise UnsafeFileError(message)

@@ -1,0 +1,83 @@
+"""Effects carried from contexts where they were seen to one where they were not."""
+
+import numpy as np
+import pytest
+
+from lingshu_model.train.related import bandwidth, carry_over, distances, told
+
+GENES = 600
+
+
+def normal(seed: int, *shape: int) -> np.ndarray:
+    return np.random.Generator(np.random.Philox(seed)).standard_normal(shape)
+
+
+@pytest.fixture
+def world() -> dict[str, np.ndarray]:
+    """Two lineages of three contexts: effects share a part within the lineage, a part with all."""
+    lineage = np.array([0, 0, 0, 1, 1, 1])
+    profiles = 3 * normal(1, 2, GENES)[lineage] + 0.5 * normal(2, 6, GENES)
+    strength = np.where(np.arange(GENES) < 120, 1.0, 0.0)
+    effect = (normal(3, GENES) + normal(4, 2, GENES)[lineage]) * strength
+    return {"profiles": profiles, "effect": effect, "lineage": lineage}
+
+
+def test_alike_contexts_lie_close(world: dict[str, np.ndarray]) -> None:
+    found = distances(world["profiles"], np.zeros(6, np.int64))
+    assert np.allclose(np.diag(found), 0, atol=1e-6)
+    assert found[0, 1] < 0.3 < found[0, 3]
+
+
+def test_genes_that_a_context_lacks_do_not_move_it(world: dict[str, np.ndarray]) -> None:
+    holed = world["profiles"].copy()
+    holed[1, :200] = np.nan
+    found = distances(holed, np.zeros(6, np.int64))
+    assert found[0, 1] < 0.3 < found[1, 4]
+
+
+def test_an_unseen_context_is_told_by_its_own_lineage(world: dict[str, np.ndarray]) -> None:
+    observed = np.array([0, 1, 3, 4, 5])
+    noise = np.full((5, GENES), 0.04)
+    value = world["effect"][observed] + 0.2 * normal(5, 5, GENES)
+    distance = distances(world["profiles"], np.zeros(6, np.int64))
+    found = carry_over(value, noise, distance, observed)[2]
+    truth = world["effect"][2]
+    plain = value.mean(axis=0)
+    assert np.corrcoef(found, truth)[0, 1] > np.corrcoef(plain, truth)[0, 1] + 0.1
+    assert np.abs(found[120:]).mean() < 0.5 * np.abs(plain[120:]).mean()
+
+
+def test_what_was_seen_well_is_kept(world: dict[str, np.ndarray]) -> None:
+    observed = np.arange(6)
+    value = world["effect"] + 0.01 * normal(6, 6, GENES)
+    distance = distances(world["profiles"], np.zeros(6, np.int64))
+    found = carry_over(value, np.full((6, GENES), 1e-4), distance, observed)
+    assert np.abs(found - world["effect"])[:, :120].mean() < 0.05
+
+
+def test_what_nobody_measured_has_no_effect(world: dict[str, np.ndarray]) -> None:
+    value = world["effect"].copy()
+    value[:, 7] = np.nan
+    distance = distances(world["profiles"], np.zeros(6, np.int64))
+    found = carry_over(value, np.full((6, GENES), 0.01), distance, np.arange(6))
+    assert not found[:, 7].any()
+    assert np.isfinite(found).all()
+
+
+def test_the_bandwidth_is_narrow_where_lineages_differ_and_wide_where_they_do_not(
+    world: dict[str, np.ndarray],
+) -> None:
+    distance = distances(world["profiles"], np.zeros(6, np.int64))
+    noise, spread = np.full((6, GENES), 0.04), np.full(GENES, 0.01)
+    apart = world["effect"] + 0.2 * normal(7, 6, GENES)
+    same = world["effect"][:1] + 0.2 * normal(8, 6, GENES)
+    assert bandwidth(apart, noise, spread, distance) < 1.0
+    assert bandwidth(same, noise, spread, distance) > 1.0
+
+
+def test_a_mean_by_precision_and_likeness() -> None:
+    mean, variance = told(
+        np.array([[1.0], [3.0]]), np.array([[1.0], [1.0]]), np.zeros(1), np.array([1.0, 3.0])
+    )
+    assert mean[0] == pytest.approx(2.5)
+    assert variance[0] == pytest.approx(10 / 16)
