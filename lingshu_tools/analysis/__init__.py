@@ -1,9 +1,10 @@
-"""The numbers: paired effects, the sham null, objective scores and held-out errors.
+"""The numbers: paired effects, the sham null, interactions, objective scores and held-out errors.
 
 Plain numpy, no state, no clock. Knows nothing of ledgers, engines, tools or doors.
 """
 
 from lingshu_tools.analysis.effects import Effect, cp10k, interval, log1p_cp10k, paired_effect
+from lingshu_tools.analysis.interactions import NotMeasuredError, expected, interaction
 from lingshu_tools.analysis.null import ShamNull
 from lingshu_tools.analysis.residuals import PredictionError, Residuals
 from lingshu_tools.analysis.scores import Objective, Score, paired_score
@@ -12,6 +13,7 @@ from lingshu_tools.analysis.summaries import Summary, summarised
 
 __all__ = [
     "Effect",
+    "NotMeasuredError",
     "Objective",
     "PredictionError",
     "Residuals",
@@ -20,6 +22,8 @@ __all__ = [
     "Summary",
     "benjamini_hochberg",
     "cp10k",
+    "expected",
+    "interaction",
     "interval",
     "log1p_cp10k",
     "paired_effect",

@@ -24,6 +24,10 @@ class NetworkConfig:
         group_embedding: add a learned vector per group position.
         gene_bias: add a learned logit per gene and token.
         tilt: start each condition's effect on each gene at what the training cells show.
+        pair_rank: directions of what targets do alone, by which combinations are told what two do
+            together beyond the sum of their tilts (`lingshu_model.train.pairs`); 0 = nothing.
+        reach: give targets never perturbed the tilt that their features say
+            (`lingshu_model.train.reach`).
         state_rank: components of the cell state, which carries the cell's depth and what its
             revealed genes say together; 0 = none.
     """
@@ -38,11 +42,16 @@ class NetworkConfig:
     gene_bias: bool = False
     tilt: bool = False
     state_rank: int = 0
+    pair_rank: int = 0
+    reach: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse widths that do not divide."""
+        """Refuse widths that do not divide, and pairs or reach without tilts."""
         if self.d_model % self.n_heads or (self.d_model // self.n_heads) % 2:
             message = f"d_model {self.d_model} must be n_heads {self.n_heads} times an even width"
+            raise ValueError(message)
+        if (self.pair_rank or self.reach) and not self.tilt:
+            message = "pair_rank and reach need a tilt: what they say is added to it"
             raise ValueError(message)
 
     @property
@@ -56,7 +65,15 @@ class NetworkConfig:
 
 
 def _small(
-    d_model: int, n_layers: int, group: int, *, d_gene: int = 32, head: int = 32, state_rank: int
+    d_model: int,
+    n_layers: int,
+    group: int,
+    *,
+    d_gene: int = 32,
+    head: int = 32,
+    state_rank: int,
+    pair_rank: int = 0,
+    reach: bool = False,
 ) -> NetworkConfig:
     return NetworkConfig(
         d_model,
@@ -69,6 +86,8 @@ def _small(
         gene_bias=True,
         tilt=True,
         state_rank=state_rank,
+        pair_rank=pair_rank,
+        reach=reach,
     )
 
 
@@ -77,5 +96,6 @@ PRESETS: dict[str, NetworkConfig] = {
     "lingshu-85m-s32": NetworkConfig(640, 13, 10, 2560, group=32, d_gene=640),
     "lingshu-7m-s128": _small(256, 4, group=128, d_gene=16, head=64, state_rank=48),
     "lingshu-1m-s13": _small(128, 4, group=13, state_rank=24),
+    "lingshu-1m-s13-reach": _small(128, 4, group=13, state_rank=24, pair_rank=8, reach=True),
     "lingshu-tiny": _small(64, 2, group=4, state_rank=4),
 }

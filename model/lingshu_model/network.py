@@ -25,21 +25,72 @@ class Tilt(nn.Module):
 
     Logits move by theta x ln(1 + count): theta is the condition's, from the training cells (see
     `lingshu_model.train.tilt`), summed over interventions, 0 for control and where nothing is
-    known. A learned gate on the gene's hidden vector says how much of it the genes already revealed
-    leave to be told.
+    known. With a pair rank the sum saturates and every pair adds its own (`train.pairs`), but on a
+    target's own gene; with reach a target never perturbed has the tilt that its gene's features
+    say (`train.reach`). A learned gate on the gene's hidden vector says how much of it the genes
+    already revealed leave to be told.
     """
 
     theta: Tensor
+    saturation: Tensor
+    scores: Tensor
+    effects: Tensor
+    unseen: Tensor
+    own: Tensor
 
-    def __init__(self, rows: int, genes: int, d_gene: int) -> None:
+    def __init__(self, config: NetworkConfig, sizes: VocabularySizes, genes: int) -> None:
         super().__init__()
-        self.gate = nn.Parameter(torch.zeros(d_gene))
+        rows, rank = sizes.tilts, config.pair_rank
+        self.gate = nn.Parameter(torch.zeros(config.d_gene))
         self.register_buffer("theta", torch.zeros(rows, genes))
+        self.paired, self.reaches = rank > 0, config.reach
+        if self.paired:
+            self.register_buffer("saturation", torch.zeros(()))
+            self.register_buffer("scores", torch.zeros(rows, 1 + rank))
+            self.register_buffer("effects", torch.zeros((1 + rank) ** 2, genes))
+        if self.reaches:
+            self.register_buffer("unseen", torch.zeros(1 + sizes.gene_features, genes))
+            self.register_buffer("own", torch.zeros(()))
 
-    def forward(self, hidden: Tensor, rows: Tensor) -> Tensor:
-        """Return float32 [batch, genes]; hidden [batch, genes, d_gene], rows [batch, K]."""
-        theta = self.theta[rows].sum(dim=1)
+    def forward(self, hidden: Tensor, conditions: Conditions, features: Tensor) -> Tensor:
+        """Return float32 [batch, genes]; hidden [batch, genes, d_gene]."""
+        theta = self.of(conditions, features)
         return theta * (1 + (hidden @ self.gate.to(hidden.dtype)).float())
+
+    def of(self, conditions: Conditions, features: Tensor) -> Tensor:
+        """Return theta of each condition, float32 [batch, genes].
+
+        `features` [1 + genes, features] are the prefix's, row 0 of no gene.
+        """
+        with torch.autocast(features.device.type, enabled=False):
+            theta = self.theta[conditions.tilt].sum(dim=1)
+            if self.reaches:
+                theta = theta + self._of_unseen(conditions, features)
+            return self._together(theta, conditions) if self.paired else theta
+
+    def _of_unseen(self, conditions: Conditions, features: Tensor) -> Tensor:
+        """Return the tilts of targets in the panel that none was measured of, summed."""
+        new = ((conditions.tilt == 0) & (conditions.gene > 0)).float()[..., None]
+        told = (features[conditions.gene] * new).sum(dim=1)
+        theta = torch.cat([new.sum(dim=1), told], dim=1) @ self.unseen
+        at_home = self._own_genes(torch.where(new[..., 0] > 0, conditions.gene, 0))
+        return torch.where(at_home, self.own, theta)
+
+    def _together(self, theta: Tensor, conditions: Conditions) -> Tensor:
+        """Return the sum `theta` saturated, every pair's own added, but on the targets' genes."""
+        scores = self.scores[conditions.tilt]
+        whole = scores.sum(dim=1)
+        squares = scores.transpose(1, 2) @ scores
+        products = (whole[:, :, None] * whole[:, None] - squares) / 2
+        many = ((conditions.tilt > 0) | (conditions.gene > 0)).sum(dim=1, keepdim=True)
+        saturated = theta / (1 + self.saturation * (many - 1).clamp_min(0))
+        together = saturated + products.flatten(1) @ self.effects
+        return torch.where(self._own_genes(conditions.gene), theta, together)
+
+    def _own_genes(self, gene: Tensor) -> Tensor:
+        """Return bool [batch, genes], true at the panel indices plus 1 of `gene` [batch, K]."""
+        found = torch.zeros(len(gene), 1 + self.theta.shape[1], device=gene.device)
+        return found.scatter(1, gene, 1.0)[:, 1:] > 0
 
 
 class Network(nn.Module):
@@ -82,7 +133,7 @@ class Network(nn.Module):
             if config.group_embedding
             else None
         )
-        self.tilt = Tilt(sizes.tilts, genes, config.d_gene) if config.tilt else None
+        self.tilt = Tilt(config, sizes, genes) if config.tilt else None
         self.state = CellState(config, genes) if config.state_rank else None
         self.write = nn.Parameter(torch.zeros(config.state_rank, genes)) if self.state else None
         self.carry = nn.Linear(config.state_rank, config.state_rank) if self.state else None
@@ -144,7 +195,7 @@ class Network(nn.Module):
     ) -> Tensor:
         level = torch.zeros((), device=hidden.device)
         if self.tilt is not None:
-            level = level + self.tilt(hidden, conditions.tilt)
+            level = level + self.tilt(hidden, conditions, self.prefix.gene_features)
         if self.to_state is not None and self.carry is not None and self.write is not None:
             # The cell-state token is the last of the prefix.
             state = self.to_state(trunk[:, -self.groups - 1]) + self.carry(scores)

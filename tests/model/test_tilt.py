@@ -108,7 +108,8 @@ def test_interventions_add_their_tilts_and_control_has_none(folder: Path) -> Non
     def theta(*targets: str) -> torch.Tensor:
         assert network.tilt
         interventions = [Intervention(kind="knockout", target=t) for t in targets]
-        return network.tilt(hidden, vocabulary.conditions(CONTEXT, interventions).tilt)[0]
+        named = vocabulary.conditions(CONTEXT, interventions)
+        return network.tilt(hidden, named, network.prefix.gene_features)[0]
 
     torch.testing.assert_close(theta("G1", "G5"), theta("G1") + theta("G5"))
     assert not theta().any()

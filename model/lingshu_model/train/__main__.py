@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from lingshu_model import numerics
 from lingshu_model.train import build, data, loop, ranks
 from lingshu_model.train.cells import TrainingCells, add_shams
+from lingshu_model.train.priors import read_features
 from lingshu_model.train.spec import TrainingSpec
 from lingshu_model.vocabulary import stack
 
@@ -72,7 +73,9 @@ def _run(spec: TrainingSpec, data_dir: Path, out: Path, accelerator: Accelerator
     with TemporaryDirectory(dir=folder, prefix=".cells-") as store:
         cells = data.read_cells(spec, data_dir, Path(store))
         parts = data.split(cells, spec)
-        birth = build.Birth(spec, add_shams(cells.take(parts.train), spec.shams, spec.seed))
+        priors = read_features(data_dir / spec.priors) if spec.priors else {}
+        training = add_shams(cells.take(parts.train), spec.shams, spec.seed)
+        birth = build.Birth(spec, training, priors)
         held_out = replace(cells.take(parts.validation), conditions=birth.cells.conditions)
         _train(birth, held_out, data_dir, folder, accelerator)
 
@@ -99,7 +102,7 @@ def _train(
         batches(held_out) if len(held_out) else None,
         spec,
         folder,
-        build.run_digest(spec, birth.cells),
+        build.run_digest(spec, birth.cells, birth.priors),
         accelerator,
     )
     if accelerator.is_main_process:

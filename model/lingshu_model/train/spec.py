@@ -87,6 +87,9 @@ class TrainingSpec(_Strict):
     sigma_rel: Annotated[float, Field(gt=0, lt=0.3)] = 0.05
     shams: Annotated[int, Field(ge=0, le=256)] = 16
     gene_features: Annotated[int, Field(ge=1)] = 16
+    """Co-expression features of a gene, from control and all other training cells."""
+    priors: str | None = None
+    """A CSV of further gene features, a symbol and numbers a row (`lingshu_model.train.priors`)."""
     validation: Annotated[float, Field(ge=0, lt=0.5)] = 0.1
     test: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     seed: Annotated[int, Field(ge=0)] = 0

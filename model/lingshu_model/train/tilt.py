@@ -209,13 +209,20 @@ def effects_of(
         (levels.rows(rows), _without(cells, rest, rows, levels) if one.kind == "sham" else base)
         for one, rows in ((d, cells.rows(i)) for d, i in zip(done, treated, strict=True))
     ]
+    value, noise = zip(*(measure(group, other) for group, other in pairs), strict=True)
     return Effects(
         tuple(one.target for one in done),
-        np.stack([group.mean - other.mean for group, other in pairs]),
-        # A gene that thirty cells happen to lack has no variance in them; control's is the floor.
-        np.stack([o.variance / o.n + np.maximum(g.variance, o.variance) / g.n for g, o in pairs]),
+        np.stack(value),
+        np.stack(noise),
         np.array([one.kind != "sham" for one in done]),
     )
+
+
+def measure(group: Levels, other: Levels) -> tuple[Floats, Floats]:
+    """Return the change of mean levels from `other` to `group` and its squared standard error."""
+    # A gene that thirty cells happen to lack has no variance in them; the other's is the floor.
+    noise = other.variance / other.n + np.maximum(group.variance, other.variance) / group.n
+    return group.mean - other.mean, noise
 
 
 def _without(

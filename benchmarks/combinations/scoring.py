@@ -1,0 +1,139 @@
+"""Predicted against true changes of combinations, and what each predictor adds to the singles.
+
+*Pearson* of a combination's change is over the genes but its targets, whose own change nobody needs
+a model for. An *interaction* is the change less the sum of the predictor's own changes of the
+singles; its sign is judged where the true one is at least `LEAST` and three of its standard errors
+as a measurement. Intervals are over combinations drawn with replacement, the same draws for every
+predictor; combinations that share a target are not independent, so they are a little too narrow.
+Knows nothing of where predictions come from.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from benchmarks.combinations.truth import Floats, Targets, Truth
+from lingshu_model.evaluate.changes import pearson
+from lingshu_model.evaluate.estimates import Estimate, estimate, verdict
+from lingshu_tools.analysis import expected
+
+Changes = Mapping[Targets, Floats]
+LEAST = 0.1
+ERRORS = 3.0
+DRAWS = 2_000
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One predictor on one set of combinations; every array is [combinations].
+
+    Attributes:
+        pearson: of the change.
+        interaction: Pearson of the interaction; 0 of a predictor that has none.
+        right: genes with a true interaction whose predicted one has its sign.
+        judged: genes with a true interaction.
+        error: root mean squared error of the change.
+    """
+
+    pearson: Floats
+    interaction: Floats
+    right: Floats
+    judged: Floats
+    error: Floats
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """Scores predictors on some of the truth's combinations.
+
+    `order` says what an interaction is beyond: 1 the singles, 2 the pairs as well.
+    """
+
+    truth: Truth
+    conditions: Sequence[Targets]
+    order: int = 1
+
+    @cached_property
+    def changes(self) -> Changes:
+        """The true change of every condition."""
+        return self.truth.changes()
+
+    @cached_property
+    def noise(self) -> Changes:
+        """Its variance as a measurement."""
+        return self.truth.change_noise()
+
+    def judge(self, predicted: Changes, parts: Changes | None = None) -> Scores:
+        """Return the scores of `predicted`, which has every condition.
+
+        `parts` are the predictor's own changes of singles (and pairs, where `order` is 2); without
+        them it has no interactions.
+        """
+        rows = [self._one(c, predicted[c], parts) for c in self.conditions]
+        return Scores(*(np.array(column, np.float64) for column in zip(*rows, strict=True)))
+
+    def _one(self, condition: Targets, predicted: Floats, parts: Changes | None) -> list[float]:
+        other = ~np.isin(self.truth.genes, list(condition))
+        true = self.changes[condition]
+        beyond = true - expected(self.changes, condition, self.order)
+        own = np.zeros_like(true)
+        if parts is not None:
+            own = predicted - expected(parts, condition, self.order)
+        real = other & (np.abs(beyond) >= np.maximum(LEAST, ERRORS * self._error_of(condition)))
+        return [
+            float(pearson(predicted[other], true[other])),
+            float(pearson(own[other], beyond[other])),
+            float((np.sign(own) == np.sign(beyond))[real].sum()),
+            float(real.sum()),
+            float(np.sqrt(np.mean((predicted - true)[other] ** 2))),
+        ]
+
+    def _error_of(self, condition: Targets) -> Floats:
+        singles = [self.noise[frozenset((t,))] for t in condition]
+        return np.sqrt(self.noise[condition] + np.sum(singles, axis=0))
+
+    def reliability(self) -> Floats:
+        """Return the share of each true change's variance over genes that is not its noise.
+
+        It is what another measurement of the same size would correlate with this one; its square
+        root is what a perfect predictor would.
+        """
+        found = []
+        for condition in self.conditions:
+            other = ~np.isin(self.truth.genes, list(condition))
+            noise = self.noise[condition][other].mean()
+            found.append(max(0.0, 1 - noise / self.changes[condition][other].var()))
+        return np.array(found)
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """The same draws of combinations for every figure."""
+
+    n: int
+    seed: int = 0
+
+    @cached_property
+    def weights(self) -> Floats:
+        """How often each combination was drawn, [draws, n]."""
+        rng = np.random.default_rng(self.seed)
+        return rng.multinomial(self.n, np.full(self.n, 1 / self.n), size=DRAWS).astype(np.float64)
+
+    def mean(self, values: Floats) -> Estimate:
+        """Return the mean over combinations."""
+        return estimate(float(values.mean()), self.weights @ values / self.n)
+
+    def share(self, part: Floats, of: Floats) -> Estimate:
+        """Return a pooled share, NaN of nothing."""
+        if not of.sum():
+            return Estimate(float("nan"), (float("nan"), float("nan")))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            draws = (self.weights @ part) / (self.weights @ of)
+        return estimate(float(part.sum() / of.sum()), draws)
+
+    def difference(self, values: Floats, other: Floats) -> tuple[Estimate, str]:
+        """Return the mean of `values` less `other`, and win, tie or loss."""
+        found = self.mean(values - other)
+        return found, verdict(found)
