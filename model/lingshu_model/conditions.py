@@ -5,6 +5,7 @@ Knows nothing of names; `lingshu_model.vocabulary` makes these from them.
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,5 +69,6 @@ class Conditions:
         return replace(self, depth=depth)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Conditions":
-        parts = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Conditions(**{n: None if p is None else change(p) for n, p in parts.items()})
+        parts: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        changed = {name: change(part) for name, part in parts.items() if part is not None}
+        return replace(self, **changed)

@@ -22,7 +22,7 @@ class Purpose(IntEnum):
     """And up: one for each draw of a score."""
 
 
-def raw(seed: int, cell: int, purpose: Purpose, genes: int) -> NDArray[np.uint64]:
+def raw(seed: int, cell: int, purpose: int, genes: int) -> NDArray[np.uint64]:
     """Return 64 random bits per gene; gene g's are lane g mod 4 of counter (g // 4, purpose)."""
     # NumPy steps the counter before its first block: starting one below makes block 0 the first.
     counter = ((int(purpose) << 64) - 1) % (1 << 256)

@@ -100,9 +100,7 @@ def challenge(
     complete = {
         source: [dense_arms(arms) for arms in seeds]
         for source, seeds in sources.items()
-        if all(
-            p in arms and not is_expression(arms[p]) for arms in seeds for p, _ in observed.pairs
-        )
+        if all(_counted(arms, p) for arms in seeds for p, _ in observed.pairs)
     }
     model = complete.pop(MODEL)
     return score_predictors(real, model, rng, complete)
@@ -193,7 +191,7 @@ def _mean_shift(observed: Observed, arms: Arms, generator: np.random.Generator) 
     after = np.mean([_profile(observed.train[name]) for name in observed.perturbations], axis=0)
     factor = np.divide(after, before, out=np.zeros_like(after), where=before > 0)
     return {
-        name: _rounded(cells * factor, generator)
+        name: _rounded(np.asarray(cells * factor, np.float64), generator)
         for name, cells in _control_mean(observed, arms, generator).items()
     }
 

@@ -319,7 +319,7 @@ def write(
     `hgnc` is HGNC's complete set, for the panel's aliases and Ensembl ids; None = symbols alone.
     """
     path.mkdir(parents=True, exist_ok=True)
-    tensors = {n: _stored(n, tensor) for n, tensor in (network.state_dict() | weights).items()}
+    tensors = {n: _stored(n, tensor) for n, tensor in {**network.state_dict(), **weights}.items()}
     folder = path / spec.name
     # Made beside and renamed, so that a disk that fills leaves no half of a checkpoint.
     with TemporaryDirectory(dir=path, prefix=".partial-") as made:

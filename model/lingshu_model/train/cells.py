@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from lingshu_model import tokens
+from lingshu_model.train.store import Rows
 from lingshu_model.wire import Intervention
 
 BLOCK = 1024
@@ -48,7 +49,7 @@ class TrainingCells:
     """
 
     panel: tuple[str, ...]
-    tokens: sparse.csr_matrix
+    tokens: Rows
     index: NDArray[np.int64]
     source: NDArray[np.int64]
     measured: NDArray[np.bool_]
@@ -77,7 +78,7 @@ class TrainingCells:
             yield self.take(rows)
 
     @property
-    def matrix(self) -> sparse.csr_matrix:
+    def matrix(self) -> Rows:
         """The cells' tokens, uint16 [cells, genes], read into memory."""
         return self.tokens[self.index]
 
@@ -92,7 +93,7 @@ class TrainingCells:
         chosen = self.tokens[self.index if rows is None else self.index[rows]]
         return tokens.decode(chosen.toarray()).astype(np.int32)
 
-    def umi(self) -> sparse.csr_matrix:
+    def umi(self) -> Rows:
         """Return decoded UMI float32 [cells, genes] in compressed rows."""
         rows = self.matrix
         data = tokens.LOWER_EDGES[rows.data].astype(np.float32)
@@ -105,7 +106,8 @@ class TrainingCells:
 
     def measured_by(self, condition: int) -> NDArray[np.bool_]:
         """Return which genes any cell of a condition measures, bool [genes]."""
-        return self.measured[np.unique(self.source[self.rows(condition)])].any(axis=0)
+        sources = np.unique(self.source[self.rows(condition)])
+        return np.asarray(self.measured[sources].any(axis=0), bool)
 
 
 def controls(cells: TrainingCells) -> dict[tuple[tuple[str, str], ...], int]:

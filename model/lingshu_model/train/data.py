@@ -18,7 +18,7 @@ from lingshu_model.train.cells import Condition, TrainingCells
 from lingshu_model.train.genes import Hgnc, match
 from lingshu_model.train.h5ad import DataError, H5ad, existing, opened
 from lingshu_model.train.spec import Source, TrainingSpec
-from lingshu_model.train.store import gathered
+from lingshu_model.train.store import Rows, gathered
 from lingshu_model.wire import Intervention
 
 __all__ = ["DataError", "Parts", "read_cells", "split"]
@@ -54,7 +54,7 @@ class _Part:
     def measured(self) -> NDArray[np.int64]:
         return np.array([*self.genes], np.int64)
 
-    def tokens(self, panel: Sequence[str]) -> Iterator[sparse.csr_matrix]:
+    def tokens(self, panel: Sequence[str]) -> Iterator[Rows]:
         """Yield tokens [rows, panel] in compressed rows, a block at a time."""
         columns = np.full(len(self.file.genes), -1, np.int64)
         columns[[*self.genes.values()]] = self.measured
@@ -63,7 +63,7 @@ class _Part:
             wanted = columns[counts.col] >= 0
             data = _encoded(counts.data[wanted], self.file.path)
             place = (counts.row[wanted], columns[counts.col[wanted]])
-            out = sparse.csr_matrix((data, place), (block.shape[0], len(panel)))
+            out: Rows = sparse.csr_matrix((data, place), (block.shape[0], len(panel)))
             out.eliminate_zeros()
             out.sort_indices()
             yield out
@@ -193,7 +193,8 @@ def _values(file: H5ad, source: Source, field: str) -> Sequence[str]:
     if not value.startswith("obs:"):
         return [value] * len(file.obs)
     names: Mapping[str, str] = source.rename.get(field, {})
-    return [names.get(v, v) for v in file.column(value.removeprefix("obs:")).tolist()]
+    found: list[str] = file.column(value.removeprefix("obs:")).tolist()
+    return [names.get(v, v) for v in found]
 
 
 def _interventions(file: H5ad, source: Source) -> list[tuple[Intervention, ...]]:

@@ -14,6 +14,7 @@ from scipy.sparse.linalg import LinearOperator, svds
 
 from lingshu_model.tokens import LOWER_EDGES, VOCABULARY
 from lingshu_model.train.cells import TrainingCells
+from lingshu_model.train.store import Rows
 
 Floats = NDArray[np.float64]
 LEVELS: Floats = np.log1p(LOWER_EDGES.astype(np.float64))
@@ -52,15 +53,15 @@ def log_frequencies(counts: NDArray[np.int64]) -> NDArray[np.float32]:
 class Levels:
     """ln(1 + UMI at the median depth) of cells, sparse, and its moments over measured genes."""
 
-    values: sparse.csr_matrix
+    values: Rows
     source: NDArray[np.int64]
     measured: NDArray[np.bool_]
 
     @classmethod
     def of(cls, cells: TrainingCells, median: float) -> "Levels":
         """Return the levels of `cells` brought to the depth `median` UMI."""
-        scaled = sparse.diags_array(median / cells.depth()) @ cells.umi()
-        return cls(sparse.csr_matrix(scaled).log1p(), cells.source, cells.measured)
+        scaled: Rows = sparse.csr_matrix(sparse.diags_array(median / cells.depth()) @ cells.umi())
+        return cls(scaled.log1p(), cells.source, cells.measured)
 
     def rows(self, rows: NDArray[np.int64]) -> "Levels":
         """Return the levels of the cells `rows`."""
@@ -105,22 +106,22 @@ def components(levels: Levels, rank: int) -> Components:
     x = levels.values
 
     def forward(v: Floats) -> Floats:
+        v = np.ravel(v)
         return x @ v - (means @ v)[levels.source]
 
     def backward(y: Floats) -> Floats:
+        y = np.ravel(y)
         per_source = np.bincount(levels.source, weights=y, minlength=len(means))
         return x.T @ y - means.T @ per_source
 
     kept = min(rank, min(cells, genes) - 1)
-    operator: Any = LinearOperator(
-        (cells, genes),
-        matvec=lambda v: forward(np.ravel(v)),
-        rmatvec=lambda y: backward(np.ravel(y)),
-        dtype=np.float64,
-    )
+    # scipy's types know neither of these as it documents them.
+    make: Any = LinearOperator
+    decompose: Any = svds
+    operator = make((cells, genes), matvec=forward, rmatvec=backward, dtype=np.float64)
     # A fixed start makes the components a function of the cells alone.
     start = np.random.Generator(np.random.Philox(0)).standard_normal(min(cells, genes))
-    _, singular, v = svds(operator, k=kept, v0=start)
+    _, singular, v = decompose(operator, k=kept, v0=start)
     order = np.argsort(-singular)
     loadings, spread = np.zeros((genes, rank)), np.ones(rank)
     loadings[:, :kept] = _signed(v[order].T)

@@ -5,7 +5,7 @@ nothing of panels or conditions.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +15,11 @@ import anndata
 import h5py
 import numpy as np
 import pandas as pd
+from anndata._io.specs.registry import IORegistryError  # pyright: ignore[reportPrivateUsage]
 from numpy.typing import NDArray
 from scipy import sparse
 
+from lingshu_model.train.store import Rows
 from lingshu_model.wire.h5ad import UnsafeFileError, audit_h5ad
 
 BLOCK = 4096
@@ -52,7 +54,7 @@ class H5ad:
             raise DataError(message)
         return self.obs[name].astype(str).to_numpy(dtype=str)
 
-    def blocks(self, rows: NDArray[np.int64]) -> Iterator[sparse.csr_matrix]:
+    def blocks(self, rows: NDArray[np.int64]) -> Iterator[Rows]:
         """Yield the counts of `rows`, ascending, a block of the file at a time."""
         for first in range(0, len(self.obs), BLOCK):
             last = min(first + BLOCK, len(self.obs))
@@ -62,7 +64,7 @@ class H5ad:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[H5ad]:
+def opened(path: Path) -> Generator[H5ad]:
     """Open an h5ad file that passed its audit.
 
     Raises:
@@ -74,9 +76,11 @@ def opened(path: Path) -> Iterator[H5ad]:
         raise DataError(str(error)) from error
     with h5py.File(path, "r") as file:
         try:
-            obs, var = (anndata.io.read_elem(file[name]) for name in ("obs", "var"))
-            x = _matrix(file["X"])
-        except (KeyError, ValueError, TypeError, anndata.io.IORegistryError) as error:
+            parts: list[Any] = [file[name] for name in ("obs", "var", "X")]
+            obs: Any = anndata.io.read_elem(parts[0])
+            var: Any = anndata.io.read_elem(parts[1])
+            x = _matrix(parts[2])
+        except (KeyError, ValueError, TypeError, IORegistryError) as error:
             message = f"{path} is no AnnData file with obs, var and X: {error}"
             raise DataError(message) from error
         genes = _names(var, path)

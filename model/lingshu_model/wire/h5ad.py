@@ -68,6 +68,7 @@ def _walk(path: Path, file: Any) -> Iterator[tuple[str, Any]]:
     """Yield every dataset with its name, following hard links only, each object once."""
     import h5py
 
+    library: Any = h5py
     seen: set[int] = set()
     waiting: list[tuple[str, Any, int]] = [("", file, 0)]
     while waiting:
@@ -79,7 +80,7 @@ def _walk(path: Path, file: Any) -> Iterator[tuple[str, Any]]:
             if not isinstance(link, h5py.HardLink):
                 _refuse(path, full, f"is a {type(link).__name__}, which may lead out of the file")
             member = group[child]
-            address = h5py.h5o.get_info(member.id).addr
+            address = library.h5o.get_info(member.id).addr
             if address in seen:
                 _refuse(path, full, "is an object that the file names twice")
             seen.add(address)
