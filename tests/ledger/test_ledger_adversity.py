@@ -418,7 +418,7 @@ def test_an_attempt_whose_connection_was_cut_is_over(served: Ledger, new: New) -
     assert attempt.alive
     on_server(
         served,
-        "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'"
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_locks WHERE locktype = 'advisory'"
         " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
     )
     assert not attempt.alive
