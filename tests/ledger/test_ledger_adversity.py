@@ -412,20 +412,6 @@ def test_what_somebody_did_to_a_server_s_triggers_is_named(served: Ledger, new: 
     ]
 
 
-def test_an_attempt_whose_connection_was_cut_is_over(served: Ledger, new: New) -> None:
-    experiment = served.begin(new())
-    attempt = served.attempt(experiment.id)
-    assert attempt.alive
-    on_server(
-        served,
-        "SELECT pg_terminate_backend(pid, 5000) FROM pg_locks WHERE locktype = 'advisory'"
-        " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
-    )
-    assert not attempt.alive
-    attempt.close()
-    assert served.status(experiment.id) == "interrupted"
-
-
 def test_a_server_that_is_away_is_named_without_its_password(home: Path) -> None:
     backend = backend_of("postgresql+psycopg://me:secret@/nowhere?host=/nonexistent")
     with pytest.raises(LedgerError, match="cannot be asked who is alive") as error:
