@@ -112,13 +112,8 @@ class Vocabulary:
                 f"target {one.target!r} was never perturbed in training and is not in the panel"
             )
             raise ConditionError(message)
-        tilt = self._tilt(one, context)
-        if tilt and self.tilts[tilt - 1].get("carried"):
-            # The trunk never saw these two tokens together, and what it makes of them is the cell
-            # types that it did see with the intervention. What was carried over is all there is.
-            return 0, 0, 0, tilt, 0.0
         kind = self.kinds.index(one.kind) + 1
-        return target, kind, gene, tilt, log(one.dose) if one.dose else 0.0
+        return target, kind, gene, self._tilt(one, context), log(one.dose) if one.dose else 0.0
 
 
 def stack(conditions: Sequence[Conditions]) -> Conditions:

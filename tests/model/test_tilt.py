@@ -14,7 +14,6 @@ from lingshu_model.train import build, data
 from lingshu_model.train.cells import add_shams
 from lingshu_model.train.expression import LEVELS, Levels
 from lingshu_model.train.tilt import LARGEST, Laws, shrink
-from lingshu_model.vocabulary import Vocabulary
 from lingshu_model.wire import Intervention
 
 
@@ -128,23 +127,3 @@ def test_a_level_moves_logits_along_ln_one_plus_count(folder: Path) -> None:
     known = still[0].isfinite()
     levels = network.readout.levels[: bucket.width]
     torch.testing.assert_close((moved - still)[0][known], 0.7 * levels[known])
-
-
-def test_an_effect_carried_to_a_context_comes_without_the_intervention_s_token() -> None:
-    vocabulary = Vocabulary(
-        context_fields={"cell_type": ["B", "T"]},
-        kinds=["cytokine"],
-        targets=["IFN"],
-        panel=["G1"],
-        gene_features=1,
-        tilts=[
-            {"target": "IFN", "context": {"cell_type": "B"}},
-            {"target": "IFN", "context": {"cell_type": "T"}, "carried": True},
-        ],
-    )
-    done = [Intervention(kind="cytokine", target="IFN")]
-    seen, carried = (vocabulary.conditions({"cell_type": t}, done) for t in ("B", "T"))
-    control = vocabulary.conditions({"cell_type": "T"}, ())
-    assert (seen.target.item(), seen.kind.item(), seen.tilt.item()) == (1, 1, 1)
-    assert (carried.target.item(), carried.kind.item(), carried.tilt.item()) == (0, 0, 2)
-    assert torch.equal(carried.target, control.target)

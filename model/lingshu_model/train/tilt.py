@@ -186,14 +186,9 @@ def _in_all_contexts(
         np.array([contexts.index(c) for c in met]),
     )
     return [
-        (_about(target, c, carried=c not in met), laws.tilt_by(change, base))
+        ({"target": target, "context": dict(c)}, laws.tilt_by(change, base))
         for c, change, base in zip(contexts, changes, bases, strict=True)
     ]
-
-
-def _about(target: str, context: Context, *, carried: bool) -> Mapping[str, Any]:
-    about: dict[str, Any] = {"target": target, "context": dict(context)}
-    return about | {"carried": True} if carried else about
 
 
 def effects_of(
