@@ -25,6 +25,7 @@ from lingshu_tools.engine import Engine
 from lingshu_tools.ledger import Ledger, default_home
 
 MARK = ".lingshu-demo"
+CHECKPOINT = {"checkpoint": "thp1-crispr"}
 KNOCK_OUT = "STAT1"
 OBJECTIVE = {"lower": ["PSMB9", "STAT1", "UBE2L6"]}
 WAIT_S = 45
@@ -77,13 +78,15 @@ def _follow(answer: Answer) -> tuple[str, Answer]:
 async def tell_the_story(agent: Agent) -> str:
     """Return the replay's verdict, after the whole way from a question to a replayed answer."""
     ask, say = agent.ask, agent.teller.say
-    await ask("What can this virtual cell be asked?", "describe_model", {})
-    await ask("What do its untreated cells look like?", "sample_cells", {"wait_s": WAIT_S})
-    knock_out = {"interventions": [{"kind": "knockout", "target": KNOCK_OUT}], "wait_s": WAIT_S}
+    await ask("What can this virtual cell be asked?", "describe_model", CHECKPOINT)
+    sample = {**CHECKPOINT, "wait_s": WAIT_S}
+    await ask("What do its untreated cells look like?", "sample_cells", sample)
+    done = [{"kind": "knockout", "target": KNOCK_OUT}]
+    knock_out = {**CHECKPOINT, "interventions": done, "wait_s": WAIT_S}
     effect = await ask(f"What does losing {KNOCK_OUT} do?", "perturb_cells", knock_out)
     say(effect_table(effect))
 
-    question = {"objective": OBJECTIVE, "candidates": "all_seen"}
+    question = {**CHECKPOINT, "objective": OBJECTIVE, "candidates": "all_seen"}
     genes = ", ".join(OBJECTIVE["lower"])
     plan = await ask(f"Which knock-outs lower {genes}? First a plan.", "plan_screen", question)
     run = {"screen_id": plan["screen_id"], "wait_s": WAIT_S, "top": 25}
