@@ -7,7 +7,7 @@ import click
 import pytest
 from mcp import Client
 
-from lingshu_mcp import build_server
+from lingshu_mcp import build_server, demo
 from lingshu_mcp.demo import MARK, OBJECTIVE, Agent, DemoError, fresh, record_ledger, tell_the_story
 from lingshu_mcp.telling import Teller, bar, effect_table, interval, number, ranking_table
 from lingshu_tools.app import App
@@ -26,8 +26,13 @@ ROW = {
 
 
 def test_the_story_asks_ranks_replays_and_can_be_recorded(
-    app: App, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    app: App,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ):
+    monkeypatch.setattr(demo, "CHECKPOINT", {"checkpoint": "made"})
+
     async def main() -> str:
         async with Client(build_server(app)) as client:
             return await tell_the_story(Agent(client, Teller()))
