@@ -101,7 +101,7 @@ def _sample(design: Design, cells: Cells) -> dict[str, Any]:
     return {
         "n_cells": len(cells),
         "measured_genes": len(genes),
-        "library_quantiles": [finite(q) for q in np.quantile(found.library, QUANTILES).tolist()],
+        "library_quantiles": [finite(q) for q in np.quantile(found.totals, QUANTILES).tolist()],
         "zero_rate": finite(found.zeros),
         "pearson_with_training": finite(_pearson_with_training(design, mean, genes)),
         "kept": [

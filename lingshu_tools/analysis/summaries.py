@@ -21,7 +21,7 @@ class Summary:
         se: float64 [measured], its Monte Carlo standard error; None of one cell.
         mean_count: float64 [measured], UMI.
         zero_rate: float64 [measured], share of cells without a count.
-        library: int64 [cells], UMI of each cell.
+        totals: int64 [cells], UMI of each cell.
         zeros: share of counts that are 0, over cells and measured genes.
     """
 
@@ -29,7 +29,7 @@ class Summary:
     se: Floats | None
     mean_count: Floats
     zero_rate: Floats
-    library: NDArray[np.int64]
+    totals: NDArray[np.int64]
     zeros: float
 
 
@@ -37,12 +37,12 @@ def summarised(cells: Cells) -> Summary:
     """Return the summary of at least one cell."""
     n, panel = cells.shape
     genes = int(cells.measured.sum())
-    total, library = np.zeros(genes), np.zeros(n, np.int64)
+    total, totals = np.zeros(genes), np.zeros(n, np.int64)
     counts, present = np.zeros(panel, np.int64), np.zeros(panel, np.int64)
     for rows in row_blocks(*cells.shape):
         block = cells[rows]
         total += log1p_cp10k(block).sum(axis=0)
-        library[rows] = np.bincount(block.row_of_each, block.values[:], len(block))
+        totals[rows] = np.bincount(block.row_of_each, block.values[:], len(block))
         counts += np.bincount(block.indices[:], block.values[:], panel).astype(np.int64)
         present += np.bincount(block.indices[:], minlength=panel)
     mean = total / n
@@ -52,7 +52,7 @@ def summarised(cells: Cells) -> Summary:
         se=np.sqrt(_squares(cells, mean) / (n - 1)) / np.sqrt(n) if n > 1 else None,
         mean_count=counts[cells.measured] / n,
         zero_rate=(n - present) / n,
-        library=library,
+        totals=totals,
         zeros=float(n * genes - present.sum()) / (n * genes) if genes else np.nan,
     )
 

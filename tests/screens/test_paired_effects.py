@@ -121,7 +121,7 @@ def test_a_summary_is_that_of_the_dense_counts():
     assert np.array_equal(found.se, normal.std(0, ddof=1) / np.sqrt(40))
     assert np.array_equal(found.mean_count, dense.mean(0))
     assert np.array_equal(found.zero_rate, (dense == 0).mean(0))
-    assert np.array_equal(found.library, dense.sum(1))
+    assert np.array_equal(found.totals, dense.sum(1))
     assert found.zeros == (dense == 0).mean()
     assert summarised(cells[:1]).se is None
 
