@@ -172,12 +172,9 @@ def _sizes(observed: Observed, arms: Arms) -> dict[str, int]:
     return {name: min(len(observed.test[name]), len(cells)) for name, cells in arms.items()}
 
 
-def _model(observed: Observed, arms: Arms, generator: np.random.Generator) -> Arms:
-    sizes = _sizes(observed, arms)
-    return {
-        name: cells[generator.permutation(len(cells))[: sizes[name]]]
-        for name, cells in arms.items()
-    }
+def _model(observed: Observed, arms: Arms, _: np.random.Generator) -> Arms:
+    # The first ones of every arm, so that cells which were sampled as pairs stay pairs.
+    return {name: arms[name][:n] for name, n in _sizes(observed, arms).items()}
 
 
 def _control_mean(observed: Observed, arms: Arms, generator: np.random.Generator) -> Arms:

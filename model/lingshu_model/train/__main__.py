@@ -5,6 +5,7 @@ trains on its share of each batch. Knows nothing of evaluation: `evidence.json` 
 """
 
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,13 +15,17 @@ import torch
 from accelerate import Accelerator
 from pydantic import ValidationError
 from safetensors import SafetensorError
+from torch import Tensor
 
 from lingshu_model import numerics
+from lingshu_model.network import Network
 from lingshu_model.train import build, data, loop, ranks
+from lingshu_model.train.calibrate import calibrated
 from lingshu_model.train.cells import TrainingCells, add_shams
 from lingshu_model.train.priors import read_features
 from lingshu_model.train.spec import TrainingSpec
 from lingshu_model.vocabulary import stack
+from lingshu_model.wire import Catalogue
 
 
 @click.command(context_settings={"show_default": True})
@@ -106,11 +111,30 @@ def _train(
         accelerator,
     )
     if accelerator.is_main_process:
-        hgnc = data_dir / spec.aliases if spec.aliases else None
-        checkpoint = build.write(
-            folder / "checkpoint", spec, birth.config, birth.cells, network, average, hgnc
-        )
+        checkpoint = _finish(birth, network, average, data_dir, folder)
         click.echo(f"{checkpoint} written; `lingshu evaluate` adds its evidence")
+
+
+def _finish(
+    birth: build.Birth,
+    network: Network,
+    average: Mapping[str, Tensor],
+    data_dir: Path,
+    folder: Path,
+) -> Path:
+    """Write the checkpoint, its tilts calibrated where the spec says so; return its folder."""
+    spec = birth.spec
+    hgnc = data_dir / spec.aliases if spec.aliases else None
+
+    def write(where: Path) -> Path:
+        return build.write(where, spec, birth.config, birth.cells, network, average, hgnc)
+
+    if spec.calibration and network.tilt is not None:
+        with TemporaryDirectory(dir=folder, prefix=".uncalibrated-") as place:
+            write(Path(place))
+            theta = calibrated(Catalogue([Path(place)]).load(spec.name), birth, spec.calibration)
+        network.tilt.theta.copy_(torch.from_numpy(theta))
+    return write(folder / "checkpoint")
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ def run_digest(
 ) -> str:
     """Return what a training state must match to be gone on from: the spec and the very data.
 
-    How the checkpoint is sampled is no part of it, so that it can be chosen after training.
+    How the checkpoint is sampled and calibrated is no part of it: both come after training.
     """
     parts = (
         cells.tokens.data,
@@ -69,7 +69,10 @@ def run_digest(
     data = hashlib.sha256()
     for part in parts:
         data.update(np.ascontiguousarray(part).data)
-    whole = {"spec": spec.model_dump(mode="json", exclude={"sampler"}), "cells": data.hexdigest()}
+    whole = {
+        "spec": spec.model_dump(mode="json", exclude={"sampler", "calibration"}),
+        "cells": data.hexdigest(),
+    }
     if priors:
         told = b"".join(gene.encode() + values.tobytes() for gene, values in sorted(priors.items()))
         whole["priors"] = hashlib.sha256(told).hexdigest()

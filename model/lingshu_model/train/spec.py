@@ -93,6 +93,9 @@ class TrainingSpec(_Strict):
     validation: Annotated[float, Field(ge=0, lt=0.5)] = 0.1
     test: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     seed: Annotated[int, Field(ge=0)] = 0
+    calibration: list[Annotated[int, Field(ge=2)]] = []
+    """Pairs of cells sampled of each perturbation after training, round after round, to bring what
+    tilts do to what they are to do (`lingshu_model.train.calibrate`); empty = none."""
     sampler: SamplerDefaults = SamplerDefaults()
 
     @classmethod

@@ -32,15 +32,30 @@ LARGEST = 8.0
 NEWTON_STEPS = 60
 PSEUDOCELLS = 3.0
 Context = tuple[tuple[str, str], ...]
-Row = tuple[Mapping[str, Any], Floats]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a tilt is there to bring about: `change` [genes] of the mean level in one context."""
+
+    target: str
+    context: Context
+    change: Floats
+
+
+Row = tuple[Mapping[str, Any], Floats, Goal]
 
 
 @dataclass(frozen=True)
 class Tilts:
-    """The tilt table: what each row from 1 on is about, and theta [rows, genes]; row 0 is zero."""
+    """The tilt table: what each row from 1 on is about, theta [rows, genes], and its goal.
+
+    Row 0 is zero and has no goal.
+    """
 
     about: tuple[Mapping[str, Any], ...]
     theta: NDArray[np.float32]
+    goals: tuple[Goal, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -86,17 +101,36 @@ class Laws:
         genes = [np.flatnonzero(width == w) for w in np.unique(width)]
         return cls(tuple((g, law[g, : width[g[0]]]) for g in genes))
 
+    def among(self, drawn: NDArray[np.int64], share: float) -> "Laws":
+        """Return the laws of tokens [cells, genes], as if `share` cells of these were among them.
+
+        No token is above what these laws allow.
+        """
+
+        def mixed(genes: NDArray[np.int64], law: Floats) -> Floats:
+            width = law.shape[1]
+            flat = np.arange(len(genes)) * width + drawn[:, genes]
+            counts = np.bincount(flat.ravel(), minlength=law.size).reshape(law.shape)
+            return (counts + share * law) / (len(drawn) + share)
+
+        return Laws(tuple((genes, mixed(genes, law)) for genes, law in self.parts))
+
     @cached_property
     def mean(self) -> Floats:
         """Mean ln(1 + count) of each gene."""
-        return self._each(lambda _, law: law @ LEVELS[: law.shape[1]])
+        return self.mean_of()
 
-    def tilt_to(self, goal: Floats) -> Floats:
-        """Return theta [genes] under which the mean level of law x exp(theta LEVELS) is `goal`.
+    def mean_of(self, scale: float = 1.0, power: int = 1) -> Floats:
+        """Return each gene's mean of ln(1 + scale x count), to a power."""
+        return self._each(lambda _, law: law @ _levels(law, scale) ** power)
 
-        Newton's method within +-LARGEST; 0 where a gene has one value only.
+    def tilt_to(self, goal: Floats, scale: float = 1.0) -> Floats:
+        """Return theta [genes] under which law x exp(theta ln(1 + count)) has the mean `goal`.
+
+        The mean is that of ln(1 + scale x count). Newton's method within +-LARGEST; 0 where a gene
+        has one value only.
         """
-        return self._each(lambda genes, law: _tilt_to(goal[genes], law))
+        return self._each(lambda genes, law: _tilt_to(goal[genes], law, scale))
 
     def _each(self, of: Callable[[NDArray[np.int64], Floats], Floats]) -> Floats:
         out = np.zeros(sum(len(genes) for genes, _ in self.parts))
@@ -118,14 +152,18 @@ class Laws:
         return np.where(change != 0, np.clip(theta, -LARGEST, LARGEST), 0.0)
 
 
-def _tilt_to(goal: Floats, law: Floats) -> Floats:
-    levels = LEVELS[: law.shape[1]]
+def _levels(law: Floats, scale: float) -> Floats:
+    return np.log1p(scale * np.expm1(LEVELS[: law.shape[1]]))
+
+
+def _tilt_to(goal: Floats, law: Floats, scale: float) -> Floats:
+    levels, outcome = LEVELS[: law.shape[1]], _levels(law, scale)
     theta = np.zeros(len(goal))
     for _ in range(NEWTON_STEPS):
         weight = law * np.exp(theta[:, None] * levels)
         weight /= weight.sum(axis=1, keepdims=True)
-        mean = weight @ levels
-        spread = np.maximum(weight @ levels**2 - mean**2, 1e-6)
+        mean = weight @ outcome
+        spread = np.maximum(weight @ (levels * outcome) - (weight @ levels) * mean, 1e-6)
         theta = np.clip(theta + np.clip((goal - mean) / spread, -0.5, 0.5), -LARGEST, LARGEST)
     several = (law > 0).sum(axis=1) > 1
     return np.where(np.isfinite(theta) & several, theta, 0.0)
@@ -154,13 +192,18 @@ def tilts(cells: TrainingCells, levels: Levels, laws: Laws) -> Tilts:
         shrunk = shrink(found.value, found.noise, found.informs)
         base = levels.rows(cells.rows(home[context]))
         rows += [
-            ({"target": target, "context": {}}, laws.tilt_by(change, base))
+            (
+                {"target": target, "context": {}},
+                laws.tilt_by(change, base),
+                Goal(target, context, change),
+            )
             for target, change in zip(found.targets, shrunk, strict=True)
             if target not in several
         ]
     zero = np.zeros((1, len(cells.panel)))
-    theta = np.concatenate([zero, *(theta[None] for _, theta in rows)])
-    return Tilts(tuple(about for about, _ in rows), theta.astype(np.float32))
+    theta = np.concatenate([zero, *(theta[None] for _, theta, _ in rows)])
+    about, goals = (tuple(row[part] for row in rows) for part in (0, 2))
+    return Tilts(about, theta.astype(np.float32), goals)
 
 
 def _in_all_contexts(
@@ -186,7 +229,11 @@ def _in_all_contexts(
         np.array([contexts.index(c) for c in met]),
     )
     return [
-        ({"target": target, "context": dict(c)}, laws.tilt_by(change, base))
+        (
+            {"target": target, "context": dict(c)},
+            laws.tilt_by(change, base),
+            Goal(target, c, change),
+        )
         for c, change, base in zip(contexts, changes, bases, strict=True)
     ]
 

@@ -110,16 +110,38 @@ class Checkpoint:
     ) -> NDArray[np.float64]:
         """Return evenly spaced quantiles of ln UMI per cell, of training cells of a condition.
 
-        Where there were none, those of the context's control cells, or of the nearest context's.
+        Where there were none, those of the context's control cells, or of the nearest context's,
+        moved by as much as the same interventions moved the depth of other contexts.
         """
         wanted = _identity(interventions)
-        nearest = self.nearest(context)["context"]
-        for where, done in ((dict(context), wanted), (dict(context), []), (nearest, [])):
-            for entry in self.config["seen"]:
-                if entry["context"] == where and _entry_identity(entry) == done:
-                    return np.array(entry["depth_quantiles"])
-        message = f"{self.path} says nothing of how deep cells of {dict(context)} are"
-        raise CheckpointError(message)
+        found = self._depths(dict(context), wanted)
+        if found is None:
+            found = self._depths(dict(context), [])
+            if found is None:
+                found = self._depths(self.nearest(context)["context"], [])
+            if found is not None:
+                found = found + self._deeper(wanted)
+        if found is None:
+            message = f"{self.path} says nothing of how deep cells of {dict(context)} are"
+            raise CheckpointError(message)
+        return found
+
+    def _depths(self, context: Mapping[str, str], done: list[Any]) -> NDArray[np.float64] | None:
+        for entry in self.config["seen"]:
+            if entry["context"] == context and _entry_identity(entry) == done:
+                return np.array(entry["depth_quantiles"])
+        return None
+
+    def _deeper(self, done: list[Any]) -> float:
+        """Return the mean change of ln UMI under interventions, over the training cells of them."""
+        total, cells = 0.0, 0
+        for entry in self.config["seen"]:
+            if done and _entry_identity(entry) == done:
+                control = self._depths(entry["context"], [])
+                if control is not None:
+                    moved = float(np.mean(entry["depth_quantiles"]) - control.mean())
+                    total, cells = total + moved * entry["n_cells"], cells + entry["n_cells"]
+        return total / max(cells, 1)
 
     def seen(self, context: Mapping[str, str], interventions: Iterable[Intervention]) -> int:
         """Training cells of exactly this condition; 0 when it was never trained on."""

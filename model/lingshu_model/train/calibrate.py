@@ -1,0 +1,168 @@
+"""Tilts moved until sampled cells change by what the training cells' effects say.
+
+A tilt is exact for a gene drawn by itself from the law it was solved for. In a cell it is not: the
+trunk adds what it learned of the intervention, genes already revealed carry their part on through
+the cell state, and a context's own law is not the average one. So after training, cells are sampled
+in pairs, and each gene's theta moves until the mean change of ln(1 + UMI at the median depth) is
+its goal: moment matching, which gives the law nearest to the network's own, in KL divergence, that
+has these means (Csiszar 1975, I-projection). Where sampling noise could be all of a gap, nothing
+moves. Knows nothing of files.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from lingshu_model import tokens
+from lingshu_model.sampler import Sampler, sample_arm
+from lingshu_model.train.build import Birth
+from lingshu_model.train.expression import Floats
+from lingshu_model.train.tilt import LARGEST, PSEUDOCELLS, Context, Goal, Laws
+from lingshu_model.wire import ArmRequest, Checkpoint, Intervention
+
+SEED = 1 << 62
+"""Of the first round, far from the small numbers that users begin at."""
+SURE = 2.0
+"""Standard errors below which a gap is left: most genes have none, and noise would move them all."""
+Counts = NDArray[np.int32]
+
+
+def calibrated(checkpoint: Checkpoint, birth: Birth, rounds: Sequence[int]) -> NDArray[np.float32]:
+    """Return the tilts [rows, genes] of `checkpoint` after `rounds` of so many pairs of cells.
+
+    Cells are sampled at the checkpoint's own steps and guidance.
+    """
+    sampler = Sampler.load(checkpoint, threads=1)
+    done = {one.target: one for c in birth.cells.conditions for one in c.interventions}
+    calibration = Calibration(sampler, birth.median_depth, birth.laws, os.cpu_count() or 1)
+    goals = birth.tilts.goals
+    bar = tqdm(calibration.run(goals, done, rounds), total=len(goals) * len(rounds), unit="tilt")
+    for step in bar:
+        bar.set_postfix(round=step.round, pearson=round(step.pearson, 3))
+    return calibration.theta.float().cpu().numpy()
+
+
+@dataclass(frozen=True)
+class Step:
+    """How far one row was from its goal before a round moved it.
+
+    Attributes:
+        round: from 0.
+        goal: what the row is to bring about.
+        pearson: of the sampled change with the goal, over the genes.
+        ratio: length of the sampled change over the goal's.
+    """
+
+    round: int
+    goal: Goal
+    pearson: float
+    ratio: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Moves the tilts of a sampler's network, in place.
+
+    Attributes:
+        sampler: a loaded one, which is nobody else's: its network changes.
+        median: UMI to which counts are brought before changes are measured.
+        laws: what a gene's counts are like, which speaks where few cells were sampled.
+        workers: tiles computed side by side.
+        control: levels of the control cells sampled last, since rows of one context follow.
+    """
+
+    sampler: Sampler
+    median: float
+    laws: Laws
+    workers: int = 1
+    control: dict[tuple[Context, int, int], Floats] = field(default_factory=dict[Any, Floats])
+
+    @property
+    def theta(self) -> torch.Tensor:
+        """The tilts, float32 [rows, genes]."""
+        tilt = self.sampler.network.tilt
+        if tilt is None:
+            message = f"{self.sampler.checkpoint.name} has no tilts to calibrate"
+            raise ValueError(message)
+        return tilt.theta
+
+    def run(
+        self, goals: Sequence[Goal], done: Mapping[str, Intervention], rounds: Sequence[int]
+    ) -> Iterator[Step]:
+        """Move every row to its goal, round after round; row i + 1 is that of `goals[i]`.
+
+        `done` are the interventions by target; `rounds` the pairs of cells of each.
+        """
+        for number, cells in enumerate(rounds):
+            for row, goal in enumerate(goals, 1):
+                perturbed, change = self.sampled(goal, done[goal.target], number, cells)
+                theta = self.theta[row].double().cpu().numpy()
+                theta += self._move(goal, perturbed, change)
+                self.theta[row] = torch.from_numpy(theta.clip(-LARGEST, LARGEST))
+                yield _compare(number, goal, change.mean(axis=0))
+
+    def sampled(
+        self, goal: Goal, done: Intervention, number: int, cells: int
+    ) -> tuple[Counts, Floats]:
+        """Return perturbed cells, UMI [cells, genes], and their changes of level against control.
+
+        `number` is the round's, which has a seed of its own.
+        """
+        perturbed = self._cells(goal.context, (done,), number, cells)
+        home = (goal.context, number, cells)
+        if home not in self.control:
+            self.control.clear()
+            self.control[home] = self._levels(self._cells(goal.context, (), number, cells))
+        return perturbed, self._levels(perturbed) - self.control[home]
+
+    def _cells(
+        self, context: Context, done: tuple[Intervention, ...], number: int, cells: int
+    ) -> Counts:
+        """Return UMI [cells, genes] of a condition; control and perturbed cells are pairs."""
+        checkpoint = self.sampler.checkpoint
+        arm = ArmRequest(
+            checkpoint=checkpoint.name,
+            checkpoint_digest=checkpoint.digest,
+            context=dict(context),
+            interventions=done,
+            seed=SEED + number,
+            n_cells=cells,
+            steps=checkpoint.config["sampler"]["steps"],
+            guidance=checkpoint.config["sampler"]["guidance"],
+        )
+        return sample_arm(self.sampler, arm, self.workers).counts
+
+    def _move(self, goal: Goal, perturbed: Counts, change: Floats) -> Floats:
+        """Return by how much theta [genes] is to move, `change` [cells, genes] being the pairs'."""
+        measured = self.sampler.checkpoint.measured(dict(goal.context))
+        gap = np.where(measured, goal.change - change.mean(axis=0), 0.0)
+        law = self.laws.among(tokens.encode(perturbed), PSEUDOCELLS)
+        scale = self.median / float(np.exp(np.log(_depth(perturbed)).mean()))
+        now = law.mean_of(scale)
+        # Pairs that happen not to differ are not therefore sure not to.
+        spread = law.mean_of(scale, power=2) - now**2
+        noise = ((change**2).sum(axis=0) + PSEUDOCELLS * spread) / len(change) ** 2
+        kept = np.maximum(1 - SURE**2 * noise / np.maximum(gap**2, 1e-30), 0.0)
+        # A mean level cannot go below nothing.
+        theta = law.tilt_to(np.maximum(now + kept * gap, 0.02 * now), scale)
+        return np.where(kept > 0, theta, 0.0)
+
+    def _levels(self, counts: Counts) -> Floats:
+        return np.log1p(counts * (self.median / _depth(counts)))
+
+
+def _depth(counts: Counts) -> Floats:
+    return np.maximum(counts.sum(axis=1, keepdims=True), 1).astype(np.float64)
+
+
+def _compare(number: int, goal: Goal, mean: Floats) -> Step:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        pearson = float(np.corrcoef(mean, goal.change)[0, 1])
+        ratio = float(np.linalg.norm(mean) / np.linalg.norm(goal.change))
+    return Step(number, goal, pearson, ratio)
