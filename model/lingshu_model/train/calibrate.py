@@ -29,7 +29,7 @@ from lingshu_model.wire import ArmRequest, Checkpoint, Intervention
 SEED = 1 << 62
 """Of the first round, far from the small numbers that users begin at."""
 SURE = 2.0
-"""Standard errors below which a gap is left: most genes have none, and noise would move them all."""
+"""Standard errors below which a gap is left: noise would move every gene that has none."""
 Counts = NDArray[np.int32]
 
 
