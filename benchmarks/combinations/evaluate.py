@@ -22,7 +22,7 @@ from benchmarks.combinations.predictors import Predictor, Trained
 from benchmarks.combinations.scoring import Bootstrap, Changes, Scorer, Scores
 from benchmarks.combinations.truth import Floats, Targets, Truth, change
 from lingshu_model import numerics
-from lingshu_model.evaluate.arms import ArmStore
+from lingshu_model.evaluate.arms import ArmStore, Condition
 from lingshu_model.train.spec import TrainingSpec
 from lingshu_model.wire import Catalogue, Intervention
 
@@ -96,8 +96,10 @@ def _born(spec_file: Path, truth: Truth, held: Held) -> Iterator[tuple[str, Chan
 
 def _share(store: ArmStore, truth: Truth, condition: Targets, seed: int) -> Floats:
     kind = store.checkpoint.config["kinds"][0]
-    arm = tuple(Intervention(kind=kind, target=target) for target in sorted(condition))
-    counts = store.counts(arm, seed).sum(axis=0).astype(np.float64)
+    done = tuple(Intervention(kind=kind, target=target) for target in sorted(condition))
+    (context,) = store.checkpoint.contexts
+    cells = store.counts(Condition(context, done), seed)
+    counts = np.asarray(cells.sum(axis=0), np.float64).ravel()
     if tuple(store.checkpoint.panel) != truth.genes:
         raise click.ClickException("the checkpoint's panel is not that of the cells")
     return counts / counts.sum()

@@ -44,7 +44,7 @@ def test_sampled_changes_are_brought_to_their_goal(birth: build.Birth, newborn: 
     calibration = Calibration(sampler, birth.median_depth, birth.laws)
     calibration.theta[row] = 0.7
     wanted = goal(G10=0.8, G11=-0.5, G20=0.3)
-    steps = list(calibration.run([wanted], DONE, [256, 256, 256, 512]))
+    steps = list(calibration.run([wanted], DONE, [192, 192, 192, 384]))
     assert steps[0].pearson < 0.5
     assert steps[-1].pearson > 0.97
     assert steps[-1].ratio == pytest.approx(1, abs=0.1)
@@ -56,7 +56,7 @@ def test_where_all_is_as_it_should_be_noise_moves_next_to_nothing(
     calibration = Calibration(Sampler.load(newborn, threads=1), birth.median_depth, birth.laws)
     calibration.theta[1, :10] = torch.linspace(-1, 1, 10)
     before = calibration.theta[1].clone()
-    change = calibration.sampled(goal(), DONE["G1"], 0, 4096)[1].mean(axis=0)
+    change = calibration.sampled(goal(), DONE["G1"], 0, 1536)[1].mean(axis=0)
     list(calibration.run([Goal("G1", HOME, change)], DONE, [256]))
     moved = (calibration.theta[1] - before).abs()
     assert (moved == 0).float().mean() > 0.8

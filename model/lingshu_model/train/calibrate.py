@@ -30,6 +30,10 @@ SEED = 1 << 62
 """Of the first round, far from the small numbers that users begin at."""
 SURE = 2.0
 """Standard errors below which a gap is left: noise would move every gene that has none."""
+RESPONSES = (0.15, 1.5)
+"""How far a change may be taken to follow theta; 1 = as far as that of a gene by itself."""
+DIFFER = 0.3
+"""Spread of the shares of what was asked that came, between genes of a row."""
 Counts = NDArray[np.int32]
 
 
@@ -42,9 +46,10 @@ def calibrated(checkpoint: Checkpoint, birth: Birth, rounds: Sequence[int]) -> N
     done = {one.target: one for c in birth.cells.conditions for one in c.interventions}
     calibration = Calibration(sampler, birth.median_depth, birth.laws, os.cpu_count() or 1)
     goals = birth.tilts.goals
-    bar = tqdm(calibration.run(goals, done, rounds), total=len(goals) * len(rounds), unit="tilt")
+    total = len(rounds) * sum(goal.change.any() for goal in goals)
+    bar = tqdm(calibration.run(goals, done, rounds), total=total, unit="tilt")
     for step in bar:
-        bar.set_postfix(round=step.round, pearson=round(step.pearson, 3))
+        bar.set_postfix(round=step.round, r=round(step.pearson, 3), size=round(step.ratio, 3))
     return calibration.theta.float().cpu().numpy()
 
 
@@ -66,6 +71,23 @@ class Step:
 
 
 @dataclass(frozen=True)
+class _Moved:
+    """A row's last move, [genes] each.
+
+    Attributes:
+        mean: the mean change before it.
+        noise: its squared standard error.
+        asked: what the move was to add.
+        response: how far a change was taken to follow theta.
+    """
+
+    mean: Floats
+    noise: Floats
+    asked: Floats
+    response: Floats
+
+
+@dataclass(frozen=True)
 class Calibration:
     """Moves the tilts of a sampler's network, in place.
 
@@ -75,6 +97,7 @@ class Calibration:
         laws: what a gene's counts are like, which speaks where few cells were sampled.
         workers: tiles computed side by side.
         control: levels of the control cells sampled last, since rows of one context follow.
+        moved: the last move of each row.
     """
 
     sampler: Sampler
@@ -82,6 +105,7 @@ class Calibration:
     laws: Laws
     workers: int = 1
     control: dict[tuple[Context, int, int], Floats] = field(default_factory=dict[Any, Floats])
+    moved: dict[int, _Moved] = field(default_factory=dict[int, _Moved])
 
     @property
     def theta(self) -> torch.Tensor:
@@ -97,15 +121,16 @@ class Calibration:
     ) -> Iterator[Step]:
         """Move every row to its goal, round after round; row i + 1 is that of `goals[i]`.
 
+        Rows whose goal is no change, such as most shams', stay as they are.
+
         `done` are the interventions by target; `rounds` the pairs of cells of each.
         """
         for number, cells in enumerate(rounds):
             for row, goal in enumerate(goals, 1):
-                perturbed, change = self.sampled(goal, done[goal.target], number, cells)
-                theta = self.theta[row].double().cpu().numpy()
-                theta += self._move(goal, perturbed, change)
-                self.theta[row] = torch.from_numpy(theta.clip(-LARGEST, LARGEST))
-                yield _compare(number, goal, change.mean(axis=0))
+                if goal.change.any():
+                    perturbed, change = self.sampled(goal, done[goal.target], number, cells)
+                    self._move(row, goal, perturbed, change)
+                    yield _compare(number, goal, change.mean(axis=0))
 
     def sampled(
         self, goal: Goal, done: Intervention, number: int, cells: int
@@ -138,20 +163,39 @@ class Calibration:
         )
         return sample_arm(self.sampler, arm, self.workers).counts
 
-    def _move(self, goal: Goal, perturbed: Counts, change: Floats) -> Floats:
-        """Return by how much theta [genes] is to move, `change` [cells, genes] being the pairs'."""
-        measured = self.sampler.checkpoint.measured(dict(goal.context))
-        gap = np.where(measured, goal.change - change.mean(axis=0), 0.0)
+    def _move(self, row: int, goal: Goal, perturbed: Counts, change: Floats) -> None:
+        """Move a row towards its goal, `change` [cells, genes] being the pairs'."""
+        mean = change.mean(axis=0)
         law = self.laws.among(tokens.encode(perturbed), PSEUDOCELLS)
         scale = self.median / float(np.exp(np.log(_depth(perturbed)).mean()))
         now = law.mean_of(scale)
         # Pairs that happen not to differ are not therefore sure not to.
         spread = law.mean_of(scale, power=2) - now**2
-        noise = ((change**2).sum(axis=0) + PSEUDOCELLS * spread) / len(change) ** 2
-        kept = np.maximum(1 - SURE**2 * noise / np.maximum(gap**2, 1e-30), 0.0)
+        noise = (change.var(axis=0) + PSEUDOCELLS / len(change) * spread) / len(change)
+        measured = self.sampler.checkpoint.measured(dict(goal.context))
+        gap = np.where(measured, goal.change - mean, 0.0)
+        asked = gap * np.maximum(1 - SURE**2 * noise / np.maximum(gap**2, 1e-30), 0.0)
         # A mean level cannot go below nothing.
-        theta = law.tilt_to(np.maximum(now + kept * gap, 0.02 * now), scale)
-        return np.where(kept > 0, theta, 0.0)
+        step = law.tilt_to(np.maximum(now + asked, 0.02 * now), scale)
+        response = self._response(row, mean, noise)
+        self.moved[row] = _Moved(mean, noise, asked, response)
+        theta = self.theta[row].double().cpu().numpy() + np.where(asked != 0, step / response, 0.0)
+        self.theta[row] = torch.from_numpy(theta.clip(-LARGEST, LARGEST))
+
+    def _response(self, row: int, mean: Floats, noise: Floats) -> Floats:
+        """Return how far each gene's change follows its theta, by what came of the last move.
+
+        A gate in the network leaves of a tilt what the genes already revealed have not told. A gene
+        whose move is lost in noise is taken to respond as the others of its row do.
+        """
+        if row not in self.moved:
+            return np.ones(len(mean))
+        last = self.moved[row]
+        came, squares = (mean - last.mean) * last.asked, last.asked**2
+        whole = came.sum() / max(float(squares.sum()), 1e-12)
+        doubt = (noise + last.noise) / DIFFER**2
+        share = (came + doubt * whole) / np.maximum(squares + doubt, 1e-12)
+        return np.clip(last.response * share, *RESPONSES)
 
     def _levels(self, counts: Counts) -> Floats:
         return np.log1p(counts * (self.median / _depth(counts)))
