@@ -46,8 +46,9 @@ def test_sampled_changes_are_brought_to_their_goal(birth: build.Birth, newborn: 
     wanted = goal(G10=0.8, G11=-0.5, G20=0.3)
     steps = list(calibration.run([wanted], DONE, [192, 192, 192, 384]))
     assert steps[0].pearson < 0.5
-    assert steps[-1].pearson > 0.97
-    assert steps[-1].ratio == pytest.approx(1, abs=0.1)
+    assert steps[-1].pearson > 0.95
+    _, change = calibration.sampled(wanted, DONE["G1"], 9, 768)
+    assert np.abs(change.mean(axis=0) - wanted.change).max() < 0.15
 
 
 def test_where_all_is_as_it_should_be_noise_moves_next_to_nothing(
@@ -56,7 +57,7 @@ def test_where_all_is_as_it_should_be_noise_moves_next_to_nothing(
     calibration = Calibration(Sampler.load(newborn, threads=1), birth.median_depth, birth.laws)
     calibration.theta[1, :10] = torch.linspace(-1, 1, 10)
     before = calibration.theta[1].clone()
-    change = calibration.sampled(goal(), DONE["G1"], 0, 1536)[1].mean(axis=0)
+    change = calibration.sampled(goal(), DONE["G1"], 0, 1024)[1].mean(axis=0)
     list(calibration.run([Goal("G1", HOME, change)], DONE, [256]))
     moved = (calibration.theta[1] - before).abs()
     assert (moved == 0).float().mean() > 0.8
@@ -73,9 +74,8 @@ def test_the_same_cells_give_the_same_tilts(birth: build.Birth, newborn: Checkpo
 def test_a_network_without_tilts_cannot_be_calibrated(newborn: Checkpoint) -> None:
     sampler = Sampler.load(newborn, threads=1)
     sampler.network.tilt = None
-    calibration = Calibration(sampler, 100.0, Laws(()))
     with pytest.raises(ValueError, match="made has no tilts to calibrate"):
-        list(calibration.run([goal()], DONE, [8]))
+        list(Calibration(sampler, 100.0, Laws(())).theta)
 
 
 def test_laws_of_drawn_cells_lean_on_the_others_where_few_were_drawn() -> None:

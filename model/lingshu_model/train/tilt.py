@@ -202,7 +202,7 @@ def tilts(cells: TrainingCells, levels: Levels, laws: Laws) -> Tilts:
         ]
     zero = np.zeros((1, len(cells.panel)))
     theta = np.concatenate([zero, *(theta[None] for _, theta, _ in rows)])
-    about, goals = (tuple(row[part] for row in rows) for part in (0, 2))
+    about, goals = tuple(row[0] for row in rows), tuple(row[2] for row in rows)
     return Tilts(about, theta.astype(np.float32), goals)
 
 
