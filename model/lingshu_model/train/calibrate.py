@@ -46,7 +46,7 @@ def calibrated(checkpoint: Checkpoint, birth: Birth, rounds: Sequence[int]) -> N
     done = {one.target: one for c in birth.cells.conditions for one in c.interventions}
     calibration = Calibration(sampler, birth.median_depth, birth.laws, os.cpu_count() or 1)
     goals = birth.tilts.goals
-    total = len(rounds) * sum(goal.change.any() for goal in goals)
+    total = len(rounds) * sum(bool(goal.change.any()) for goal in goals)
     bar = tqdm(calibration.run(goals, done, rounds), total=total, unit="tilt")
     for step in bar:
         bar.set_postfix(round=step.round, r=round(step.pearson, 3), size=round(step.ratio, 3))
