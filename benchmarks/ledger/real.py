@@ -102,5 +102,6 @@ def _engine(home: Path) -> int | None:
 
 def _stop(home: Path) -> None:
     with closing(App(home)) as app:
-        if app.engine.info():
+        if app.engine.places.folder.exists():  # one that is still starting is waited for
+            app.engine.ensure()
             app.engine.shutdown()

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import request
+from made_ledgers import request
 
 from benchmarks.ledger.trips import killed
 from lingshu_tools.errors import InputError, LedgerError

@@ -102,10 +102,10 @@ def test_a_lock_file_that_was_replaced_meanwhile_is_not_mistaken_for_the_lock(
     locks = FileLocks(tmp_path)
     lock = locks.acquire("exp_a")
     assert len(asked) == 2
-    assert locks.is_held("exp_a")
+    assert locks.held(["exp_a"])
     assert lock
     lock.release()
-    assert not locks.is_held("exp_a")
+    assert not locks.held(["exp_a"])
 
 
 def test_a_head_that_cannot_be_noted_is_told(
@@ -415,7 +415,7 @@ def test_what_somebody_did_to_a_server_s_triggers_is_named(served: Ledger, new: 
 def test_a_server_that_is_away_is_named_without_its_password(home: Path) -> None:
     backend = backend_of("postgresql+psycopg://me:secret@/nowhere?host=/nonexistent")
     with pytest.raises(LedgerError, match="cannot be asked who is alive") as error:
-        backend.locks(home).is_held("exp_a")
+        backend.locks(home).held(["exp_a"])
     assert "secret" not in str(error.value)
 
 
