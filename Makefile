@@ -58,8 +58,7 @@ format: .venv/.dev
 	@$(BIN)/ruff check -q --fix .
 	@$(BIN)/ruff format -q .
 
-# Another file than the tests' own, so that two runs at a time do not mix. tests/archive comes last: it
-# imports from its own conftest.
+# Another file than the tests' own, so that two runs at a time do not mix.
 coverage: .venv/.dev
 	@COVERAGE_FILE=.coverage.ledger $(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow" --cov --cov-report=term tests/ledger tests/archive
 

@@ -132,8 +132,9 @@ def test_experiments_of_the_record_are_made_again_from_their_rows(app: App, reco
 
 @pytest.mark.slow
 def test_an_experiment_that_travelled_in_an_archive_replays_exactly(app: App, tmp_path: Path):
-    asked = {"interventions": [{"kind": "knockout", "target": "STAT1"}], "n_cells": 8, "seed": 5}
-    begun = call(app, "perturb_cells", {**asked, "wait_s": 0}).experiment_id
+    asked: dict[str, Any] = {"checkpoint": "thp1-crispr", "n_cells": 8, "seed": 5, "wait_s": 0}
+    asked["interventions"] = [{"kind": "knockout", "target": "STAT1"}]
+    begun = call(app, "perturb_cells", asked).experiment_id
     end = time.monotonic() + REPLAY_S
     while (done := call(app, "get_experiment", {"id": begun, "wait_s": 45})).status != "succeeded":
         assert time.monotonic() < end, done.summary

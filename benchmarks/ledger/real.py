@@ -10,17 +10,21 @@ import signal
 import sys
 import time
 from collections import Counter
-from contextlib import closing
+from collections.abc import Callable
+from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
 from benchmarks.ledger.kept import Kept
 from lingshu_tools.app import App
+from lingshu_tools.errors import EngineError
 from lingshu_tools.ledger import Head, Ledger, Outcome
 
 DOORS = Path(__file__).parents[2] / "tests" / "doors"
+TRIES = 20
+T = TypeVar("T")
 
 
 def crash_real(
@@ -96,11 +100,20 @@ def _one_home(kills: int, home: Path, rng: random.Random) -> dict[str, Any]:
 
 def _engine(home: Path) -> int | None:
     with closing(App(home)) as app:
-        info = app.engine.info()
+        info = _patiently(app.engine.info)
     return info.pid if info else None
 
 
 def _stop(home: Path) -> None:
     with closing(App(home)) as app:
-        if app.engine.info():
-            app.engine.shutdown()
+        if app.engine.places.folder.exists():  # one that is still starting is waited for
+            _patiently(app.engine.ensure)
+            _patiently(app.engine.shutdown)
+
+
+def _patiently(ask: Callable[[], T]) -> T:
+    """Ask an engine as often as it takes: a busy machine is no fault of a ledger."""
+    for _ in range(TRIES):
+        with suppress(EngineError):
+            return ask()
+    return ask()

@@ -13,12 +13,14 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from benchmarks.ledger.generate import generate
 from lingshu_tools.ledger import Ledger
+from lingshu_tools.ledger.liveness import FileLocks
 from lingshu_tools.ledger.search import Search
 
 TRIES = 15
@@ -35,7 +37,6 @@ FILTERS: dict[str, dict[str, Any]] = {
     "cancelled": {"status": "cancelled"},
     "interrupted": {"status": "interrupted"},
     "queued": {"status": "queued"},
-    "running": {"status": "running"},
     "failed, perturbation": {"status": "failed", "perturbation": "GENE07 knockout"},
     "tag, failed": {"tag": "pilot", "status": "failed"},
 }
@@ -57,9 +58,27 @@ def pages(ledger: Ledger) -> dict[str, list[float]]:
     """Return milliseconds per page of 20, by filter; `deep` is a page half-way down by time."""
     found = {name: times_ms(lambda f=f: ledger.find(**f)) for name, f in FILTERS.items()}
     screen = ledger.find_screens(limit=2)[-1].id
+    with at_work(ledger):
+        found["running"] = times_ms(lambda: ledger.find(status="running"))
     found["screen"] = times_ms(lambda: ledger.find(parent=screen))
     found["deep"] = times_ms(lambda: ledger.find(before=str(ledger.head().seq // 2)))
     return found
+
+
+@contextmanager
+def at_work(ledger: Ledger, count: int = 40) -> Generator[None]:
+    """Hold the locks of this many unfinished experiments, or of all: somebody is at them."""
+    wanted = ledger.find(status="interrupted", limit=count).items
+    locks = FileLocks(ledger.database.parent / "locks")
+    with ExitStack() as stack:
+        for each in wanted:
+            if lock := locks.acquire(each.experiment.id):
+                stack.callback(lock.release)
+        found = ledger.find(status="running", limit=count).items
+        if len(found) != len(wanted):
+            message = f"{len(found)} of {len(wanted)} experiments at work were found"
+            raise SystemExit(message)
+        yield
 
 
 def texts(ledger: Ledger) -> dict[str, list[float]]:
@@ -115,11 +134,18 @@ def measure(experiments: int, folder: Path) -> dict[str, Any]:
     started = time.perf_counter()
     database = generate(experiments, folder / f"{experiments}.db", quiet=True)
     made = round(time.perf_counter() - started, 1)
+    figures = {"experiments": experiments, "made_in_s": made} | figures_of(database, experiments)
+    for file in folder.glob(f"{database.name}*"):
+        file.unlink()
+    return figures
+
+
+def figures_of(database: Path, experiments: int) -> dict[str, Any]:
+    """Return all figures for a ledger that is there; the index of texts beside it is made anew."""
     ledger = Ledger.open_read_only(database)
-    figures = {
-        "experiments": experiments,
+    Search(database, ledger.read, writable=True).path.unlink(missing_ok=True)
+    return {
         "bytes_per_experiment": round(database.stat().st_size / experiments),
-        "made_in_s": made,
         "page_ms": pages(ledger),
         "text_unindexed_ms": texts(ledger),
         "text_index": indexed(ledger),
@@ -127,16 +153,20 @@ def measure(experiments: int, folder: Path) -> dict[str, Any]:
         "experiment_ms": one(ledger),
         "verify": verified(ledger),
     }
-    for file in folder.glob(f"{database.name}*"):
-        file.unlink()
-    return figures
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("sizes", type=int, nargs="*", default=[10**n for n in (3, 4, 5, 6)])
     parser.add_argument("--folder", type=Path, help="where they are made; 8 kB an experiment")
+    parser.add_argument(
+        "--ledger", type=Path, help="one that `generate` made, of the one size given"
+    )
     asked = parser.parse_args()
+    if asked.ledger:
+        (size,) = asked.sizes
+        print(json.dumps({"experiments": size} | figures_of(asked.ledger, size)), flush=True)
+        return
     with tempfile.TemporaryDirectory(dir=asked.folder) as folder:
         for size in asked.sizes:
             print(json.dumps(measure(size, Path(folder))), flush=True)

@@ -4,26 +4,25 @@ Knows nothing of writing.
 """
 
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from sqlalchemy import ColumnElement, Connection, Select, select
+from sqlalchemy import ColumnElement, Connection, Select, exists, select
 
 from lingshu_tools.errors import InputError, did_you_mean
 from lingshu_tools.ledger.chain import checked
 from lingshu_tools.ledger.derived import OPEN
 from lingshu_tools.ledger.records import Experiment, Listed, OutcomeKind, Page, Status
 from lingshu_tools.ledger.rows import record
-from lingshu_tools.ledger.schema import chain, experiment, outcome, standing, tag
+from lingshu_tools.ledger.schema import attempt, chain, experiment, outcome, standing, tag
 from lingshu_tools.ledger.search import Search
 
 MAX_LIMIT = 500
-_BATCH = 100
 _EQUAL = ("tool", "checkpoint", "context", "perturbation", "parent", "request_digest")
 Place = ColumnElement[int]
-_PROBED = ("queued", "running", "interrupted")
+_UNSEALED = ("queued", "running", "interrupted")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +42,9 @@ class Filter:
     tag: str | None = None
     text: str | None = None
 
-    def query(self, *, standings: bool = True) -> tuple[Select[Any], Place]:
+    def query(
+        self, *, standings: bool = True, held: Collection[str] | None = None
+    ) -> tuple[Select[Any], Place]:
         """Return the query for experiments with their outcome's kind, newest first.
 
         And the column that has their order: of whichever table is gone through.
@@ -51,15 +52,16 @@ class Filter:
         Args:
             standings: whether the ledger has the table `standing`; without it, a rare status is
                 looked for in every experiment.
+            held: the experiments that somebody may be at, where others are not wanted.
         """
-        kind = None if self.status in _PROBED else self.status
+        kind = None if self.status in _UNSEALED else self.status
         query = select(experiment, outcome.c.kind.label("kind"), chain.c.row_hash.label("chained"))
         place: Place = experiment.c.seq
         if self.tag is not None:
             place = tag.c.experiment_seq
             query = query.select_from(tag).join(experiment, experiment.c.seq == place)
             query = query.where(tag.c.name == self.tag)
-        elif self.status is not None and standings:
+        elif held is None and self.status is not None and standings:
             place = standing.c.seq
             query = query.select_from(standing).join(experiment, experiment.c.seq == place)
             query = query.where(standing.c.status == (kind or OPEN))
@@ -67,6 +69,11 @@ class Filter:
         query = query.outerjoin(chain, chain.c.seq == experiment.c.seq)
         if self.status is not None:
             query = query.where(outcome.c.kind.is_not_distinct_from(kind))
+        if held is not None:
+            query = query.where(experiment.c.id.in_(held))
+        if self.status in ("queued", "interrupted"):
+            tried = exists().where(attempt.c.experiment_id == experiment.c.id)
+            query = query.where(tried if self.status == "interrupted" else ~tried)
         for name in _EQUAL:
             if (wanted := getattr(self, name)) is not None:
                 query = query.where(experiment.c[name] == wanted)
@@ -74,6 +81,20 @@ class Filter:
             searched = experiment.c.id + " " + experiment.c.request
             query = query.where(searched.icontains(self.text, autoescape=True))
         return query.order_by(place.desc()), place
+
+
+def unsealed_ids(*, standings: bool) -> Select[tuple[str]]:
+    """Return the query for the ids of experiments that have no outcome.
+
+    Args:
+        standings: whether the ledger has the table `standing`.
+    """
+    query = select(experiment.c.id)
+    if standings:
+        query = query.join(standing, standing.c.seq == experiment.c.seq)
+        return query.where(standing.c.status == OPEN)
+    query = query.outerjoin(outcome, outcome.c.experiment_id == experiment.c.id)
+    return query.where(outcome.c.seq.is_(None))
 
 
 def status_of(kind: OutcomeKind | None, *, tried: bool, alive: bool) -> Status:
@@ -89,6 +110,7 @@ def page(
     read: Callable[[], AbstractContextManager[Connection]],
     wanted: Filter,
     unsealed: Callable[[Sequence[str]], Mapping[str, Status]],
+    held: Callable[[], Collection[str]],
     before: str | None,
     limit: int,
     *,
@@ -101,6 +123,7 @@ def page(
         read: opens a short transaction; none is open while `unsealed` looks.
         wanted: what to show.
         unsealed: gives the statuses of experiments that had no outcome when they were read.
+        held: gives the experiments that somebody may be at, all of them.
         before: the cursor; None for the first page.
         limit: experiments per page.
         standings: whether the ledger has the table `standing`.
@@ -117,14 +140,14 @@ def page(
         near = did_you_mean(wanted.status, get_args(Status))
         message = f"status={wanted.status!r} is none of {', '.join(get_args(Status))}.{near}"
         raise InputError(message)
-    # Where locks decide, some of what is read is not wanted.
-    size = _BATCH if wanted.status in _PROBED else limit + 1
     items: list[Listed] = []
-    (query, place), cursor = wanted.query(standings=standings), _cursor(before)
+    # Few experiments are at work, and their locks know which: not every unsealed one is asked.
+    at_work = held() if wanted.status == "running" else None
+    (query, place), cursor = wanted.query(standings=standings, held=at_work), _cursor(before)
     if wanted.text is None or search is None or not search.covers(wanted.text):
-        batches = _batches(read, query, place, cursor, size)
+        batches = _batches(read, query, place, cursor, limit + 1)
     else:
-        batches = _looked_up(read, query, place, cursor, size, search, wanted.text)
+        batches = _looked_up(read, query, place, cursor, limit + 1, search, wanted.text)
     for rows in batches:
         found = unsealed([row["id"] for row in rows if row["kind"] is None])
         for row in rows:

@@ -10,9 +10,12 @@ import fcntl
 import os
 import socket
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Protocol
+
+from sqlalchemy import Select
 
 from lingshu_tools.errors import LedgerError
 
@@ -47,8 +50,16 @@ class Locks(Protocol):
         """Return the lock, or None while somebody else holds it."""
         ...
 
-    def is_held(self, name: str) -> bool:
-        """Return whether somebody holds it."""
+    def held(self, names: Iterable[str]) -> set[str]:
+        """Return which of these somebody holds."""
+        ...
+
+    def held_in(self, query: Select[tuple[str]]) -> set[str]:
+        """Return which of the names that a query gives somebody holds, and maybe others.
+
+        It costs as much as there are locks, or as a server takes for the query: nobody has to ask
+        about each name.
+        """
         ...
 
 
@@ -93,9 +104,16 @@ class FileLocks:
                 return lock
         return None
 
-    def is_held(self, name: str) -> bool:
-        """Return whether somebody holds it, as far as this machine can tell."""
-        path = self._path(name)
+    def held(self, names: Iterable[str]) -> set[str]:
+        """Return which of these somebody holds, as far as this machine can tell."""
+        return {name for name in names if self._is_held(self._path(name))}
+
+    def held_in(self, query: Select[tuple[str]]) -> set[str]:
+        """Return what is held, whatever the query: what has no file is not."""
+        del query
+        return self.held(path.stem for path in self._folder.glob("*.lock"))
+
+    def _is_held(self, path: Path) -> bool:
         try:
             with path.open("rb") as handle:
                 fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)

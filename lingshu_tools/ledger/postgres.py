@@ -5,12 +5,26 @@ one state and are read-only. An attempt is alive as long as the connection that 
 lock. No connection outlives its transaction but that one. Knows nothing of what the tables mean.
 """
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, NullPool, create_engine, event, insert, inspect, text
+from sqlalchemy import (
+    Connection,
+    Engine,
+    NullPool,
+    Select,
+    Text,
+    create_engine,
+    event,
+    func,
+    insert,
+    inspect,
+    select,
+    text,
+)
+from sqlalchemy.dialects.postgresql import array
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
@@ -40,14 +54,12 @@ FUNCTIONS = {
 }
 _SETTINGS = {"synchronous_commit": "on", "lock_timeout": f"{BUSY_S}s"}
 _BUSY = ("LockNotAvailable", "DeadlockDetected", "SerializationFailure")
-_HELD = """
-SELECT EXISTS (
-    SELECT 1 FROM pg_locks l JOIN pg_database d ON d.oid = l.database
-    WHERE l.locktype = 'advisory' AND l.granted AND d.datname = current_database()
-    AND l.objsubid = 1
-    AND (l.classid::bigint << 32 | l.objid::bigint) = hashtextextended(:name, 0)
+_HELD = text(
+    "SELECT l.classid::bigint << 32 | l.objid::bigint"
+    " FROM pg_locks l JOIN pg_database d ON d.oid = l.database"
+    " WHERE l.locktype = 'advisory' AND l.granted AND d.datname = current_database()"
+    " AND l.objsubid = 1"
 )
-"""
 
 
 class PostgresBackend:
@@ -187,10 +199,17 @@ class AdvisoryLocks:
             connection.close()
         return None
 
-    def is_held(self, name: str) -> bool:
-        """Return whether somebody holds it."""
+    def held(self, names: Iterable[str]) -> set[str]:
+        """Return which of these somebody holds."""
+        return self.held_in(select(func.unnest(array(names, type_=Text))))
+
+    def held_in(self, query: Select[tuple[str]]) -> set[str]:
+        """Return which of the names that a query gives somebody holds."""
+        (name,) = query.subquery().c
+        # A lock has a number, and it does not say which name that was made of.
+        held = select(name).where(func.hashtextextended(name, 0).in_(_HELD))
         with _said(self._engine), self._engine.connect() as connection:
-            return bool(connection.scalar(text(_HELD), {"name": name}))
+            return set(connection.scalars(held))
 
 
 @contextmanager

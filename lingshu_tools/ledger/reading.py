@@ -16,7 +16,7 @@ from lingshu_tools.ledger import schema
 from lingshu_tools.ledger.chain import fetch, has, head_of
 from lingshu_tools.ledger.database import Database
 from lingshu_tools.ledger.heads import Heads
-from lingshu_tools.ledger.listing import Filter, page, status_of
+from lingshu_tools.ledger.listing import Filter, page, status_of, unsealed_ids
 from lingshu_tools.ledger.migrations import STANDING, TAGS
 from lingshu_tools.ledger.objects import ObjectStore
 from lingshu_tools.ledger.records import (
@@ -173,13 +173,15 @@ class Reading:
             text=text,
             request_digest=request_digest,
         )
+        standings = self._database.revision >= STANDING
         return page(
             self._database.read,
             wanted,
             self._unsealed,
+            lambda: self._locks.held_in(unsealed_ids(standings=standings)),
             before,
             limit,
-            standings=self._database.revision >= STANDING,
+            standings=standings,
             search=self._search,
         )
 
@@ -205,7 +207,7 @@ class Reading:
             one(connection, Experiment, experiment_id)
             tried = has(connection, schema.attempt, experiment_id=experiment_id)
         # In this order: whoever seals does it before the lock is freed.
-        alive = self._locks.is_held(experiment_id)
+        alive = bool(self._locks.held([experiment_id]))
         sealed = self.outcome(experiment_id)
         return status_of(sealed and sealed.kind, tried=tried, alive=alive)
 
@@ -216,7 +218,7 @@ class Reading:
         tries = select(schema.attempt.c.experiment_id)
         with self._database.read() as connection:
             tried = set(connection.scalars(tries.where(schema.attempt.c.experiment_id.in_(ids))))
-        alive = {each for each in ids if self._locks.is_held(each)}
+        alive = self._locks.held(ids)
         ends = select(schema.outcome.c.experiment_id, schema.outcome.c.kind)
         with self._database.read() as connection:
             rows = connection.execute(ends.where(schema.outcome.c.experiment_id.in_(ids)))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import fill
+from made_ledgers import fill
 
 from benchmarks.ledger.trips import DISK, PLACES, Trips, killed, wired
 from lingshu_tools.archive import export_ledger, import_ledger

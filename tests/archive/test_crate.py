@@ -5,7 +5,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import request
+from made_ledgers import request
 
 from lingshu_tools.archive import export_ledger
 from lingshu_tools.ledger import Ledger

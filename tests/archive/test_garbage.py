@@ -5,9 +5,10 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import request
+from made_ledgers import request
 
 from benchmarks.ledger.trips import killed
+from lingshu_model.wire.durable import UNFINISHED
 from lingshu_tools.errors import InputError, LedgerError
 from lingshu_tools.ledger import Ledger, NewOutcome
 from lingshu_tools.ledger.garbage import DAY_S, collect_garbage
@@ -128,6 +129,14 @@ def test_what_a_killed_collector_had_rightly_taken_is_taken_by_the_next(
     assert collect_garbage(ledger, delete=True).deleted == 1
     assert list(orphan.parent.iterdir()) == []
     assert ledger.verify().ok
+
+
+def test_what_was_never_finished_is_not_put_back(ledger: Ledger, orphan: Path):
+    unfinished = orphan.rename(orphan.with_name(f"{UNFINISHED}of-a-killed-writer"))
+    assert killed(lambda: collect_garbage(ledger, delete=True), "delete", 1)
+    assert not unfinished.exists()
+    assert collect_garbage(ledger, delete=True).paths == ()
+    assert list(orphan.parent.iterdir()) == []
 
 
 def test_two_collectors_take_it_once(ledger: Ledger, orphan: Path, monkeypatch: pytest.MonkeyPatch):

@@ -11,7 +11,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import fill
+from made_ledgers import fill
 
 from lingshu_tools.archive import ArchiveError, Limits, export_ledger, import_ledger, members
 from lingshu_tools.archive.form import MAX_RATIO

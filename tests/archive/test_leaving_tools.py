@@ -7,7 +7,7 @@ import runpy
 from pathlib import Path
 
 import pytest
-from conftest import KNOCKOUT, finished
+from made_ledgers import KNOCKOUT, finished
 
 from lingshu_tools import Lab
 from lingshu_tools.app import App

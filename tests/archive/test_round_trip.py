@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from conftest import KNOCKOUT, fill, finished, request
+from made_ledgers import KNOCKOUT, fill, finished, request
 
 from lingshu_tools.archive import export_ledger, import_ledger
 from lingshu_tools.dispatcher import call

@@ -32,6 +32,7 @@ def begin(process: Server, seed: int) -> str:
     plan = call(
         process,
         "plan_screen",
+        checkpoint="thp1-crispr",
         objective={"lower": ["PSMB9", "STAT1"]},
         candidates=CANDIDATES,
         n_cells=64,

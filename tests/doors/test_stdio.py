@@ -1,6 +1,7 @@
 """The server as clients start it: a process that speaks JSON-RPC on stdout and dies with stdin."""
 
 import json
+import socket
 from pathlib import Path
 
 import pytest
@@ -21,13 +22,21 @@ def test_stdout_carries_json_rpc_only_and_the_server_ends_with_stdin(tmp_path: P
         assert process.returncode == 0
 
 
-def test_the_server_ends_with_stdin_though_a_call_is_still_waiting(tmp_path: Path):
-    """Nothing answers at the engine's address, so the call can only wait or be told so."""
-    with server(tmp_path) as process:
-        greet(process)
-        send(process, "tools/call", name="sample_cells", arguments={"wait_s": 45})
-        process.communicate(timeout=LIMIT_S)
-        assert process.returncode == 0
+def test_the_server_ends_with_stdin_though_a_call_is_still_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The engine takes the connection and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(LIMIT_S)
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setenv("LINGSHU_ENGINE_URL", address)
+        with server(tmp_path) as process:
+            greet(process)
+            asked = {"checkpoint": "thp1-crispr", "wait_s": 45}
+            send(process, "tools/call", name="sample_cells", arguments=asked)
+            with silent.accept()[0]:
+                process.communicate(timeout=LIMIT_S)
+            assert process.returncode == 0
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0:8931", "example.org:80", "8931x", "127.0.0.1:99999"])

@@ -5,7 +5,7 @@ import fcntl
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +22,6 @@ from lingshu_tools.ledger import (
     NewOutcome,
     checking,
     database,
-    listing,
     sealing,
     search,
     sqlite,
@@ -102,10 +101,10 @@ def test_a_lock_file_that_was_replaced_meanwhile_is_not_mistaken_for_the_lock(
     locks = FileLocks(tmp_path)
     lock = locks.acquire("exp_a")
     assert len(asked) == 2
-    assert locks.is_held("exp_a")
+    assert locks.held(["exp_a"])
     assert lock
     lock.release()
-    assert not locks.is_held("exp_a")
+    assert not locks.held(["exp_a"])
 
 
 def test_a_head_that_cannot_be_noted_is_told(
@@ -310,13 +309,18 @@ def test_processes_of_an_audit_are_ended_when_it_is(
 
 @pytest.mark.usefixtures("database")
 def test_a_status_that_locks_decide_is_looked_for_batch_after_batch(
-    ledger: Ledger, new: New, monkeypatch: pytest.MonkeyPatch
+    ledger: Ledger, new: New
 ) -> None:
-    monkeypatch.setattr(listing, "_BATCH", 2)
     made = ledger.begin_many([new(seed=seed) for seed in range(7)])
     for experiment in made[2:]:
         ledger.attempt(experiment.id).close()
-    assert seeds(ledger, status="queued") == [1, 0]
+    with ExitStack() as at_work:
+        for experiment in made[4:]:
+            at_work.enter_context(ledger.attempt(experiment.id))
+        assert seeds(ledger, status="queued") == [1, 0]
+        # The newest three are somebody's.
+        assert seeds(ledger, status="interrupted", limit=1) == [3]
+        assert seeds(ledger, status="running", limit=2) == [6, 5]
 
 
 def test_an_index_grows_and_is_read_a_batch_at_a_time(
@@ -415,7 +419,7 @@ def test_what_somebody_did_to_a_server_s_triggers_is_named(served: Ledger, new: 
 def test_a_server_that_is_away_is_named_without_its_password(home: Path) -> None:
     backend = backend_of("postgresql+psycopg://me:secret@/nowhere?host=/nonexistent")
     with pytest.raises(LedgerError, match="cannot be asked who is alive") as error:
-        backend.locks(home).is_held("exp_a")
+        backend.locks(home).held(["exp_a"])
     assert "secret" not in str(error.value)
 
 

@@ -18,10 +18,7 @@ def seeds(page: Page) -> list[int]:
     return [item.experiment.seed for item in page.items]
 
 
-def test_pages_go_from_new_to_old_and_miss_none(
-    ledger: Ledger, new: New, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(listing, "_BATCH", 2)
+def test_pages_go_from_new_to_old_and_miss_none(ledger: Ledger, new: New) -> None:
     ledger.begin_many([new(seed=s) for s in range(7)])
     first = ledger.find(limit=3)
     # What arrives while somebody reads does not shift the pages.
@@ -80,7 +77,7 @@ def test_what_is_no_status_cursor_or_limit_is_an_error_that_teaches(ledger: Ledg
 def test_text_is_looked_up_in_an_index_that_may_be_missing_stale_damaged_or_another_ledgers(
     ledger: Ledger, home: Path, new: New, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listing, "_BATCH", 2)
+    monkeypatch.setattr("lingshu_tools.ledger.search._BATCH", 2)
     targets = ("STAT1", "JAK2", "stat3", "50% of µ_")
     ledger.begin_many([new(seed=s, request={"target": targets[s % 4]}) for s in range(12)])
     wanted = {
@@ -133,20 +130,30 @@ def test_a_damaged_index_is_left_for_the_rows(damage: str, ledger: Ledger, new: 
     assert seeds(ledger.find(text="stat1")) == [2, 1, 0]
 
 
+def plan(ledger: Ledger, wanted: listing.Filter, held: list[str] | None = None) -> list[str]:
+    """How SQLite would look for a page."""
+    query, place = wanted.query(held=held)
+    with ledger._database.read() as connection:
+        rendered = {"render_postcompile": True}
+        made = query.where(place < 9).compile(connection.engine, compile_kwargs=rendered)
+        values = tuple(made.params[name] for name in made.positiontup or ())
+        return [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {made}", values)]
+
+
 @pytest.mark.of_files
 def test_what_is_rare_is_found_without_looking_at_every_experiment(ledger: Ledger) -> None:
-    with ledger._database.read() as connection:
-        for wanted, index in (
-            (listing.Filter(status="failed"), "ix_standing_status_seq"),
-            (listing.Filter(status="queued"), "ix_standing_status_seq"),
-            (listing.Filter(tag="pilot"), "sqlite_autoindex_tag_1"),
-        ):
-            query, place = wanted.query()
-            query = query.where(place < 9)
-            made = query.compile(connection.engine)
-            values = tuple(made.params[name] for name in made.positiontup or ())
-            rows = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {made}", values)
-            plan = [row[3] for row in rows]
-            assert index in plan[0]
-            assert "seq<?" in plan[0]
-            assert not [step for step in plan if step.startswith(("SCAN", "USE TEMP"))]
+    for wanted, index in (
+        (listing.Filter(status="failed"), "ix_standing_status_seq"),
+        (listing.Filter(status="queued"), "ix_standing_status_seq"),
+        (listing.Filter(status="interrupted"), "ix_standing_status_seq"),
+        (listing.Filter(tag="pilot"), "sqlite_autoindex_tag_1"),
+    ):
+        steps = plan(ledger, wanted)
+        assert index in steps[0]
+        assert "seq<?" in steps[0]
+        assert not [step for step in steps if step.startswith(("SCAN", "USE TEMP"))]
+    at_work = [f"exp_{n}" for n in range(100)]
+    for held in ([], at_work[:1], at_work):
+        steps = plan(ledger, listing.Filter(status="running"), held)
+        assert not held or "(id=?" in steps[0]
+        assert not [step for step in steps if step.startswith("SCAN experiment")]

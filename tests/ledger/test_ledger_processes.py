@@ -106,14 +106,14 @@ def test_a_second_seal_is_impossible_even_without_a_lock(
 @pytest.mark.of_files
 def test_a_lock_is_held_by_one_and_leaves_no_file(tmp_path: Path) -> None:
     locks = FileLocks(tmp_path / "locks")
-    assert not locks.is_held("a")
+    assert not locks.held(["a"])
     lock = locks.acquire("a")
     assert lock is not None
-    assert (locks.is_held("a"), FileLocks(tmp_path / "locks").acquire("a")) == (True, None)
+    assert (locks.held(["a"]), FileLocks(tmp_path / "locks").acquire("a")) == ({"a"}, None)
     lock.release()
     lock.release()
     assert not lock.held
-    assert not locks.is_held("a")
+    assert not locks.held(["a"])
     assert list((tmp_path / "locks").iterdir()) == []
 
 
@@ -123,15 +123,15 @@ def test_a_lock_file_of_another_machine_counts_as_alive(
 ) -> None:
     locks = FileLocks(tmp_path)
     (tmp_path / "a.lock").write_text("another-host another-boot")
-    assert locks.is_held("a")
+    assert locks.held(["a"])
     assert locks.acquire("a") is None
     # A container has a new name at each start, but its kernel is still the one that holds locks.
     (tmp_path / "a.lock").write_text(f"another-host {liveness.boot_id()}")
     if liveness.boot_id():
-        assert not locks.is_held("a")
+        assert not locks.held(["a"])
     # The same machine after a restart.
     (tmp_path / "a.lock").write_text(f"{os.uname().nodename} another-boot")
-    assert not locks.is_held("a")
+    assert not locks.held(["a"])
 
 
 @pytest.mark.slow
