@@ -58,6 +58,14 @@ class Work:
         whole.X = sparse.csr_matrix(whole.X, dtype=np.float32)
         return whole
 
+    def generator(self, wanted: Wanted) -> np.random.Generator:
+        """Return the draws of a condition: the same for all of one data set and cell type.
+
+        Both arms of a change then start from the same control cells, row by row, as the model's
+        do, and the choice of cells is no noise in what a peer says of a perturbation.
+        """
+        return np.random.default_rng([self.seed, *f"{wanted.dataset}/{wanted.cell_type}".encode()])
+
     def leave(self, folder: str, condition: str, values: Any) -> None:
         """Write one condition's cells [cells, panel]: counts where integer, else log1p_cp10k."""
         path = self.out / folder / f"seed-{self.seed}"

@@ -86,7 +86,7 @@ def predict(
             restrict_arithmetic_to={"cell_type": shared(ready.obs, wanted.perturbation)},
         )
         decoded = np.asarray(shifted.X)
-    generator = np.random.default_rng([work.seed, *wanted.condition.encode()])
+    generator = work.generator(wanted)
     values = np.zeros((wanted.n_cells, len(kept)), np.float32)
     values[:, kept] = np.maximum(decoded, 0)[generator.choice(len(decoded), wanted.n_cells)]
     work.leave("scgen", wanted.condition, values)

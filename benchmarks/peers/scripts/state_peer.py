@@ -103,7 +103,7 @@ def train(model: str, path: Path, work: Work) -> Path:
 
 def sample(model: str, trained: Path, adata: anndata.AnnData, wanted: Wanted, work: Work) -> int:
     """Leave the cells of one condition; return how many were made."""
-    generator = np.random.default_rng([work.seed, *wanted.condition.encode()])
+    generator = work.generator(wanted)
     rows = generator.choice(templates(adata.obs, wanted, control=True), wanted.n_cells)
     cells = torch.from_numpy(log1p_cp10k(adata.X[rows]).toarray())
     network, codes = load(model, trained)
