@@ -7,6 +7,7 @@ of any peer.
 
 import argparse
 import json
+import os
 import platform
 import time
 from collections.abc import Iterator
@@ -79,11 +80,12 @@ class Work:
 
     @contextmanager
     def clock(self, name: str) -> Iterator[None]:
-        """Note the wall-clock seconds of what is done within."""
-        started = time.perf_counter()
+        """Note the seconds of what is done within; the processor's too, children included."""
+        started, used = time.perf_counter(), sum(os.times()[:4])
         yield
         spent = time.perf_counter() - started
-        self.notes[name] = self.notes.get(name, 0.0) + spent
+        for key, value in ((name, spent), (f"{name}_of_processor", sum(os.times()[:4]) - used)):
+            self.notes[key] = self.notes.get(key, 0.0) + value
 
     def finish(self, folders: list[str], *packages: str) -> None:
         """Write the notes beside the cells: seconds, settings, versions."""

@@ -26,6 +26,11 @@ import torch
 from common import CONTROL, Wanted, Work, begin, log1p_cp10k, templates
 
 VALIDATION = "validation"
+COMMAND = (
+    "import torch; torch.set_float32_matmul_precision('medium'); "
+    "from state.__main__ import main; main()"
+)
+"""`python -m state`, where a processor that multiplies bf16 does so, twice as fast."""
 FOLDERS = {"state_sm": "state", "perturb_mean": "perturb-mean", "context_mean": "context-mean"}
 
 
@@ -89,7 +94,7 @@ def train(model: str, path: Path, work: Work) -> Path:
         "use_wandb": "false",
         "overwrite": "true",
     }
-    command = [sys.executable, "-m", "state", "tx", "train"]
+    command = [sys.executable, "-c", COMMAND, "tx", "train"]
     subprocess.run(
         [*command, *(f"{name}={value}" for name, value in settings.items())],
         check=True,
