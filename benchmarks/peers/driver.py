@@ -123,7 +123,14 @@ def _collect(found: Path, places: Places, seed: int, genes: dict[str, object]) -
     return names
 
 
-COSTS = ("training_cells", "epochs", "steps", "training_seconds", "cells_per_second")
+COSTS = (
+    "training_cells",
+    "epochs",
+    "steps",
+    "training_seconds",
+    "training_seconds_of_processor",
+    "cells_per_second",
+)
 
 
 def cost_table(out: Path) -> str:

@@ -266,6 +266,17 @@ def test_a_peer_may_have_expression_alone(tmp_path: Path):
         read_peers({"moved": tmp_path}, conditions, {HELD_OUT: 5}, 61)
 
 
+def test_a_peer_with_fewer_cells_than_the_model_is_refused(tmp_path: Path):
+    (tmp_path / "seed-0").mkdir()
+    values = np.ones((9, 60), np.float32)
+    name = f"CD4-T-cell__stimulated__{made.CYTOKINE}.log1p.safetensors"
+    (tmp_path / "seed-0" / name).write_bytes(save({"log1p_cp10k": values}))
+    context = {"cell_type": made.HELD_OUT, "dataset": "stimulated"}
+    conditions = {HELD_OUT: Condition(context, (_cytokine(),))}
+    with pytest.raises(ValueError, match=r"has 9 cells; the model samples 10: lower --n-cells"):
+        read_peers({"moved": tmp_path}, conditions, {HELD_OUT: 10}, 60)
+
+
 def test_a_folder_that_holds_no_peer_is_refused_with_what_it_should_hold(tmp_path: Path):
     conditions = {"a": Condition({"cell_type": "a"})}
     with pytest.raises(ValueError, match=r"has no known conditions .* among a"):

@@ -80,7 +80,7 @@ def test_a_seed_is_run_again_only_with_other_options(places: Places):
 
 
 def test_what_a_run_took_stands_in_the_table_of_costs(places: Places):
-    assert "| made | 0 | 1,200 |  |  | 12.5 |  |" in driver.cost_table(places.out).splitlines()
+    assert "| made | 0 | 1,200 |  |  | 12.5 |  |  |" in driver.cost_table(places.out).splitlines()
     with pytest.raises(ValueError, match=r"notes\.json"):
         driver.cost_table(places.split)
 

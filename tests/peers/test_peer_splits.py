@@ -73,6 +73,19 @@ def test_a_condition_never_trained_on_is_made_from_its_controls(tmp_path: Path, 
     assert set(adata.obs["condition"].iloc[rows]) == {"B, one"}
 
 
+def test_both_arms_of_a_change_start_from_the_same_control_cells(tmp_path: Path, common):
+    work = common.Work(tmp_path, tmp_path, 3, None)
+    control = common.Wanted("B, one", "B", "one", "control", 5)
+    perturbed = common.Wanted("B, one, IFN", "B", "one", "IFN", 7)
+    elsewhere = common.Wanted("B, two", "B", "two", "control", 5)
+    rows = [
+        work.generator(each).choice(1000, each.n_cells).tolist()
+        for each in (control, perturbed, elsewhere)
+    ]
+    assert rows[0] == rows[1][:5]
+    assert rows[0] != rows[2]
+
+
 def test_normalisation_is_that_of_the_metrics(common):
     from lingshu_model.evaluate.changes import log1p_cp10k
 

@@ -7,6 +7,7 @@ of any peer.
 
 import argparse
 import json
+import os
 import platform
 import time
 from collections.abc import Iterator
@@ -58,6 +59,14 @@ class Work:
         whole.X = sparse.csr_matrix(whole.X, dtype=np.float32)
         return whole
 
+    def generator(self, wanted: Wanted) -> np.random.Generator:
+        """Return the draws of a condition: the same for all of one data set and cell type.
+
+        Both arms of a change then start from the same control cells, row by row, as the model's
+        do, and the choice of cells is no noise in what a peer says of a perturbation.
+        """
+        return np.random.default_rng([self.seed, *f"{wanted.dataset}/{wanted.cell_type}".encode()])
+
     def leave(self, folder: str, condition: str, values: Any) -> None:
         """Write one condition's cells [cells, panel]: counts where integer, else log1p_cp10k."""
         path = self.out / folder / f"seed-{self.seed}"
@@ -71,11 +80,12 @@ class Work:
 
     @contextmanager
     def clock(self, name: str) -> Iterator[None]:
-        """Note the wall-clock seconds of what is done within."""
-        started = time.perf_counter()
+        """Note the seconds of what is done within; the processor's too, children included."""
+        started, used = time.perf_counter(), sum(os.times()[:4])
         yield
         spent = time.perf_counter() - started
-        self.notes[name] = self.notes.get(name, 0.0) + spent
+        for key, value in ((name, spent), (f"{name}_of_processor", sum(os.times()[:4]) - used)):
+            self.notes[key] = self.notes.get(key, 0.0) + value
 
     def finish(self, folders: list[str], *packages: str) -> None:
         """Write the notes beside the cells: seconds, settings, versions."""

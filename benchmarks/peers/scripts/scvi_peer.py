@@ -89,12 +89,13 @@ def sample(
     model: scvi.model.SCVI, adata: anndata.AnnData, kept: np.ndarray, wanted: Wanted, work: Work
 ) -> int:
     """Leave both kinds of cells of one condition; return how many were drawn."""
-    generator = np.random.default_rng([work.seed, *wanted.condition.encode()])
+    generator = work.generator(wanted)
     torch.manual_seed(int(generator.integers(2**31)))
+    shape = (wanted.n_cells, work.options.latent)
+    prior = generator.standard_normal(shape).astype(np.float32)
     rows = generator.choice(templates(adata.obs, wanted), wanted.n_cells)
     latent = model.get_latent_representation(adata, indices=rows, give_mean=False, batch_size=BATCH)
     library = np.log(np.asarray(adata.X[rows].sum(axis=1), np.float32))
-    prior = generator.standard_normal(latent.shape).astype(np.float32)
     for folder, z in (("scvi", latent), ("scvi-prior", prior)):
         counts = np.zeros((wanted.n_cells, len(kept)), np.int32)
         counts[:, kept] = draw(model, z, library, wanted)

@@ -26,6 +26,11 @@ import torch
 from common import CONTROL, Wanted, Work, begin, log1p_cp10k, templates
 
 VALIDATION = "validation"
+COMMAND = (
+    "import torch; torch.set_float32_matmul_precision('medium'); "
+    "from state.__main__ import main; main()"
+)
+"""`python -m state`, where a processor that multiplies bf16 does so, twice as fast."""
 FOLDERS = {"state_sm": "state", "perturb_mean": "perturb-mean", "context_mean": "context-mean"}
 
 
@@ -89,7 +94,7 @@ def train(model: str, path: Path, work: Work) -> Path:
         "use_wandb": "false",
         "overwrite": "true",
     }
-    command = [sys.executable, "-m", "state", "tx", "train"]
+    command = [sys.executable, "-c", COMMAND, "tx", "train"]
     subprocess.run(
         [*command, *(f"{name}={value}" for name, value in settings.items())],
         check=True,
@@ -103,7 +108,7 @@ def train(model: str, path: Path, work: Work) -> Path:
 
 def sample(model: str, trained: Path, adata: anndata.AnnData, wanted: Wanted, work: Work) -> int:
     """Leave the cells of one condition; return how many were made."""
-    generator = np.random.default_rng([work.seed, *wanted.condition.encode()])
+    generator = work.generator(wanted)
     rows = generator.choice(templates(adata.obs, wanted, control=True), wanted.n_cells)
     cells = torch.from_numpy(log1p_cp10k(adata.X[rows]).toarray())
     network, codes = load(model, trained)

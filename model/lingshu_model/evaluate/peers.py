@@ -43,12 +43,13 @@ def read_peers(
     Args:
         folders: by the peer's name.
         conditions: what each named condition is.
-        sizes: how many cells the model samples of each condition; more are cut off.
+        sizes: how many cells the model samples of each condition; a peer's further ones are cut
+            off, so that both sides have as many.
         genes: of the panel.
 
     Raises:
         ValueError: a folder holds no seed, seeds hold different conditions, none of the conditions
-            asked for is there, or cells are over another panel.
+            asked for is there, cells are over another panel, or there are fewer than the model's.
     """
     files = {name: {name, _split_name(conditions[name])} for name in sizes}
     return Peers({name: _read(name, f, files, sizes, genes) for name, f in folders.items()})
@@ -97,5 +98,8 @@ def _cells(path: Path, n: int, genes: int) -> Any:
     found = decode_cells(blob).counts if is_counts else load(blob)["log1p_cp10k"]
     if found.shape[1] != genes:
         message = f"{path} has {found.shape[1]} genes; the panel has {genes}"
+        raise ValueError(message)
+    if len(found) < n:
+        message = f"{path} has {len(found)} cells; the model samples {n}: lower --n-cells"
         raise ValueError(message)
     return csr(found[:n])

@@ -280,6 +280,8 @@ def _respond(
 def _peer_changes(observed: Observed, sources: Sources) -> dict[str, list[list[Change]]]:
     """Return the changes of the peers that have every perturbed condition.
 
+    Arms of one size are compared row by row: where a peer makes both of the same cells, what those
+    differ in is no noise of the change; where it does not, the estimate is that of apart samples.
     A peer that draws no control cells is measured against the training control cells it started
     from.
     """
@@ -289,10 +291,16 @@ def _peer_changes(observed: Observed, sources: Sources) -> dict[str, list[list[C
         if peer != MODEL and complete:
             controls = {c: observed.train[c] for _, c in observed.pairs}
             found[peer] = [
-                sampled_changes({**controls, **arms}, observed.pairs, paired=False)
+                [_peer_change({**controls, **arms}, pair) for pair in observed.pairs]
                 for arms in seeds
             ]
     return found
+
+
+def _peer_change(arms: Mapping[str, Any], pair: tuple[str, str]) -> Change:
+    paired = arms[pair[0]].shape[0] == arms[pair[1]].shape[0]
+    (change,) = sampled_changes(arms, [pair], paired=paired)
+    return change
 
 
 def _shams(store: ArmStore, study: Study, seed: int, each: Each) -> Shams:
