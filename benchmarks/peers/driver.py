@@ -38,7 +38,7 @@ RECIPES: dict[str, dict[str, tuple[str, ...]]] = {
     "thp1": {
         "scvi": ("--batch", "512", "--lr", "2e-3"),
         "state-baselines": (),
-        "state": ("--steps", "1000"),
+        "state": ("--steps", "300", "--check-every", "50"),
     },
     "pbmc": {
         "scgen": (),

@@ -34,7 +34,8 @@ def split_thp1(spec_path: Path, data: Path, out: Path, n_cells: int) -> None:
     """Write the split of the THP-1 knock-outs that `spec_path` trains on.
 
     Training and validation cells are the specification's own; held out is replicate 3, of which
-    the conditions with training cells count. Of each condition `n_cells` are wanted.
+    the conditions with training cells count. Of each condition `n_cells` are wanted, or as many as
+    are held out.
     """
     spec = TrainingSpec.read(spec_path)
     cells = training.read_cells(spec, data)
@@ -52,7 +53,10 @@ def split_thp1(spec_path: Path, data: Path, out: Path, n_cells: int) -> None:
     counts = np.concatenate([observed.test[name] for name in conditions])
     labels = [name for name in conditions for _ in observed.test[name]]
     _thp1_cells(counts, labels, cells.panel).write_h5ad(out / "test.h5ad")
-    told = {name: {**THP1, "perturbation": name, "n_cells": n_cells} for name in conditions}
+    told = {
+        name: {**THP1, "perturbation": name, "n_cells": max(n_cells, len(observed.test[name]))}
+        for name in conditions
+    }
     (out / "wanted.json").write_text(json.dumps(told, indent=1) + "\n", "utf-8")
 
 

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from safetensors.numpy import save
 
 import lingshu_model
-from lingshu_model.evaluate import distribution, effects, response
+from lingshu_model.evaluate import distribution, effects, report, response
 from lingshu_model.evaluate.__main__ import main
 from lingshu_model.evaluate.arms import Condition
 from lingshu_model.evaluate.changes import log1p_cp10k, pearson
@@ -266,15 +266,26 @@ def test_a_peer_may_have_expression_alone(tmp_path: Path):
         read_peers({"moved": tmp_path}, conditions, {HELD_OUT: 5}, 61)
 
 
-def test_a_peer_with_fewer_cells_than_the_model_is_refused(tmp_path: Path):
+def test_all_are_judged_by_as_many_cells_as_the_one_with_fewest():
+    cells = np.arange(12).reshape(6, 2)
+    model = [{"a": cells, "b": cells}, {"a": cells, "b": cells}]
+    found = report._as_many({"model": model, "peer": [{"a": cells[:5]}]})
+    sizes = [{name: len(arm) for name, arm in arms.items()} for arms in found["model"]]
+    assert sizes == [{"a": 5, "b": 6}] * 2
+    assert np.array_equal(found["model"][1]["a"], cells[:5])
+
+
+def test_a_peer_with_far_fewer_cells_than_the_model_is_refused(tmp_path: Path):
     (tmp_path / "seed-0").mkdir()
     values = np.ones((9, 60), np.float32)
     name = f"CD4-T-cell__stimulated__{made.CYTOKINE}.log1p.safetensors"
     (tmp_path / "seed-0" / name).write_bytes(save({"log1p_cp10k": values}))
     context = {"cell_type": made.HELD_OUT, "dataset": "stimulated"}
     conditions = {HELD_OUT: Condition(context, (_cytokine(),))}
-    with pytest.raises(ValueError, match=r"has 9 cells; the model samples 10: lower --n-cells"):
-        read_peers({"moved": tmp_path}, conditions, {HELD_OUT: 10}, 60)
+    with pytest.raises(ValueError, match=r"has 9 cells; the model samples 12: lower --n-cells"):
+        read_peers({"moved": tmp_path}, conditions, {HELD_OUT: 12}, 60)
+    found = read_peers({"moved": tmp_path}, conditions, {HELD_OUT: 10}, 60).arms["moved"]
+    assert found[0][HELD_OUT].shape == (9, 60)
 
 
 def test_a_folder_that_holds_no_peer_is_refused_with_what_it_should_hold(tmp_path: Path):

@@ -70,10 +70,12 @@ def test_scgen_moves_control_cells_and_decodes_its_control_too(tmp_path: Path):
 
 
 def test_state_moves_control_cells(tmp_path: Path):
-    (folder,) = _run("state", tmp_path, KNOCKOUTS)
-    moved = _expression(folder, "T, one, STAT1")
-    assert moved.shape == (300, 24)
-    assert np.isfinite(moved).all()
+    folders = _run("state", tmp_path, KNOCKOUTS)
+    assert [folder.parent.name for folder in folders] == ["state", "state-last"]
+    for folder in folders:
+        moved = _expression(folder, "T, one, STAT1")
+        assert moved.shape == (300, 24)
+        assert np.isfinite(moved).all()
 
 
 def test_the_mean_baselines_give_a_control_cell_for_a_control(tmp_path: Path):

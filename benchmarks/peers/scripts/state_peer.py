@@ -4,7 +4,8 @@
 which: `state_sm` (34 M trainable parameters; sets of 64 cells, 4 sets a step, where the published
 configuration has 128 and 16, and far fewer steps than its 400,000: a CPU's budget), `perturb_mean`
 (a control cell plus the training change of its perturbation), `context_mean` (the mean perturbed
-training cell). The checkpoint of the lowest validation loss is used.
+training cell). `state` are the cells of the checkpoint of the lowest validation loss, which comes
+early here, `state-last` those of the last step.
 
 A condition's cells are made from control training cells drawn with replacement, in sets of the
 trained length, by the model's own `predict_step`. They are log1p_cp10k, not counts. Validation
@@ -31,7 +32,12 @@ COMMAND = (
     "from state.__main__ import main; main()"
 )
 """`python -m state`, where a processor that multiplies bf16 does so, twice as fast."""
-FOLDERS = {"state_sm": "state", "perturb_mean": "perturb-mean", "context_mean": "context-mean"}
+FOLDERS = {
+    "state_sm": {"state": "best", "state-last": "final"},
+    "perturb_mean": {"perturb-mean": "final"},
+    "context_mean": {"context-mean": "final"},
+}
+"""By model: the folders of its cells, and the checkpoint that makes each."""
 
 
 def main() -> None:
@@ -41,11 +47,15 @@ def main() -> None:
     for model in work.options.models.split(","):
         work.notes = {"training_cells": int((~adata.obs["validation"]).sum())}
         with work.clock("training_seconds"):
-            trained = train(model, path, work)
-        with work.clock("sampling_seconds"):
-            n = sum(sample(model, trained, adata, wanted, work) for wanted in work.wanted())
-        work.notes["cells_per_second"] = n / work.notes["sampling_seconds"]
-        work.finish([FOLDERS[model]], "arc-state", "cell-load", "torch", "numpy", "anndata")
+            checkpoints = train(model, path, work)
+        notes = work.notes
+        for folder, name in FOLDERS[model].items():
+            work.notes = {**notes, "checkpoint": name}
+            trained = checkpoints / f"{name}.ckpt"
+            with work.clock("sampling_seconds"):
+                n = sum(sample(folder, model, trained, adata, each, work) for each in work.wanted())
+            work.notes["cells_per_second"] = n / work.notes["sampling_seconds"]
+            work.finish([folder], "arc-state", "cell-load", "torch", "numpy", "anndata")
 
 
 def prepare(adata: anndata.AnnData, scratch: Path) -> Path:
@@ -64,7 +74,7 @@ def prepare(adata: anndata.AnnData, scratch: Path) -> Path:
 
 
 def train(model: str, path: Path, work: Work) -> Path:
-    """Run `state tx train`; return the checkpoint to use."""
+    """Run `state tx train`; return the folder of its checkpoints."""
     options, home = work.options, path.parent / model
     split = path.with_suffix(".toml")
     split.write_text(
@@ -100,13 +110,13 @@ def train(model: str, path: Path, work: Work) -> Path:
         check=True,
         env=os.environ | {"HYDRA_FULL_ERROR": "1"},
     )
-    best, final = (home / "run" / "checkpoints" / f"{name}.ckpt" for name in ("best", "final"))
-    chosen = best if model == "state_sm" and best.is_file() else final
-    work.notes |= {"steps": options.steps if model == "state_sm" else 1, "checkpoint": chosen.stem}
-    return chosen
+    work.notes["steps"] = options.steps if model == "state_sm" else 1
+    return home / "run" / "checkpoints"
 
 
-def sample(model: str, trained: Path, adata: anndata.AnnData, wanted: Wanted, work: Work) -> int:
+def sample(
+    folder: str, model: str, trained: Path, adata: anndata.AnnData, wanted: Wanted, work: Work
+) -> int:
     """Leave the cells of one condition; return how many were made."""
     generator = work.generator(wanted)
     rows = generator.choice(templates(adata.obs, wanted, control=True), wanted.n_cells)
@@ -128,7 +138,7 @@ def sample(model: str, trained: Path, adata: anndata.AnnData, wanted: Wanted, wo
                 padded=False,
             )
             parts.append(told["preds"].reshape(len(some), -1).numpy())
-    work.leave(FOLDERS[model], wanted.condition, np.concatenate(parts).astype(np.float32))
+    work.leave(folder, wanted.condition, np.concatenate(parts).astype(np.float32))
     return wanted.n_cells
 
 

@@ -21,6 +21,9 @@ from lingshu_model.train.split import condition_name
 from lingshu_model.wire import decode_cells
 
 COUNTS, EXPRESSION = ".safetensors", ".log1p.safetensors"
+ENOUGH = 0.9
+"""Share of the model's cells that a peer needs: all are judged by as many as the one with fewest,
+and the model's figures are to stay those of the cells it was asked for."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +47,12 @@ def read_peers(
         folders: by the peer's name.
         conditions: what each named condition is.
         sizes: how many cells the model samples of each condition; a peer's further ones are cut
-            off, so that both sides have as many.
+            off. Of a few fewer as many of the model's will be compared.
         genes: of the panel.
 
     Raises:
         ValueError: a folder holds no seed, seeds hold different conditions, none of the conditions
-            asked for is there, cells are over another panel, or there are fewer than the model's.
+            asked for is there, cells are over another panel, or there are too few.
     """
     files = {name: {name, _split_name(conditions[name])} for name in sizes}
     return Peers({name: _read(name, f, files, sizes, genes) for name, f in folders.items()})
@@ -99,7 +102,7 @@ def _cells(path: Path, n: int, genes: int) -> Any:
     if found.shape[1] != genes:
         message = f"{path} has {found.shape[1]} genes; the panel has {genes}"
         raise ValueError(message)
-    if len(found) < n:
+    if len(found) < ENOUGH * n:
         message = f"{path} has {len(found)} cells; the model samples {n}: lower --n-cells"
         raise ValueError(message)
     return csr(found[:n])

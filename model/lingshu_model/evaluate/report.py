@@ -205,7 +205,7 @@ def _judge(
     observed = population.observed
     mine = [population.cut(arms) for arms in sampled]
     peers = {n: [population.cut(a) for a in arms] for n, arms in asked.peers.arms.items()}
-    sources: Sources = {MODEL: mine, **peers}
+    sources = _as_many({MODEL: mine, **peers})
     frame = Frame.fit(observed.train.values())
     return Found(
         population=population,
@@ -219,6 +219,18 @@ def _judge(
         composition=compose(population, sources, frame) if population.types else None,
         scores=challenge(observed, sources, np.random.default_rng(0)),
     )
+
+
+def _as_many(sources: Sources) -> Sources:
+    """Return the sources with as many cells of a condition each as the one that has fewest."""
+    sizes: dict[str, int] = {}
+    for arms in (arms for seeds in sources.values() for arms in seeds):
+        for name, cells in arms.items():
+            sizes[name] = min(cells.shape[0], sizes.get(name, cells.shape[0]))
+    return {
+        source: [{name: cells[: sizes[name]] for name, cells in arms.items()} for arms in seeds]
+        for source, seeds in sources.items()
+    }
 
 
 def _effects(
