@@ -1,5 +1,8 @@
 """Calibration: sampled changes are brought to what the training cells' effects say."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -109,3 +112,28 @@ def test_tilts_are_stored_as_calibrated(birth: build.Birth, newborn: Checkpoint)
     found = Sampler.load(Catalogue([again.parent]).load(SPEC.name), threads=1).network.tilt
     assert found
     assert np.array_equal(found.theta.numpy(), theta)
+
+
+def test_training_ends_with_calibrated_tilts(folder: Path) -> None:
+    spec = SPEC.model_dump(mode="json") | {"epochs": 1, "calibration": [16]}
+    (folder / "made.json").write_text(json.dumps(spec), "utf-8")
+    command = [
+        sys.executable,
+        "-m",
+        "lingshu_model.train",
+        "made.json",
+        "--data",
+        ".",
+        "--out",
+        ".",
+    ]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    trained = Catalogue([folder / "made" / "checkpoint"]).load("made")
+    assert trained.config["training"]["calibration"] == [16]
+    assert not list((folder / "made").glob(".uncalibrated-*"))
+    born = build.Birth(SPEC, add_shams(data.read_cells(SPEC, folder), 2, 0)).tilts
+    found = Sampler.load(trained, threads=1).network.tilt
+    assert found
+    assert found.theta.shape == born.theta.shape
+    assert not np.array_equal(found.theta.numpy(), born.theta)
