@@ -3,10 +3,12 @@
 Observed effects y of contexts c on genes g, with squared standard errors s2:
 
 - v_g, how large effects on a gene are: the mean over contexts of y**2 - s2, never below 0;
-- t2_g = rho v_g, how much of that differs between contexts; rho is one number for all genes;
-- what the others say of context a: the mean of their y, weighted by likeness_ac / (s2_cg + t2_g);
-- where a's own effect was observed, the two are averaged by their precisions;
-- all of it is shrunk towards 0 by v_g / (v_g + its variance).
+- t2_g = rho v_g, how much of that differs between contexts, and c_g = v_g - t2_g, how much is common
+  to them; rho is one number for all genes;
+- what the others say of what is common: the mean of their y, weighted by likeness_ac / (s2_cg + t2_g)
+  and shrunk towards 0 by c_g / (c_g + its variance);
+- context a's effect is that and its own deviation, of variance t2_g: nothing, as far as the others
+  know; where a's own effect was observed, the two are averaged by their precisions.
 
 Likeness is exp(-d**2 / 2 h**2) of the distance d between control profiles; h is the one that, each
 context left out in turn, predicts it best from the rest. Knows nothing of cells.
@@ -54,6 +56,7 @@ def carry_over(
     excess = np.where(known, y**2 - np.where(known, s2, 0.0), 0.0)
     strength = np.maximum(excess.sum(axis=0) / np.maximum(known.sum(axis=0), 1), 0.0)
     t2 = _heterogeneity(y, s2, known) * strength
+    common = strength - t2
     h = bandwidth(y, s2, t2, distance[np.ix_(observed, observed)])
     out = np.zeros((len(distance), value.shape[1]))
     for a in range(len(distance)):
@@ -61,14 +64,12 @@ def carry_over(
         own = np.flatnonzero(observed == a)
         likeness[own] = 0.0
         mean, variance = told(y, s2, t2, likeness)
-        precision = 1 / (variance + t2 + 1e-12)
+        kept = common / (common + variance + 1e-12)
+        out[a] = mean * kept
         if len(own):
-            told_own = np.where(known[own[0]], 1 / (s2[own[0]] + 1e-12), 0.0)
-            both = precision + told_own
-            mean = (mean * precision + y[own[0]] * told_own) / np.maximum(both, 1e-12)
-            precision = both
-        left = 1 / np.maximum(precision, 1e-12)
-        out[a] = np.where(strength > 0, mean * strength / (strength + left), 0.0)
+            prior = 1 / (common * (1 - kept) + t2 + 1e-12)
+            own_precision = np.where(known[own[0]], 1 / (s2[own[0]] + 1e-12), 0.0)
+            out[a] += (y[own[0]] - out[a]) * own_precision / (prior + own_precision)
     return out
 
 
