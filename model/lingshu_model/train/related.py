@@ -3,12 +3,12 @@
 Observed effects y of contexts c on genes g, with squared standard errors s2:
 
 - v_g, how large effects on a gene are: the mean over contexts of y**2 - s2, never below 0;
-- t2_g = rho v_g, how much of that differs between contexts, and c_g = v_g - t2_g, how much is common
-  to them; rho is one number for all genes;
-- what the others say of what is common: the mean of their y, weighted by likeness_ac / (s2_cg + t2_g)
-  and shrunk towards 0 by c_g / (c_g + its variance);
-- context a's effect is that and its own deviation, of variance t2_g: nothing, as far as the others
-  know; where a's own effect was observed, the two are averaged by their precisions.
+- t2_g = rho v_g, how much of that differs between contexts, and c_g = v_g - t2_g, how much is
+  common to them; rho is one number for all genes;
+- what the others say of what is common: the mean of their y, weighted by likeness_ac over
+  s2_cg + t2_g and shrunk towards 0 by c_g / (c_g + its variance);
+- context a's effect is that and a deviation of its own, of variance t2_g, of which the others know
+  nothing; where a's own effect was observed, the two are averaged by their precisions.
 
 Likeness is exp(-d**2 / 2 h**2) of the distance d between control profiles; h is the one that, each
 context left out in turn, predicts it best from the rest. Knows nothing of cells.
