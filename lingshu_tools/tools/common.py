@@ -56,7 +56,7 @@ NCells = Annotated[
     int, Field(ge=1, le=MAX_CELLS, description=f"Cells for each arm, 1 to {MAX_CELLS}")
 ]
 Seed = Annotated[
-    int, Field(ge=0, le=MAX_SEED, description="Random seed; equal seeds give equal cells")
+    int, Field(ge=0, le=MAX_SEED, description="Random seed; equal seeds give equal or paired cells")
 ]
 FirstCell = Annotated[
     int,

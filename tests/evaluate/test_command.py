@@ -23,7 +23,7 @@ from lingshu_model.evaluate.evidence import dumps, rounded
 from lingshu_model.evaluate.observed import CONTROL
 from lingshu_model.evaluate.sparse import dense
 from lingshu_model.train.spec import TrainingSpec
-from lingshu_model.wire import ArmRequest, Catalogue, Cells
+from lingshu_model.wire import ArmRequest, Catalogue, Cells, Intervention
 from lingshu_model.wire.catalogue import FORMAT, pin
 
 CONTEXT = {"cell_line": "THP-1"}
@@ -273,6 +273,25 @@ def test_whole_tiles_are_asked_for_and_the_first_cells_kept(
     cells = store.counts(Condition(CONTEXT), 7)
     assert cells.shape[0] == 20
     assert fake_sampler.asked[-1].n_cells == 32
+
+
+def test_arms_of_a_context_are_pairs_and_contexts_share_no_cells(
+    checkpoint: Path, tmp_path: Path, fake_sampler
+):
+    loaded = Catalogue([tmp_path]).load("made")
+    elsewhere = {"cell_line": "elsewhere"}
+    contexts = [*loaded.config["contexts"], {**loaded.config["contexts"][0], "context": elsewhere}]
+    sampler = {**loaded.config["sampler"], "tile": 48}
+    more = replace(loaded, config={**loaded.config, "contexts": contexts, "sampler": sampler})
+    store = ArmStore(more, tmp_path / "arms", n_cells=20, steps=3, guidance=0.0)
+    knocked_out = Intervention(kind="knockout", target="G1")
+    one, other = Condition(CONTEXT, (knocked_out,)), Condition(elsewhere, (knocked_out,))
+    first = store.request(one, 7).first_cell
+    assert first == store.request(one.control, 7).first_cell == 0
+    apart = store.request(other, 7).first_cell
+    assert apart == store.request(other.control, 7).first_cell
+    assert apart % 48 == 0
+    assert apart > 1_000_000
 
 
 def test_figures_are_rounded_to_five_digits_and_never_nan():

@@ -23,6 +23,8 @@ from lingshu_model.wire import (
 from lingshu_model.wire.durable import durably, write_durably
 
 CELLS_AT_ONCE = 1024
+APART = 1 << 20
+"""Cells from one context's first to the next one's: more than are ever asked for."""
 Interventions = tuple[Intervention, ...]
 
 
@@ -73,14 +75,21 @@ class ArmStore:
     def request(
         self, asked: Condition, seed: int, *, n: int | None = None, steps: int | None = None
     ) -> ArmRequest:
-        """Return what is asked of the sampler: whole tiles, since it computes no less."""
+        """Return what is asked of the sampler: whole tiles, since it computes no less.
+
+        Arms of one context are pairs, cell by cell. Contexts have cells of their own: those of one
+        number share their randomness whatever the condition, and noise that cells of a pool have
+        in common would not average out.
+        """
         tile = int(self.checkpoint.config["sampler"].get("tile", 1))
+        place = self.checkpoint.contexts.index(dict(asked.context))
         return ArmRequest(
             checkpoint=self.checkpoint.name,
             checkpoint_digest=self.checkpoint.digest,
             context=dict(asked.context),
             interventions=asked.interventions,
             seed=seed,
+            first_cell=place * APART // tile * tile,
             n_cells=-(-self._asked(n) // tile) * tile,
             steps=steps or self.steps,
             guidance=self.guidance,
