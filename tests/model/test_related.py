@@ -47,6 +47,21 @@ def test_an_unseen_context_is_told_by_its_own_lineage(world: dict[str, np.ndarra
     assert np.abs(found[120:]).mean() < 0.5 * np.abs(plain[120:]).mean()
 
 
+def test_that_contexts_differ_makes_no_prediction_smaller() -> None:
+    strength = np.where(np.arange(GENES) < 300, 1.0, 0.0)
+    common, own = normal(11, GENES) * strength, 0.7 * normal(12, 40, GENES) * strength
+    profiles = normal(13, 40, GENES)
+    distance = distances(profiles, np.zeros(40, np.int64))
+    slopes: list[float] = []
+    for new in range(32, 40):
+        observed = np.arange(8)
+        value = (common + own)[observed] + 0.1 * normal(14, 8, GENES)
+        found = carry_over(value, np.full((8, GENES), 0.01), distance, observed)[new]
+        truth = common + own[new]
+        slopes.append(found @ truth / (found @ found))
+    assert np.mean(slopes) == pytest.approx(1.0, abs=0.05)
+
+
 def test_what_was_seen_well_is_kept(world: dict[str, np.ndarray]) -> None:
     observed = np.arange(6)
     value = world["effect"] + 0.01 * normal(6, 6, GENES)
