@@ -13,9 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from lingshu_model.evaluate.scoring.threads import each
+
 Floats = NDArray[np.float64]
 Matrix = Any
 """A scipy CSR matrix, [cells, genes]; scipy has no types to name it by."""
+ENTRIES = 1 << 17
+"""Entries in a piece of a matrix: temporaries this small stay in the processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -85,13 +89,36 @@ def predicted_side(arms: Mapping[str, Any], real: Side) -> Side:
 
 
 def as_csr(values: Any) -> Matrix:
-    """Return float32 CSR with sorted, summed columns and no stored zeros."""
+    """Return float32 CSR with sorted, summed columns and no stored zeros.
+
+    What is so already is not copied.
+    """
     matrix = sparse.csr_matrix(values, dtype=np.float32)
+    if matrix.has_canonical_format and matrix.data.all():
+        return matrix
     if matrix is values or matrix.data is getattr(values, "data", None):
         matrix = matrix.copy()
     matrix.sum_duplicates()
     matrix.eliminate_zeros()
     return matrix
+
+
+def pieces(matrix: Matrix) -> list[Matrix]:
+    """Return the rows of a CSR matrix, some at a time."""
+    n = matrix.shape[0]
+    step = min(max(ENTRIES * n // max(matrix.nnz, 1), 1), ENTRIES)
+    return [matrix[first : first + step] for first in range(0, n, step)]
+
+
+def doubled(matrix: Matrix) -> Matrix:
+    """Return a CSR matrix with float64 entries; scipy's own `astype` copies the columns too."""
+    parts = matrix.data.astype(np.float64), matrix.indices, matrix.indptr
+    return sparse.csr_matrix(parts, shape=matrix.shape)
+
+
+def row_numbers(matrix: Matrix) -> NDArray[np.int32]:
+    """Return the row of each entry of a CSR matrix."""
+    return np.repeat(np.arange(matrix.shape[0], dtype=np.int32), np.diff(matrix.indptr))
 
 
 def gene_sums(matrix: Matrix) -> Floats:
@@ -105,13 +132,14 @@ def cell_sums(matrix: Matrix) -> Floats:
 
 
 def _side(arms: Mapping[str, Any], names: list[str], genes: Sequence[str], label: str) -> Side:
-    blocks = [_checked(arms[name], name, len(genes)) for name in names]
+    checked = each(lambda name: _checked(arms[name], name, len(genes)), [label, *names])
+    control, *blocks = checked
     bounds = np.concatenate([[0], np.cumsum([block.shape[0] for block in blocks])])
     return Side(
         genes=list(genes),
         names=names,
         label=label,
-        control=_checked(arms[label], label, len(genes)),
+        control=control,
         perturbed=sparse.vstack(blocks, format="csr"),
         bounds=bounds.astype(np.int64),
     )
@@ -124,7 +152,7 @@ def _checked(values: Any, name: str, n_genes: int) -> Matrix:
         message = f"{name!r} is {cells} cells × {columns} genes; needed: 1 or more × {n_genes}"
         raise ValueError(message)
     lowest = matrix.data.min(initial=0.0)
-    if not np.isfinite(matrix.data).all() or lowest < 0:
+    if lowest < 0 or not np.isfinite(matrix.data).all():
         message = f"{name!r} holds {lowest if lowest < 0 else 'values not finite'}: give counts"
         raise ValueError(message)
     return matrix
