@@ -7,7 +7,7 @@ names. Knows nothing of normalisation or metrics.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from lingshu_model.evaluate.scoring.threads import each
 Floats = NDArray[np.float64]
 Matrix = Any
 """A scipy CSR matrix, [cells, genes]; scipy has no types to name it by."""
-ENTRIES = 1 << 17
+ENTRIES = 1 << 16
 """Entries in a piece of a matrix: temporaries this small stay in the processor's cache."""
 
 
@@ -103,22 +103,39 @@ def as_csr(values: Any) -> Matrix:
     return matrix
 
 
-def pieces(matrix: Matrix) -> list[Matrix]:
-    """Return the rows of a CSR matrix, some at a time."""
-    n = matrix.shape[0]
+class Piece(NamedTuple):
+    """Some rows of a CSR matrix, in its memory.
+
+    Attributes:
+        first: the first of them.
+        last: the one after them.
+        cells: each entry's row in the whole matrix.
+        genes: each entry's column.
+        data: each entry.
+    """
+
+    first: int
+    last: int
+    cells: NDArray[np.int64]
+    genes: NDArray[np.integer[Any]]
+    data: NDArray[np.floating[Any]]
+
+
+def pieces(matrix: Matrix) -> Iterator[Piece]:
+    """Yield the rows of a CSR matrix, some at a time."""
+    n, starts = matrix.shape[0], matrix.indptr
     step = min(max(ENTRIES * n // max(matrix.nnz, 1), 1), ENTRIES)
-    return [matrix[first : first + step] for first in range(0, n, step)]
+    for first in range(0, n, step):
+        last = min(first + step, n)
+        cells = np.repeat(np.arange(first, last), np.diff(starts[first : last + 1]))
+        held = slice(starts[first], starts[last])
+        yield Piece(first, last, cells, matrix.indices[held], matrix.data[held])
 
 
 def doubled(matrix: Matrix) -> Matrix:
     """Return a CSR matrix with float64 entries; scipy's own `astype` copies the columns too."""
     parts = matrix.data.astype(np.float64), matrix.indices, matrix.indptr
     return sparse.csr_matrix(parts, shape=matrix.shape)
-
-
-def row_numbers(matrix: Matrix) -> NDArray[np.int32]:
-    """Return the row of each entry of a CSR matrix."""
-    return np.repeat(np.arange(matrix.shape[0], dtype=np.int32), np.diff(matrix.indptr))
 
 
 def gene_sums(matrix: Matrix) -> Floats:

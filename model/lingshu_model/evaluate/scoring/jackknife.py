@@ -17,7 +17,6 @@ from lingshu_model.evaluate.scoring.cells import (
     cell_sums,
     gene_sums,
     pieces,
-    row_numbers,
 )
 
 TARGET = 50_000.0
@@ -69,18 +68,16 @@ def _by_series(cells: Matrix, counts: Floats, totals: Floats) -> tuple[Floats, F
     """Return what `_directly` does."""
     total, genes = counts.sum(), len(counts)
     share, w = totals / total, total / (total + TARGET * counts)
-    logs = np.log1p(-share)
+    logs, scale = np.log1p(-share), TARGET / total
     first, second = _absent(share, w)
-    start = 0
-    for block in pieces(cells):
-        gene, cell = block.indices.astype(np.int64), start + row_numbers(block)
-        x, weight, rest = share[cell], w[gene], logs[cell]
-        absent = np.log1p(-weight * x) - rest
-        left = np.log1p(-weight * (x + block.data * (TARGET / total))) - rest
+    for piece in pieces(cells):
+        gene = piece.genes.astype(np.int64)
+        x, weight, rest = share[piece.cells], -w[gene], logs[piece.cells]
+        absent = np.log1p(weight * x) - rest
+        left = np.log1p(weight * (x + piece.data * scale)) - rest
         more = left - absent
         first += np.bincount(gene, more, genes)
         second += np.bincount(gene, more * (left + absent), genes)
-        start += block.shape[0]
     return first, second
 
 

@@ -17,9 +17,9 @@ from scipy import sparse
 from lingshu_model.evaluate.scoring.cells import (
     Floats,
     Matrix,
+    Piece,
     cell_sums,
     pieces,
-    row_numbers,
 )
 from lingshu_model.evaluate.scoring.threads import each
 
@@ -80,31 +80,45 @@ def order_float32(matrix: Matrix) -> Ordered:
 def order_log1p_per_million(matrices: Sequence["Matrix | PerMillion"]) -> list[Ordered]:
     """Return float64 ln(1 + counts per million) of several matrices, ordered in common."""
     sides = [m if isinstance(m, PerMillion) else PerMillion.of(m) for m in matrices]
-    distinct = np.unique(np.concatenate([s.values for side in sides for s in side.sources]))
-    return each(lambda side: side.ordered(distinct), sides)
+    values = np.concatenate([side.values for side in sides])
+    codes = np.unique(values, return_inverse=True)[1].astype(np.uint32)
+    ends = np.cumsum([len(side.values) for side in sides])
+    found = np.split(codes, ends[:-1])
+    return each(lambda pair: pair[0].ordered(pair[1]), zip(sides, found, strict=True))
 
 
 @dataclass(frozen=True)
 class PerMillion:
-    """Float64 ln(1 + counts per million) of cells, ready to be ordered with others."""
+    """Float64 ln(1 + counts per million) of cells, ready to be ordered with others.
+
+    Attributes:
+        matrix: the cells' counts.
+        sources: their values, piece by piece.
+        values: the distinct ones of every piece.
+    """
 
     matrix: Matrix
     sources: Sequence["_Source"]
+    values: Floats
 
     @classmethod
     def of(cls, matrix: Matrix) -> "PerMillion":
         """Return those of counts."""
-        return cls(matrix, each(_Source.of, pieces(matrix)))
+        sources = each(_Source.of, pieces(matrix))
+        return cls(matrix, sources, np.concatenate([source.values for source in sources]))
 
-    def ordered(self, distinct: Floats) -> Ordered:
-        """Return the values as places among distinct ones."""
-        codes = np.concatenate([source.codes(distinct) for source in self.sources])
-        return _by_gene(self.matrix, codes)
+    def ordered(self, codes: Codes) -> Ordered:
+        """Return the entries as the integers that stand for their values."""
+        ends = np.cumsum([len(source.values) for source in self.sources])
+        pairs = zip(self.sources, np.split(codes, ends[:-1]), strict=True)
+        return _by_gene(
+            self.matrix, np.concatenate([source.codes(found) for source, found in pairs])
+        )
 
 
 @dataclass(frozen=True)
 class _Source:
-    """Some cells' distinct values: those of small whole counts by cell and count, and the rest.
+    """A piece's distinct values: those of small whole counts by cell and count, and the rest.
 
     Attributes:
         cells: how many.
@@ -121,22 +135,22 @@ class _Source:
     values: Floats
 
     @classmethod
-    def of(cls, matrix: Matrix) -> "_Source":
-        cell, scale = row_numbers(matrix), cell_sums(matrix) / PER_MILLION
-        count = np.minimum(matrix.data, SMALL).astype(np.int32)
-        tabled = (count < SMALL) & (count == matrix.data)
-        places = np.where(tabled, cell * np.int32(SMALL) + count, 0)
-        table = np.zeros(len(scale) * SMALL, bool)
+    def of(cls, piece: Piece) -> "_Source":
+        cell, cells = (piece.cells - piece.first).astype(np.int32), piece.last - piece.first
+        scale = np.bincount(cell, piece.data, cells) / PER_MILLION
+        count = np.minimum(piece.data, SMALL).astype(np.int32)
+        tabled = (count < SMALL) & (count == piece.data)
+        places = np.where(tabled, cell * np.int32(SMALL) + count, np.int32(0))
+        table = np.zeros(cells * SMALL, bool)
         table[places] = True
         table[0] = False
         seen, rest = np.flatnonzero(table), np.flatnonzero(~tabled)
         small = (seen % SMALL) / scale[seen // SMALL]
-        large = matrix.data[rest].astype(np.float64) / scale[cell[rest]]
-        return cls(len(scale), places, seen, rest, np.log1p(np.concatenate([small, large])))
+        large = piece.data[rest].astype(np.float64) / scale[cell[rest]]
+        return cls(cells, places, seen, rest, np.log1p(np.concatenate([small, large])))
 
-    def codes(self, distinct: Floats) -> Codes:
-        """Return each entry's place among distinct values."""
-        found = np.searchsorted(distinct, self.values).astype(np.uint32)
+    def codes(self, found: Codes) -> Codes:
+        """Return each entry's integer, given those of the distinct values."""
         table = np.zeros(self.cells * SMALL, np.uint32)
         table[self.seen] = found[: len(self.seen)]
         codes = table[self.places]

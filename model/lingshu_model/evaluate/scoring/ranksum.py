@@ -147,7 +147,7 @@ def _block(
     keys = [layout.keys(control, None, genes), layout.keys(groups, member, genes)]
     keys = np.concatenate(keys)
     keys.sort()
-    at = np.flatnonzero(layout.members(keys))
+    at = np.flatnonzero(layout.members(keys) > 0)
     starts = control.starts[genes[0] : genes[1] + 1].astype(np.int64)
     zeros = control.shape[0] - np.diff(starts)[:, None].astype(np.float64)
     # Control cells that are no higher: those that stand before in the block, less other genes'.
