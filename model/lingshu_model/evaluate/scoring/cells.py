@@ -58,7 +58,8 @@ def real_side(arms: Mapping[str, Any], genes: Sequence[str], control: str) -> Si
     """Return the real cells.
 
     Args:
-        arms: cells by condition, dense or sparse, [cells, genes], the control among them.
+        arms: cells by condition, dense or sparse, [cells, genes], the control among them. The
+            control is not copied if it is float32 CSR without zeros already.
         genes: the columns' names.
         control: the control's name in `arms`.
 
