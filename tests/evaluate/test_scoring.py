@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from lingshu_model.evaluate.scoring import (
     ranksum,
     real_side,
     scaled,
+    threads,
     vcc2025,
     vcc2026,
 )
@@ -62,13 +64,13 @@ def test_a_gene_that_is_the_same_everywhere_has_p_one_and_half_of_all_pairs():
     np.testing.assert_array_equal(found.p, [[1, 1]])
 
 
-def test_batches_and_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch):
+def test_blocks_and_workers_change_nothing(monkeypatch: pytest.MonkeyPatch):
     generator = np.random.default_rng(1)
     control = generator.poisson(1, (30, 50))
     groups = [generator.poisson(1, (10, 50)) for _ in range(6)]
     whole = _tested(control, groups)
-    monkeypatch.setattr(ranksum, "BATCH", 700)
     monkeypatch.setattr(ranksum, "BLOCK", 64)
+    monkeypatch.setattr(threads, "WORKERS", 3)
     cut = _tested(control, groups)
     np.testing.assert_array_equal(cut.u, whole.u)
     np.testing.assert_array_equal(cut.p, whole.p)
@@ -76,9 +78,10 @@ def test_batches_and_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch):
 
 def test_too_many_values_for_a_key_are_refused_rather_than_mixed_up():
     cells = sparse.csr_matrix((1, 1 << 20), dtype=np.float32)
-    ordered = order_float32(cells)
+    highest = np.array([2**32 - 1], np.uint32)
+    ordered = replace(order_float32(cells), codes=highest)
     with pytest.raises(OverflowError, match="exceed 63 bits"):
-        ranksum._sorted(ordered, 40, member=np.zeros(0, np.int64), member_bits=5)
+        ranksum._Layout.of(ordered, ordered, 1 << 11)
 
 
 def test_integers_stand_in_the_order_of_the_values_they_replace():
@@ -87,7 +90,9 @@ def test_integers_stand_in_the_order_of_the_values_they_replace():
     counts[0][0, 0], counts[1][3, 3] = 4000, 0.25
     matrices = [sparse.csr_matrix(c) for c in counts]
     scales = [np.repeat(cell_sums(m) / 1e6, np.diff(m.indptr)) for m in matrices]
-    values = np.concatenate([np.log1p(m.data / s) for m, s in zip(matrices, scales, strict=True)])
+    values = [np.log1p(m.data / s) for m, s in zip(matrices, scales, strict=True)]
+    by_gene = [np.argsort(m.indices, kind="stable") for m in matrices]
+    values = np.concatenate([v[order] for v, order in zip(values, by_gene, strict=True)])
     codes = np.concatenate([o.codes for o in order_log1p_per_million(matrices)])
     order = np.argsort(values, kind="stable")
     np.testing.assert_array_equal(np.diff(values[order]) > 0, np.diff(codes[order]) > 0)

@@ -7,15 +7,19 @@ names. Knows nothing of normalisation or metrics.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from lingshu_model.evaluate.scoring.threads import each
+
 Floats = NDArray[np.float64]
 Matrix = Any
 """A scipy CSR matrix, [cells, genes]; scipy has no types to name it by."""
+ENTRIES = 1 << 16
+"""Entries in a piece of a matrix: temporaries this small stay in the processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,8 @@ def real_side(arms: Mapping[str, Any], genes: Sequence[str], control: str) -> Si
     """Return the real cells.
 
     Args:
-        arms: cells by condition, dense or sparse, [cells, genes], the control among them.
+        arms: cells by condition, dense or sparse, [cells, genes], the control among them. The
+            control is not copied if it is float32 CSR without zeros already.
         genes: the columns' names.
         control: the control's name in `arms`.
 
@@ -85,13 +90,53 @@ def predicted_side(arms: Mapping[str, Any], real: Side) -> Side:
 
 
 def as_csr(values: Any) -> Matrix:
-    """Return float32 CSR with sorted, summed columns and no stored zeros."""
+    """Return float32 CSR with sorted, summed columns and no stored zeros.
+
+    What is so already is not copied.
+    """
     matrix = sparse.csr_matrix(values, dtype=np.float32)
+    if matrix.has_canonical_format and matrix.data.all():
+        return matrix
     if matrix is values or matrix.data is getattr(values, "data", None):
         matrix = matrix.copy()
     matrix.sum_duplicates()
     matrix.eliminate_zeros()
     return matrix
+
+
+class Piece(NamedTuple):
+    """Some rows of a CSR matrix, in its memory.
+
+    Attributes:
+        first: the first of them.
+        last: the one after them.
+        cells: each entry's row in the whole matrix.
+        genes: each entry's column.
+        data: each entry.
+    """
+
+    first: int
+    last: int
+    cells: NDArray[np.int64]
+    genes: NDArray[np.integer[Any]]
+    data: NDArray[np.floating[Any]]
+
+
+def pieces(matrix: Matrix) -> Iterator[Piece]:
+    """Yield the rows of a CSR matrix, some at a time."""
+    n, starts = matrix.shape[0], matrix.indptr
+    step = min(max(ENTRIES * n // max(matrix.nnz, 1), 1), ENTRIES)
+    for first in range(0, n, step):
+        last = min(first + step, n)
+        cells = np.repeat(np.arange(first, last), np.diff(starts[first : last + 1]))
+        held = slice(starts[first], starts[last])
+        yield Piece(first, last, cells, matrix.indices[held], matrix.data[held])
+
+
+def doubled(matrix: Matrix) -> Matrix:
+    """Return a CSR matrix with float64 entries; scipy's own `astype` copies the columns too."""
+    parts = matrix.data.astype(np.float64), matrix.indices, matrix.indptr
+    return sparse.csr_matrix(parts, shape=matrix.shape)
 
 
 def gene_sums(matrix: Matrix) -> Floats:
@@ -105,13 +150,14 @@ def cell_sums(matrix: Matrix) -> Floats:
 
 
 def _side(arms: Mapping[str, Any], names: list[str], genes: Sequence[str], label: str) -> Side:
-    blocks = [_checked(arms[name], name, len(genes)) for name in names]
+    checked = each(lambda name: _checked(arms[name], name, len(genes)), [label, *names])
+    control, *blocks = checked
     bounds = np.concatenate([[0], np.cumsum([block.shape[0] for block in blocks])])
     return Side(
         genes=list(genes),
         names=names,
         label=label,
-        control=_checked(arms[label], label, len(genes)),
+        control=control,
         perturbed=sparse.vstack(blocks, format="csr"),
         bounds=bounds.astype(np.int64),
     )
@@ -124,7 +170,7 @@ def _checked(values: Any, name: str, n_genes: int) -> Matrix:
         message = f"{name!r} is {cells} cells × {columns} genes; needed: 1 or more × {n_genes}"
         raise ValueError(message)
     lowest = matrix.data.min(initial=0.0)
-    if not np.isfinite(matrix.data).all() or lowest < 0:
+    if lowest < 0 or not np.isfinite(matrix.data).all():
         message = f"{name!r} holds {lowest if lowest < 0 else 'values not finite'}: give counts"
         raise ValueError(message)
     return matrix

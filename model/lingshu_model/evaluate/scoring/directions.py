@@ -48,7 +48,8 @@ class Call:
         called: the same of the predicted ones.
         both: tested on both sides.
         predicted_tested: tested on the predicted side.
-        order: from the prediction's most to its least confident gene.
+        confidence: what orders genes from the prediction's most to its least confident one, the
+            last key first.
     """
 
     real: Floats
@@ -57,7 +58,7 @@ class Call:
     called: NDArray[np.bool_]
     both: NDArray[np.bool_]
     predicted_tested: NDArray[np.bool_]
-    order: NDArray[np.int64]
+    confidence: tuple[NDArray[Any], ...]
 
     @property
     def directed(self) -> NDArray[np.bool_]:
@@ -144,7 +145,7 @@ def _call(real: Differential, predicted: Differential, alphabet: Any, i: int, ow
         called=predicted_tested & (adjusted < LEVEL),
         both=real_tested & predicted_tested,
         predicted_tested=predicted_tested,
-        order=np.lexsort((alphabet, -np.abs(fold), p, adjusted)),
+        confidence=(alphabet, -np.abs(fold), p, adjusted),
     )
 
 
@@ -158,7 +159,8 @@ def _reach(call: Call) -> float:
     wanted = int(call.real_called.sum())
     if not wanted:
         return float("nan")
-    judged = call.order[(call.real_called & call.directed)[call.order]]
+    judged = np.flatnonzero(call.real_called & call.directed)
+    judged = judged[np.lexsort([key[judged] for key in call.confidence])]
     so_far = np.arange(1, len(judged) + 1)
     pure = np.flatnonzero(np.cumsum(call.agreed[judged]) / so_far >= PURITY)
     return float(so_far[pure[-1]]) / wanted if len(pure) else 0.0

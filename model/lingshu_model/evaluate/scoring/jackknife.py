@@ -11,7 +11,13 @@ Knows nothing of what the variance is for.
 
 import numpy as np
 
-from lingshu_model.evaluate.scoring.cells import Floats, Matrix, cell_sums, gene_sums
+from lingshu_model.evaluate.scoring.cells import (
+    Floats,
+    Matrix,
+    cell_sums,
+    gene_sums,
+    pieces,
+)
 
 TARGET = 50_000.0
 """What a group's counts are scaled to."""
@@ -20,8 +26,6 @@ LARGEST_SHARE = 0.2
 EXACT = 1e-17
 ROWS = 64
 """Cells done directly at a time."""
-ENTRIES = 1 << 17
-"""Entries done one by one at a time: temporaries this small stay in the processor's cache."""
 
 
 def log_bulk(counts: Floats) -> Floats:
@@ -64,18 +68,16 @@ def _by_series(cells: Matrix, counts: Floats, totals: Floats) -> tuple[Floats, F
     """Return what `_directly` does."""
     total, genes = counts.sum(), len(counts)
     share, w = totals / total, total / (total + TARGET * counts)
+    logs, scale = np.log1p(-share), TARGET / total
     first, second = _absent(share, w)
-    step = max(1, ENTRIES * cells.shape[0] // max(cells.nnz, 1))
-    for start in range(0, cells.shape[0], step):
-        block = cells[start : start + step]
-        gene, each = block.indices, np.diff(block.indptr)
-        x = share[start : start + step]
-        absent = np.log1p(-np.repeat(x, each) * w[gene]) - np.repeat(np.log1p(-x), each)
-        rest = np.repeat(total * (1 - x), each)
-        held = block.data.astype(np.float64)
-        more = np.log1p(-TARGET * held / (rest + TARGET * counts[gene]))
-        first += np.bincount(gene, weights=more, minlength=genes)
-        second += np.bincount(gene, weights=more * (2 * absent + more), minlength=genes)
+    for piece in pieces(cells):
+        gene = piece.genes.astype(np.int64)
+        x, weight, rest = share[piece.cells], -w[gene], logs[piece.cells]
+        absent = np.log1p(weight * x) - rest
+        left = np.log1p(weight * (x + piece.data * scale)) - rest
+        more = left - absent
+        first += np.bincount(gene, more, genes)
+        second += np.bincount(gene, more * (left + absent), genes)
     return first, second
 
 
@@ -84,7 +86,8 @@ def _absent(share: Floats, w: Floats) -> tuple[Floats, Floats]:
     terms = max(4, int(np.ceil(np.log(EXACT) / np.log(share.max()))))
     sums = np.array([np.sum(share**power) for power in range(2 * terms + 1)])
     power = np.arange(1, terms + 1)
-    parts = (1 - w[:, None] ** power) / power
-    first = parts @ sums[1 : terms + 1]
+    powers = np.multiply.accumulate(np.broadcast_to(w, (terms, len(w))))
+    parts = (1 - powers) / power[:, None]
     products = sums[power[:, None] + power]
-    return first, np.einsum("gj,jk,gk->g", parts, products, parts, optimize=True)
+    first = np.einsum("k,kg->g", sums[1 : terms + 1], parts)
+    return first, np.einsum("jg,jg->g", parts, np.einsum("jk,kg->jg", products, parts))

@@ -1,25 +1,24 @@
 """Mann-Whitney U of many groups of cells against one control, for every gene.
 
-The control is sorted once. Each group's non-zero values are looked up in it: a value beats the
-control cells below it and ties with those equal to it, and zeros, the lowest value, are only
-counted. Ties are corrected for from the control's own runs of equal values and what a group adds
-to them. U and the tie term are sums of integers (float64 holds them exactly up to about 200,000
-cells), so they do not depend on the order of anything. Knows nothing of genes' names,
+The non-zero values of the control and of all groups are sorted together, some genes at a time. A
+value then beats as many control cells as stand before it, and zeros, the lowest value, are only
+counted. Values that several cells share are few: they are taken out, and their ties corrected for,
+by runs of equal ones. U and the tie term are sums of integers (float64 holds them exactly up to
+about 200,000 cells), so they do not depend on the order of anything. Knows nothing of genes' names,
 normalisation or multiple tests.
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import erfc, sqrt
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lingshu_model.evaluate.scoring.cells import Floats
 from lingshu_model.evaluate.scoring.normal import Integers, Ordered
+from lingshu_model.evaluate.scoring.threads import each
 
-BATCH = 1 << 23
-"""Non-zero values of groups sorted at a time, which bounds the memory."""
 BLOCK = 1 << 17
 """Non-zero values looked at together: temporaries this small stay in the processor's cache."""
 KEY_BITS = 63
@@ -48,15 +47,13 @@ def rank_sums(control: Ordered, groups: Ordered, bounds: Integers) -> RankSum:
     Raises:
         OverflowError: gene, value and group of so many do not fit 63 bits.
     """
-    highest = max(int(side.codes.max(initial=0)) for side in (control, groups))
-    bits = max(highest.bit_length(), 1)
-    reference = _Control(control.shape[0], bits, *_sorted(control, bits))
-    parts = [
-        _compare(reference, groups, bounds[first : last + 1])
-        for first, last in _batches(groups.rows[bounds].astype(np.int64))
-    ]
-    u, ties = (np.concatenate([part[i] for part in parts], axis=1).T for i in (0, 1))
-    return RankSum(u, two_sided_p(u, ties, np.diff(bounds)[:, None], control.shape[0]))
+    layout = _Layout.of(control, groups, len(bounds) - 1)
+    sizes = np.diff(bounds)
+    member = np.repeat(np.arange(1, len(bounds)), sizes)
+    block = partial(_block, control, groups, layout, member, sizes.astype(np.float64))
+    parts = each(block, _ranges(control.starts.astype(np.int64) + groups.starts))
+    u, ties = (np.concatenate([part[i] for part in parts]).T for i in (0, 1))
+    return RankSum(u, two_sided_p(u, ties, sizes[:, None], control.shape[0]))
 
 
 def two_sided_p(u: Floats, ties: Floats, n: Integers, n_control: int) -> Floats:
@@ -75,117 +72,119 @@ def two_sided_p(u: Floats, ties: Floats, n: Integers, n_control: int) -> Floats:
 
 
 @dataclass(frozen=True)
-class _Control:
-    """The control's non-zero values, sorted.
+class _Layout:
+    """What a key is made of, from the highest bits: gene, value, member.
 
     Attributes:
-        n_cells: cells, those that are zero included.
-        bits: bits of a value's integer within a key.
-        keys: gene and value of each.
-        first: where each gene's begin, and the end of the last.
+        groups: how many there are; a group's member is its number from 1, the control's is 0.
+        value_bits: bits of a value's integer.
+        member_bits: bits of a member.
     """
 
-    n_cells: int
-    bits: int
-    keys: Integers
-    first: Integers
+    groups: int
+    value_bits: int
+    member_bits: int
 
-    def block(self, first: int, last: int) -> Integers:
-        return self.keys[self.first[first] : self.first[last]]
+    @classmethod
+    def of(cls, control: Ordered, groups: Ordered, n_groups: int) -> "_Layout":
+        highest = max(int(side.codes.max(initial=0)) for side in (control, groups))
+        layout = cls(n_groups, max(highest.bit_length(), 1), n_groups.bit_length())
+        genes = control.shape[1]
+        if genes.bit_length() + layout.value_bits + layout.member_bits > KEY_BITS:
+            message = f"{genes} genes, {highest} values and {n_groups} groups exceed 63 bits"
+            raise OverflowError(message)
+        return layout
+
+    def keys(self, cells: Ordered, member: Integers | None, genes: tuple[int, int]) -> Integers:
+        """Return the keys of a range of genes, counted from its first."""
+        starts = cells.starts[genes[0] : genes[1] + 1]
+        held = slice(starts[0], starts[-1])
+        keys = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
+        keys <<= self.value_bits
+        keys |= cells.codes[held]
+        keys <<= self.member_bits
+        if member is not None:
+            keys |= member[cells.cells[held]]
+        return keys
+
+    def values(self, keys: Integers) -> Integers:
+        return keys >> self.member_bits
+
+    def members(self, keys: Integers) -> Integers:
+        return keys & ((1 << self.member_bits) - 1)
+
+    def genes(self, keys: Integers) -> Integers:
+        return keys >> (self.value_bits + self.member_bits)
+
+    def sums(self, keys: Integers, weights: Sequence[Floats], genes: int) -> list[Floats]:
+        """Return sums of weights of groups' keys, [genes, groups] each."""
+        place = self.genes(keys) * self.groups + self.members(keys) - 1
+        shape = genes, self.groups
+        return [np.bincount(place, w, genes * self.groups).reshape(shape) for w in weights]
 
 
-def _sorted(
-    cells: Ordered, bits: int, *, member: Integers | None = None, member_bits: int = 0
-) -> tuple[Integers, Integers]:
-    """Return the sorted keys (gene, value, member) of entries and where each gene's begin."""
-    genes = cells.shape[1]
-    if genes.bit_length() + bits + member_bits > KEY_BITS:
-        message = f"{genes} genes, {bits} bits of value and {member_bits} of group exceed 63 bits"
-        raise OverflowError(message)
-    keys = cells.columns.astype(np.int64)
-    keys <<= bits
-    keys |= cells.codes
-    if member is not None:
-        keys <<= member_bits
-        keys |= member
-    keys.sort()
-    edges = np.arange(genes + 1, dtype=np.int64) << (bits + member_bits)
-    return keys, np.searchsorted(keys, edges)
-
-
-def _batches(entries: Integers) -> Iterator[tuple[int, int]]:
-    """Yield ranges of groups with a bounded number of entries, at least one group each."""
+def _ranges(entries: Integers) -> list[tuple[int, int]]:
+    """Return ranges of genes with a bounded number of entries, at least one gene each."""
+    ranges: list[tuple[int, int]] = []
     first = 0
     while first < len(entries) - 1:
-        last = int(np.searchsorted(entries, entries[first] + BATCH, side="right")) - 1
-        last = max(last, first + 1)
-        yield first, last
-        first = last
-
-
-def _compare(control: _Control, groups: Ordered, bounds: Integers) -> tuple[Floats, Floats]:
-    """Return U and the tie term of a batch of groups, [genes, groups]."""
-    genes, n_groups = groups.shape[1], len(bounds) - 1
-    lo, hi = groups.rows[bounds[0]], groups.rows[bounds[-1]]
-    part = Ordered(groups.rows, groups.columns[lo:hi], groups.codes[lo:hi], groups.shape)
-    member = np.repeat(np.arange(n_groups), np.diff(groups.rows[bounds].astype(np.int64)))
-    bits = n_groups.bit_length()
-    keys, first = _sorted(part, control.bits, member=member, member_bits=bits)
-    sizes = np.diff(bounds).astype(np.float64)
-    u, ties = np.empty((genes, n_groups)), np.empty((genes, n_groups))
-    step = max(1, BLOCK * genes // max(len(keys) + len(control.keys), 1))
-    for start in range(0, genes, step):
-        stop = min(start + step, genes)
-        block = keys[first[start] : first[stop]]
-        u[start:stop], ties[start:stop] = _block(control, block, bits, sizes, (start, stop))
-    return u, ties
+        last = int(np.searchsorted(entries, entries[first] + BLOCK, side="right")) - 1
+        ranges.append((first, max(last, first + 1)))
+        first = ranges[-1][1]
+    return ranges
 
 
 def _block(
-    control: _Control, keys: Integers, group_bits: int, sizes: Floats, genes: tuple[int, int]
+    control: Ordered,
+    groups: Ordered,
+    layout: _Layout,
+    member: Integers,
+    sizes: Floats,
+    genes: tuple[int, int],
 ) -> tuple[Floats, Floats]:
     """Return U and the tie term of a range of genes, [genes, groups]."""
-    start, stop = genes
-    n_genes, n_groups = stop - start, len(sizes)
-    values, before, own_ties = _control_runs(control, start, stop)
+    n = genes[1] - genes[0]
+    keys = [layout.keys(control, None, genes), layout.keys(groups, member, genes)]
+    keys = np.concatenate(keys)
+    keys.sort()
+    at = np.flatnonzero(layout.members(keys) > 0)
+    starts = control.starts[genes[0] : genes[1] + 1].astype(np.int64)
+    zeros = control.shape[0] - np.diff(starts)[:, None].astype(np.float64)
+    # Control cells that are no higher: those that stand before in the block, less other genes'.
+    before = (at - np.arange(len(at))).astype(np.float64)
+    expressed, not_above = layout.sums(keys[at], [np.ones_like(before), before], n)
+    not_above += expressed * (zeros - (starts[:-1] - starts[0])[:, None])
+    equal, ties = _ties(layout, _shared(layout, keys), n)
+    absent = sizes - expressed
+    u = not_above - equal / 2 + absent * zeros / 2
+    return u, ties + _cubes(absent + zeros)
+
+
+def _shared(layout: _Layout, keys: Integers) -> Integers:
+    """Return the sorted keys whose gene and value another one has too."""
+    values = layout.values(keys)
+    same = values[1:] == values[:-1]
+    shared = np.zeros(len(keys), bool)
+    shared[1:] = same
+    shared[:-1] |= same
+    return keys[shared]
+
+
+def _ties(layout: _Layout, keys: Integers, genes: int) -> tuple[Floats, Floats]:
+    """Return how many pairs with a control cell are equal, and the tie term, without zeros."""
     starts = _starts(keys)
     times = np.diff(np.append(starts, len(keys))).astype(np.float64)
     runs = keys[starts]
-    value, group = runs >> group_bits, runs & ((1 << group_bits) - 1)
-    gene = (value >> control.bits) - start
-    place = gene * n_groups + group
-    at = np.searchsorted(values, value)
-    offsets = control.first[start : stop + 1] - control.first[start]
-    expressed = np.diff(offsets)
-    control_zeros = (control.n_cells - expressed).astype(np.float64)
-    # A sentinel ends `values`, so every lookup has a run to be compared with.
-    equal = np.where(values[at] == value, before[at + 1] - before[at], 0.0)
-    below = before[at] - offsets[gene] + control_zeros[gene]
-
-    def summed(weights: NDArray[np.float64]) -> Floats:
-        sums = np.bincount(place, weights=weights, minlength=n_genes * n_groups)
-        return np.asarray(sums, np.float64).reshape(n_genes, n_groups)
-
-    zeros = sizes - summed(times)
-    twice = summed(times * (2 * below + equal)) + zeros * control_zeros[:, None]
-    added = np.where(equal > 0, _cubes(equal + times) - _cubes(equal), _cubes(times))
-    ties = own_ties[:, None] + summed(added) + _cubes(zeros + control_zeros[:, None])
-    return twice / 2, ties
-
-
-def _control_runs(control: _Control, start: int, stop: int) -> tuple[Integers, Floats, Floats]:
-    """Return runs of equal control values in a range of genes.
-
-    That is: their keys and a sentinel above them all; how many values lie before each, with two
-    more entries at the end; Σ t³ − t by gene.
-    """
-    keys = control.block(start, stop)
-    starts = _starts(keys)
-    values = np.append(keys[starts], np.iinfo(np.int64).max)
-    before = np.concatenate([starts, [len(keys), len(keys)]]).astype(np.float64)
-    gene = (values[:-1] >> control.bits) - start
-    ties = np.bincount(gene, weights=_cubes(np.diff(before[:-1])), minlength=stop - start)
-    return values, before, np.asarray(ties, np.float64)
+    own = layout.members(runs) == 0
+    # The control's run of a value stands before the groups' runs of it.
+    values = layout.values(runs)
+    first = np.searchsorted(values, values)
+    equal = np.where(own[first], times[first], 0.0)[~own]
+    ties = np.bincount(layout.genes(runs[own]), _cubes(times[own]), genes)[:, None]
+    runs, times = runs[~own], times[~own]
+    added = _cubes(equal + times) - _cubes(equal)
+    pairs, more = layout.sums(runs, [times * equal, added], genes)
+    return pairs, ties + more
 
 
 def _starts(keys: Integers) -> Integers:

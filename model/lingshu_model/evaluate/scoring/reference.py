@@ -70,7 +70,7 @@ class Reference:
         """
         side = predicted_side(predicted, self.side)
         first = vcc2025.compare(self.side, self._profile2025, vcc2025.profile(side))
-        against_real = vcc2026.profile(side, self.side.control)
+        against_real = vcc2026.profile(side, self._profile2026.control)
         second = vcc2026.compare(self._profile2026, against_real, self.targets)
         return Judgement(first, second, self.scale.of(second.aggregate))
 

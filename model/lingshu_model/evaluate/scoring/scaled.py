@@ -58,7 +58,7 @@ class Scale:
 def scale(real: Side, targets: Targets | None = None) -> Scale:
     """Return the two ends of every metric for these real cells."""
     whole = vcc2026.profile(real)
-    guess = vcc2026.profile(context_mean(real, targets), real.control)
+    guess = vcc2026.profile(context_mean(real, targets), whole.control)
     return Scale(
         baseline=vcc2026.compare(whole, guess, targets).aggregate,
         replicate=replicate(whole, targets),

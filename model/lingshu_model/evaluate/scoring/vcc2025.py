@@ -21,6 +21,7 @@ from scipy.stats import false_discovery_control, rankdata
 from lingshu_model.evaluate.scoring.cells import Floats, Matrix, Side, gene_sums
 from lingshu_model.evaluate.scoring.normal import median_log1p, order_float32
 from lingshu_model.evaluate.scoring.ranksum import rank_sums
+from lingshu_model.evaluate.scoring.threads import each
 from lingshu_model.evaluate.scoring.tidy import Scores, mean, named
 
 Scale = Literal["counts", "log1p"]
@@ -77,16 +78,17 @@ def profile(side: Side, scale: Scale = "counts") -> Profile:
     control, perturbed = side.control, side.perturbed
     if scale == "counts":
         control, perturbed = median_log1p([control, perturbed])
-    found = rank_sums(order_float32(control), order_float32(perturbed), side.bounds)
-    groups = list(side.groups(perturbed))
+    found = rank_sums(*each(order_float32, [control, perturbed]), side.bounds)
+    (center, usual), *means = each(_means, [control, *side.groups(perturbed)])
+    mean, geometric = (np.stack(parts) for parts in zip(*means, strict=True))
     with np.errstate(divide="ignore", invalid="ignore"):
-        fold = np.log2(np.stack([_geometric(g) for g in groups]) / _geometric(control))
+        fold = np.log2(geometric / usual)
     return Profile(
-        mean=np.stack([_mean(group) for group in groups]),
-        control=_mean(control),
+        mean=mean,
+        control=center,
         fold=np.nan_to_num(fold, nan=0.0, posinf=np.inf, neginf=-np.inf).astype(np.float32),
         p=found.p,
-        adjusted=np.asarray(false_discovery_control(found.p, axis=1), np.float32),
+        adjusted=np.stack(each(_adjusted, found.p)),
         u=found.u,
     )
 
@@ -103,10 +105,11 @@ def score(real: Side, predicted: Side, scale: Scale = "counts") -> Scores:
 def compare(side: Side, real: Profile, predicted: Profile) -> Scores:
     """Return what `score` does of two profiles, `side` saying what rows and columns are."""
     names = side.names
+    ranks, paper = _ranks(side, real, predicted)
     by_metric = {
         "overlap_at_N": named(names, _overlaps(real, predicted)),
-        "discrimination_score_l1": named(names, 1 - _ranks(side, real, predicted) / len(names)),
-        PAPER_PDS: named(names, 1 - 2 * _ranks(side, real, predicted, keep=True) / len(names)),
+        "discrimination_score_l1": named(names, 1 - ranks / len(names)),
+        PAPER_PDS: named(names, 1 - 2 * paper / len(names)),
         "mae": named(names, _absolute_error(real, predicted)),
         "de_spearman_sig": dict.fromkeys(names, _count_correlation(real, predicted)),
         "de_spearman_lfc_sig": _fold_correlations(names, real, predicted),
@@ -131,14 +134,18 @@ def against_baseline(user: dict[str, float], baseline: dict[str, float]) -> dict
     return gains | {"avg_score": mean(gains)}
 
 
-def _geometric(cells: Matrix) -> Floats:
-    """Return geometric means in counts, rounded as float32 sums and exponentials round them."""
+def _means(cells: Matrix) -> tuple[Singles, Floats]:
+    """Return mean log1p expression, and geometric means of counts.
+
+    The latter are rounded as float32 sums and exponentials round them.
+    """
     mean_log = np.asarray(cells.mean(axis=0), np.float64).ravel()
-    return np.expm1(mean_log).astype(np.float32).astype(np.float64)
+    geometric = np.expm1(mean_log).astype(np.float32).astype(np.float64)
+    return (gene_sums(cells) / cells.shape[0]).astype(np.float32), geometric
 
 
-def _mean(cells: Matrix) -> Singles:
-    return (gene_sums(cells) / cells.shape[0]).astype(np.float32)
+def _adjusted(p: Floats) -> Singles:
+    return np.asarray(false_discovery_control(p), np.float32)
 
 
 def _overlaps(real: Profile, predicted: Profile) -> Floats:
@@ -154,19 +161,26 @@ def _overlap(wanted: NDArray[np.bool_], called: NDArray[np.bool_], size: Singles
     return float(wanted[strongest].sum()) / k if k else 0.0
 
 
-def _ranks(side: Side, real: Profile, predicted: Profile, *, keep: bool = False) -> Floats:
-    """Return how many real changes are nearer to each predicted one than its own, in L1."""
+def _ranks(side: Side, real: Profile, predicted: Profile) -> tuple[Floats, Floats]:
+    """Return how many real changes are nearer to each predicted one than its own, in L1.
+
+    First without the perturbation's own gene, then with it.
+    """
     truth, guess = real.change.astype(np.float64), predicted.change.astype(np.float64)
-    distances = cdist(guess, truth, "cityblock")
+    whole = cdist(guess, truth, "cityblock")
+    rest = whole.copy()
     column = {gene: i for i, gene in enumerate(side.genes)}
-    ranks = np.empty(len(side.names))
     for i, name in enumerate(side.names):
-        row = distances[i]
-        if name in column and not keep:
-            rest = np.delete(np.arange(len(side.genes)), column[name])
-            row = cdist(guess[i : i + 1, rest], truth[:, rest], "cityblock")[0]
-        ranks[i] = np.flatnonzero(np.argsort(row) == i)[0]
-    return ranks
+        if name in column:
+            own = column[name]
+            rest[i] -= np.abs(guess[i, own] - truth[:, own])
+    return _places(rest), _places(whole)
+
+
+def _places(distances: Floats) -> Floats:
+    """Return the place of the diagonal in each row's order."""
+    order = np.argsort(distances, axis=1)
+    return np.argmax(order == np.arange(len(order))[:, None], axis=1).astype(np.float64)
 
 
 def _absolute_error(real: Profile, predicted: Profile) -> Floats:
@@ -202,8 +216,9 @@ def _delta_correlation(real: Profile, predicted: Profile) -> Floats:
 
 def _pearson(a: Floats, b: Floats) -> float:
     a, b = a - a.mean(), b - b.mean()
-    scale = np.sqrt((a @ a) * (b @ b))
-    return float(a @ b / scale) if scale > 0 else float("nan")
+    # No BLAS: its bits may depend on how many threads it takes.
+    scale = np.sqrt((a * a).sum() * (b * b).sum())
+    return float((a * b).sum() / scale) if scale > 0 else float("nan")
 
 
 def _precision(real: Profile, predicted: Profile) -> Floats:

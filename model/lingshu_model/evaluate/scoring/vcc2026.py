@@ -9,18 +9,22 @@ function. Knows nothing of baselines.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import false_discovery_control
 
 from lingshu_model.evaluate.scoring import directions, expression
-from lingshu_model.evaluate.scoring.cells import Floats, Matrix, Side, gene_sums
+from lingshu_model.evaluate.scoring.cells import Floats, Matrix, Side, doubled, gene_sums
 from lingshu_model.evaluate.scoring.directions import Differential
 from lingshu_model.evaluate.scoring.jackknife import log_bulk, variance
-from lingshu_model.evaluate.scoring.normal import mean_per_million, order_log1p_per_million
+from lingshu_model.evaluate.scoring.normal import (
+    PerMillion,
+    mean_per_million,
+    order_log1p_per_million,
+)
 from lingshu_model.evaluate.scoring.ranksum import rank_sums
+from lingshu_model.evaluate.scoring.threads import each
 from lingshu_model.evaluate.scoring.tidy import Scores, mean_of_defined, named
 
 PDS = "pds_cosine"
@@ -37,44 +41,68 @@ Targets = Mapping[str, str | None]
 
 
 @dataclass(frozen=True)
+class Group:
+    """What is made of the cells of one condition.
+
+    Attributes:
+        bulk: log bulk, [genes].
+        noise: its jackknife variance.
+        mean: mean counts per million, [genes].
+    """
+
+    bulk: Floats
+    noise: float
+    mean: Floats
+
+    @classmethod
+    def of(cls, cells: Matrix) -> "Group":
+        """Return a condition's."""
+        cells = doubled(cells)
+        return cls(log_bulk(gene_sums(cells)), variance(cells), mean_per_million(cells))
+
+
+@dataclass(frozen=True)
+class Control:
+    """A control, worked out once for every side that is set against it."""
+
+    group: Group
+    expression: PerMillion
+
+
+@dataclass(frozen=True)
 class Profile:
     """One side against a control, ready to be compared.
 
     Attributes:
         side: whose cells.
-        reference: the control's cells.
+        control: the control.
         bulk: log bulk of each perturbation, [perturbations, genes].
         noise: jackknife variance of each, [perturbations].
         tests: of each against the control.
     """
 
     side: Side
-    reference: Matrix
+    control: Control
     bulk: Floats
     noise: Floats
     tests: Differential
 
-    @cached_property
-    def control(self) -> Floats:
-        """The control's log bulk, [genes]."""
-        return log_bulk(gene_sums(self.reference))
 
-    @cached_property
-    def control_noise(self) -> float:
-        """The control's jackknife variance."""
-        return variance(self.reference)
-
-
-def profile(side: Side, control: Matrix | None = None) -> Profile:
+def profile(side: Side, control: Matrix | Control | None = None) -> Profile:
     """Return a side against its own control, or another: the preset's is always the real one."""
-    reference = side.control if control is None else control
     groups = list(side.groups())
+    if isinstance(control, Control):
+        made = each(Group.of, groups)
+    else:
+        cells = side.control if control is None else control
+        first, *made = each(Group.of, [cells, *groups])
+        control = Control(first, PerMillion.of(cells))
     return Profile(
         side=side,
-        reference=reference,
-        bulk=log_bulk(np.stack([gene_sums(group) for group in groups])),
-        noise=np.array([variance(group) for group in groups]),
-        tests=_tests(side, reference),
+        control=control,
+        bulk=np.stack([group.bulk for group in made]),
+        noise=np.array([group.noise for group in made]),
+        tests=_tests(side, control, np.stack([group.mean for group in made])),
     )
 
 
@@ -90,7 +118,8 @@ def score(real: Side, predicted: Side, targets: Targets | None = None) -> Scores
     Raises:
         ValueError: no perturbation has a measured gene of its own, and none is said to have none.
     """
-    return compare(profile(real), profile(predicted, real.control), targets)
+    truth = profile(real)
+    return compare(truth, profile(predicted, truth.control), targets)
 
 
 def compare(real: Profile, predicted: Profile, targets: Targets | None = None) -> Scores:
@@ -98,8 +127,9 @@ def compare(real: Profile, predicted: Profile, targets: Targets | None = None) -
     names = real.side.names
     own = own_columns(real.side, targets)
     errors = expression.errors(real.bulk, real.noise, predicted.bulk, predicted.noise, own)
-    sizes = expression.distances(real.bulk, real.noise, real.control, real.control_noise, own)
-    changes = real.bulk - real.control, predicted.bulk - predicted.control
+    control = real.control.group
+    sizes = expression.distances(real.bulk, real.noise, control.bulk, control.noise, own)
+    changes = real.bulk - control.bulk, predicted.bulk - predicted.control.group.bulk
     calls = directions.Calls.of(real.side.genes, real.tests, predicted.tests, own)
     by_metric = {
         PDS: named(names, expression.discrimination(*changes, own)),
@@ -132,14 +162,13 @@ def own_columns(side: Side, targets: Targets | None) -> NDArray[np.int64]:
     return np.array(found)
 
 
-def _tests(side: Side, control: Matrix) -> Differential:
-    mean = mean_per_million(control)
+def _tests(side: Side, control: Control, means: Floats) -> Differential:
+    mean = control.group.mean
     tested = mean > LEAST_PER_MILLION
-    ordered, perturbed = order_log1p_per_million([control, side.perturbed])
-    found = rank_sums(ordered, perturbed, side.bounds)
-    means = np.stack([mean_per_million(group) for group in side.groups()])
+    ordered = order_log1p_per_million([control.expression, side.perturbed])
+    found = rank_sums(*ordered, side.bounds)
     adjusted = np.ones_like(found.p)
     if tested.any():
-        adjusted[:, tested] = false_discovery_control(found.p[:, tested], axis=1)
+        adjusted[:, tested] = each(false_discovery_control, found.p[:, tested])
     fold = np.log2((means + PSEUDOCOUNT) / (mean + PSEUDOCOUNT))
     return Differential(tested, fold, found.p, adjusted, found.u)
