@@ -160,7 +160,7 @@ class _Source:
 
 def _by_gene(matrix: Matrix, codes: Codes) -> Ordered:
     coded = sparse.csr_matrix((codes, matrix.indices, matrix.indptr), shape=matrix.shape).tocsc()
-    return Ordered(coded.indptr, coded.indices, coded.data, matrix.shape)
+    return Ordered(coded.indptr, coded.indices, np.asarray(coded.data, codes.dtype), matrix.shape)
 
 
 def _scaled_log1p(matrix: Matrix, by: NDArray[np.floating[Any]]) -> Matrix:

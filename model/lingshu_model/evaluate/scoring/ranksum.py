@@ -120,7 +120,8 @@ class _Layout:
         """Return sums of weights of groups' keys, [genes, groups] each."""
         place = self.genes(keys) * self.groups + self.members(keys) - 1
         shape = genes, self.groups
-        return [np.bincount(place, w, genes * self.groups).reshape(shape) for w in weights]
+        found = (np.bincount(place, w, genes * self.groups) for w in weights)
+        return [np.asarray(sums, np.float64).reshape(shape) for sums in found]
 
 
 def _ranges(entries: Integers) -> list[tuple[int, int]]:

@@ -78,7 +78,8 @@ def profile(side: Side, scale: Scale = "counts") -> Profile:
     control, perturbed = side.control, side.perturbed
     if scale == "counts":
         control, perturbed = median_log1p([control, perturbed])
-    found = rank_sums(*each(order_float32, [control, perturbed]), side.bounds)
+    usual_order, order = each(order_float32, [control, perturbed])
+    found = rank_sums(usual_order, order, side.bounds)
     (center, usual), *means = each(_means, [control, *side.groups(perturbed)])
     mean, geometric = (np.stack(parts) for parts in zip(*means, strict=True))
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -167,7 +168,7 @@ def _ranks(side: Side, real: Profile, predicted: Profile) -> tuple[Floats, Float
     First without the perturbation's own gene, then with it.
     """
     truth, guess = real.change.astype(np.float64), predicted.change.astype(np.float64)
-    whole = cdist(guess, truth, "cityblock")
+    whole = np.asarray(cdist(guess, truth, "cityblock"), np.float64)
     rest = whole.copy()
     column = {gene: i for i, gene in enumerate(side.genes)}
     for i, name in enumerate(side.names):

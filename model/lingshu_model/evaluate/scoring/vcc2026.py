@@ -165,8 +165,8 @@ def own_columns(side: Side, targets: Targets | None) -> NDArray[np.int64]:
 def _tests(side: Side, control: Control, means: Floats) -> Differential:
     mean = control.group.mean
     tested = mean > LEAST_PER_MILLION
-    ordered = order_log1p_per_million([control.expression, side.perturbed])
-    found = rank_sums(*ordered, side.bounds)
+    usual, ordered = order_log1p_per_million([control.expression, side.perturbed])
+    found = rank_sums(usual, ordered, side.bounds)
     adjusted = np.ones_like(found.p)
     if tested.any():
         adjusted[:, tested] = each(false_discovery_control, found.p[:, tested])
