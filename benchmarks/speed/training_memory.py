@@ -1,19 +1,27 @@
-"""Training on a file larger than the memory it takes: peak memory against the file's size.
+"""Training on a file larger than the memory it may take: peak memory against the file's size.
 
-    python -m benchmarks.speed.training_memory --cells 50000 200000 --folder DIR
+    python -m benchmarks.speed.training_memory --cells 150000 --limit-mib 2048 --folder DIR
 
-Makes an h5ad of sparse counts over 18,080 genes block by block, then reads, splits, starts a
-network and takes a few steps in a process of its own. Mapped pages of the token store are the
-kernel's to take back, so what counts is anonymous memory (`RssAnon`), sampled all the while.
+Makes an h5ad of sparse counts over 18,080 genes block by block, then trains on it with the real
+command in a process of its own, from reading to the written checkpoint; only the steps are few.
+That process may hold `--limit-mib` of memory of its own and no more (`RLIMIT_DATA`: the heap and
+private mappings). Mapped pages of the token store are the kernel's to take back and count for
+neither the limit nor the peak, which is anonymous memory (`RssAnon`), sampled all the while.
 """
 
 import json
+import resource
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
+from unittest.mock import patch
 
 import click
 import h5py
@@ -22,12 +30,15 @@ import pandas as pd
 from anndata.io import write_elem
 
 GENES = 18_080
-PER_CELL = 1_500
+BATCH = 32
+UMI = 6_000
 BLOCK = 2_000
+DRAWN = 10
+"""Blocks that are the same cells: drawing them is what takes long."""
 
 
 def make(path: Path, cells: int) -> None:
-    """Write an h5ad of `cells` cells, about 1,500 non-zero counts each, never all in memory."""
+    """Write an h5ad of `cells` cells, about 3,700 non-zero counts each, never all in memory."""
     rng = np.random.Generator(np.random.Philox(1))
     chance = rng.dirichlet(np.full(GENES, 0.3))
     with h5py.File(path, "w") as file:
@@ -39,8 +50,9 @@ def make(path: Path, cells: int) -> None:
         lengths = [np.zeros(1, np.int64)]
         for first in range(0, cells, BLOCK):
             n = min(BLOCK, cells - first)
-            counts = rng.poisson(chance * 4 * PER_CELL, (n, GENES))
-            row, column = counts.nonzero()
+            if first % (DRAWN * BLOCK) == 0 or n < BLOCK:
+                counts = rng.poisson(chance * UMI, (n, GENES))
+                row, column = counts.nonzero()
             for dataset, values in ((data, counts[row, column]), (indices, column)):
                 dataset.resize(len(dataset) + len(values), 0)
                 dataset[-len(values) :] = values
@@ -64,10 +76,10 @@ SPEC = {
     ],
     "network": "lingshu-7m-s128",
     "epochs": 1,
-    "batch": 32,
-    "micro_batch": 32,
+    "batch": BATCH,
+    "micro_batch": BATCH,
     "shams": 4,
-    "validation": 0.01,
+    "validation": 0.001,
 }
 
 
@@ -79,71 +91,90 @@ def anonymous() -> int:
     return 0
 
 
-def train(folder: Path, steps: int) -> dict[str, float]:
-    """Read, start and train for a few steps; return what was seen."""
-    import torch
-    from accelerate import Accelerator
-
-    from lingshu_model import numerics
-    from lingshu_model.train import build, data, loop
-    from lingshu_model.train.cells import add_shams
-    from lingshu_model.train.spec import TrainingSpec
-    from lingshu_model.vocabulary import stack
-
-    peak, over = [anonymous()], threading.Event()
+@contextmanager
+def watched(peak: list[int]) -> Generator[None]:
+    """Keep in `peak` the most anonymous memory that this process has had meanwhile."""
+    over = threading.Event()
 
     def watch() -> None:
         while not over.wait(0.05):
-            peak.append(max(peak[-1], anonymous()))
+            peak.append(max(peak.pop(), anonymous()))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    numerics.prepare(1)
-    spec = TrainingSpec.model_validate(SPEC)
-    began = time.perf_counter()
-    cells = data.read_cells(spec, folder, folder / "store")
-    read = time.perf_counter() - began
-    parts = data.split(cells, spec)
-    birth = build.Birth(spec, add_shams(cells.take(parts.train), spec.shams, 0))
-    network, vocabulary = birth.network(), birth.vocabulary
-    conditions = stack(
-        [vocabulary.conditions(dict(c.context), c.interventions) for c in birth.cells.conditions]
-    )
-    batches = loop.CellBatches.of(birth.cells, conditions, torch.device("cpu"))
-    accelerator = Accelerator(mixed_precision="bf16", cpu=True)
-    model = loop.BoundLoss(network)
-    for step in range(steps):
-        for batch in batches.batches(step, spec, 0, 1):
-            with accelerator.autocast():
-                model(batch).backward()
-    over.set()
-    watcher.join()
-    return {"read_s": read, "peak_mib": peak[-1] / 1024, "cells": len(cells)}
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+
+
+def train(folder: Path, steps: int) -> dict[str, float]:
+    """Train for a few steps on cells from all over the file; return what was seen."""
+    import torch
+
+    from lingshu_model.train import loop
+    from lingshu_model.train.__main__ import main as command
+
+    whole, read = loop.train, list[float]()
+
+    def short(network: Any, cells: loop.CellBatches, *rest: Any) -> Any:
+        read.append(time.perf_counter() - began)
+        rows = np.linspace(0, len(cells) - 1, steps * BATCH).astype(np.int64)
+        few = replace(cells, cells=cells.cells.take(rows), depth=cells.depth[torch.tensor(rows)])
+        return whole(network, few, *rest)
+
+    spec, peak, began = folder / "spec.json", [0], time.perf_counter()
+    spec.write_text(json.dumps(SPEC), "utf-8")
+    arguments = [str(spec), "--data", str(folder), "--out", str(folder / "runs"), "--threads", "1"]
+    with watched(peak), patch.object(loop, "train", short):
+        command.main(arguments, standalone_mode=False)
+    return {
+        "read_s": read[0],
+        "all_s": time.perf_counter() - began,
+        "peak_mib": peak[0] / 1024,
+    }
+
+
+def measured(cells: int, folder: Path | None, steps: int, limit: int | None) -> list[float]:
+    """Make a file and train on it; return its MiB, seconds to make, read and end, peak in MiB."""
+    with TemporaryDirectory(dir=folder) as made:
+        file = Path(made) / "large.h5ad"
+        began = time.perf_counter()
+        make(file, cells)
+        took = time.perf_counter() - began
+        command = [sys.executable, "-m", "benchmarks.speed.training_memory"]
+        command += ["--inside", made, "--steps", str(steps)]
+        command += ["--limit-mib", str(limit)] if limit else []
+        ended = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        found = json.loads(ended.stdout.splitlines()[-1])
+        size = file.stat().st_size / 2**20
+        return [size, took, found["read_s"], found["all_s"], found["peak_mib"]]
 
 
 @click.command(help=__doc__)
-@click.option("--cells", multiple=True, type=int, default=(20_000, 100_000))
+@click.option("--cells", multiple=True, type=int, default=(20_000, 150_000))
+@click.option("--limit-mib", type=int, help="Memory of its own that training may have.")
 @click.option("--folder", type=click.Path(path_type=Path), help="Where there is room.")
 @click.option("--steps", default=3)
 @click.option("--inside", type=click.Path(path_type=Path), hidden=True)
-def main(cells: tuple[int, ...], folder: Path | None, steps: int, inside: Path | None) -> None:
+def main(
+    cells: tuple[int, ...],
+    limit_mib: int | None,
+    folder: Path | None,
+    steps: int,
+    inside: Path | None,
+) -> None:
     if inside is not None:
+        if limit_mib:
+            resource.setrlimit(resource.RLIMIT_DATA, (limit_mib << 20, limit_mib << 20))
         print(json.dumps(train(inside, steps)))
         return
-    print("| cells | file, MiB | read, s | peak anonymous memory, MiB |\n| --- | --- | --- | --- |")
+    head = "cells", "file, MiB", "made, s", "to the steps, s", "all, s", "peak, MiB", "limit, MiB"
+    print(f"| {' | '.join(head)} |\n{'| --- ' * len(head)}|", flush=True)
     for n in cells:
-        with TemporaryDirectory(dir=folder) as made:
-            file = Path(made) / "large.h5ad"
-            make(file, n)
-            command = [sys.executable, "-m", "benchmarks.speed.training_memory"]
-            ended = subprocess.run(
-                [*command, "--inside", made, "--steps", str(steps)],
-                check=True,
-                stdout=subprocess.PIPE,
-            )
-            found = json.loads(ended.stdout)
-            size = file.stat().st_size / 2**20
-            print(f"| {n:,} | {size:,.0f} | {found['read_s']:.0f} | {found['peak_mib']:,.0f} |")
+        row = " | ".join(f"{x:,.0f}" for x in measured(n, folder, steps, limit_mib))
+        print(f"| {n:,} | {row} | {limit_mib or 'none'} |", flush=True)
 
 
 if __name__ == "__main__":

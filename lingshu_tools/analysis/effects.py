@@ -157,26 +157,32 @@ class _Sums:
 def _sums(control: Cells, perturbed: Cells, measured: NDArray[np.bool_]) -> _Sums:
     genes = int(measured.sum())
     total, squares = np.zeros((4, genes)), np.zeros((4, genes))
-    blocks: list[Floats] = []
-    sizes: list[int] = []
-    for rows in _blocks(len(control)):
+    parts = [*_blocks(len(control))]
+    # All that grows with the cells: a row per block, 8 bytes x genes for each 512 cells.
+    blocks = np.zeros((len(parts), genes))
+    for block, rows in zip(blocks, parts, strict=True):
         sums = np.zeros((9, genes))
         for part in row_blocks(rows.stop - rows.start, len(measured), rows.start):
             terms = _terms(control[part], perturbed[part], measured)
             sums += [term.sum(0) for term in terms]
         total += sums[:4]
         squares += sums[4:8]
-        blocks.append(sums[8])
-        sizes.append(rows.stop - rows.start)
-    return _Sums(total, squares, np.array(blocks), np.array(sizes, np.float64))
+        block[:] = sums[8]
+    sizes = np.array([rows.stop - rows.start for rows in parts], np.float64)
+    return _Sums(total, squares, blocks, sizes)
 
 
-def _terms(control: Cells, perturbed: Cells, measured: NDArray[np.bool_]) -> tuple[Floats, ...]:
-    """Return what is summed over cells, in the order of `_Sums`."""
+def _terms(control: Cells, perturbed: Cells, measured: NDArray[np.bool_]) -> Iterator[Floats]:
+    """Yield what is summed over cells, in the order of `_Sums`, each made when asked for."""
     x0, y0 = normalised(control, measured)
     x1, y1 = normalised(perturbed, measured)
     change = y1 - y0
-    return y0, y1, x0, x1, change**2, x0**2, x1**2, x0 * x1, change
+    yield from (y0, y1, x0, x1)
+    yield change**2
+    yield x0**2
+    yield x1**2
+    yield x0 * x1
+    yield change
 
 
 def _blocks(n: int) -> Iterator[slice]:

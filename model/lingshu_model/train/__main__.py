@@ -94,6 +94,7 @@ def _train(
 ) -> None:
     spec, vocabulary = birth.spec, birth.vocabulary
     network = birth.network().to(accelerator.device)
+    birth.forget_sample()
 
     def batches(chosen: TrainingCells) -> loop.CellBatches:
         conditions = stack(

@@ -222,6 +222,11 @@ class Birth:
             self._set(network)
         return network
 
+    def forget_sample(self) -> None:
+        """Let go of the sample and its levels, which nothing needs that has been made of them."""
+        for name in ("sample", "levels"):
+            self.__dict__.pop(name, None)
+
     def _set(self, network: Network) -> None:
         """Start bias, features, tilts and cell state where the data are."""
         network.readout.set_bias(torch.from_numpy(log_frequencies(self.counts)))
@@ -387,7 +392,9 @@ def _summary(cells: TrainingCells, measured: NDArray[np.bool_]) -> dict[str, Any
 def log1p_cp10k(counts: NDArray[Any]) -> NDArray[np.float64]:
     """Return ln(1 + counts per 10,000) of UMI counts [cells, genes]."""
     total = np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    return np.log1p(counts / total * 1e4)
+    found = counts / total
+    found *= 1e4
+    return np.log1p(found, out=found)
 
 
 def panel_entries(panel: Sequence[str], hgnc: Path | None) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from scipy import sparse
 
 from lingshu_model import tokens
@@ -90,13 +90,12 @@ class TrainingCells:
 
     def counts(self, rows: NDArray[np.int64] | None = None) -> NDArray[np.int32]:
         """Return decoded UMI [rows, genes], 0 where unmeasured; all cells by default."""
-        chosen = self.tokens[self.index if rows is None else self.index[rows]]
-        return tokens.decode(chosen.toarray()).astype(np.int32)
+        return (self if rows is None else self.take(rows)).umi(np.int32).toarray()
 
-    def umi(self) -> Rows:
-        """Return decoded UMI float32 [cells, genes] in compressed rows."""
+    def umi(self, dtype: DTypeLike = np.float32) -> Rows:
+        """Return decoded UMI [cells, genes] in compressed rows."""
         rows = self.matrix
-        data = tokens.LOWER_EDGES[rows.data].astype(np.float32)
+        data = tokens.LOWER_EDGES.astype(dtype)[rows.data]
         return sparse.csr_matrix((data, rows.indices, rows.indptr), rows.shape)
 
     def depth(self) -> NDArray[np.float64]:

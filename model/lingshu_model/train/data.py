@@ -6,6 +6,7 @@ Raw integer counts in `X`, genes in `var_names`. Knows nothing of the network.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -181,11 +182,12 @@ def _encoded(counts: NDArray[Any], path: Path) -> NDArray[np.uint16]:
 def _conditions(file: H5ad, source: Source) -> list[Condition]:
     """Return the condition of every cell of the file, wanted or not."""
     fields = {f: _values(file, source, f) for f in sorted(source.context)}
-    contexts = zip(*fields.values(), strict=True)
-    return [
-        Condition(tuple(zip(fields, map(str, values), strict=True)), done)
-        for values, done in zip(contexts, _interventions(file, source), strict=True)
-    ]
+
+    @cache  # Cells are many and conditions few.
+    def condition(done: tuple[Intervention, ...], *values: str) -> Condition:
+        return Condition(tuple(zip(fields, map(str, values), strict=True)), done)
+
+    return [*map(condition, _interventions(file, source), *fields.values())]
 
 
 def _values(file: H5ad, source: Source, field: str) -> Sequence[str]:

@@ -60,8 +60,12 @@ class Levels:
     @classmethod
     def of(cls, cells: TrainingCells, median: float) -> "Levels":
         """Return the levels of `cells` brought to the depth `median` UMI."""
-        scaled: Rows = sparse.csr_matrix(sparse.diags_array(median / cells.depth()) @ cells.umi())
-        return cls(scaled.log1p(), cells.source, cells.measured)
+        umi = cells.umi()
+        # In place: a sample fills much of the memory there is.
+        levels = np.repeat(median / cells.depth(), np.diff(umi.indptr))
+        levels *= umi.data
+        np.log1p(levels, out=levels)
+        return cls(_like(umi, levels), cells.source, cells.measured)
 
     def rows(self, rows: NDArray[np.int64]) -> "Levels":
         """Return the levels of the cells `rows`."""
@@ -83,8 +87,14 @@ class Levels:
     @cached_property
     def variance(self) -> Floats:
         """Variance over the cells that measure the gene, [genes]."""
-        squares = np.asarray(self.values.power(2).sum(axis=0), np.float64).ravel() / self.n
+        squared = _like(self.values, self.values.data**2)
+        squares = np.asarray(squared.sum(axis=0), np.float64).ravel() / self.n
         return np.maximum(squares - self.mean**2, 0.0)
+
+
+def _like(matrix: Rows, data: Floats) -> Rows:
+    """Return a matrix of other values in the places of `matrix`, which are not copied."""
+    return sparse.csr_matrix((data, matrix.indices, matrix.indptr), matrix.shape)
 
 
 @dataclass(frozen=True)

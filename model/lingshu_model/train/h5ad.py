@@ -22,8 +22,8 @@ from scipy import sparse
 from lingshu_model.train.store import Rows
 from lingshu_model.wire.h5ad import UnsafeFileError, audit_h5ad
 
-BLOCK = 4096
-"""Rows read at a time."""
+BLOCK = 1024
+"""Rows read at a time: what is made of 18,080 genes of them on the way takes 0.4 GB."""
 
 
 class DataError(ValueError):
@@ -87,7 +87,8 @@ def opened(path: Path) -> Generator[H5ad]:
         if x.shape != (len(obs), len(genes)):
             message = f"{path}: X is {x.shape}, obs and var are {len(obs)} and {len(genes)} long"
             raise DataError(message)
-        yield H5ad(path, genes, obs, x)
+        # Names of cells, 100 bytes each, are of no use here.
+        yield H5ad(path, genes, obs.reset_index(drop=True), x)
 
 
 def existing(path: Path) -> Path:

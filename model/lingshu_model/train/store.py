@@ -4,7 +4,8 @@ Rows in files are mapped, so that a matrix larger than memory takes what its row
 nothing of what the numbers mean.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 Rows = Any
-"""A scipy CSR matrix; scipy ships no types that fit."""
+"""A scipy CSR matrix, which scipy ships no types for, or `Stored`, of which rows are taken."""
 _PARTS = {"data": np.uint16, "indices": np.int32}
 
 
@@ -37,16 +38,32 @@ def gathered(blocks: Iterable[Rows], columns: int, folder: Path | None) -> Rows:
     indptr = np.cumsum(np.concatenate(lengths))
     if not indptr[-1]:
         return sparse.csr_matrix((len(indptr) - 1, columns), dtype=np.uint16)
-    data, indices = (np.memmap(folder / name, kind, "r") for name, kind in _PARTS.items())
-    return _unchecked(data, indices, indptr, (len(indptr) - 1, columns))
+    parts: list[Any] = [np.memmap(folder / name, kind, "r") for name, kind in _PARTS.items()]
+    if indptr[-1] <= np.iinfo(np.int32).max:
+        indptr = indptr.astype(np.int32)
+    return Stored(parts[0], parts[1], indptr, columns)
 
 
-def _unchecked(
-    data: NDArray[Any], indices: NDArray[Any], indptr: NDArray[np.int64], shape: tuple[int, int]
-) -> Rows:
-    """Return a matrix over the arrays as they are: the constructor would read or copy them."""
-    matrix: Rows = sparse.csr_matrix(shape, dtype=np.uint16)
-    matrix.data, matrix.indices = data, indices
-    matrix.indptr = indptr if indptr[-1] > np.iinfo(np.int32).max else indptr.astype(np.int32)
-    matrix.has_sorted_indices = matrix.has_canonical_format = True
-    return matrix
+@dataclass(frozen=True)
+class Stored:
+    """Compressed rows in files: those asked for are copied into memory.
+
+    Beyond 2^31 counts scipy's own would copy all column numbers for every row asked for.
+    """
+
+    data: NDArray[np.uint16]
+    indices: NDArray[np.int32]
+    indptr: NDArray[np.integer[Any]]
+    columns: int
+
+    def __getitem__(self, rows: NDArray[np.int64]) -> Rows:
+        begin, end = self.indptr[rows].astype(np.int64), self.indptr[rows + 1]
+        places = [slice(*place) for place in zip(begin.tolist(), end.tolist(), strict=True)]
+        ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(end - begin)])
+        parts = _joined(self.data, places), _joined(self.indices, places), ends
+        return sparse.csr_matrix(parts, (len(rows), self.columns))
+
+
+def _joined(column: NDArray[Any], places: Sequence[slice]) -> NDArray[Any]:
+    plain = np.asarray(column)
+    return np.concatenate([plain[:0], *(plain[place] for place in places)])

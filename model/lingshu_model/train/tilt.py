@@ -252,10 +252,11 @@ def effects_of(
         return None
     base = levels.rows(rest)
     done = [cells.conditions[i].interventions[0] for i in treated]
-    pairs = [
+    # One after the other: every sham has control cells of its own, which are most of them.
+    pairs = (
         (levels.rows(rows), _without(cells, rest, rows, levels) if one.kind == "sham" else base)
         for one, rows in ((d, cells.rows(i)) for d, i in zip(done, treated, strict=True))
-    ]
+    )
     value, noise = zip(*(measure(group, other) for group, other in pairs), strict=True)
     return Effects(
         tuple(one.target for one in done),

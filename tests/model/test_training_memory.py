@@ -1,0 +1,98 @@
+"""What training holds in memory, for two numbers of cells, and rows beyond 2^31 counts."""
+
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+from made_model import SPEC
+from scipy import sparse
+
+from lingshu_model.train import build, data, h5ad
+from lingshu_model.train.cells import add_shams
+from lingshu_model.train.expression import Levels
+from lingshu_model.train.store import Stored
+from lingshu_model.train.tilt import effects_of
+
+GENES, PER_CELL = 400, 100
+FEW, MANY = 4096, 8192
+OF_A_CELL = 120
+"""Bytes of a cell that may be held: numbers and labels on their way; its counts take 600 alone."""
+BLOCK = 512
+
+
+def held(work: Callable[[], Any]) -> int:
+    """Return the most bytes that `work` held at a time."""
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def folder_of(n: int, place: Path) -> Path:
+    """A folder with the file that SPEC reads, of `n` cells."""
+    rng = np.random.Generator(np.random.Philox(0))
+    width = GENES // PER_CELL
+    genes = np.arange(PER_CELL) * width + rng.integers(0, width, (n, PER_CELL))
+    parts = 1.0 + rng.poisson(1.0, genes.size), genes.ravel(), np.arange(n + 1) * PER_CELL
+    counts = sparse.csr_matrix(parts, (n, GENES), dtype=np.float32)
+    labels = np.where(np.arange(n) % 2, "none", "G0")
+    names = pd.Index([f"c{i}" for i in range(n)])
+    var = pd.DataFrame(index=pd.Index([f"G{i}" for i in range(GENES)]))
+    folder = place / str(n)
+    folder.mkdir()
+    labelled = {"guide": pd.Categorical(labels), "kept": pd.Categorical(["yes"] * n)}
+    obs = pd.DataFrame(labelled, index=names)
+    anndata.AnnData(counts, obs, var).write_h5ad(folder / SPEC.sources[0].file)
+    return folder
+
+
+def start(folder: Path) -> None:
+    """All that training does with all cells, before and after its steps."""
+    cells = data.read_cells(SPEC, folder, folder / "store")
+    parts = data.split(cells, SPEC)
+    birth = build.Birth(SPEC, add_shams(cells.take(parts.train), 2, 0))
+    birth.network()
+    birth.forget_sample()
+    build.run_digest(SPEC, birth.cells)
+    build.reference(birth.cells)
+
+
+def test_training_holds_numbers_of_a_cell_and_not_its_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "SAMPLED", 50_000)
+    monkeypatch.setattr(h5ad, "BLOCK", BLOCK)
+    monkeypatch.setattr("lingshu_model.train.cells.BLOCK", BLOCK)
+    folders = [folder_of(n, tmp_path) for n in (FEW, MANY)]
+    few, many = (held(lambda folder=folder: start(folder)) for folder in folders)
+    assert many - few < (MANY - FEW) * OF_A_CELL
+
+
+def test_shams_are_measured_one_after_the_other(tmp_path: Path) -> None:
+    plain = data.read_cells(SPEC, folder_of(1024, tmp_path))
+    control = next(i for i, c in enumerate(plain.conditions) if not c.interventions)
+
+    def measure(shams: int) -> int:
+        cells = add_shams(plain, shams, 0)
+        levels, context = Levels.of(cells, 200.0), cells.conditions[control].context
+        return held(lambda: effects_of(cells, levels, context, control))
+
+    of_control = 12 * PER_CELL * len(plain.rows(control))
+    assert measure(12) - measure(2) < of_control
+
+
+def test_rows_beyond_2_31_counts_are_read_alone() -> None:
+    n = 200_000
+    indices = np.tile(np.arange(3, dtype=np.int32), n)
+    stored = Stored(np.ones(3 * n, np.uint16), indices, np.arange(0, 3 * n + 1, 3), 5)
+    rows = np.array([7, n - 1, 7])
+    assert stored[rows].toarray().tolist() == [[1, 1, 1, 0, 0]] * 3
+    assert stored[rows[:0]].shape == (0, 5)
+    assert held(lambda: stored[rows]) < indices.nbytes / 10
