@@ -14,7 +14,8 @@ import torch
 from benchmarks.combinations.truth import Floats, Targets, change
 from lingshu_model.network import Network
 from lingshu_model.tokens import LOWER_EDGES
-from lingshu_model.train import build, data
+from lingshu_model.train import data
+from lingshu_model.train.birth import Birth
 from lingshu_model.train.cells import Condition, controls
 from lingshu_model.train.expression import LEVELS
 from lingshu_model.train.spec import TrainingSpec
@@ -24,9 +25,9 @@ from lingshu_model.wire import Intervention
 
 def tilted(
     spec: TrainingSpec, folder: Path, wanted: Iterable[Targets]
-) -> tuple[dict[Targets, Floats], build.Birth]:
+) -> tuple[dict[Targets, Floats], Birth]:
     """Return the changes of the conditions `wanted` and what the network was born from."""
-    birth = build.Birth(spec.model_copy(update={"shams": 0}), data.read_cells(spec, folder))
+    birth = Birth(spec.model_copy(update={"shams": 0}), data.read_cells(spec, folder))
     network = birth.network()
     context = next(iter(controls(birth.cells)))
     kind = birth.config["kinds"][0]
@@ -39,7 +40,7 @@ def tilted(
     return {c: change(shares_of(birth.laws, theta(c)), rest) for c in wanted}, birth
 
 
-def _theta(network: Network, birth: build.Birth, condition: Condition) -> Floats:
+def _theta(network: Network, birth: Birth, condition: Condition) -> Floats:
     named = birth.vocabulary.conditions(dict(condition.context), condition.interventions)
     if network.tilt is None:
         raise ValueError(f"the network {birth.spec.network!r} has no tilts")

@@ -20,7 +20,8 @@ from benchmarks.combinations.birth import shares_of
 from benchmarks.combinations.scoring import Bootstrap
 from benchmarks.combinations.truth import Floats, change
 from lingshu_model.evaluate.changes import pearson
-from lingshu_model.train import build, data
+from lingshu_model.train import data
+from lingshu_model.train.birth import Birth
 from lingshu_model.train.cells import TrainingCells
 from lingshu_model.train.priors import read_features
 from lingshu_model.train.reach import fit_reach
@@ -36,7 +37,7 @@ def main(preset: Path, folder: Path, priors: Path) -> None:
     spec = TrainingSpec.read(preset)
     cells = singles(data.read_cells(spec, folder))
     known = read_features(priors)
-    birth = build.Birth(spec, cells, known)
+    birth = Birth(spec, cells, known)
     targets = [about["target"] for about in birth.tilts.about]
     theta = birth.tilts.theta[1:].astype(np.float64)
     panel = {gene: i for i, gene in enumerate(cells.panel)}
@@ -67,9 +68,7 @@ def singles(cells: TrainingCells) -> TrainingCells:
     )
 
 
-def _features(
-    birth: build.Birth, targets: list[str], known: Mapping[str, Floats]
-) -> dict[str, Floats]:
+def _features(birth: Birth, targets: list[str], known: Mapping[str, Floats]) -> dict[str, Floats]:
     """Return features [targets, …] by predictor; of no columns, they leave the mean alone."""
     panel = {gene: i for i, gene in enumerate(birth.cells.panel)}
     width = birth.spec.gene_features

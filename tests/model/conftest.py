@@ -9,6 +9,7 @@ from made_model import SPEC, made_cells
 from lingshu_model import numerics
 from lingshu_model.sampler import Sampler
 from lingshu_model.train import build, data
+from lingshu_model.train.birth import Birth
 from lingshu_model.train.cells import add_shams
 from lingshu_model.wire import Catalogue, Checkpoint
 
@@ -31,7 +32,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     """A checkpoint folder whose weights are random but large enough to tell genes apart."""
     root = tmp_path_factory.mktemp("checkpoints")
     made_cells().write_h5ad(root / "made.h5ad")
-    birth = build.Birth(SPEC, add_shams(data.read_cells(SPEC, root), SPEC.shams, 0))
+    birth = Birth(SPEC, add_shams(data.read_cells(SPEC, root), SPEC.shams, 0))
     network = birth.network()
     with torch.no_grad():
         for parameter in network.parameters():

@@ -12,6 +12,7 @@ from made_model import CONTEXT, GENES, SPEC
 
 from lingshu_model.sampler import Sampler
 from lingshu_model.train import build, data
+from lingshu_model.train.birth import Birth
 from lingshu_model.train.calibrate import Calibration, calibrated
 from lingshu_model.train.cells import add_shams
 from lingshu_model.train.tilt import Goal, Laws
@@ -22,12 +23,12 @@ HOME = tuple(CONTEXT.items())
 
 
 @pytest.fixture
-def birth(folder: Path) -> build.Birth:
-    return build.Birth(SPEC, add_shams(data.read_cells(SPEC, folder), 2, 0))
+def birth(folder: Path) -> Birth:
+    return Birth(SPEC, add_shams(data.read_cells(SPEC, folder), 2, 0))
 
 
 @pytest.fixture
-def newborn(birth: build.Birth, tmp_path: Path) -> Checkpoint:
+def newborn(birth: Birth, tmp_path: Path) -> Checkpoint:
     """A checkpoint that has learned nothing, with the tilts of its training cells."""
     build.write(tmp_path, SPEC, birth.config, birth.cells, birth.network(), {}, None)
     return Catalogue([tmp_path]).load(SPEC.name)
@@ -40,7 +41,7 @@ def goal(**change: float) -> Goal:
     return Goal("G1", HOME, wanted)
 
 
-def test_sampled_changes_are_brought_to_their_goal(birth: build.Birth, newborn: Checkpoint) -> None:
+def test_sampled_changes_are_brought_to_their_goal(birth: Birth, newborn: Checkpoint) -> None:
     sampler = Sampler.load(newborn, threads=1)
     row = 1 + [one.target for one in birth.tilts.goals].index("G1")
     assert row == 1
@@ -55,7 +56,7 @@ def test_sampled_changes_are_brought_to_their_goal(birth: build.Birth, newborn: 
 
 
 def test_where_all_is_as_it_should_be_noise_moves_next_to_nothing(
-    birth: build.Birth, newborn: Checkpoint
+    birth: Birth, newborn: Checkpoint
 ) -> None:
     calibration = Calibration(Sampler.load(newborn, threads=1), birth.median_depth, birth.laws)
     calibration.theta[1, :10] = torch.linspace(-1, 1, 10)
@@ -67,7 +68,7 @@ def test_where_all_is_as_it_should_be_noise_moves_next_to_nothing(
     assert moved.max() < 0.2
 
 
-def test_the_same_cells_give_the_same_tilts(birth: build.Birth, newborn: Checkpoint) -> None:
+def test_the_same_cells_give_the_same_tilts(birth: Birth, newborn: Checkpoint) -> None:
     first, second = (calibrated(newborn, birth, [32]) for _ in range(2))
     assert np.array_equal(first, second)
     assert first.shape == (1 + len(birth.tilts.goals), len(GENES))
@@ -103,7 +104,7 @@ def test_a_tilt_reaches_a_mean_at_another_depth(scale: float) -> None:
     assert moved == pytest.approx(wanted[0], rel=1e-4)
 
 
-def test_tilts_are_stored_as_calibrated(birth: build.Birth, newborn: Checkpoint) -> None:
+def test_tilts_are_stored_as_calibrated(birth: Birth, newborn: Checkpoint) -> None:
     theta = calibrated(newborn, birth, [16])
     network = birth.network()
     assert network.tilt
@@ -132,7 +133,7 @@ def test_training_ends_with_calibrated_tilts(folder: Path) -> None:
     trained = Catalogue([folder / "made" / "checkpoint"]).load("made")
     assert trained.config["training"]["calibration"] == [16]
     assert not list((folder / "made").glob(".uncalibrated-*"))
-    born = build.Birth(SPEC, add_shams(data.read_cells(SPEC, folder), 2, 0)).tilts
+    born = Birth(SPEC, add_shams(data.read_cells(SPEC, folder), 2, 0)).tilts
     found = Sampler.load(trained, threads=1).network.tilt
     assert found
     assert found.theta.shape == born.theta.shape

@@ -13,7 +13,7 @@ from lingshu_model import tokens
 from lingshu_model.conditions import Conditions, VocabularySizes
 from lingshu_model.config import PRESETS, NetworkConfig
 from lingshu_model.network import Tilt
-from lingshu_model.train import build
+from lingshu_model.train.birth import Birth
 from lingshu_model.train.cells import Condition, TrainingCells
 from lingshu_model.train.pairs import FEWEST, Combinations, fit_pairs
 from lingshu_model.wire import Intervention
@@ -196,7 +196,7 @@ def test_a_network_trained_on_doubles_is_born_nearer_to_triples_than_sums(
 ) -> None:
     network, trained = cells
     monkeypatch.setitem(PRESETS, "lingshu-tiny", PAIRED)
-    birth = build.Birth(SPEC, trained)
+    birth = Birth(SPEC, trained)
     born = birth.network()
     tilt, features = born.tilt, born.prefix.gene_features
     assert birth.pairs is not None
@@ -207,7 +207,7 @@ def test_a_network_trained_on_doubles_is_born_nearer_to_triples_than_sums(
         named = birth.vocabulary.conditions(CONTEXT, done)
         # The truth as tilts: those of very many cells.
         many = _cells(network, [(), targets], control=4_000, each=4_000)
-        truth = build.Birth(SPEC, _alone(many)).tilts.theta[1]
+        truth = Birth(SPEC, _alone(many)).tilts.theta[1]
         rest = ~np.isin(network.genes, targets)
         for i, found in enumerate(
             (tilt.of(named, features)[0].numpy(), tilt.theta[named.tilt[0]].sum(0))
@@ -230,7 +230,7 @@ def test_too_few_combinations_fit_nothing(
     trained = cells[1]
     few = [i for i, c in enumerate(trained.conditions) if len(c.interventions) == 2][: FEWEST - 1]
     kept = [i for i, c in enumerate(trained.conditions) if len(c.interventions) < 2] + few
-    birth = build.Birth(SPEC, trained.take(np.flatnonzero(np.isin(trained.condition, kept))))
+    birth = Birth(SPEC, trained.take(np.flatnonzero(np.isin(trained.condition, kept))))
     assert birth.pairs is None
     tilt = birth.network().tilt
     assert tilt is not None

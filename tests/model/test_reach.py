@@ -11,8 +11,9 @@ from made_model import CONTEXT, SPEC
 from scipy import sparse
 
 from lingshu_model.config import PRESETS
-from lingshu_model.train import build, data
+from lingshu_model.train import data
 from lingshu_model.train import priors as prior_tables
+from lingshu_model.train.birth import Birth, run_digest
 from lingshu_model.train.cells import Condition, TrainingCells
 from lingshu_model.train.priors import PriorsError, features_of_sets, read_features, read_gmt
 from lingshu_model.train.reach import fit_reach
@@ -154,7 +155,7 @@ def test_a_network_is_born_with_what_an_unseen_target_shares_with_the_seen(
 ) -> None:
     monkeypatch.setitem(PRESETS, "lingshu-tiny", replace(PRESETS["lingshu-tiny"], reach=True))
     priors = {f"G{i}": np.array([1.0, float(i)]) for i in range(20)}
-    birth = build.Birth(SPEC, many, priors)
+    birth = Birth(SPEC, many, priors)
     network = birth.network()
     assert network.tilt is not None
     assert birth.config["gene_features"] == SPEC.gene_features + 2
@@ -177,6 +178,6 @@ def test_a_network_is_born_with_what_an_unseen_target_shares_with_the_seen(
 def test_priors_are_part_of_what_a_run_must_match(folder: Path) -> None:
     cells = data.read_cells(SPEC, folder)
     one, other = {"G1": np.ones(2)}, {"G1": np.zeros(2)}
-    digests = [build.run_digest(SPEC, cells, priors) for priors in (None, one, other)]
+    digests = [run_digest(SPEC, cells, priors) for priors in (None, one, other)]
     assert len(set(digests)) == 3
-    assert digests[0] == build.run_digest(SPEC, cells, {})
+    assert digests[0] == run_digest(SPEC, cells, {})

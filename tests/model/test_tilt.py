@@ -10,7 +10,8 @@ from made_model import CONTEXT, GENES, SPEC
 from scipy import sparse
 
 from lingshu_model.config import PRESETS
-from lingshu_model.train import build, data
+from lingshu_model.train import data
+from lingshu_model.train.birth import Birth
 from lingshu_model.train.cells import add_shams
 from lingshu_model.train.expression import LEVELS, Levels
 from lingshu_model.train.tilt import LARGEST, Laws, shrink
@@ -79,7 +80,7 @@ def test_a_gene_that_vanishes_stops_at_the_bound_and_one_without_spread_stays() 
 
 
 def test_tilts_know_what_a_knock_out_takes_away(folder: Path) -> None:
-    birth = build.Birth(SPEC, add_shams(data.read_cells(SPEC, folder), 2, 0))
+    birth = Birth(SPEC, add_shams(data.read_cells(SPEC, folder), 2, 0))
     theta = birth.tilts.theta
     of = {about["target"]: theta[1 + i] for i, about in enumerate(birth.tilts.about)}
     assert set(of) == {"G1", "G5", "sham-00", "sham-01"}
@@ -96,11 +97,11 @@ def test_a_gene_that_nobody_measured_has_no_tilt(folder: Path) -> None:
     measured = cells.measured.copy()
     measured[:, 2] = False
     cells = replace(cells, tokens=sparse.csr_matrix(counts), measured=measured)
-    assert not build.Birth(SPEC, cells).tilts.theta[:, 2].any()
+    assert not Birth(SPEC, cells).tilts.theta[:, 2].any()
 
 
 def test_interventions_add_their_tilts_and_control_has_none(folder: Path) -> None:
-    birth = build.Birth(SPEC, data.read_cells(SPEC, folder))
+    birth = Birth(SPEC, data.read_cells(SPEC, folder))
     network, vocabulary = birth.network(), birth.vocabulary
     assert network.tilt
     hidden = torch.zeros(1, len(GENES), PRESETS[SPEC.network].d_gene)
@@ -116,7 +117,7 @@ def test_interventions_add_their_tilts_and_control_has_none(folder: Path) -> Non
 
 
 def test_a_level_moves_logits_along_ln_one_plus_count(folder: Path) -> None:
-    network = build.Birth(SPEC, data.read_cells(SPEC, folder)).network()
+    network = Birth(SPEC, data.read_cells(SPEC, folder)).network()
     bucket = max(network.readout, key=lambda b: b.width)
     hidden = torch.randn(1, PRESETS[SPEC.network].d_gene)
     member = torch.tensor([0])

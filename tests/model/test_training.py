@@ -10,7 +10,8 @@ from made_model import CONTEXT, SPEC, made_cells
 
 from lingshu_model import diffusion
 from lingshu_model.tokens import MASK
-from lingshu_model.train import build, data, loop
+from lingshu_model.train import data, loop
+from lingshu_model.train.birth import Birth, run_digest
 from lingshu_model.train.cells import add_shams
 from lingshu_model.train.spec import TrainingSpec, Unseen
 from lingshu_model.vocabulary import stack
@@ -74,7 +75,7 @@ def test_an_unseen_condition_is_in_no_other_part(folder: Path) -> None:
     parts = data.split(cells, spec)
     assert np.array_equal(parts.unseen, cells.rows(2))
     assert not set(parts.unseen) & {*parts.train, *parts.validation, *parts.test}
-    birth = build.Birth(spec, cells.take(parts.train))
+    birth = Birth(spec, cells.take(parts.train))
     assert [e["interventions"] for e in birth.config["seen"]] == [
         [],
         [{"kind": "knockout", "target": "G1"}],
@@ -85,7 +86,7 @@ def run(
     folder: Path, out: Path, epochs: int, stop_after: int | None = None
 ) -> dict[str, torch.Tensor]:
     spec = SPEC.model_copy(update={"epochs": epochs})
-    birth = build.Birth(spec, data.read_cells(spec, folder))
+    birth = Birth(spec, data.read_cells(spec, folder))
     vocabulary, network = birth.vocabulary, birth.network()
     conditions = stack(
         [vocabulary.conditions(dict(c.context), c.interventions) for c in birth.cells.conditions]
@@ -93,7 +94,7 @@ def run(
     batches = loop.CellBatches.of(birth.cells, conditions, torch.device("cpu"))
     accelerator = Accelerator(cpu=True)
     out.mkdir(exist_ok=True)
-    digest = build.run_digest(spec, birth.cells)
+    digest = run_digest(spec, birth.cells)
     if stop_after is None:
         return loop.train(network, batches, batches, spec, out, digest, accelerator)
 

@@ -13,6 +13,7 @@ from made_model import SPEC
 from scipy import sparse
 
 from lingshu_model.train import build, data, h5ad
+from lingshu_model.train.birth import Birth, run_digest
 from lingshu_model.train.cells import add_shams
 from lingshu_model.train.expression import Levels
 from lingshu_model.train.store import Stored
@@ -57,17 +58,17 @@ def start(folder: Path) -> None:
     """All that training does with all cells, before and after its steps."""
     cells = data.read_cells(SPEC, folder, folder / "store")
     parts = data.split(cells, SPEC)
-    birth = build.Birth(SPEC, add_shams(cells.take(parts.train), 2, 0))
+    birth = Birth(SPEC, add_shams(cells.take(parts.train), 2, 0))
     birth.network()
     birth.forget_sample()
-    build.run_digest(SPEC, birth.cells)
+    run_digest(SPEC, birth.cells)
     build.reference(birth.cells)
 
 
 def test_training_holds_numbers_of_a_cell_and_not_its_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build, "SAMPLED", 50_000)
+    monkeypatch.setattr("lingshu_model.train.birth.SAMPLED", 50_000)
     monkeypatch.setattr(h5ad, "BLOCK", BLOCK)
     monkeypatch.setattr("lingshu_model.train.cells.BLOCK", BLOCK)
     folders = [folder_of(n, tmp_path) for n in (FEW, MANY)]

@@ -14,7 +14,8 @@ from accelerate import Accelerator
 from made_model import SPEC
 from safetensors.torch import load_file
 
-from lingshu_model.train import build, data, loop, ranks
+from lingshu_model.train import data, loop, ranks
+from lingshu_model.train.birth import Birth
 from lingshu_model.train.spec import TrainingSpec
 from lingshu_model.vocabulary import stack
 
@@ -47,7 +48,7 @@ def spec_file(folder: Path) -> Path:
 
 @pytest.fixture
 def batches(folder: Path) -> loop.CellBatches:
-    birth = build.Birth(SPEC, data.read_cells(SPEC, folder))
+    birth = Birth(SPEC, data.read_cells(SPEC, folder))
     conditions = stack(
         [
             birth.vocabulary.conditions(dict(c.context), c.interventions)

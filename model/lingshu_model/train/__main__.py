@@ -20,6 +20,7 @@ from torch import Tensor
 from lingshu_model import numerics
 from lingshu_model.network import Network
 from lingshu_model.train import build, data, loop, ranks
+from lingshu_model.train.birth import Birth, run_digest
 from lingshu_model.train.calibrate import calibrated
 from lingshu_model.train.cells import TrainingCells, add_shams
 from lingshu_model.train.priors import read_features
@@ -80,13 +81,13 @@ def _run(spec: TrainingSpec, data_dir: Path, out: Path, accelerator: Accelerator
         parts = data.split(cells, spec)
         priors = read_features(data_dir / spec.priors) if spec.priors else {}
         training = add_shams(cells.take(parts.train), spec.shams, spec.seed)
-        birth = build.Birth(spec, training, priors)
+        birth = Birth(spec, training, priors)
         held_out = replace(cells.take(parts.validation), conditions=birth.cells.conditions)
         _train(birth, held_out, data_dir, folder, accelerator)
 
 
 def _train(
-    birth: build.Birth,
+    birth: Birth,
     held_out: TrainingCells,
     data_dir: Path,
     folder: Path,
@@ -108,7 +109,7 @@ def _train(
         batches(held_out) if len(held_out) else None,
         spec,
         folder,
-        build.run_digest(spec, birth.cells, birth.priors),
+        run_digest(spec, birth.cells, birth.priors),
         accelerator,
     )
     if accelerator.is_main_process:
@@ -117,7 +118,7 @@ def _train(
 
 
 def _finish(
-    birth: build.Birth,
+    birth: Birth,
     network: Network,
     average: Mapping[str, Tensor],
     data_dir: Path,

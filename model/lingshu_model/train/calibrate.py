@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from lingshu_model import tokens
 from lingshu_model.sampler import Sampler, sample_arm
-from lingshu_model.train.build import Birth
+from lingshu_model.train.birth import Birth
 from lingshu_model.train.expression import Floats
 from lingshu_model.train.tilt import LARGEST, PSEUDOCELLS, Context, Goal, Laws
 from lingshu_model.wire import ArmRequest, Checkpoint, Intervention
