@@ -42,7 +42,7 @@ RECIPES: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "pbmc": {
         "scgen": (),
-        "scvi": ("--batch", "256", "--lr", "2e-3", "--warmup", "10", "--epochs", "30"),
+        "scvi": ("--batch", "256", "--lr", "2e-3", "--warmup", "10", "--epochs", "60"),
     },
 }
 """By split: the peers of the published tables and their settings, sized for two cores."""
