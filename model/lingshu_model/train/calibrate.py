@@ -32,6 +32,8 @@ SURE = 2.0
 """Standard errors below which a gap is left: noise would move every gene that has none."""
 RESPONSES = (0.15, 1.5)
 """How far a change may be taken to follow theta; 1 = as far as that of a gene by itself."""
+RUNAWAY = 3.0
+"""How many times as far from its goal, squared, a row may be as it was before it moved."""
 DIFFER = 0.3
 """Spread of the shares of what was asked that came, between genes of a row."""
 Counts = NDArray[np.int32]
@@ -46,7 +48,7 @@ def calibrated(checkpoint: Checkpoint, birth: Birth, rounds: Sequence[int]) -> N
     done = {one.target: one for c in birth.cells.conditions for one in c.interventions}
     calibration = Calibration(sampler, birth.median_depth, birth.laws, os.cpu_count() or 1)
     goals = birth.tilts.goals
-    total = len(rounds) * sum(bool(goal.change.any()) for goal in goals)
+    total = (len(rounds) + 1) * sum(bool(goal.change.any()) for goal in goals)
     bar = tqdm(calibration.run(goals, done, rounds), total=total, unit="tilt")
     for step in bar:
         bar.set_postfix(round=step.round, r=round(step.pearson, 3), size=round(step.ratio, 3))
@@ -62,12 +64,14 @@ class Step:
         goal: what the row is to bring about.
         pearson: of the sampled change with the goal, over the genes.
         ratio: length of the sampled change over the goal's.
+        distance: squared length of what the goal has more, over the goal's own.
     """
 
     round: int
     goal: Goal
     pearson: float
     ratio: float
+    distance: float
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,7 @@ class Calibration:
         workers: tiles computed side by side.
         control: levels of the control cells sampled last, since rows of one context follow.
         moved: the last move of each row.
+        before: each row before that, and how far it was from its goal.
     """
 
     sampler: Sampler
@@ -106,6 +111,9 @@ class Calibration:
     workers: int = 1
     control: dict[tuple[Context, int, int], Floats] = field(default_factory=dict[Any, Floats])
     moved: dict[int, _Moved] = field(default_factory=dict[int, _Moved])
+    before: dict[int, tuple[torch.Tensor, float]] = field(
+        default_factory=dict[int, tuple[torch.Tensor, float]]
+    )
 
     @property
     def theta(self) -> torch.Tensor:
@@ -121,16 +129,19 @@ class Calibration:
     ) -> Iterator[Step]:
         """Move every row to its goal, round after round; row i + 1 is that of `goals[i]`.
 
-        Rows whose goal is no change, such as most shams', stay as they are.
+        Rows whose goal is no change, such as most shams', stay as they are. After the last round
+        comes a look without a move.
 
         `done` are the interventions by target; `rounds` the pairs of cells of each.
         """
-        for number, cells in enumerate(rounds):
+        for number, cells in enumerate([*rounds, *rounds[:1]]):
             for row, goal in enumerate(goals, 1):
                 if goal.change.any():
                     perturbed, change = self.sampled(goal, done[goal.target], number, cells)
-                    self._move(row, goal, perturbed, change)
-                    yield _compare(number, goal, change.mean(axis=0))
+                    step = _compare(number, goal, change.mean(axis=0))
+                    if not self._returned(row, step) and number < len(rounds):
+                        self._move(row, goal, perturbed, change)
+                    yield step
 
     def sampled(
         self, goal: Goal, done: Intervention, number: int, cells: int
@@ -162,6 +173,19 @@ class Calibration:
             guidance=checkpoint.config["sampler"]["guidance"],
         )
         return sample_arm(self.sampler, arm, self.workers).counts
+
+    def _returned(self, row: int, step: Step) -> bool:
+        """Put a row that ran away back where it was; return whether it did.
+
+        Levels are shares of a cell: a gene that floods it lowers all others, which are raised for
+        it, and so on. What seemed to be known of responses is forgotten with the move.
+        """
+        if row in self.before and step.distance > RUNAWAY * self.before[row][1]:
+            self.theta[row] = self.before[row][0]
+            self.moved.pop(row, None)
+            return True
+        self.before[row] = self.theta[row].clone(), step.distance
+        return False
 
     def _move(self, row: int, goal: Goal, perturbed: Counts, change: Floats) -> None:
         """Move a row towards its goal, `change` [cells, genes] being the pairs'."""
@@ -209,4 +233,5 @@ def _compare(number: int, goal: Goal, mean: Floats) -> Step:
     with np.errstate(divide="ignore", invalid="ignore"):
         pearson = float(np.corrcoef(mean, goal.change)[0, 1])
         ratio = float(np.linalg.norm(mean) / np.linalg.norm(goal.change))
-    return Step(number, goal, pearson, ratio)
+        distance = float(np.sum((mean - goal.change) ** 2) / np.sum(goal.change**2))
+    return Step(number, goal, pearson, ratio, distance)
