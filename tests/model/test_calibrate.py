@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,6 +54,29 @@ def test_sampled_changes_are_brought_to_their_goal(birth: Birth, newborn: Checkp
     assert steps[-1].pearson > 0.95
     _, change = calibration.sampled(wanted, DONE["G1"], 9, 768)
     assert np.abs(change.mean(axis=0) - wanted.change).max() < 0.15
+
+
+def test_a_row_that_ran_away_goes_back_to_where_it_was(
+    birth: Birth, newborn: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calibration = Calibration(Sampler.load(newborn, threads=1), birth.median_depth, birth.laws)
+    wanted, flooded = goal(G10=0.8, G11=-0.5), slice(20, 30)
+    move, seen = Calibration._move, list[torch.Tensor]()
+
+    def flood(self: Calibration, row: int, *measured: Any) -> None:
+        move(self, row, *measured)
+        if len(seen) == 1:
+            self.theta[row, flooded] = 8.0
+        seen.append(self.theta[row].clone())
+
+    monkeypatch.setattr(Calibration, "_move", flood)
+    steps = list(calibration.run([wanted], DONE, [192, 192, 192, 192]))
+    assert [step.round for step in steps] == [0, 1, 2, 3, 4]
+    assert len(seen) == 3
+    assert (seen[2][flooded] < 2.0).all()
+    assert (seen[2] - seen[0]).abs().max() < 1.0
+    assert steps[2].distance > 3 * steps[1].distance
+    assert steps[4].distance < steps[1].distance
 
 
 def test_where_all_is_as_it_should_be_noise_moves_next_to_nothing(
