@@ -1,9 +1,7 @@
 """What the analysis and the storing of cells hold in memory, for two numbers of cells."""
 
-import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +9,7 @@ import pytest
 from lingshu_model.wire import Blob, Cells, decode_cells, encode_cells
 from lingshu_tools.analysis import Objective, paired_effect, paired_score, summarised
 from lingshu_tools.ledger.objects import ObjectStore
+from lingshu_tools.testing.memory import most_held
 
 GENES = 600
 PER_CELL = 60
@@ -48,22 +47,12 @@ def summary(control: Cells, _: Cells) -> None:
     summarised(control)
 
 
-def held(work: Callable[[], Any]) -> int:
-    """Return the most bytes that `work` held at a time."""
-    tracemalloc.start()
-    try:
-        work()
-        return tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-
-
 @pytest.mark.parametrize(("analyse", "rows"), [(effect, 1), (score, 0), (summary, 0)])
 def test_analysis_holds_a_few_numbers_of_a_cell_and_rows_of_each_512(
     tmp_path: Path, analyse: Callable[[Cells, Cells], None], rows: int
 ):
     pairs = [(stored(n, 1, tmp_path), stored(n, 2, tmp_path)) for n in (FEW, MANY)]
-    few, many = (held(lambda pair=pair: analyse(*pair)) for pair in pairs)
+    few, many = (most_held(lambda pair=pair: analyse(*pair)) for pair in pairs)
     assert many - few < (MANY - FEW) * (ARRAYS + rows * 8 * GENES / 512)
 
 
@@ -74,5 +63,5 @@ def test_storing_holds_a_few_numbers_of_a_cell(tmp_path: Path, again: bool):
     if again:
         for blob in blobs:
             objects.put(blob)
-    few, many = (held(lambda blob=blob: objects.put(blob)) for blob in blobs)
+    few, many = (most_held(lambda blob=blob: objects.put(blob)) for blob in blobs)
     assert many - few < (MANY - FEW) * ARRAYS

@@ -1,9 +1,6 @@
 """What training holds in memory, for two numbers of cells, and rows beyond 2^31 counts."""
 
-import tracemalloc
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import anndata
 import numpy as np
@@ -18,22 +15,13 @@ from lingshu_model.train.cells import add_shams
 from lingshu_model.train.expression import Levels
 from lingshu_model.train.store import Stored
 from lingshu_model.train.tilt import effects_of
+from lingshu_tools.testing.memory import most_held
 
 GENES, PER_CELL = 400, 100
 FEW, MANY = 4096, 8192
 OF_A_CELL = 120
 """Bytes of a cell that may be held: numbers and labels on their way; its counts take 600 alone."""
 BLOCK = 512
-
-
-def held(work: Callable[[], Any]) -> int:
-    """Return the most bytes that `work` held at a time."""
-    tracemalloc.start()
-    try:
-        work()
-        return tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
 
 
 def folder_of(n: int, place: Path) -> Path:
@@ -72,7 +60,7 @@ def test_training_holds_numbers_of_a_cell_and_not_its_counts(
     monkeypatch.setattr(h5ad, "BLOCK", BLOCK)
     monkeypatch.setattr("lingshu_model.train.cells.BLOCK", BLOCK)
     folders = [folder_of(n, tmp_path) for n in (FEW, MANY)]
-    few, many = (held(lambda folder=folder: start(folder)) for folder in folders)
+    few, many = (most_held(lambda folder=folder: start(folder)) for folder in folders)
     assert many - few < (MANY - FEW) * OF_A_CELL
 
 
@@ -83,7 +71,7 @@ def test_shams_are_measured_one_after_the_other(tmp_path: Path) -> None:
     def measure(shams: int) -> int:
         cells = add_shams(plain, shams, 0)
         levels, context = Levels.of(cells, 200.0), cells.conditions[control].context
-        return held(lambda: effects_of(cells, levels, context, control))
+        return most_held(lambda: effects_of(cells, levels, context, control))
 
     of_control = 12 * PER_CELL * len(plain.rows(control))
     assert measure(12) - measure(2) < of_control
@@ -96,4 +84,4 @@ def test_rows_beyond_2_31_counts_are_read_alone() -> None:
     rows = np.array([7, n - 1, 7])
     assert stored[rows].toarray().tolist() == [[1, 1, 1, 0, 0]] * 3
     assert stored[rows[:0]].shape == (0, 5)
-    assert held(lambda: stored[rows]) < indices.nbytes / 10
+    assert most_held(lambda: stored[rows]) < indices.nbytes / 10

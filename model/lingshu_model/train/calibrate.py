@@ -64,7 +64,7 @@ class Step:
         goal: what the row is to bring about.
         pearson: of the sampled change with the goal, over the genes.
         ratio: length of the sampled change over the goal's.
-        distance: squared length of what the goal has more, over the goal's own.
+        distance: squared length of what is between the two, over the goal's.
     """
 
     round: int
