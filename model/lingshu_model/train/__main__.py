@@ -5,7 +5,6 @@ trains on its share of each batch. Knows nothing of evaluation: `evidence.json` 
 """
 
 import sys
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,18 +14,14 @@ import torch
 from accelerate import Accelerator
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from torch import Tensor
 
 from lingshu_model import numerics
-from lingshu_model.network import Network
-from lingshu_model.train import build, data, loop, ranks
-from lingshu_model.train.birth import Birth, run_digest
-from lingshu_model.train.calibrate import calibrated
-from lingshu_model.train.cells import TrainingCells, add_shams
+from lingshu_model.train import data, ranks
+from lingshu_model.train.birth import Birth
+from lingshu_model.train.cells import add_shams
 from lingshu_model.train.priors import read_features
+from lingshu_model.train.run import run
 from lingshu_model.train.spec import TrainingSpec
-from lingshu_model.vocabulary import stack
-from lingshu_model.wire import Catalogue
 
 
 @click.command(context_settings={"show_default": True})
@@ -83,60 +78,10 @@ def _run(spec: TrainingSpec, data_dir: Path, out: Path, accelerator: Accelerator
         training = add_shams(cells.take(parts.train), spec.shams, spec.seed)
         birth = Birth(spec, training, priors)
         held_out = replace(cells.take(parts.validation), conditions=birth.cells.conditions)
-        _train(birth, held_out, data_dir, folder, accelerator)
-
-
-def _train(
-    birth: Birth,
-    held_out: TrainingCells,
-    data_dir: Path,
-    folder: Path,
-    accelerator: Accelerator,
-) -> None:
-    spec, vocabulary = birth.spec, birth.vocabulary
-    network = birth.network().to(accelerator.device)
-    birth.forget_sample()
-
-    def batches(chosen: TrainingCells) -> loop.CellBatches:
-        conditions = stack(
-            [vocabulary.conditions(dict(c.context), c.interventions) for c in chosen.conditions]
-        )
-        return loop.CellBatches.of(chosen, conditions, accelerator.device)
-
-    average = loop.train(
-        network,
-        batches(birth.cells),
-        batches(held_out) if len(held_out) else None,
-        spec,
-        folder,
-        run_digest(spec, birth.cells, birth.priors),
-        accelerator,
-    )
-    if accelerator.is_main_process:
-        checkpoint = _finish(birth, network, average, data_dir, folder)
-        click.echo(f"{checkpoint} written; `lingshu evaluate` adds its evidence")
-
-
-def _finish(
-    birth: Birth,
-    network: Network,
-    average: Mapping[str, Tensor],
-    data_dir: Path,
-    folder: Path,
-) -> Path:
-    """Write the checkpoint, its tilts calibrated where the spec says so; return its folder."""
-    spec = birth.spec
-    hgnc = data_dir / spec.aliases if spec.aliases else None
-
-    def write(where: Path) -> Path:
-        return build.write(where, spec, birth.config, birth.cells, network, average, hgnc)
-
-    if spec.calibration and network.tilt is not None:
-        with TemporaryDirectory(dir=folder, prefix=".uncalibrated-") as place:
-            write(Path(place))
-            theta = calibrated(Catalogue([Path(place)]).load(spec.name), birth, spec.calibration)
-        network.tilt.theta.copy_(torch.from_numpy(theta))
-    return write(folder / "checkpoint")
+        hgnc = data_dir / spec.aliases if spec.aliases else None
+        checkpoint = run(birth, held_out, folder, accelerator, hgnc)
+        if checkpoint is not None:
+            click.echo(f"{checkpoint} written; `lingshu evaluate` adds its evidence")
 
 
 if __name__ == "__main__":
