@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lingshu_model.train.related import bandwidth, carry_over, distances, told
+from lingshu_model.train.related import carry_over, distances, likeness
 
 GENES = 600
 
@@ -79,20 +79,20 @@ def test_what_nobody_measured_has_no_effect(world: dict[str, np.ndarray]) -> Non
     assert np.isfinite(found).all()
 
 
-def test_the_bandwidth_is_narrow_where_lineages_differ_and_wide_where_they_do_not(
-    world: dict[str, np.ndarray],
-) -> None:
+def test_contexts_differ_as_far_as_their_effects_do(world: dict[str, np.ndarray]) -> None:
     distance = distances(world["profiles"], np.zeros(6, np.int64))
-    noise, spread = np.full((6, GENES), 0.04), np.full(GENES, 0.01)
+    noise = np.full((6, GENES), 0.04)
+    strength = np.where(np.arange(GENES) < 120, 2.0, 0.0)
     apart = world["effect"] + 0.2 * normal(7, 6, GENES)
     same = world["effect"][:1] + 0.2 * normal(8, 6, GENES)
-    assert bandwidth(apart, noise, spread, distance) < 1.0
-    assert bandwidth(same, noise, spread, distance) > 1.0
+    # Effects of two lineages correlate by a half, their control cells by -0.96.
+    assert 0.2 <= likeness(apart, noise, strength, distance) <= 0.3
+    assert likeness(same, noise, strength, distance) < 0.05
 
 
-def test_a_mean_by_precision_and_likeness() -> None:
-    mean, variance = told(
-        np.array([[1.0], [3.0]]), np.array([[1.0], [1.0]]), np.zeros(1), np.array([1.0, 3.0])
-    )
-    assert mean[0] == pytest.approx(2.5)
-    assert variance[0] == pytest.approx(10 / 16)
+def test_two_contexts_by_hand() -> None:
+    # Covariance 1 - 0 = 1 between all: the posterior mean is the sum over (1 / v + n / s2) s2.
+    value = np.array([[1.0], [3.0]])
+    found = carry_over(value, np.full((2, 1), 2.0), np.zeros((3, 3)), np.arange(2))
+    strength = 5.0 - 2.0
+    assert found[:, 0] == pytest.approx(np.full(3, (4.0 / 2) / (1 / strength + 2 / 2)), rel=1e-6)

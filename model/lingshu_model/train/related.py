@@ -1,24 +1,31 @@
 """A perturbation's effect in one context, told by others: the more alike, the more they count.
 
-Observed effects y of contexts c on genes g, with squared standard errors s2:
+A gene's effects in all contexts are taken to be normal around 0 with covariance v K, a Gaussian
+process over contexts (Rasmussen and Williams 2006, section 2.2). K_ab = 1 - rho d_ab, d being one
+minus the correlation of the contexts' control profiles: rho = 0 means that all contexts respond
+alike, rho = 1 that they do as far as their control cells are alike. What was observed has its
+squared standard error beside it, and every context gets the posterior mean: one where the effect
+was seen mostly its own, any other what its relatives show. An estimate is shrunk by what is not
+known of it, and by that alone.
 
-- v_g, how large effects on a gene are: the mean over contexts of y**2 - s2, never below 0;
-- t2_g = rho v_g, how much of that differs between contexts, and c_g = v_g - t2_g, how much is
-  common to them; rho is one number for all genes;
-- what the others say of what is common: the mean of their y, weighted by likeness_ac over
-  s2_cg + t2_g and shrunk towards 0 by c_g / (c_g + its variance);
-- context a's effect is that and a deviation of its own, of variance t2_g, of which the others know
-  nothing; where a's own effect was observed, the two are averaged by their precisions.
-
-Likeness is exp(-d**2 / 2 h**2) of the distance d between control profiles; h is the one that, each
-context left out in turn, predicts it best from the rest. Knows nothing of cells.
+v is one number a gene, the mean over contexts of the squared effect less its noise; rho is one for
+all genes, with which each context, left out in turn, is told best by the others. Knows nothing of
+cells.
 """
+
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-BANDWIDTHS = (0.1, 0.15, 0.2, 0.3, 0.45, 0.7, 1.0, 10.0)
+RHOS = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
+GENES = 2048
+"""Genes solved for at a time."""
+NOTHING = 1e-9
+"""Noise of what was observed without any, far below any effect."""
+UNKNOWN = 1e9
+"""Noise of what was not observed, far above any effect."""
 
 
 def distances(profiles: Floats, home: NDArray[np.int64]) -> Floats:
@@ -52,69 +59,52 @@ def carry_over(
         observed: which of all contexts the rows of `value` are.
     """
     known = np.isfinite(value) & np.isfinite(noise)
-    y, s2 = np.where(known, value, 0.0), np.where(known, noise, np.inf)
-    excess = np.where(known, y**2 - np.where(known, s2, 0.0), 0.0)
-    strength = np.maximum(excess.sum(axis=0) / np.maximum(known.sum(axis=0), 1), 0.0)
-    t2 = _heterogeneity(y, s2, known) * strength
-    common = strength - t2
-    h = bandwidth(y, s2, t2, distance[np.ix_(observed, observed)])
+    y, s2 = np.where(known, value, 0.0), np.where(known, noise + NOTHING, UNKNOWN)
+    excess = np.where(known, y**2 - s2, 0.0).sum(axis=0)
+    strength = np.maximum(excess / np.maximum(known.sum(axis=0), 1), 0.0)
+    rho = likeness(y, s2, strength, distance[np.ix_(observed, observed)])
+    covariance = 1 - rho * distance[:, observed]
     out = np.zeros((len(distance), value.shape[1]))
-    for a in range(len(distance)):
-        likeness = np.exp(-(distance[a, observed] ** 2) / (2 * h**2))
-        own = np.flatnonzero(observed == a)
-        likeness[own] = 0.0
-        mean, variance = told(y, s2, t2, likeness)
-        kept = common / (common + variance + 1e-12)
-        out[a] = mean * kept
-        if len(own):
-            prior = 1 / (common * (1 - kept) + t2 + 1e-12)
-            own_precision = np.where(known[own[0]], 1 / (s2[own[0]] + 1e-12), 0.0)
-            out[a] += (y[own[0]] - out[a]) * own_precision / (prior + own_precision)
+    for genes, chosen in _parts(strength):
+        total = _covariances(s2[:, genes], chosen, covariance[observed])
+        weights = np.linalg.solve(total, y[:, genes].T[..., None])[..., 0]
+        out[:, genes] = covariance @ (weights * chosen[:, None]).T
     return out
 
 
-def told(y: Floats, s2: Floats, t2: Floats, likeness: Floats) -> tuple[Floats, Floats]:
-    """Return the weighted mean of the contexts' effects and its variance, [genes] each.
+def likeness(y: Floats, s2: Floats, strength: Floats, distance: Floats) -> float:
+    """Return the rho under which each context is told best by the others.
 
-    Genes that no context tells of get mean 0 and an infinite variance.
+    Each context's effects are left out in turn (Rasmussen and Williams 2006, eq 5.12); the squared
+    error counts in units of what noise alone would make of it, so that six cells say little.
+
+    Args:
+        y: effects, [contexts, genes].
+        s2: their squared standard errors.
+        strength: variance of each gene's effects, [genes].
+        distance: between these contexts.
     """
-    weight = likeness[:, None] / (s2 + t2 + 1e-12)
-    total = weight.sum(axis=0)
-    nothing = total <= 0
-    total = np.where(nothing, 1.0, total)
-    spread = np.where(np.isfinite(s2), s2 + t2, 0.0)
-    mean = (weight * y).sum(axis=0) / total
-    variance = (weight**2 * spread).sum(axis=0) / total**2
-    return np.where(nothing, 0.0, mean), np.where(nothing, np.inf, variance)
+    noise = np.where(s2 < UNKNOWN, s2, 0.0).sum(axis=1)
+
+    def error(rho: float) -> float:
+        found = np.zeros(len(y))
+        for genes, chosen in _parts(strength):
+            inverse = np.linalg.inv(_covariances(s2[:, genes], chosen, 1 - rho * distance))
+            off = (inverse @ y[:, genes].T[..., None])[..., 0] / inverse.diagonal(0, 1, 2)
+            found += np.where(s2[:, genes].T < UNKNOWN, off**2, 0.0).sum(axis=0)
+        return float((found / np.maximum(noise, NOTHING)).sum())
+
+    return min(RHOS, key=error)
 
 
-def bandwidth(y: Floats, s2: Floats, t2: Floats, distance: Floats) -> float:
-    """Return the bandwidth under which contexts left out are predicted with the least error."""
-    if len(y) < 3:
-        return BANDWIDTHS[-1]
-
-    def error(h: float) -> float:
-        total = 0.0
-        for a in range(len(y)):
-            likeness = np.exp(-(distance[a] ** 2) / (2 * h**2)) * (np.arange(len(y)) != a)
-            mean, _ = told(y, s2, t2, likeness)
-            known = np.isfinite(s2[a])
-            varies = known & (s2[a] > 0)
-            floor = np.median(s2[a][varies]) if varies.any() else 1.0
-            total += float((((mean - y[a]) ** 2)[varies] / (s2[a][varies] + floor)).sum())
-        return total
-
-    return min(BANDWIDTHS, key=error)
+def _parts(strength: Floats) -> Iterator[tuple[NDArray[np.int64], Floats]]:
+    """Yield the genes on which there is any effect, and its variance, some at a time."""
+    genes = np.flatnonzero(strength > 0)
+    for first in range(0, len(genes), GENES):
+        part = genes[first : first + GENES]
+        yield part, strength[part]
 
 
-def _heterogeneity(y: Floats, s2: Floats, known: NDArray[np.bool_]) -> float:
-    """Return rho: the share of squared effects that is not common to the contexts, 0.05 to 1."""
-    pairs = np.where(known, y, 0.0)
-    n = known.sum(axis=0)
-    enough = n > 1
-    squares = np.where(known, y**2 - np.where(known, s2, 0.0), 0.0).sum(axis=0)
-    # Products of two contexts' effects have no noise in common: their mean is the shared square.
-    products = pairs.sum(axis=0) ** 2 - (pairs**2).sum(axis=0)
-    common = (products[enough] / (n * (n - 1))[enough]).sum()
-    whole = (squares[enough] / n[enough]).sum()
-    return float(np.clip(1 - common / whole, 0.05, 1.0)) if whole > 0 else 1.0
+def _covariances(s2: Floats, strength: Floats, covariance: Floats) -> Floats:
+    """Return the covariance of what was observed of each gene, [genes, contexts, contexts]."""
+    return strength[:, None, None] * covariance + s2.T[..., None] * np.eye(len(s2))
