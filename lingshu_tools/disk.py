@@ -7,14 +7,11 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lingshu_model.wire import Checkpoint, CheckpointError
+from lingshu_tools.bench import Bench
 from lingshu_tools.errors import InputError
-
-if TYPE_CHECKING:
-    from lingshu_tools.app import App
-    from lingshu_tools.experiments import Design
+from lingshu_tools.experiments import Design
 
 BYTES_PER_COUNT = 8
 COPIES = 3
@@ -22,11 +19,11 @@ COPIES = 3
 SPARE = 64 << 20
 
 
-def require_room(app: App, made: Design, *, stored_cells: int | None = None) -> None:
+def require_room(bench: Bench, made: Design, *, stored_cells: int | None = None) -> None:
     """Refuse an experiment whose cells will not fit on the disk of the home.
 
     Args:
-        app: where it would be kept.
+        bench: where it would be kept.
         made: the experiment, or one of equal ones.
         stored_cells: cells kept in the end; those of the one experiment by default.
 
@@ -35,14 +32,14 @@ def require_room(app: App, made: Design, *, stored_cells: int | None = None) -> 
     """
     kept = made.total_cells if stored_cells is None else stored_cells
     cells = kept + (COPIES - 1) * made.total_cells
-    free = shutil.disk_usage(_existing(app.home)).free - SPARE
+    free = shutil.disk_usage(_existing(bench.home)).free - SPARE
     if cells * len(made.checkpoint.panel) * BYTES_PER_COUNT <= free:
         return
     needed = int(cells * counts_per_cell(made.checkpoint) * BYTES_PER_COUNT)
     if needed > free:
         message = (
             f"n_cells={made.n_cells}: {kept:,} cells need about {_gb(needed)} on the disk of "
-            f"{app.home} while they are made, and {_gb(max(free, 0))} are free. Free some space, "
+            f"{bench.home} while they are made, and {_gb(max(free, 0))} are free. Free some space, "
             "ask for fewer cells, or set LINGSHU_HOME to a folder on another disk."
         )
         raise InputError(message)

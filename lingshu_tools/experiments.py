@@ -9,15 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lingshu_model.wire import ArmRequest, Checkpoint, Intervention, Support
+from lingshu_tools.bench import Bench
 from lingshu_tools.errors import InputError, NotFoundError, did_you_mean
 from lingshu_tools.genes import gene_names
 from lingshu_tools.ledger import Experiment, NewExperiment
-
-if TYPE_CHECKING:
-    from lingshu_tools.app import App
 
 MAX_COUNTS = 4_000_000_000
 """Cells x genes of one experiment, over its arms: 100,000 cells in two arms of 20,000 genes. Memory
@@ -104,7 +102,7 @@ def context_label(context: Mapping[str, str]) -> str:
 
 
 def design(
-    app: App,
+    bench: Bench,
     *,
     tool: str,
     checkpoint: str | None,
@@ -120,7 +118,7 @@ def design(
         InputError: an unknown checkpoint, context, kind or target, or an impossible size; the
             nearest names or the allowed range are given.
     """
-    loaded = resolve_checkpoint(app, checkpoint)
+    loaded = resolve_checkpoint(bench, checkpoint)
     steps, guidance = sampling(loaded)
     made = Design(
         tool=tool,
@@ -137,14 +135,14 @@ def design(
     return made
 
 
-def design_of(app: App, experiment: Experiment) -> Design:
+def design_of(bench: Bench, experiment: Experiment) -> Design:
     """Return the design written in a ledger row.
 
     Raises:
         InputError: the checkpoint here is not the one the row names by digest.
     """
     request = experiment.request
-    loaded = app.catalogue.load(request["checkpoint"])
+    loaded = bench.catalogue.load(request["checkpoint"])
     if loaded.digest != request["checkpoint_digest"]:
         message = (
             f"{experiment.id} was made with {loaded.name} {request['checkpoint_digest']}, but the "
@@ -161,7 +159,7 @@ def design_of(app: App, experiment: Experiment) -> Design:
 
 
 def new_experiment(
-    app: App,
+    bench: Bench,
     made: Design,
     *,
     parent: str | None = None,
@@ -179,8 +177,8 @@ def new_experiment(
         checkpoint_digest=made.checkpoint.digest,
         panel_digest=made.checkpoint.panel_digest,
         seed=made.seed,
-        principal=app.principal,
-        door=app.door,
+        principal=bench.principal,
+        door=bench.door,
         parent=parent,
         position=position,
         context=context_label(made.context),
@@ -188,9 +186,9 @@ def new_experiment(
     )
 
 
-def resolve_checkpoint(app: App, name: str | None) -> Checkpoint:
+def resolve_checkpoint(bench: Bench, name: str | None) -> Checkpoint:
     """Return the named checkpoint, or the only one there is."""
-    names = app.catalogue.names()
+    names = bench.catalogue.names()
     if name is None and len(names) == 1:
         name = names[0]
     if name is None:
@@ -203,7 +201,7 @@ def resolve_checkpoint(app: App, name: str | None) -> Checkpoint:
             f"no checkpoint {name!r}.{did_you_mean(name, names)} There are: {', '.join(names)}."
         )
         raise NotFoundError(message)
-    return app.catalogue.load(name)
+    return bench.catalogue.load(name)
 
 
 def resolve_context(checkpoint: Checkpoint, asked: Mapping[str, str] | None) -> dict[str, str]:

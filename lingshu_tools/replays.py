@@ -13,17 +13,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from lingshu_model.wire import decode_cells, row_blocks
+from lingshu_tools.bench import Bench
 from lingshu_tools.disk import require_room
 from lingshu_tools.experiments import design_of, new_experiment
 from lingshu_tools.ledger import Experiment, Ledger, Outcome, Verdict
-
-if TYPE_CHECKING:
-    from lingshu_tools.app import App
 
 REPLAY_OF = "replay_of"
 CELL_ROLES = ("control", "perturbed", "cells")
@@ -50,17 +48,17 @@ def replayed(experiment: Experiment) -> str | None:
     return parent if parent.startswith("exp_") else experiment.request.get(REPLAY_OF)
 
 
-def begin_replay(app: App, ledger: Ledger, original: Experiment) -> Experiment:
+def begin_replay(bench: Bench, ledger: Ledger, original: Experiment) -> Experiment:
     """Return the experiment that is to replay one of `ledger`, begun but not launched.
 
     Raises:
         InputError: the checkpoint here is not the one it was made with.
     """
-    made = design_of(app, original)
-    require_room(app, made)
+    made = design_of(bench, original)
+    require_room(bench, made)
     if ledger.read_only:
-        return app.ledger.begin(new_experiment(app, made, extra={REPLAY_OF: original.id}))
-    return app.ledger.begin(new_experiment(app, made, parent=original.id))
+        return bench.ledger.begin(new_experiment(bench, made, extra={REPLAY_OF: original.id}))
+    return bench.ledger.begin(new_experiment(bench, made, parent=original.id))
 
 
 def profile_of(ledger: Ledger, environment: str | None) -> str | None:
@@ -68,28 +66,28 @@ def profile_of(ledger: Ledger, environment: str | None) -> str | None:
     return ledger.environment(environment).get("profile_digest") if environment else None
 
 
-def locate(app: App, experiment_id: str) -> tuple[Ledger, Experiment]:
+def locate(bench: Bench, experiment_id: str) -> tuple[Ledger, Experiment]:
     """Return an experiment and the ledger it is in: this home's, else the reference ledger.
 
     Raises:
         NotFoundError: in neither; the nearest ids are given.
     """
-    return app.locate(lambda ledger: ledger.experiment(experiment_id))
+    return bench.locate(lambda ledger: ledger.experiment(experiment_id))
 
 
-def verdict_of(app: App, replay: Experiment) -> Comparison | None:
+def verdict_of(bench: Bench, replay: Experiment) -> Comparison | None:
     """Return how a replay compares with what it replays; None unless both succeeded."""
-    ledger, original = locate(app, replayed(replay) or "")
-    before, after = ledger.outcome(original.id), app.ledger.outcome(replay.id)
+    ledger, original = locate(bench, replayed(replay) or "")
+    before, after = ledger.outcome(original.id), bench.ledger.outcome(replay.id)
     if before is None or after is None or {before.kind, after.kind} != {"succeeded"}:
         return None
-    return _compare(ledger, before, app.ledger, after)
+    return _compare(ledger, before, bench.ledger, after)
 
 
-def record_verdict(app: App, replay: Experiment) -> None:
+def record_verdict(bench: Bench, replay: Experiment) -> None:
     """Write a replay's verdict beside the original, once; the reference ledger is never written."""
-    ledger, original = locate(app, replayed(replay) or "")
-    found = verdict_of(app, replay)
+    ledger, original = locate(bench, replayed(replay) or "")
+    found = verdict_of(bench, replay)
     if found is None or ledger.read_only:
         return
     if replay.id in [v.replay_id for v in ledger.verifications(original.id)]:
@@ -98,7 +96,7 @@ def record_verdict(app: App, replay: Experiment) -> None:
         original.id,
         found.verdict,
         differs=found.differs,
-        environment=_environment(app.ledger, app.ledger.outcome(replay.id)),
+        environment=_environment(bench.ledger, bench.ledger.outcome(replay.id)),
         replay_id=replay.id,
     )
 

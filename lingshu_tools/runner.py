@@ -14,10 +14,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from threading import Condition, Event, Thread
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lingshu_model.wire import ArmRequest, Cells, JobView
 from lingshu_tools.analysis import Objective
+from lingshu_tools.bench import Bench
 from lingshu_tools.errors import (
     BusyError,
     CancelledError,
@@ -34,9 +35,6 @@ from lingshu_tools.progress import report
 from lingshu_tools.replays import record_verdict, replayed
 from lingshu_tools.results import Progress
 
-if TYPE_CHECKING:
-    from lingshu_tools.app import App
-
 _SLICE_S = 1.0
 """How long one wait on the engine lasts, and so how late a cancellation may be noticed."""
 _POLL_S = 0.5
@@ -48,8 +46,8 @@ _RESUBMITS = 3
 class Runner:
     """The experiments this process works on."""
 
-    def __init__(self, app: App) -> None:
-        self._app = app
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
         self._changed = Condition()
         self._active: set[str] = set()
         self._jobs: dict[tuple[str, str], JobView] = {}
@@ -114,7 +112,7 @@ class Runner:
 
     def _progress(self, experiment_id: str) -> Progress:
         if experiment_id not in self._totals:
-            experiment = self._app.ledger.experiment(experiment_id)
+            experiment = self._bench.ledger.experiment(experiment_id)
             roles = 1 if experiment.tool == "sample_cells" else 2
             self._totals[experiment_id] = experiment.request["n_cells"] * roles
         total = self._totals[experiment_id]
@@ -130,7 +128,7 @@ class Runner:
 
         A seal is for ever, so it is asked for until then.
         """
-        if experiment_id not in self._ended and self._app.ledger.outcome(experiment_id):
+        if experiment_id not in self._ended and self._bench.ledger.outcome(experiment_id):
             self._ended.add(experiment_id)
         return experiment_id in self._ended and experiment_id not in self._judging
 
@@ -152,13 +150,13 @@ class Runner:
 
     def _submitted(self, experiment_id: str) -> tuple[Experiment, Design] | None:
         """Submit an experiment's arms ahead of its turn, so that the engine always has work."""
-        if self._app.ledger.status(experiment_id) in _ENDED:
+        if self._bench.ledger.status(experiment_id) in _ENDED:
             return None
         made: list[tuple[Experiment, Design]] = []
 
         def submit() -> None:
-            experiment = self._app.ledger.experiment(experiment_id)
-            design = design_of(self._app, experiment)
+            experiment = self._bench.ledger.experiment(experiment_id)
+            design = design_of(self._bench, experiment)
             made.append((experiment, design))
             for role, arm in design.arms.items():
                 self._submit(experiment, role, arm)
@@ -184,14 +182,14 @@ class Runner:
 
     def _attempt(self, experiment: Experiment, design: Design) -> None:
         try:
-            with self._app.ledger.attempt(experiment.id) as attempt:
+            with self._bench.ledger.attempt(experiment.id) as attempt:
                 outcome = self._outcome(attempt, experiment, design)
                 if outcome is None:
                     return
                 self._judging.add(experiment.id)
-                self._app.ledger.seal(attempt, outcome)
+                self._bench.ledger.seal(attempt, outcome)
             if outcome.kind == "succeeded" and replayed(experiment):
-                record_verdict(self._app, experiment)
+                record_verdict(self._bench, experiment)
             self._ended.add(experiment.id)
         finally:
             self._judging.discard(experiment.id)
@@ -218,7 +216,7 @@ class Runner:
             kind="succeeded",
             result=found.result,
             artifacts=found.artifacts,
-            environment=environment(self._app, design),
+            environment=environment(self._bench, design),
             seconds=time.monotonic() - started,
         )
 
@@ -227,7 +225,7 @@ class Runner:
         parent = experiment.parent or ""
         if not parent.startswith("scr_"):
             return None
-        return objective_of(self._app.ledger.screen(parent).plan)
+        return objective_of(self._bench.ledger.screen(parent).plan)
 
     def _cells(
         self, attempt: Attempt, experiment: Experiment, design: Design
@@ -239,7 +237,7 @@ class Runner:
             if view is None:
                 return None
             views[role] = view
-        return {role: self._app.engine.cells(view.job_id) for role, view in views.items()}
+        return {role: self._bench.engine.cells(view.job_id) for role, view in views.items()}
 
     def _finished(
         self, attempt: Attempt, experiment: Experiment, role: str, arm: ArmRequest
@@ -263,12 +261,12 @@ class Runner:
                     raise InputError(message)
                 view = self._submit(experiment, role, arm)
             else:
-                view = self._app.engine.wait(view.job_id, _SLICE_S)
+                view = self._bench.engine.wait(view.job_id, _SLICE_S)
             self._jobs[experiment.id, role] = view
         return view
 
     def _submit(self, experiment: Experiment, role: str, arm: ArmRequest) -> JobView:
-        view = self._app.engine.submit(arm, fresh=experiment.id if replayed(experiment) else None)
+        view = self._bench.engine.submit(arm, fresh=experiment.id if replayed(experiment) else None)
         self._jobs[experiment.id, role] = view
         return view
 
@@ -279,7 +277,7 @@ class Runner:
         for (owner, _), view in jobs:
             mine = owner == experiment.id and view.job_id not in shared
             if mine and view.state not in _ENDED:
-                self._app.engine.cancel(view.job_id)
+                self._bench.engine.cancel(view.job_id)
         self._forget([experiment.id])
 
     def _forget(self, ids: Sequence[str]) -> None:
@@ -289,9 +287,9 @@ class Runner:
                 self._jobs.pop(key, None)
 
 
-def environment(app: App, design: Design) -> dict[str, Any]:
+def environment(bench: Bench, design: Design) -> dict[str, Any]:
     """Return what the engine's numbers depend on, and the versions beside it."""
-    info = app.engine.info(design.checkpoint.name)
+    info = bench.engine.info(design.checkpoint.name)
     here = {"lingshu_tools": _version("lingshu-tools"), "numpy": _version("numpy")}
     if info is None:
         return {"versions": here, "profile": {}, "profile_digest": None}

@@ -10,10 +10,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from lingshu_model.wire import Intervention
+from lingshu_model.wire import Checkpoint, Intervention
 from lingshu_tools.analysis import Objective
+from lingshu_tools.bench import Bench
 from lingshu_tools.errors import InputError, NotFoundError
 from lingshu_tools.experiments import (
     Design,
@@ -25,10 +26,6 @@ from lingshu_tools.experiments import (
 )
 from lingshu_tools.genes import resolve_genes
 from lingshu_tools.ledger import NewExperiment, digest_json
-
-if TYPE_CHECKING:
-    from lingshu_model.wire import Checkpoint
-    from lingshu_tools.app import App
 
 Perturbation = tuple[Intervention, ...]
 Candidate = str | Sequence[Intervention]
@@ -83,11 +80,11 @@ class Plan:
         """The digest of the record."""
         return digest_json(self.record)
 
-    def children(self, app: App, screen_id: str) -> list[NewExperiment]:
+    def children(self, bench: Bench, screen_id: str) -> list[NewExperiment]:
         """Return the rows of all experiments, each keyed by its place so that it is begun once."""
         return [
             replace(
-                new_experiment(app, made, parent=screen_id, position=i),
+                new_experiment(bench, made, parent=screen_id, position=i),
                 client_key=f"{screen_id}/{i}",
             )
             for i, made in enumerate(self.designs)
@@ -95,7 +92,7 @@ class Plan:
 
 
 def make_plan(
-    app: App,
+    bench: Bench,
     *,
     objective: Mapping[Literal["raise", "lower"], Sequence[str]],
     candidates: Sequence[Candidate] | Literal["all_seen"],
@@ -109,7 +106,7 @@ def make_plan(
     """Return the resolved plan of what was asked.
 
     Args:
-        app: where checkpoints are looked up.
+        bench: where checkpoints are looked up.
         objective: genes to raise and to lower, by any name.
         candidates: perturbations, each a target's name or its interventions; or `all_seen`, every
             perturbation trained in this context, shams left out.
@@ -125,7 +122,7 @@ def make_plan(
             leaves too few cells; what is allowed is in the message.
     """
     control = design(
-        app,
+        bench,
         tool="perturb_cells",
         checkpoint=checkpoint,
         context=context,
@@ -139,7 +136,7 @@ def make_plan(
     return Plan(wanted, replace(control, n_cells=_affordable(n_cells, len(made), budget)), made)
 
 
-def plan_of(app: App, record: Mapping[str, Any]) -> Plan:
+def plan_of(bench: Bench, record: Mapping[str, Any]) -> Plan:
     """Return the plan written in a ledger's screen row.
 
     Raises:
@@ -148,7 +145,7 @@ def plan_of(app: App, record: Mapping[str, Any]) -> Plan:
     fields = ("context", "n_cells", "seed", "first_cell", "steps", "guidance")
     control = Design(
         tool="perturb_cells",
-        checkpoint=_same_checkpoint(app, record),
+        checkpoint=_same_checkpoint(bench, record),
         interventions=(),
         **{k: record[k] for k in fields},
     )
@@ -162,8 +159,8 @@ def objective_of(record: Mapping[str, Any]) -> Objective:
     return Objective(tuple(wanted["raise"]), tuple(wanted["lower"]))
 
 
-def _same_checkpoint(app: App, record: Mapping[str, Any]) -> Checkpoint:
-    found = app.catalogue.load(record["checkpoint"])
+def _same_checkpoint(bench: Bench, record: Mapping[str, Any]) -> Checkpoint:
+    found = bench.catalogue.load(record["checkpoint"])
     if found.digest != record["checkpoint_digest"]:
         message = (
             f"this screen was planned with {found.name} {record['checkpoint_digest']}, but the "
