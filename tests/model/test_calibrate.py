@@ -79,6 +79,31 @@ def test_a_row_that_ran_away_goes_back_to_where_it_was(
     assert steps[4].distance < steps[1].distance
 
 
+def test_a_gene_whose_last_move_took_it_away_goes_back_alone(
+    birth: Birth, newborn: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calibration = Calibration(Sampler.load(newborn, threads=1), birth.median_depth, birth.laws)
+    wanted, flooded = goal(G10=0.8, G11=-0.5), GENES.index("G25")
+    move, seen = Calibration._move, list[torch.Tensor]()
+
+    def flood(self: Calibration, row: int, *measured: Any) -> None:
+        was = self.theta[row].clone()
+        move(self, row, *measured)
+        if len(seen) == 1:
+            self.moved[row].asked[flooded] = 0.1
+            self.theta[row, flooded] = was[flooded] + 1.0
+        seen.append(self.theta[row].clone())
+
+    monkeypatch.setattr(Calibration, "_move", flood)
+    steps = list(calibration.run([wanted], DONE, [192, 192]))
+    assert len(seen) == 2
+    assert steps[2].distance < 3 * steps[1].distance
+    assert calibration.theta[1, flooded] == seen[0][flooded]
+    stayed = calibration.theta[1] == seen[1]
+    assert stayed[GENES.index("G10")]
+    assert stayed.float().mean() > 0.8
+
+
 def test_where_all_is_as_it_should_be_noise_moves_next_to_nothing(
     birth: Birth, newborn: Checkpoint
 ) -> None:

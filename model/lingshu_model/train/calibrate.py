@@ -139,8 +139,11 @@ class Calibration:
                 if goal.change.any():
                     perturbed, change = self.sampled(goal, done[goal.target], number, cells)
                     step = _compare(number, goal, change.mean(axis=0))
-                    if not self._returned(row, step) and number < len(rounds):
-                        self._move(row, goal, perturbed, change)
+                    if not self._returned(row, step):
+                        rest = self._taken_back(row, goal, change)
+                        self.before[row] = self.theta[row].clone(), step.distance
+                        if number < len(rounds):
+                            self._move(row, goal, perturbed, change, rest)
                     yield step
 
     def sampled(
@@ -184,11 +187,30 @@ class Calibration:
             self.theta[row] = self.before[row][0]
             self.moved.pop(row, None)
             return True
-        self.before[row] = self.theta[row].clone(), step.distance
         return False
 
-    def _move(self, row: int, goal: Goal, perturbed: Counts, change: Floats) -> None:
-        """Move a row towards its goal, `change` [cells, genes] being the pairs'."""
+    def _taken_back(self, row: int, goal: Goal, change: Floats) -> NDArray[np.bool_]:
+        """Take back the last move of genes that are surely farther from their goal than before it.
+
+        A gene that is next to absent may not answer a step, be given a larger one, and flood.
+        """
+        if row not in self.moved:
+            return np.zeros(change.shape[1], bool)
+        last = self.moved[row]
+        now, before = (goal.change - mean for mean in (change.mean(axis=0), last.mean))
+        noise = last.noise + change.var(axis=0) / len(change)
+        worse = (last.asked != 0) & (now**2 > before**2 + SURE**2 * noise)
+        genes = torch.from_numpy(np.flatnonzero(worse))
+        self.theta[row, genes] = self.before[row][0][genes]
+        return worse
+
+    def _move(
+        self, row: int, goal: Goal, perturbed: Counts, change: Floats, rest: NDArray[np.bool_]
+    ) -> None:
+        """Move a row towards its goal, `change` [cells, genes] being the pairs'.
+
+        Genes that `rest` stay: what was sampled is not of where they are now.
+        """
         mean = change.mean(axis=0)
         law = self.laws.among(tokens.encode(perturbed), PSEUDOCELLS)
         scale = self.median / float(np.exp(np.log(_depth(perturbed)).mean()))
@@ -197,7 +219,7 @@ class Calibration:
         spread = law.mean_of(scale, power=2) - now**2
         noise = (change.var(axis=0) + PSEUDOCELLS / len(change) * spread) / len(change)
         measured = self.sampler.checkpoint.measured(dict(goal.context))
-        gap = np.where(measured, goal.change - mean, 0.0)
+        gap = np.where(measured & ~rest, goal.change - mean, 0.0)
         asked = gap * np.maximum(1 - SURE**2 * noise / np.maximum(gap**2, 1e-30), 0.0)
         # A mean level cannot go below nothing.
         step = law.tilt_to(np.maximum(now + asked, 0.02 * now), scale)
