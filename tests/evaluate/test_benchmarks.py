@@ -1,13 +1,17 @@
 """The benchmarks that train or predict, run whole on made cells."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from made_contexts import CYTOKINE, SPEC, write_data
 
-from benchmarks import contexts, sources
+from benchmarks import contexts
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -18,11 +22,12 @@ def preset(tmp_path: Path) -> Path:
     return path
 
 
-def table(command: object, *words: object) -> list[list[str]]:
-    """Run a command and return the rows of the table that it prints."""
-    done = CliRunner().invoke(command, [str(word) for word in words])  # type: ignore[arg-type]
-    assert done.exit_code == 0, done.output
-    lines = [line for line in done.output.splitlines() if line.startswith("|")]
+def table(module: str, *words: object) -> list[list[str]]:
+    """Run a benchmark, in a process as people do, and return the rows of the table it prints."""
+    command = [sys.executable, "-m", f"benchmarks.{module}", *map(str, words)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
 
@@ -30,7 +35,7 @@ def test_further_sources_are_judged_by_the_preset_s_own_cells(preset: Path, tmp_
     further = tmp_path / "further.json"
     further.write_text(json.dumps(SPEC["sources"][1:]))
     words = (preset, further, "--data", tmp_path, "--out", tmp_path / "out", "--epochs", 1)
-    rows = table(sources.main, *words)
+    rows = table("sources", *words)
     # Of 8 conditions of 80 cells one is never trained on, and a fifth of the others validates.
     assert [row[:2] for row in rows] == [["stimulated", "112"], ["all", "112"]]
     before, after, change = float(rows[1][2]), float(rows[1][3]), float(rows[1][4].split()[0])
@@ -38,11 +43,11 @@ def test_further_sources_are_judged_by_the_preset_s_own_cells(preset: Path, tmp_
     assert change == pytest.approx(after - before, abs=2e-5)
     both = json.loads((tmp_path / "out/both/checkpoint/made/config.json").read_text())
     assert both["context_fields"]["dataset"] == ["resting", "stimulated"]
-    assert table(sources.main, *words) == rows, "going on from a finished run changes nothing"
+    assert table("sources", *words) == rows, "going on from a finished run changes nothing"
 
 
 def test_contexts_left_out_are_told_by_the_others(preset: Path, tmp_path: Path) -> None:
-    rows = table(contexts.main, preset, "--target", CYTOKINE, "--data", tmp_path)
+    rows = table("contexts", preset, "--target", CYTOKINE, "--data", tmp_path)
     assert [row[0] for row in rows[::3]] == [
         f"{t} stimulated" for t in ("B cell", "CD8 T cell", "monocyte")
     ]
