@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from lingshu_model.wire import CheckpointError
+from lingshu_tools.deadline import GRACE_S, time_limit
 from lingshu_tools.errors import (
     InputError,
     InternalError,
@@ -49,7 +50,8 @@ def _called(app: App, tool: str, arguments: Mapping[str, Any]) -> Result:
     spec = find_tool(tool)
     parsed = parse(spec, arguments)
     try:
-        return spec.run(app, parsed)
+        with time_limit(getattr(parsed, "wait_s", 0.0) + GRACE_S):
+            return spec.run(app, parsed)
     except LingshuError:
         raise
     except CheckpointError as error:
