@@ -1,0 +1,1 @@
+"""Closed-form effects beside every simple predictor, on data sets that no recipe was tuned on."""
