@@ -12,17 +12,28 @@ import socket
 import tempfile
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from typing import IO, Any, Protocol, Self
+from urllib.parse import quote
 
 import httpx
 
-from lingshu_model.wire import ArmRequest, Cells, EngineInfo, JobView, decode_cells
+from lingshu_model.wire import (
+    ArmRequest,
+    Cells,
+    EngineInfo,
+    JobView,
+    QueuedJob,
+    Requester,
+    decode_cells,
+)
 from lingshu_model.wire.canonical import HASH_PREFIX
 from lingshu_model.wire.places import EnginePlaces
+from lingshu_tools.deadline import remaining
 from lingshu_tools.engine_start import start_detached, wait_until
 from lingshu_tools.errors import EngineError, InputError, NotFoundError
 
@@ -30,8 +41,19 @@ MAX_WAIT_S = 45.0
 _REMEMBERED = 4096
 _ANSWER_S = 120.0
 """How long an engine may take to answer: on starved cores 30 s were not enough."""
+_WITHDRAW_S = 2.0
+_PLAIN = " !#$&'()*+,/:;=?@[]"
 _BROKEN = (httpx.ConnectError, httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
 _FORGOTTEN = (HTTPStatus.NOT_FOUND, HTTPStatus.GONE, HTTPStatus.SERVICE_UNAVAILABLE)
+
+
+@dataclass(frozen=True)
+class _Submission:
+    """What a job was submitted with, to be submitted again where an engine was lost."""
+
+    arm: ArmRequest
+    fresh: str | None
+    requester: Requester
 
 
 class _LostError(EngineError):
@@ -49,7 +71,9 @@ class CellSource(Protocol):
         """Return the engine's info, or None if none runs."""
         ...
 
-    def submit(self, arm: ArmRequest, *, fresh: str | None = None) -> JobView:
+    def submit(
+        self, arm: ArmRequest, *, fresh: str | None = None, requester: Requester | None = None
+    ) -> JobView:
         """Return the job that computes `arm`; anew, once for each name `fresh`."""
         ...
 
@@ -63,6 +87,10 @@ class CellSource(Protocol):
 
     def cancel(self, job_id: str) -> JobView:
         """Return the job after cancelling it."""
+        ...
+
+    def withdraw(self, experiments: Sequence[str]) -> int:
+        """Return how many jobs ended because these experiments want nothing any more."""
         ...
 
 
@@ -97,7 +125,8 @@ class Engine:
         self._arguments = arguments
         self._start_timeout_s = start_timeout_s
         self._starting = threading.Lock()
-        self._arms: OrderedDict[str, tuple[ArmRequest, str | None]] = OrderedDict()
+        self._submissions: OrderedDict[str, _Submission] = OrderedDict()
+        self._principal = principal
         self._http = self._client(principal)
 
     def __enter__(self) -> Self:
@@ -145,20 +174,27 @@ class Engine:
             started = start_detached(self.places, self._arguments, self._environ)
             return wait_until(self.info, started, self._start_timeout_s, waiting)
 
-    def submit(self, arm: ArmRequest, *, fresh: str | None = None) -> JobView:
+    def submit(
+        self, arm: ArmRequest, *, fresh: str | None = None, requester: Requester | None = None
+    ) -> JobView:
         """Return the job that computes `arm`; an equal arm gives the same job.
 
-        A replay proves nothing if it is answered from results on disk: with `fresh`, the arm is
-        computed anew, once for each such name.
+        Args:
+            arm: the cells.
+            fresh: a replay proves nothing if it is answered from results on disk: with `fresh`,
+                the arm is computed anew, once for each such name.
+            requester: on whose behalf; by default this client's principal, for no experiment. An
+                experiment that was withdrawn gets a job that is cancelled.
 
         Raises:
             InputError: the checkpoint cannot do this arm; the message says what it can.
             EngineError: no engine could be reached or started.
         """
-        view = JobView.model_validate(_checked(self._post(arm, fresh)).json())
-        self._arms[view.job_id] = (arm, fresh)
-        while len(self._arms) > _REMEMBERED:
-            self._arms.popitem(last=False)
+        asked = _Submission(arm, fresh, requester or Requester(principal=self._principal))
+        view = JobView.model_validate(_checked(self._post(asked)).json())
+        self._submissions[view.job_id] = asked
+        while len(self._submissions) > _REMEMBERED:
+            self._submissions.popitem(last=False)
         return view
 
     def wait(self, job_id: str, wait_s: float) -> JobView:
@@ -192,13 +228,46 @@ class Engine:
         A job that no engine knows is cancelled already, and no engine is started for it.
         """
         try:
-            response = self._send("DELETE", f"/v1/jobs/{job_id}")
+            headers = self._headers(job_id)
+            response = self._send("DELETE", f"/v1/jobs/{job_id}", headers=headers)
         except _LostError:
             response = None
         if response is None or response.status_code == HTTPStatus.NOT_FOUND:
-            total = self._arms[job_id][0].n_cells if job_id in self._arms else 0
+            known = self._submissions.get(job_id)
+            total = known.arm.n_cells if known else 0
             return JobView(job_id=job_id, state="cancelled", done=0, total=total)
         return JobView.model_validate(_checked(response).json())
+
+    def withdraw(self, experiments: Sequence[str]) -> int:
+        """Return how many jobs ended because these experiments want nothing any more.
+
+        A job that another experiment waits for goes on. The engine queues nothing for a withdrawn
+        experiment later. Where no engine runs, nothing is queued, and none is started.
+
+        Raises:
+            EngineError: there is an engine and it does not answer.
+        """
+        wait_s = remaining(_WITHDRAW_S)
+        try:
+            response = self._send("POST", "/v1/withdraw", json=list(experiments), timeout=wait_s)
+        except _LostError:
+            return 0
+        if response.status_code == HTTPStatus.SERVICE_UNAVAILABLE:
+            return 0
+        return int(_checked(response).json()["ended"])
+
+    def unfinished(self, principal: str | None = None) -> list[QueuedJob]:
+        """Return a principal's queued and running jobs, by default this client's principal's.
+
+        Raises:
+            EngineError: there is an engine and it does not answer.
+        """
+        headers = _requester_headers(Requester(principal=principal or self._principal))
+        try:
+            response = self._send("GET", "/v1/jobs", headers=headers, timeout=remaining(_ANSWER_S))
+        except _LostError:
+            return []
+        return [QueuedJob.model_validate(job) for job in _checked(response).json()]
 
     def shutdown(self) -> bool:
         """Return whether an engine was there to be told to exit; running jobs are dropped."""
@@ -237,7 +306,7 @@ class Engine:
         return HASH_PREFIX + digest.hexdigest()
 
     def _client(self, principal: str) -> httpx.Client:
-        headers = {"X-Lingshu-Principal": principal}
+        headers = _requester_headers(Requester(principal=principal))
         if self._url:
             headers["Authorization"] = f"Bearer {self._environ.get('LINGSHU_ENGINE_TOKEN', '')}"
             return httpx.Client(base_url=self._url, headers=headers, timeout=_ANSWER_S)
@@ -246,32 +315,41 @@ class Engine:
             transport=transport, base_url="http://engine", headers=headers, timeout=_ANSWER_S
         )
 
-    def _post(self, arm: ArmRequest, fresh: str | None) -> httpx.Response:
-        asked: dict[str, Any] = {"json": arm.model_dump(mode="json")}
-        if fresh:
-            asked["headers"] = {"X-Lingshu-Fresh": fresh}
+    def _post(self, asked: "_Submission") -> httpx.Response:
+        sent: dict[str, Any] = {"json": asked.arm.model_dump(mode="json")}
+        sent["headers"] = _requester_headers(asked.requester)
+        if asked.fresh:
+            sent["headers"]["X-Lingshu-Fresh"] = asked.fresh
         with suppress(_LostError):
-            response = self._send("POST", "/v1/jobs", **asked)
+            response = self._send("POST", "/v1/jobs", **sent)
             if response.status_code != HTTPStatus.SERVICE_UNAVAILABLE:
                 return response
         self.ensure()
-        return self._send("POST", "/v1/jobs", **asked)
+        return self._send("POST", "/v1/jobs", **sent)
+
+    def _headers(self, job_id: str) -> dict[str, str]:
+        """Return what names the principal of a job."""
+        known = self._submissions.get(job_id)
+        return _requester_headers(
+            known.requester if known else Requester(principal=self._principal)
+        )
 
     def _ask(
         self, job_id: str, suffix: str, *, stream: bool = False, **options: Any
     ) -> httpx.Response:
         """GET something of a job; once, resubmit its arm to an engine that lost or forgot it."""
         path = f"/v1/jobs/{job_id}{suffix}"
+        options["headers"] = self._headers(job_id)
         with suppress(_LostError):
             response = self._send("GET", path, stream=stream, **options)
             if response.status_code not in _FORGOTTEN:
                 return _checked(response)
             response.close()
-        if job_id not in self._arms:
+        if job_id not in self._submissions:
             message = f"the engine does not know job {job_id!r}: submit its arm (again) first"
             raise EngineError(message)
-        arm, fresh = self._arms[job_id]
-        self.submit(arm, fresh=fresh)
+        lost = self._submissions[job_id]
+        self.submit(lost.arm, fresh=lost.fresh, requester=lost.requester)
         return _checked(self._send("GET", path, stream=stream, **options))
 
     def _send(
@@ -308,6 +386,16 @@ class _UnixTransport(httpx.HTTPTransport):
             except OSError as error:
                 raise httpx.ConnectError(str(error), request=request) from error
         return super().handle_request(request)
+
+
+def _requester_headers(requester: Requester) -> dict[str, str]:
+    fields = {
+        "X-Lingshu-Principal": requester.principal,
+        "X-Lingshu-Experiment": requester.experiment,
+        "X-Lingshu-Group": requester.group,
+    }
+    # A header holds ASCII alone, and a principal's name may be in any script.
+    return {name: quote(value, safe=_PLAIN) for name, value in fields.items() if value}
 
 
 def _checked(response: httpx.Response) -> httpx.Response:

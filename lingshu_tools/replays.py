@@ -61,6 +61,22 @@ def begin_replay(bench: Bench, ledger: Ledger, original: Experiment) -> Experime
     return bench.ledger.begin(new_experiment(bench, made, parent=original.id))
 
 
+def group_of(bench: Bench, experiment: Experiment) -> str:
+    """Return the name under which the engine schedules an experiment's arms.
+
+    A screen's experiments have one, the replays of a screen's experiments another; any other
+    experiment has its own.
+    """
+    parent = experiment.parent or ""
+    if parent.startswith("scr_"):
+        return parent
+    if original := replayed(experiment):
+        screen = locate(bench, original)[1].parent or ""
+        if screen.startswith("scr_"):
+            return f"replay of {screen}"
+    return experiment.id
+
+
 def profile_of(ledger: Ledger, environment: str | None) -> str | None:
     """Return the digest of the numerics profile of an environment, by the environment's digest."""
     return ledger.environment(environment).get("profile_digest") if environment else None

@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from threading import Condition, Event, Thread
 from typing import Any
 
-from lingshu_model.wire import ArmRequest, Cells, JobView
+from lingshu_model.wire import ArmRequest, Cells, JobView, Requester
 from lingshu_tools.analysis import Objective
 from lingshu_tools.bench import Bench
 from lingshu_tools.errors import (
@@ -32,7 +32,7 @@ from lingshu_tools.findings import findings
 from lingshu_tools.ledger import Attempt, Experiment, NewOutcome
 from lingshu_tools.planner import objective_of
 from lingshu_tools.progress import report
-from lingshu_tools.replays import record_verdict, replayed
+from lingshu_tools.replays import group_of, record_verdict, replayed
 from lingshu_tools.results import Progress
 
 _SLICE_S = 1.0
@@ -266,7 +266,13 @@ class Runner:
         return view
 
     def _submit(self, experiment: Experiment, role: str, arm: ArmRequest) -> JobView:
-        view = self._bench.engine.submit(arm, fresh=experiment.id if replayed(experiment) else None)
+        fresh = experiment.id if replayed(experiment) else None
+        requester = Requester(
+            principal=experiment.principal,
+            experiment=experiment.id,
+            group=group_of(self._bench, experiment),
+        )
+        view = self._bench.engine.submit(arm, fresh=fresh, requester=requester)
         self._jobs[experiment.id, role] = view
         return view
 

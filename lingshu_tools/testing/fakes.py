@@ -19,6 +19,7 @@ from lingshu_model.wire import (
     Checkpoint,
     EngineInfo,
     JobView,
+    Requester,
     digest_json,
 )
 from lingshu_model.wire.catalogue import FORMAT, pin
@@ -44,7 +45,9 @@ class FakeEngine:
     def ensure(self) -> EngineInfo:
         return self.info()
 
-    def submit(self, arm: ArmRequest, *, fresh: str | None = None) -> JobView:
+    def submit(
+        self, arm: ArmRequest, *, fresh: str | None = None, requester: Requester | None = None
+    ) -> JobView:
         self.arms[arm.digest] = arm
         return self.wait(arm.digest, 0)
 
@@ -54,6 +57,9 @@ class FakeEngine:
 
     def cancel(self, job_id: str) -> JobView:
         return self.wait(job_id, 0)
+
+    def withdraw(self, experiments: Sequence[str]) -> int:
+        return 0
 
     def cells(self, job_id: str) -> Cells:
         arm, genes = self._arm(job_id), len(self.panel)

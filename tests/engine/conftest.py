@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from fake_sampler import FakeSampler
 
-from lingshu_model.engine.board import Board
+from lingshu_model.engine.job_queue import JobQueue
 from lingshu_model.engine.results import Results
 from lingshu_model.engine.run import serve_and_compute
 from lingshu_model.engine.samplers import Samplers
@@ -71,12 +71,12 @@ class Lab:
     def host(self, remote: Remote | None = None, idle_exit_s: float = 0.0) -> threading.Thread:
         """Run this home's engine in a thread of the test itself."""
         places = EnginePlaces(self.home)
-        board = Board(Results(places.results))
+        queue = JobQueue(Results(places.results))
         samplers = Samplers(FakeSampler, dtype="auto", threads=1)
         samplers.catalogue = self.catalogue
-        service = Service(board, samplers, ranks=1, idle_exit_s=idle_exit_s)
+        service = Service(queue, samplers, ranks=1, idle_exit_s=idle_exit_s)
         thread = threading.Thread(
-            target=serve_and_compute, args=(places, service, board, samplers, remote)
+            target=serve_and_compute, args=(places, service, queue, samplers, remote)
         )
         thread.start()
         self.hosted.append((service, thread))

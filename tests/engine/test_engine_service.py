@@ -1,16 +1,17 @@
 import errno
 import socket
 import stat
+import threading
 
 import httpx
 import numpy as np
 import pytest
 
-from lingshu_model.engine.board import Board, ClosedError
+from lingshu_model.engine.job_queue import ClosedError, JobQueue
 from lingshu_model.engine.results import Results
 from lingshu_model.engine.service import Remote
 from lingshu_model.engine.tiles import Tiles
-from lingshu_model.wire import Cells, Intervention
+from lingshu_model.wire import Cells, Intervention, Requester
 from lingshu_model.wire.places import MAX_SOCKET_PATH, EnginePlaces
 from lingshu_tools.engine import Engine
 from lingshu_tools.errors import EngineError, InputError, NotFoundError
@@ -84,19 +85,90 @@ def test_cancelling_one_of_two_wishes_leaves_the_other(lab):
     run_arm(yours, lab.arm())
 
 
-def test_principals_take_turns_tile_by_tile(lab):
+def test_a_few_cells_wait_for_one_tile_of_a_large_job_and_for_their_own(lab):
     lab.host()
     gate, mine, yours = lab.hold(1), lab.client("me"), lab.client("you")
-    big, later, small = lab.arm(n_cells=40), lab.arm(seed=2, n_cells=8), lab.arm(seed=3, n_cells=8)
+    big, later, small = lab.arm(n_cells=4000), lab.arm(seed=2, n_cells=16), lab.arm(seed=3)
     mine.submit(big)
+    while not lab.tiles():
+        threading.Event().wait(0.005)
     mine.submit(later)
     yours.submit(small)
     gate.unlink()
     run_arm(mine, later)
     run_arm(yours, small)
-    order = [line.split()[1] for line in lab.tiles()]
-    assert order.index(small.digest) <= 2  # after at most the first two tiles of the big one
-    assert order.index(later.digest) == 6  # in the order it was asked for
+    order = [line.split()[1] for line in lab.tiles()][:8]
+    assert order[0] == big.digest
+    assert order.count(big.digest) <= 3
+    assert order.count(later.digest) == 2
+    assert order.count(small.digest) == 3
+
+
+def test_an_experiment_that_is_withdrawn_leaves_nothing_queued(lab):
+    lab.host()
+    gate, engine = lab.hold(1), lab.client()
+    mine = Requester(experiment="exp_a", group="scr_1")
+    for seed in (1, 2, 3):
+        engine.submit(lab.arm(seed=seed), requester=mine)
+    assert [job.experiments for job in engine.unfinished()] == [("exp_a",)] * 3
+    assert lab.client("somebody else").unfinished() == []
+    # Another client, which knows no job of it and never will.
+    assert lab.client("somebody else").withdraw(["exp_a", "exp_unknown"]) == 3
+    assert engine.unfinished() == []
+    run_arm(engine, lab.arm(seed=4))  # the tile that was held is given up
+    assert gate.exists()
+
+
+def test_an_arm_that_another_experiment_waits_for_goes_on(lab):
+    lab.host()
+    gate, engine = lab.hold(1), lab.client()
+    first = engine.submit(lab.arm(), requester=Requester(experiment="exp_a", group="scr_1"))
+    second = engine.submit(lab.arm(), requester=Requester(experiment="exp_b", group="scr_2"))
+    assert first.job_id == second.job_id
+    assert engine.withdraw(["exp_a"]) == 0
+    assert [job.experiments for job in engine.unfinished()] == [("exp_b",)]
+    gate.unlink()
+    assert engine.wait(second.job_id, 40).state == "succeeded"
+
+
+def test_a_withdrawn_experiment_gets_nothing_queued_later(lab):
+    lab.host()
+    engine = lab.client()
+    lab.hold(1)
+    assert engine.withdraw(["exp_a"]) == 0
+    late = engine.submit(lab.arm(), requester=Requester(experiment="exp_a"))
+    assert late.state == "cancelled"
+    assert engine.wait(late.job_id, 0).state == "cancelled"
+    assert engine.unfinished() == []
+    other = engine.submit(lab.arm(), requester=Requester(experiment="exp_b"))
+    assert other.state in ("queued", "running")
+
+
+def test_a_principal_of_any_script_is_kept_apart(lab):
+    lab.host()
+    lab.hold(1)
+    engine = lab.client("Zoë 李 100%")
+    job = engine.submit(lab.arm())
+    assert engine.wait(job.job_id, 0).state in ("queued", "running")
+    assert [job.principal for job in engine.unfinished()] == ["Zoë 李 100%"]
+    assert lab.client("Zoe").unfinished() == []
+
+
+def test_withdrawing_where_no_engine_runs_starts_none(lab):
+    assert lab.client().withdraw(["exp_a"]) == 0
+    assert lab.client().unfinished() == []
+    assert lab.client().info() is None
+
+
+def test_cancelling_many_tiles_is_quick_and_leaves_no_file(lab):
+    lab.host()
+    engine = lab.client()
+    job = engine.submit(lab.arm(n_cells=16_000))
+    while engine.wait(job.job_id, 0).done < 1000:
+        threading.Event().wait(0.01)
+    assert engine.cancel(job.job_id).state == "cancelled"
+    run_arm(engine, lab.arm(seed=2))
+    assert list((engine.places.results / "tiles").iterdir()) == []
 
 
 def test_a_failing_arm_fails_alone_and_says_why(lab):
@@ -193,25 +265,25 @@ def test_an_idle_engine_leaves_and_cancelling_starts_none(lab):
 
 
 def test_an_engine_with_work_is_never_idle(lab, tmp_path):
-    board = Board(Results(tmp_path / "results"))
-    job = board.submit("me", lab.arm(), "profile", tile=8)
-    assert not board.close(idle_s=1e-9)
-    board.cancel(job)
-    assert board.close(idle_s=1e-9)
+    queue = JobQueue(Results(tmp_path / "results"))
+    job = queue.submit(Requester(principal="me"), lab.arm(), "profile", tile=8)
+    assert not queue.close(idle_s=1e-9)
+    queue.cancel(job)
+    assert queue.close(idle_s=1e-9)
     with pytest.raises(ClosedError):
-        board.submit("me", lab.arm(), "profile", tile=8)
+        queue.submit(Requester(principal="me"), lab.arm(), "profile", tile=8)
 
 
 def test_tiles_of_a_killed_engine_are_not_computed_again(lab, tmp_path):
-    killed = Board(Results(tmp_path / "results"))
-    killed.submit("me", lab.arm(), "profile", tile=8)
+    killed = JobQueue(Results(tmp_path / "results"))
+    killed.submit(Requester(principal="me"), lab.arm(), "profile", tile=8)
     task = killed.take(calls=False)
     cells = Cells(np.ones((8, 5), np.int32), np.ones(5, bool))
     killed.results.tiles.write(task.work.key, task.tile_index, cells)
     assert not killed.give(task, 1.0)
-    board = Board(Results(tmp_path / "results"))
-    assert board.submit("me", lab.arm(), "profile", tile=8).view().done == 8
-    assert [board.take(calls=False).tile_index for _ in range(2)] == [1, 2]
+    queue = JobQueue(Results(tmp_path / "results"))
+    assert queue.submit(Requester(principal="me"), lab.arm(), "profile", tile=8).view().done == 8
+    assert [queue.take(calls=False).tile_index for _ in range(2)] == [1, 2]
 
 
 def test_a_full_disk_fails_the_arm_with_what_to_do(lab, monkeypatch):

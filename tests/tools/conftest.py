@@ -21,7 +21,7 @@ class HeldEngine(FakeEngine):
         self.cancelled: set[str] = set()
         self.fresh: list[str] = []
 
-    def submit(self, arm, *, fresh=None) -> JobView:
+    def submit(self, arm, *, fresh=None, requester=None) -> JobView:
         self.fresh += [fresh] if fresh else []
         self.cancelled.discard(arm.digest)
         return super().submit(arm)

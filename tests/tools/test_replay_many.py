@@ -39,7 +39,7 @@ class Counting(FakeEngine):
             raise EngineError("no engine can be started")
         return self.info()
 
-    def submit(self, arm, *, fresh=None):
+    def submit(self, arm, *, fresh=None, requester=None):
         if self.gone:
             raise EngineError("the engine is gone")
         self.fresh |= {fresh} if fresh else set()

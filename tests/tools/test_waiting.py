@@ -98,7 +98,7 @@ def test_what_the_engine_cannot_make_is_sealed_as_failed_with_its_reason(open_ap
 
 def test_without_an_engine_the_experiment_waits_for_one(open_app, checkpoint, engine):
     class Absent(FakeEngine):
-        def submit(self, arm, *, fresh=None):
+        def submit(self, arm, *, fresh=None, requester=None):
             message = "no torch here: pip install 'lingshu-tools[model]'"
             raise EngineError(message)
 

@@ -9,30 +9,40 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import BinaryIO
+from urllib.parse import unquote
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from lingshu_model import __version__
-from lingshu_model.engine.board import Board, ClosedError, FullError, Job
+from lingshu_model.engine.job_queue import ClosedError, FullError, JobQueue
 from lingshu_model.engine.requests import BadRequestError, check_arm
 from lingshu_model.engine.samplers import Loaded, Samplers
-from lingshu_model.wire import ArmRequest, CheckpointError, EngineInfo, JobView, digest_json
+from lingshu_model.engine.work import Job
+from lingshu_model.wire import (
+    ArmRequest,
+    CheckpointError,
+    EngineInfo,
+    JobView,
+    Requester,
+    digest_json,
+)
 
 MAX_BODY = 4 << 20
 PIECE = 1 << 20
 MAX_WAIT_S = 45.0
+_EXPERIMENTS = TypeAdapter(list[str])
 Handler = Callable[[Request], Awaitable[Response]]
 
 
 @dataclass
 class Face:
-    """The routes' shared state: the board, the samplers, and whether the engine is leaving."""
+    """The routes' shared state: the queue, the samplers, and whether the engine is leaving."""
 
-    board: Board
+    queue: JobQueue
     samplers: Samplers
     ranks: int
     idle_exit_s: float
@@ -45,6 +55,8 @@ class Face:
             routes=[
                 Route("/v1/health", self._health),
                 Route("/v1/jobs", self._submit, methods=["POST"]),
+                Route("/v1/jobs", self._jobs),
+                Route("/v1/withdraw", self._withdraw, methods=["POST"]),
                 Route("/v1/jobs/{job_id}", self._job),
                 Route("/v1/jobs/{job_id}", self._cancel, methods=["DELETE"]),
                 Route("/v1/jobs/{job_id}/cells", self._cells),
@@ -68,7 +80,7 @@ class Face:
             message = f"no checkpoint {wanted!r}; there are {', '.join(names) or 'none'}"
             raise BadRequestError(message, 404)
         loaded = await self._loaded(wanted) if wanted else None
-        queued, running = self.board.counts()
+        queued, running = self.queue.counts()
         profile = loaded.profile if loaded else {}
         info = EngineInfo(
             version=__version__,
@@ -87,14 +99,24 @@ class Face:
         arm = _parse(await _body(request))
         await asyncio.to_thread(check_arm, arm, self.samplers.catalogue)
         loaded = await self._loaded(arm.checkpoint)
-        job = self.board.submit(
-            _principal(request),
+        job = await asyncio.to_thread(
+            self.queue.submit,
+            _requester(request),
             arm,
             loaded.profile_digest,
             loaded.sampler.tile,
             request.headers.get("X-Lingshu-Fresh", ""),
         )
         return _view(job.view())
+
+    async def _jobs(self, request: Request) -> Response:
+        jobs = await asyncio.to_thread(self.queue.unfinished, _principal(request))
+        return JSONResponse([job.model_dump(mode="json") for job in jobs])
+
+    async def _withdraw(self, request: Request) -> Response:
+        experiments = _experiments(await _body(request))
+        ended = await asyncio.to_thread(self.queue.withdraw, experiments)
+        return JSONResponse({"ended": ended})
 
     async def _job(self, request: Request) -> Response:
         wait_s = _wait_s(request)
@@ -107,7 +129,7 @@ class Face:
 
     async def _cancel(self, request: Request) -> Response:
         job = self._find(request)
-        self.board.cancel(job)
+        await asyncio.to_thread(self.queue.cancel, job)
         return _view(job.view())
 
     async def _cells(self, request: Request) -> Response:
@@ -115,7 +137,7 @@ class Face:
         if view.state != "succeeded":
             message = f"job {job.id} is {view.state} at {view.done} of {view.total} cells"
             return _error(f"{message}: its cells are there once it has succeeded", 409)
-        found = await asyncio.to_thread(self.board.results.open, job.work.key)
+        found = await asyncio.to_thread(self.queue.results.open, job.work.key)
         if found is None:
             return _error(f"the cells of job {job.id} are no longer kept: submit it again", 410)
         headers = {"X-Lingshu-Digest": found.digest, "Content-Length": str(found.size)}
@@ -131,7 +153,7 @@ class Face:
         if there is not None:
             return there
         try:
-            return await asyncio.wrap_future(self.board.call(lambda: self.samplers.load(name)))
+            return await asyncio.wrap_future(self.queue.call(lambda: self.samplers.load(name)))
         except CheckpointError as error:
             raise BadRequestError(str(error), 409) from error
 
@@ -143,7 +165,7 @@ class Face:
 
     def _find(self, request: Request) -> Job:
         job_id = request.path_params["job_id"]
-        job = self.board.job(job_id, _principal(request))
+        job = self.queue.job(job_id, _principal(request))
         if job is None:
             message = f"no job {job_id!r} of {_principal(request)!r} here: submit its arm (again)"
             raise BadRequestError(message, 404)
@@ -165,6 +187,14 @@ def _parse(body: bytes) -> ArmRequest:
             for e in error.errors(include_url=False)
         )
         raise BadRequestError(where) from error
+
+
+def _experiments(body: bytes) -> list[str]:
+    try:
+        return _EXPERIMENTS.validate_json(body)
+    except ValidationError as error:
+        message = 'the body must be a JSON list of experiment ids, such as ["exp_…"]'
+        raise BadRequestError(message) from error
 
 
 async def _body(request: Request) -> bytes:
@@ -190,7 +220,20 @@ def _wait_s(request: Request) -> float:
 
 
 def _principal(request: Request) -> str:
-    return request.headers.get("X-Lingshu-Principal", "local")
+    return _header(request, "X-Lingshu-Principal", "local")
+
+
+def _requester(request: Request) -> Requester:
+    return Requester(
+        principal=_principal(request),
+        experiment=_header(request, "X-Lingshu-Experiment"),
+        group=_header(request, "X-Lingshu-Group"),
+    )
+
+
+def _header(request: Request, name: str, default: str = "") -> str:
+    # Percent-encoded by the client: a header holds ASCII alone.
+    return unquote(request.headers.get(name, default))
 
 
 def _view(view: JobView) -> Response:

@@ -1,4 +1,4 @@
-"""The computing loop: take a tile from the board, sample it, lay it on the disk.
+"""The computing loop: take a tile from the queue, sample it, lay it on the disk.
 
 Whoever lays down the last tile of an arm puts its result together. Knows nothing of HTTP, nor of
 whether the sampling happens here or on another rank.
@@ -10,8 +10,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from lingshu_model.engine.board import Board, Task
+from lingshu_model.engine.job_queue import JobQueue
 from lingshu_model.engine.samplers import Counts, Samplers
+from lingshu_model.engine.work import Task
 from lingshu_model.wire import Blob, Cells
 
 _log = logging.getLogger(__name__)
@@ -22,17 +23,17 @@ class RankLostError(Exception):
     """Another rank is gone or computes with another numerics profile; the group must end."""
 
 
-def compute(board: Board, samplers: Samplers, sample: SampleTask, *, calls: bool) -> None:
-    """Compute tiles until the board is closed; an arm that fails ends alone."""
-    while (task := board.take(calls=calls)) is not None:
+def compute(queue: JobQueue, samplers: Samplers, sample: SampleTask, *, calls: bool) -> None:
+    """Compute tiles until the queue is closed; an arm that fails ends alone."""
+    while (task := queue.take(calls=calls)) is not None:
         try:
-            _compute_tile(board, samplers, sample, task)
+            _compute_tile(queue, samplers, sample, task)
         except RankLostError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever the sampler raises ends its arm alone
             if not task.work.stop.is_set():
                 _log.exception("job of arm %s failed", task.work.arm.digest)
-                board.finish(task.work, error=_said(error, board.results.folder))
+                queue.finish(task.work, error=_said(error, queue.results.folder))
 
 
 def sample_here(samplers: Samplers, task: Task) -> Counts:
@@ -42,16 +43,16 @@ def sample_here(samplers: Samplers, task: Task) -> Counts:
     return sampler.sample_tile(work.arm, task.tile_index, work.stop.is_set)
 
 
-def _compute_tile(board: Board, samplers: Samplers, sample: SampleTask, task: Task) -> None:
-    work, results, began = task.work, board.results, time.perf_counter()
+def _compute_tile(queue: JobQueue, samplers: Samplers, sample: SampleTask, task: Task) -> None:
+    work, results, began = task.work, queue.results, time.perf_counter()
     counts = sample(task)
     seconds = time.perf_counter() - began
     measured = samplers.load(work.arm.checkpoint).sampler.measured(work.arm)
     cells = Cells(counts[work.rows(task.tile_index)], measured)
     results.tiles.write(work.key, task.tile_index, cells)
-    if board.give(task, seconds):
+    if queue.give(task, seconds):
         results.write(work.key, Blob(results.tiles.of(work.key, work.tiles)))
-        board.finish(work)
+        queue.finish(work)
 
 
 def _said(error: Exception, folder: Path) -> str:

@@ -41,6 +41,7 @@ class Results:
         self.tiles = Tiles(folder / "tiles")
         for path in folder.glob(f"*{_SUFFIX}"):
             self.tiles.drop(path.stem)
+        self.tiles.sweep()
 
     def touch(self, key: str) -> bool:
         """Return whether `key` is there, and count this as a use of it."""

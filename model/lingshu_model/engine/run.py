@@ -15,9 +15,9 @@ from functools import partial
 from types import FrameType
 
 from lingshu_model.engine import tcp
-from lingshu_model.engine.board import Board
 from lingshu_model.engine.compute import RankLostError, compute, sample_here
 from lingshu_model.engine.house import locked, unix_socket
+from lingshu_model.engine.job_queue import JobQueue
 from lingshu_model.engine.results import Results
 from lingshu_model.engine.samplers import Samplers, find_factory
 from lingshu_model.engine.service import Remote, Service
@@ -45,35 +45,35 @@ def _samplers(options: argparse.Namespace) -> Samplers:
 
 
 def _alone(options: argparse.Namespace, places: EnginePlaces, samplers: Samplers) -> int:
-    board = Board(Results(places.results, options.results_limit))
-    service = Service(board, samplers, ranks=1, idle_exit_s=options.idle_exit)
-    _until_told(options, places, service, board, samplers)
+    queue = JobQueue(Results(places.results, options.results_limit))
+    service = Service(queue, samplers, ranks=1, idle_exit_s=options.idle_exit)
+    _until_told(options, places, service, queue, samplers)
     return 0
 
 
 def _lead(options: argparse.Namespace, places: EnginePlaces, samplers: Samplers) -> int:
-    from lingshu_model.engine import crew as crews  # torch, needed by several ranks alone
+    from lingshu_model.engine import ranks  # torch, needed by several ranks alone
 
-    crew = crews.join(options.ranks)
-    board = Board(Results(places.results, options.results_limit), crew.stop)
-    service = Service(board, samplers, ranks=crew.ranks, idle_exit_s=options.idle_exit)
+    group = ranks.join(options.ranks)
+    queue = JobQueue(Results(places.results, options.results_limit), group.stop)
+    service = Service(queue, samplers, ranks=group.ranks, idle_exit_s=options.idle_exit)
     lost: list[RankLostError] = []
 
     def lead(rank: int) -> None:
         try:
-            sample = partial(crews.sample_there, crew, rank, samplers)
-            compute(board, samplers, sample, calls=False)
+            sample = partial(ranks.sample_there, group, rank, samplers)
+            compute(queue, samplers, sample, calls=False)
         except RankLostError as error:
             lost.append(error)
             service.leave()
 
-    threads = [threading.Thread(target=lead, args=(r,)) for r in range(1, crew.ranks)]
+    threads = [threading.Thread(target=lead, args=(r,)) for r in range(1, group.ranks)]
     for thread in threads:
         thread.start()
-    _until_told(options, places, service, board, samplers)
+    _until_told(options, places, service, queue, samplers)
     for thread in threads:
         thread.join()
-    crews.dismiss(crew)
+    ranks.dismiss(group)
     if lost:
         _log.error("the engine ends: %s", lost[0])
         return RANK_LOST
@@ -81,13 +81,13 @@ def _lead(options: argparse.Namespace, places: EnginePlaces, samplers: Samplers)
 
 
 def _run_rank(options: argparse.Namespace) -> int:
-    from lingshu_model.engine import crew as crews
+    from lingshu_model.engine import ranks
 
-    crew = crews.join(options.ranks)
+    group = ranks.join(options.ranks)
     try:
-        crews.serve_rank(crew, _samplers(options))
+        ranks.serve_rank(group, _samplers(options))
     except RankLostError as error:
-        _log.error("rank %d ends: %s", crew.rank, error)
+        _log.error("rank %d ends: %s", group.rank, error)
         return RANK_LOST
     return 0
 
@@ -95,17 +95,17 @@ def _run_rank(options: argparse.Namespace) -> int:
 def serve_and_compute(
     places: EnginePlaces,
     service: Service,
-    board: Board,
+    queue: JobQueue,
     samplers: Samplers,
     remote: Remote | None = None,
     workers: int = 1,
 ) -> None:
     """Serve on the home's socket; compute on this thread and others until the service leaves."""
-    with unix_socket(places.socket) as unix, _helpers(board, samplers, workers - 1):
+    with unix_socket(places.socket) as unix, _helpers(queue, samplers, workers - 1):
         service.start(unix, remote)
         _log.info("engine %d serves %s", os.getpid(), places.socket)
         try:
-            compute(board, samplers, partial(sample_here, samplers), calls=True)
+            compute(queue, samplers, partial(sample_here, samplers), calls=True)
         finally:
             service.leave()
             service.join()
@@ -113,17 +113,17 @@ def serve_and_compute(
 
 
 @contextmanager
-def _helpers(board: Board, samplers: Samplers, count: int) -> Generator[None]:
-    """Compute tiles on `count` more threads for as long as the board is open."""
+def _helpers(queue: JobQueue, samplers: Samplers, count: int) -> Generator[None]:
+    """Compute tiles on `count` more threads for as long as the queue is open."""
     sample = partial(sample_here, samplers)
-    work = partial(compute, board, samplers, sample, calls=False)
+    work = partial(compute, queue, samplers, sample, calls=False)
     threads = [threading.Thread(target=work, name=f"engine-tiles-{i}") for i in range(count)]
     for thread in threads:
         thread.start()
     try:
         yield
     finally:
-        board.close()
+        queue.close()
         for thread in threads:
             thread.join()
 
@@ -132,7 +132,7 @@ def _until_told(
     options: argparse.Namespace,
     places: EnginePlaces,
     service: Service,
-    board: Board,
+    queue: JobQueue,
     samplers: Samplers,
 ) -> None:
     def leave(_number: int, _frame: FrameType | None) -> None:
@@ -141,4 +141,4 @@ def _until_told(
     signal.signal(signal.SIGTERM, leave)
     signal.signal(signal.SIGINT, leave)
     with tcp.remote(options) as remote:
-        serve_and_compute(places, service, board, samplers, remote, options.workers)
+        serve_and_compute(places, service, queue, samplers, remote, options.workers)

@@ -17,7 +17,7 @@ import uvicorn
 from starlette.responses import JSONResponse
 
 from lingshu_model.engine.app import Face
-from lingshu_model.engine.board import Board
+from lingshu_model.engine.job_queue import JobQueue
 from lingshu_model.engine.samplers import Samplers
 
 _GRACE_S = 10
@@ -34,18 +34,20 @@ class Remote:
 
 
 class Service:
-    """Serves a board until told to leave, idle for too long, or another rank is lost."""
+    """Serves a queue until told to leave, idle for too long, or another rank is lost."""
 
-    def __init__(self, board: Board, samplers: Samplers, *, ranks: int, idle_exit_s: float) -> None:
+    def __init__(
+        self, queue: JobQueue, samplers: Samplers, *, ranks: int, idle_exit_s: float
+    ) -> None:
         """Prepare; `start` begins to serve."""
-        self._board, self._idle_exit_s = board, idle_exit_s
+        self._queue, self._idle_exit_s = queue, idle_exit_s
         self._loop = asyncio.new_event_loop()
-        self._face = Face(board, samplers, ranks, idle_exit_s, self.leave)
+        self._face = Face(queue, samplers, ranks, idle_exit_s, self.leave)
         self._servers: list[uvicorn.Server] = []
         self._thread: threading.Thread | None = None
 
     def start(self, unix: socket.socket, remote: Remote | None = None) -> None:
-        """Serve in a thread; the board is closed once serving has ended."""
+        """Serve in a thread; the queue is closed once serving has ended."""
         self._servers = [_server(self._face.app())]
         sockets = [unix]
         if remote:
@@ -69,7 +71,7 @@ class Service:
             with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
                 runner.run(self._serve(sockets))
         finally:
-            self._board.close()
+            self._queue.close()
 
     async def _serve(self, sockets: list[socket.socket]) -> None:
         idle = asyncio.ensure_future(self._watch_idle()) if self._idle_exit_s else None
@@ -79,8 +81,8 @@ class Service:
             idle.cancel()
 
     async def _watch_idle(self) -> None:
-        while not self._board.close(idle_s=self._idle_exit_s):
-            await asyncio.sleep(max(self._idle_exit_s - self._board.idle_s(), 0.01))
+        while not self._queue.close(idle_s=self._idle_exit_s):
+            await asyncio.sleep(max(self._idle_exit_s - self._queue.idle_s(), 0.01))
         self._leave()
 
     def _leave(self) -> None:

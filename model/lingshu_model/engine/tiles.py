@@ -6,16 +6,19 @@ tile that a power cut tore is told by the digest before it, and computed again. 
 requests: a key is whatever decides the bytes.
 """
 
+import secrets
 import shutil
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from lingshu_model.wire import Cells, decode_cells, digest_bytes, encode_cells
 from lingshu_model.wire.durable import UNFINISHED
 
 _SUFFIX = ".tile"
+_DROPPED = f"{UNFINISHED}dropped-"
 
 
 class DamagedTileError(Exception):
@@ -31,6 +34,7 @@ class Tiles:
         self._at_work: set[str] = set()
         self._lock = threading.Lock()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.sweep()
         for path in folder.glob("*/*"):
             if path.suffix != _SUFFIX or _whole(path) is None:
                 path.unlink(missing_ok=True)
@@ -66,13 +70,21 @@ class Tiles:
         return ArmTiles([self._arm(key) / f"{index}{_SUFFIX}" for index in indices])
 
     def drop(self, key: str) -> None:
-        """Forget an arm that has ended."""
+        """Forget an arm that has ended; its files are deleted by the next `sweep`."""
         self._at_work.discard(key)
-        shutil.rmtree(self._arm(key), ignore_errors=True)
+        # Thousands of files take seconds to delete: another attempt at the arm need not wait.
+        with suppress(FileNotFoundError):
+            self._arm(key).rename(self._arm(f"{_DROPPED}{secrets.token_hex(8)}"))
+
+    def sweep(self) -> None:
+        """Delete the files of arms that were dropped."""
+        for folder in self.folder.glob(f"{_DROPPED}*"):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def idle(self) -> list[Path]:
         """The folders of arms that nobody has asked for since this engine started."""
-        return [path for path in self.folder.iterdir() if path.name not in self._at_work]
+        folders = [path for path in self.folder.iterdir() if not path.name.startswith(_DROPPED)]
+        return [path for path in folders if path.name not in self._at_work]
 
     def drop_idle(self, folder: Path) -> None:
         """Delete the folder of an arm, unless it was asked for meanwhile."""

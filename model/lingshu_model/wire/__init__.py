@@ -16,6 +16,8 @@ from lingshu_model.wire.messages import (
     EngineInfo,
     Intervention,
     JobView,
+    QueuedJob,
+    Requester,
 )
 
 __all__ = [
@@ -30,6 +32,8 @@ __all__ = [
     "EngineInfo",
     "Intervention",
     "JobView",
+    "QueuedJob",
+    "Requester",
     "Support",
     "Tier",
     "canonical_json",

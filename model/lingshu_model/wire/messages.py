@@ -73,6 +73,26 @@ class JobView(Wire):
     """Compute time; None until the arm has ended, 0.0 when it came from disk."""
 
 
+class Requester(Wire):
+    """On whose behalf an arm is submitted.
+
+    `experiment` may withdraw all that it asked for in one call. `group` names the arms that the
+    engine's scheduler treats as one: those of an experiment, or of a screen. Empty: this arm alone.
+    """
+
+    principal: str = "local"
+    experiment: str = ""
+    group: str = ""
+
+
+class QueuedJob(Wire):
+    """An unfinished job, as the engine lists it, with the experiments that wait for it."""
+
+    job: JobView
+    principal: str
+    experiments: tuple[str, ...]
+
+
 class EngineInfo(Wire):
     """What an engine says of itself.
 

@@ -1,24 +1,26 @@
-"""The board: which arms are wanted by whom, and which tile is to be computed next.
+"""The job queue: which arms are wanted by whom, and what became of them.
 
 A *work* is one distinct arm under one numerics profile; a *job* is one principal's wish for it.
-Several jobs share a work. Principals take turns tile by tile; the arms of one principal are done in
-the order they came, so that finished ones come out early. Knows nothing of HTTP or samplers.
+Several jobs share a work. `TileScheduler` decides whose tile is next.
 """
 
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from typing import TypeVar
 
 from lingshu_model.engine.results import Results
-from lingshu_model.wire import ArmRequest, JobView, digest_json
+from lingshu_model.engine.scheduler import TileScheduler
+from lingshu_model.engine.work import Job, Task, Work
+from lingshu_model.wire import ArmRequest, QueuedJob, Requester, digest_json
 from lingshu_model.wire.messages import JobState
 
 MAX_WAITING = 10_000
 _REMEMBERED = 10_000
+_WITHDRAWN = 20_000
+"""Withdrawn experiments that are remembered, which a screen has at most 2,000 of."""
 _T = TypeVar("_T")
 
 
@@ -30,78 +32,7 @@ class ClosedError(Exception):
     """The engine is leaving."""
 
 
-@dataclass(eq=False)
-class Work:
-    """One arm being computed; `stop` is set when nobody wants it any more."""
-
-    serial: int
-    key: str
-    arm: ArmRequest
-    tile: int
-    waiting: deque[int]
-    jobs: "list[Job]" = field(default_factory=list)
-    stop: threading.Event = field(default_factory=threading.Event)
-    state: JobState = "queued"
-    done: int = 0
-    seconds: float = 0.0
-    error: str | None = None
-
-    @property
-    def live(self) -> bool:
-        """Whether it may still give cells."""
-        return self.state in ("queued", "running")
-
-    @property
-    def tiles(self) -> range:
-        """The tiles that hold its cells."""
-        first, end = self.arm.first_cell, self.arm.first_cell + self.arm.n_cells
-        return range(first // self.tile, (end - 1) // self.tile + 1)
-
-    def rows(self, tile_index: int) -> slice:
-        """Return which rows of a tile are asked for."""
-        start = tile_index * self.tile
-        end = self.arm.first_cell + self.arm.n_cells
-        return slice(max(self.arm.first_cell - start, 0), min(end - start, self.tile))
-
-    def cells_of(self, tile_index: int) -> int:
-        """Return how many cells of a tile are asked for."""
-        rows = self.rows(tile_index)
-        return rows.stop - rows.start
-
-
-@dataclass(eq=False)
-class Job:
-    """One principal's wish for a work; `ended` is done when there is nothing left to wait for."""
-
-    id: str
-    principal: str
-    work: Work
-    cancelled: bool = False
-    ended: Future[None] = field(default_factory=Future[None])
-
-    def view(self) -> JobView:
-        """Return where it stands."""
-        work = self.work
-        state = "cancelled" if self.cancelled else work.state
-        return JobView(
-            job_id=self.id,
-            state=state,
-            done=work.done,
-            total=work.arm.n_cells,
-            error=work.error,
-            seconds=None if state in ("queued", "running") else work.seconds,
-        )
-
-
-@dataclass(frozen=True)
-class Task:
-    """One tile to compute."""
-
-    work: Work
-    tile_index: int
-
-
-class Board:
+class JobQueue:
     """Jobs, works and the queue between them; every method may be called from any thread."""
 
     def __init__(self, results: Results, on_stop: Callable[[int], None] = lambda _: None) -> None:
@@ -111,36 +42,45 @@ class Board:
         self._changed = threading.Condition()
         self._jobs: OrderedDict[str, Job] = OrderedDict()
         self._live: dict[str, Work] = {}
-        self._queues: OrderedDict[str, deque[Work]] = OrderedDict()
+        self._scheduler = TileScheduler()
         self._calls: deque[Callable[[], None]] = deque()
+        self._withdrawn: dict[str, None] = {}
         self._serial = 0
         self._closed = False
         self._used = time.monotonic()
 
     def submit(
-        self, principal: str, arm: ArmRequest, profile_digest: str, tile: int, fresh: str = ""
+        self, requester: Requester, arm: ArmRequest, profile_digest: str, tile: int, fresh: str = ""
     ) -> Job:
         """Return the principal's job for `arm`: the one there is, one on disk, or a new one.
 
-        `fresh` names one recomputation of the arm: it shares nothing with any other name's.
+        `fresh` names one recomputation of the arm: it shares nothing with any other name's. For an
+        experiment that was withdrawn nothing is queued: its job comes back cancelled.
 
         Raises:
             FullError, ClosedError: it cannot be taken on.
         """
         again = [fresh] if fresh else []
         key = _name([arm.digest, profile_digest, *again])
-        job_id = _name([principal, arm.digest, *again])
+        job_id = _name([requester.principal, arm.digest, *again])
         with self._changed:
             self._touch()
-            old = self._jobs.get(job_id)
-            if old and (old.work.live or self._kept(old)) and not old.cancelled:
-                return old
-            work = self._live.get(key) or self._start(principal, key, arm, tile)
-            job = self._jobs[job_id] = Job(job_id, principal, work)
-            if work.live:
-                work.jobs.append(job)
-            else:
-                job.ended.set_result(None)
+            if requester.experiment in self._withdrawn:
+                refused = Job(job_id, requester.principal, Work(0, key, arm, tile, deque()))
+                refused.cancelled = True
+                refused.ended.set_result(None)
+                self._jobs.setdefault(job_id, refused)
+                return refused
+            job = self._jobs.get(job_id)
+            if job is None or job.cancelled or not (job.work.live or self._kept(job)):
+                work = self._live.get(key) or self._start(key, arm, tile)
+                job = self._jobs[job_id] = Job(job_id, requester.principal, work)
+                if work.live:
+                    work.jobs.append(job)
+                else:
+                    job.ended.set_result(None)
+            if job.work.live:
+                self._want(job, requester)
             self._forget()
             return job
 
@@ -151,16 +91,43 @@ class Board:
             job = self._jobs.get(job_id)
             return job if job and job.principal == principal else None
 
+    def unfinished(self, principal: str) -> list[QueuedJob]:
+        """Return a principal's jobs that are queued or running, in the order they came."""
+        with self._changed:
+            jobs = [job for work in self._live.values() for job in work.jobs]
+            return [
+                QueuedJob(job=job.view(), principal=principal, experiments=tuple(job.experiments))
+                for job in jobs
+                if job.principal == principal
+            ]
+
     def cancel(self, job: Job) -> None:
         """End a job; its work goes on if another principal wants it too."""
         with self._changed:
-            if job.ended.done():
-                return
-            job.cancelled = True
-            job.work.jobs.remove(job)
-            if not job.work.jobs:
-                self._end(job.work, "cancelled")
-            job.ended.set_result(None)
+            self._cancel(job)
+        self.results.tiles.sweep()
+
+    def withdraw(self, experiments: Iterable[str]) -> int:
+        """Forget that experiments want anything, for good; return how many jobs ended by it.
+
+        A job ends when no experiment wants it any more. An experiment that was withdrawn gets
+        nothing queued later: its worker may not have heard of it.
+        """
+        ended = 0
+        with self._changed:
+            self._touch()
+            names = {name for name in experiments if name}
+            self._withdrawn.update(dict.fromkeys(names))
+            while len(self._withdrawn) > _WITHDRAWN:
+                del self._withdrawn[next(iter(self._withdrawn))]
+            for job in [job for work in self._live.values() for job in work.jobs]:
+                for name in names & job.experiments.keys():
+                    self._unwant(job, name)
+                    ended += not job.experiments
+                if not job.experiments:
+                    self._cancel(job)
+        self.results.tiles.sweep()
+        return ended
 
     def call(self, function: Callable[[], _T]) -> Future[_T]:
         """Return the result to come of `function`, run by the computing thread between tiles."""
@@ -179,7 +146,7 @@ class Board:
         return future
 
     def take(self, *, calls: bool) -> Task | None:
-        """Return the next tile, after waiting for one; None when the board is closed.
+        """Return the next tile, after waiting for one; None when the queue is closed.
 
         The caller with `calls` runs what `call` was given meanwhile.
         """
@@ -192,7 +159,8 @@ class Board:
                         run()
                     finally:
                         self._changed.acquire()
-                elif task := self._pick():
+                elif task := self._scheduler.take():
+                    task.work.state = "running"
                     return task
                 else:
                     self._changed.wait()
@@ -215,6 +183,7 @@ class Board:
             if work.live:
                 work.error = error
                 self._end(work, "failed" if error else "succeeded")
+        self.results.tiles.sweep()
 
     def counts(self) -> tuple[int, int]:
         """Return how many works are queued and running."""
@@ -238,7 +207,28 @@ class Board:
             self._changed.notify_all()
             return True
 
-    def _start(self, principal: str, key: str, arm: ArmRequest, tile: int) -> Work:
+    def _want(self, job: Job, requester: Requester) -> None:
+        job.experiments[requester.experiment] = group = requester.group or job.id
+        self._scheduler.add(job.principal, group, job.work)
+        self._changed.notify_all()
+
+    def _unwant(self, job: Job, experiment: str) -> None:
+        group = job.experiments.pop(experiment)
+        if group not in job.experiments.values():
+            self._scheduler.discard(job.principal, group, job.work)
+
+    def _cancel(self, job: Job) -> None:
+        if job.ended.done():
+            return
+        for experiment in list(job.experiments):
+            self._unwant(job, experiment)
+        job.cancelled = True
+        job.work.jobs.remove(job)
+        if not job.work.jobs:
+            self._end(job.work, "cancelled")
+        job.ended.set_result(None)
+
+    def _start(self, key: str, arm: ArmRequest, tile: int) -> Work:
         self._refuse_if_closed()
         self._serial += 1
         work = Work(self._serial, key, arm, tile, deque())
@@ -250,8 +240,6 @@ class Board:
             raise FullError(message)
         self._enlist(work)
         self._live[key] = work
-        self._queues.setdefault(principal, deque()).append(work)
-        self._changed.notify_all()
         return work
 
     def _enlist(self, work: Work) -> None:
@@ -264,19 +252,9 @@ class Board:
             else:
                 work.waiting.append(index)
 
-    def _pick(self) -> Task | None:
-        for principal, queue in list(self._queues.items()):
-            while queue and not (queue[0].live and queue[0].waiting):
-                queue.popleft()
-            if queue:
-                self._queues.move_to_end(principal)
-                queue[0].state = "running"
-                return Task(queue[0], queue[0].waiting.popleft())
-            del self._queues[principal]
-        return None
-
     def _end(self, work: Work, state: JobState) -> None:
         work.state = state
+        work.waiting.clear()
         self.results.tiles.drop(work.key)
         self._live.pop(work.key, None)
         if state != "succeeded":

@@ -20,10 +20,10 @@ from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 from torch.distributed.distributed_c10d import PrefixStore
 
-from lingshu_model.engine.board import Task
 from lingshu_model.engine.compute import RankLostError
 from lingshu_model.engine.house import HouseError
 from lingshu_model.engine.samplers import Counts, Samplers
+from lingshu_model.engine.work import Task
 from lingshu_model.wire import ArmRequest
 
 _log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class _Kind(IntEnum):
 
 
 @dataclass(frozen=True)
-class Crew:
+class RankGroup:
     """This rank's place among the others; made on every rank, in the same order."""
 
     rank: int
@@ -75,8 +75,8 @@ class Crew:
         return _Kind(kind), body.numpy().tobytes(), numbers
 
 
-def join(expected: int | None) -> Crew:
-    """Return this rank's crew, after all have come.
+def join(expected: int | None) -> RankGroup:
+    """Return this rank's group, after all ranks have joined.
 
     Raises:
         HouseError: there are not as many processes as `expected`.
@@ -92,23 +92,23 @@ def join(expected: int | None) -> Crew:
         )
         raise HouseError(message)
     if state.num_processes == 1:
-        return Crew(0, 1, None, None)
+        return RankGroup(0, 1, None, None)
     if state.device and state.device.type == "cuda":
         torch.cuda.set_device(state.device)
     group = dist.new_group(backend="gloo", timeout=_FOREVER)
     # There is no public way to the store that the ranks met through.
     store = dist.distributed_c10d._get_default_store()  # pyright: ignore[reportPrivateUsage]
-    return Crew(
+    return RankGroup(
         state.process_index, state.num_processes, group, PrefixStore("lingshu-engine", store)
     )
 
 
-def sample_there(crew: Crew, rank: int, samplers: Samplers, task: Task) -> Counts:
+def sample_there(group: RankGroup, rank: int, samplers: Samplers, task: Task) -> Counts:
     """Return one tile's counts, sampled by `rank`, which must have this rank's numerics profile."""
     work = task.work
     order = work.arm.model_dump_json().encode()
-    crew.send(rank, _Kind.TILE, order, work.serial, task.tile_index)
-    kind, body, numbers = crew.receive(rank)
+    group.send(rank, _Kind.TILE, order, work.serial, task.tile_index)
+    kind, body, numbers = group.receive(rank)
     if kind is _Kind.ERROR:
         message = f"rank {rank}: {body.decode()}"
         raise RuntimeError(message)
@@ -119,34 +119,36 @@ def sample_there(crew: Crew, rank: int, samplers: Samplers, task: Task) -> Count
     return counts.reshape(numbers[0], numbers[1])
 
 
-def serve_rank(crew: Crew, samplers: Samplers) -> None:
+def serve_rank(group: RankGroup, samplers: Samplers) -> None:
     """Compute what rank 0 orders until it says end."""
     while True:
-        kind, body, numbers = crew.receive(0)
+        kind, body, numbers = group.receive(0)
         if kind is _Kind.END:
             return
         try:
-            digest, counts = _sample(crew, samplers, ArmRequest.model_validate_json(body), *numbers)
+            digest, counts = _sample(
+                group, samplers, ArmRequest.model_validate_json(body), *numbers
+            )
         except Exception as error:  # noqa: BLE001 - rank 0 decides what it means
-            crew.send(0, _Kind.ERROR, f"{type(error).__name__}: {error}".encode())
+            group.send(0, _Kind.ERROR, f"{type(error).__name__}: {error}".encode())
         else:
-            crew.send(0, _Kind.COUNTS, digest.encode() + counts.tobytes(), *counts.shape)
+            group.send(0, _Kind.COUNTS, digest.encode() + counts.tobytes(), *counts.shape)
 
 
-def dismiss(crew: Crew) -> None:
+def dismiss(group: RankGroup) -> None:
     """Tell the other ranks to end; one that is gone already does not matter."""
-    for rank in range(1, crew.ranks):
+    for rank in range(1, group.ranks):
         try:
-            crew.send(rank, _Kind.END, b"")
+            group.send(rank, _Kind.END, b"")
         except RankLostError:
             _log.info("rank %d had gone already", rank)
 
 
 def _sample(
-    crew: Crew, samplers: Samplers, arm: ArmRequest, serial: int, tile_index: int, *_: int
+    group: RankGroup, samplers: Samplers, arm: ArmRequest, serial: int, tile_index: int, *_: int
 ) -> tuple[str, Counts]:
     loaded = samplers.load(arm.checkpoint)
-    counts = loaded.sampler.sample_tile(arm, tile_index, lambda: crew.stopped(serial))
+    counts = loaded.sampler.sample_tile(arm, tile_index, lambda: group.stopped(serial))
     return loaded.profile_digest, np.ascontiguousarray(counts, np.int32)
 
 
