@@ -15,11 +15,11 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from lingshu_model.wire.file_locks import boot_id
 from lingshu_tools.errors import SealedError
 from lingshu_tools.ledger import schema
 from lingshu_tools.ledger.canonical import digest_bytes
 from lingshu_tools.ledger.chain import append, has
-from lingshu_tools.ledger.liveness import boot_id
 from lingshu_tools.ledger.rows import new_id, now, text_of
 
 

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 from sqlalchemy.exc import OperationalError
 
 from lingshu_tools.errors import InputError, LedgerError
@@ -69,19 +69,31 @@ def refuse(*_: object, **__: object) -> None:
 
 def test_a_lock_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "locks").write_text("a file where the folder should be")
-    with pytest.raises(LedgerError, match="cannot be made"):
+    with pytest.raises(LedgerError, match="is not a folder"):
         FileLocks(tmp_path / "locks").acquire("exp_a")
 
 
-def test_a_disk_without_locks_is_told_from_one_that_is_locked(
+def test_a_disk_without_flock_is_locked_by_files_that_name_the_holder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_locks(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", no_locks)
-    with pytest.raises(LedgerError, match="local disk"):
-        FileLocks(tmp_path / "locks").acquire("exp_a")
+    locks = FileLocks(tmp_path / "locks")
+    lock = locks.acquire("exp_a")
+    assert lock
+    assert locks.acquire("exp_a") is None
+    assert locks.held(["exp_a", "exp_b"]) == locks.held_in(select()) == {"exp_a"}
+    lock.release()
+    assert list((tmp_path / "locks").iterdir()) == []
+    monkeypatch.setattr("os.link", refuse_links)
+    with pytest.raises(LedgerError, match="set LINGSHU_HOME to a folder on a local disk"):
+        locks.acquire("exp_a")
+
+
+def refuse_links(*_: object) -> None:
+    raise OSError(errno.EPERM, "Operation not permitted")
 
 
 def test_a_lock_file_that_was_replaced_meanwhile_is_not_mistaken_for_the_lock(

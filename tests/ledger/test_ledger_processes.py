@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from lingshu_model.wire.file_locks import boot_id
 from lingshu_tools.errors import BusyError, SealedError
-from lingshu_tools.ledger import Ledger, NewExperiment, NewOutcome, liveness
+from lingshu_tools.ledger import Ledger, NewExperiment, NewOutcome
 from lingshu_tools.ledger.liveness import FileLocks
 
 New = Callable[..., NewExperiment]
@@ -126,8 +127,8 @@ def test_a_lock_file_of_another_machine_counts_as_alive(
     assert locks.held(["a"])
     assert locks.acquire("a") is None
     # A container has a new name at each start, but its kernel is still the one that holds locks.
-    (tmp_path / "a.lock").write_text(f"another-host {liveness.boot_id()}")
-    if liveness.boot_id():
+    (tmp_path / "a.lock").write_text(f"another-host {boot_id()}")
+    if boot_id():
         assert not locks.held(["a"])
     # The same machine after a restart.
     (tmp_path / "a.lock").write_text(f"{os.uname().nodename} another-boot")

@@ -1,0 +1,127 @@
+"""Files and folders that only their owner can use, whatever the umask; symbolic links are refused.
+
+A folder in which others may write can be given a link or a file of theirs under any name. So every
+name in a home is opened without following a link, and what lies there must belong to this user or
+to root, who can read everything anyway.
+"""
+
+import errno
+import os
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+FOLDER_MODE = 0o700
+FILE_MODE = 0o600
+OTHERS = 0o077
+"""Every permission of the group and of others."""
+# The file system keeps no modes (vfat, some network mounts), or the file is root's.
+_NO_MODES = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
+
+
+class UnsafePathError(OSError):
+    """A path is a symbolic link, belongs to another user, or is not of the kind expected."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(errno.EPERM, message)
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+def open_private(path: Path, flags: int) -> int:
+    """Return a descriptor of the regular file at `path`; a new one gets the mode 0600.
+
+    Args:
+        path: never followed if it is a symbolic link.
+        flags: as for `os.open`; `O_CREAT` makes the file where it is missing.
+
+    Raises:
+        UnsafePathError: a link, another kind of file, or another user's.
+    """
+    try:
+        # Non-blocking: opening a FIFO that somebody put there must not wait for a writer.
+        extra = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+        descriptor = os.open(path, flags | extra, FILE_MODE)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EMLINK) or path.is_symlink():
+            message = f"{path} is a symbolic link, which is never followed here: remove it"
+            raise UnsafePathError(message) from error
+        raise
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            message = f"{path} is not a regular file: remove it"
+            raise UnsafePathError(message)
+        check_owner(path, status)
+        if flags & os.O_CREAT and status.st_mode & 0o777 != FILE_MODE:
+            set_mode(descriptor, FILE_MODE)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def private_folder(path: Path) -> Path:
+    """Return `path`, made with the mode 0700 where it was missing; an existing mode is kept.
+
+    Folders above it that are missing are made with the mode 0700 too.
+
+    Raises:
+        UnsafePathError: a link, not a folder, or another user's.
+    """
+    try:
+        check_folder(path)
+    except FileNotFoundError:
+        if not path.parent.exists():
+            private_folder(path.parent)
+        with suppress(FileExistsError):
+            path.mkdir(mode=FOLDER_MODE)
+            if path.lstat().st_mode & 0o777 != FOLDER_MODE:  # the umask took a bit of the owner's
+                set_mode(path, FOLDER_MODE)
+        check_folder(path)
+    return path
+
+
+def check_folder(path: Path) -> os.stat_result:
+    """Return the status of a folder of this user's, which is no symbolic link.
+
+    Raises:
+        UnsafePathError: a link, not a folder, or another user's.
+        FileNotFoundError: there is nothing.
+    """
+    status = path.lstat()
+    if stat.S_ISLNK(status.st_mode):
+        message = f"{path} is a symbolic link, which is never followed here: remove it"
+        raise UnsafePathError(message)
+    if not stat.S_ISDIR(status.st_mode):
+        message = f"{path} is not a folder: remove it"
+        raise UnsafePathError(message)
+    check_owner(path, status)
+    return status
+
+
+def check_owner(path: Path, status: os.stat_result) -> None:
+    """Refuse what belongs neither to this user nor to root.
+
+    Raises:
+        UnsafePathError: it is another user's.
+    """
+    if status.st_uid not in (os.geteuid(), 0):
+        message = (
+            f"{path} belongs to user {status.st_uid}, and this process runs as user "
+            f"{os.geteuid()}: use a folder of your own, or have it given to you with chown"
+        )
+        raise UnsafePathError(message)
+
+
+def set_mode(target: int | Path, mode: int) -> bool:
+    """Return whether the mode was set; a file system that keeps none is left as it is."""
+    try:
+        os.chmod(target, mode)  # noqa: PTH101 - a path or a descriptor
+    except OSError as error:
+        if error.errno not in _NO_MODES:
+            raise
+        return False
+    return True
