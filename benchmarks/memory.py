@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -30,6 +29,7 @@ from lingshu_model.wire.catalogue import FORMAT, pin
 from lingshu_tools.app import App
 from lingshu_tools.dispatcher import call
 from lingshu_tools.engine import Engine
+from lingshu_tools.interpreter import output_of
 
 GENES = 18_080
 COUNTS_PER_CELL = 900
@@ -156,11 +156,10 @@ def main() -> None:
         sys.stdout.write(json.dumps(measure(options.one, options.real, target, options.workers)))
         return
     for place, n_cells in enumerate(options.cells):
-        command = [sys.executable, "-m", "benchmarks.memory", "--one", str(n_cells)]
+        command = ["-m", "benchmarks.memory", "--one", str(n_cells)]
         command += ["--target", target, "--workers", str(options.workers)]
         command += ["--real", options.real] if options.real else []
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        row = json.loads(done.stdout)
+        row = json.loads(output_of(command))
         if not place:
             print(*(f"{key:>17}" for key in row))
         print(*(f"{value:>17,.0f}" for value in row.values()), flush=True)

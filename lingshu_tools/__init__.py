@@ -3,6 +3,17 @@
 `Lab` is the way in from Python. Knows nothing of MCP or torch.
 """
 
+import sys
+
+# `python -m` puts the working folder first on the path: nothing else may be imported from there.
+if (
+    sys.argv[:1] == ["-m"]
+    and sys.orig_argv[-len(sys.argv)].startswith(__name__)
+    and not sys.flags.safe_path
+    and sys.path[0] != __file__.rsplit("/", 2)[0]
+):
+    del sys.path[0]
+
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:

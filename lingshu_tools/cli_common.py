@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
+from lingshu_tools.interpreter import replace_this_process
+
 if TYPE_CHECKING:
     from lingshu_tools.app import App
     from lingshu_tools.progress import Sink
@@ -151,5 +153,4 @@ def become(module: str, arguments: tuple[str, ...] | list[str], extra: str) -> N
         raise click.ClickException(message)
     home = settings().home
     environ = {**os.environ, "LINGSHU_HOME": str(home)} if home else dict(os.environ)
-    # The child is this same program: arguments are a list, and no shell reads them.
-    os.execve(sys.executable, [sys.executable, "-m", module, *arguments], environ)  # noqa: S606
+    replace_this_process(["-m", module, *arguments], environ)

@@ -6,7 +6,6 @@ Starts nothing and writes nothing. Knows nothing of how tools are called.
 import os
 import platform
 import shutil
-import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ import click
 
 from lingshu_tools.cli_common import common, echo_json, open_app, settings
 from lingshu_tools.cli_engine import engine_state
+from lingshu_tools.interpreter import interpreter
 
 if TYPE_CHECKING:
     from lingshu_model.wire import Checkpoint
@@ -134,7 +134,7 @@ def _examine(app: "App") -> dict[str, Any]:
     return {
         "status": "succeeded",
         "versions": {**_versions(), "python": platform.python_version(), "sqlite": _sqlite()},
-        "machine": {"system": platform.platform(), "interpreter": sys.executable},
+        "machine": {"system": platform.platform(), "interpreter": interpreter()},
         "home": str(app.home),
         "free space": _free(app.home),
         "ledger": _ledger(app),

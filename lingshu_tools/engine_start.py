@@ -5,8 +5,6 @@ Knows nothing of jobs or of what the engine computes.
 
 import importlib.util
 import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -17,6 +15,7 @@ from pathlib import Path
 from lingshu_model.wire import EngineInfo
 from lingshu_model.wire.places import EnginePlaces
 from lingshu_tools.errors import EngineError
+from lingshu_tools.interpreter import DEVNULL, Process, interpreter, start
 
 _POLL_S = 0.05
 _LOG_LIMIT = 1 << 20
@@ -29,7 +28,7 @@ RANKS = "LINGSHU_ENGINE_RANKS"
 class Started:
     """An engine process on its way up; `log_start` is where its words begin in the log."""
 
-    process: subprocess.Popen[bytes]
+    process: Process[bytes]
     log: Path
     log_start: int
 
@@ -57,18 +56,18 @@ def start_detached(
     places.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     command = [*_command(environ.get(RANKS, "1")), "--home", str(places.home)]
     with _open_log(places.log) as log:
-        start = log.seek(0, os.SEEK_END)
-        process = subprocess.Popen(
+        log_start = log.seek(0, os.SEEK_END)
+        process = start(
             [*command, *arguments],
-            stdin=subprocess.DEVNULL,
+            environ=environ,
+            stdin=DEVNULL,
             stdout=log,
             stderr=log,
-            env=engine_environ(environ),
-            start_new_session=True,
+            detached=True,
         )
     # Reaps it whenever it ends, so that a long-lived server keeps no zombie.
     threading.Thread(target=process.wait, daemon=True, name="engine-reaper").start()
-    return Started(process, places.log, start)
+    return Started(process, places.log, log_start)
 
 
 def wait_until(
@@ -104,34 +103,24 @@ def wait_until(
 
 
 def _command(ranks: str) -> list[str]:
-    python = [sys.executable, "-P", "-m"]
     if not (ranks.isascii() and ranks.isdigit() and int(ranks)):
         message = f"{RANKS} is {ranks!r}: give how many processes the engine is to be, or unset it"
         raise EngineError(message)
     if int(ranks) == 1:
-        return [*python, "lingshu_model.engine"]
+        return ["-m", "lingshu_model.engine"]
     # The rest are its own defaults, said aloud so that it prints no warning about them.
-    launch = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", ranks]
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", ranks]
     once = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
     port = ["--main_process_port", "0"]  # any that is free
-    return [*python, *launch, *once, *port, "-m", "lingshu_model.engine", "--ranks", ranks]
-
-
-def engine_environ(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment to start an engine with."""
-    own = dict(environ)
-    if own.get("PYTHONPATH"):
-        entries = own["PYTHONPATH"].split(os.pathsep)
-        own["PYTHONPATH"] = os.pathsep.join(str(Path(e).absolute()) for e in entries if e)
-    return own
+    return [*launch, *once, *port, "-m", "lingshu_model.engine", "--ranks", ranks]
 
 
 def _require(*modules: str) -> None:
     missing = [m for m in modules if importlib.util.find_spec(m) is None]
     if missing:
         message = (
-            f"the engine needs {', '.join(missing)}, which {sys.executable} lacks. Install it with:"
-            f"\n    {sys.executable} -m pip install 'lingshu-tools[model]'"
+            f"the engine needs {', '.join(missing)}, which {interpreter()} lacks. Install it with:"
+            f"\n    {interpreter()} -m pip install 'lingshu-tools[model]'"
         )
         raise EngineError(message)
 

@@ -12,7 +12,6 @@ verdict is not as it must be. Knows nothing of how cells are made.
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -30,6 +29,7 @@ from lingshu_tools.app import App
 from lingshu_tools.dispatcher import call
 from lingshu_tools.engine import Engine
 from lingshu_tools.errors import EngineError
+from lingshu_tools.interpreter import output_of, start
 from lingshu_tools.replays import CELL_ROLES
 
 ASKED: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -115,9 +115,7 @@ class Lab:
         engine += ["--ranks", str(way.ranks), *way.arguments]
         environ = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": str(way.threads)}
         with (self.home / "group.log").open("a") as log:
-            group = subprocess.Popen(
-                [sys.executable, *launch, *engine], env=environ, stdout=log, stderr=log
-            )
+            group = start([*launch, *engine], environ=environ, stdout=log, stderr=log)
 
         def answers() -> bool:
             if group.poll() is not None:
@@ -196,8 +194,8 @@ def elsewhere(lab: Lab, ids: Sequence[str]) -> list[str]:
     found: list[str] = []
     for name in ids:
         command = ["-m", "lingshu_tools.cli", "replay", name, "--json", "--home", str(lab.home)]
-        ran = subprocess.run([sys.executable, *command], capture_output=True, text=True)
-        told = json.loads(ran.stdout)
+        # A replay that differs exits with 1 and prints its verdict all the same.
+        told = json.loads(output_of(command, check=False))
         found.append(told.get("verdict") or told["replay"]["verdict"])
     return found
 

@@ -45,8 +45,8 @@ def install(home: Path, required: Path) -> None:
     if base is None:
         message = f"no {PYTHON} on PATH: the peers' pinned versions need it; install it and rerun"
         raise FileNotFoundError(message)
-    subprocess.run([base, "-m", "venv", home], check=True)
-    pip = [home / "bin" / "python", "-m", "pip", "install", "--quiet", "--no-compile"]
+    subprocess.run([base, "-P", "-m", "venv", home], check=True)
+    pip = [home / "bin" / "python", "-P", "-m", "pip", "install", "--quiet", "--no-compile"]
     subprocess.run([*pip, "--requirement", required], check=True, env=surroundings())
 
 

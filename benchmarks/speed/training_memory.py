@@ -11,8 +11,6 @@ neither the limit nor the peak, which is anonymous memory (`RssAnon`), sampled a
 
 import json
 import resource
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Generator
@@ -28,6 +26,8 @@ import h5py
 import numpy as np
 import pandas as pd
 from anndata.io import write_elem
+
+from lingshu_tools.interpreter import output_of
 
 GENES = 18_080
 BATCH = 32
@@ -143,11 +143,10 @@ def measured(cells: int, folder: Path | None, steps: int, limit: int | None) -> 
         began = time.perf_counter()
         make(file, cells)
         took = time.perf_counter() - began
-        command = [sys.executable, "-m", "benchmarks.speed.training_memory"]
+        command = ["-m", "benchmarks.speed.training_memory"]
         command += ["--inside", made, "--steps", str(steps)]
         command += ["--limit-mib", str(limit)] if limit else []
-        ended = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-        found = json.loads(ended.stdout.splitlines()[-1])
+        found = json.loads(output_of(command).splitlines()[-1])
         size = file.stat().st_size / 2**20
         return [size, took, found["read_s"], found["all_s"], found["peak_mib"]]
 

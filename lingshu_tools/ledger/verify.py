@@ -8,8 +8,6 @@ locks or of what rows mean.
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -20,6 +18,7 @@ from typing import IO, cast
 from sqlalchemy import Connection, func, select
 
 from lingshu_tools.errors import LedgerError
+from lingshu_tools.interpreter import PIPE, Process, start
 from lingshu_tools.ledger.chain import EMPTY, head_of
 from lingshu_tools.ledger.checking import MAX_PROBLEMS, Checked, Place, check
 from lingshu_tools.ledger.database import UNREADABLE, Database, why
@@ -125,8 +124,8 @@ class Audit:
 @contextmanager
 def _workers(place: Place, count: int) -> Generator[Callable[[Stretch], Checked]]:
     """Give a function that has a stretch checked by whichever process is free."""
-    free: SimpleQueue[subprocess.Popen[str]] = SimpleQueue()
-    started: list[subprocess.Popen[str]] = []
+    free: SimpleQueue[Process[bytes]] = SimpleQueue()
+    started: list[Process[bytes]] = []
 
     def ask(stretch: Stretch) -> Checked:
         process = free.get()
@@ -153,31 +152,25 @@ def _workers(place: Place, count: int) -> Generator[Callable[[Stretch], Checked]
             process.communicate()
 
 
-def _start(place: Place) -> subprocess.Popen[str]:
-    path = os.pathsep.join(entry for entry in sys.path if entry)
-    process = subprocess.Popen(
-        # Not -m, which warns of a module that its own package has imported already.
-        [sys.executable, "-P", "-c", "from lingshu_tools.ledger.checking import main; main()"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": path},
-    )
+def _start(place: Place) -> Process[bytes]:
+    # Not -m, which warns of a module that its own package has imported already.
+    code = "from lingshu_tools.ledger.checking import main; main()"
+    process = start(["-c", code], stdin=PIPE, stdout=PIPE)
     # Not an argument: a URL may hold a password, and arguments are seen by everybody.
     _tell(process, json.dumps(asdict(place)))
     return process
 
 
-def _told(process: subprocess.Popen[str], line: str) -> str:
+def _told(process: Process[bytes], line: str) -> str:
     """Return the line that a process answers; nothing where it has ended."""
     _tell(process, line)
-    return cast("IO[str]", process.stdout).readline()
+    return cast("IO[bytes]", process.stdout).readline().decode()
 
 
-def _tell(process: subprocess.Popen[str], line: str) -> None:
-    pipe = cast("IO[str]", process.stdin)
+def _tell(process: Process[bytes], line: str) -> None:
+    pipe = cast("IO[bytes]", process.stdin)
     with suppress(BrokenPipeError):
-        pipe.write(line + "\n")
+        pipe.write(line.encode() + b"\n")
         pipe.flush()
 
 

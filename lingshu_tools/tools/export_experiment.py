@@ -107,7 +107,7 @@ def _script(_: App, name: str, ones: Sequence[Shown], out: Path) -> _Written:
     return {"rows": len(ones)}, {
         "summary": f"a Python script that runs {name} again and compares the cells bit for bit, "
         f"written to {out}",
-        "next_step": f"python {out} NEW_FOLDER computes everything anew; it exits with 1 where "
+        "next_step": f"python -P {out} NEW_FOLDER computes everything anew; it exits with 1 where "
         "anything differs.",
     }
 

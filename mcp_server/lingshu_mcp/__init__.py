@@ -1,5 +1,16 @@
 """The MCP door: the tool registry shown to MCP clients. Knows nothing of what a tool does."""
 
+import sys
+
+# `python -m` puts the working folder first on the path: nothing else may be imported from there.
+if (
+    sys.argv[:1] == ["-m"]
+    and sys.orig_argv[-len(sys.argv)].startswith(__name__)
+    and not sys.flags.safe_path
+    and sys.path[0] != __file__.rsplit("/", 2)[0]
+):
+    del sys.path[0]
+
 from lingshu_mcp.server import build_server
 
 __all__ = ["build_server"]

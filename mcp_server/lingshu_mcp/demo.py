@@ -7,7 +7,6 @@ answer stands here. Knows nothing of how tools work.
 import os
 import shutil
 import sqlite3
-import sys
 import time
 from collections.abc import Mapping
 from contextlib import closing
@@ -22,6 +21,7 @@ from mcp import Client, StdioServerParameters
 
 from lingshu_mcp.telling import Teller, effect_table, ranking_table, wrapped
 from lingshu_tools.engine import Engine
+from lingshu_tools.interpreter import command, environ_of
 from lingshu_tools.ledger import Ledger, default_home
 
 MARK = ".lingshu-demo"
@@ -116,7 +116,8 @@ def audit(home: Path, teller: Teller) -> bool:
 async def run(home: Path, teller: Teller) -> bool:
     """Return whether the replay was exact and the ledger verified."""
     environ = {**os.environ, "LINGSHU_HOME": str(home)}
-    server = StdioServerParameters(command=sys.executable, args=["-m", "lingshu_mcp"], env=environ)
+    program, *arguments = command("-m", "lingshu_mcp")
+    server = StdioServerParameters(command=program, args=arguments, env=environ_of(environ))
     verdict = ""
     async with Client(server) as client:
         try:

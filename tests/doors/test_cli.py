@@ -201,7 +201,7 @@ def test_heavy_commands_become_processes_of_their_own(
     became: list[list[str]] = []
     monkeypatch.setattr("os.execve", lambda _, arguments, __: became.append(arguments))
     assert run(shell, *line).exit_code == 0
-    assert became[0][1:] == ["-m", module, *rest]
+    assert became[0][1:] == ["-P", "-m", module, *rest]
 
 
 def test_the_home_is_handed_on_to_the_process_a_command_becomes(

@@ -104,7 +104,7 @@ def train(model: str, path: Path, work: Work) -> Path:
         "use_wandb": "false",
         "overwrite": "true",
     }
-    command = [sys.executable, "-c", COMMAND, "tx", "train"]
+    command = [sys.executable, "-P", "-c", COMMAND, "tx", "train"]
     subprocess.run(
         [*command, *(f"{name}={value}" for name, value in settings.items())],
         check=True,
