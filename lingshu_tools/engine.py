@@ -8,7 +8,6 @@ again, which costs nothing for arms that had finished. Knows nothing of torch, l
 import hashlib
 import math
 import os
-import socket
 import tempfile
 import threading
 from collections import OrderedDict
@@ -33,8 +32,10 @@ from lingshu_model.wire import (
 )
 from lingshu_model.wire.canonical import HASH_PREFIX
 from lingshu_model.wire.places import EnginePlaces
+from lingshu_model.wire.private import UnsafePathError, private_folder
 from lingshu_tools.deadline import remaining
 from lingshu_tools.engine_start import start_detached, wait_until
+from lingshu_tools.engine_transport import LocalTransport
 from lingshu_tools.errors import EngineError, InputError, NotFoundError
 
 MAX_WAIT_S = 45.0
@@ -281,7 +282,7 @@ class Engine:
         folder = self.places.folder
         try:
             with closing(response):
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                private_folder(folder)
                 with tempfile.TemporaryFile(dir=folder) as file:
                     found = self._copied(response, file)
                     sent = response.headers.get("X-Lingshu-Digest")
@@ -310,7 +311,7 @@ class Engine:
         if self._url:
             headers["Authorization"] = f"Bearer {self._environ.get('LINGSHU_ENGINE_TOKEN', '')}"
             return httpx.Client(base_url=self._url, headers=headers, timeout=_ANSWER_S)
-        transport = _UnixTransport(str(self.places.socket))
+        transport = LocalTransport(self.places)
         return httpx.Client(
             transport=transport, base_url="http://engine", headers=headers, timeout=_ANSWER_S
         )
@@ -364,28 +365,15 @@ class Engine:
     def _connected(self) -> Generator[None]:
         try:
             yield
+        except UnsafePathError as error:
+            message = f"no engine of this user was reached: {error}"
+            raise _LostError(message) from error
         except _BROKEN as error:
             message = f"the engine is gone ({error}): call again to start another"
             raise _LostError(message) from error
         except httpx.HTTPError as error:
             message = f"the engine does not answer ({error!r}): see {self.places.log}"
             raise EngineError(message) from error
-
-
-class _UnixTransport(httpx.HTTPTransport):
-    """HTTP over a Unix socket, probed first: httpcore 1.0 leaks a refused connection's socket."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__(uds=path)
-        self._path = path
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            try:
-                probe.connect(self._path)
-            except OSError as error:
-                raise httpx.ConnectError(str(error), request=request) from error
-        return super().handle_request(request)
 
 
 def _requester_headers(requester: Requester) -> dict[str, str]:

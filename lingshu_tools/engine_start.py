@@ -9,11 +9,12 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from io import BufferedWriter
 from pathlib import Path
+from typing import BinaryIO
 
 from lingshu_model.wire import EngineInfo
 from lingshu_model.wire.places import EnginePlaces
+from lingshu_model.wire.private import open_private, private_folder
 from lingshu_tools.errors import EngineError
 from lingshu_tools.interpreter import DEVNULL, Process, interpreter, start
 
@@ -53,9 +54,13 @@ def start_detached(
             is none.
     """
     _require("torch", "accelerate", "starlette", "uvicorn")
-    places.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     command = [*_command(environ.get(RANKS, "1")), "--home", str(places.home)]
-    with _open_log(places.log) as log:
+    try:
+        log = _open_log(places)
+    except OSError as error:
+        message = f"the engine's log cannot be written: {error}"
+        raise EngineError(message) from error
+    with log:
         log_start = log.seek(0, os.SEEK_END)
         process = start(
             [*command, *arguments],
@@ -125,7 +130,9 @@ def _require(*modules: str) -> None:
         raise EngineError(message)
 
 
-def _open_log(path: Path) -> BufferedWriter:
+def _open_log(places: EnginePlaces) -> BinaryIO:
+    private_folder(places.folder)
+    path = places.log
     if path.exists() and path.stat().st_size > _LOG_LIMIT:
         path.replace(path.with_suffix(".log.1"))
-    return path.open("ab")
+    return os.fdopen(open_private(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "ab")

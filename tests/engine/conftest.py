@@ -81,7 +81,7 @@ class Lab:
         thread.start()
         self.hosted.append((service, thread))
         pause = threading.Event()
-        while not places.socket.exists():
+        while not places.endpoint.exists():
             pause.wait(0.005)
         return thread
 

@@ -12,7 +12,7 @@ from lingshu_model.engine.results import Results
 from lingshu_model.engine.service import Remote
 from lingshu_model.engine.tiles import Tiles
 from lingshu_model.wire import Cells, Intervention, Requester
-from lingshu_model.wire.places import MAX_SOCKET_PATH, EnginePlaces
+from lingshu_model.wire.places import EnginePlaces
 from lingshu_tools.engine import Engine
 from lingshu_tools.errors import EngineError, InputError, NotFoundError
 
@@ -248,12 +248,6 @@ def test_only_the_owner_can_reach_the_socket(lab):
     places = EnginePlaces(lab.home)
     assert stat.S_IMODE(places.socket.stat().st_mode) == 0o600
     assert stat.S_IMODE(places.results.stat().st_mode) == 0o700
-
-
-def test_a_home_with_a_long_path_has_a_short_socket(lab):
-    long = EnginePlaces(lab.home / ("x" * 90))
-    assert len(str(long.socket)) <= MAX_SOCKET_PATH
-    assert long.socket != EnginePlaces(lab.home / ("y" * 90)).socket
 
 
 def test_an_idle_engine_leaves_and_cancelling_starts_none(lab):

@@ -12,7 +12,7 @@ import os
 import sys
 from pathlib import Path
 
-from lingshu_model.engine.house import HouseError
+from lingshu_model.engine.errors import StartError
 from lingshu_model.engine.results import DEFAULT_LIMIT
 from lingshu_model.engine.samplers import DEFAULT
 
@@ -22,13 +22,14 @@ ALREADY_RUNNING = 3
 def main() -> int:
     """Return the exit status: 0 after leaving in order, 3 when the home has an engine already."""
     options = _parser().parse_args()
+    os.umask(0o077)  # whatever it writes is this user's alone
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     from lingshu_model.engine.run import run  # after OMP_NUM_THREADS, which torch reads at import
 
     try:
         return run(options)
-    except HouseError as error:
+    except StartError as error:
         sys.stderr.write(f"lingshu engine: {error}\n")
         return ALREADY_RUNNING
 

@@ -21,7 +21,7 @@ from accelerate.utils import parse_flag_from_env
 from torch.distributed.distributed_c10d import PrefixStore
 
 from lingshu_model.engine.compute import RankLostError
-from lingshu_model.engine.house import HouseError
+from lingshu_model.engine.errors import StartError
 from lingshu_model.engine.samplers import Counts, Samplers
 from lingshu_model.engine.work import Task
 from lingshu_model.wire import ArmRequest
@@ -79,7 +79,7 @@ def join(expected: int | None) -> RankGroup:
     """Return this rank's group, after all ranks have joined.
 
     Raises:
-        HouseError: there are not as many processes as `expected`.
+        StartError: there are not as many processes as `expected`.
     """
     # Unlike Accelerator, PartialState does not look at the variable itself.
     cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.cuda.is_available()
@@ -90,7 +90,7 @@ def join(expected: int | None) -> RankGroup:
             f"launch --multi_gpu --num_processes {expected} -m lingshu_model.engine --ranks "
             f"{expected} …`; CPU: the same with ACCELERATE_USE_CPU=true in the environment"
         )
-        raise HouseError(message)
+        raise StartError(message)
     if state.num_processes == 1:
         return RankGroup(0, 1, None, None)
     if state.device and state.device.type == "cuda":

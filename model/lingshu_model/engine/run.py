@@ -16,8 +16,9 @@ from types import FrameType
 
 from lingshu_model.engine import tcp
 from lingshu_model.engine.compute import RankLostError, compute, sample_here
-from lingshu_model.engine.house import locked, unix_socket
 from lingshu_model.engine.job_queue import JobQueue
+from lingshu_model.engine.listening import local_listener
+from lingshu_model.engine.lock import engine_lock
 from lingshu_model.engine.results import Results
 from lingshu_model.engine.samplers import Samplers, find_factory
 from lingshu_model.engine.service import Remote, Service
@@ -32,7 +33,7 @@ def run(options: argparse.Namespace) -> int:
     places = EnginePlaces(options.home, options.socket)
     if int(os.environ.get("RANK", "0")) > 0:
         return _run_rank(options)
-    with locked(places):
+    with engine_lock(places):
         samplers = _samplers(options)
         if options.ranks in (None, 1) and int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return _alone(options, places, samplers)
@@ -100,10 +101,10 @@ def serve_and_compute(
     remote: Remote | None = None,
     workers: int = 1,
 ) -> None:
-    """Serve on the home's socket; compute on this thread and others until the service leaves."""
-    with unix_socket(places.socket) as unix, _helpers(queue, samplers, workers - 1):
-        service.start(unix, remote)
-        _log.info("engine %d serves %s", os.getpid(), places.socket)
+    """Serve the home's clients; compute on this thread and others until the service leaves."""
+    with local_listener(places) as local, _helpers(queue, samplers, workers - 1):
+        service.start(local, remote)
+        _log.info("engine %d serves %s", os.getpid(), local.endpoint)
         try:
             compute(queue, samplers, partial(sample_here, samplers), calls=True)
         finally:

@@ -4,7 +4,6 @@ Knows nothing of how cells are made.
 """
 
 import asyncio
-import hmac
 import socket
 import ssl
 import threading
@@ -14,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from starlette.responses import JSONResponse
 
+from lingshu_model.engine.access import Bearer, OwnersOnly
 from lingshu_model.engine.app import Face
 from lingshu_model.engine.job_queue import JobQueue
+from lingshu_model.engine.listening import Local
 from lingshu_model.engine.samplers import Samplers
 
 _GRACE_S = 10
@@ -25,7 +25,7 @@ _GRACE_S = 10
 
 @dataclass(frozen=True)
 class Remote:
-    """A TCP listener besides the Unix socket: every request must bear `token`."""
+    """A TCP listener besides the local one: every request must bear `token`."""
 
     listener: socket.socket
     token: str
@@ -46,10 +46,14 @@ class Service:
         self._servers: list[uvicorn.Server] = []
         self._thread: threading.Thread | None = None
 
-    def start(self, unix: socket.socket, remote: Remote | None = None) -> None:
+    def start(self, local: Local, remote: Remote | None = None) -> None:
         """Serve in a thread; the queue is closed once serving has ended."""
-        self._servers = [_server(self._face.app())]
-        sockets = [unix]
+        app = self._face.app()
+        if local.token:
+            self._servers = [_server(Bearer(app, local.token, proves=True))]
+        else:
+            self._servers = [_server(app, http=OwnersOnly)]
+        sockets = [local.listener]
         if remote:
             self._servers.append(_remote_server(self._face.app(), remote))
             sockets.append(remote.listener)
@@ -109,23 +113,4 @@ def _remote_server(app: Any, remote: Remote) -> uvicorn.Server:
     if remote.certificate:
         tls = {"ssl_certfile": remote.certificate, "ssl_keyfile": remote.key}
         tls["ssl_version"] = ssl.PROTOCOL_TLS_SERVER
-    return _server(_Bearer(app, remote.token), **tls)
-
-
-class _Bearer:
-    """Lets through what bears the token, compared in constant time."""
-
-    def __init__(self, app: Any, token: str) -> None:
-        self._app, self._wanted = app, f"Bearer {token}".encode()
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        given = dict(scope["headers"]).get(b"authorization", b"")
-        app = self._app if hmac.compare_digest(given, self._wanted) else _UNAUTHORISED
-        await app(scope, receive, send)
-
-
-_UNAUTHORISED = JSONResponse(
-    {"error": "this engine wants its token: set LINGSHU_ENGINE_TOKEN to the one it was given"},
-    status_code=401,
-    headers={"WWW-Authenticate": "Bearer"},
-)
+    return _server(Bearer(app, remote.token), **tls)

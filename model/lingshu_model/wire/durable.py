@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from lingshu_model.wire.private import FILE_MODE, set_mode
+
 UNFINISHED = ".tmp-"
 """How the name of a file begins that a crash may leave behind, half written."""
 
@@ -27,6 +29,7 @@ def durably(path: Path) -> Generator[BinaryIO]:
     temporary = Path(name)
     try:
         with os.fdopen(handle, "w+b") as file:
+            set_mode(handle, FILE_MODE)  # the umask may have taken a bit of the owner's
             yield file
             file.flush()
             _sync(file.fileno())

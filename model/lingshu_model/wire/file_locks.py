@@ -30,7 +30,14 @@ _flock_works: dict[int, bool] = {}  # by device
 
 
 class LockTimeoutError(TimeoutError):
-    """Somebody else held the lock for as long as the caller could wait."""
+    """Somebody else held the lock for as long as the caller could wait; `pid` 0 is unknown."""
+
+    def __init__(self, message: str, pid: int) -> None:
+        super().__init__(errno.ETIMEDOUT, message)
+        self.message, self.pid = message, pid
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class NoLocksError(OSError):
@@ -141,8 +148,7 @@ def wait_for_lock(path: Path, *, timeout_s: float, remove: bool = False) -> File
     while (lock := try_lock(path, remove=remove)) is None:
         left = deadline - time.monotonic()
         if left <= 0:
-            message = f"{path} is locked by {_holder_text(path)}; waited {timeout_s:.1f} s"
-            raise LockTimeoutError(errno.ETIMEDOUT, message)
+            raise _timeout(path, timeout_s)
         time.sleep(min(pause, left))
         pause = min(pause * 2, _LONGEST_PAUSE_S)
     return lock
@@ -335,14 +341,15 @@ def _me() -> Holder:
     return Holder(socket.gethostname(), boot_id(), os.getpid(), _started(os.getpid()), _namespace())
 
 
-def _holder_text(path: Path) -> str:
-    for named in (_claim_path(path), path):
+def _timeout(path: Path, timeout_s: float) -> "LockTimeoutError":
+    text, pid = "another process", 0
+    for named in (path, _claim_path(path)):
         with suppress(OSError):
             if (holder := Holder.parse(named.read_bytes())) and holder.pid:
-                text = f"process {holder.pid} on {holder.host}"
-                ended = holder.state == "elsewhere"
-                return f"{text}; if that one has ended, remove {named}" if ended else text
-    return "another process"
+                pid, text = holder.pid, f"process {holder.pid} on {holder.host}"
+                if holder.state == "elsewhere":
+                    text = f"{text}; if that one has ended, remove {named}"
+    return LockTimeoutError(f"{path} is locked by {text}; waited {timeout_s:.1f} s", pid)
 
 
 def _namespace() -> str:

@@ -1,9 +1,5 @@
-"""Where an engine's files lie under a home, so that both sides look in the same place.
+"""Where an engine's files lie under a home, so that both sides look in the same place."""
 
-Knows nothing of what is written there.
-"""
-
-import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,12 +36,16 @@ class EnginePlaces:
         return self.folder / "results"
 
     @property
+    def endpoint(self) -> Path:
+        """The file in which a running engine writes where it listens."""
+        return self.folder / "endpoint.json"
+
+    @property
     def socket(self) -> Path:
-        """The Unix socket; under `/tmp/lingshu-UID` where the home's own path is too long."""
-        if self.other_socket:
-            return self.other_socket
-        path = self.folder / "engine.sock"
-        if len(os.fsencode(path)) <= MAX_SOCKET_PATH:
-            return path
-        name = hashlib.sha256(os.fsencode(path)).hexdigest()[:24]
-        return Path(f"/tmp/lingshu-{os.getuid()}") / f"{name}.sock"  # noqa: S108 - short, and 0700
+        """The Unix socket, unless its path is too long or the file system has no sockets."""
+        return self.other_socket or self.folder / "engine.sock"
+
+
+def fits(socket: Path) -> bool:
+    """Return whether the path of a Unix socket is short enough."""
+    return len(os.fsencode(socket)) <= MAX_SOCKET_PATH

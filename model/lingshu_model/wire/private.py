@@ -1,8 +1,7 @@
 """Files and folders that only their owner can use, whatever the umask; symbolic links are refused.
 
 A folder in which others may write can be given a link or a file of theirs under any name. So every
-name in a home is opened without following a link, and what lies there must belong to this user or
-to root, who can read everything anyway.
+name in a home is opened without following a link, and what lies there must belong to this user.
 """
 
 import errno
@@ -84,8 +83,12 @@ def private_folder(path: Path) -> Path:
     return path
 
 
-def check_folder(path: Path) -> os.stat_result:
+def check_folder(path: Path, *, or_root: bool = False) -> os.stat_result:
     """Return the status of a folder of this user's, which is no symbolic link.
+
+    Args:
+        path: the folder.
+        or_root: root's will do too, who can read everything anyway.
 
     Raises:
         UnsafePathError: a link, not a folder, or another user's.
@@ -98,17 +101,29 @@ def check_folder(path: Path) -> os.stat_result:
     if not stat.S_ISDIR(status.st_mode):
         message = f"{path} is not a folder: remove it"
         raise UnsafePathError(message)
-    check_owner(path, status)
+    check_owner(path, status, or_root=or_root)
     return status
 
 
-def check_owner(path: Path, status: os.stat_result) -> None:
-    """Refuse what belongs neither to this user nor to root.
+def check_closed(path: Path, status: os.stat_result) -> None:
+    """Refuse what the group or others may use in any way.
+
+    Raises:
+        UnsafePathError: they may.
+    """
+    if status.st_mode & OTHERS:
+        mode, right = stat.S_IMODE(status.st_mode), stat.S_IMODE(status.st_mode) & ~OTHERS
+        message = f"{path} has the mode {mode:04o}, open to others: chmod {right:04o} {path}"
+        raise UnsafePathError(message)
+
+
+def check_owner(path: Path, status: os.stat_result, *, or_root: bool = False) -> None:
+    """Refuse what does not belong to this user.
 
     Raises:
         UnsafePathError: it is another user's.
     """
-    if status.st_uid not in (os.geteuid(), 0):
+    if status.st_uid != os.geteuid() and not (or_root and status.st_uid == 0):
         message = (
             f"{path} belongs to user {status.st_uid}, and this process runs as user "
             f"{os.geteuid()}: use a folder of your own, or have it given to you with chown"

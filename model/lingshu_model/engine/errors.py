@@ -1,0 +1,5 @@
+"""What keeps an engine from starting."""
+
+
+class StartError(Exception):
+    """The engine cannot run here; the text says why and what to do."""
