@@ -15,6 +15,7 @@ from lingshu_tools.cli_migrate import migrate
 
 if TYPE_CHECKING:
     from lingshu_tools.app import App
+    from lingshu_tools.ledger.reading import Reading
 
 _WHICH = click.option(
     "--ledger",
@@ -93,13 +94,13 @@ def tag_(experiment_id: str, tags: tuple[str, ...]) -> None:
 @common
 @click.pass_context
 def verify(ctx: click.Context, anchor: tuple[str, ...], database: Path | None) -> None:
-    """Re-derive every hash and read every object; exits with 1 at the first thing wrong."""
+    """Re-derive every hash, read every object, compare the schema; exits with 1 if one is wrong."""
     from lingshu_tools.ledger import Head
     from lingshu_tools.plain import plain
 
     anchors = [Head.parse(text) for text in anchor]
     with progress_bar("verify", "rows") as sink:
-        report = _app(database).ledger.verify(sink, anchors=anchors)
+        report = _to_audit(database).verify(sink, anchors=anchors)
     problems = [plain(str(problem)) for problem in report.problems]
     if settings().as_json:
         status = "succeeded" if report.ok else "failed"
@@ -215,6 +216,21 @@ def _tell(structured: dict[str, Any], text: str, warnings: Sequence[str] = ()) -
         echo_json({"status": "succeeded", **structured, "warnings": list(warnings)})
     else:
         click.echo("\n".join([text, *warnings]))
+
+
+def _to_audit(database: Path | None) -> "Reading":
+    """Return the ledger; where its schema keeps it from being used, it can still be verified."""
+    from lingshu_tools.errors import SchemaError
+    from lingshu_tools.ledger.backend import backend_of
+    from lingshu_tools.ledger.reading import Reading
+
+    try:
+        return _app(database).ledger
+    except SchemaError:
+        home = open_app().home if database is None else database.parent
+        url = None if database else os.environ.get("LINGSHU_LEDGER")
+        address = url or str((database or home / "experiments.db").absolute())
+        return Reading.open_for_audit(backend_of(address, writable=False), home)
 
 
 def _app(database: Path | None) -> "App":

@@ -29,9 +29,14 @@ def migrate(database: Path | None) -> None:
     done = migrate_server(url) if url else bring(database or open_app().home / "experiments.db")
     if settings().as_json:
         backup = None if done.backup is None else str(done.backup)
-        said = {"before": done.before, "after": done.after, "backup": backup}
-        echo_json({"status": "succeeded", **said})
-    elif done.backup is None:
+        changed = {"before": done.before, "after": done.after, "restored": done.restored}
+        echo_json({"status": "succeeded", **changed, "backup": backup})
+        return
+    for restored in done.restored:
+        click.echo(f"restored: {restored}")
+    if done.before == done.after:
         click.echo(f"schema {done.after} already; what is derived from the rows was made anew")
     else:
-        click.echo(f"schema {done.before} is now {done.after}; as it was, it is in {done.backup}")
+        click.echo(f"schema {done.before} is now {done.after}")
+    if done.backup is not None:
+        click.echo(f"as it was, it is in {done.backup}")

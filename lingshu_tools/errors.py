@@ -7,6 +7,7 @@
     ├── LedgerError           the ledger cannot be opened, written or trusted
     │   ├── BusyError         somebody alive is at work on the experiment
     │   ├── SealedError       the experiment has its outcome already
+    │   ├── SchemaError       a table, view, trigger or index is not as its revision says
     │   └── TamperError       a row or an object is not what its hash says
     ├── CancelledError        the experiment was cancelled; what was done is kept
     └── InternalError         a fault of ours: a fixed sentence and an incident id
@@ -44,6 +45,10 @@ class BusyError(LedgerError):
 
 class SealedError(LedgerError):
     """The experiment has its outcome already; read that instead."""
+
+
+class SchemaError(LedgerError):
+    """A table, view, trigger or index of the ledger is missing, changed or foreign."""
 
 
 class TamperError(LedgerError):

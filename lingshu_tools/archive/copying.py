@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import Connection, Table, func, insert, inspect, select
 from sqlalchemy.exc import DBAPIError
 
-from lingshu_tools.ledger import sqlite
+from lingshu_tools.ledger import sqlite, sqlite_schema
 from lingshu_tools.ledger.records import Head
 from lingshu_tools.ledger.schema import TABLES, chain
 
@@ -44,7 +44,7 @@ def copy_rows(
     with read() as connection:
         sources = [(table, _known(connection, table)) for table in (chain, *TABLES.values())]
     with _refusals(), sqlite.writer(target, journal).begin() as into:
-        sqlite.create_tables(into)
+        sqlite_schema.create_tables(into)
         for start in range(1, head.seq + 1, BATCH):
             end = min(start + BATCH - 1, head.seq)
             with read() as connection:

@@ -4,7 +4,7 @@
 rows.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
@@ -14,6 +14,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from lingshu_tools.errors import InputError
+from lingshu_tools.ledger.differences import Difference
 from lingshu_tools.ledger.liveness import Locks
 from lingshu_tools.ledger.search import Read, Search
 
@@ -67,6 +68,14 @@ class Backend(Protocol):
 
     def flaws(self, connection: Connection, *, revision: str) -> Iterator[tuple[int | None, str]]:
         """Yield what is wrong with a database of a revision, and the row where there is one."""
+        ...
+
+    def differences(self, connection: Connection, revision: str) -> Sequence[Difference]:
+        """Return what of the schema is not as in a revision, as far as can be seen at once."""
+        ...
+
+    def restore(self, connection: Connection, revision: str) -> None:
+        """Put back what of a revision's schema holds no rows, as far as it differs."""
         ...
 
     def locks(self, folder: Path) -> Locks:

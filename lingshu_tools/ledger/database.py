@@ -16,6 +16,7 @@ from lingshu_tools.errors import LedgerError
 from lingshu_tools.ledger import schema
 from lingshu_tools.ledger.backend import Backend
 from lingshu_tools.ledger.chain import append
+from lingshu_tools.ledger.differences import require_none
 from lingshu_tools.ledger.migrations import BASELINE, REVISIONS
 from lingshu_tools.ledger.rows import new_id, now
 
@@ -68,15 +69,24 @@ class Database:
         return self
 
     @classmethod
-    def open_read_only(cls, backend: Backend) -> Self:
+    def open_read_only(cls, backend: Backend, *, audit: bool = False) -> Self:
         """Return the database; nothing is written, not even beside a file.
+
+        Args:
+            backend: where it is.
+            audit: take it whatever its views, triggers and indexes are: for `verify` and
+                `migrate`, which name what differs.
 
         Raises:
             LedgerError: it is missing, no ledger, or one of another format.
+            SchemaError: it is not as its revision says.
         """
         self = cls(backend)
         with self.read() as connection:
-            self.revision = _check(connection)
+            self.revision = revision_of(connection)
+            if not audit:
+                found = backend.differences(connection, self.revision)
+                require_none(found, self.name, self.revision)
         return self
 
     @contextmanager
@@ -119,10 +129,17 @@ class Database:
             self.backend.create(connection)
             start = {"id": new_id("led"), "format": schema.FORMAT, "created_at": now()}
             append(connection, schema.ledger, **start)
-        return _check(connection)
+        found = revision_of(connection)
+        require_none(self.backend.differences(connection, found), self.name, found)
+        return found
 
 
-def _check(connection: Connection) -> str:
+def revision_of(connection: Connection) -> str:
+    """Return the revision of a ledger's schema.
+
+    Raises:
+        LedgerError: it is no ledger, or one of another format or a newer revision.
+    """
     found = None
     if inspect(connection).has_table(schema.ledger.name):
         found = connection.scalar(select(schema.ledger.c.format))

@@ -3,11 +3,12 @@
 `standing` finds experiments by status without looking at every one of them; triggers keep it, so
 any program that adds rows does. It decides what is looked at, never what is said: a status that is
 shown comes from the outcome itself. The views are for people with a SQL prompt. A lock is no row,
-so to a view an unsealed attempt is `running or interrupted`. Knows nothing of revisions.
+so to a view an unsealed attempt is `running or interrupted`.
 """
 
 from sqlalchemy import Connection, delete, func, insert, select
 
+from lingshu_tools.ledger.migrations import FIRST_VIEWS, HEAD, STANDING
 from lingshu_tools.ledger.schema import derived, experiment, outcome, standing
 
 OPEN = "open"
@@ -49,10 +50,13 @@ VIEWS = {
 }
 
 
-def create(connection: Connection) -> None:
-    """Make the table, its triggers and the views in the transaction that is open."""
-    derived.create_all(connection, checkfirst=False)
-    for statement in (*TRIGGERS.values(), *VIEWS.values()):
+def create(connection: Connection, at: str = HEAD) -> None:
+    """Make what a revision has of this (table, triggers, views) in the transaction that is open."""
+    if at >= STANDING:
+        derived.create_all(connection, checkfirst=False)
+    triggers = TRIGGERS if at >= STANDING else {}
+    views = VIEWS if at >= FIRST_VIEWS else {}
+    for statement in (*triggers.values(), *views.values()):
         connection.exec_driver_sql(statement)
 
 

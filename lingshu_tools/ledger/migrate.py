@@ -21,7 +21,8 @@ from lingshu_model.wire.durable import UNFINISHED, sync_folder
 from lingshu_tools.errors import LedgerError
 from lingshu_tools.ledger import derived
 from lingshu_tools.ledger.backend import Backend, backend_of
-from lingshu_tools.ledger.database import Database
+from lingshu_tools.ledger.database import Database, revision_of
+from lingshu_tools.ledger.differences import require_none
 from lingshu_tools.ledger.migrations import HEAD
 from lingshu_tools.ledger.sqlite import SqliteBackend
 
@@ -30,21 +31,30 @@ VERSIONS = Path(__file__).parent / "migrations"
 
 @dataclass(frozen=True)
 class Migrated:
-    """What `migrate` did; `backup` is None where the schema was new enough."""
+    """What `migrate` did.
+
+    Attributes:
+        before, after: the revision of the schema.
+        backup: the copy made first; None where nothing had to be changed.
+        restored: triggers, views and indexes that were not as the revision says.
+    """
 
     before: str
     after: str
     backup: Path | None
+    restored: tuple[str, ...] = ()
 
 
 def migrate(path: Path) -> Migrated:
     """Return what was done to bring the ledger at `path` to this version's schema.
 
-    What is derived from its rows is made anew in any case.
+    What is derived from its rows is made anew in any case. Triggers, views and indexes that are not
+    as the ledger's revision says are put back.
 
     Raises:
         LedgerError: there is no ledger, it is newer than this version, or it could not be copied
             or changed; then it is as it was.
+        SchemaError: a table is not as the revision says: no statement could mend its rows.
     """
     if not path.is_file():
         message = f"{str(path)!r} is no file: name the ledger's experiments.db, or its home"
@@ -63,24 +73,31 @@ def migrate_server(url: str) -> Migrated:
 
 
 def _migrated(backend: Backend) -> Migrated:
-    database = Database.open(backend)
     with backend.alone():
-        return database.write(lambda connection: _migrate(connection, backend, database.revision))
+        # Not outside: another process may be migrating it now.
+        database = Database.open_read_only(backend, audit=True)
+        return database.write(lambda connection: _migrate(connection, backend))
 
 
-def _migrate(connection: Connection, backend: Backend, before: str) -> Migrated:
-    backup = None
-    if before != HEAD:
-        if backend.path is None:
-            message = (
-                f"{backend.name} has the schema {before}, and ledgers on a server begin with {HEAD}"
-                ": no release made it; copy it with pg_dump, export it, and begin a new one"
-            )
-            raise LedgerError(message)
+def _migrate(connection: Connection, backend: Backend) -> Migrated:
+    before, backup = revision_of(connection), None
+    differing = backend.differences(connection, before)
+    if before != HEAD and backend.path is None:
+        message = (
+            f"{backend.name} has the schema {before}, and ledgers on a server begin with {HEAD}"
+            ": no release made it; copy it with pg_dump, export it, and begin a new one"
+        )
+        raise LedgerError(message)
+    if backend.path is not None and (before != HEAD or differing):
         backup = _copy(backend.path, before)
+    backend.restore(connection, before)
+    left = backend.differences(connection, before)
+    require_none(left, backend.name, before)
+    if before != HEAD:
         _upgrade(connection)
     derived.rebuild(connection)
-    return Migrated(before, HEAD, backup)
+    restored = tuple(str(each) for each in differing if each not in left)
+    return Migrated(before, HEAD, backup, restored)
 
 
 def _copy(path: Path, revision: str) -> Path:

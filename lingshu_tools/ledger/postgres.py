@@ -19,7 +19,6 @@ from sqlalchemy import (
     create_engine,
     event,
     func,
-    insert,
     inspect,
     select,
     text,
@@ -29,29 +28,13 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
 from lingshu_tools.errors import InputError, LedgerError
-from lingshu_tools.ledger import derived, schema
-from lingshu_tools.ledger.migrations import HEAD
-from lingshu_tools.ledger.schema import metadata, revision
+from lingshu_tools.ledger import postgres_schema
+from lingshu_tools.ledger.differences import Difference
 from lingshu_tools.ledger.search import Read
 
 BUSY_S = 30
 _ONE_WRITER = "SELECT pg_advisory_xact_lock(hashtextextended('ledger ' || current_schema(), 0))"
 _TAKE = "SELECT pg_try_advisory_lock(hashtextextended(:name, 0))"
-_INSERT_ONLY = "BEGIN RAISE EXCEPTION USING MESSAGE = TG_TABLE_NAME || ' is insert-only'; END"
-_BEGINS = (
-    "BEGIN INSERT INTO standing (seq, status) VALUES (NEW.seq, 'open')"
-    " ON CONFLICT (seq) DO UPDATE SET status = 'open'; RETURN NULL; END"
-)
-_ENDS = (
-    "BEGIN UPDATE standing SET status = NEW.kind"
-    " WHERE seq = (SELECT e.seq FROM experiment e WHERE e.id = NEW.experiment_id);"
-    " RETURN NULL; END"
-)
-FUNCTIONS = {
-    "ledger_insert_only": _INSERT_ONLY,
-    "ledger_standing_begins": _BEGINS,
-    "ledger_standing_ends": _ENDS,
-}
 _SETTINGS = {"synchronous_commit": "on", "lock_timeout": f"{BUSY_S}s"}
 _BUSY = ("LockNotAvailable", "DeadlockDetected", "SerializationFailure")
 _HELD = text(
@@ -116,42 +99,24 @@ class PostgresBackend:
 
     def create(self, connection: Connection) -> None:
         """Make every table, index, function, trigger and view."""
-        metadata.create_all(connection, checkfirst=False)
-        schema.derived.create_all(connection, checkfirst=False)
-        revision.create(connection)
-        connection.execute(insert(revision), {"version_num": HEAD})
-        for name, body in FUNCTIONS.items():
-            connection.exec_driver_sql(
-                f"CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $${body}$$"
-            )
-        for name, (table, when, function) in _triggers().items():
-            connection.exec_driver_sql(
-                f"CREATE TRIGGER {name} {when} ON {table} FOR EACH {_each(when)}"
-                f" EXECUTE FUNCTION {function}()"
-            )
-        for statement in derived.VIEWS.values():
-            connection.exec_driver_sql(statement)
+        postgres_schema.create(connection)
 
     def is_busy(self, error: Exception) -> bool:
         """Return whether somebody else held what was needed for too long."""
         return type(getattr(error, "orig", error)).__name__ in _BUSY
 
     def flaws(self, connection: Connection, *, revision: str) -> Iterator[tuple[int | None, str]]:
-        """Yield what is wrong with the functions and triggers; foreign keys PostgreSQL minds."""
-        query = (
-            "SELECT t.tgname, c.relname, p.proname, p.prosrc, t.tgenabled FROM pg_trigger t"
-            " JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_proc p ON p.oid = t.tgfoid"
-            " WHERE NOT t.tgisinternal AND c.relnamespace = current_schema()::regnamespace"
-        )
-        found = {row[0]: tuple(row[1:]) for row in connection.exec_driver_sql(query)}
-        expected = _triggers(revision)
-        for name, (table, _, function) in expected.items():
-            if found.get(name) != (table, function, FUNCTIONS[function], "O"):
-                yield None, f"trigger {name} is missing or changed: rows were not protected"
-        ours = {*metadata.tables, *schema.derived.tables}
-        for name in found.keys() - expected.keys():
-            if found[name][0] in ours:
-                yield None, f"trigger {name} is none of the ledger's: it may change what is written"
+        """Yield what of the schema is not as its revision; foreign keys PostgreSQL minds."""
+        for each in postgres_schema.differences(connection, self._engine(), revision):
+            yield None, each.explained
+
+    def differences(self, connection: Connection, revision: str) -> list[Difference]:
+        """Return the triggers that are not as in a revision."""
+        return postgres_schema.trigger_differences(connection, revision)
+
+    def restore(self, connection: Connection, revision: str) -> None:
+        """Put back the functions and triggers that a revision has."""
+        postgres_schema.restore(connection, self._engine(), revision)
 
     def locks(self, folder: Path) -> "AdvisoryLocks":
         """Return the locks that connections hold; no lock files are needed."""
@@ -235,18 +200,3 @@ def _prepare(connection: Any, _: Any) -> None:
     if encoding != "UTF8":
         message = f"the database's encoding is {encoding}; make one with ENCODING 'UTF8'"
         raise InputError(message)
-
-
-def _triggers(at: str = HEAD) -> dict[str, tuple[str, str, str]]:
-    """Return the triggers of a revision: the table, when, and the function that is called."""
-    stop = "BEFORE UPDATE OR DELETE OR TRUNCATE"
-    tables = (schema.chain.name, *schema.tables_at(at))
-    kept = {f"{table}_insert_only": (table, stop, "ledger_insert_only") for table in tables}
-    return kept | {
-        "standing_begins": ("experiment", "AFTER INSERT", "ledger_standing_begins"),
-        "standing_ends": ("outcome", "AFTER INSERT", "ledger_standing_ends"),
-    }
-
-
-def _each(when: str) -> str:
-    return "ROW" if when == "AFTER INSERT" else "STATEMENT"

@@ -7,12 +7,13 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from sqlalchemy import Connection, select
 
 from lingshu_tools.errors import InputError
 from lingshu_tools.ledger import schema
+from lingshu_tools.ledger.backend import Backend
 from lingshu_tools.ledger.chain import fetch, has, head_of
 from lingshu_tools.ledger.database import Database
 from lingshu_tools.ledger.heads import Heads
@@ -48,6 +49,16 @@ class Reading:
         self._spool = Spool(home / "spool")
         self._heads = Heads(home / "heads.txt")
         self._search = database.backend.search(database.read)
+
+    @classmethod
+    def open_for_audit(cls, backend: Backend, home: Path) -> Self:
+        """Return a ledger to verify, even where its schema is not as its revision says.
+
+        Raises:
+            LedgerError: there is no ledger there.
+        """
+        database = Database.open_read_only(backend, audit=True)
+        return cls(database, home, ObjectStore(home / "objects", writable=False))
 
     @property
     def name(self) -> str:

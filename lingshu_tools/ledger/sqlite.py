@@ -19,19 +19,15 @@ from sqlalchemy import (
     Connection,
     Engine,
     NullPool,
-    Table,
-    UniqueConstraint,
     create_engine,
     event,
-    insert,
     inspect,
 )
 
 from lingshu_tools.errors import LedgerError
-from lingshu_tools.ledger import derived
+from lingshu_tools.ledger import sqlite_schema
+from lingshu_tools.ledger.differences import Difference
 from lingshu_tools.ledger.liveness import FileLocks
-from lingshu_tools.ledger.migrations import HEAD, STANDING
-from lingshu_tools.ledger.schema import chain, metadata, revision, tables_at
 from lingshu_tools.ledger.search import Read, Search
 
 BUSY_S = 30.0
@@ -149,7 +145,7 @@ class SqliteBackend:
 
     def create(self, connection: Connection) -> None:
         """Make every table, index, trigger and view in the transaction that is open."""
-        create_tables(connection)
+        sqlite_schema.create_tables(connection)
 
     def is_busy(self, error: Exception) -> bool:
         """Return whether somebody else was writing for as long as this one waited."""
@@ -157,20 +153,22 @@ class SqliteBackend:
         return "database is locked" in text or "database table is locked" in text
 
     def flaws(self, connection: Connection, *, revision: str) -> Iterator[tuple[int | None, str]]:
-        """Yield what SQLite's own checks find, and triggers that are not as they were made."""
+        """Yield what SQLite's own checks find, and what of the schema is not as its revision."""
         for (said,) in connection.exec_driver_sql("PRAGMA integrity_check(10)"):
             if said != "ok":
                 yield None, f"SQLite's integrity check says: {said}"
         for table, row, parent, _ in connection.exec_driver_sql("PRAGMA foreign_key_check"):
             yield row, f"{table} refers to a {parent} that is not there"
-        query = "SELECT name, sql FROM sqlite_master WHERE type = 'trigger'"
-        found = dict(tuple(row) for row in connection.exec_driver_sql(query))
-        expected = triggers(revision) | (derived.TRIGGERS if revision >= STANDING else {})
-        for name, statement in expected.items():
-            if found.get(name) != statement:
-                yield None, f"trigger {name} is missing or changed: rows were not protected"
-        for name in found.keys() - expected.keys():
-            yield None, f"trigger {name} is none of the ledger's: it may change what is written"
+        for difference in sqlite_schema.differences(connection, revision):
+            yield None, difference.explained
+
+    def differences(self, connection: Connection, revision: str) -> list[Difference]:
+        """Return what of the schema is not as in a revision."""
+        return sqlite_schema.differences(connection, revision)
+
+    def restore(self, connection: Connection, revision: str) -> None:
+        """Put back the triggers, views and indexes that a revision has."""
+        sqlite_schema.restore(connection, revision)
 
     def locks(self, folder: Path) -> FileLocks:
         """Return the lock files in `folder`."""
@@ -258,39 +256,3 @@ def _set(connection: sqlite3.Connection, name: str, value: Any) -> None:
             return
     message = f"PRAGMA {name}={value} stayed locked; close other programs that use the ledger"
     raise LedgerError(message)
-
-
-def create_tables(connection: Connection) -> None:
-    """Make all that the newest revision of the schema has, in an empty database."""
-    metadata.create_all(connection, checkfirst=False)
-    for statement in triggers().values():
-        connection.exec_driver_sql(statement)
-    derived.create(connection)
-    revision.create(connection)
-    connection.execute(insert(revision), {"version_num": HEAD})
-
-
-def triggers(at: str = HEAD) -> dict[str, str]:
-    """Return the triggers that keep the tables of a revision insert-only, by name."""
-    return dict(t for table in (chain, *tables_at(at).values()) for t in _triggers(table))
-
-
-def _triggers(table: Table) -> Iterator[tuple[str, str]]:
-    stop = f"SELECT RAISE(ABORT, '{table.name} is insert-only');"
-    for action in ("update", "delete"):
-        name = f"{table.name}_no_{action}"
-        yield (
-            name,
-            f"CREATE TRIGGER {name} BEFORE {action.upper()} ON {table.name} BEGIN {stop} END",
-        )
-    # Stops a REPLACE by connections that did not set recursive_triggers.
-    taken = " OR ".join(f"({' AND '.join(f'{c} = NEW.{c}' for c in key)})" for key in _keys(table))
-    name = f"{table.name}_no_replace"
-    when = f"WHEN EXISTS (SELECT 1 FROM {table.name} WHERE {taken})"  # noqa: S608 - own names
-    yield name, f"CREATE TRIGGER {name} BEFORE INSERT ON {table.name} {when} BEGIN {stop} END"
-
-
-def _keys(table: Table) -> list[list[str]]:
-    unique = [c for c in table.constraints if isinstance(c, UniqueConstraint)]
-    keys = [["seq"], *([column.name for column in constraint.columns] for constraint in unique)]
-    return sorted(keys)

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from queue import SimpleQueue
 from typing import IO, cast
 
@@ -21,7 +21,7 @@ from lingshu_tools.errors import LedgerError
 from lingshu_tools.interpreter import PIPE, Process, start
 from lingshu_tools.ledger.chain import EMPTY, head_of
 from lingshu_tools.ledger.checking import MAX_PROBLEMS, Checked, Place, check
-from lingshu_tools.ledger.database import UNREADABLE, Database, why
+from lingshu_tools.ledger.database import UNREADABLE, Database, revision_of, why
 from lingshu_tools.ledger.objects import ObjectStore
 from lingshu_tools.ledger.records import Head, Problem, VerifyReport
 from lingshu_tools.ledger.schema import artifact, chain, tables_at
@@ -61,6 +61,8 @@ class Audit:
     def _everything(self, anchors: Iterable[Head]) -> Head:
         whole = Checked()
         with self._engine.begin() as connection:
+            # It may have been migrated since it was opened.
+            self._place = replace(self._place, revision=revision_of(connection))
             head = head_of(connection)
             total = head.seq
             if self._place.objects is not None:

@@ -94,12 +94,12 @@ def test_an_audit_of_a_server_sees_what_its_owner_did(
 @pytest.mark.parametrize(
     ("statement", "said"),
     [
-        ("ALTER TABLE outcome DISABLE TRIGGER outcome_insert_only", "outcome_insert_only is miss"),
+        ("ALTER TABLE outcome DISABLE TRIGGER outcome_insert_only", "outcome_insert_only is ch"),
         ("DROP TRIGGER standing_ends ON outcome", "standing_ends is missing"),
         (
             "CREATE OR REPLACE FUNCTION ledger_insert_only() RETURNS trigger LANGUAGE plpgsql AS "
             "'BEGIN RETURN NEW; END'",
-            "experiment_insert_only is missing or changed",
+            "experiment_insert_only is changed",
         ),
         (
             "CREATE TRIGGER another BEFORE INSERT ON chain FOR EACH STATEMENT EXECUTE FUNCTION "
