@@ -8,9 +8,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from lingshu_model.wire import Catalogue
 from lingshu_tools.engine import Engine
@@ -19,6 +18,30 @@ from lingshu_tools.ledger import Door, Ledger, default_home
 
 T = TypeVar("T")
 REFERENCE_LEDGER = Path(__file__).parent.parent / "experiments.db"
+
+
+class once(Generic[T]):  # noqa: N801 - used as a decorator
+    """An attribute worked out when it is first used.
+
+    `functools.cached_property` of Python 3.11 has one lock for all instances: one thread that waits
+    for a locked database would keep every other waiting, for longer than their calls may take. Here
+    several threads may work it out at once; what the first of them gets is kept.
+    """
+
+    def __init__(self, make: Callable[[Any], T]) -> None:
+        self._make = make
+        self.__doc__ = make.__doc__
+
+    def __get__(self, instance: Any, owner: type) -> T:
+        if instance is None:
+            return self  # type: ignore[return-value] - as functions do
+        name = self._make.__name__
+        if name not in instance.__dict__:
+            instance.__dict__.setdefault(name, self._make(instance))
+        return instance.__dict__[name]
+
+    def __set__(self, instance: Any, value: T) -> None:
+        instance.__dict__[self._make.__name__] = value
 
 
 class Bench:
@@ -50,17 +73,17 @@ class Bench:
         if engine is not None:
             self.engine = engine
 
-    @cached_property
+    @once
     def ledger(self) -> Ledger:
         """The ledger of this home, made when there is none."""
         return Ledger.open(self.home)
 
-    @cached_property
+    @once
     def engine(self) -> Engine:
         """The client of this home's engine; no engine is started by asking for it."""
         return Engine(self.home, principal=self.principal)
 
-    @cached_property
+    @once
     def reference(self) -> Ledger | None:
         """The reference ledger, opened read-only, where one is shipped."""
         path = Path(os.environ.get("LINGSHU_REFERENCE_LEDGER", REFERENCE_LEDGER))

@@ -13,7 +13,8 @@ from contextvars import ContextVar
 GRACE_S = 2.5
 """Seconds a call may take beyond its `wait_s`; the promise to clients is 3, so half a second is
 left for sending the answer."""
-_LEAST_S = 0.05
+LEAST_S = 0.05
+"""The shortest wait that `remaining` gives: a call that is late still looks once."""
 
 _end: ContextVar[float | None] = ContextVar("lingshu_deadline", default=None)
 
@@ -33,9 +34,9 @@ def time_limit(seconds: float) -> Generator[None]:
 def remaining(longest: float) -> float:
     """Return the seconds a wait may take: at most `longest`, at most what the call has left.
 
-    Never less than 0.05 s, so that a call that is late still looks once.
+    Never less than `LEAST_S`.
     """
     end = _end.get()
     if end is None:
         return longest
-    return max(min(longest, end - time.monotonic()), _LEAST_S)
+    return max(min(longest, end - time.monotonic()), LEAST_S)

@@ -20,9 +20,11 @@ from lingshu_tools.errors import (
     InputError,
     InternalError,
     LingshuError,
+    LockedError,
     NotFoundError,
     did_you_mean,
 )
+from lingshu_tools.ledger.beginning import recording
 from lingshu_tools.plain import plain, plain_result
 from lingshu_tools.registry import Arguments, ToolSpec, registry
 from lingshu_tools.results import ErrorResult, Result
@@ -49,9 +51,12 @@ def call(app: App, tool: str, arguments: Mapping[str, Any]) -> Result:
 def _called(app: App, tool: str, arguments: Mapping[str, Any]) -> Result:
     spec = find_tool(tool)
     parsed = parse(spec, arguments)
+    recorded: list[str] = []
     try:
-        with time_limit(getattr(parsed, "wait_s", 0.0) + GRACE_S):
+        with time_limit(getattr(parsed, "wait_s", 0.0) + GRACE_S), recording() as recorded:
             return spec.run(app, parsed)
+    except LockedError as error:
+        raise _with_ids(error, recorded) from error
     except LingshuError:
         raise
     except CheckpointError as error:
@@ -91,6 +96,18 @@ def parse(spec: ToolSpec, arguments: Mapping[str, Any]) -> Arguments:
 def error_result(error: LingshuError) -> ErrorResult:
     """Return an error in the shape of a result, for doors that print one."""
     return ErrorResult(error=type(error).__name__, summary=plain(str(error)))
+
+
+def _with_ids(error: LockedError, recorded: list[str]) -> LockedError:
+    """Return the error of a call that could not read back what it had recorded before."""
+    if not recorded:
+        return error
+    more = f" and {len(recorded) - 3} more" if len(recorded) > 3 else ""
+    message = (
+        f"{error}. What this call asked for was recorded before, as {', '.join(recorded[:3])}{more}"
+        ": it goes on when the lock is released, and get_experiment gives the result"
+    )
+    return LockedError(message)
 
 
 def _incident(tool: str, error: Exception) -> InternalError:

@@ -6,6 +6,7 @@
     ├── EngineError           the engine could not be reached, started or finish an arm
     ├── LedgerError           the ledger cannot be opened, written or trusted
     │   ├── BusyError         somebody alive is at work on the experiment
+    │   ├── LockedError       another program holds the database's lock
     │   ├── SealedError       the experiment has its outcome already
     │   ├── SchemaError       a table, view, trigger or index is not as its revision says
     │   └── TamperError       a row or an object is not what its hash says
@@ -41,6 +42,10 @@ class LedgerError(LingshuError):
 
 class BusyError(LedgerError):
     """An attempt at this experiment is alive; wait for it instead of starting another."""
+
+
+class LockedError(LedgerError):
+    """Another program held the database's lock for as long as this one could wait."""
 
 
 class SealedError(LedgerError):

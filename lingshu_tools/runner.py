@@ -24,7 +24,9 @@ from lingshu_tools.errors import (
     CancelledError,
     EngineError,
     InputError,
+    LedgerError,
     LingshuError,
+    LockedError,
     SealedError,
 )
 from lingshu_tools.experiments import Design, design_of
@@ -39,6 +41,7 @@ _SLICE_S = 1.0
 """How long one wait on the engine lasts, and so how late a cancellation may be noticed."""
 _POLL_S = 0.5
 """How late an outcome that another process sealed is noticed; our own announce themselves."""
+_LOCKED_PAUSE_S = 1.0
 _ENDED = ("succeeded", "failed", "cancelled")
 _RESUBMITS = 3
 
@@ -52,6 +55,7 @@ class Runner:
         self._active: set[str] = set()
         self._jobs: dict[tuple[str, str], JobView] = {}
         self._troubles: dict[str, str] = {}
+        self._locked: dict[str, str] = {}
         self._totals: dict[str, int] = {}
         self._ended: set[str] = set()
         self._judging: set[str] = set()
@@ -101,8 +105,8 @@ class Runner:
         return Progress(done=sum(p.done for p in made), total=sum(p.total for p in made))
 
     def trouble(self, experiment_id: str) -> str | None:
-        """Return why this process could not finish an unsealed experiment, or None."""
-        return self._troubles.get(experiment_id)
+        """Return why this process could not finish an unsealed experiment, or cannot yet."""
+        return self._troubles.get(experiment_id) or self._locked.get(experiment_id)
 
     def close(self) -> None:
         """Stop working; what is unsealed can be picked up by any process."""
@@ -150,11 +154,11 @@ class Runner:
 
     def _submitted(self, experiment_id: str) -> tuple[Experiment, Design] | None:
         """Submit an experiment's arms ahead of its turn, so that the engine always has work."""
-        if self._bench.ledger.status(experiment_id) in _ENDED:
-            return None
         made: list[tuple[Experiment, Design]] = []
 
         def submit() -> None:
+            if self._bench.ledger.status(experiment_id) in _ENDED:
+                return
             experiment = self._bench.ledger.experiment(experiment_id)
             design = design_of(self._bench, experiment)
             made.append((experiment, design))
@@ -165,13 +169,27 @@ class Runner:
         return made[0] if made else None
 
     def _guarded(self, experiment_id: str, act: Callable[[], None]) -> None:
-        """Act; what stops one experiment must not stop its siblings, an absent engine must."""
+        """Act; what stops one experiment must not stop its siblings, an absent engine must.
+
+        While another program keeps the database locked this waits and acts again: what has been
+        made is in the engine, and an outcome in the spool.
+        """
+        while self._locked_out(experiment_id, act):
+            if self._closing.wait(_LOCKED_PAUSE_S):
+                return
+
+    def _locked_out(self, experiment_id: str, act: Callable[[], None]) -> bool:
+        """Act, and return whether nothing came of it because the database is locked."""
         try:
             act()
+            self._locked.pop(experiment_id, None)
         except (BusyError, SealedError, CancelledError):
             pass
         except EngineError:
             raise
+        except LockedError as error:
+            self._locked[experiment_id] = str(error)
+            return True
         except LingshuError as error:
             self._troubles[experiment_id] = str(error)
         except Exception:  # noqa: BLE001 - a thread has nobody to raise to
@@ -179,20 +197,37 @@ class Runner:
         finally:
             with self._changed:
                 self._changed.notify_all()
+        return False
 
     def _attempt(self, experiment: Experiment, design: Design) -> None:
+        try:
+            if not self._seal(experiment, design):
+                return
+            if replayed(experiment):
+                record_verdict(self._bench, experiment)
+            self._ended.add(experiment.id)
+        except LockedError:
+            # Comes back: the verdict of a replay is still to be written.
+            raise
+        except BaseException:
+            self._judging.discard(experiment.id)
+            raise
+        self._judging.discard(experiment.id)
+
+    def _seal(self, experiment: Experiment, design: Design) -> bool:
+        """Return whether the experiment is sealed by what was made here."""
         try:
             with self._bench.ledger.attempt(experiment.id) as attempt:
                 outcome = self._outcome(attempt, experiment, design)
                 if outcome is None:
-                    return
+                    return False
                 self._judging.add(experiment.id)
                 self._bench.ledger.seal(attempt, outcome)
-            if outcome.kind == "succeeded" and replayed(experiment):
-                record_verdict(self._bench, experiment)
-            self._ended.add(experiment.id)
-        finally:
-            self._judging.discard(experiment.id)
+        except SealedError:
+            # Ours, if it waited in the spool while the database was locked.
+            if experiment.id not in self._judging:
+                raise
+        return True
 
     def _outcome(
         self, attempt: Attempt, experiment: Experiment, design: Design
@@ -205,7 +240,8 @@ class Runner:
             found = findings(design, cells, self._objective(experiment))
         except CancelledError:
             return NewOutcome(kind="cancelled", seconds=time.monotonic() - started)
-        except EngineError:
+        except (EngineError, LedgerError):
+            # Neither the request nor the cells: another attempt may succeed.
             raise
         except InputError as error:
             return NewOutcome(kind="failed", error=str(error), seconds=time.monotonic() - started)
@@ -245,7 +281,7 @@ class Runner:
         view = self._jobs.get((experiment.id, role)) or self._submit(experiment, role, arm)
         resubmits = 0
         while view.state != "succeeded":
-            if attempt.cancel_requested():
+            if _cancel_requested(attempt):
                 self._stop(experiment)
                 raise CancelledError(experiment.id)
             if self._closing.is_set():
@@ -291,6 +327,14 @@ class Runner:
         for key in list(self._jobs):
             if key[0] in ids:
                 self._jobs.pop(key, None)
+
+
+def _cancel_requested(attempt: Attempt) -> bool:
+    """Return whether it is to stop, as far as a locked database lets one see; it is asked again."""
+    try:
+        return attempt.cancel_requested()
+    except LockedError:
+        return False
 
 
 def environment(bench: Bench, design: Design) -> dict[str, Any]:

@@ -18,6 +18,9 @@ from lingshu_tools.ledger.differences import Difference
 from lingshu_tools.ledger.liveness import Locks
 from lingshu_tools.ledger.search import Read, Search
 
+BUSY_S = 30.0
+"""The longest wait for other programs' locks, where no call's time limit is shorter."""
+
 
 class Backend(Protocol):
     """A database that holds, or is to hold, one ledger."""
@@ -42,6 +45,11 @@ class Backend(Protocol):
         """Whether it was named to be written."""
         ...
 
+    @property
+    def exists(self) -> bool:
+        """Whether there may be a ledger: False for a file that is missing or empty."""
+        ...
+
     def reader(self) -> Engine:
         """Return the engine whose transactions see one state and write nothing."""
         ...
@@ -63,7 +71,11 @@ class Backend(Protocol):
         ...
 
     def is_busy(self, error: Exception) -> bool:
-        """Return whether a transaction failed only because somebody else was writing."""
+        """Return whether a transaction failed only for another's lock, and was rolled back."""
+        ...
+
+    def blockers(self) -> str:
+        """Return who holds locks now, such as `process 4711 (sqlite3)`; empty if not known."""
         ...
 
     def flaws(self, connection: Connection, *, revision: str) -> Iterator[tuple[int | None, str]]:

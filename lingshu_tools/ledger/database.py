@@ -12,17 +12,16 @@ from typing import Self, TypeVar
 from sqlalchemy import Connection, inspect, select
 from sqlalchemy.exc import DBAPIError
 
-from lingshu_tools.errors import LedgerError
+from lingshu_tools.deadline import LEAST_S, remaining, time_limit
+from lingshu_tools.errors import LedgerError, LockedError
 from lingshu_tools.ledger import schema
-from lingshu_tools.ledger.backend import Backend
+from lingshu_tools.ledger.backend import BUSY_S, Backend
 from lingshu_tools.ledger.chain import append
 from lingshu_tools.ledger.differences import require_none
 from lingshu_tools.ledger.migrations import BASELINE, REVISIONS
 from lingshu_tools.ledger.rows import new_id, now
 
 T = TypeVar("T")
-# Each try has waited half a minute already.
-_TRIES = 3
 _NOTHING = "nothing was recorded"
 # A commit can fail in its last step, when the rows are in the file already.
 _UNKNOWN = "what was asked may or may not have been recorded: look before you ask again"
@@ -61,9 +60,16 @@ class Database:
         """Return the database, made with all its tables where there is none.
 
         Raises:
+            LockedError: another program keeps it locked.
             LedgerError: it is no ledger, one of another format, or cannot be opened.
+            SchemaError: its schema is not as its revision says.
         """
+        # Most are there already, and are opened without waiting for whoever writes.
+        self = cls(backend)
+        if backend.exists and self._is_ledger():
+            return self
         with backend.alone():
+            # Anew: another process may have chosen the journal meanwhile.
             self = cls(backend)
             self.revision = self.write(self._create)
         return self
@@ -83,19 +89,24 @@ class Database:
         """
         self = cls(backend)
         with self.read() as connection:
-            self.revision = revision_of(connection)
-            if not audit:
-                found = backend.differences(connection, self.revision)
-                require_none(found, self.name, self.revision)
+            self.revision = revision_of(connection) if audit else self._required(connection)
         return self
 
     @contextmanager
     def read(self) -> Generator[Connection]:
-        """Give a connection that sees one state of the ledger; hold it briefly."""
+        """Give a connection that sees one state of the ledger; hold it briefly.
+
+        Raises:
+            LockedError: another program keeps it locked.
+            LedgerError: it cannot be read.
+        """
+        started = time.monotonic()
         try:
             with self.reader.begin() as connection:
                 yield connection
         except UNREADABLE as error:
+            if self.backend.is_busy(error):
+                raise self._locked(started, "nothing was read") from error
             message = f"{self.name} cannot be read: {why(error)}; run `lingshu ledger verify`"
             raise LedgerError(message) from error
 
@@ -103,35 +114,60 @@ class Database:
         """Return what `work` returns, after its rows are on the disk; it may be called again.
 
         Raises:
+            LockedError: another program keeps it locked; nothing was recorded.
             LedgerError: read-only, or the rows could not be written: none of them was, or, where
                 the commit itself failed, all or none.
         """
         if self._writer is None:
             message = f"{self.name} was opened read-only: open your own ledger to record anything"
             raise LedgerError(message)
-        left = _TRIES
-        while True:
-            left -= 1
-            done = _NOTHING
-            try:
-                with self._writer.begin() as connection:
-                    made = work(connection)
-                    done = _UNKNOWN
-                return made
-            except UNREADABLE as error:
-                if not (left and self.backend.is_busy(error)):
-                    message = f"{self.name} cannot be written: {why(error)}; {done}"
-                    raise LedgerError(message) from error
-            time.sleep(SystemRandom().uniform(0.05, 0.5))
+        started = time.monotonic()
+        # Everything inside waits for the rest of this time at most.
+        with time_limit(remaining(BUSY_S)):
+            while True:
+                done = _NOTHING
+                try:
+                    with self._writer.begin() as connection:
+                        made = work(connection)
+                        done = _UNKNOWN
+                    return made
+                except UNREADABLE as error:
+                    if not self.backend.is_busy(error):
+                        message = f"{self.name} cannot be written: {why(error)}; {done}"
+                        raise LedgerError(message) from error
+                    if remaining(BUSY_S) <= LEAST_S:
+                        raise self._locked(started, _NOTHING) from error
+                # Readers get in meanwhile: a writer that waits for one keeps the others out.
+                time.sleep(remaining(SystemRandom().uniform(0.05, 0.5)))
+
+    def _is_ledger(self) -> bool:
+        with self.read() as connection:
+            if self.backend.is_empty(connection):
+                return False
+            self.revision = self._required(connection)
+        return True
+
+    def _required(self, connection: Connection) -> str:
+        """Return the revision, and refuse a database that is not as it says."""
+        found = revision_of(connection)
+        require_none(self.backend.differences(connection, found), self.name, found)
+        return found
+
+    def _locked(self, started: float, done: str) -> LockedError:
+        who = self.backend.blockers() or "another program"
+        message = (
+            f"{self.name} is locked by {who}; waited {time.monotonic() - started:.1f} s, {done}. "
+            "A backup or a database browser holds such locks: close it or wait until it has ended, "
+            "then ask again"
+        )
+        return LockedError(message)
 
     def _create(self, connection: Connection) -> str:
         if self.backend.is_empty(connection):
             self.backend.create(connection)
             start = {"id": new_id("led"), "format": schema.FORMAT, "created_at": now()}
             append(connection, schema.ledger, **start)
-        found = revision_of(connection)
-        require_none(self.backend.differences(connection, found), self.name, found)
-        return found
+        return self._required(connection)
 
 
 def revision_of(connection: Connection) -> str:

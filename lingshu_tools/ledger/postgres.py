@@ -5,6 +5,7 @@ one state and are read-only. An attempt is alive as long as the connection that 
 lock. No connection outlives its transaction but that one. Knows nothing of what the tables mean.
 """
 
+import math
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,16 +28,27 @@ from sqlalchemy.dialects.postgresql import array
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
+from lingshu_tools.deadline import remaining
 from lingshu_tools.errors import InputError, LedgerError
 from lingshu_tools.ledger import postgres_schema
+from lingshu_tools.ledger.backend import BUSY_S
 from lingshu_tools.ledger.differences import Difference
 from lingshu_tools.ledger.search import Read
 
-BUSY_S = 30
+_CONNECT_S = 10
 _ONE_WRITER = "SELECT pg_advisory_xact_lock(hashtextextended('ledger ' || current_schema(), 0))"
 _TAKE = "SELECT pg_try_advisory_lock(hashtextextended(:name, 0))"
-_SETTINGS = {"synchronous_commit": "on", "lock_timeout": f"{BUSY_S}s"}
-_BUSY = ("LockNotAvailable", "DeadlockDetected", "SerializationFailure")
+_SETTINGS = {"synchronous_commit": "on"}
+# The last is a statement that took the time that a call had left.
+_BUSY = ("LockNotAvailable", "DeadlockDetected", "SerializationFailure", "QueryCanceled")
+_BLOCKERS = """SELECT DISTINCT a.pid, a.application_name, a.usename
+  FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+  LEFT JOIN pg_class c ON c.oid = l.relation LEFT JOIN pg_namespace n ON n.oid = c.relnamespace
+  WHERE l.granted AND l.pid <> pg_backend_pid() AND (
+    (l.locktype = 'advisory' AND l.classid::bigint << 32 | l.objid::bigint
+      = hashtextextended('ledger ' || current_schema(), 0))
+    OR (n.nspname = current_schema() AND l.mode IN
+      ('AccessExclusiveLock', 'ExclusiveLock', 'ShareRowExclusiveLock', 'ShareLock')))"""
 _HELD = text(
     "SELECT l.classid::bigint << 32 | l.objid::bigint"
     " FROM pg_locks l JOIN pg_database d ON d.oid = l.database"
@@ -76,6 +88,7 @@ class PostgresBackend:
         def on_begin(connection: Connection) -> None:
             connection.exec_driver_sql(_ONE_WRITER)
 
+        # After the one that limits how long it waits.
         event.listen(engine, "begin", on_begin)
         return engine
 
@@ -85,8 +98,15 @@ class PostgresBackend:
         except ModuleNotFoundError as error:
             message = f"{error}; install lingshu-tools[postgres] for ledgers on PostgreSQL"
             raise LedgerError(message) from error
+        event.listen(engine, "do_connect", _limit_connecting)
         event.listen(engine, "connect", _prepare)
+        event.listen(engine, "begin", _limit_waiting)
         return engine
+
+    @property
+    def exists(self) -> bool:
+        """True: only the server can tell."""
+        return True
 
     @contextmanager
     def alone(self) -> Generator[None]:
@@ -104,6 +124,15 @@ class PostgresBackend:
     def is_busy(self, error: Exception) -> bool:
         """Return whether somebody else held what was needed for too long."""
         return type(getattr(error, "orig", error)).__name__ in _BUSY
+
+    def blockers(self) -> str:
+        """Return which connections hold locks that stop the ledger; empty if it cannot be asked."""
+        try:
+            with self._engine().connect() as connection:
+                rows = connection.exec_driver_sql(_BLOCKERS).all()
+        except DBAPIError:
+            return ""
+        return ", ".join(f"server process {pid} ({app or user})" for pid, app, user in rows)
 
     def flaws(self, connection: Connection, *, revision: str) -> Iterator[tuple[int | None, str]]:
         """Yield what of the schema is not as its revision; foreign keys PostgreSQL minds."""
@@ -184,6 +213,19 @@ def _said(engine: Engine) -> Generator[None]:
     except DBAPIError as error:
         message = f"{engine.url.render_as_string()} cannot be asked who is alive: {error.orig}"
         raise LedgerError(message) from error
+
+
+def _limit_connecting(_: Any, __: Any, ___: Any, parameters: dict[str, Any]) -> None:
+    # libpq takes whole seconds, and at least 2.
+    parameters.setdefault("connect_timeout", max(2, int(remaining(_CONNECT_S))))
+
+
+def _limit_waiting(connection: Connection) -> None:
+    """Let locks be waited for, and where the call has a time limit any statement run, that long."""
+    milliseconds = int(remaining(BUSY_S) * 1000)
+    connection.exec_driver_sql(f"SET lock_timeout = {milliseconds}")
+    if remaining(math.inf) < math.inf:
+        connection.exec_driver_sql(f"SET statement_timeout = {milliseconds + 250}")
 
 
 def _prepare(connection: Any, _: Any) -> None:

@@ -5,7 +5,6 @@ instead of failing; the reader is `query_only`. No connection outlives its trans
 nothing of what the tables mean.
 """
 
-import fcntl
 import sqlite3
 import time
 from collections.abc import Generator, Iterator
@@ -24,16 +23,19 @@ from sqlalchemy import (
     inspect,
 )
 
-from lingshu_tools.errors import LedgerError
+from lingshu_model.wire.file_locks import LockTimeoutError, NoLocksError, wait_for_lock
+from lingshu_tools.deadline import remaining
+from lingshu_tools.errors import LedgerError, LockedError
 from lingshu_tools.ledger import sqlite_schema
+from lingshu_tools.ledger.backend import BUSY_S
+from lingshu_tools.ledger.blockers import blockers
 from lingshu_tools.ledger.differences import Difference
 from lingshu_tools.ledger.liveness import FileLocks
 from lingshu_tools.ledger.search import Read, Search
 
-BUSY_S = 30.0
-_WAL_TRIES = 50
+# A commit waits for readers, and no reader may begin meanwhile: so it waits in short turns.
+_COMMIT_WAIT_S = 1.0
 _PRAGMAS = {
-    "busy_timeout": int(BUSY_S * 1000),
     "foreign_keys": 1,
     # Without it INSERT OR REPLACE deletes a row behind the delete trigger's back.
     "recursive_triggers": 1,
@@ -118,26 +120,44 @@ class SqliteBackend:
         """Return the engine for transactions that write, with the journal that the file has."""
         return writer(self.path, journal_for(self.path))
 
+    @property
+    def exists(self) -> bool:
+        """Whether there is a file with something in it."""
+        return self.path.is_file() and self.path.stat().st_size > 0
+
     @contextmanager
     def alone(self) -> Generator[None]:
         """Let one process at a time decide the journal and make or change the tables.
 
         Raises:
+            LockedError: another process is at it for longer than one may wait.
             LedgerError: the folder cannot be written to.
         """
         # Never a lock on the database itself: closing any descriptor of it would drop SQLite's own.
         guard = self.path.with_name(f"{self.path.name}.open")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            file = guard.open("ab")
+            lock = wait_for_lock(guard, timeout_s=remaining(BUSY_S))
+        except LockTimeoutError as error:
+            who = blockers(guard) or "another process"
+            message = (
+                f"{self.path} is being made or migrated by {who}, which holds {guard}; nothing was "
+                "recorded. Ask again when it is ready, or end it"
+            )
+            raise LockedError(message) from error
+        except NoLocksError as error:
+            raise LedgerError(str(error)) from error
         except OSError as error:
             message = (
                 f"{guard} cannot be made: {error}; set LINGSHU_HOME to a folder you can write to"
             )
             raise LedgerError(message) from error
-        with file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with lock:
             yield
+
+    def blockers(self) -> str:
+        """Return which processes hold locks on the file; empty where the system does not tell."""
+        return blockers(self.path, self.path.with_name(f"{self.path.name}-shm"))
 
     def is_empty(self, connection: Connection) -> bool:
         """Return whether the file has no table at all."""
@@ -212,7 +232,7 @@ def _engine(database: Path, options: str, begin: str, extra: dict[str, Any]) -> 
         connection = sqlite3.connect(
             f"file:{quote(str(database))}?{options}",
             uri=True,
-            timeout=BUSY_S,
+            timeout=remaining(BUSY_S),
             isolation_level=None,
             check_same_thread=False,
         )
@@ -223,12 +243,23 @@ def _engine(database: Path, options: str, begin: str, extra: dict[str, Any]) -> 
             raise
         return connection
 
+    # The time that is left is less at each of these.
     def on_begin(connection: Connection) -> None:
+        _wait(connection, BUSY_S)
         connection.exec_driver_sql(begin)
+
+    def on_commit(connection: Connection) -> None:
+        _wait(connection, _COMMIT_WAIT_S)
 
     engine = create_engine("sqlite://", creator=connect, poolclass=NullPool)
     event.listen(engine, "begin", on_begin)
+    event.listen(engine, "commit", on_commit)
     return engine
+
+
+def _wait(connection: Connection, longest: float) -> None:
+    """Let the next statement wait for locks as long as the call may."""
+    connection.exec_driver_sql(f"PRAGMA busy_timeout={int(remaining(longest) * 1000)}")
 
 
 def _prepare(connection: sqlite3.Connection, pragmas: dict[str, Any]) -> None:
@@ -244,15 +275,14 @@ def _prepare(connection: sqlite3.Connection, pragmas: dict[str, Any]) -> None:
 
 
 def _set(connection: sqlite3.Connection, name: str, value: Any) -> None:
-    for _ in range(_WAL_TRIES):
+    end = time.monotonic() + remaining(BUSY_S)
+    while True:
         try:
             connection.execute(f"PRAGMA {name}={value}")
         except sqlite3.OperationalError as error:
             # The switch to WAL does not wait as other statements do.
-            if name != "journal_mode" or "locked" not in str(error):
+            if name != "journal_mode" or "locked" not in str(error) or time.monotonic() > end:
                 raise
             time.sleep(0.02)
         else:
             return
-    message = f"PRAGMA {name}={value} stayed locked; close other programs that use the ledger"
-    raise LedgerError(message)

@@ -18,11 +18,18 @@ from typing import Any, Self, TypeVar
 
 from sqlalchemy import Connection
 
-from lingshu_tools.errors import BusyError, CancelledError, InputError, LedgerError, SealedError
-from lingshu_tools.ledger import schema, sealing, tagging
+from lingshu_tools.deadline import time_limit
+from lingshu_tools.errors import (
+    BusyError,
+    CancelledError,
+    LedgerError,
+    LockedError,
+    SealedError,
+)
+from lingshu_tools.ledger import beginning, schema, sealing, tagging
 from lingshu_tools.ledger.backend import backend_of
 from lingshu_tools.ledger.canonical import digest_bytes
-from lingshu_tools.ledger.chain import append, has
+from lingshu_tools.ledger.chain import append
 from lingshu_tools.ledger.database import Database
 from lingshu_tools.ledger.liveness import Lock
 from lingshu_tools.ledger.migrations import TAGS
@@ -39,10 +46,11 @@ from lingshu_tools.ledger.records import (
     Verdict,
     Verification,
 )
-from lingshu_tools.ledger.rows import new_id, now, one, record, records, table_of, text_of
+from lingshu_tools.ledger.rows import new_id, now, record, table_of, text_of
 from lingshu_tools.ledger.sqlite import SqliteBackend
 
 R = TypeVar("R")
+_INGEST_S = 1.0
 
 
 class Attempt:
@@ -107,8 +115,10 @@ class Ledger(Reading):
         home.mkdir(parents=True, exist_ok=True)
         self = cls(database, home, ObjectStore(home / "objects"))
         self._heads.add(self.head())
-        for experiment_id in self._spool.waiting():
-            self._ingest(experiment_id)
+        # Whoever opens it only to read shall not wait long for somebody who writes.
+        with time_limit(_INGEST_S), suppress(LockedError):
+            for experiment_id in self._spool.waiting():
+                self._ingest_if_possible(experiment_id)
         return self
 
     @classmethod
@@ -165,16 +175,18 @@ class Ledger(Reading):
         self, requests: Sequence[NewExperiment], *, tags: Sequence[str] = ()
     ) -> list[Experiment]:
         """Return experiments recorded together, tags and all: all of them or none."""
-        rows = [_row_of(request) for request in requests]
+        rows = [beginning.row_of(request) for request in requests]
         self._check_tags(tags)
 
         def work(connection: Connection) -> list[Experiment]:
-            begun = [_begin(connection, row) for row in rows]
+            begun = [beginning.begin(connection, row) for row in rows]
             for made, name in product(begun, tags):
                 tagging.add(connection, made, name, made.principal)
             return begun
 
-        return self._database.write(work)
+        begun = self._database.write(work)
+        beginning.note(begun)
+        return begun
 
     def tag(
         self, experiment_id: str, tags: Sequence[str], *, principal: str = "local"
@@ -205,6 +217,7 @@ class Ledger(Reading):
             BusyError: somebody alive works on it.
             SealedError: it has its outcome.
             CancelledError: it was to stop, and is sealed as cancelled now.
+            LockedError: the database is locked; an outcome that waits in the spool still does.
         """
         self.experiment(experiment_id)
         self._ingest(experiment_id)
@@ -230,8 +243,10 @@ class Ledger(Reading):
         Raises:
             InputError: the result is no JSON; the attempt lives on and can be sealed as failed.
             SealedError: another attempt was first.
-            LedgerError: the attempt is closed, or the database cannot be written: then the outcome
-                is kept in a file and recorded when the ledger is opened next.
+            LockedError: the database stays locked: the outcome is kept in a file, and the next
+                attempt, or whoever opens the ledger next, records it.
+            LedgerError: the attempt is closed, or the database cannot be written: the outcome is
+                kept in the same way.
         """
         if not attempt.alive:
             message = f"attempt {attempt.id} at {attempt.experiment_id} is over: start another"
@@ -244,8 +259,12 @@ class Ledger(Reading):
                 raise
             except LedgerError as error:
                 path = self._spool.put(attempt.experiment_id, document)
-                message = f"{error}. The outcome is safe in {path}, recorded at the next start"
-                raise LedgerError(message) from error
+                message = (
+                    f"{error}. The outcome is safe in {path}, to be recorded once the database "
+                    "takes it"
+                )
+                kind = LockedError if isinstance(error, LockedError) else LedgerError
+                raise kind(message) from error
         return record(Outcome, row)
 
     def cancel(self, experiment_id: str, *, principal: str = "local") -> Status:
@@ -259,10 +278,10 @@ class Ledger(Reading):
         """
         self.experiment(experiment_id)
         self._ingest(experiment_id)
-        self._database.write(lambda c: _ask_to_stop(c, experiment_id, principal))
+        self._database.write(lambda c: beginning.ask_to_stop(c, experiment_id, principal))
         if lock := self._locks.acquire(experiment_id):
             try:
-                self._database.write(lambda c: _stop(c, experiment_id))
+                self._database.write(lambda c: beginning.stop(c, experiment_id))
             finally:
                 lock.release()
         return self.status(experiment_id)
@@ -336,12 +355,21 @@ class Ledger(Reading):
         values |= {"artifacts": digests, "sizes": sizes}
         return sealing.ending(attempt.experiment_id, attempt.id, **values)
 
+    def _ingest_if_possible(self, experiment_id: str) -> None:
+        # Where it cannot be recorded yet it stays in the spool, and `verify` reports it.
+        try:
+            self._ingest(experiment_id)
+        except LockedError:
+            raise
+        except LedgerError:
+            return
+
     def _ingest(self, experiment_id: str) -> None:
+        """Record an outcome that waits, unless somebody else is at it."""
         document = self._spool.get(experiment_id)
         if document is None:
             return
-        # Where it cannot be recorded yet it stays in the spool, and `verify` reports it.
-        with suppress(LedgerError), ExitStack() as stack:
+        with ExitStack() as stack:
             if lock := self._locks.acquire(experiment_id):
                 stack.callback(lock.release)
                 with suppress(SealedError):
@@ -354,46 +382,3 @@ class Ledger(Reading):
             return append(connection, table_of(kind), **values, **stamp)
 
         return record(kind, self._database.write(work))
-
-
-def _row_of(request: NewExperiment) -> dict[str, Any]:
-    row = {f.name: getattr(request, f.name) for f in fields(NewExperiment)}
-    row["request"] = text_of(request.request)
-    return row | {"request_digest": digest_bytes(row["request"].encode())}
-
-
-def _begin(connection: Connection, row: Mapping[str, Any]) -> Experiment:
-    if row["client_key"] is not None and (known := _known(connection, row)):
-        return known
-    if row["parent"] is not None:
-        one(connection, Screen if row["parent"].startswith("scr_") else Experiment, row["parent"])
-    made = append(connection, schema.experiment, **row, id=new_id("exp"), created_at=now())
-    return record(Experiment, made)
-
-
-def _known(connection: Connection, row: Mapping[str, Any]) -> Experiment | None:
-    key = {name: row[name] for name in ("principal", "client_key")}
-    found = records(connection, Experiment, **key)
-    if not found:
-        return None
-    if (found[0].tool, found[0].request_digest) != (row["tool"], row["request_digest"]):
-        message = (
-            f"client_key={row['client_key']!r} already stands for {found[0].id}, which asked "
-            "something else; use a new key for a new request"
-        )
-        raise InputError(message)
-    return found[0]
-
-
-def _ask_to_stop(connection: Connection, experiment_id: str, principal: str) -> None:
-    if not any(
-        has(connection, table, experiment_id=experiment_id)
-        for table in (schema.outcome, schema.cancellation)
-    ):
-        values = {"experiment_id": experiment_id, "principal": principal, "created_at": now()}
-        append(connection, schema.cancellation, **values)
-
-
-def _stop(connection: Connection, experiment_id: str) -> None:
-    if not has(connection, schema.outcome, experiment_id=experiment_id):
-        sealing.seal(connection, sealing.ending(experiment_id, None, kind="cancelled"))

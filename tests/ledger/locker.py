@@ -1,0 +1,23 @@
+"""A process of its own that locks a ledger: `locker.py HOW DATABASE`, until its input ends."""
+
+import fcntl
+import sqlite3
+import sys
+
+
+def main() -> None:
+    how, database = sys.argv[1:]
+    if how == "guard":
+        file = open(f"{database}.open", "ab")  # noqa: PTH123, SIM115 - held until the end
+        fcntl.flock(file, fcntl.LOCK_EX)
+    else:
+        connection = sqlite3.connect(database, isolation_level=None)
+        begin = {"exclusive": "EXCLUSIVE", "writer": "IMMEDIATE", "reader": "DEFERRED"}[how]
+        connection.execute(f"BEGIN {begin}")
+        connection.execute("SELECT count(*) FROM chain").fetchone()
+    sys.stdout.write("locked\n")
+    sys.stdout.flush()
+    sys.stdin.read()
+
+
+main()

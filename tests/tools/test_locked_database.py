@@ -1,0 +1,181 @@
+"""Another program locks the database: every tool answers in time, and what was recorded goes on."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lingshu_tools import dispatcher, runner
+from lingshu_tools.app import App
+from lingshu_tools.dispatcher import call
+from lingshu_tools.errors import LingshuError, LockedError
+from lingshu_tools.registry import TOOL_NAMES
+
+LOCKER = Path(__file__).parent.parent / "ledger" / "locker.py"
+SAMPLE = {"n_cells": 8, "wait_s": 0}
+GRACE_S = 0.4
+LATE_S = 8.0  # a machine may be slow; a wait without a limit takes 30 s or more
+Hold = Callable[[App, str], subprocess.Popen[str]]
+
+
+@pytest.fixture
+def hold() -> Iterator[Hold]:
+    """Lock an application's database in another process; its input is closed to let go."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(app: App, how: str) -> subprocess.Popen[str]:
+        database = app.home / "experiments.db"
+        database.parent.mkdir(exist_ok=True)
+        command = [sys.executable, "-P", str(LOCKER), how, str(database)]
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
+        started.append(process)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "locked\n"
+        return process
+
+    yield start
+    for process in started:
+        process.communicate()
+
+
+@pytest.fixture
+def app(open_app, engine, monkeypatch: pytest.MonkeyPatch) -> App:
+    monkeypatch.setattr(dispatcher, "GRACE_S", GRACE_S)
+    monkeypatch.setattr(runner, "_LOCKED_PAUSE_S", 0.05)
+    return open_app(engine)
+
+
+def answered(app: App, tool: str, arguments: dict[str, Any]) -> str:
+    """Return what a tool says, in time, whatever it is."""
+    started = time.monotonic()
+    try:
+        said = call(app, tool, arguments).summary
+    except LingshuError as error:
+        said = str(error)
+    assert time.monotonic() - started < GRACE_S + LATE_S, (tool, said)
+    return said
+
+
+def good_calls(done: str) -> dict[str, dict[str, Any]]:
+    """A good call of every tool that waits for nothing but the database."""
+    knockout = [{"kind": "knockout", "target": "STAT1"}]
+    plan = {"objective": {"lower": ["PSMB9"]}, "candidates": ["STAT1"], "n_cells": 8}
+    return {
+        "describe_model": {},
+        "find_genes": {"names": ["STAT1"]},
+        "sample_cells": SAMPLE | {"seed": 5},
+        "perturb_cells": {"interventions": knockout, "n_cells": 8, "wait_s": 0},
+        "plan_screen": plan,
+        "run_screen": plan | {"wait_s": 0},
+        "get_experiment": {"id": done},
+        "list_experiments": {},
+        "plot_experiment": {"id": done},
+        "export_experiment": {"id": done},
+        "replay_experiment": {"id": done, "wait_s": 0},
+        "cancel_experiment": {"id": done},
+    }
+
+
+@pytest.mark.parametrize("how", ["exclusive", "guard"])
+def test_every_tool_of_a_process_that_has_just_begun_answers_in_time(
+    open_app, engine, app: App, hold: Hold, how: str
+):
+    done = call(app, "sample_cells", SAMPLE | {"wait_s": 30}).experiment_id
+    process = hold(app, how)
+    tools = good_calls(done)
+    assert set(tools) == set(TOOL_NAMES)
+    if how == "guard":
+        # Nobody needs it once the ledger is there; starting a child takes too long to be timed.
+        del tools["plot_experiment"], tools["export_experiment"]
+    for tool, arguments in tools.items():
+        said = answered(open_app(engine), tool, arguments)
+        locked = f"locked by process {process.pid}" in said
+        assert locked == (how == "exclusive"), (tool, said)
+
+
+def test_a_new_home_under_a_held_guard_is_answered_in_time(app: App, hold: Hold):
+    process = hold(app, "guard")
+    assert f"made or migrated by process {process.pid}" in answered(app, "sample_cells", SAMPLE)
+
+
+def test_calls_at_once_wait_side_by_side_for_a_ledger_that_cannot_be_opened(app: App, hold: Hold):
+    from concurrent.futures import ThreadPoolExecutor
+
+    hold(app, "guard")
+    with ThreadPoolExecutor(12) as pool:
+        started = time.monotonic()
+        said = list(pool.map(lambda _: answered(app, "list_experiments", {}), range(12)))
+        assert time.monotonic() - started < GRACE_S + LATE_S / 2
+    assert all("made or migrated by" in each for each in said)
+
+
+@pytest.mark.parametrize("how", ["writer", "exclusive", "reader"])
+def test_an_experiment_begun_before_is_sealed_when_the_lock_goes(
+    open_app, held, hold: Hold, monkeypatch: pytest.MonkeyPatch, how: str
+):
+    monkeypatch.setattr(dispatcher, "GRACE_S", GRACE_S)
+    monkeypatch.setattr(runner, "_LOCKED_PAUSE_S", 0.05)
+    # Background threads wait half a minute for a lock before they put an outcome aside.
+    monkeypatch.setattr("lingshu_tools.ledger.database.BUSY_S", 0.5)
+    monkeypatch.setattr("lingshu_tools.ledger.sqlite.BUSY_S", 0.5)
+    app = open_app(held)
+    begun = call(app, "sample_cells", SAMPLE).experiment_id
+    until(lambda: app.ledger.status(begun) == "running")
+    process = hold(app, how)
+    held.gate.set()
+    until(lambda: app.runner.trouble(begun) is not None)
+    said = answered(app, "get_experiment", {"id": begun})
+    assert f"locked by process {process.pid}" in said
+    process.communicate()
+    done = call(app, "get_experiment", {"id": begun, "wait_s": 30})
+    assert done.status == "succeeded", done.summary
+    with app.ledger.read() as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM outcome").scalar() == 1
+    assert app.ledger.verify().ok
+
+
+def test_a_replay_sealed_after_a_lock_has_its_verdict(
+    open_app, held, hold: Hold, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(runner, "_LOCKED_PAUSE_S", 0.05)
+    monkeypatch.setattr("lingshu_tools.ledger.database.BUSY_S", 0.5)
+    monkeypatch.setattr("lingshu_tools.ledger.sqlite.BUSY_S", 0.5)
+    app = open_app(held)
+    held.gate.set()
+    original = call(app, "sample_cells", SAMPLE | {"wait_s": 30}).experiment_id
+    held.gate.clear()
+    replay = call(app, "replay_experiment", {"id": original, "wait_s": 0}).experiment_id
+    until(lambda: app.ledger.status(replay) == "running")
+    process = hold(app, "writer")
+    held.gate.set()
+    until(lambda: app.runner.trouble(replay) is not None)
+    process.communicate()
+    assert app.runner.wait([replay], 30)
+    assert [v.verdict for v in app.ledger.verifications(original)] == ["exact"]
+
+
+def test_a_call_that_cannot_read_back_what_it_recorded_names_it(
+    app: App, hold: Hold, monkeypatch: pytest.MonkeyPatch
+):
+    real = app.ledger.begin_many
+
+    def begin_many(*arguments: Any, **named: Any) -> Any:
+        begun = real(*arguments, **named)
+        hold(app, "exclusive")
+        return begun
+
+    monkeypatch.setattr(app.ledger, "begin_many", begin_many)
+    with pytest.raises(LockedError, match=r"recorded before, as exp_[a-z2-7]{16}: it goes on"):
+        call(app, "sample_cells", SAMPLE)
+
+
+def until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
