@@ -119,7 +119,9 @@ def _measured(app: App, name: str, n_cells: int, target: str) -> dict[str, Any]:
     peaks = _peak(os.getpid()), _peak(pid)
     outcome = app.ledger.outcome(found.experiment_id)
     size = app.ledger.object_file(outcome.artifacts["control"]).stat().st_size
-    call(app, "export_experiment", {"id": found.experiment_id})
+    exported = call(app, "export_experiment", {"id": found.experiment_id, "wait_s": 45})
+    while exported.status != "succeeded":
+        exported = call(app, "export_experiment", {"id": found.experiment_id, "wait_s": 45})
     # Linux counts the parent's peak too, from before the child was another program.
     child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e3
     app.engine.shutdown()

@@ -6,6 +6,7 @@ Knows nothing of the tools that use it or of the door that holds it.
 from functools import cached_property
 
 from lingshu_tools.bench import Bench
+from lingshu_tools.children import Children
 from lingshu_tools.runner import Runner
 
 
@@ -16,6 +17,11 @@ class App(Bench):
     def runner(self) -> Runner:
         """The background threads in which experiments of this process run."""
         return Runner(self)
+
+    @cached_property
+    def children(self) -> Children:
+        """The child processes that draw pictures and write files."""
+        return Children(self.home)
 
     def close(self) -> None:
         """Stop the background threads and close what was opened; the engine lives on."""

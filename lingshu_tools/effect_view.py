@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lingshu_tools.analysis import Effect, Residuals, ShamNull, interval
+from lingshu_tools.experiments import Design
 from lingshu_tools.findings import strongest, unpack_effect
 from lingshu_tools.genes import resolve_genes
 from lingshu_tools.honesty import evidence_sentence
@@ -40,11 +41,11 @@ ONE_CELL = "one pair of cells has no interval; ask for n_cells of at least 2"
 class EffectView:
     """The numbers of one succeeded perturbation, and views of them."""
 
-    def __init__(self, one: Shown, effect: Effect) -> None:
-        self._one = one
+    def __init__(self, design: Design, effect: Effect) -> None:
+        self._design = design
         self.effect = effect
-        self._checkpoint = one.design.checkpoint
-        self._tier = one.design.support.tier
+        self._checkpoint = design.checkpoint
+        self._tier = design.support.tier
 
     @cached_property
     def null(self) -> ShamNull | None:
@@ -96,7 +97,7 @@ class EffectView:
     def target_checks(self) -> list[TargetCheck]:
         """Return what happens to each target's own gene; empty where none is on the panel."""
         panel = self._checkpoint.panel
-        own = [i for i in self._one.design.interventions if i.target in panel]
+        own = [i for i in self._design.interventions if i.target in panel]
         return [self._check(i.target, i.kind, panel.index(i.target)) for i in own]
 
     def _check(self, gene: str, kind: str, index: int) -> TargetCheck:
@@ -122,10 +123,10 @@ class EffectView:
     def summary(self) -> str:
         """Return what was found and what it is worth, fit to be quoted."""
         panel = self._checkpoint.panel
-        own = {i.target for i in self._one.design.interventions}
+        own = {i.target for i in self._design.interventions}
         top = [i for i in self.order if panel[i] not in own][:3]
         genes = ", ".join(f"{panel[i]} {self.effect.change[i]:+.2f}" for i in top)
-        found = f"{self._one.where}: strongest changes (log1p_cp10k) {genes or 'none'}"
+        found = f"{self._design.where}: strongest changes (log1p_cp10k) {genes or 'none'}"
         if self.null:
             below = int((self.null.magnitudes < self.effect.magnitude).sum())
             found += f"; its magnitude exceeds {below} of {self.null.n_shams} shams"
@@ -136,12 +137,12 @@ class EffectView:
         said = [MONTE_CARLO] if self.effect.n_cells > 1 else [ONE_CELL]
         if self.null is None:
             said.append(NO_NULL)
-        elif self.null.steps not in (None, self._one.design.steps):
+        elif self.null.steps not in (None, self._design.steps):
             said.append(
                 f"the sham null was sampled with {self.null.steps} steps, this with "
-                f"{self._one.design.steps}: sham_q and sham_p are approximate"
+                f"{self._design.steps}: sham_q and sham_p are approximate"
             )
-        if any(i.kind == "sham" for i in self._one.design.interventions):
+        if any(i.kind == "sham" for i in self._design.interventions):
             said.append("a sham is a label without a meaning: its effect is the model's noise")
         return said
 
@@ -153,7 +154,7 @@ def effect_fields(
     blob = one.artifact("effects")
     if blob is None:
         return _from_row(one, limit)
-    view = EffectView(one, unpack_effect(blob))
+    view = EffectView(one.design, unpack_effect(blob))
     panel = one.design.checkpoint.panel
     asked = None if genes is None else resolve_genes(one.design.checkpoint, genes)
     order = view.order if asked is None else [panel.index(g) for g in asked]

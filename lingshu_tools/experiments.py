@@ -42,6 +42,11 @@ class Design:
         return label_of(self.interventions)
 
     @property
+    def where(self) -> str:
+        """The experiment in words: perturbation, context, cells."""
+        return f"{self.label} in {context_label(self.context)}, {self.n_cells} simulated cells"
+
+    @property
     def support(self) -> Support:
         """What the checkpoint has seen of it."""
         return self.checkpoint.support(self.context, self.interventions)
@@ -149,9 +154,14 @@ def design_of(bench: Bench, experiment: Experiment) -> Design:
             f"checkpoint of that name here is {loaded.digest}. Install the one it names."
         )
         raise InputError(message)
+    return written_design(experiment.tool, request, loaded)
+
+
+def written_design(tool: str, request: Mapping[str, Any], checkpoint: Checkpoint) -> Design:
+    """Return the design that a row's request describes, on the checkpoint that it names."""
     return Design(
-        tool=experiment.tool,
-        checkpoint=loaded,
+        tool=tool,
+        checkpoint=checkpoint,
         context=request["context"],
         interventions=tuple(Intervention(**i) for i in request["interventions"]),
         **{k: request[k] for k in ("n_cells", "seed", "first_cell", "steps", "guidance")},

@@ -14,10 +14,9 @@ import numpy as np
 from lingshu_model.wire import decode_cells
 from lingshu_tools.analysis import summarised
 from lingshu_tools.effect_view import EffectView
-from lingshu_tools.experiments import context_label
+from lingshu_tools.experiments import Design, context_label
 from lingshu_tools.findings import unpack_effect
 from lingshu_tools.results import finite
-from lingshu_tools.views import Shown
 
 EFFECT_UNITS = {
     "log2_fold_change": "log2((perturbed + 1) / (control + 1)) of mean counts per 10,000",
@@ -27,10 +26,10 @@ EFFECT_UNITS = {
 SAMPLE_UNITS = {"mean_count": "count (UMI)", "mean": "log1p_cp10k", "zero_rate": "share of cells"}
 
 
-def effect_rows(one: Shown, effects: Path) -> Iterator[dict[str, Any]]:
-    """Yield the effect of a succeeded perturbation on each gene, in panel order."""
-    view = EffectView(one, unpack_effect(effects.read_bytes()))
-    for index, known in enumerate(_known(one)):
+def effect_rows(name: str, design: Design, effects: Path) -> Iterator[dict[str, Any]]:
+    """Yield the effect of the succeeded perturbation `name` on each gene, in panel order."""
+    view = EffectView(design, unpack_effect(effects.read_bytes()))
+    for index, known in enumerate(_known(name, design)):
         gene = view.gene(index)
         low, high = gene.mc_interval or (None, None)
         change_low, change_high = gene.change_mc_interval or (None, None)
@@ -49,23 +48,23 @@ def effect_rows(one: Shown, effects: Path) -> Iterator[dict[str, Any]]:
         }
 
 
-def sample_rows(one: Shown, cells: Path) -> Iterator[dict[str, Any]]:
-    """Yield the mean of each gene over sampled cells, in panel order; None where unmeasured."""
+def sample_rows(name: str, design: Design, cells: Path) -> Iterator[dict[str, Any]]:
+    """Yield the mean of each gene over the cells of `name`, in panel order; None: not measured."""
     found = decode_cells(cells)
     summary = summarised(found)
     numbers = {name: getattr(summary, name) for name in ("mean_count", "mean", "zero_rate")}
     place = np.cumsum(found.measured) - 1
-    for index, known in enumerate(_known(one)):
+    for index, known in enumerate(_known(name, design)):
         own = {name: values[place[index]] for name, values in numbers.items()}
         measured = found.measured[index]
         yield {**known, **{k: finite(float(v)) if measured else None for k, v in own.items()}}
 
 
-def _known(one: Shown) -> Iterator[dict[str, Any]]:
+def _known(name: str, design: Design) -> Iterator[dict[str, Any]]:
     named = {
-        "experiment_id": one.experiment.id,
-        "perturbation": one.design.label,
-        "context": context_label(one.design.context),
+        "experiment_id": name,
+        "perturbation": design.label,
+        "context": context_label(design.context),
     }
-    for entry in one.design.checkpoint.panel_entries:
+    for entry in design.checkpoint.panel_entries:
         yield {**named, "gene": entry["symbol"], "ensembl": entry.get("ensembl") or ""}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lingshu_tools.experiments import Design, context_label, design_of
+from lingshu_tools.experiments import Design, design_of
 from lingshu_tools.honesty import evidence_view, support_view
 from lingshu_tools.ledger import Experiment, Ledger, Outcome
 from lingshu_tools.replays import locate
@@ -34,8 +34,7 @@ class Shown:
     @property
     def where(self) -> str:
         """The experiment in words: perturbation, context, cells."""
-        made = self.design
-        return f"{made.label} in {context_label(made.context)}, {made.n_cells} simulated cells"
+        return self.design.where
 
     @property
     def result(self) -> dict[str, Any]:
@@ -52,10 +51,13 @@ class Shown:
         digest = self._kept(role)
         return self.ledger.get_object(digest) if digest else None
 
-    def artifact_file(self, role: str) -> Path | None:
-        """Return the file of a stored artifact of any size, checked; None where it is not here."""
+    def artifact_file(self, role: str) -> tuple[Path, str] | None:
+        """Return the file of a stored artifact and its digest; None where it is not kept here.
+
+        Whoever reads the file checks it: hashing a large one would outlast a call.
+        """
         digest = self._kept(role)
-        return self.ledger.object_file(digest) if digest else None
+        return (self.ledger.object_path(digest), digest) if digest else None
 
     def _kept(self, role: str) -> str | None:
         digest = self.outcome and self.outcome.artifacts.get(role)

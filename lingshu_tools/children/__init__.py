@@ -1,8 +1,10 @@
-"""Work done in a child process, so that the server loads no matplotlib, scipy, pandas or anndata.
+"""Work done in a child process, so that the server loads no matplotlib and no h5py.
 
-A child is a module with a `main()`: one JSON object in on stdin, one out on stdout.
+`Children` starts children and finds out how they stand; `work` is what runs in one, and calls the
+module of its task: `plot`, `export` or `table`.
 """
 
-from lingshu_tools.children.run import TIMEOUT_S, ChildError, run_child
+from lingshu_tools.children.pool import ChildError, Children, State
+from lingshu_tools.children.task import Answer, Task
 
-__all__ = ["TIMEOUT_S", "ChildError", "run_child"]
+__all__ = ["Answer", "ChildError", "Children", "State", "Task"]

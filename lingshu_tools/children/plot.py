@@ -1,18 +1,15 @@
-"""The child that draws: numbers in, a PNG and an SVG out.
+"""The child that draws: numbers in, a PNG and an SVG out, and the numbers as CSV.
 
 Colours are Okabe and Ito's, told apart by colour-blind readers and in grey by shape or fill. Equal
-numbers give equal files. Knows nothing of where the numbers came from.
+numbers give equal files.
 """
 
-import json
 import math
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -20,10 +17,13 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from lingshu_tools.children.labels import label_points
+from lingshu_tools.tables import write_csv
 
 BLUE, ORANGE, GREEN, GREY, DARK = "#0072B2", "#D55E00", "#009E73", "#9a9a9a", "#222222"
 DPI = 200
 _MARGIN = 0.12  # inches
+# These choose a backend or need one; none of them is seen in a file.
+_NOT_OF_A_PICTURE = ("backend", "backend_fallback", "interactive", "toolbar", "timezone")
 STYLE: dict[str, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["Arial", "Helvetica", "DejaVu Sans"],
@@ -42,27 +42,25 @@ STYLE: dict[str, Any] = {
 }
 
 
-def draw(job: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what was drawn: `png`, `svg`, `width`, `height` (pixels) and `unlabelled` names.
+def run(job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return `width`, `height` (pixels) and the `unlabelled` names of what was drawn.
 
     Args:
-        job: `kind` (`ranking` or `volcano`), `title`, `subtitle`, `footnote`, `out` (path without
-            suffix), and the rows that `ranking` or `volcano` describes.
+        job: `kind` (`ranking` or `volcano`), `title`, `subtitle`, `footnote`, `name` (of the files,
+            without suffix), `numbers` (the rows of the CSV file), and the rows that `ranking` or
+            `volcano` describes.
+        folder: where the PNG, SVG and CSV files are put.
     """
-    with mpl.rc_context(cast("Any", STYLE)):
+    write_csv(folder / f"{job['name']}.csv", job["numbers"])
+    defaults = {k: v for k, v in mpl.rcParamsDefault.items() if k not in _NOT_OF_A_PICTURE}
+    # Whatever a user's matplotlibrc says, a picture starts from matplotlib's own defaults.
+    with mpl.rc_context(cast("Any", defaults | STYLE)):
         figure, left = {"ranking": ranking, "volcano": volcano}[job["kind"]](job)
-        png, svg = (Path(f"{job['out']}{end}") for end in (".png", ".svg"))
-        figure.savefig(png, dpi=DPI, metadata={"Software": None})
-        figure.savefig(svg, metadata={"Date": None, "Creator": None})
+        figure.savefig(folder / f"{job['name']}.png", dpi=DPI, metadata={"Software": None})
+        nothing = {"Date": None, "Creator": None}
+        figure.savefig(folder / f"{job['name']}.svg", metadata=nothing)
         width, height = (round(side * DPI) for side in figure.get_size_inches())
-        plt.close(figure)
-    return {
-        "png": str(png),
-        "svg": str(svg),
-        "width": width,
-        "height": height,
-        "unlabelled": left,
-    }
+    return {"width": width, "height": height, "unlabelled": left}
 
 
 def ranking(job: Mapping[str, Any]) -> tuple[Figure, list[str]]:
@@ -129,7 +127,8 @@ def _figure(
     job: Mapping[str, Any], width: float, height: float, *, left: float, bottom: float
 ) -> tuple[Figure, Axes]:
     """Return a figure with a title block; margins are in inches, so that no size clips text."""
-    figure, axes = plt.subplots(figsize=(width, height))
+    figure = Figure(figsize=(width, height))
+    axes = figure.subplots()
     figure.subplots_adjust(
         left=left / width,
         right=1 - 0.15 / width,
@@ -218,12 +217,3 @@ def _legend(figure: Figure, keys: list[Any]) -> None:
         columnspacing=1.6,
         labelspacing=0.35,
     )
-
-
-def main() -> None:
-    """Read a job on stdin, draw, say on stdout what was drawn."""
-    sys.stdout.write(json.dumps(draw(json.load(sys.stdin))))
-
-
-if __name__ == "__main__":
-    main()

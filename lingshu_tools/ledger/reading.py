@@ -285,6 +285,10 @@ class Reading:
         """
         return self._objects.checked(digest)
 
+    def object_path(self, digest: str) -> Path:
+        """Return where an object is kept, not checked; whoever reads it there checks its bytes."""
+        return self._objects.path(digest)
+
     def has_object(self, digest: str) -> bool:
         """Return whether something is kept under a digest."""
         return self._objects.has(digest)

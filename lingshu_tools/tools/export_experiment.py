@@ -1,6 +1,6 @@
 """export_experiment: an experiment or a screen as a file that other software reads or runs.
 
-An h5ad is written by a child process. Knows nothing of how the cells were made.
+h5ad and csv are written by a child process, which goes on when the call returns before it is done.
 """
 
 from __future__ import annotations
@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from lingshu_model.wire.durable import write_durably
-from lingshu_tools.children import run_child
+from lingshu_tools.children import Answer, State, Task
+from lingshu_tools.children.task import Kind
 from lingshu_tools.errors import InputError
-from lingshu_tools.gene_tables import EFFECT_UNITS, SAMPLE_UNITS, effect_rows, sample_rows
-from lingshu_tools.ledger import Experiment, digest_file
+from lingshu_tools.gene_tables import EFFECT_UNITS, SAMPLE_UNITS
+from lingshu_tools.ledger import Experiment, digest_bytes
 from lingshu_tools.registry import Arguments, ToolSpec
 from lingshu_tools.results import Result
 from lingshu_tools.scripts import script
-from lingshu_tools.tables import write_csv
-from lingshu_tools.tools.common import AnyId
+from lingshu_tools.tools.common import AnyId, WaitS
 from lingshu_tools.tools.run_screen import locate_screen
+from lingshu_tools.tools.unfinished_files import unfinished
 from lingshu_tools.views import Shown, envelope, shown
 
 if TYPE_CHECKING:
@@ -43,14 +44,15 @@ class ExportExperiment(Arguments):
         description="h5ad: AnnData, raw counts; csv: one row per gene; script: Python that "
         "reproduces it and compares",
     )
+    wait_s: WaitS = 4
 
 
 class ExportResult(Result):
     """Where the file is and what is in it."""
 
-    path: str
-    digest: str = Field(description="sha256 of the file")
-    bytes: int
+    path: str | None = Field(default=None, description="null until it is written, as the rest")
+    digest: str | None = Field(default=None, description="sha256 of the file")
+    bytes: int | None = None
     n_obs: int | None = Field(default=None, description="Cells of an h5ad")
     n_vars: int | None = Field(default=None, description="Genes of an h5ad")
     rows: int | None = Field(default=None, description="Rows of a csv, experiments of a script")
@@ -58,63 +60,109 @@ class ExportResult(Result):
 
 def export_experiment(app: App, asked: ExportExperiment) -> ExportResult:
     """Return a file made of an experiment, or of all finished ones of a screen."""
-    ones = _finished(app, asked.id, asked.format)
-    folder = app.home / "exports"
-    folder.mkdir(parents=True, exist_ok=True)
-    out = folder / f"{asked.id}.{_SUFFIX.get(asked.format, asked.format)}"
-    written, said = _WRITERS[asked.format](app, asked.id, ones, out)
-    fields = envelope(app, ones[0]) | {
+    if asked.format == "script":
+        fields = _script(app, asked)
+    else:
+        request = f"{asked.id} {asked.format}"
+        kind: Kind = "export" if asked.format == "h5ad" else "table"
+        written = app.children.join(kind, request, asked.wait_s)
+        if written is None:
+            ones = _finished(app, asked.id, asked.format)
+            job = (_h5ad if kind == "export" else _csv)(app, asked.id, ones)
+            facts = {"caveats": _missing(app, asked.id, ones), "tool": ones[0].experiment.tool}
+            task = Task(kind, request, job, folder=app.home / "exports", facts=facts)
+            written = app.children.run(task, asked.wait_s)
+        fields = _written(asked, written)
+    return ExportResult(**_subject(app, asked.id) | fields)
+
+
+def _subject(app: App, name: str) -> dict[str, Any]:
+    """Return the fields that do not depend on the file."""
+    if name.startswith("scr_"):
+        return {"screen_id": name, "ledger_head": str(app.ledger.head())}
+    return envelope(app, shown(app, name))
+
+
+def _written(asked: ExportExperiment, written: Answer | State) -> dict[str, Any]:
+    """Return the fields that say where the file is, or how far it is."""
+    if not isinstance(written, Answer):
+        arguments = asked.model_dump(exclude={"wait_s"})
+        what = f"The {asked.format} file of {asked.id}"
+        return unfinished("export_experiment", what, written, arguments)
+    ((suffix, path),) = written.paths.items()
+    words = _h5ad_words if suffix == "h5ad" else _csv_words
+    return {
         "status": "succeeded",
-        "caveats": _missing(app, asked.id, ones),
-        **said,
+        "caveats": written.facts["caveats"],
+        **words(asked.id, str(path), written),
+        "path": str(path),
+        "digest": written.digests[suffix],
+        "bytes": written.files[suffix][1],
+        **written.made,
     }
-    if asked.id.startswith("scr_"):
-        fields |= {"experiment_id": None, "screen_id": asked.id, "support": None, "evidence": None}
-    whole: dict[str, Any] = {"digest": digest_file(out), "bytes": out.stat().st_size, **written}
-    return ExportResult(**fields, path=str(out), **whole)
 
 
-def _h5ad(app: App, name: str, ones: Sequence[Shown], out: Path) -> _Written:
-    job = {
+def _h5ad(app: App, name: str, ones: Sequence[Shown]) -> dict[str, Any]:
+    return {
+        "name": f"{name}.h5ad",
         "arms": _arms(ones),
         "var": _var(ones[0]),
         "uns": {"lingshu": json.dumps(_provenance(app, name, ones), sort_keys=True)},
-        "out": str(out),
     }
-    written = run_child("export", job)
-    cells = f"{written['n_obs']} simulated cells × {written['n_vars']} genes"
-    return written, {
-        "summary": f"{cells} of {name} written to {out}",
+
+
+def _h5ad_words(name: str, path: str, written: Answer) -> dict[str, Any]:
+    cells = f"{written.made['n_obs']} simulated cells × {written.made['n_vars']} genes"
+    return {
+        "summary": f"{cells} of {name} written to {path}",
         "units": {"X": "count (UMI)"},
-        "next_step": f'anndata.read_h5ad("{out}"); provenance is in uns["lingshu"], as JSON',
+        "next_step": f'anndata.read_h5ad("{path}"); provenance is in uns["lingshu"], as JSON',
     }
 
 
-def _csv(_: App, name: str, ones: Sequence[Shown], out: Path) -> _Written:
-    samples = ones[0].experiment.tool == "sample_cells"
-    role, rows_of = ("cells", sample_rows) if samples else ("effects", effect_rows)
-    rows = write_csv(out, (row for one in ones for row in rows_of(one, _file(one, role))))
-    return {"rows": rows}, {
-        "summary": f"{rows:,} rows, one per gene and experiment, of {name} written to {out}; "
-        "simulated, not measured",
+def _csv(_: App, name: str, ones: Sequence[Shown]) -> dict[str, Any]:
+    return {"name": f"{name}.csv", "parts": [_part(one) for one in ones]}
+
+
+def _part(one: Shown) -> dict[str, Any]:
+    file, digest = _file(one, "cells" if one.experiment.tool == "sample_cells" else "effects")
+    return {
+        "id": one.experiment.id,
+        "tool": one.experiment.tool,
+        "request": dict(one.experiment.request),
+        "checkpoint": str(one.design.checkpoint.path.absolute()),
+        "file": str(file.absolute()),
+        "digest": digest,
+    }
+
+
+def _csv_words(name: str, path: str, written: Answer) -> dict[str, Any]:
+    samples = written.facts["tool"] == "sample_cells"
+    return {
+        "summary": f"{written.made['rows']:,} rows, one per gene and experiment, of {name} written "
+        f"to {path}; simulated, not measured",
         "units": SAMPLE_UNITS if samples else EFFECT_UNITS,
         "next_step": 'format="h5ad" writes the cells themselves, with their whole provenance.',
     }
 
 
-def _script(_: App, name: str, ones: Sequence[Shown], out: Path) -> _Written:
-    write_durably(out, script(ones).encode())
-    return {"rows": len(ones)}, {
-        "summary": f"a Python script that runs {name} again and compares the cells bit for bit, "
-        f"written to {out}",
-        "next_step": f"python -P {out} NEW_FOLDER computes everything anew; it exits with 1 where "
+def _script(app: App, asked: ExportExperiment) -> dict[str, Any]:
+    ones = _finished(app, asked.id, asked.format)
+    path = app.home / "exports" / f"{asked.id}.py"
+    text = script(ones).encode()
+    write_durably(path, text)
+    return {
+        "status": "succeeded",
+        "summary": f"a Python script that runs {asked.id} again and compares the cells bit for "
+        f"bit, written to {path}",
+        "caveats": _missing(app, asked.id, ones),
+        "next_step": f"python -P {path} NEW_FOLDER computes everything anew; it exits with 1 where "
         "anything differs.",
+        "path": str(path),
+        "digest": digest_bytes(text),
+        "bytes": len(text),
+        "rows": len(ones),
     }
-
-
-_Written = tuple[dict[str, Any], dict[str, Any]]
-_WRITERS = {"h5ad": _h5ad, "csv": _csv, "script": _script}
-_SUFFIX = {"script": "py"}
 
 
 def _finished(app: App, name: str, form: str) -> list[Shown]:
@@ -142,11 +190,13 @@ def _arms(ones: Sequence[Shown]) -> list[dict[str, Any]]:
     for one in ones:
         artifacts = one.outcome.artifacts if one.outcome else {}
         for role in (r for r in CELL_ROLES if r in artifacts and artifacts[r] not in arms):
-            arms[artifacts[role]] = {"blob": str(_file(one, role)), "obs": _obs(one, role)}
+            file, digest = _file(one, role)
+            blob = {"blob": str(file.absolute()), "digest": digest}
+            arms[digest] = blob | {"obs": _obs(one, role)}
     return list(arms.values())
 
 
-def _file(one: Shown, role: str) -> Path:
+def _file(one: Shown, role: str) -> tuple[Path, str]:
     file = one.artifact_file(role)
     if file is None:
         message = (
@@ -245,7 +295,8 @@ SPEC = ToolSpec(
         "context, var symbol, ensembl and measured, uns['lingshu'] the full provenance as JSON. "
         "csv: one row per gene with effect, intervals, prediction error and sham_q, for "
         "spreadsheets. script: a Python program that runs it again and compares bit for bit. "
-        "Nothing is simulated. Use it when the numbers of get_experiment are not enough."
+        "Nothing is simulated. Writing goes on after wait_s seconds; the same call again returns "
+        "the file."
     ),
     arguments=ExportExperiment,
     result=ExportResult,

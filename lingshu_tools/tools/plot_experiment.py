@@ -1,32 +1,31 @@
 """plot_experiment: a picture of a screen or an experiment, and the numbers behind it.
 
-The drawing is done in a child process. Knows nothing of how scores or effects are worked out.
+The drawing is done in a child process, which goes on when the call returns before it is done.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import Field
 
-from lingshu_model.wire import digest_file, digest_json
+from lingshu_model.wire import digest_json
 from lingshu_tools.analysis import benjamini_hochberg
-from lingshu_tools.children import run_child
+from lingshu_tools.children import Answer, State, Task
 from lingshu_tools.errors import InputError
 from lingshu_tools.experiments import context_label
 from lingshu_tools.findings import strongest, unpack_effect
 from lingshu_tools.honesty import evidence_view
-from lingshu_tools.planner import Plan, Ranked
+from lingshu_tools.planner import Plan, Ranked, plan_of
 from lingshu_tools.planner.ranking import sham_null
 from lingshu_tools.registry import Arguments, ToolSpec
 from lingshu_tools.results import Result, finite, render
-from lingshu_tools.tables import write_csv
-from lingshu_tools.tools.common import AnyId
+from lingshu_tools.tools.common import AnyId, WaitS
 from lingshu_tools.tools.plan_screen import in_words, sham_limit, support_of, weakest
-from lingshu_tools.tools.run_screen import HIT_FDR, ranking_of
+from lingshu_tools.tools.run_screen import HIT_FDR, locate_screen, ranking_of
+from lingshu_tools.tools.unfinished_files import unfinished
 from lingshu_tools.views import Shown, envelope, shown
 
 if TYPE_CHECKING:
@@ -50,18 +49,21 @@ class PlotExperiment(Arguments):
     top: int | None = Field(
         default=None, ge=1, le=MOST_ROWS, description="Candidates or gene names to show, 1 to 60"
     )
+    wait_s: WaitS = 4
 
 
 class PlotResult(Result):
     """Where the picture and its numbers are."""
 
     kind: Kind
-    png: str
-    svg: str
-    csv: str = Field(description="The numbers behind the picture, every row")
-    digests: dict[str, str] = Field(description="sha256 of each file, by suffix")
-    width_px: int
-    height_px: int
+    png: str | None = Field(default=None, description="Path; null until it is drawn, as the rest")
+    svg: str | None = None
+    csv: str | None = Field(default=None, description="The numbers behind the picture, every row")
+    digests: dict[str, str] = Field(
+        default_factory=dict[str, str], description="sha256 of each file, by suffix"
+    )
+    width_px: int | None = None
+    height_px: int | None = None
 
 
 def plot_experiment(app: App, asked: PlotExperiment) -> PlotResult:
@@ -73,10 +75,58 @@ def plot_experiment(app: App, asked: PlotExperiment) -> PlotResult:
             "experiment (exp_…) a volcano. Leave kind out, or give an id of the other sort."
         )
         raise InputError(message)
-    return _ranking(app, asked) if fits == "ranking" else _volcano(app, asked)
+    request = f"{asked.id} {fits} {asked.top or ''}".strip()
+    drawn = app.children.join("plot", request, asked.wait_s)
+    if drawn is None:
+        job, numbers, facts = (_ranking if fits == "ranking" else _volcano)(app, asked)
+        # Named by what is drawn: another state of a screen is another picture.
+        name = f"{asked.id}-{fits}-{digest_json(job)[7:15]}"
+        job |= {"name": name, "numbers": numbers}
+        task = Task("plot", request, job, folder=app.home / "plots", facts=facts)
+        drawn = app.children.run(task, asked.wait_s)
+    fields = _screen_fields(app, asked.id) if fits == "ranking" else _effect_fields(app, asked.id)
+    return PlotResult(**fields | _shown(asked, fits, drawn), kind=fits)
 
 
-def _ranking(app: App, asked: PlotExperiment) -> PlotResult:
+def _shown(asked: PlotExperiment, kind: Kind, drawn: Answer | State) -> dict[str, Any]:
+    """Return the fields that say where the picture is, or how far it is."""
+    if not isinstance(drawn, Answer):
+        arguments = asked.model_dump(exclude={"wait_s"})
+        what = f"The {kind} of {asked.id}"
+        return unfinished("plot_experiment", what, drawn, arguments)
+    paths = {suffix: str(path) for suffix, path in drawn.paths.items()}
+    return {
+        **paths,
+        "status": "succeeded",
+        "summary": f"{drawn.facts['summary']}: {paths['png']}",
+        "caveats": drawn.facts["caveats"],
+        "digests": dict(drawn.digests),
+        "width_px": drawn.made["width"],
+        "height_px": drawn.made["height"],
+    }
+
+
+def _screen_fields(app: App, screen_id: str) -> dict[str, Any]:
+    plan = plan_of(app, locate_screen(app, screen_id)[1].plan)
+    return {
+        "units": {"score": "log1p_cp10k", "prediction_error": "log1p_cp10k"},
+        "support": support_of(plan),
+        "evidence": evidence_view(plan.control.checkpoint, weakest(plan)),
+        "screen_id": screen_id,
+        "ledger_head": str(app.ledger.head()),
+    }
+
+
+def _effect_fields(app: App, experiment_id: str) -> dict[str, Any]:
+    units = {"log2_fold_change": FOLD_LABEL, "change": "log1p_cp10k"}
+    return envelope(app, shown(app, experiment_id)) | {"units": units}
+
+
+_Picture = tuple[dict[str, Any], list[dict[str, Any]], dict[str, Any]]
+"""What is drawn, the numbers behind it, and what the result says of it."""
+
+
+def _ranking(app: App, asked: PlotExperiment) -> _Picture:
     plan, found = ranking_of(app, asked.id)
     scored = [row for row in found.rows if row.value is not None]
     if not scored:
@@ -98,22 +148,14 @@ def _ranking(app: App, asked: PlotExperiment) -> PlotResult:
         "sham_limit": sham_limit(plan),
         "xlabel": SCORE_LABEL,
     }
-    files = _draw(app, asked.id, job, [_flat(row) for row in rows])
-    return PlotResult(
-        **files,
-        kind="ranking",
-        status="succeeded",
-        summary=f"Ranking of {len(rows)} candidates to {in_words(plan)}: {files['png']}",
-        units={"score": "log1p_cp10k", "prediction_error": "log1p_cp10k"},
-        support=support_of(plan),
-        evidence=evidence_view(plan.control.checkpoint, weakest(plan)),
-        caveats=[found.why_no_null] if found.why_no_null else [],
-        screen_id=asked.id,
-        ledger_head=str(app.ledger.head()),
-    )
+    facts = {
+        "summary": f"Ranking of {len(rows)} candidates to {in_words(plan)}",
+        "caveats": [found.why_no_null] if found.why_no_null else [],
+    }
+    return job, [_flat(row) for row in rows], facts
 
 
-def _volcano(app: App, asked: PlotExperiment) -> PlotResult:
+def _volcano(app: App, asked: PlotExperiment) -> _Picture:
     one = shown(app, asked.id)
     blob = one.artifact("effects") if one.succeeded else None
     if blob is None:
@@ -141,13 +183,11 @@ def _volcano(app: App, asked: PlotExperiment) -> PlotResult:
         if threshold is not None
         else "|change|, ln(1 + counts per 10,000)",
     }
-    files = _draw(app, asked.id, job, [{k: v for k, v in r.items() if k != "y"} for r in table])
-    fields = envelope(app, one) | {
-        "summary": f"Volcano of {one.design.label}: {files['png']}",
-        "units": {"log2_fold_change": FOLD_LABEL, "change": "log1p_cp10k"},
+    facts = {
+        "summary": f"Volcano of {one.design.label}",
         "caveats": [] if threshold is not None else [why],
     }
-    return PlotResult(**fields, **files, kind="volcano")
+    return job, [{k: v for k, v in row.items() if k != "y"} for row in table], facts
 
 
 def _genes(one: Shown, blob: bytes) -> tuple[list[dict[str, Any]], float | None, str]:
@@ -234,27 +274,8 @@ def _held_out(plan: Plan) -> str:
     return f"Held-out {metric}, {view.set}: {view.model.value:.2f}{beside}.  "
 
 
-def _draw(
-    app: App, name: str, job: Mapping[str, Any], numbers: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
-    folder = app.home / "plots"
-    folder.mkdir(parents=True, exist_ok=True)
-    # Named by what is drawn: another state of a screen is another picture.
-    stem = folder / f"{name}-{job['kind']}-{digest_json(job)[7:15]}"
-    drawn = run_child("plot", {**job, "out": str(stem)})
-    table = Path(f"{stem}.csv")
-    write_csv(table, numbers)
-    paths = {"png": drawn["png"], "svg": drawn["svg"], "csv": str(table)}
-    return {
-        **paths,
-        "digests": {suffix: digest_file(Path(path)) for suffix, path in paths.items()},
-        "width_px": drawn["width"],
-        "height_px": drawn["height"],
-    }
-
-
 def _text(result: PlotResult) -> str:
-    return render(result, f"svg: {result.svg}\nnumbers: {result.csv}")
+    return render(result, f"svg: {result.svg}\nnumbers: {result.csv}" if result.png else "")
 
 
 SPEC = ToolSpec(
@@ -265,7 +286,8 @@ SPEC = ToolSpec(
         "and CSV files whose paths are returned. ranking (of a screen, scr_…): every candidate's "
         "score with its Monte Carlo interval, the held-out prediction error and the reach of sham "
         "interventions. volcano (of a perturb_cells experiment, exp_…): log2 fold change against "
-        "p over sham interventions, strongest genes named. Nothing is simulated."
+        "p over sham interventions, strongest genes named. Nothing is simulated. Drawing goes on "
+        "after wait_s seconds; the same call again returns the files."
     ),
     arguments=PlotExperiment,
     result=PlotResult,

@@ -53,7 +53,7 @@ class Agent:
         with self.teller.step(why, tool, arguments):
             answer = await self._call(tool, arguments)
             while answer["status"] in UNFINISHED:
-                answer = await self._call(*_follow(answer))
+                answer = await self._call(*_follow(tool, arguments, answer))
         if answer["status"] in ("failed", "cancelled"):
             raise DemoError(answer["summary"])
         self.teller.say(wrapped(answer["summary"]))
@@ -69,7 +69,9 @@ class Agent:
         return result.structured_content
 
 
-def _follow(answer: Answer) -> tuple[str, Answer]:
+def _follow(tool: str, arguments: Mapping[str, Any], answer: Answer) -> tuple[str, Answer]:
+    if tool == "plot_experiment":
+        return tool, dict(arguments)
     if answer["screen_id"]:
         return "run_screen", {"screen_id": answer["screen_id"], "wait_s": WAIT_S, "top": 25}
     return "get_experiment", {"id": answer["experiment_id"], "wait_s": WAIT_S}
@@ -92,7 +94,7 @@ async def tell_the_story(agent: Agent) -> str:
     run = {"screen_id": plan["screen_id"], "wait_s": WAIT_S, "top": 25}
     screen = await ask("Run it: every candidate, cells paired.", "run_screen", run)
     say(ranking_table(screen))
-    picture = {"id": screen["screen_id"], "kind": "ranking"}
+    picture = {"id": screen["screen_id"], "kind": "ranking", "wait_s": WAIT_S}
     plot = await ask("Draw it.", "plot_experiment", picture)
     say(f"picture: {plot['png']}")
 

@@ -39,8 +39,8 @@ an objective over many -> plot_experiment, export_experiment -> replay_experimen
 
 Waiting: simulating tools answer within wait_s seconds. `status: running` is no failure: call
 get_experiment with the id and a longer wait_s (up to 45), or run_screen again with the same
-screen_id. Cancelling a request only stops the waiting; the experiment goes on, since it is logged.
-cancel_experiment stops it.
+screen_id; for plot_experiment and export_experiment, the same call again. Cancelling a request
+only stops the waiting; the experiment goes on, since it is logged. cancel_experiment stops it.
 
 Reporting: these are predictions, not measurements. Quote `summary`, the experiment or screen id,
 and the support tier. `mc_interval` is sampling noise only; `prediction_error` is the held-out error

@@ -22,7 +22,7 @@ NASTY = 'x"""\nimport os; os.abort()\n#\\\'{RECORD_STANDS_HERE}'
 
 
 def export(app: App, name: str, form: str):
-    return call(app, "export_experiment", {"id": name, "format": form})
+    return call(app, "export_experiment", {"id": name, "format": form, "wait_s": 45})
 
 
 @pytest.fixture

@@ -82,8 +82,8 @@ def arguments_of(app: App) -> dict[str, dict[str, Any]]:
         "run_screen": {**screen, "wait_s": 45},
         "get_experiment": made,
         "list_experiments": {},
-        "plot_experiment": {**made, "kind": "volcano"},
-        "export_experiment": made,
+        "plot_experiment": {**made, "kind": "volcano", "wait_s": 45},
+        "export_experiment": {**made, "wait_s": 45},
         "replay_experiment": {**made, "wait_s": 45},
         "cancel_experiment": made,
     }

@@ -1,0 +1,19 @@
+"""Stored objects as a child reads them: checked here, so that no call waits for a large one."""
+
+from pathlib import Path
+
+from lingshu_model.wire import digest_file
+from lingshu_tools.errors import TamperError
+
+
+def checked(path: Path, digest: str) -> Path:
+    """Return the file of a stored object after checking its bytes.
+
+    Raises:
+        TamperError: they are not those it was stored with.
+    """
+    found = digest_file(path)
+    if found != digest:
+        message = f"{path} is {found}, not {digest}: it is damaged; replay its experiment"
+        raise TamperError(message)
+    return path

@@ -1,0 +1,33 @@
+"""The child that writes CSV: one row for each gene of each experiment."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from lingshu_model.wire import Catalogue
+from lingshu_tools.children.objects import checked
+from lingshu_tools.experiments import written_design
+from lingshu_tools.gene_tables import effect_rows, sample_rows
+from lingshu_tools.tables import write_csv
+
+
+def run(job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return the number of rows of the file written to `folder`.
+
+    Args:
+        job: `name`, the name of the file, and `parts`: of each experiment its `id`, `tool` and
+            `request`, the folder of its `checkpoint`, and
+            the `file` of its effect or its cells with its `digest`.
+        folder: where the file is put.
+    """
+    return {"rows": write_csv(folder / job["name"], _rows(job["parts"]))}
+
+
+def _rows(parts: list[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    catalogues: dict[Path, Catalogue] = {}
+    for part in parts:
+        path = Path(part["checkpoint"])
+        catalogue = catalogues.setdefault(path.parent, Catalogue([path.parent]))
+        design = written_design(part["tool"], part["request"], catalogue.load(path.name))
+        rows = sample_rows if part["tool"] == "sample_cells" else effect_rows
+        yield from rows(part["id"], design, checked(Path(part["file"]), part["digest"]))
