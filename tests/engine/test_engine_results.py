@@ -38,6 +38,29 @@ def test_one_result_larger_than_the_limit_is_kept_until_the_next(tmp_path: Path)
     assert read(results, "a") is None
 
 
+@pytest.mark.parametrize("vanishing", ["the tiles", "the result"])
+def test_an_arm_that_ends_while_results_are_pruned_spoils_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vanishing: str
+):
+    results = Results(tmp_path, limit=10)
+    results.tiles.begin("b")
+    results.write("b", [b"x" * 100])
+    listed = results.tiles.idle
+
+    def idle() -> list[Path]:
+        # Two arms of an experiment often end at one moment, each on a thread of its own.
+        if vanishing == "the result":
+            (tmp_path / "b.cells").unlink()
+            return listed()
+        results.tiles.drop("b")
+        results.tiles.sweep()
+        return [*listed(), tmp_path / "tiles" / "b"]
+
+    monkeypatch.setattr(results.tiles, "idle", idle)
+    results.write("a", [b"x" * 100])
+    assert read(results, "a") == b"x" * 100
+
+
 def test_half_written_results_are_cleared_and_never_read(tmp_path: Path):
     (tmp_path / f"{UNFINISHED}a").write_bytes(b"half")
     results = Results(tmp_path)

@@ -7,6 +7,7 @@ a key is whatever decides the bytes.
 import hashlib
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -87,8 +88,11 @@ class Results:
         return self.folder / f"{key}{_SUFFIX}"
 
     def _prune(self, keep: Path) -> None:
-        paths = [*self.folder.glob(f"*{_SUFFIX}"), *self.tiles.idle()]
-        entries = [(path.stat().st_mtime_ns, path, _size(path)) for path in paths]
+        entries: list[tuple[int, Path, int]] = []
+        for path in (*self.folder.glob(f"*{_SUFFIX}"), *self.tiles.idle()):
+            # Another thread ends its arm, or prunes too, between the listing and this look.
+            with suppress(FileNotFoundError):
+                entries.append((path.stat().st_mtime_ns, path, _size(path)))
         excess = sum(size for *_, size in entries) - self.limit
         for _, path, size in sorted(entries):
             if excess <= 0:
