@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from lingshu_model.wire import EngineInfo
+from lingshu_model.wire.launcher import settle
 from lingshu_model.wire.places import EnginePlaces
 from lingshu_model.wire.private import open_private, private_folder
 from lingshu_tools.errors import EngineError
@@ -55,6 +56,9 @@ def start_detached(
     """
     _require("torch", "accelerate", "starlette", "uvicorn")
     command = [*_command(environ.get(RANKS, "1")), "--home", str(places.home)]
+    # What surrounds this process does not decide how many ranks the engine has.
+    environ = dict(environ)
+    settle(environ, None)
     try:
         log = _open_log(places)
     except OSError as error:

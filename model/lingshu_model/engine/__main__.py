@@ -15,15 +15,23 @@ from pathlib import Path
 from lingshu_model.engine.errors import StartError
 from lingshu_model.engine.results import DEFAULT_LIMIT
 from lingshu_model.engine.samplers import DEFAULT
+from lingshu_model.wire.launcher import LauncherError, settle
 
+BAD_LAUNCH = 2
 ALREADY_RUNNING = 3
 
 
 def main() -> int:
     """Return the exit status: 0 after leaving in order, 3 when the home has an engine already."""
     options = _parser().parse_args()
+    try:
+        options.several = settle(os.environ, options.ranks)
+    except LauncherError as error:
+        sys.stderr.write(f"lingshu engine: {error}\n")
+        return BAD_LAUNCH
     os.umask(0o077)  # whatever it writes is this user's alone
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
+    options.workers = options.workers or _cores()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     from lingshu_model.engine.run import run  # after OMP_NUM_THREADS, which torch reads at import
 
@@ -42,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--idle-exit", type=float, default=900.0, metavar="S", help="0: never (default: 900)")
     add("--dtype", choices=("auto", "bfloat16", "float32"), default="auto")
     add("--threads", type=_positive, default=1, help="per tile; changes bits (default: 1)")
-    add("--workers", type=_positive, default=_cores(), help="tiles at a time; changes no bit")
+    add("--workers", type=_positive, help="tiles at a time (default: the cores); changes no bit")
     add("--ranks", type=_positive, help="refuse to run with another number of processes")
     add("--results-limit", type=_positive, default=DEFAULT_LIMIT, metavar="BYTES")
     add("--listen", metavar="HOST:PORT", help="TCP too, with the token LINGSHU_ENGINE_TOKEN")

@@ -25,6 +25,7 @@ from lingshu_model.engine.errors import StartError
 from lingshu_model.engine.samplers import Counts, Samplers
 from lingshu_model.engine.work import Task
 from lingshu_model.wire import ArmRequest
+from lingshu_model.wire.launcher import too_few
 
 _log = logging.getLogger(__name__)
 _FOREVER = timedelta(days=3650)
@@ -85,12 +86,7 @@ def join(expected: int | None) -> RankGroup:
     cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.cuda.is_available()
     state = PartialState(cpu=cpu)
     if expected is not None and state.num_processes != expected:
-        message = (
-            f"--ranks {expected}, but there are {state.num_processes} processes. GPUs: `accelerate "
-            f"launch --multi_gpu --num_processes {expected} -m lingshu_model.engine --ranks "
-            f"{expected} …`; CPU: the same with ACCELERATE_USE_CPU=true in the environment"
-        )
-        raise StartError(message)
+        raise StartError(too_few(expected, state.num_processes, "lingshu_model.engine"))
     if state.num_processes == 1:
         return RankGroup(0, 1, None, None)
     if state.device and state.device.type == "cuda":

@@ -31,11 +31,11 @@ _log = logging.getLogger(__name__)
 def run(options: argparse.Namespace) -> int:
     """Return the exit status of one engine's whole life on this rank."""
     places = EnginePlaces(options.home, options.socket)
-    if int(os.environ.get("RANK", "0")) > 0:
+    if options.several and os.environ["RANK"] != "0":
         return _run_rank(options)
     with engine_lock(places):
         samplers = _samplers(options)
-        if options.ranks in (None, 1) and int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        if options.ranks in (None, 1):
             return _alone(options, places, samplers)
         return _lead(options, places, samplers)
 

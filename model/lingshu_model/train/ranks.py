@@ -11,6 +11,8 @@ from types import FrameType
 import torch.distributed as dist
 from accelerate import Accelerator
 
+from lingshu_model.wire.launcher import too_few
+
 RANK_LOST = 4
 """The exit status of a rank that lost another."""
 
@@ -31,12 +33,7 @@ def check(accelerator: Accelerator, expected: int | None) -> None:
     """
     found = accelerator.num_processes
     if expected is not None and found != expected:
-        launch = f"accelerate launch --multi_gpu --num_processes {expected} -m lingshu_model.train"
-        message = (
-            f"--ranks {expected}, but there are {found} processes. GPUs: `{launch} … --ranks "
-            f"{expected}`; CPU: the same with ACCELERATE_USE_CPU=true in the environment"
-        )
-        raise RanksError(message)
+        raise RanksError(too_few(expected, found))
 
 
 def check_share(cells: int, ranks: int) -> None:
