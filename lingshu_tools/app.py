@@ -3,8 +3,7 @@
 Knows nothing of the tools that use it or of the door that holds it.
 """
 
-from functools import cached_property
-
+from lingshu_model.wire.lazy import Lazy
 from lingshu_tools.bench import Bench
 from lingshu_tools.children import Children
 from lingshu_tools.runner import Runner
@@ -13,12 +12,12 @@ from lingshu_tools.runner import Runner
 class App(Bench):
     """What tools run on; thread-safe as far as its parts are."""
 
-    @cached_property
+    @Lazy
     def runner(self) -> Runner:
         """The background threads in which experiments of this process run."""
         return Runner(self)
 
-    @cached_property
+    @Lazy
     def children(self) -> Children:
         """The child processes that draw pictures and write files."""
         return Children(self.home)

@@ -9,39 +9,16 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from lingshu_model.wire import Catalogue
+from lingshu_model.wire.lazy import Lazy
 from lingshu_tools.engine import Engine
 from lingshu_tools.errors import NotFoundError
 from lingshu_tools.ledger import Door, Ledger, default_home
 
 T = TypeVar("T")
 REFERENCE_LEDGER = Path(__file__).parent.parent / "experiments.db"
-
-
-class once(Generic[T]):  # noqa: N801 - used as a decorator
-    """An attribute worked out when it is first used.
-
-    `functools.cached_property` of Python 3.11 has one lock for all instances: one thread that waits
-    for a locked database would keep every other waiting, for longer than their calls may take. Here
-    several threads may work it out at once; what the first of them gets is kept.
-    """
-
-    def __init__(self, make: Callable[[Any], T]) -> None:
-        self._make = make
-        self.__doc__ = make.__doc__
-
-    def __get__(self, instance: Any, owner: type) -> T:
-        if instance is None:
-            return self  # type: ignore[return-value] - as functions do
-        name = self._make.__name__
-        if name not in instance.__dict__:
-            instance.__dict__.setdefault(name, self._make(instance))
-        return instance.__dict__[name]
-
-    def __set__(self, instance: Any, value: T) -> None:
-        instance.__dict__[self._make.__name__] = value
 
 
 class Bench:
@@ -73,17 +50,17 @@ class Bench:
         if engine is not None:
             self.engine = engine
 
-    @once
+    @Lazy
     def ledger(self) -> Ledger:
         """The ledger of this home, made when there is none."""
         return Ledger.open(self.home)
 
-    @once
+    @Lazy
     def engine(self) -> Engine:
         """The client of this home's engine; no engine is started by asking for it."""
-        return Engine(self.home, principal=self.principal)
+        return Engine(self.home, principal=self.principal, roots=self.catalogue.roots)
 
-    @once
+    @Lazy
     def reference(self) -> Ledger | None:
         """The reference ledger, opened read-only, where one is shipped."""
         path = Path(os.environ.get("LINGSHU_REFERENCE_LEDGER", REFERENCE_LEDGER))

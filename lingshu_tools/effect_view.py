@@ -6,12 +6,12 @@ Knows nothing of how the experiment was run.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lingshu_model.wire.lazy import Lazy
 from lingshu_tools.analysis import Effect, Residuals, ShamNull, interval
 from lingshu_tools.experiments import Design
 from lingshu_tools.findings import strongest, unpack_effect
@@ -47,23 +47,23 @@ class EffectView:
         self._checkpoint = design.checkpoint
         self._tier = design.support.tier
 
-    @cached_property
+    @Lazy
     def null(self) -> ShamNull | None:
         """The checkpoint's sham null, if it has one."""
         return ShamNull.from_evidence(self._checkpoint.evidence, self._checkpoint.panel)
 
-    @cached_property
+    @Lazy
     def _errors(self) -> NDArray[np.float64]:
         residuals = Residuals.from_evidence(self._checkpoint.evidence, self._tier)
         panel = self._checkpoint.panel
         return residuals.of_genes(panel) if residuals else np.full(len(panel), np.nan)
 
-    @cached_property
+    @Lazy
     def _q(self) -> NDArray[np.float64]:
         nothing = np.full(len(self._checkpoint.panel), np.nan)
         return self.null.gene_q(self.effect) if self.null else nothing
 
-    @cached_property
+    @Lazy
     def order(self) -> list[int]:
         """Panel positions of the measured genes, strongest change first."""
         return strongest(self.effect.change)

@@ -16,23 +16,43 @@ from lingshu_model.wire import EngineInfo
 from lingshu_model.wire.launcher import settle
 from lingshu_model.wire.places import EnginePlaces
 from lingshu_model.wire.private import open_private, private_folder
-from lingshu_tools.errors import EngineError
+from lingshu_tools.errors import EngineBusyError, EngineError
 from lingshu_tools.interpreter import DEVNULL, Process, interpreter, start
 
 _POLL_S = 0.05
 _LOG_LIMIT = 1 << 20
 _TAIL_LINES = 12
+ALREADY_RUNNING = 3
+"""The exit status of an engine whose home has one already."""
 RANKS = "LINGSHU_ENGINE_RANKS"
 """The environment variable that says of how many processes an engine started here is made."""
 
 
 @dataclass(frozen=True)
 class Started:
-    """An engine process on its way up; `log_start` is where its words begin in the log."""
+    """An engine process on its way up.
+
+    Attributes:
+        process: it.
+        places: where it is to be found.
+        log_start: where its words begin in the log.
+        starter: the process id of who started it.
+    """
 
     process: Process[bytes]
-    log: Path
+    places: EnginePlaces
     log_start: int
+    starter: int
+
+    @property
+    def log(self) -> Path:
+        """Where its words are."""
+        return self.places.log
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has exited."""
+        return self.process.poll() is not None
 
     def last_words(self) -> str:
         """Return the last lines it wrote, or a note that it wrote none."""
@@ -76,7 +96,7 @@ def start_detached(
         )
     # Reaps it whenever it ends, so that a long-lived server keeps no zombie.
     threading.Thread(target=process.wait, daemon=True, name="engine-reaper").start()
-    return Started(process, places.log, log_start)
+    return Started(process, places, log_start, os.getpid())
 
 
 def wait_until(
@@ -84,17 +104,20 @@ def wait_until(
     started: Started,
     timeout_s: float,
     waiting: Callable[[float], None] | None = None,
-) -> EngineInfo:
-    """Return what the engine says once it answers.
+) -> EngineInfo | None:
+    """Return what the engine says once it answers; None where another one was first.
 
     Raises:
-        EngineError: it ended or did not answer in `timeout_s`; its last words are in the message.
+        EngineBusyError: it has not answered for `timeout_s` seconds and may still do.
+        EngineError: it ended; its last words are in the message.
     """
     begin = time.monotonic()
     while (waited := time.monotonic() - begin) < timeout_s:
         ended = started.process.poll()
         if (found := info()) is not None:
             return found
+        if ended == ALREADY_RUNNING:
+            return None
         if ended is not None:
             message = (
                 f"the engine ended with status {ended} before it answered. The end of "
@@ -105,10 +128,10 @@ def wait_until(
             waiting(waited)
         time.sleep(_POLL_S)
     message = (
-        f"the engine (pid {started.process.pid}) has not answered for {timeout_s:g} s; it may "
+        f"the engine (pid {started.process.pid}) has not answered for {timeout_s:.0f} s; it may "
         f"still be starting: call again. The end of {started.log}:\n{started.last_words()}"
     )
-    raise EngineError(message)
+    raise EngineBusyError(message)
 
 
 def _command(ranks: str) -> list[str]:

@@ -4,6 +4,9 @@
     ├── InputError            the caller can mend it: value, what is allowed, what to do next
     │   └── NotFoundError     an id, a checkpoint or a gene that does not exist
     ├── EngineError           the engine could not be reached, started or finish an arm
+    │   ├── EngineBusyError   not now: it does not answer, or others use it; work is tried again
+    │   ├── CellsGoneError    the engine no longer keeps the cells; they are computed again
+    │   └── ForeignAnswerError  the answer belongs to another request, and was not used
     ├── LedgerError           the ledger cannot be opened, written or trusted
     │   ├── BusyError         somebody alive is at work on the experiment
     │   ├── LockedError       another program holds the database's lock
@@ -34,6 +37,18 @@ class NotFoundError(InputError):
 
 class EngineError(LingshuError):
     """The engine could not be reached, started, or failed; the message says what to do."""
+
+
+class EngineBusyError(EngineError):
+    """The engine cannot be used now; background work tries again by itself."""
+
+
+class CellsGoneError(EngineError):
+    """The engine no longer keeps the cells of a job; submit its arm again."""
+
+
+class ForeignAnswerError(EngineError):
+    """What answered is not the answer to the request; nothing of it was used."""
 
 
 class LedgerError(LingshuError):

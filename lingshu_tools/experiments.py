@@ -8,10 +8,11 @@ result is shown.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from lingshu_model.wire import ArmRequest, Checkpoint, Intervention, Support
+from lingshu_model.wire import ArmRequest, Checkpoint, CheckpointError, Intervention, Support
+from lingshu_tools.arms import arms_of
 from lingshu_tools.bench import Bench
 from lingshu_tools.errors import InputError, NotFoundError, did_you_mean
 from lingshu_tools.genes import gene_names
@@ -54,9 +55,7 @@ class Design:
     @property
     def arms(self) -> dict[str, ArmRequest]:
         """The arms by role: `control` and `perturbed` share their streams; or `cells` alone."""
-        if self.tool == "sample_cells":
-            return {"cells": self._arm(self.interventions)}
-        return {"control": self._arm(()), "perturbed": self._arm(self.interventions)}
+        return arms_of(self.tool, self.request)
 
     @property
     def total_cells(self) -> int:
@@ -77,19 +76,6 @@ class Design:
             "steps": self.steps,
             "guidance": self.guidance,
         }
-
-    def _arm(self, interventions: tuple[Intervention, ...]) -> ArmRequest:
-        return ArmRequest(
-            checkpoint=self.checkpoint.name,
-            checkpoint_digest=self.checkpoint.digest,
-            context=dict(self.context),
-            interventions=interventions,
-            seed=self.seed,
-            first_cell=self.first_cell,
-            n_cells=self.n_cells,
-            steps=self.steps,
-            guidance=self.guidance,
-        )
 
 
 def label_of(interventions: Iterable[Intervention]) -> str:
@@ -147,14 +133,17 @@ def design_of(bench: Bench, experiment: Experiment) -> Design:
         InputError: the checkpoint here is not the one the row names by digest.
     """
     request = experiment.request
-    loaded = bench.catalogue.load(request["checkpoint"])
-    if loaded.digest != request["checkpoint_digest"]:
+    name = request["checkpoint"]
+    try:
+        loaded = bench.catalogue.find(name, request["checkpoint_digest"])
+    except CheckpointError as error:
         message = (
-            f"{experiment.id} was made with {loaded.name} {request['checkpoint_digest']}, but the "
-            f"checkpoint of that name here is {loaded.digest}. Install the one it names."
+            f"{experiment.id} was made with {name} {request['checkpoint_digest']}, which is not "
+            f"here: {error}. Install the one it names."
         )
-        raise InputError(message)
-    return written_design(experiment.tool, request, loaded)
+        raise InputError(message) from error
+    # It may have been given another name since.
+    return written_design(experiment.tool, request, replace(loaded, name=name))
 
 
 def written_design(tool: str, request: Mapping[str, Any], checkpoint: Checkpoint) -> Design:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
-from lingshu_model.wire import Blob, Cells
+from lingshu_model.wire import Blob, Cells, Origin
 from lingshu_tools.analysis import Effect, Objective, paired_effect, paired_score, summarised
 from lingshu_tools.experiments import Design
 from lingshu_tools.results import finite
@@ -34,7 +34,12 @@ def findings(
     design: Design, cells: Mapping[str, Cells], objective: Objective | None = None
 ) -> Findings:
     """Return what the cells of a design's arms say, scored on the objective of its screen."""
-    blobs: dict[str, bytes | Iterable[bytes]] = {r: Blob([found]) for r, found in cells.items()}
+    # The profile is left out of what is stored: it stands in the outcome's environment, and equal
+    # cells of one request so have equal bytes on every machine.
+    arms = design.arms
+    blobs: dict[str, bytes | Iterable[bytes]] = {
+        role: Blob([found], Origin(arms[role].digest)) for role, found in cells.items()
+    }
     if "cells" in cells:
         return Findings(_sample(design, cells["cells"]), blobs)
     effect = paired_effect(cells["control"], cells["perturbed"])

@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from lingshu_model.wire import decode_cells, row_blocks
+from lingshu_model.wire import Blob, decode_cells, row_blocks
+from lingshu_model.wire.canonical import digest_pieces
 from lingshu_tools.bench import Bench
 from lingshu_tools.disk import require_room
 from lingshu_tools.experiments import design_of, new_experiment
@@ -119,7 +120,11 @@ def record_verdict(bench: Bench, replay: Experiment) -> None:
 
 def _compare(before_in: Ledger, before: Outcome, after_in: Ledger, after: Outcome) -> Comparison:
     roles = [role for role in CELL_ROLES if role in before.artifacts or role in after.artifacts]
-    changed = [r for r in roles if before.artifacts.get(r) != after.artifacts.get(r)]
+    changed = [
+        r
+        for r in roles
+        if not _same_cells(before_in, before.artifacts.get(r), after_in, after.artifacts.get(r))
+    ]
     profile = _difference(_environment(before_in, before), _environment(after_in, after))
     numerics = {k: v for k, v in profile.items() if k.startswith("profile")}
     differs: dict[str, Any] = {"environment": profile} if profile else {}
@@ -134,6 +139,20 @@ def _compare(before_in: Ledger, before: Outcome, after_in: Ledger, after: Outcom
     differs["agreement"] = agreement
     agree = agreement is not None and agreement["share_within"] >= AGREE_SHARE
     return Comparison("equivalent" if agree and numerics else "different", differs)
+
+
+def _same_cells(before_in: Ledger, before: str | None, after_in: Ledger, after: str | None) -> bool:
+    """Return whether two artifacts hold the same cells; one may not say whose they are."""
+    if before == after or before is None or after is None:
+        return before == after
+    return _of_cells_alone(before_in, before) == _of_cells_alone(after_in, after)
+
+
+def _of_cells_alone(ledger: Ledger, digest: str) -> str:
+    """Return the digest that stored cells have without their origin in the header."""
+    if not ledger.has_object(digest):
+        return digest
+    return digest_pieces(Blob([decode_cells(ledger.object_file(digest))]))
 
 
 def _counts(

@@ -117,10 +117,11 @@ def _unfinished(app: App, one: Shown) -> dict[str, Any]:
     else:
         progress = app.runner.progress([name])
     trouble = app.runner.trouble(name)
+    said = trouble or app.runner.note(name)
     return {
         "status": "interrupted" if trouble else status,
         "summary": f"{one.where}: {'interrupted' if trouble else status}, {progress.done} of "
-        f"{progress.total} cells made." + (f" {trouble}" if trouble else ""),
+        f"{progress.total} cells made." + (f" {said}" if said else ""),
         "progress": progress,
         "next_step": f"{again} {'tries again' if trouble else 'waits for the result'}.",
     }

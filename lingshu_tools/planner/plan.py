@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any, Literal
 
 from lingshu_model.wire import Checkpoint, Intervention
+from lingshu_model.wire.lazy import Lazy
 from lingshu_tools.analysis import Objective
 from lingshu_tools.bench import Bench
 from lingshu_tools.errors import InputError, NotFoundError
@@ -60,7 +60,7 @@ class Plan:
         """Cells to sample: every candidate's, and one control arm that all of them share."""
         return (len(self.candidates) + 1) * self.control.n_cells
 
-    @cached_property
+    @Lazy
     def support_mix(self) -> dict[str, int]:
         """Candidates per support tier."""
         return dict(Counter(d.support.tier for d in self.designs))

@@ -1,4 +1,4 @@
-# ruff: noqa: D102, ARG002 - the methods are those of `engine.CellSource`
+# ruff: noqa: D102, ARG002 - the methods are those of `cell_source.CellSource`
 """Fakes for tests: an engine without torch, and a checkpoint without weights.
 
 Knows nothing of biology: its cells are Poisson counts whose rates come out of digests.
@@ -19,6 +19,7 @@ from lingshu_model.wire import (
     Checkpoint,
     EngineInfo,
     JobView,
+    Origin,
     Requester,
     digest_json,
 )
@@ -52,8 +53,10 @@ class FakeEngine:
         return self.wait(arm.digest, 0)
 
     def wait(self, job_id: str, wait_s: float) -> JobView:
-        n = self._arm(job_id).n_cells
-        return JobView(job_id=job_id, state="succeeded", done=n, total=n, seconds=0.0)
+        n, info = self._arm(job_id).n_cells, self.info()
+        return JobView(job_id=job_id, request=job_id, state="succeeded", done=n, total=n,
+                       seconds=0.0, profile=info.profile, profile_digest=info.profile_digest,
+                       version=info.version)  # fmt: skip
 
     def cancel(self, job_id: str) -> JobView:
         return self.wait(job_id, 0)
@@ -77,7 +80,8 @@ class FakeEngine:
             counts += uniforms > below
             mass = mass * rates / k
             below += mass
-        return Cells(counts, np.ones(genes, bool))
+        origin = Origin(arm.digest, self.info().profile_digest)
+        return Cells(counts, np.ones(genes, bool), origin)
 
     def _arm(self, job_id: str) -> ArmRequest:
         if job_id not in self.arms:

@@ -11,10 +11,11 @@ from lingshu_model.engine.job_queue import ClosedError, JobQueue
 from lingshu_model.engine.results import Results
 from lingshu_model.engine.service import Remote
 from lingshu_model.engine.tiles import Tiles
-from lingshu_model.wire import Cells, Intervention, Requester
+from lingshu_model.wire import PROTOCOL, Cells, Intervention, Requester
+from lingshu_model.wire.messages import PROTOCOL_HEADER
 from lingshu_model.wire.places import EnginePlaces
 from lingshu_tools.engine import Engine
-from lingshu_tools.errors import EngineError, InputError, NotFoundError
+from lingshu_tools.errors import EngineError, InputError
 
 
 def run_arm(engine: Engine, arm):
@@ -195,8 +196,12 @@ def test_a_damaged_result_is_not_served_but_made_again(lab):
 @pytest.mark.parametrize(
     ("changes", "error", "text"),
     [
-        ({"checkpoint": "tory"}, NotFoundError, "no checkpoint 'tory'; there are 'toy'"),
-        ({"checkpoint_digest": "sha256:0"}, EngineError, "the request asks for 'sha256:0'"),
+        ({"checkpoint_digest": "sha256:0"}, InputError, "'toy' is sha256:.*asks for 'sha256:0'"),
+        (
+            {"checkpoint": "tory", "checkpoint_digest": "sha256:0"},
+            InputError,
+            "no checkpoint 'tory'; there are toy",
+        ),
         ({"context": {"cell_line": "THP-1"}}, InputError, "needs exactly 'cell_line', 'stimulus'"),
         (
             {"context": {"cell_line": "THP1", "stimulus": "IFN-gamma"}},
@@ -233,11 +238,12 @@ def test_requests_that_are_no_arms_are_refused(lab):
     lab.host()
     transport = httpx.HTTPTransport(uds=str(EnginePlaces(lab.home).socket))
     with httpx.Client(transport=transport, base_url="http://engine") as http:
-        body = lab.arm().model_dump(mode="json") | {"n_cells": 0, "colour": "red"}
-        answer = http.post("/v1/jobs", json=body)
+        http.headers[PROTOCOL_HEADER] = str(PROTOCOL)
+        arm = lab.arm().model_dump(mode="json") | {"n_cells": 0, "colour": "red"}
+        answer = http.post("/v1/jobs", json={"arm": arm})
         assert answer.status_code == 422
-        assert "n_cells is 0" in answer.json()["error"]
-        assert "colour is 'red'" in answer.json()["error"]
+        assert "arm.n_cells is 0" in answer.json()["error"]
+        assert "arm.colour is 'red'" in answer.json()["error"]
         assert http.post("/v1/jobs", content=b" " * (5 << 20)).status_code == 413
         assert http.get("/v1/jobs/x", params={"wait_s": "nan"}).status_code == 422
         assert http.get("/v1/health", params={"checkpoint": "tory"}).status_code == 404

@@ -6,9 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import save
+from safetensors.numpy import load, save
 
-from lingshu_model.wire import Blob, Cells, decode_cells, encode_cells, row_blocks
+from lingshu_model.wire import (
+    Blob,
+    Cells,
+    Origin,
+    decode_cells,
+    encode_cells,
+    read_origin,
+    row_blocks,
+)
 from lingshu_model.wire import cells as module
 
 SHAPES = [(1, 1), (7, 5), (40, 299), (1, 100), (0, 4), (3, 18_080)]
@@ -131,3 +139,27 @@ def test_the_header_is_the_one_that_was_always_written():
     length = int.from_bytes(encode_cells(made(2, 3))[:8], "little")
     header = json.loads(encode_cells(made(2, 3))[8 : 8 + length])
     assert list(header) == ["__metadata__", "indptr", "counts", "indices", "measured"]
+    assert header["__metadata__"] == {"encoding": "lingshu-cells-1"}
+
+
+@pytest.mark.parametrize("piece", [8, 1 << 20])
+@pytest.mark.parametrize("profile", ["sha256:p", None])
+def test_a_blob_says_which_request_its_cells_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int, profile: str | None
+):
+    monkeypatch.setattr(module, "PIECE", piece)
+    cells, origin = made(7, 5), Origin("sha256:r", profile)
+    path = tmp_path / "blob"
+    path.write_bytes(b"".join(Blob([cells], origin)))
+    found = decode_cells(path)
+    assert found.origin == read_origin(path) == origin
+    assert encode_cells(found) == path.read_bytes()
+    assert load(path.read_bytes())["counts"].tolist() == cells.values[:].tolist()
+    # A part answers less than the whole.
+    assert found[:3].origin is None
+    path.write_bytes(encode_cells(cells))
+    assert read_origin(path) is None
+    for damaged in (b"", b"\xff" * 40, path.read_bytes()[:30]):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match="lingshu-cells-1"):
+            read_origin(path)

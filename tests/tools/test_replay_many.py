@@ -48,7 +48,7 @@ class Counting(FakeEngine):
     def cells(self, job_id: str) -> Cells:
         cells = super().cells(job_id)
         if self._arm(job_id).seed == self.wrong_seed:
-            return Cells(cells.counts + 1, cells.measured)
+            return Cells(cells.counts + 1, cells.measured, cells.origin)
         return cells
 
 

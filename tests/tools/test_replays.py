@@ -34,7 +34,7 @@ class OtherEngine(FakeEngine):
             rows = np.arange(self.flips) % len(cells)
             counts = cells.counts
             np.add.at(counts, (rows, np.arange(self.flips) % len(self.panel)), 1)
-            return Cells(counts, cells.measured)
+            return Cells(counts, cells.measured, cells.origin)
         return cells
 
 
@@ -94,7 +94,7 @@ def test_other_effects_on_another_profile_are_different(open_app, done, checkpoi
     class Wrong(OtherEngine):
         def cells(self, job_id: str) -> Cells:
             cells = super().cells(job_id)
-            return Cells(cells.counts[:, ::-1].copy(), cells.measured)
+            return Cells(cells.counts[:, ::-1].copy(), cells.measured, cells.origin)
 
     assert replay(open_app(Wrong(checkpoint.panel)), done).verdict == "different"
 

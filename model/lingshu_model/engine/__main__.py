@@ -12,23 +12,26 @@ import os
 import sys
 from pathlib import Path
 
-from lingshu_model.engine.errors import StartError
+from lingshu_model.engine.errors import OccupiedError, StartError
 from lingshu_model.engine.results import DEFAULT_LIMIT
 from lingshu_model.engine.samplers import DEFAULT
 from lingshu_model.wire.launcher import LauncherError, settle
 
-BAD_LAUNCH = 2
+REFUSED = 2
 ALREADY_RUNNING = 3
 
 
 def main() -> int:
-    """Return the exit status: 0 after leaving in order, 3 when the home has an engine already."""
+    """Return the exit status.
+
+    0 after leaving in order, 2 if the options cannot be met, 3 if the home has an engine already.
+    """
     options = _parser().parse_args()
     try:
         options.several = settle(os.environ, options.ranks)
     except LauncherError as error:
         sys.stderr.write(f"lingshu engine: {error}\n")
-        return BAD_LAUNCH
+        return REFUSED
     os.umask(0o077)  # whatever it writes is this user's alone
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
     options.workers = options.workers or _cores()
@@ -39,7 +42,7 @@ def main() -> int:
         return run(options)
     except StartError as error:
         sys.stderr.write(f"lingshu engine: {error}\n")
-        return ALREADY_RUNNING
+        return ALREADY_RUNNING if isinstance(error, OccupiedError) else REFUSED
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -39,7 +39,7 @@ def compute(queue: JobQueue, samplers: Samplers, sample: SampleTask, *, calls: b
 def sample_here(samplers: Samplers, task: Task) -> Counts:
     """Return one tile's counts, sampled on this rank."""
     work = task.work
-    sampler = samplers.load(work.arm.checkpoint).sampler
+    sampler = samplers.of(work.arm).sampler
     return sampler.sample_tile(work.arm, task.tile_index, work.stop.is_set)
 
 
@@ -47,11 +47,11 @@ def _compute_tile(queue: JobQueue, samplers: Samplers, sample: SampleTask, task:
     work, results, began = task.work, queue.results, time.perf_counter()
     counts = sample(task)
     seconds = time.perf_counter() - began
-    measured = samplers.load(work.arm.checkpoint).sampler.measured(work.arm)
+    measured = samplers.of(work.arm).sampler.measured(work.arm)
     cells = Cells(counts[work.rows(task.tile_index)], measured)
     results.tiles.write(work.key, task.tile_index, cells)
     if queue.give(task, seconds):
-        results.write(work.key, Blob(results.tiles.of(work.key, work.tiles)))
+        results.write(work.key, Blob(results.tiles.of(work.key, work.tiles), work.origin))
         queue.finish(work)
 
 

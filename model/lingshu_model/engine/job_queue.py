@@ -66,15 +66,16 @@ class JobQueue:
         with self._changed:
             self._touch()
             if requester.experiment in self._withdrawn:
-                refused = Job(job_id, requester.principal, Work(0, key, arm, tile, deque()))
+                work = Work(0, key, arm, profile_digest, tile, deque())
+                refused = Job(job_id, requester.principal, work, fresh)
                 refused.cancelled = True
                 refused.ended.set_result(None)
                 self._jobs.setdefault(job_id, refused)
                 return refused
             job = self._jobs.get(job_id)
             if job is None or job.cancelled or not (job.work.live or self._kept(job)):
-                work = self._live.get(key) or self._start(key, arm, tile)
-                job = self._jobs[job_id] = Job(job_id, requester.principal, work)
+                work = self._live.get(key) or self._start(key, arm, profile_digest, tile)
+                job = self._jobs[job_id] = Job(job_id, requester.principal, work, fresh)
                 if work.live:
                     work.jobs.append(job)
                 else:
@@ -228,11 +229,11 @@ class JobQueue:
             self._end(job.work, "cancelled")
         job.ended.set_result(None)
 
-    def _start(self, key: str, arm: ArmRequest, tile: int) -> Work:
+    def _start(self, key: str, arm: ArmRequest, profile_digest: str, tile: int) -> Work:
         self._refuse_if_closed()
         self._serial += 1
-        work = Work(self._serial, key, arm, tile, deque())
-        if self.results.touch(key):
+        work = Work(self._serial, key, arm, profile_digest, tile, deque())
+        if self.results.touch(key, work.origin):
             work.state, work.done = "succeeded", arm.n_cells
             return work
         if len(self._live) >= MAX_WAITING:
@@ -267,7 +268,7 @@ class JobQueue:
         self._on_stop(work.serial)
 
     def _kept(self, job: Job) -> bool:
-        return job.work.state == "succeeded" and self.results.touch(job.work.key)
+        return job.work.state == "succeeded" and self.results.touch(job.work.key, job.work.origin)
 
     def _forget(self) -> None:
         ended = (id_ for id_, job in list(self._jobs.items()) if job.ended.done())

@@ -4,7 +4,7 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 
-from lingshu_model.engine.errors import StartError
+from lingshu_model.engine.errors import OccupiedError, StartError
 from lingshu_model.wire.endpoints import read_endpoint
 from lingshu_model.wire.file_locks import FileLock, LockTimeoutError, NoLocksError, wait_for_lock
 from lingshu_model.wire.places import EnginePlaces
@@ -27,8 +27,8 @@ def engine_lock(places: EnginePlaces) -> Generator[None]:
     """Hold the home's engine lock.
 
     Raises:
-        StartError: another engine of this home answers, or does not leave; or the home is not this
-            user's.
+        OccupiedError: another engine of this home answers, or does not leave.
+        StartError: the home is not this user's.
     """
     try:
         check_home(places)
@@ -64,7 +64,7 @@ def _lock(places: EnginePlaces) -> FileLock:
                     f"{error.pid or 'unknown'}): use that one, stop it, or pass another --home. "
                     f"{error}"
                 )
-                raise StartError(message) from error
+                raise OccupiedError(message) from error
 
 
 def _answers(places: EnginePlaces) -> bool:

@@ -24,7 +24,7 @@ from lingshu_model.engine.compute import RankLostError
 from lingshu_model.engine.errors import StartError
 from lingshu_model.engine.samplers import Counts, Samplers
 from lingshu_model.engine.work import Task
-from lingshu_model.wire import ArmRequest
+from lingshu_model.wire import JobRequest
 from lingshu_model.wire.launcher import too_few
 
 _log = logging.getLogger(__name__)
@@ -102,14 +102,16 @@ def join(expected: int | None) -> RankGroup:
 def sample_there(group: RankGroup, rank: int, samplers: Samplers, task: Task) -> Counts:
     """Return one tile's counts, sampled by `rank`, which must have this rank's numerics profile."""
     work = task.work
-    order = work.arm.model_dump_json().encode()
-    group.send(rank, _Kind.TILE, order, work.serial, task.tile_index)
+    loaded = samplers.of(work.arm)
+    # The other rank may have been started without the folder in which the client found it.
+    order = JobRequest(arm=work.arm, roots=(str(loaded.checkpoint.path.parent),))
+    group.send(rank, _Kind.TILE, order.model_dump_json().encode(), work.serial, task.tile_index)
     kind, body, numbers = group.receive(rank)
     if kind is _Kind.ERROR:
         message = f"rank {rank}: {body.decode()}"
         raise RuntimeError(message)
     digest, counts = body[:71].decode(), np.frombuffer(body[71:], np.int32)
-    if digest != samplers.load(work.arm.checkpoint).profile_digest:
+    if digest != loaded.profile_digest:
         message = f"rank {rank} has the numerics profile {digest}, rank 0 has another: use one kind"
         raise RankLostError(message)
     return counts.reshape(numbers[0], numbers[1])
@@ -123,7 +125,7 @@ def serve_rank(group: RankGroup, samplers: Samplers) -> None:
             return
         try:
             digest, counts = _sample(
-                group, samplers, ArmRequest.model_validate_json(body), *numbers
+                group, samplers, JobRequest.model_validate_json(body), *numbers
             )
         except Exception as error:  # noqa: BLE001 - rank 0 decides what it means
             group.send(0, _Kind.ERROR, f"{type(error).__name__}: {error}".encode())
@@ -141,10 +143,10 @@ def dismiss(group: RankGroup) -> None:
 
 
 def _sample(
-    group: RankGroup, samplers: Samplers, arm: ArmRequest, serial: int, tile_index: int, *_: int
+    group: RankGroup, samplers: Samplers, order: JobRequest, serial: int, tile_index: int, *_: int
 ) -> tuple[str, Counts]:
-    loaded = samplers.load(arm.checkpoint)
-    counts = loaded.sampler.sample_tile(arm, tile_index, lambda: group.stopped(serial))
+    loaded = samplers.of(order.arm, order.roots)
+    counts = loaded.sampler.sample_tile(order.arm, tile_index, lambda: group.stopped(serial))
     return loaded.profile_digest, np.ascontiguousarray(counts, np.int32)
 
 

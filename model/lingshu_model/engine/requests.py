@@ -6,7 +6,7 @@ Knows nothing of samplers; it reads the checkpoint's JSON alone.
 import difflib
 from collections.abc import Iterable
 
-from lingshu_model.wire import ArmRequest, Catalogue, Checkpoint, CheckpointError
+from lingshu_model.wire import ArmRequest, Checkpoint
 
 MAX_COUNT = 1_000_000
 
@@ -19,35 +19,15 @@ class BadRequestError(Exception):
         self.status = status
 
 
-def check_arm(arm: ArmRequest, catalogue: Catalogue) -> Checkpoint:
-    """Return the checkpoint an arm asks for.
+def check_arm(arm: ArmRequest, checkpoint: Checkpoint) -> None:
+    """Return if a checkpoint can compute an arm.
 
     Raises:
-        BadRequestError: 404 an unknown checkpoint, 409 another digest than the engine's, 422 a
-            context, an intervention or a clamp that the checkpoint does not know.
+        BadRequestError: 422, a context, an intervention or a clamp that it does not know.
     """
-    checkpoint = _checkpoint(arm, catalogue)
     _check_context(arm.context, checkpoint)
     _check_interventions(arm, checkpoint)
     _check_clamp(arm.clamp, checkpoint)
-    return checkpoint
-
-
-def _checkpoint(arm: ArmRequest, catalogue: Catalogue) -> Checkpoint:
-    if arm.checkpoint not in catalogue.names():
-        message = f"no checkpoint {arm.checkpoint!r}; there are {_list(catalogue.names())}"
-        raise BadRequestError(message, 404)
-    try:
-        checkpoint = catalogue.load(arm.checkpoint)
-    except CheckpointError as error:
-        raise BadRequestError(str(error), 409) from error
-    if arm.checkpoint_digest != checkpoint.digest:
-        message = (
-            f"checkpoint {arm.checkpoint!r} is {checkpoint.digest} here, the request asks for "
-            f"{arm.checkpoint_digest!r}: use the folder with that digest, or ask for this one"
-        )
-        raise BadRequestError(message, 409)
-    return checkpoint
 
 
 def _check_context(context: dict[str, str], checkpoint: Checkpoint) -> None:

@@ -1,7 +1,8 @@
 """Finished arms on disk: written once, found by any later engine, the least recently used pruned.
 
-A file is one line with the digest of what follows, then the cells blob. Knows nothing of requests:
-a key is whatever decides the bytes.
+A file is one line with the digest of what follows, then the cells blob. A key is whatever decides
+the bytes; the blob's header says which request its cells answer, so that a file under another's
+key, or one written before blobs said so, is computed again.
 """
 
 import hashlib
@@ -13,7 +14,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from lingshu_model.engine.tiles import Tiles
+from lingshu_model.wire import Origin
 from lingshu_model.wire.canonical import HASH_PREFIX
+from lingshu_model.wire.cells import read_origin_at
 from lingshu_model.wire.durable import UNFINISHED, durably
 
 DEFAULT_LIMIT = 2 << 30
@@ -44,18 +47,24 @@ class Results:
             self.tiles.drop(path.stem)
         self.tiles.sweep()
 
-    def touch(self, key: str) -> bool:
-        """Return whether `key` is there, and count this as a use of it."""
+    def touch(self, key: str, origin: Origin) -> bool:
+        """Return whether the cells of `origin` are under `key`, and count this as a use of them.
+
+        Their bytes are checked when they are opened.
+        """
         try:
+            with self._path(key).open("rb") as file:
+                found = _origin(file)
             os.utime(self._path(key))
         except FileNotFoundError:
             return False
-        return True
+        return found == origin
 
-    def open(self, key: str) -> Result | None:
+    def open(self, key: str, origin: Origin) -> Result | None:
         """Return the result of `key`, its bytes checked; None where it is missing or damaged.
 
-        Whoever asked closes its file.
+        One whose cells answer another request than `origin` is deleted like a damaged one. Whoever
+        asked closes the file.
         """
         try:
             file = self._path(key).open("rb")
@@ -63,12 +72,12 @@ class Results:
             return None
         digest, begin = file.readline(_DIGEST_LENGTH + 1).rstrip(b"\n"), file.tell()
         found = HASH_PREFIX + hashlib.file_digest(file, "sha256").hexdigest()
-        if found.encode() != digest:
+        size = file.tell() - begin
+        if found.encode() != digest or _origin(file) != origin:
             file.close()
             self._path(key).unlink(missing_ok=True)
             return None
-        self.touch(key)
-        size = file.tell() - begin
+        self.touch(key, origin)
         file.seek(begin)
         return Result(found, size, file)
 
@@ -106,6 +115,14 @@ class Results:
             self.tiles.drop_idle(path)
         else:
             path.unlink(missing_ok=True)
+
+
+def _origin(file: BinaryIO) -> Origin | None:
+    """Return the origin in the blob's header; None where there is none, or no blob."""
+    try:
+        return read_origin_at(file, _DIGEST_LENGTH + 1)
+    except ValueError:
+        return None
 
 
 def _size(path: Path) -> int:

@@ -48,14 +48,14 @@ class Service:
 
     def start(self, local: Local, remote: Remote | None = None) -> None:
         """Serve in a thread; the queue is closed once serving has ended."""
-        app = self._face.app()
+        app = self._face.app(local=True)
         if local.token:
             self._servers = [_server(Bearer(app, local.token, proves=True))]
         else:
             self._servers = [_server(app, http=OwnersOnly)]
         sockets = [local.listener]
         if remote:
-            self._servers.append(_remote_server(self._face.app(), remote))
+            self._servers.append(_remote_server(self._face.app(local=False), remote))
             sockets.append(remote.listener)
         self._thread = threading.Thread(target=self._run, args=(sockets,), name="engine-http")
         self._thread.start()

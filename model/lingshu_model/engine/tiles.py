@@ -2,8 +2,9 @@
 
 A tile lies here before it counts as done, so an arm of any length takes the memory of its tiles at
 work, and what a killed engine had finished is found by the next. Nothing is forced to the disk: a
-tile that a power cut tore is told by the digest before it, and computed again. Knows nothing of
-requests: a key is whatever decides the bytes.
+tile that a power cut tore is detected by the digest before it, and computed again. The digest is
+over the arm's key and the tile's number too: a tile under another name counts as damaged. A key is
+whatever decides the bytes.
 """
 
 import secrets
@@ -14,7 +15,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from lingshu_model.wire import Cells, decode_cells, digest_bytes, encode_cells
+from lingshu_model.wire import Cells, decode_cells, encode_cells
+from lingshu_model.wire.canonical import digest_pieces
 from lingshu_model.wire.durable import UNFINISHED
 
 _SUFFIX = ".tile"
@@ -58,7 +60,7 @@ class Tiles:
         ) as file:
             temporary = Path(file.name)
             try:
-                file.writelines((digest_bytes(blob).encode(), b"\n", blob))
+                file.writelines((_digest(key, str(index), blob), b"\n", blob))
                 file.flush()
                 temporary.replace(self._arm(key) / f"{index}{_SUFFIX}")
             except BaseException:
@@ -119,4 +121,8 @@ class ArmTiles:
 
 def _whole(path: Path) -> bytes | None:
     digest, _, blob = path.read_bytes().partition(b"\n")
-    return blob if digest_bytes(blob).encode() == digest else None
+    return blob if digest == _digest(path.parent.name, path.stem, blob) else None
+
+
+def _digest(key: str, index: str, blob: bytes) -> bytes:
+    return digest_pieces((f"{key}/{index}\n".encode(), blob)).encode()

@@ -5,7 +5,7 @@ from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from lingshu_model.wire import ArmRequest, JobView
+from lingshu_model.wire import ArmRequest, JobView, Origin
 from lingshu_model.wire.messages import JobState
 
 
@@ -16,6 +16,7 @@ class Work:
     serial: int
     key: str
     arm: ArmRequest
+    profile_digest: str
     tile: int
     waiting: deque[int]
     jobs: "list[Job]" = field(default_factory=list)
@@ -24,6 +25,11 @@ class Work:
     done: int = 0
     seconds: float = 0.0
     error: str | None = None
+
+    @property
+    def origin(self) -> Origin:
+        """What its cells answer."""
+        return Origin(self.arm.digest, self.profile_digest)
 
     @property
     def live(self) -> bool:
@@ -59,6 +65,7 @@ class Job:
     id: str
     principal: str
     work: Work
+    fresh: str = ""
     experiments: dict[str, str] = field(default_factory=dict[str, str])
     cancelled: bool = False
     ended: Future[None] = field(default_factory=Future[None])
@@ -69,11 +76,14 @@ class Job:
         state = "cancelled" if self.cancelled else work.state
         return JobView(
             job_id=self.id,
+            request=work.arm.digest,
+            fresh=self.fresh,
             state=state,
             done=work.done,
             total=work.arm.n_cells,
             error=work.error,
             seconds=None if state in ("queued", "running") else work.seconds,
+            profile_digest=work.profile_digest,
         )
 
 

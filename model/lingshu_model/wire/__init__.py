@@ -8,13 +8,23 @@ from lingshu_model.wire.catalogue import (
     Support,
     Tier,
 )
-from lingshu_model.wire.cells import Blob, Cells, decode_cells, encode_cells, row_blocks
+from lingshu_model.wire.cells import (
+    Blob,
+    Cells,
+    Origin,
+    decode_cells,
+    encode_cells,
+    read_origin,
+    row_blocks,
+)
 from lingshu_model.wire.messages import (
     MAX_CELLS,
     MAX_SEED,
+    PROTOCOL,
     ArmRequest,
     EngineInfo,
     Intervention,
+    JobRequest,
     JobView,
     QueuedJob,
     Requester,
@@ -23,6 +33,7 @@ from lingshu_model.wire.messages import (
 __all__ = [
     "MAX_CELLS",
     "MAX_SEED",
+    "PROTOCOL",
     "ArmRequest",
     "Blob",
     "Catalogue",
@@ -31,7 +42,9 @@ __all__ = [
     "CheckpointError",
     "EngineInfo",
     "Intervention",
+    "JobRequest",
     "JobView",
+    "Origin",
     "QueuedJob",
     "Requester",
     "Support",
@@ -42,5 +55,6 @@ __all__ = [
     "digest_file",
     "digest_json",
     "encode_cells",
+    "read_origin",
     "row_blocks",
 ]

@@ -1,16 +1,16 @@
 """Checkpoint folders read without torch: what a checkpoint knows, and that its files are intact.
 
 A checkpoint is a folder `NAME/` with `config.json`, `panel.json`, `*.safetensors`, `evidence.json`
-and `card.md`; the digests of its files are pinned beside it, in `NAME.digests.json`. Knows nothing
-of how the weights are used.
+and `card.md`; the digests of its files are pinned beside it, in `NAME.digests.json`. A checkpoint
+that was written anew since it was read is read again.
 """
 
 import base64
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from lingshu_model.wire.canonical import digest_file, digest_json
+from lingshu_model.wire.lazy import Lazy
 from lingshu_model.wire.messages import Intervention
 
 FORMAT = "lingshu-checkpoint-1"
@@ -27,6 +28,8 @@ Tier = Literal["seen", "seen_elsewhere", "combination_of_seen", "unseen"]
 # What the checkpoint digest covers: everything that decides a sampled count. The evidence and the
 # card are pinned too, but may be rewritten without making the old experiments another model's.
 _IDENTITY = ("config.json", "panel.json")
+_PINS = ".digests.json"
+_Stamp = tuple[int, int, int]
 
 
 class CheckpointError(Exception):
@@ -55,27 +58,27 @@ class Checkpoint:
     config: Mapping[str, Any]
     pinned: Mapping[str, str]
 
-    @cached_property
+    @Lazy
     def panel(self) -> list[str]:
         """Gene symbols in panel order."""
         return [gene["symbol"] for gene in self._json("panel.json")["genes"]]
 
-    @cached_property
+    @Lazy
     def panel_entries(self) -> list[dict[str, Any]]:
         """Panel rows: `symbol`, `ensembl` (or None), `aliases`, `previous`."""
         return self._json("panel.json")["genes"]
 
-    @cached_property
+    @Lazy
     def panel_digest(self) -> str:
         """The digest of the ordered gene list alone."""
         return digest_json(self.panel)
 
-    @cached_property
+    @Lazy
     def evidence(self) -> dict[str, Any]:
         """Held-out figures by support tier; empty where none were measured."""
         return self._json("evidence.json") if "evidence.json" in self.pinned else {}
 
-    @cached_property
+    @Lazy
     def reference(self) -> dict[str, NDArray[np.float64]]:
         """Summaries of the training cells, one row per entry of `config["seen"]`.
 
@@ -182,18 +185,18 @@ class Checkpoint:
 
 
 class Catalogue:
-    """The checkpoints found under a list of folders, first come first served by name."""
+    """The checkpoints under a list of folders; of one name, that of the first folder counts."""
 
     def __init__(self, roots: Iterable[Path] | None = None) -> None:
         """Look under `roots`; by default `LINGSHU_CHECKPOINTS` (a path list), then the shipped."""
         extra = os.environ.get("LINGSHU_CHECKPOINTS", "")
         default = [*(Path(p) for p in extra.split(os.pathsep) if p), SHIPPED]
         self.roots = tuple(default if roots is None else roots)
-        self._loaded: dict[str, Checkpoint] = {}
+        self._read: dict[Path, tuple[_Stamp, Checkpoint]] = {}
 
     def names(self) -> list[str]:
         """Names of all checkpoints with pinned digests, sorted."""
-        return sorted({path.name.removesuffix(".digests.json") for path in self._pins()})
+        return sorted({_name_of(path) for path in self._pins()})
 
     def load(self, name: str) -> Checkpoint:
         """Return a checkpoint by name; its weights are verified by whoever reads them.
@@ -202,26 +205,75 @@ class Catalogue:
             CheckpointError: no such name (the known ones are listed), or a file that is missing,
                 truncated or changed (its name and both digests are given).
         """
-        if name not in self._loaded:
-            self._loaded[name] = self._read(name)
-        return self._loaded[name]
+        for pins in self._pins():
+            if _name_of(pins) == name:
+                return self._at(pins)
+        message = f"no checkpoint {name!r}; there are {', '.join(self.names()) or 'none'}"
+        raise CheckpointError(message)
 
-    def _read(self, name: str) -> Checkpoint:
-        pins = {p.name.removesuffix(".digests.json"): p for p in reversed(list(self._pins()))}
-        if name not in pins:
-            message = f"no checkpoint {name!r}; there are {', '.join(self.names()) or 'none'}"
-            raise CheckpointError(message)
-        pinned = json.loads(pins[name].read_text("utf-8"))["files"]
-        path = pins[name].parent / name
-        config = json.loads(_verify(path / "config.json", pinned["config.json"]).read_text("utf-8"))
+    def find(self, name: str, digest: str) -> Checkpoint:
+        """Return the checkpoint of a digest, under its name or any other.
+
+        Raises:
+            CheckpointError: there is none; what is there under the name is said.
+        """
+        intact = dict(self._intact())
+        ordered = sorted(intact, key=lambda pins: _name_of(pins) != name)
+        for pins in ordered:
+            if intact[pins].digest == digest:
+                return intact[pins]
+        there = [f"{c.digest} in {c.path}" for p, c in intact.items() if _name_of(p) == name]
+        if there:
+            found = f"the checkpoint {name!r} is {' and '.join(there)}"
+        elif name in self.names():
+            self.load(name)  # says what is damaged
+            found = f"the checkpoint {name!r} was changed meanwhile"
+        else:
+            found = f"no checkpoint {name!r}; there are {', '.join(self.names()) or 'none'}"
+        roots = ", ".join(map(str, self.roots))
+        message = (
+            f"{found}, and the request asks for {digest!r}. Put the folder with that digest and "
+            f"its NAME.digests.json under one of {roots}, name its parent in LINGSHU_CHECKPOINTS, "
+            "or ask again for one that is there"
+        )
+        raise CheckpointError(message)
+
+    def digests(self) -> dict[str, str]:
+        """Return name to digest of the checkpoints that can be read; damaged ones are left out."""
+        found: dict[str, str] = {}
+        for pins, checkpoint in self._intact():
+            found.setdefault(_name_of(pins), checkpoint.digest)
+        return found
+
+    def _intact(self) -> Iterator[tuple[Path, Checkpoint]]:
+        for pins in self._pins():
+            with suppress(CheckpointError):
+                yield pins, self._at(pins)
+
+    def _at(self, pins: Path) -> Checkpoint:
+        try:
+            status = pins.stat()
+            stamp = status.st_mtime_ns, status.st_ino, status.st_size
+            known = self._read.get(pins)
+            if known and known[0] == stamp:
+                return known[1]
+            pinned: dict[str, str] = json.loads(pins.read_text("utf-8"))["files"]
+            expected = pinned["config.json"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            message = f"{pins} cannot be read ({error!r}): train or copy the checkpoint again"
+            raise CheckpointError(message) from error
+        path = pins.parent / _name_of(pins)
+        config = json.loads(_verify(path / "config.json", expected).read_text("utf-8"))
         if config.get("format") != FORMAT:
             message = f"{path} has the format {config.get('format')!r}; this version reads {FORMAT}"
             raise CheckpointError(message)
-        return Checkpoint(name, path, identity_digest(pinned), config, pinned)
+        checkpoint = Checkpoint(path.name, path, identity_digest(pinned), config, pinned)
+        self._read[pins] = stamp, checkpoint
+        return checkpoint
 
     def _pins(self) -> Iterator[Path]:
         for root in self.roots:
-            yield from sorted(root.glob("*.digests.json"))
+            yield from sorted(root.glob(f"*{_PINS}"))
 
 
 def identity_digest(pinned: Mapping[str, str]) -> str:
@@ -247,6 +299,10 @@ def unpack_genes(text: str, genes: int) -> NDArray[np.bool_]:
     """Return the set that `pack_genes` wrote, bool [genes]."""
     packed = np.frombuffer(base64.b64decode(text), np.uint8)
     return np.unpackbits(packed, count=genes).astype(bool)
+
+
+def _name_of(pins: Path) -> str:
+    return pins.name.removesuffix(_PINS)
 
 
 def _verify(path: Path, expected: str) -> Path:

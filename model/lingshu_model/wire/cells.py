@@ -3,7 +3,10 @@
 Tensors: `indptr` int64 [n + 1], `indices` int32 [nnz], `counts` int32 [nnz], `measured` uint8
 [genes]. A gene whose `measured` is 0 was left [MASK]: it has no count, which is not a count of
 zero. A blob may be larger than memory: it is written in pieces and read a block of cells at a time.
-Knows nothing of where the cells came from.
+
+The header can hold the cells' origin: the digest of the request they answer, and that of the
+numerics profile they were computed under. Whoever reads a blob can so tell its cells from another
+request's, wherever the bytes came from.
 """
 
 import json
@@ -11,6 +14,7 @@ import os
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any, Self
@@ -28,6 +32,19 @@ _WIDTHS = {"I64": 8, "I32": 4, "U8": 1}
 _TENSORS = {"indptr": "I64", "counts": "I32", "indices": "I32", "measured": "U8"}
 
 
+@dataclass(frozen=True)
+class Origin:
+    """What cells are an answer to.
+
+    Attributes:
+        request: `ArmRequest.digest` of the arm.
+        profile: digest of the numerics profile; None where a blob does not say.
+    """
+
+    request: str
+    profile: str | None = None
+
+
 class Cells:
     """Counts of n cells over a panel, in rows of a sparse matrix (CSR).
 
@@ -37,15 +54,23 @@ class Cells:
         values: int32 [counts], UMI of those genes. It and `indices` may lie in a file; a slice of
             them is read.
         measured: bool [genes].
+        origin: what all these cells together answer; None for a part, and where it is unknown.
     """
 
     indptr: NDArray[np.int64]
     indices: "NDArray[np.int32] | _Stored"
     values: "NDArray[np.int32] | _Stored"
     measured: NDArray[np.bool_]
+    origin: Origin | None = None
 
-    def __init__(self, counts: NDArray[np.integer[Any]], measured: NDArray[np.bool_]) -> None:
+    def __init__(
+        self,
+        counts: NDArray[np.integer[Any]],
+        measured: NDArray[np.bool_],
+        origin: Origin | None = None,
+    ) -> None:
         """Take dense counts [cells, genes]; 0 where a gene is unmeasured."""
+        self.origin = origin
         rows, columns = np.nonzero(counts)
         self.indptr = np.zeros(len(counts) + 1, np.int64)
         np.cumsum(np.bincount(rows, minlength=len(counts)), out=self.indptr[1:])
@@ -132,11 +157,17 @@ def row_blocks(n_cells: int, n_genes: int, first: int = 0) -> Iterator[slice]:
 
 
 class Blob:
-    """The bytes of cells, in pieces, as often as they are asked for; equal cells, equal bytes."""
+    """The bytes of cells, in pieces, as often as they are asked for.
 
-    def __init__(self, parts: Iterable[Cells]) -> None:
-        """Join the cells of `parts`, which are gone through several times, in order."""
-        self._parts = parts
+    Equal cells of one origin have equal bytes.
+    """
+
+    def __init__(self, parts: Iterable[Cells], origin: Origin | None = None) -> None:
+        """Join the cells of `parts`, which are gone through several times, in order.
+
+        `origin` is written into the header. The origins of the parts are not looked at.
+        """
+        self._parts, self._origin = parts, origin
 
     def __iter__(self) -> Iterator[bytes]:
         n_cells, n_counts, measured = 0, 0, None
@@ -149,7 +180,7 @@ class Blob:
         if measured is None:
             message = "a blob is made of at least one part"
             raise ValueError(message)
-        yield _header(n_cells, n_counts, len(measured))
+        yield _header(n_cells, n_counts, len(measured), self._origin)
         yield from self._indptr()
         yield from chain.from_iterable(_pieces(part.values) for part in self._parts)
         yield from chain.from_iterable(_pieces(part.indices) for part in self._parts)
@@ -165,8 +196,29 @@ class Blob:
 
 
 def encode_cells(cells: Cells) -> bytes:
-    """Return the blob of `cells`; the same cells always give the same bytes."""
-    return b"".join(Blob([cells]))
+    """Return the blob of `cells`, with their origin; equal cells of one origin, equal bytes."""
+    return b"".join(Blob([cells], cells.origin))
+
+
+def read_origin(path: Path) -> Origin | None:
+    """Return what a blob's header says its cells answer; None where it does not say.
+
+    Raises:
+        ValueError: the file is not a blob of cells.
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        return read_origin_at(file)
+
+
+def read_origin_at(file: IO[bytes], offset: int = 0) -> Origin | None:
+    """Return the origin of the blob that begins at `offset` of an open file, as `read_origin`."""
+    try:
+        described, _ = _described(_File(file.fileno(), offset))
+        return _origin(described["__metadata__"])
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        message = f"not a {ENCODING} blob: {error}"
+        raise ValueError(message) from error
 
 
 def decode_cells(source: bytes | Path | IO[bytes]) -> Cells:
@@ -201,15 +253,16 @@ class _Bytes:
 
 
 class _File:
-    """A file read by position; closed when nothing refers to it any more."""
+    """A file read by position, from `start`; closed when nothing refers to it any more."""
 
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = os.dup(descriptor)
+    def __init__(self, descriptor: int, start: int = 0) -> None:
+        self._descriptor, self._start = os.dup(descriptor), start
         weakref.finalize(self, os.close, self._descriptor)
-        self.size = os.fstat(self._descriptor).st_size
+        self.size = os.fstat(self._descriptor).st_size - start
 
     def read(self, offset: int, length: int) -> bytes:
         pieces: list[bytes] = []
+        offset += self._start
         while length:
             piece = os.pread(self._descriptor, length, offset)
             if not piece:
@@ -240,7 +293,7 @@ class _Stored:
 
 def _decoded(blob: _Bytes | _File) -> Cells:
     try:
-        at = _layout(blob)
+        at, origin = _layout(blob)
         indptr = np.frombuffer(blob.read(at["indptr"][0], 8 * at["indptr"][1]), "<i8")
         measured = np.frombuffer(blob.read(*at["measured"]), np.uint8).astype(bool)
         cells = Cells.from_csr(
@@ -248,16 +301,19 @@ def _decoded(blob: _Bytes | _File) -> Cells:
         )
         if isinstance(blob, _Bytes):
             cells = cells[:]
+        cells.origin = origin
     except Exception as error:
         message = f"these {blob.size} bytes are not a {ENCODING} blob: {error}"
         raise ValueError(message) from error
     return cells
 
 
-def _header(n_cells: int, n_counts: int, n_genes: int) -> bytes:
+def _header(n_cells: int, n_counts: int, n_genes: int, origin: Origin | None) -> bytes:
     """Return what safetensors writes before the tensors, which it orders by width, then name."""
     lengths = {"indptr": n_cells + 1, "counts": n_counts, "indices": n_counts, "measured": n_genes}
-    described: dict[str, Any] = {"__metadata__": {"encoding": ENCODING}}
+    said = {} if origin is None else {"profile": origin.profile, "request": origin.request}
+    metadata = {"encoding": ENCODING, **{k: v for k, v in said.items() if v is not None}}
+    described: dict[str, Any] = {"__metadata__": metadata}
     end = 0
     for name, dtype in _TENSORS.items():
         begin, end = end, end + lengths[name] * _WIDTHS[dtype]
@@ -267,16 +323,29 @@ def _header(n_cells: int, n_counts: int, n_genes: int) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def _layout(blob: _Bytes | _File) -> dict[str, tuple[int, int]]:
-    """Return where each tensor begins and how many values it has."""
+def _described(blob: _Bytes | _File) -> tuple[dict[str, Any], int]:
+    """Return the header's JSON and its length in bytes."""
     length = int.from_bytes(blob.read(0, 8), "little")
     if length > min(_MAX_HEADER, blob.size - 8):
         message = f"a header of {length} bytes"
         raise ValueError(message)
     described: dict[str, Any] = json.loads(blob.read(8, length))
-    if (found := described.pop("__metadata__", {}).get("encoding")) != ENCODING:
+    found = described.get("__metadata__", {}).get("encoding")
+    if found != ENCODING:
         message = f"the encoding is {found!r}"
         raise ValueError(message)
+    return described, length
+
+
+def _origin(metadata: dict[str, Any]) -> Origin | None:
+    request, profile = metadata.get("request"), metadata.get("profile")
+    return None if request is None else Origin(str(request), profile and str(profile))
+
+
+def _layout(blob: _Bytes | _File) -> tuple[dict[str, tuple[int, int]], Origin | None]:
+    """Return where each tensor begins and how many values it has, and the origin."""
+    described, length = _described(blob)
+    origin = _origin(described.pop("__metadata__"))
     at: dict[str, tuple[int, int]] = {}
     for name, dtype in _TENSORS.items():
         tensor = described[name]
@@ -288,7 +357,7 @@ def _layout(blob: _Bytes | _File) -> dict[str, tuple[int, int]]:
     if 8 + length + max(tensor["data_offsets"][1] for tensor in described.values()) != blob.size:
         message = "its tensors end elsewhere"
         raise ValueError(message)
-    return at
+    return at, origin
 
 
 def _pieces(column: NDArray[np.int32] | _Stored) -> Iterator[bytes]:

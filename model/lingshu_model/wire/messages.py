@@ -1,8 +1,10 @@
 """What travels between a client and the engine: requests, job views, and the numerics profile.
 
 An *arm* is one batch of cells: a context, a set of interventions (none = control), a seed and a
-range of cell indices. A paired experiment is two arms with one seed. Knows nothing of ledgers,
-tools or torch.
+range of cell indices. A paired experiment is two arms with one seed.
+
+Every HTTP message names the protocol, and every request a call, which its answer repeats: a client
+can so tell the answer to its request from any other. Job views repeat the digest of the arm too.
 """
 
 from typing import Annotated, Any, Literal
@@ -13,6 +15,12 @@ from lingshu_model.wire.canonical import digest_json
 
 Kind = Literal["knockout", "crispri", "crispra", "cytokine", "drug", "sham"]
 JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+PROTOCOL = 2
+"""Version of what is exchanged here; client and engine must have the same."""
+PROTOCOL_HEADER = "X-Lingshu-Protocol"
+VERSION_HEADER = "X-Lingshu-Version"
+CALL_HEADER = "X-Lingshu-Call"
+"""A random text of the client's, repeated in the headers of the answer."""
 MAX_CELLS = 100_000
 MAX_SEED = 2**63 - 1
 
@@ -61,16 +69,41 @@ class ArmRequest(Wire):
         return digest_json(self.model_dump(mode="json"))
 
 
+class JobRequest(Wire):
+    """What a client submits: an arm, and what its cells do not depend on.
+
+    Attributes:
+        arm: the arm.
+        fresh: names one recomputation of the arm, which takes nothing from any other; empty: none.
+        roots: folders, as absolute paths, in which the client finds checkpoints; an engine looks
+            there too, if the client is of its own machine.
+    """
+
+    arm: ArmRequest
+    roots: Annotated[tuple[str, ...], Field(max_length=100)] = ()
+    fresh: Annotated[str, Field(max_length=200)] = ""
+
+
 class JobView(Wire):
     """Where an arm stands in the engine. `done` and `total` count cells."""
 
     job_id: str
+    request: str
+    """`ArmRequest.digest` of the arm."""
+    fresh: str = ""
+    """The recomputation's name; empty for none."""
     state: JobState
     done: int
     total: int
     error: str | None = None
     seconds: float | None = None
     """Compute time; None until the arm has ended, 0.0 when it came from disk."""
+    profile_digest: str | None = None
+    """Of the numerics profile it is computed under; None where no engine knows the job."""
+    profile: dict[str, Any] | None = None
+    """That profile; None until the job has succeeded."""
+    version: str = ""
+    """The engine's package version."""
 
 
 class Requester(Wire):
@@ -100,6 +133,8 @@ class EngineInfo(Wire):
     change a bit; `ranks` stands beside it because it cannot.
     """
 
+    protocol: int = 1
+    """Of the exchange; engines before the first numbered one do not say."""
     version: str
     pid: int
     ranks: int
