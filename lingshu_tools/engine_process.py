@@ -122,14 +122,17 @@ class EngineProcess:
         started = self._started
         if started is None or started.starter != os.getpid() or started.ended:
             started = start_detached(self._plan.places, self._plan.arguments, self._plan.environ)
-        self._started = started
 
         def info() -> EngineInfo | None:
             with suppress(EngineBusyError):
                 return self._info(None, HEALTH_S)
             return None
 
-        return wait_until(info, started, remaining(self._plan.timeout_s), waiting)
+        # One that does not answer in time is waited for again by the next call.
+        self._started = started
+        found = wait_until(info, started, remaining(self._plan.timeout_s), waiting)
+        self._started = None
+        return found
 
     def _is_ours(self, info: EngineInfo) -> bool:
         same = self._url is not None or info.version == __version__

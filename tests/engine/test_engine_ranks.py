@@ -116,6 +116,6 @@ def test_one_process_where_two_were_asked_for_is_refused_with_the_recipe(lab):
     ended = subprocess.run(
         [*command, str(lab.home), *lab.arguments], env=lab.environ, capture_output=True, text=True
     )
-    assert ended.returncode == 3
+    assert ended.returncode == 2
     assert "there are 1 processes" in ended.stderr
     assert "ACCELERATE_USE_CPU=true" in ended.stderr

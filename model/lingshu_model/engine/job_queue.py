@@ -66,7 +66,7 @@ class JobQueue:
         with self._changed:
             self._touch()
             if requester.experiment in self._withdrawn:
-                work = Work(0, key, arm, profile_digest, tile, deque())
+                work = Work(0, key, arm, tile, deque(), profile_digest)
                 refused = Job(job_id, requester.principal, work, fresh)
                 refused.cancelled = True
                 refused.ended.set_result(None)
@@ -232,7 +232,7 @@ class JobQueue:
     def _start(self, key: str, arm: ArmRequest, profile_digest: str, tile: int) -> Work:
         self._refuse_if_closed()
         self._serial += 1
-        work = Work(self._serial, key, arm, profile_digest, tile, deque())
+        work = Work(self._serial, key, arm, tile, deque(), profile_digest)
         if self.results.touch(key, work.origin):
             work.state, work.done = "succeeded", arm.n_cells
             return work

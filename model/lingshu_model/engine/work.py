@@ -16,9 +16,9 @@ class Work:
     serial: int
     key: str
     arm: ArmRequest
-    profile_digest: str
     tile: int
     waiting: deque[int]
+    profile_digest: str = ""
     jobs: "list[Job]" = field(default_factory=list)
     stop: threading.Event = field(default_factory=threading.Event)
     state: JobState = "queued"
