@@ -22,6 +22,7 @@ class CrossingProxy:
         path.rename(self._behind)
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(path))
+        path.chmod(0o600)
         self._listener.listen(32)
         self._meeting = threading.Barrier(2)
         self._answers: dict[int, bytes] = {}

@@ -3,13 +3,14 @@
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Lab
 from crossing import CrossingProxy
 
 from lingshu_model.wire import ArmRequest, Catalogue, Cells, decode_cells
+from lingshu_model.wire.endpoints import read_endpoint
 from lingshu_model.wire.messages import CALL_HEADER
 from lingshu_tools.app import App
 from lingshu_tools.dispatcher import call
@@ -22,12 +23,12 @@ SEEDS = (1, 2)
 
 
 @pytest.fixture
-def cross(lab: Lab) -> Iterator[Callable[..., CrossingProxy]]:
+def cross(lab: Any) -> Iterator[Callable[..., CrossingProxy]]:
     """Host an engine and return what puts a crossing proxy in front of it."""
     proxies: list[CrossingProxy] = []
 
     def start(crosses: Callable[[str], bool], *, whole: bool) -> CrossingProxy:
-        proxy = CrossingProxy(lab.client().places.socket, crosses, whole=whole)
+        proxy = CrossingProxy(read_endpoint(lab.client().places).path, crosses, whole=whole)
         proxies.append(proxy)
         return proxy
 
@@ -66,7 +67,7 @@ def kind_of(path: str) -> str:
 
 @pytest.mark.parametrize("whole", [True, False])
 @pytest.mark.parametrize("kind", ["submit", "wait", "cells"])
-def test_answers_that_cross_once_are_asked_for_again(lab: Lab, cross, kind: str, whole: bool):
+def test_answers_that_cross_once_are_asked_for_again(lab: Any, cross, kind: str, whole: bool):
     lab.host()
     engine = lab.client()
     arms = {seed: lab.arm("STAT1", seed=seed) for seed in SEEDS}
@@ -86,7 +87,7 @@ def test_answers_that_cross_once_are_asked_for_again(lab: Lab, cross, kind: str,
 
 @pytest.mark.parametrize("whole", [True, False])
 @pytest.mark.parametrize("kind", ["submit", "wait", "cells"])
-def test_answers_that_always_cross_are_refused(lab: Lab, cross, kind: str, whole: bool):
+def test_answers_that_always_cross_are_refused(lab: Any, cross, kind: str, whole: bool):
     lab.host()
     engine = lab.client()
     proxy = cross(lambda path: kind_of(path) == kind, whole=whole)
@@ -96,7 +97,7 @@ def test_answers_that_always_cross_are_refused(lab: Lab, cross, kind: str, whole
 
 
 @pytest.mark.parametrize("whole", [True, False])
-def test_cells_of_another_experiment_are_never_sealed(tmp_path: Path, cross, lab: Lab, whole: bool):
+def test_cells_of_another_experiment_are_never_sealed(tmp_path: Path, cross, lab: Any, whole: bool):
     root = make_checkpoint(tmp_path / "made").path.parent
     lab.catalogue = Catalogue([root])
     lab.host()
@@ -128,7 +129,7 @@ def test_cells_of_another_experiment_are_never_sealed(tmp_path: Path, cross, lab
         app.close()
 
 
-def test_an_answer_that_names_no_call_is_refused(lab: Lab, monkeypatch: pytest.MonkeyPatch):
+def test_an_answer_that_names_no_call_is_refused(lab: Any, monkeypatch: pytest.MonkeyPatch):
     lab.host()
     engine = lab.client()
     monkeypatch.setattr("lingshu_model.engine.app.CALL_HEADER", f"{CALL_HEADER}-not")
@@ -141,7 +142,7 @@ def test_an_answer_that_names_no_call_is_refused(lab: Lab, monkeypatch: pytest.M
     assert engine.info() is not None
 
 
-def test_a_result_on_disk_under_the_wrong_key_is_computed_again(lab: Lab):
+def test_a_result_on_disk_under_the_wrong_key_is_computed_again(lab: Any):
     lab.host()
     engine = lab.client()
     arms = [lab.arm("STAT1", seed=seed) for seed in SEEDS]
