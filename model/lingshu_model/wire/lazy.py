@@ -1,8 +1,8 @@
 """A property that is worked out when it is first read, without a lock.
 
-`functools.cached_property` of Python 3.11 has one lock for all instances of a class. One thread that
-waits, say for a locked database, would keep every other waiting; and a fork copies the lock as it
-is: where another thread held it, the child would wait for ever. Here several threads may work a
+`functools.cached_property` of Python 3.11 has one lock for all instances of a class. One thread
+that waits, say for a locked database, would keep every other waiting; and a fork copies the lock as
+it is: where another thread held it, the child would wait for ever. Here several threads may work a
 value out at once, and all get the one that was stored first.
 """
 
