@@ -51,7 +51,7 @@ def test_an_arm_that_ends_while_results_are_pruned_spoils_no_other(
 ):
     results = Results(tmp_path, limit=10)
     results.tiles.begin("b")
-    results.write("b", [b"x" * 100])
+    results.write("b", blob())
     listed = results.tiles.idle
 
     def idle() -> list[Path]:
@@ -64,8 +64,8 @@ def test_an_arm_that_ends_while_results_are_pruned_spoils_no_other(
         return [*listed(), tmp_path / "tiles" / "b"]
 
     monkeypatch.setattr(results.tiles, "idle", idle)
-    results.write("a", [b"x" * 100])
-    assert read(results, "a") == b"x" * 100
+    results.write("a", blob())
+    assert read(results, "a") == b"".join(blob())
 
 
 def test_half_written_results_are_cleared_and_never_read(tmp_path: Path):
