@@ -1,6 +1,6 @@
 """`lingshu tools`, `models` and `doctor`: what there is, and what state it is in.
 
-Starts nothing and writes nothing. Knows nothing of how tools are called.
+Starts nothing, and changes nothing but the modes of a home that is open to other users.
 """
 
 import os
@@ -114,10 +114,15 @@ def _model(checkpoint: "Checkpoint") -> dict[str, Any]:
 
 
 @click.command()
+@click.option(
+    "--fix/--no-fix",
+    default=True,
+    help="Close the home to other users (folders 0700, files 0600), or only say what is open.",
+)
 @common
-def doctor() -> None:
-    """Show versions, disk space, the ledger's journal and schema, the engine and its numerics."""
-    state = _examine(open_app())
+def doctor(*, fix: bool) -> None:
+    """Show versions, disk space, the ledger, the engine and its numerics; close an open home."""
+    state = _examine(open_app(), fix=fix)
     if settings().as_json:
         echo_json(state)
         return
@@ -125,10 +130,11 @@ def doctor() -> None:
         lines = value.items() if isinstance(value, dict) else [("", value)]
         click.echo(click.style(name, bold=True))
         for key, item in lines:
-            click.echo(f"  {key + ': ' if key else ''}{item}")
+            for part in item if isinstance(item, list) else [item]:
+                click.echo(f"  {key + ': ' if key else ''}{part}")
 
 
-def _examine(app: "App") -> dict[str, Any]:
+def _examine(app: "App", *, fix: bool) -> dict[str, Any]:
     state = engine_state(app.engine.info())
     profile: dict[str, Any] = (state["engine"] or {}).get("profile", {})
     return {
@@ -136,6 +142,7 @@ def _examine(app: "App") -> dict[str, Any]:
         "versions": {**_versions(), "python": platform.python_version(), "sqlite": _sqlite()},
         "machine": {"system": platform.platform(), "interpreter": interpreter()},
         "home": str(app.home),
+        "access": _access(app.home, fix=fix),
         "free space": _free(app.home),
         "ledger": _ledger(app),
         "checkpoints": {name: _intact(app, name) for name in app.catalogue.names()},
@@ -169,6 +176,24 @@ def _free(home: Path) -> str:
     return f"{shutil.disk_usage(there).free / 1e9:.1f} GB"
 
 
+def _access(home: Path, *, fix: bool) -> dict[str, Any]:
+    from lingshu_tools.home_check import check_access, shortened
+
+    access = check_access(home, fix=fix)
+    state: dict[str, Any] = {"state": access.summary, "locks": _locks(home)}
+    if access.changed:
+        state["closed"] = shortened(access.changed)
+    if access.problems:
+        state["problem"] = shortened(access.problems)
+    return state
+
+
+def _locks(home: Path) -> str:
+    from lingshu_model.wire.file_locks import kind_of_locks
+
+    return kind_of_locks(home) if home.is_dir() else "known once there is a home"
+
+
 def _ledger(app: "App") -> dict[str, Any]:
     from lingshu_tools.ledger import Ledger
     from lingshu_tools.ledger.migrations import HEAD
@@ -177,7 +202,10 @@ def _ledger(app: "App") -> dict[str, Any]:
     if url := os.environ.get("LINGSHU_LEDGER"):
         return _named_ledger(url)
     database = app.home / "experiments.db"
-    journal = journal_for(database)
+    try:
+        journal = journal_for(database)
+    except OSError as error:
+        return {"database": str(database), "unreadable": str(error)}
     said = {"database": str(database), "journal": f"{journal.mode}: {journal.reason}"}
     if not database.is_file():
         return {**said, "head": "none yet; the first experiment makes the file"}

@@ -18,6 +18,7 @@ from sqlalchemy import Connection, inspect, select
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from lingshu_model.wire.durable import durably, sync_folder
+from lingshu_model.wire.private import private_folder
 from lingshu_tools.archive import form
 from lingshu_tools.archive.copying import Progress, copy_rows
 from lingshu_tools.archive.form import ArchiveError, Limits, Metadata
@@ -67,7 +68,7 @@ def import_ledger(
         home.parent.mkdir(parents=True, exist_ok=True)
         with form.beside(home, ".import-") as folder:
             staged = folder / "home"
-            staged.mkdir()
+            staged.mkdir(mode=0o700)
             try:
                 with opened(path, limits) as members:
                     metadata = _unpacked(members, staged, folder, progress or _silent)
@@ -129,6 +130,7 @@ def _file(members: Members, metadata: Metadata, name: str, target: Path) -> None
 
 def _written(members: Members, name: str, target: Path) -> str:
     digest = hashlib.sha256()
+    private_folder(target.parent)
     with durably(target) as file:
         for chunk in members.chunks(name):
             digest.update(chunk)

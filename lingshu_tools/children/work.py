@@ -19,7 +19,7 @@ from typing import Any
 from lingshu_model.wire import digest_file
 from lingshu_model.wire.durable import UNFINISHED, sync_folder
 from lingshu_model.wire.file_locks import is_held, try_lock
-from lingshu_model.wire.private import private_folder
+from lingshu_model.wire.private import check_own, private_folder
 from lingshu_tools.children.task import BUSY, Answer, TaskFiles
 
 
@@ -53,6 +53,7 @@ def _work(task: dict[str, Any], out: Path, files: TaskFiles) -> Answer:
             digests[name] = digest_file(file)
             with file.open("rb") as handle:
                 os.fsync(handle.fileno())
+            check_own(out / file.name)
             final = file.replace(out / file.name)
             status = final.lstat()
             placed[name] = (str(final), status.st_size, status.st_mtime_ns)

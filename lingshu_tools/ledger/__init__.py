@@ -4,7 +4,7 @@ Knows nothing of tools, models or MCP.
 """
 
 from lingshu_tools.ledger.canonical import canonical_json, digest_bytes, digest_file, digest_json
-from lingshu_tools.ledger.home import default_home
+from lingshu_tools.ledger.home import default_home, open_home
 from lingshu_tools.ledger.records import (
     Door,
     Experiment,
@@ -49,4 +49,5 @@ __all__ = [
     "digest_bytes",
     "digest_file",
     "digest_json",
+    "open_home",
 ]

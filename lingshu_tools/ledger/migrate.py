@@ -18,6 +18,7 @@ from urllib.parse import quote
 from sqlalchemy import Connection
 
 from lingshu_model.wire.durable import UNFINISHED, sync_folder
+from lingshu_model.wire.private import make_private
 from lingshu_tools.errors import LedgerError
 from lingshu_tools.ledger import derived
 from lingshu_tools.ledger.backend import Backend, backend_of
@@ -107,6 +108,7 @@ def _copy(path: Path, revision: str) -> Path:
     unfinished = target.with_name(f"{UNFINISHED}{target.name}")
     try:
         unfinished.unlink(missing_ok=True)
+        make_private(unfinished)
         source = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)
         try:
             source.execute("VACUUM INTO ?", (str(unfinished),))

@@ -7,12 +7,14 @@ or of who needs them.
 import hashlib
 import os
 import re
+import stat
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from lingshu_model.wire.canonical import HASH_PREFIX, digest_pieces
 from lingshu_model.wire.durable import durably, sync_name
+from lingshu_model.wire.private import UnsafePathError, private_folder
 from lingshu_tools.errors import InputError, LedgerError, NotFoundError, TamperError
 from lingshu_tools.ledger.canonical import digest_bytes, digest_file
 
@@ -63,8 +65,12 @@ class ObjectStore:
                 # Whoever stored it may have died before its name was on the disk.
                 sync_name(path)
             else:
+                private_folder(self.root)
+                private_folder(path.parent)
                 with durably(path) as file:
                     _write(file, pieces, digest)
+        except UnsafePathError as error:
+            raise LedgerError(str(error)) from error
         except OSError as error:
             message = f"{path} could not be written: {error}; free some space and try again"
             raise LedgerError(message) from error
@@ -92,11 +98,13 @@ class ObjectStore:
 
     def has(self, digest: str) -> bool:
         """Return whether an object is there; its bytes are checked when it is read."""
-        return self.path(digest).is_file()
+        return _is_object(self.path(digest))
 
     def _read(self, digest: str, read: Callable[[Path], R]) -> R:
         path = self.path(digest)
         try:
+            if not _is_object(path):
+                raise FileNotFoundError
             return read(path)
         except FileNotFoundError as error:
             message = f"{digest} is not in {self.root}; replay its experiment to make it again"
@@ -122,8 +130,18 @@ def _write(file: BinaryIO, pieces: Iterable[bytes], digest: str) -> None:
         raise LedgerError(message)
 
 
+def _is_object(path: Path) -> bool:
+    """Return whether a regular file is there: no link, and nothing that a reader would wait for."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
 def _touched(path: Path, digest: str) -> bool:
     """Return whether an object is there and whole, and young again for whoever collects garbage."""
+    if not _is_object(path):
+        return False
     try:
         # In this order: an object taken away in between is missed here, and written anew.
         os.utime(path)

@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 from sqlalchemy import Connection, select
 
+from lingshu_model.wire.private import make_private
 from lingshu_tools.ledger.chain import head_of
 from lingshu_tools.ledger.schema import chain, experiment
 
@@ -106,6 +107,11 @@ class Search:
         return len(rows) < _BATCH
 
     def _open(self) -> sqlite3.Connection:
+        if self._writable:
+            try:
+                make_private(self.path)
+            except OSError as error:
+                raise sqlite3.OperationalError(str(error)) from error
         mode = "rwc" if self._writable else "ro"
         name = f"file:{quote(str(self.path))}?mode={mode}"
         return sqlite3.connect(name, uri=True, timeout=0, isolation_level=None)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lingshu_model.wire.durable import write_durably
+from lingshu_model.wire.private import private_folder
 from lingshu_tools.errors import LedgerError
 from lingshu_tools.ledger.canonical import canonical_json, digest_bytes
 
@@ -30,6 +31,7 @@ class Spool:
         path = self._path(experiment_id)
         try:
             text = canonical_json(document)
+            private_folder(self._folder)
             write_durably(path, digest_bytes(text).encode() + b"\n", text)
         except OSError as error:
             message = (

@@ -8,7 +8,7 @@ nothing of what the tables mean.
 import sqlite3
 import time
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +24,7 @@ from sqlalchemy import (
 )
 
 from lingshu_model.wire.file_locks import LockTimeoutError, NoLocksError, wait_for_lock
+from lingshu_model.wire.private import make_private, private_folder
 from lingshu_tools.deadline import remaining
 from lingshu_tools.errors import LedgerError, LockedError
 from lingshu_tools.ledger import sqlite_schema
@@ -136,7 +137,8 @@ class SqliteBackend:
         # Never a lock on the database itself: closing any descriptor of it would drop SQLite's own.
         guard = self.path.with_name(f"{self.path.name}.open")
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if not self.path.parent.exists():
+                private_folder(self.path.parent)
             lock = wait_for_lock(guard, timeout_s=remaining(BUSY_S))
         except LockTimeoutError as error:
             who = blockers(guard) or "another process"
@@ -229,6 +231,11 @@ def read_only(database: Path) -> Engine:
 
 def _engine(database: Path, options: str, begin: str, extra: dict[str, Any]) -> Engine:
     def connect() -> sqlite3.Connection:
+        if options == "mode=rwc":
+            # SQLite would make it with what the umask leaves; its journals get the file's mode.
+            # What hinders this hinders SQLite too, which says so.
+            with suppress(OSError):
+                make_private(database)
         connection = sqlite3.connect(
             f"file:{quote(str(database))}?{options}",
             uri=True,

@@ -31,6 +31,7 @@ from lingshu_tools.ledger.backend import backend_of
 from lingshu_tools.ledger.canonical import digest_bytes
 from lingshu_tools.ledger.chain import append
 from lingshu_tools.ledger.database import Database
+from lingshu_tools.ledger.home import open_home
 from lingshu_tools.ledger.liveness import Lock
 from lingshu_tools.ledger.migrations import TAGS
 from lingshu_tools.ledger.objects import ObjectStore
@@ -110,9 +111,9 @@ class Ledger(Reading):
             LedgerError: it cannot be opened for writing, or has another format.
         """
         url = url or os.environ.get("LINGSHU_LEDGER")
+        open_home(home)
         own = SqliteBackend(home / "experiments.db", writable=True)
         database = Database.open(backend_of(url) if url else own)
-        home.mkdir(parents=True, exist_ok=True)
         self = cls(database, home, ObjectStore(home / "objects"))
         self._heads.add(self.head())
         # Whoever opens it only to read shall not wait long for somebody who writes.

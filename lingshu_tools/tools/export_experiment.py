@@ -18,6 +18,7 @@ from lingshu_tools.children.task import Kind
 from lingshu_tools.errors import InputError
 from lingshu_tools.gene_tables import EFFECT_UNITS, SAMPLE_UNITS
 from lingshu_tools.ledger import Experiment, digest_bytes
+from lingshu_tools.ledger.home import output_file
 from lingshu_tools.registry import Arguments, ToolSpec
 from lingshu_tools.results import Result
 from lingshu_tools.scripts import script
@@ -148,7 +149,7 @@ def _csv_words(name: str, path: str, written: Answer) -> dict[str, Any]:
 
 def _script(app: App, asked: ExportExperiment) -> dict[str, Any]:
     ones = _finished(app, asked.id, asked.format)
-    path = app.home / "exports" / f"{asked.id}.py"
+    path = output_file(app.home, "exports", f"{asked.id}.py")
     text = script(ones).encode()
     write_durably(path, text)
     return {

@@ -22,7 +22,7 @@ from mcp import Client, StdioServerParameters
 from lingshu_mcp.telling import Teller, effect_table, ranking_table, wrapped
 from lingshu_tools.engine import Engine
 from lingshu_tools.interpreter import command, environ_of
-from lingshu_tools.ledger import Ledger, default_home
+from lingshu_tools.ledger import Ledger, default_home, open_home
 
 MARK = ".lingshu-demo"
 CHECKPOINT = {"checkpoint": "thp1-crispr"}
@@ -144,7 +144,7 @@ def fresh(home: Path) -> Path:
             raise click.ClickException(message)
         Engine(home).shutdown()
         shutil.rmtree(home)
-    home.mkdir(parents=True, exist_ok=True)
+    open_home(home)
     (home / MARK).touch()
     return home
 

@@ -254,6 +254,21 @@ def test_credentials_are_read_as_each_system_writes_them(monkeypatch: pytest.Mon
     assert peers.peer_uid(Connection()) == 501  # type: ignore[arg-type]
 
 
+def test_what_an_engine_leaves_in_a_home_is_private_whatever_the_umask(lab):
+    before = os.umask(0)
+    try:
+        engine = lab.client()
+        view = engine.wait(engine.submit(lab.arm("STAT1")).job_id, 45)
+        assert view.state == "succeeded"
+        engine.cells(view.job_id)
+        folder = engine.places.folder
+        made = {path: stat.S_IMODE(path.lstat().st_mode) for path in (folder, *folder.rglob("*"))}
+    finally:
+        os.umask(before)
+    assert engine.places.log in made
+    assert made == {path: 0o700 if path.is_dir() else 0o600 for path in made}
+
+
 # Where it listens
 
 

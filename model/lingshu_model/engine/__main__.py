@@ -16,6 +16,7 @@ from lingshu_model.engine.errors import OccupiedError, StartError
 from lingshu_model.engine.results import DEFAULT_LIMIT
 from lingshu_model.engine.samplers import DEFAULT
 from lingshu_model.wire.launcher import LauncherError, settle
+from lingshu_model.wire.private import UnsafePathError
 
 REFUSED = 2
 ALREADY_RUNNING = 3
@@ -40,7 +41,7 @@ def main() -> int:
 
     try:
         return run(options)
-    except StartError as error:
+    except (StartError, UnsafePathError) as error:
         sys.stderr.write(f"lingshu engine: {error}\n")
         return ALREADY_RUNNING if isinstance(error, OccupiedError) else REFUSED
 

@@ -18,6 +18,7 @@ from lingshu_model.wire import Origin
 from lingshu_model.wire.canonical import HASH_PREFIX
 from lingshu_model.wire.cells import read_origin_at
 from lingshu_model.wire.durable import UNFINISHED, durably
+from lingshu_model.wire.private import private_folder
 
 DEFAULT_LIMIT = 2 << 30
 _SUFFIX = ".cells"
@@ -39,7 +40,7 @@ class Results:
     def __init__(self, folder: Path, limit: int = DEFAULT_LIMIT) -> None:
         """Open `folder`, and clear away what a killed engine left half written."""
         self.folder, self.limit = folder, limit
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_folder(folder)
         for path in folder.glob(f"{UNFINISHED}*"):
             path.unlink(missing_ok=True)
         self.tiles = Tiles(folder / "tiles")

@@ -18,6 +18,7 @@ from pathlib import Path
 from lingshu_model.wire import Cells, decode_cells, encode_cells
 from lingshu_model.wire.canonical import digest_pieces
 from lingshu_model.wire.durable import UNFINISHED
+from lingshu_model.wire.private import private_folder
 
 _SUFFIX = ".tile"
 _DROPPED = f"{UNFINISHED}dropped-"
@@ -35,7 +36,7 @@ class Tiles:
         self.folder = folder
         self._at_work: set[str] = set()
         self._lock = threading.Lock()
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_folder(folder)
         self.sweep()
         for path in folder.glob("*/*"):
             if path.suffix != _SUFFIX or _whole(path) is None:
@@ -45,7 +46,7 @@ class Tiles:
         """Return which tiles of an arm are here, and take more of them from now on."""
         with self._lock:
             self._at_work.add(key)
-            self._arm(key).mkdir(mode=0o700, exist_ok=True)
+            private_folder(self._arm(key))
         return {int(path.stem) for path in self._arm(key).glob(f"*{_SUFFIX}")}
 
     def write(self, key: str, index: int, cells: Cells) -> None:

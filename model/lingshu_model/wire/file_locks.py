@@ -192,6 +192,20 @@ def is_held(path: Path, *, foreign: bool = False) -> bool:
     return (foreign and holder.foreign) or (locked is None and holder.state == "alive")
 
 
+def kind_of_locks(folder: Path) -> str:
+    """Return, for a person, how files in a folder can be locked; nothing is left in it."""
+    try:
+        if _works_in(folder):
+            return "flock"
+        with tempfile.TemporaryDirectory(prefix=".tmp-", dir=folder) as place:
+            first = Path(place) / "a"
+            first.touch()
+            os.link(first, Path(place) / "b")
+    except OSError as error:
+        return f"none ({error}): set LINGSHU_HOME to a folder on a local disk"
+    return "lock files, since this file system has no flock"
+
+
 @cache
 def boot_id() -> str:
     """Return what tells this boot of this kernel from others; empty where there is nothing."""
@@ -251,10 +265,10 @@ def _works_in(folder: Path) -> bool:
         try:
             with tempfile.TemporaryFile(dir=folder) as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except OSError as error:
+            if error.errno not in (*_NO_FLOCK, errno.EAGAIN):  # nothing can be written here
+                return True
             _flock_works[device] = False
-        except OSError:  # nothing can be written here: it cannot be tried
-            return True
         else:
             _flock_works[device] = True
     return _flock_works[device]

@@ -105,6 +105,34 @@ def check_folder(path: Path, *, or_root: bool = False) -> os.stat_result:
     return status
 
 
+def check_own(path: Path) -> None:
+    """Refuse a symbolic link and what belongs to another user; what is missing is fine.
+
+    Raises:
+        UnsafePathError: it is one of these.
+    """
+    try:
+        status = path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    if stat.S_ISLNK(status.st_mode):
+        message = f"{path} is a symbolic link, which is never followed here: remove it"
+        raise UnsafePathError(message)
+    check_owner(path, status)
+
+
+def make_private(path: Path) -> None:
+    """Make an empty file with the mode 0600 where there is nothing; what is there is not opened.
+
+    Raises:
+        UnsafePathError: a link or another user's file is there.
+    """
+    try:
+        os.close(open_private(path, os.O_RDWR | os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        check_own(path)
+
+
 def check_closed(path: Path, status: os.stat_result) -> None:
     """Refuse what the group or others may use in any way.
 
