@@ -86,20 +86,18 @@ def serve(http: str | None) -> None:
     become("lingshu_mcp", ["--http", http] if http else [], extra="mcp")
 
 
-def _passes_on(name: str, module: str, extra: str, text: str, *default: str) -> None:
-    """Add a command that becomes a module, with a default option where none like it is given."""
-
+def _passes_on(name: str, module: str, extra: str, text: str) -> None:
     @main.command(name, context_settings=PASS_ON, add_help_option=False, help=text)
     @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
     def _(arguments: tuple[str, ...]) -> None:
-        given = {argument.partition("=")[0] for argument in arguments}
-        more = default if default and default[0] not in given else ()
-        become(module, (*more, *arguments), extra=extra)
+        from lingshu_model.wire.launcher import RANK_VARIABLES, ranks_in
+
+        # One process, whatever launcher's variables are around, unless several are asked for.
+        alone = ranks_in(arguments) is None
+        become(module, arguments, extra=extra, without=RANK_VARIABLES if alone else ())
 
 
-_TRAIN = "Train a checkpoint (see `train --help`)."
-# One process, whatever launcher's variables are around; `accelerate launch` starts several.
-_passes_on("train", "lingshu_model.train", "model", _TRAIN, "--ranks", "1")
+_passes_on("train", "lingshu_model.train", "model", "Train a checkpoint (see `train --help`).")
 _passes_on("evaluate", "lingshu_model.evaluate", "model", "Measure a checkpoint on held-out cells.")
 
 

@@ -141,8 +141,15 @@ def progress_bar(label: str, unit: str = "cells") -> Generator["Sink | None"]:
         yield sink
 
 
-def become(module: str, arguments: tuple[str, ...] | list[str], extra: str) -> NoReturn:
+def become(
+    module: str,
+    arguments: tuple[str, ...] | list[str],
+    extra: str,
+    without: tuple[str, ...] = (),
+) -> NoReturn:
     """Replace this process by `python -m module`, which may load what this package must not.
+
+    The variables `without` are taken out of its environment.
 
     Raises:
         click.ClickException: a package of the extra is missing; the pip command is given.
@@ -152,5 +159,7 @@ def become(module: str, arguments: tuple[str, ...] | list[str], extra: str) -> N
         message = f"this needs {needed!r}: pip install 'lingshu-tools[{extra}]'"
         raise click.ClickException(message)
     home = settings().home
-    environ = {**os.environ, "LINGSHU_HOME": str(home)} if home else dict(os.environ)
+    environ = {name: value for name, value in os.environ.items() if name not in without}
+    if home:
+        environ["LINGSHU_HOME"] = str(home)
     replace_this_process(["-m", module, *arguments], environ)
