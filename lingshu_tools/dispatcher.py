@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 import secrets
 import sys
+import time
 import traceback
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -29,32 +31,90 @@ from lingshu_tools.plain import plain, plain_result
 from lingshu_tools.registry import Arguments, ToolSpec, registry
 from lingshu_tools.results import ErrorResult, Result
 from lingshu_tools.teaching import teach
+from lingshu_tools.waiting import Pending
 
 if TYPE_CHECKING:
     from lingshu_tools.app import App
 
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A call whose experiments are recorded and at work; `finish` makes its result.
+
+    Attributes:
+        name: the experiment or screen that a client goes on with.
+        ids: the experiments waited for.
+        until: when the waiting ends, on the monotonic clock.
+        finish: returns the result whatever has become of the experiments; raises `LingshuError`.
+    """
+
+    name: str
+    ids: Sequence[str]
+    until: float
+    finish: Callable[[], Result]
+
 
 def call(app: App, tool: str, arguments: Mapping[str, Any]) -> Result:
-    """Return a tool's result, its texts without characters that do what they do not show.
+    """Return a tool's result, after waiting as long as its arguments say.
+
+    Raises:
+        LingshuError: as `start`.
+    """
+    begun = start(app, tool, arguments)
+    if isinstance(begun, Result):
+        return begun
+    app.runner.wait(begun.ids, begun.until - time.monotonic())
+    return begun.finish()
+
+
+def start(app: App, tool: str, arguments: Mapping[str, Any]) -> Result | Waiting:
+    """Return a tool's result, or what has to be waited for before there is one.
+
+    The texts of a result hold no characters that do what they do not show.
 
     Raises:
         LingshuError: always with a text fit to be shown. `InputError` when the call can be mended,
             `InternalError` (a fixed sentence and an incident id) when it is ours to mend.
     """
+    begin = time.monotonic()
+
+    def work() -> Result | Waiting:
+        spec = find_tool(tool)
+        parsed = parse(spec, arguments)
+        limit = begin + getattr(parsed, "wait_s", 0.0) + GRACE_S
+        with time_limit(limit - time.monotonic()), recording() as recorded:
+            begun = _unless_incident(spec.name, recorded, lambda: spec.run(app, parsed))
+        if isinstance(begun, Pending):
+            return _waiting(spec.name, recorded, begun, begin, limit)
+        return plain_result(begun)
+
+    return _plainly(work)
+
+
+def _waiting(
+    tool: str, recorded: list[str], pending: Pending[Any], begin: float, limit: float
+) -> Waiting:
+    def work() -> Result:
+        with time_limit(limit - time.monotonic()):
+            return plain_result(_unless_incident(tool, recorded, pending.finish))
+
+    until = begin + pending.wait_s
+    return Waiting(pending.name, pending.ids, until, lambda: _plainly(work))
+
+
+def _plainly(work: Callable[[], T]) -> T:
     try:
-        return plain_result(_called(app, tool, arguments))
+        return work()
     except LingshuError as error:
         error.args = (plain(str(error)),)
         raise
 
 
-def _called(app: App, tool: str, arguments: Mapping[str, Any]) -> Result:
-    spec = find_tool(tool)
-    parsed = parse(spec, arguments)
-    recorded: list[str] = []
+def _unless_incident(tool: str, recorded: list[str], work: Callable[[], T]) -> T:
     try:
-        with time_limit(getattr(parsed, "wait_s", 0.0) + GRACE_S), recording() as recorded:
-            return spec.run(app, parsed)
+        return work()
     except LockedError as error:
         raise _with_ids(error, recorded) from error
     except LingshuError:
@@ -62,7 +122,7 @@ def _called(app: App, tool: str, arguments: Mapping[str, Any]) -> Result:
     except CheckpointError as error:
         raise InputError(str(error)) from error
     except Exception as error:
-        raise _incident(spec.name, error) from error
+        raise _incident(tool, error) from error
 
 
 def find_tool(name: str) -> ToolSpec:

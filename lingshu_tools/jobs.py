@@ -29,7 +29,7 @@ from lingshu_tools.errors import (
 )
 from lingshu_tools.experiments import Design
 from lingshu_tools.ledger import Experiment
-from lingshu_tools.replays import group_of, replayed
+from lingshu_tools.replays import CELL_ROLES, group_of, replayed
 
 T = TypeVar("T")
 ENDED = ("succeeded", "failed", "cancelled")
@@ -131,7 +131,8 @@ class Jobs:
 
     def done(self, experiment_id: str) -> int:
         """Return how many cells of an experiment are computed, as far as is known."""
-        return sum(v.done for (owner, _), v in list(self._views.items()) if owner == experiment_id)
+        views = [self._views.get((experiment_id, role)) for role in CELL_ROLES]
+        return sum(view.done for view in views if view)
 
     def note(self) -> str | None:
         """Return why work does not go on for now; None where it does."""

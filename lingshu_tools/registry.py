@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict
 
 from lingshu_tools.results import Result, render
+from lingshu_tools.waiting import Pending
 
 if TYPE_CHECKING:
     from lingshu_tools.app import App
@@ -51,9 +52,11 @@ class ToolSpec:
 
     Attributes:
         description: under 120 words, written for a model: what, limits, units, when not to use.
-        run: `(app, arguments) -> result`, raising `LingshuError` with a text that teaches.
+        run: `(app, arguments) -> result`, or what is waited for before there is one; raises
+            `LingshuError`.
         text: renders a result for clients that show text.
         simulates: whether it starts an experiment (and so takes `seed`, `wait_s`, `dry_run`).
+        in_child: whether its work is done in a child process, which takes seconds to start.
     """
 
     name: str
@@ -61,12 +64,18 @@ class ToolSpec:
     description: str
     arguments: type[Arguments]
     result: type[Result]
-    run: Callable[[App, Any], Result]
+    run: Callable[[App, Any], Result | Pending[Any]]
     text: Callable[[Any], str] = render
     read_only: bool = True
     destructive: bool = False
     idempotent: bool = True
     simulates: bool = False
+    in_child: bool = False
+
+    @property
+    def waits(self) -> bool:
+        """Whether a call may wait for experiments, up to its `wait_s`."""
+        return "wait_s" in self.arguments.model_fields
 
     @property
     def input_schema(self) -> dict[str, Any]:

@@ -12,9 +12,9 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from functools import partial
-from threading import Condition, Event, Thread
+from threading import Event, Lock, Thread
 
 from lingshu_tools import forks
 from lingshu_tools.analysis import Objective
@@ -37,11 +37,10 @@ from lingshu_tools.planner import objective_of
 from lingshu_tools.progress import report
 from lingshu_tools.replays import record_verdict, replayed
 from lingshu_tools.results import Progress
+from lingshu_tools.waiting import Watch, Watcher
 
 _CLOSE_S = 2.0
 """How long each thread may take to stop."""
-_POLL_S = 0.5
-"""How late an outcome that another process sealed is noticed; our own announce themselves."""
 _LOCKED_PAUSE_S = 1.0
 
 
@@ -55,7 +54,8 @@ class Runner:
 
     def after_fork(self) -> None:
         """Begin with nothing at work; a lock that a thread of the parent held is left behind."""
-        self._changed = Condition()
+        self._lock = Lock()
+        self._watcher = Watcher(self)
         self._active: set[str] = set()
         self._troubles: dict[str, str] = {}
         self._locked: dict[str, str] = {}
@@ -71,7 +71,7 @@ class Runner:
 
         Those sealed, or worked on here or by another living process, are left alone.
         """
-        with self._changed:
+        with self._lock:
             mine = [i for i in ids if i not in self._active]
             self._active.update(mine)
         if not mine:
@@ -88,25 +88,41 @@ class Runner:
 
         Returns early when this process cannot go on with any of them.
         """
-        deadline = time.monotonic() + wait_s
-        pending = list(ids)
-        while pending:
-            if self._sealed(pending[0]):
-                pending.pop(0)
-                continue
-            left = deadline - time.monotonic()
-            if left <= 0 or any(i in self._troubles for i in pending):
-                return False
-            made = self.progress(ids)
-            report(made.done, made.total)
-            with self._changed:
-                self._changed.wait(min(left, _POLL_S))
-        return True
+        end, changed = time.monotonic() + wait_s, Event()
+        with self.watch(ids, changed.set) as watch:
+            while not watch.over and (left := end - time.monotonic()) > 0:
+                if changed.wait(left):
+                    changed.clear()
+                    report(watch.progress.done, watch.progress.total)
+        return not watch.pending or self.sealed(ids, ledger=True) == set(ids)
+
+    def watch(self, ids: Sequence[str], wake: Callable[[], None]) -> AbstractContextManager[Watch]:
+        """Give a watch on experiments; `wake` is called from another thread when it changes."""
+        return self._watcher.watch(ids, wake)
 
     def progress(self, ids: Sequence[str]) -> Progress:
         """Return how many cells of these experiments the engine has made, as far as is known."""
-        made = [self._progress(i) for i in ids]
-        return Progress(done=sum(p.done for p in made), total=sum(p.total for p in made))
+        return self.made(ids, self.sealed(ids, ledger=True))
+
+    def made(self, ids: Sequence[str], sealed: set[str]) -> Progress:
+        """Return how many cells of these experiments there are; all of those that are `sealed`."""
+        totals = self._total_cells(ids)
+        done = sum(totals[i] if i in sealed else self._cells_made(i) for i in ids)
+        return Progress(done=done, total=sum(totals[i] for i in ids))
+
+    def sealed(self, ids: Sequence[str], *, ledger: bool) -> set[str]:
+        """Return those with an outcome, and a replay's verdict written where it is ours.
+
+        Without `ledger`, as this process knows it. An outcome is final, so it is looked up once.
+        """
+        unknown = [i for i in ids if i not in self._ended] if ledger else []
+        if unknown:
+            self._ended |= self._bench.ledger.sealed(unknown)
+        return {i for i in ids if i in self._ended and i not in self._judging}
+
+    def stopped(self, ids: Sequence[str]) -> bool:
+        """Return whether this process cannot go on with any of these."""
+        return any(i in self._troubles for i in ids)
 
     def trouble(self, experiment_id: str) -> str | None:
         """Return why this process could not finish an unsealed experiment, or cannot yet."""
@@ -122,26 +138,15 @@ class Runner:
         for thread in self._threads:
             thread.join(timeout=_CLOSE_S)
 
-    def _progress(self, experiment_id: str) -> Progress:
-        if experiment_id not in self._totals:
-            experiment = self._bench.ledger.experiment(experiment_id)
-            roles = 1 if experiment.tool == "sample_cells" else 2
-            self._totals[experiment_id] = experiment.request["n_cells"] * roles
-        total = self._totals[experiment_id]
-        # What is worked on here ends here: looking it up each time took a core from the engine.
-        ours = experiment_id in self._active and experiment_id not in self._ended
-        if not ours and self._sealed(experiment_id):
-            return Progress(done=total, total=total)
-        return Progress(done=min(total, self._jobs.done(experiment_id)), total=total)
+    def _total_cells(self, ids: Sequence[str]) -> dict[str, int]:
+        missing = [i for i in ids if i not in self._totals]
+        for experiment in self._bench.ledger.experiments(missing) if missing else ():
+            arms = 1 if experiment.tool == "sample_cells" else 2
+            self._totals[experiment.id] = experiment.request["n_cells"] * arms
+        return {i: self._totals[i] for i in ids}
 
-    def _sealed(self, experiment_id: str) -> bool:
-        """Return whether there is an outcome, and a replay's verdict is written where it is ours.
-
-        A seal is for ever, so it is asked for until then.
-        """
-        if experiment_id not in self._ended and self._bench.ledger.outcome(experiment_id):
-            self._ended.add(experiment_id)
-        return experiment_id in self._ended and experiment_id not in self._judging
+    def _cells_made(self, experiment_id: str) -> int:
+        return min(self._totals[experiment_id], self._jobs.done(experiment_id))
 
     def _work(self, ids: Sequence[str]) -> None:
         try:
@@ -156,10 +161,10 @@ class Runner:
             for i in ids:
                 self._troubles.setdefault(i, str(error))
         finally:
-            with self._changed:
+            with self._lock:
                 self._active.difference_update(ids)
                 self._jobs.forget(ids)
-                self._changed.notify_all()
+            self._watcher.nudge()
 
     def _submitted(self, experiment_id: str) -> tuple[Experiment, Design] | None:
         """Submit an experiment's arms ahead of its turn, so that the engine always has work."""
@@ -206,8 +211,7 @@ class Runner:
         except Exception:  # noqa: BLE001 - a thread has nobody to raise to
             self._troubles[experiment_id] = _incident(experiment_id)
         finally:
-            with self._changed:
-                self._changed.notify_all()
+            self._watcher.nudge()
         return False
 
     def _attempt(self, experiment: Experiment, design: Design) -> None:

@@ -98,12 +98,17 @@ def append(connection: Connection, table: Table, **values: Any) -> dict[str, Any
 def fetch(connection: Connection, table: Table, **equals: Any) -> list[dict[str, Any]]:
     """Return the rows whose columns equal these values, oldest first, each checked by its hash.
 
+    A list stands for any of its values.
+
     Raises:
         TamperError: a row is not what the chain says it was.
     """
     query = select(table, chain.c.row_hash.label("chained"))
     query = query.outerjoin(chain, chain.c.seq == table.c.seq).order_by(table.c.seq)
-    rows = connection.execute(query.filter_by(**equals)).mappings()
+    for name, value in equals.items():
+        column = table.c[name]
+        query = query.where(column.in_(value) if isinstance(value, list) else column == value)
+    rows = connection.execute(query).mappings()
     return [checked(table.name, dict(row)) for row in rows]
 
 

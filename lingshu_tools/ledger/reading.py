@@ -37,6 +37,8 @@ from lingshu_tools.ledger.rows import one, records
 from lingshu_tools.ledger.spool import Spool
 from lingshu_tools.ledger.verify import Audit
 
+_PART = 500
+
 
 class Reading:
     """The questions; each is its own short transaction, safe from any thread."""
@@ -140,6 +142,12 @@ class Reading:
         """
         with self._database.read() as connection:
             return one(connection, Experiment, experiment_id)
+
+    def experiments(self, ids: Sequence[str]) -> list[Experiment]:
+        """Return the experiments with these ids, oldest first; unknown ids are left out."""
+        with self._database.read() as connection:
+            found = [e for part in _parts(ids) for e in records(connection, Experiment, id=part)]
+        return sorted(found, key=lambda e: e.seq)
 
     def children(self, parent_id: str) -> list[Experiment]:
         """Return the experiments of a screen by position, or the replays of one by age."""
@@ -245,6 +253,16 @@ class Reading:
             found = records(connection, Outcome, experiment_id=experiment_id)
         return found[0] if found else None
 
+    def sealed(self, ids: Sequence[str]) -> set[str]:
+        """Return those of these experiments that have an outcome, in one transaction."""
+        column = schema.outcome.c.experiment_id
+        with self._database.read() as connection:
+            return {
+                each
+                for part in _parts(ids)
+                for each in connection.scalars(select(column).where(column.in_(part)))
+            }
+
     def cancel_requested(self, experiment_id: str) -> bool:
         """Return whether somebody asked that an experiment stop."""
         with self._database.read() as connection:
@@ -316,3 +334,8 @@ class Reading:
         alone = self.read_only and not self._objects.root.is_dir()
         audit = Audit(self._database, None if alone else self._objects, progress)
         return audit.run([*anchors, *self._heads.all()], waiting)
+
+
+def _parts(ids: Sequence[str]) -> list[list[str]]:
+    """Return ids in lists short enough for one statement each."""
+    return [list(ids[i : i + _PART]) for i in range(0, len(ids), _PART)]

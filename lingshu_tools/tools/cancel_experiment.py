@@ -9,8 +9,10 @@ from lingshu_tools.registry import Arguments, ToolSpec
 from lingshu_tools.replays import locate
 from lingshu_tools.results import Result
 from lingshu_tools.tools.common import AnyId
+from lingshu_tools.waiting import Pending
 
-_WAIT_S = 3.0
+_WAIT_S = 1.5
+"""How long a worker may take to stop before the call answers that it is still stopping."""
 
 
 class CancelExperiment(Arguments):
@@ -26,13 +28,21 @@ class CancelResult(Result):
     kept: int
 
 
-def cancel_experiment(app: App, asked: CancelExperiment) -> CancelResult:
+def cancel_experiment(app: App, asked: CancelExperiment) -> Pending[CancelResult]:
     """Return what was stopped, after waiting briefly for a living worker to stop."""
     ids = _ids(app, asked.id)
     open_ids = [i for i in ids if app.ledger.outcome(i) is None]
     for i in open_ids:
         app.ledger.cancel(i, principal=app.principal)
-    app.runner.wait(open_ids, _WAIT_S)
+    return Pending(
+        name=asked.id,
+        ids=open_ids,
+        wait_s=_WAIT_S,
+        finish=lambda: _result(app, asked, ids, open_ids),
+    )
+
+
+def _result(app: App, asked: CancelExperiment, ids: list[str], open_ids: list[str]) -> CancelResult:
     outcomes = {i: app.ledger.outcome(i) for i in ids}
     stopped = [i for i in open_ids if (o := outcomes[i]) and o.kind == "cancelled"]
     kept = sum(o is not None and o.kind == "succeeded" for o in outcomes.values())

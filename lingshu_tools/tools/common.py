@@ -1,5 +1,6 @@
 """Arguments and views that several tools share. Knows nothing of any one tool."""
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -19,6 +20,7 @@ from lingshu_tools.ledger.tagging import LONGEST, PATTERN
 from lingshu_tools.registry import Arguments
 from lingshu_tools.results import Number, View
 from lingshu_tools.views import Shown, shown
+from lingshu_tools.waiting import Pending, R
 
 MAX_WAIT_S = 45
 LOG1P = "log1p_cp10k: ln(1 + counts per 10,000)"
@@ -115,13 +117,20 @@ class Simulation(CellSettings):
             first_cell=self.first_cell,
         )
 
-    def run(self, app: App, made: Design) -> Shown:
-        """Write the experiment down, set it going and wait as long as was asked."""
+    def begin(self, app: App, made: Design, show: Callable[[Shown], R]) -> Pending[R]:
+        """Return the experiment, recorded and at work, as what is waited for.
+
+        `show` makes the result of it afterwards, whatever state it is in then.
+        """
         require_room(app, made)
         experiment = app.ledger.begin(new_experiment(app, made), tags=self.tags)
         app.runner.launch([experiment.id])
-        app.runner.wait([experiment.id], self.wait_s)
-        return shown(app, experiment.id)
+        return Pending(
+            name=experiment.id,
+            ids=[experiment.id],
+            wait_s=self.wait_s,
+            finish=lambda: show(shown(app, experiment.id)),
+        )
 
 
 class GeneEffect(View):

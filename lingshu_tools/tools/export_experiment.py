@@ -303,4 +303,5 @@ SPEC = ToolSpec(
     result=ExportResult,
     run=export_experiment,
     read_only=False,
+    in_child=True,
 )

@@ -14,9 +14,10 @@ from lingshu_tools.replays import replayed, verdict_of
 from lingshu_tools.results import Result, View, render
 from lingshu_tools.tools.common import AnyId, GeneEffect, Magnitude, TargetCheck, WaitS
 from lingshu_tools.tools.perturb_cells import gene_table, show_effect
-from lingshu_tools.tools.run_screen import screen_status
+from lingshu_tools.tools.run_screen import ScreenResult, screen_shown, take_up_screen
 from lingshu_tools.tools.sample_cells import GeneMean, Quality, show_sample
 from lingshu_tools.views import Shown, shown
+from lingshu_tools.waiting import Pending
 
 Detail = Literal["summary", "effects", "genes", "provenance"]
 _ROWS: dict[str, int] = {"summary": 5, "effects": 50, "genes": 50, "provenance": 0}
@@ -80,14 +81,20 @@ class GetResult(Result):
     provenance: Provenance | None = None
 
 
-def get_experiment(app: App, asked: GetExperiment) -> GetResult:
+def get_experiment(app: App, asked: GetExperiment) -> GetResult | Pending[GetResult]:
     """Return an experiment, after taking it up again where its worker has died."""
     if asked.id.startswith("scr_"):
         return _screen(app, asked)
     one = shown(app, asked.id)
     if one.outcome is None and not one.ledger.read_only:
         app.runner.launch([asked.id])
-        app.runner.wait([asked.id], asked.wait_s)
+        if asked.wait_s:
+            return Pending(
+                name=asked.id,
+                ids=[asked.id],
+                wait_s=asked.wait_s,
+                finish=lambda: _experiment(app, shown(app, asked.id), asked),
+            )
         one = shown(app, asked.id)
     return _experiment(app, one, asked)
 
@@ -105,7 +112,7 @@ def _experiment(app: App, one: Shown, asked: GetExperiment) -> GetResult:
     return GetResult(tool=one.experiment.tool, replay=_replay(app, one), **fields)
 
 
-def _screen(app: App, asked: GetExperiment) -> GetResult:
+def _screen(app: App, asked: GetExperiment) -> GetResult | Pending[GetResult]:
     if asked.genes or asked.detail in ("genes", "provenance"):
         message = (
             f"detail={asked.detail!r} with genes={asked.genes!r} is for one experiment, and "
@@ -113,7 +120,12 @@ def _screen(app: App, asked: GetExperiment) -> GetResult:
         )
         raise InputError(message)
     rows = asked.limit or (200 if asked.detail == "effects" else 10)
-    found = screen_status(app, asked.id, wait_s=asked.wait_s, top=rows)
+    return take_up_screen(
+        app, asked.id, asked.wait_s, lambda: _shown_screen(screen_shown(app, asked.id, top=rows))
+    )
+
+
+def _shown_screen(found: ScreenResult) -> GetResult:
     fields = {name: getattr(found, name) for name in Result.model_fields}
     ranking = [row.model_dump(mode="json") for row in found.ranking]
     return GetResult(tool="run_screen", ranking=ranking, **fields)

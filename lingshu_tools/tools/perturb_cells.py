@@ -22,6 +22,7 @@ from lingshu_tools.tools.common import (
     planned,
 )
 from lingshu_tools.views import Shown, envelope
+from lingshu_tools.waiting import Pending
 
 
 class PerturbCells(Simulation):
@@ -52,15 +53,17 @@ class PerturbResult(Result):
     genes: list[GeneEffect] = Field(default_factory=list[GeneEffect])
 
 
-def perturb_cells(app: App, asked: PerturbCells) -> PerturbResult:
-    """Return the paired effect of a perturbation, or how far it is."""
+def perturb_cells(app: App, asked: PerturbCells) -> PerturbResult | Pending[PerturbResult]:
+    """Return the paired effect of a perturbation, once it is there; the cost of a dry run."""
     made = asked.design(app, "perturb_cells")
     if asked.genes:
         # Refused now rather than after the cells were made.
         resolve_genes(made.checkpoint, asked.genes)
     if asked.dry_run:
         return PerturbResult(**planned(app, made), **_facts(made))
-    return show_effect(app, asked.run(app, made), genes=asked.genes, limit=asked.top)
+    return asked.begin(
+        app, made, lambda one: show_effect(app, one, genes=asked.genes, limit=asked.top)
+    )
 
 
 def show_effect(

@@ -294,4 +294,5 @@ SPEC = ToolSpec(
     run=plot_experiment,
     text=_text,
     read_only=False,
+    in_child=True,
 )

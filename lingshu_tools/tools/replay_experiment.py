@@ -9,11 +9,13 @@ from pydantic import Field
 
 from lingshu_tools.app import App
 from lingshu_tools.errors import InputError
+from lingshu_tools.ledger import Experiment
 from lingshu_tools.registry import Arguments, ToolSpec
 from lingshu_tools.replays import Comparison, begin_replay, locate, verdict_of
 from lingshu_tools.results import Result
 from lingshu_tools.tools.common import ExperimentId, WaitS
 from lingshu_tools.views import envelope, shown
+from lingshu_tools.waiting import Pending
 
 _SAID = {
     "exact": "exact: the same cells, bit for bit, under the same numerics profile",
@@ -42,8 +44,8 @@ class ReplayResult(Result):
     verification_written: bool
 
 
-def replay_experiment(app: App, asked: ReplayExperiment) -> ReplayResult:
-    """Return the verdict of running an experiment again, or how far the replay is."""
+def replay_experiment(app: App, asked: ReplayExperiment) -> Pending[ReplayResult]:
+    """Return the verdict of running an experiment again, once it is there."""
     ledger, original = locate(app, asked.id)
     outcome = ledger.outcome(original.id)
     if outcome is None:
@@ -54,18 +56,28 @@ def replay_experiment(app: App, asked: ReplayExperiment) -> ReplayResult:
         raise InputError(message)
     replay = begin_replay(app, ledger, original)
     app.runner.launch([replay.id])
-    app.runner.wait([replay.id], asked.wait_s)
+    kept = not ledger.read_only
+    return Pending(
+        name=replay.id,
+        ids=[replay.id],
+        wait_s=asked.wait_s,
+        finish=lambda: _shown(app, replay, original.id, outcome.kind, kept=kept),
+    )
+
+
+def _shown(app: App, replay: Experiment, name: str, kind: str, *, kept: bool) -> ReplayResult:
+    """Return a replay in whatever state it is; `kept` says that its verdict is recorded."""
     one = shown(app, replay.id)
     found = verdict_of(app, replay)
     fields = envelope(app, one)
     if one.succeeded:
-        fields |= _compared(asked.id, outcome.kind, found)
+        fields |= _compared(name, kind, found)
     return ReplayResult(
         **fields,
-        replay_of=asked.id,
+        replay_of=name,
         verdict=found.verdict if found else None,
         differs=found.differs if found else {},
-        verification_written=found is not None and not ledger.read_only,
+        verification_written=found is not None and kept,
     )
 
 

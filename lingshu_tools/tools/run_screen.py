@@ -7,7 +7,7 @@ nothing of how one experiment is run.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -42,6 +42,7 @@ from lingshu_tools.tools.plan_screen import (
     support_of,
     weakest,
 )
+from lingshu_tools.waiting import Pending, R
 
 if TYPE_CHECKING:
     from lingshu_tools.app import App
@@ -102,8 +103,8 @@ class ScreenResult(Result):
     ranking: list[RankedView]
 
 
-def run_screen(app: App, asked: RunScreen) -> ScreenResult:
-    """Return the ranking of a screen, or how far it is, after at most `wait_s` seconds."""
+def run_screen(app: App, asked: RunScreen) -> ScreenResult | Pending[ScreenResult]:
+    """Return the ranking of a screen, once it is there; the cost of a dry run."""
     if asked.screen_id is None:
         ledger, known, plan = app.ledger, None, _asked(app, asked)
     else:
@@ -114,20 +115,29 @@ def run_screen(app: App, asked: RunScreen) -> ScreenResult:
     screen = known or recorded(app, plan)
     if not ledger.read_only:
         _begin(app, plan, screen, asked.tags)
-    return screen_status(app, screen.id, wait_s=asked.wait_s, top=asked.top)
+    return take_up_screen(
+        app, screen.id, asked.wait_s, lambda: screen_shown(app, screen.id, top=asked.top)
+    )
 
 
-def screen_status(app: App, screen_id: str, *, wait_s: float = 0, top: int = 10) -> ScreenResult:
-    """Return the ranking of a screen so far, going on with what no living process works on.
+def take_up_screen(
+    app: App, screen_id: str, wait_s: float, finish: Callable[[], R]
+) -> R | Pending[R]:
+    """Return a screen as what is waited for, after going on with what no living process works on.
 
-    A screen that was only planned stays so, and one of the reference ledger is only read.
+    `finish` makes the result of it. A screen that was only planned stays so, one of the reference
+    ledger is only read, and of one that has ended there is nothing to wait for.
     """
     ledger, screen = locate_screen(app, screen_id)
+    if ledger.read_only:
+        return finish()
     ids = [child.id for child in ledger.children(screen.id)]
-    if ids and not ledger.read_only:
-        app.runner.launch([i for i in ids if ledger.status(i) not in ENDED])
-        app.runner.wait(ids, wait_s)
-    return screen_shown(app, screen_id, top=top)
+    ended = ledger.sealed(ids)
+    left = [i for i in ids if i not in ended]
+    if not left:
+        return finish()
+    app.runner.launch(left)
+    return Pending(name=screen.id, ids=ids, wait_s=wait_s, finish=finish)
 
 
 def screen_shown(app: App, screen_id: str, *, top: int = 10) -> ScreenResult:

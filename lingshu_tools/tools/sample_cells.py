@@ -18,6 +18,7 @@ from lingshu_tools.tools.common import (
     planned,
 )
 from lingshu_tools.views import Shown, envelope
+from lingshu_tools.waiting import Pending
 
 UNITS = {
     "library_quantiles": "count (UMI per cell)",
@@ -69,12 +70,12 @@ class SampleResult(Result):
     genes: list[GeneMean] = Field(default_factory=list[GeneMean])
 
 
-def sample_cells(app: App, asked: SampleCells) -> SampleResult:
-    """Return the quality of freshly sampled cells, or how far they are."""
+def sample_cells(app: App, asked: SampleCells) -> SampleResult | Pending[SampleResult]:
+    """Return the quality of freshly sampled cells, once they are there; the cost of a dry run."""
     made = asked.design(app, "sample_cells")
     if asked.dry_run:
         return SampleResult(**planned(app, made), **_facts(made))
-    return show_sample(app, asked.run(app, made), limit=asked.top)
+    return asked.begin(app, made, lambda one: show_sample(app, one, limit=asked.top))
 
 
 def show_sample(app: App, one: Shown, *, limit: int = 10, offset: int = 0) -> SampleResult:

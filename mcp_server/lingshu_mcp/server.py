@@ -4,15 +4,8 @@ The SDK neither validates nor formats here: schemas, strictness and the texts th
 dispatcher's, so that a call means the same through every door. Knows nothing of what a tool does.
 """
 
-import base64
-import json
-from collections.abc import Mapping
-from contextlib import suppress
-from pathlib import Path
 from typing import Any, Final
 
-import anyio.from_thread
-import anyio.to_thread
 import mcp_types as types
 from mcp.server import CacheHint, MCPServer
 from mcp.server.mcpserver import Context
@@ -21,13 +14,11 @@ from mcp.server.mcpserver.tools import Tool
 from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase, FuncMetadata
 from pydantic import Field
 
+from lingshu_mcp.calls import Calls
 from lingshu_model import __version__
 from lingshu_tools.app import App
-from lingshu_tools.dispatcher import call, parse
-from lingshu_tools.errors import InputError, LingshuError
-from lingshu_tools.progress import reporting
+from lingshu_tools.errors import LingshuError
 from lingshu_tools.registry import ToolSpec, registry
-from lingshu_tools.results import Result
 
 INSTRUCTIONS: Final = """\
 A virtual cell: a generative model of single-cell transcriptomes on which you run simulated
@@ -53,6 +44,7 @@ class SpecTool(Tool):
 
     app: Any = Field(exclude=True)
     spec: Any = Field(exclude=True)
+    calls: Any = Field(exclude=True)
 
     async def run(
         self,
@@ -62,72 +54,39 @@ class SpecTool(Tool):
     ) -> types.CallToolResult:
         """Return the typed result as structured content, with a compact text beside it.
 
-        A cancelled request leaves the thread behind: the experiment is a row, so it goes on.
-
         Raises:
             ToolError: with the dispatcher's text.
         """
 
-        def work() -> Result:
-            with reporting(progress):
-                return call(self.app, self.name, mended(self.spec, arguments))
-
-        def progress(done: int, total: int) -> None:
-            anyio.from_thread.run(context.report_progress, done, total, f"{done}/{total} cells")
+        async def report(done: int, total: int) -> None:
+            await context.report_progress(done, total, f"{done}/{total} cells")
 
         try:
-            result = await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
+            return await self.calls.call(self.app, self.spec, arguments, report)
         except LingshuError as error:
             raise ToolError(str(error)) from error
-        return types.CallToolResult(
-            content=await anyio.to_thread.run_sync(content, self.spec, result),
-            structured_content=result.model_dump(mode="json"),
-        )
 
 
-def mended(spec: ToolSpec, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments, with lists and objects that came as JSON text unpacked if need be.
+def build_server(app: App, calls: Calls | None = None) -> MCPServer:
+    """Return an MCP server of every registered tool, working on `app`; no transport is opened.
 
-    Some clients send them so. Only a call that would be refused is mended: `"5"` stays an error.
+    Args:
+        app: what the tools work on.
+        calls: the limits on calls, and who lets waiting calls go when the server is to end.
     """
-    try:
-        parse(spec, arguments)
-    except InputError:
-        return {name: _unpacked(value) for name, value in arguments.items()}
-    return dict(arguments)
-
-
-def _unpacked(value: Any) -> Any:
-    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
-        with suppress(ValueError):
-            return json.loads(value)
-    return value
-
-
-def content(spec: ToolSpec, result: Result) -> list[types.ContentBlock]:
-    """Return the text of a result and, where it names a PNG, the picture."""
-    blocks: list[types.ContentBlock] = [types.TextContent(type="text", text=spec.text(result))]
-    path = getattr(result, "png", None)
-    if path is not None:
-        data = base64.b64encode(Path(path).read_bytes()).decode()
-        blocks.append(types.ImageContent(type="image", data=data, mime_type="image/png"))
-    return blocks
-
-
-def build_server(app: App) -> MCPServer:
-    """Return an MCP server of every registered tool, working on `app`; no transport is opened."""
+    calls = calls or Calls()
     return MCPServer(
         "lingshu",
         title="lingshu-tools: experiments on a virtual cell",
         version=__version__,
         instructions=INSTRUCTIONS,
-        tools=[_tool(app, spec) for spec in registry().values()],
+        tools=[_tool(app, spec, calls) for spec in registry().values()],
         cache_hints={"tools/list": CacheHint(ttl_ms=300_000, scope="public")},
         log_level="WARNING",
     )
 
 
-def _tool(app: App, spec: ToolSpec) -> Tool:
+def _tool(app: App, spec: ToolSpec, calls: Calls) -> Tool:
     return SpecTool(
         fn=spec.run,
         name=spec.name,
@@ -146,4 +105,5 @@ def _tool(app: App, spec: ToolSpec) -> Tool:
         ),
         app=app,
         spec=spec,
+        calls=calls,
     )

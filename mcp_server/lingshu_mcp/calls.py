@@ -1,0 +1,214 @@
+"""Tool calls of an MCP server: admitted, begun in a thread, awaited without one, finished in time.
+
+A call that waits for experiments holds no thread meanwhile, so hundreds of them leave the server
+free to read and answer. Every call is answered by its deadline, even if a thread is stuck.
+"""
+
+import asyncio
+import base64
+import json
+import time
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import anyio
+import mcp_types as types
+
+from lingshu_mcp.threads import LateError, OverloadError, Threads, lane_of
+from lingshu_tools.app import App
+from lingshu_tools.dispatcher import Waiting, parse, start
+from lingshu_tools.errors import InputError, LingshuError
+from lingshu_tools.registry import ToolSpec
+from lingshu_tools.results import Result
+from lingshu_tools.tools.common import MAX_WAIT_S
+
+MAX_WAITING: Final = 1000
+"""Calls with `wait_s` above 0 in flight at a time; each costs a task, not a thread."""
+MAX_SHORT: Final = 100
+"""Other calls in flight at a time."""
+LAST_S: Final = 2.75
+"""Seconds after `wait_s` at which the server answers without the thread; the promise is 3."""
+Report = Callable[[int, int], Awaitable[None]]
+Kind = Literal["waiting", "short"]
+Outcome = Literal["ok", "refused", "failed", "busy", "late", "cancelled"]
+
+
+@dataclass
+class Counts:
+    """What a server has done since it began."""
+
+    calls: Counter[tuple[str, Outcome]] = field(default_factory=Counter[tuple[str, Outcome]])
+    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    in_flight: Counter[Kind] = field(default_factory=Counter[Kind])
+
+
+class Calls:
+    """The calls of one server, of all its clients."""
+
+    def __init__(self, *, max_waiting: int = MAX_WAITING) -> None:
+        self.counts = Counts()
+        self.threads = Threads()
+        self._max_waiting = max_waiting
+        self._leaving = False
+        self.waits: set[asyncio.Event] = set()
+        """One event for each call that waits now; setting it makes the call look again."""
+
+    def leave(self) -> None:
+        """Let every waiting call answer now with the state its experiment is in."""
+        self._leaving = True
+        for changed in self.waits:
+            changed.set()
+
+    async def call(
+        self, app: App, spec: ToolSpec, arguments: Mapping[str, Any], report: Report
+    ) -> types.CallToolResult:
+        """Return a tool's result as structured content, with a compact text beside it.
+
+        A cancelled request ends the wait; the experiment is a row and goes on.
+
+        Raises:
+            LingshuError: refused, failed, or not answered in time.
+        """
+        begin, outcome = time.monotonic(), "cancelled"
+        try:
+            with self._admitted(waits=wait_of(spec, arguments) > 0):
+                result = await self._answer(app, spec, arguments, report, begin)
+            outcome = "ok"
+        except LingshuError as error:
+            outcome = _outcome(error)
+            raise
+        finally:
+            self.counts.calls[spec.name, outcome] += 1
+            self.counts.seconds[spec.name] += time.monotonic() - begin
+        return result
+
+    async def _answer(
+        self,
+        app: App,
+        spec: ToolSpec,
+        arguments: Mapping[str, Any],
+        report: Report,
+        begin: float,
+    ) -> types.CallToolResult:
+        wait_s, lane = wait_of(spec, arguments), lane_of(spec)
+        end, name = begin + wait_s + LAST_S, None
+
+        def first() -> types.CallToolResult | Waiting:
+            begun = start(app, spec.name, mended(spec, arguments))
+            return begun if isinstance(begun, Waiting) else rendered(spec, begun)
+
+        try:
+            begun = await self.threads.run(lane, first, end)
+            if not isinstance(begun, Waiting):
+                return begun
+            name, finish = begun.name, begun.finish
+            await self._wait(app, begun, report)
+            return await self.threads.run(lane, lambda: rendered(spec, finish()), end)
+        except TimeoutError as error:
+            raise _late(spec, name, time.monotonic() - begin) from error
+
+    async def _wait(self, app: App, waiting: Waiting, report: Report) -> None:
+        """Return when the experiments have ended, the time is up or the server leaves."""
+        loop, changed = asyncio.get_running_loop(), asyncio.Event()
+
+        def wake() -> None:
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(changed.set)
+
+        self.waits.add(changed)
+        try:
+            with (
+                app.runner.watch(waiting.ids, wake) as watch,
+                anyio.move_on_after(waiting.until - time.monotonic()),
+            ):
+                while not (watch.over or self._leaving):
+                    await changed.wait()
+                    changed.clear()
+                    await report(watch.progress.done, watch.progress.total)
+        finally:
+            self.waits.discard(changed)
+
+    @contextmanager
+    def _admitted(self, *, waits: bool) -> Generator[None]:
+        kind: Kind = "waiting" if waits else "short"
+        limit = self._max_waiting if waits else MAX_SHORT
+        in_flight = self.counts.in_flight
+        if in_flight[kind] >= limit:
+            message = (
+                f"server busy: {in_flight[kind]} calls in flight, and it takes {limit} of this "
+                "kind at a time. Nothing was begun: call again when some have ended. One call that "
+                "waits for an experiment or a screen is enough"
+            )
+            raise OverloadError(message)
+        in_flight[kind] += 1
+        try:
+            yield
+        finally:
+            in_flight[kind] -= 1
+
+
+def wait_of(spec: ToolSpec, arguments: Mapping[str, Any]) -> float:
+    """Return the seconds a call may wait, before its arguments are checked: 0 if they are wrong."""
+    known = spec.arguments.model_fields.get("wait_s")
+    if known is None:
+        return 0.0
+    value = arguments.get("wait_s")
+    value = known.default if value is None else value
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if number and 0 <= value <= MAX_WAIT_S else 0.0
+
+
+def mended(spec: ToolSpec, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments, with lists and objects that came as JSON text unpacked if need be.
+
+    Some clients send them so. Only a call that would be refused is mended: `"5"` stays an error.
+    """
+    try:
+        parse(spec, arguments)
+    except InputError:
+        return {name: _unpacked(value) for name, value in arguments.items()}
+    return dict(arguments)
+
+
+def _unpacked(value: Any) -> Any:
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+        with suppress(ValueError, RecursionError):
+            return json.loads(value)
+    return value
+
+
+def rendered(spec: ToolSpec, result: Result) -> types.CallToolResult:
+    """Return a result as clients get it: JSON, a text and, where it names a PNG, the picture."""
+    blocks: list[types.ContentBlock] = [types.TextContent(type="text", text=spec.text(result))]
+    path = getattr(result, "png", None)
+    if path is not None:
+        data = base64.b64encode(Path(path).read_bytes()).decode()
+        blocks.append(types.ImageContent(type="image", data=data, mime_type="image/png"))
+    return types.CallToolResult(content=blocks, structured_content=result.model_dump(mode="json"))
+
+
+def _late(spec: ToolSpec, name: str | None, seconds: float) -> LateError:
+    if name is None:
+        message = (
+            f"{spec.name} got no answer from the ledger, a disk or a child process in "
+            f"{seconds:.0f} s. What it asked for may or may not have been recorded: "
+            "list_experiments shows it"
+        )
+    else:
+        message = (
+            f"{name} is recorded and goes on, but its state could not be read within "
+            f'{seconds:.0f} s: get_experiment(id="{name}", wait_s=30) asks again'
+        )
+    return LateError(message)
+
+
+def _outcome(error: LingshuError) -> Outcome:
+    if isinstance(error, OverloadError):
+        return "busy"
+    if isinstance(error, LateError):
+        return "late"
+    return "refused" if isinstance(error, InputError) else "failed"
