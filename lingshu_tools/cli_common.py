@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
+from lingshu_tools import interrupts
 from lingshu_tools.interpreter import replace_this_process
 
 if TYPE_CHECKING:
@@ -162,4 +163,5 @@ def become(
     environ = {name: value for name, value in os.environ.items() if name not in without}
     if home:
         environ["LINGSHU_HOME"] = str(home)
+    interrupts.hold()
     replace_this_process(["-m", module, *arguments], environ)

@@ -11,6 +11,19 @@ if (
 ):
     del sys.path[0]
 
-from lingshu_mcp.server import build_server
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lingshu_mcp.server import build_server
 
 __all__ = ["build_server"]
+
+
+def __getattr__(name: str) -> Any:
+    """Return a public name, read when first asked: a command decides when it imports the SDK."""
+    if name not in __all__:
+        message = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(message)
+    from lingshu_mcp.server import build_server
+
+    return build_server

@@ -1,17 +1,20 @@
 """`python -m lingshu_mcp`: serve over stdio until stdin closes, or over loopback HTTP.
 
-Over stdio, stdout carries JSON-RPC only. Knows nothing of the tools.
+Over stdio, stdout carries JSON-RPC only. Imports wait until Ctrl-C ends the process quietly:
+the SDK's takes a second or more.
 """
 
 import ipaddress
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-from mcp.server.transport_security import TransportSecuritySettings
 
-from lingshu_mcp.server import build_server
-from lingshu_tools.app import App
+from lingshu_tools import interrupts
+
+if TYPE_CHECKING:
+    from mcp.server.transport_security import TransportSecuritySettings
 
 
 @click.command(name="lingshu-mcp")
@@ -19,12 +22,19 @@ from lingshu_tools.app import App
 @click.option("--http", metavar="HOST:PORT", help="Serve over HTTP on a loopback address instead.")
 def main(home: Path | None, http: str | None) -> None:
     """Serve the tools to an MCP client: over stdio, or over HTTP with --http."""
-    server = build_server(App(home, door="mcp"))
+    interrupts.end_at_once()
+    from lingshu_mcp.calls import Calls
+    from lingshu_mcp.server import build_server
+    from lingshu_mcp.stdio import serve_stdio
+    from lingshu_tools.app import App
+
+    calls = Calls()
+    server = build_server(App(home, door="mcp"), calls)
     if http is None:
-        server.run()
-        # A thread still waiting for an experiment must not outlive the client: the experiment is
-        # a row and the engine goes on, so there is nothing to wait for.
-        os._exit(0)
+        status = serve_stdio(server, calls)
+        # A thread that is still at work must not outlive the client: experiments are rows, and the
+        # engine goes on.
+        os._exit(status)
     host, port = loopback(http)
     server.run("streamable-http", host=host, port=port, transport_security=security(host, port))
 
@@ -49,8 +59,10 @@ def loopback(address: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def security(host: str, port: int) -> TransportSecuritySettings:
+def security(host: str, port: int) -> "TransportSecuritySettings":
     """Return settings that refuse foreign Host and Origin headers (DNS rebinding)."""
+    from mcp.server.transport_security import TransportSecuritySettings
+
     names = {host if ":" not in host else f"[{host}]", "127.0.0.1", "localhost"}
     hosts = sorted(f"{name}:{port}" for name in names)
     return TransportSecuritySettings(

@@ -20,6 +20,7 @@ import click
 from mcp import Client, StdioServerParameters
 
 from lingshu_mcp.telling import Teller, effect_table, ranking_table, wrapped
+from lingshu_tools import interrupts
 from lingshu_tools.engine import Engine
 from lingshu_tools.interpreter import command, environ_of
 from lingshu_tools.ledger import Ledger, default_home, open_home
@@ -162,6 +163,7 @@ def record_ledger(home: Path, target: Path) -> None:
 @click.option("--record", type=click.Path(path_type=Path), help="Write the ledger to this file.")
 def main(record: Path | None) -> None:
     """Ask a real question through the real server, and replay the answer."""
+    interrupts.accept()
     started = time.monotonic()
     home = fresh(default_home())
     teller = Teller()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Generator
@@ -15,24 +16,33 @@ HELLO = {
     "clientInfo": {"name": "test", "version": "0"},
 }
 Server = subprocess.Popen[str]
+LIMIT_S = 90
 
 
 @contextmanager
-def server(home: Path) -> Generator[Server]:
+def server(home: Path, **streams: Any) -> Generator[Server]:
     """A server process of `home`, greeted by nobody yet; killed at the end."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     process = subprocess.Popen(
         [sys.executable, "-m", "lingshu_mcp", "--home", str(home)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONWARNINGS": "ignore"},
+        **(pipes | streams),
     )
     try:
         yield process
     finally:
         process.kill()
         process.communicate()
+
+
+@contextmanager
+def silent_engine(environ: Any) -> Generator[socket.socket]:
+    """An engine that takes connections and never answers, named in `environ`."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(LIMIT_S)
+        environ.setenv("LINGSHU_ENGINE_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        yield silent
 
 
 def greet(process: Server) -> str:
@@ -42,21 +52,36 @@ def greet(process: Server) -> str:
     return name
 
 
+def message(method: str, *, number: int = 1, **params: Any) -> str:
+    """Return a request or a notification as one line."""
+    values = {"jsonrpc": "2.0", "id": number, "method": method, "params": params}
+    if method.startswith("notifications/"):
+        del values["id"]
+    return json.dumps(values) + "\n"
+
+
 def send(process: Server, method: str, **params: Any) -> None:
     """Send a request or a notification without waiting for an answer."""
+    send_line(process, message(method, **params))
+
+
+def send_line(process: Server, line: str) -> None:
+    """Send any text."""
     assert process.stdin
-    message = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
-    if method.startswith("notifications/"):
-        del message["id"]
-    process.stdin.write(json.dumps(message) + "\n")
+    process.stdin.write(line)
     process.stdin.flush()
+
+
+def receive(process: Server) -> Any:
+    """Return the next line as JSON."""
+    assert process.stdout
+    return json.loads(process.stdout.readline())
 
 
 def ask(process: Server, method: str, **params: Any) -> Any:
     """Send a request and return the next line as JSON."""
-    assert process.stdout
     send(process, method, **params)
-    return json.loads(process.stdout.readline())
+    return receive(process)
 
 
 def call(process: Server, tool: str, **arguments: Any) -> dict[str, Any]:

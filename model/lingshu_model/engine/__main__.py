@@ -9,8 +9,10 @@ On CPU the same with `ACCELERATE_USE_CPU=true` in the environment; `accelerate l
 import argparse
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
+from types import FrameType
 
 from lingshu_model.engine.errors import OccupiedError, StartError
 from lingshu_model.engine.results import DEFAULT_LIMIT
@@ -20,6 +22,7 @@ from lingshu_model.wire.private import UnsafePathError
 
 REFUSED = 2
 ALREADY_RUNNING = 3
+INTERRUPTED = 130
 
 
 def main() -> int:
@@ -37,6 +40,9 @@ def main() -> int:
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
     options.workers = options.workers or _cores()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    # `lingshu engine run` keeps Ctrl-C back until here; `run` sets a handler of its own.
+    signal.signal(signal.SIGINT, _end)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     from lingshu_model.engine.run import run  # after OMP_NUM_THREADS, which torch reads at import
 
     try:
@@ -44,6 +50,10 @@ def main() -> int:
     except (StartError, UnsafePathError) as error:
         sys.stderr.write(f"lingshu engine: {error}\n")
         return ALREADY_RUNNING if isinstance(error, OccupiedError) else REFUSED
+
+
+def _end(_number: int, _frame: FrameType | None) -> None:
+    os._exit(INTERRUPTED)
 
 
 def _parser() -> argparse.ArgumentParser:

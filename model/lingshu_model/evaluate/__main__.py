@@ -5,6 +5,7 @@ Knows nothing of the numbers it prints.
 
 import os
 import platform
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,8 @@ INTERFERON = "HALLMARK_INTERFERON_ALPHA_RESPONSE"
 @click.option("--curve", help="STEPS,STEPS,…: only quality against steps, on the validation cells.")
 def main(checkpoint: str, data: Path, held_out: str | None, out: Path, **options: Any) -> None:
     """Compare CHECKPOINT (a name or a folder) with held-out cells and with its baselines."""
+    # `lingshu evaluate` keeps Ctrl-C back until here.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     out.mkdir(parents=True, exist_ok=True)
     try:
         store = _store(checkpoint, out, options)

@@ -4,7 +4,11 @@ Run it again after a kill and it goes on to the same weights. Under `accelerate 
 trains on its share of each batch. `evidence.json` is added later, by the evaluation.
 """
 
+<<<<<<< HEAD
 import os
+=======
+import signal
+>>>>>>> e0a7e31 (Answer what cannot be read over stdio, and end at the first Ctrl-C)
 import sys
 from pathlib import Path
 
@@ -31,6 +35,8 @@ def main(
     expected: int | None,
 ) -> None:
     """Train the checkpoint described by SPEC_FILE into OUT/NAME/."""
+    # `lingshu train` keeps Ctrl-C back until here.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     try:
         _settle(expected)
     except LauncherError as error:
