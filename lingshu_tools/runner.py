@@ -88,13 +88,15 @@ class Runner:
 
         Returns early when this process cannot go on with any of them.
         """
+        if wait_s <= 0:
+            return self.sealed(ids, ledger=True) == set(ids)
         end, changed = time.monotonic() + wait_s, Event()
         with self.watch(ids, changed.set) as watch:
             while not watch.over and (left := end - time.monotonic()) > 0:
                 if changed.wait(left):
                     changed.clear()
                     report(watch.progress.done, watch.progress.total)
-        return not watch.pending or self.sealed(ids, ledger=True) == set(ids)
+        return not watch.pending
 
     def watch(self, ids: Sequence[str], wake: Callable[[], None]) -> AbstractContextManager[Watch]:
         """Give a watch on experiments; `wake` is called from another thread when it changes."""

@@ -16,8 +16,11 @@ from lingshu_tools.registry import ToolSpec
 
 T = TypeVar("T")
 Lane = Literal["simulate", "follow", "control", "child", "read"]
-LANES: dict[Lane, int] = {"simulate": 4, "follow": 4, "control": 4, "child": 2, "read": 4}
-"""Threads at work at a time, by kind of tool: many calls of one kind must not delay another."""
+LANES: dict[Lane, int] = {"simulate": 4, "follow": 4, "control": 4, "child": 16, "read": 4}
+"""Threads at work at a time, by kind of tool: many calls of one kind must not delay another.
+
+Those of `child` wait for a child process all the time that a call may wait.
+"""
 MOST_STUCK = 64
 
 

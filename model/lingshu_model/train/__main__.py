@@ -4,11 +4,8 @@ Run it again after a kill and it goes on to the same weights. Under `accelerate 
 trains on its share of each batch. `evidence.json` is added later, by the evaluation.
 """
 
-<<<<<<< HEAD
 import os
-=======
 import signal
->>>>>>> e0a7e31 (Answer what cannot be read over stdio, and end at the first Ctrl-C)
 import sys
 from pathlib import Path
 
