@@ -18,6 +18,7 @@ class Purpose(IntEnum):
     ORDER = 1
     VALUE = 2
     DEPTH = 3
+    MOVE = 4
     SCORE = 16
     """And up: one for each draw of a score."""
 

@@ -1,0 +1,163 @@
+"""The effect of every trained condition in every context, in closed form.
+
+Levels are summed per condition, context and replicate in one pass (`moments`), held against the
+control cells of the context (`measure`), and shrunk. A condition that at least `OTHERS` further
+contexts have is expected to do here what they say (`contexts`), and the cells of this context
+correct that by precision weighting:
+
+    b | d ~ N((d / s^2 + m / t^2) / (1 / s^2 + 1 / t^2), 1 / (1 / s^2 + 1 / t^2))
+
+with m and t carried over from the other contexts. Elsewhere the prior is a mixture around nothing
+(`shrink`). `source` says which of the two it was.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lingshu_model.effects.contexts import Carried, Carrier, Sources
+from lingshu_model.effects.measure import Controls, Group, Measured, measure
+from lingshu_model.effects.moments import Floats, Ints, Moments, Rows
+from lingshu_model.effects.shrink import Posterior, combine, fit_prior, posterior
+
+CELLS = "this condition's cells"
+BOTH = "this condition's cells and other contexts"
+CARRIED = "carried from other contexts"
+OTHERS = 3
+"""Other contexts from which what they say is the prior."""
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What a perturbation does in a context.
+
+    Attributes:
+        posterior: change of mean log1p_cp10k per gene.
+        source: `CELLS`, `BOTH`, `CARRIED` or what another module says.
+        note: how it came about, with the numbers that limit it.
+    """
+
+    posterior: Posterior
+    source: str
+    note: str
+
+
+@dataclass(frozen=True)
+class Effects:
+    """All trained effects.
+
+    Attributes:
+        measured: what the cells show.
+        control: name of the control condition.
+    """
+
+    measured: Measured
+    control: str
+
+    @classmethod
+    def of(
+        cls,
+        counts: Iterable[Rows],
+        labels: Sequence[Group],
+        control: str,
+        genes: int,
+    ) -> "Effects":
+        """Return the effects in cells whose counts arrive in blocks of rows.
+
+        Args:
+            counts: raw counts [any number of cells, genes] in compressed rows.
+            labels: condition, context and replicate of every cell, in order.
+            control: name of the control condition.
+            genes: how many genes there are.
+
+        Raises:
+            ValueError: no context has both arms, or counts are negative or not finite.
+        """
+        number: dict[Group, int] = {}
+        group: Ints = np.array([number.setdefault(g, len(number)) for g in labels], np.int64)
+        moments = Moments.of(counts, group, len(number), genes)
+        return cls(measure(moments, list(number), control), control)
+
+    @cached_property
+    def conditions(self) -> tuple[str, ...]:
+        """Perturbed conditions, sorted."""
+        return tuple(sorted(set(self.measured.conditions)))
+
+    def seen(self, condition: str, context: str) -> Effect:
+        """Return the effect of a condition in a context that has cells of it.
+
+        Raises:
+            KeyError: there are none.
+        """
+        row = self._row(condition, context)
+        m = self.measured
+        change, noise = m.change[row], m.noise[row]
+        others = m.rows(condition=condition)
+        others = others[others != row]
+        cells = f"{m.cells[row, 0]} cells against {m.cells[row, 1]}, {self._replicates(row)}"
+        if len(others) < OTHERS:
+            return Effect(posterior(change, noise, fit_prior(change, noise)), CELLS, cells)
+        carried = Carrier(self._sources(others)).to(m.controls[context].mean)
+        both = combine(change, noise, carried.effect.mean, carried.effect.sd)
+        return Effect(both, BOTH, f"{cells}; {carried.note}")
+
+    def carried(self, condition: str, control: Controls | Floats, leave: str = "") -> Effect:
+        """Return the effect of a condition in a context that has no cells of it.
+
+        Args:
+            condition: the perturbation.
+            control: the context's control cells, or their mean level [genes].
+            leave: a context that is left out, such as the one that is asked about.
+
+        Raises:
+            KeyError: no other context has it.
+        """
+        rows = self.measured.rows(condition=condition)
+        rows = rows[[self.measured.contexts[i] != leave for i in rows]]
+        if not len(rows):
+            message = f"no context has {condition!r}; trained: {', '.join(self.conditions[:20])}"
+            raise KeyError(message)
+        mean = control.mean if isinstance(control, Controls) else control
+        carried: Carried = self._carrier(tuple(map(int, rows))).to(mean)
+        return Effect(carried.effect, CARRIED, carried.note)
+
+    @cached_property
+    def _carriers(self) -> dict[tuple[int, ...], Carrier]:
+        return {}
+
+    def _carrier(self, rows: tuple[int, ...]) -> Carrier:
+        if rows not in self._carriers:
+            self._carriers[rows] = Carrier(self._sources(np.array(rows)))
+        return self._carriers[rows]
+
+    def _sources(self, rows: NDArray[np.int64]) -> Sources:
+        m = self.measured
+        controls = [m.controls[m.contexts[i]] for i in rows]
+        return Sources(
+            tuple(m.contexts[i] for i in rows),
+            m.change[rows],
+            m.noise[rows],
+            np.stack([c.mean for c in controls]),
+            np.stack([c.noise for c in controls]),
+            m.variance,
+        )
+
+    def _row(self, condition: str, context: str) -> int:
+        rows = self.measured.rows(condition=condition, context=context)
+        if not len(rows):
+            contexts = [self.measured.contexts[i] for i in self.measured.rows(condition=condition)]
+            message = (
+                f"no cells of {condition!r} in {context!r}; "
+                f"contexts that have it: {', '.join(contexts) or 'none'}"
+            )
+            raise KeyError(message)
+        return int(rows[0])
+
+    def _replicates(self, row: int) -> str:
+        count = int(self.measured.replicates[row])
+        if count < 2:
+            return "no replicates named: cells are taken as independent, which they seldom are"
+        return f"{count} replicates"

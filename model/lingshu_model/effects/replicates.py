@@ -1,0 +1,127 @@
+"""How much more replicates differ than their cells say: intra-class correlation, moderated.
+
+Cells of one replicate (donor, animal, batch) are not independent. With v a gene's variance between
+cells, the mean of a replicate of n cells has the variance v (rho + 1 / n), rho being the
+intra-class correlation (Kish 1965). It is estimated from Cochran's Q over the replicates of every
+contrast (DerSimonian and Laird 1986):
+
+    Q = sum_r w_r (y_r - y)^2,   w_r = 1 / noise_r
+    E[Q] = df + rho v C,         C = sum w - sum w^2 / sum w
+
+Few replicates say little about a single gene, so s2 = Q / df is squeezed towards what genes have in
+common, the scaled F distribution s2 ~ s0^2 F(df, d0) of Smyth (2004).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import digamma, polygamma
+
+from lingshu_model.effects.moments import Floats
+
+FEWEST_GENES = 10
+"""Informative genes below which no common distribution is fitted."""
+SMALLEST = 1e-12
+
+
+@dataclass(frozen=True)
+class Family:
+    """One quantity measured in several replicates.
+
+    Attributes:
+        value: [replicates, genes]; NaN where a replicate does not measure the gene.
+        noise: squared standard errors as single cells have them, the same shape.
+        variance: variance between cells, [genes], the unit of rho.
+        per_cell: squared standard errors in units of `variance`, about 1 / cells, [replicates].
+    """
+
+    value: Floats
+    noise: Floats
+    variance: Floats
+    per_cell: Floats
+
+    @property
+    def weight(self) -> Floats:
+        """1 / noise, 0 where not measured."""
+        known = np.isfinite(self.value)
+        return np.where(known, 1.0 / np.maximum(np.where(known, self.noise, 1.0), SMALLEST), 0.0)
+
+    @property
+    def df(self) -> Floats:
+        """Replicates that measure a gene, less 1, [genes]."""
+        return np.maximum(np.isfinite(self.value).sum(axis=0) - 1.0, 0.0)
+
+    def cochran(self) -> Floats:
+        """Return Q of each gene."""
+        weight, value = self.weight, np.nan_to_num(self.value)
+        mean = (weight * value).sum(axis=0) / np.maximum(weight.sum(axis=0), SMALLEST)
+        return (weight * (value - mean) ** 2).sum(axis=0)
+
+    def slope(self) -> Floats:
+        """Return v C, by how much Q grows with rho."""
+        weight = self.weight
+        total = np.maximum(weight.sum(axis=0), SMALLEST)
+        return self.variance * (total - (weight**2).sum(axis=0) / total)
+
+    def mean(self, rho: Floats, typical: float) -> tuple[Floats, Floats]:
+        """Return the mean over replicates and its squared standard error; NaN where none measures.
+
+        Replicates weigh by 1 / (typical + per_cell), alike for all genes, so that the mean of a
+        cell's whole profile is a profile.
+        """
+        known = np.isfinite(self.value)
+        share = np.where(known, 1.0 / (typical + self.per_cell[:, None]), 0.0)
+        total = share.sum(axis=0)
+        share /= np.maximum(total, SMALLEST)
+        noise = np.where(known, share**2 * (self.noise + rho * self.variance), 0.0).sum(axis=0)
+        mean = (share * np.nan_to_num(self.value)).sum(axis=0)
+        return np.where(total > 0, mean, np.nan), np.where(total > 0, noise, np.nan)
+
+
+def intraclass(families: Sequence[Family], informative: NDArray[np.bool_]) -> Floats | None:
+    """Return rho of each gene, [genes], at least 0; None where no quantity has two replicates.
+
+    `informative` [genes] are those that shape the common distribution: of a rare gene most
+    replicates have no count, and would seem to agree.
+    """
+    several = [f for f in families if len(f.value) > 1]
+    if not several:
+        return None
+    df = np.sum([f.df for f in several], axis=0)
+    q = np.sum([f.cochran() for f in several], axis=0)
+    slope = np.sum([f.slope() for f in several], axis=0)
+    excess = np.maximum(squeeze(q / np.maximum(df, 1.0), df, informative) - 1.0, 0.0)
+    return np.where(slope > SMALLEST, excess * df / np.maximum(slope, SMALLEST), 0.0)
+
+
+def squeeze(s2: Floats, df: Floats, informative: NDArray[np.bool_]) -> Floats:
+    """Return variances s2 [genes] of `df` degrees of freedom, squeezed towards a common prior.
+
+    The prior's s0^2 and d0 give log s2 its mean and variance over the informative genes (Smyth
+    2004, section 6.2). With too few of those nothing is squeezed.
+    """
+    chosen = informative & (df > 0) & (s2 > SMALLEST)
+    if chosen.sum() < FEWEST_GENES:
+        return s2
+    d = df[chosen]
+    e = np.log(s2[chosen]) - digamma(d / 2) + np.log(d / 2)
+    spread = float(e.var(ddof=1) - polygamma(1, d / 2).mean())
+    if spread <= 1e-3:
+        return np.full(len(s2), float(np.exp(e.mean())))
+    d0 = 2.0 * _trigamma_inverse(spread)
+    s02 = float(np.exp(e.mean() + digamma(d0 / 2) - np.log(d0 / 2)))
+    return (d0 * s02 + df * s2) / (d0 + df)
+
+
+def _trigamma_inverse(y: float) -> float:
+    """Return x with trigamma(x) = y, by Newton's method on 1 / trigamma (Smyth 2004, appendix)."""
+    x = 0.5 + 1.0 / y
+    for _ in range(50):
+        trigamma = float(polygamma(1, x))
+        step = trigamma * (1.0 - trigamma / y) / float(polygamma(2, x))
+        x += step
+        if abs(step) < 1e-10 * x:
+            break
+    return max(x, 1e-3)

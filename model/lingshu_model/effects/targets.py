@@ -1,0 +1,205 @@
+"""The effect of a target that was never perturbed, from those that were.
+
+Two candidates predict each target from the others: their mean change m, and m plus a ridge
+regression of what differs from it on the target's features (`lingshu_model.effects.features`).
+Targets of one context share its control cells, whose noise makes every target look like the mean of
+the others; the expected covariance is taken off before weights are found
+(`lingshu_model.effects.stacking`), and a share of the mean below 1 is left to no change.
+
+The block of features and the ridge are those of least squared error over targets left out in turn.
+Features count only if they lower that error by more than its standard error over targets;
+otherwise the mean alone ships. On its own gene a target has the mean of what the others have on
+theirs, so far as the gene is expressed.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lingshu_model.effects.features import Blocks
+from lingshu_model.effects.moments import Floats, Ints
+from lingshu_model.effects.residuals import Residuals
+from lingshu_model.effects.shrink import Posterior
+from lingshu_model.effects.stacking import Left, stack
+
+RIDGES = (1.0, 3.0, 10.0)
+FEWEST = 4
+"""Targets below which the effect of another is not estimated."""
+SIMPLEST = 0.0
+OWN = 2
+"""Targets with their own gene measured, from which an unseen target's own gene is predicted."""
+
+
+@dataclass(frozen=True)
+class Perturbed:
+    """Targets perturbed in one context.
+
+    Attributes:
+        targets: names.
+        change: [targets, genes].
+        noise: squared standard errors, the same shape.
+        shrunken: posterior means, the same shape, which features are regressed on.
+        control: mean level of the context's control cells, [genes].
+        control_noise: its squared standard error, [genes].
+        variance: variance between cells, [genes].
+        own: each target's own gene, -1 where not measured, [targets].
+    """
+
+    targets: tuple[str, ...]
+    change: Floats
+    noise: Floats
+    shrunken: Floats
+    control: Floats
+    control_noise: Floats
+    variance: Floats
+    own: Ints
+
+
+@dataclass(frozen=True)
+class Unseen:
+    """The predicted effect of a target that was never perturbed.
+
+    Attributes:
+        effect: posterior mean, sd and lfsr, [genes].
+        block: features that count; empty where the mean of the others predicts as well.
+        share: weight of the mean.
+        targets: how many it is predicted from.
+    """
+
+    effect: Posterior
+    block: str
+    share: float
+    targets: int
+
+    @property
+    def note(self) -> str:
+        """What the effect is, in a sentence."""
+        basis = f"{self.share:.2f} of the mean change of {self.targets} perturbed targets"
+        if not self.block:
+            return f"{basis}; no feature of targets predicts better"
+        return f"{basis}, and how targets alike in {self.block} differ from it"
+
+
+@dataclass(frozen=True)
+class _Ridge:
+    """Features that are regressed on, and how much."""
+
+    block: str
+    penalty: float
+
+
+class TargetModel:
+    """Predicts the effects of unseen targets in one context."""
+
+    def __init__(self, perturbed: Perturbed, blocks: Blocks) -> None:
+        """Choose features and weights.
+
+        Args:
+            perturbed: targets that were perturbed.
+            blocks: features by name, [targets, features] each.
+
+        Raises:
+            ValueError: too few targets were perturbed.
+        """
+        if len(perturbed.targets) < FEWEST:
+            message = (
+                f"{len(perturbed.targets)} targets were perturbed in this context; "
+                f"at least {FEWEST} are needed before anything is said of another"
+            )
+            raise ValueError(message)
+        self._p = perturbed
+        self._blocks = {name: block for name, block in blocks.items() if block.any()}
+        known = np.isfinite(perturbed.change)
+        self._change = np.where(known, perturbed.change, 0.0)
+        self._shared = float(np.nansum(perturbed.control_noise))
+        n = len(perturbed.targets)
+        self._mean = (self._change.sum(axis=0) - self._change) / (n - 1)
+        alone = self._weights([self._mean])
+        self.ridge, self.weights = None, alone
+        best = self._best(alone)
+        if best:
+            self.ridge = best
+            self.weights = self._weights([self._mean, self._mean + self._left_out(best)])
+        self._residuals = self._fit_residuals()
+        self._own_change = self._own()
+
+    def to(self, features: Mapping[str, Floats], own: int = -1) -> Unseen:
+        """Return the effect of a target.
+
+        Args:
+            features: its row of every block, [features] each.
+            own: its own gene, -1 where not measured.
+        """
+        p, mean = self._p, self._change.mean(axis=0)
+        share = float(self.weights.sum())
+        predicted = share * mean
+        block = ""
+        if self.ridge is not None and self.weights[1] > 0:
+            block = self.ridge.block
+            slope = self._slope(self.ridge, np.ones(len(p.targets), bool))
+            predicted = predicted + self.weights[1] * (features[block] @ slope)
+        if own >= 0 and self._own_change is not None:
+            predicted[own] = self._own_change
+        predicted = np.maximum(predicted, np.where(np.isfinite(p.control), -p.control, -np.inf))
+        noise = np.nanmean(p.noise, axis=0) / len(p.targets)
+        sd = self._residuals.sd(predicted, np.nan_to_num(noise))
+        return Unseen(Posterior.normal(predicted, sd), block, share, len(p.targets))
+
+    def _weights(self, candidates: Sequence[Floats]) -> Floats:
+        p = self._p
+        shared = np.full(len(candidates), self._shared)
+        rows = range(len(p.targets))
+        left = [
+            Left(p.change[i], p.noise[i], np.stack([c[i] for c in candidates]), shared)
+            for i in rows
+        ]
+        return stack(left, simplest=SIMPLEST)[0]
+
+    def _best(self, alone: Floats) -> _Ridge | None:
+        """Return the features that predict better than the mean alone, beyond chance."""
+        without = self._errors(alone[0] * self._mean)
+        options = [_Ridge(name, penalty) for name in self._blocks for penalty in RIDGES]
+        gains = [without - self._errors(alone[0] * self._mean + self._left_out(o)) for o in options]
+        if not options:
+            return None
+        best = max(range(len(options)), key=lambda i: gains[i].mean())
+        gain = gains[best]
+        sure = gain.mean() > gain.std(ddof=1) / np.sqrt(len(gain))
+        return options[best] if sure else None
+
+    def _errors(self, predicted: Floats) -> Floats:
+        """Return each target's squared error over genes other than its own, [targets]."""
+        off = np.where(np.isfinite(self._p.change), self._p.change - predicted, 0.0)
+        inside = np.flatnonzero(self._p.own >= 0)
+        off[inside, self._p.own[inside]] = 0.0
+        return (off**2).sum(axis=1)
+
+    def _left_out(self, ridge: _Ridge) -> Floats:
+        """Return what features add to the mean of the others, for every target left out."""
+        n = len(self._p.targets)
+        features = self._blocks[ridge.block]
+        rest = ~np.eye(n, dtype=bool)
+        return np.stack([features[i] @ self._slope(ridge, rest[i]) for i in range(n)])
+
+    def _slope(self, ridge: _Ridge, rows: np.ndarray) -> Floats:
+        """Return the regression on features, [features, genes], of the targets `rows`."""
+        features = self._blocks[ridge.block]
+        scale = max(float((features**2).sum() / len(features)), 1e-12)
+        f, y = features[rows] / np.sqrt(scale), self._p.shrunken[rows]
+        inverse = np.linalg.inv(f @ f.T + ridge.penalty * np.eye(len(f)))
+        return f.T @ (inverse @ (y - y.mean(axis=0))) / np.sqrt(scale)
+
+    def _fit_residuals(self) -> Residuals:
+        p = self._p
+        predicted = self.weights.sum() * self._mean
+        if self.ridge is not None:
+            predicted = predicted + self.weights[1] * self._left_out(self.ridge)
+        level = np.nan_to_num(p.control)
+        return Residuals.of(p.change, p.noise, predicted, p.variance, level)
+
+    def _own(self) -> float | None:
+        p = self._p
+        inside = np.flatnonzero(p.own >= 0)
+        found = p.shrunken[inside, p.own[inside]]
+        return float(found.mean()) if len(found) >= OWN else None

@@ -1,0 +1,218 @@
+"""Moved control cells: the effect arrives, in whole counts, and nothing runs away."""
+
+import numpy as np
+import pytest
+from made_counts import draw, levels, rows, shares
+from scipy import sparse, stats
+
+from lingshu_model.effects import Effects, Group, fit_mover, largest_share
+from lingshu_model.effects.quantiles import LARGE, Quantiles
+from lingshu_model.effects.roots import roots
+
+GENES = 200
+
+
+def made(kind: str, rng: np.random.Generator, share: np.ndarray, cells: int):
+    """Cells of one kind of assay."""
+    if kind == "50 UMI":
+        return draw(rng, share, cells, 50.0)
+    if kind == "deep":
+        return draw(rng, share, cells, 5000.0)
+    if kind == "reads":
+        molecules = draw(rng, share, cells, 1500.0)
+        return molecules * rng.poisson(40.0, molecules.shape)
+    if kind == "ambient":
+        stray = (rng.random((cells, GENES)) < 0.003) * rng.geometric(0.03, (cells, GENES))
+        return draw(rng, share, cells, 150.0) + stray
+    if kind == "uneven":
+        return draw(rng, share, cells, 400.0, size=0.3, spread=1.0)
+    return draw(rng, share, cells, 800.0)
+
+
+def world(kind: str, seed: int = 0, controls: int = 300, perturbed: int = 200, library=1.0):
+    """Control cells, the effect estimated from perturbed ones, and new control cells."""
+    rng = np.random.default_rng(seed)
+    p = shares(rng, GENES)
+    fold = np.where(rng.random(GENES) < 0.15, np.exp(rng.normal(0, 1.2, GENES)), 1.0)
+    q = p * fold / (p @ fold)
+    control, moved = made(kind, rng, p, controls), made(kind, rng, q, perturbed)
+    if library != 1.0:
+        moved = rng.binomial(moved, library)
+    labels = [Group("control", "a")] * controls + [Group("x", "a")] * perturbed
+    effects = Effects.of([rows([control, moved])], labels, "control", GENES)
+    top = largest_share(rows([control, moved]))
+    return control, effects, top, made(kind, rng, p, 512)
+
+
+KINDS = ["plain", "50 UMI", "deep", "reads", "ambient", "uneven"]
+
+
+@pytest.mark.parametrize("perturbed", [30, 300])
+@pytest.mark.parametrize("kind", KINDS)
+def test_new_cells_change_by_the_effect_and_keep_their_library(kind: str, perturbed: int):
+    control, effects, top, new = world(kind, perturbed=perturbed)
+    target = effects.seen("x", "a").posterior
+    ratio = float(effects.measured.library[0])
+    mover = fit_mover(rows(control), target.mean, top, ratio)
+    cells = mover.move(rows(new), seed=3).toarray()
+    difference = levels(cells) - levels(new)
+    delivered = difference.mean(axis=0)
+    sure = target.lfsr < 0.05
+    if sure.sum() >= 3:
+        assert 0.9 < delivered[sure] @ target.mean[sure] / (target.mean[sure] ** 2).sum() < 1.1
+        assert np.corrcoef(delivered[sure], target.mean[sure])[0, 1] > 0.95
+    library = cells.sum() / new.sum()
+    assert 0.9 < library / mover.library < 1.1
+    assert min(1.0, ratio) * 0.9 < library < max(1.0, ratio) * 1.1
+    error = difference.std(axis=0) / np.sqrt(len(new))
+    assert (np.abs(delivered - target.mean) - 3 * error).max() < 0.25
+    assert (cells == np.rint(cells)).all()
+    assert cells.min() >= 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_effect_leaves_every_count_as_it_is(kind: str):
+    control, _, top, new = world(kind)
+    mover = fit_mover(rows(control), np.zeros(GENES), top)
+    assert (mover.move(rows(new), seed=0) != rows(new)).nnz == 0
+
+
+def test_uncertain_parts_of_an_effect_arrive_too():
+    control, effects, top, new = world("plain", perturbed=40)
+    target = effects.seen("x", "a").posterior
+    unsure = (target.lfsr > 0.2) & (np.abs(target.mean) > 0.02)
+    assert unsure.sum() > 10
+    cells = fit_mover(rows(control), target.mean, top).move(rows(np.tile(new, (4, 1))), seed=1)
+    delivered = levels(cells.toarray()).mean(axis=0) - levels(new).mean(axis=0)
+    assert delivered[unsure] @ target.mean[unsure] / (target.mean[unsure] ** 2).sum() > 0.8
+
+
+def test_a_gene_that_no_control_cell_shows_can_be_switched_on():
+    rng = np.random.default_rng(0)
+    p = shares(rng, GENES)
+    p[7] = 0.0
+    control, new = draw(rng, p, 200, 1000.0), draw(rng, p, 400, 1000.0)
+    target = np.zeros(GENES)
+    target[7] = 4.0
+    top = np.full(GENES, 0.05)
+    cells = fit_mover(rows(control), target, top).move(rows(new), seed=0).toarray()
+    assert levels(cells)[:, 7].mean() == pytest.approx(4.0, abs=0.2)
+    assert (cells[:, 7] <= np.ceil(0.05 * new.sum(axis=1))).all()
+
+
+def test_a_gene_that_is_lost_goes_to_nothing_and_no_further():
+    control, _, top, new = world("plain")
+    target = np.zeros(GENES)
+    gene = int(control.sum(axis=0).argmax())
+    target[gene] = -50.0
+    cells = fit_mover(rows(control), target, top).move(rows(new), seed=0).toarray()
+    assert cells[:, gene].mean() < 0.02 < new[:, gene].mean()
+
+
+@pytest.mark.parametrize("up", [True, False])
+def test_cells_keep_their_ranks(up: bool):
+    rng = np.random.default_rng(1)
+    control = rng.poisson(3.0, (300, GENES))
+    control[:, 0] = np.arange(300) % 60
+    control[:, 1] += 900 - control.sum(axis=1)  # One library size for all cells.
+    target = np.zeros(GENES)
+    target[0] = 0.7 if up else -0.7
+    cells = fit_mover(rows(control), target, np.ones(GENES)).move(rows(control), seed=5).toarray()
+    before, after = control[:, 0], cells[:, 0]
+    worse = (before[:, None] < before[None, :]) & (after[:, None] > after[None, :])
+    assert not worse.any()
+    assert (after >= before).all() if up else (after <= before).all()
+
+
+def test_a_cell_is_the_same_alone_in_any_batch_and_again():
+    control, effects, top, new = world("plain")
+    mover = fit_mover(rows(control), effects.seen("x", "a").posterior.mean, top)
+    whole = mover.move(rows(new[:50]), seed=9, first_cell=100).toarray()
+    parts = [mover.move(rows(new[i : i + 1]), seed=9, first_cell=100 + i) for i in range(50)]
+    assert (sparse.vstack(parts).toarray() == whole).all()
+    again = fit_mover(rows(control), effects.seen("x", "a").posterior.mean, top)
+    np.testing.assert_array_equal(again.log_fold, mover.log_fold)
+    assert (mover.move(rows(new[:50]), seed=8, first_cell=100).toarray() != whole).any()
+    assert (mover.move(rows(new[:50]), seed=9).toarray() != whole).any()
+
+
+def test_a_stray_count_stays_and_the_effect_is_that_of_the_other_cells():
+    rng = np.random.default_rng(2)
+    p = shares(rng, GENES, 0.3)
+    control, new = draw(rng, p, 300, 500.0), draw(rng, p, 300, 500.0)
+    new[0, 3] = 60
+    target = np.zeros(GENES)
+    target[3] = 1.5
+    cells = fit_mover(rows(control), target).move(rows(new), seed=0).toarray()
+    assert cells[0, 3] == 60
+    assert cells[1:, 3].mean() > 1.5 * new[1:, 3].mean()
+
+
+def test_deeper_or_shallower_libraries_come_where_the_effect_is_that_of_one():
+    control, effects, top, new = world("deep", perturbed=400, library=0.5)
+    target = effects.seen("x", "a").posterior
+    mover = fit_mover(rows(control), target.mean, top, float(effects.measured.library[0]))
+    cells = mover.move(rows(new), seed=0).toarray()
+    assert cells.sum() / new.sum() == pytest.approx(0.5, rel=0.1)
+    delivered = levels(cells).mean(axis=0) - levels(new).mean(axis=0)
+    assert np.corrcoef(delivered, target.mean)[0, 1] > 0.98
+
+
+def test_a_shallower_library_does_not_come_where_nothing_else_says_so():
+    control, _, top, new = world("50 UMI")
+    mover = fit_mover(rows(control), np.zeros(GENES), top, 0.6)
+    assert (mover.move(rows(new), seed=0) != rows(new)).nnz == 0
+
+
+@pytest.mark.parametrize("bad", [0.5, -1.0, np.nan])
+def test_what_is_not_a_whole_count_is_refused(bad: float):
+    counts = rows(np.ones((3, 4), np.int64))
+    mover = fit_mover(counts, np.zeros(4))
+    broken = counts.copy()
+    broken.data[1] = bad
+    for call in (lambda: fit_mover(broken, np.zeros(4)), lambda: mover.move(broken, 0)):
+        with pytest.raises(ValueError, match="raw counts"):
+            call()
+
+
+def test_control_cells_without_a_count_are_refused():
+    with pytest.raises(ValueError, match="not one count"):
+        fit_mover(sparse.csr_matrix((3, 4)), np.zeros(4))
+
+
+@pytest.mark.parametrize("size", [0.2, 3.0, 500.0])
+def test_quantiles_are_those_of_the_negative_binomial(size: float):
+    mean = np.array([[0.05, 2.0, 30.0]])
+    r = np.full(3, size)
+    for k in (0, 1, 2, 5, 40):
+        counts = np.full((1, 3), float(k))
+        v = np.full((1, 3), 0.37)
+        found = Quantiles.of(counts, mean, r, np.full((1, 3), 1e9), v)
+        law = stats.nbinom(size, size / (size + mean[0]))
+        u = law.cdf(k - 1) + 0.37 * law.pmf(k)
+        used = ~found.stray[0]
+        np.testing.assert_allclose(np.exp(found.log_u[0])[used], u[used], rtol=1e-9)
+        shifted = stats.nbinom(size, size / (size + 1.7 * mean[0]))
+        got = found.at(np.arange(3), np.full(3, 1.7), r)[0]
+        sure = used & (u < 1 - 1e-9)
+        np.testing.assert_array_equal(got[sure], shifted.ppf(u)[sure])
+        assert (got[~used] == k).all()
+
+
+def test_counts_beyond_the_steps_scale_with_their_mean():
+    counts = np.array([[LARGE + 36.0]])
+    found = Quantiles.of(
+        counts, np.array([[90.0]]), np.ones(1), np.array([[1e9]]), np.full((1, 1), 0.5)
+    )
+    assert found.at(np.array([0]), np.array([1.5]), np.ones(1))[0, 0] == 150
+
+
+def test_roots_of_step_functions_and_of_those_that_have_none():
+    goals = np.array([0.3, -2.0, 5.0, 1e9, 0.0])
+
+    def miss(which: np.ndarray, x: np.ndarray) -> np.ndarray:
+        return np.floor(50 * x) / 50 - goals[which]
+
+    found = roots(miss, np.zeros(5), 8.0, 1e-6)
+    np.testing.assert_allclose(found[[0, 1, 2, 4]], goals[[0, 1, 2, 4]], atol=0.021)
+    assert found[3] == 8.0
