@@ -14,6 +14,7 @@ import httpx
 
 from lingshu_model.wire.endpoints import read_endpoint
 from lingshu_model.wire.places import EnginePlaces
+from lingshu_model.wire.private import UnsafePathError
 
 _CONNECT_S = 10.0
 _KEEPALIVE_S = 5.0
@@ -39,7 +40,13 @@ class LocalTransport(httpx.HTTPTransport):
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Return the answer to a request."""
-        if token := read_endpoint(self._places).token():
+        try:
+            token = read_endpoint(self._places).token()
+        except UnsafePathError:
+            raise
+        except OSError as error:  # a home of another user, for one
+            raise httpx.ConnectError(str(error), request=request) from error
+        if token:
             request.headers["Authorization"] = f"Bearer {token}"
         return super().handle_request(request)
 
@@ -63,7 +70,9 @@ class _Backend(httpcore.NetworkBackend):
             return _Stream(read_endpoint(self._places).connect(limit))
         except TimeoutError as error:
             raise httpcore.ConnectTimeout(str(error)) from error
-        except (ConnectionError, FileNotFoundError, NotADirectoryError) as error:
+        except UnsafePathError:
+            raise
+        except OSError as error:
             raise httpcore.ConnectError(str(error)) from error
 
 
