@@ -5,6 +5,7 @@ Commands import what they need when they run. Torch and MCP live in processes of
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -67,15 +68,21 @@ def read_json(text: str) -> dict[str, Any]:
     from lingshu_tools.errors import InputError
 
     try:
-        source = sys.stdin.read() if text == "-" else text
-        value: Any = json.loads(Path(text[1:]).read_text("utf-8") if text[:1] == "@" else source)
-    except (OSError, ValueError) as error:
+        value: Any = json.loads(_json_bytes(text))
+    except (OSError, ValueError, RecursionError) as error:
         message = f"cannot read the arguments {text[:80]!r} as JSON: {error}"
         raise InputError(message) from error
     if not isinstance(value, dict):
         message = f"the arguments are {value!r}; a JSON object is needed, such as '{{}}'"
         raise InputError(message)
     return value
+
+
+def _json_bytes(text: str) -> bytes:
+    # JSON is UTF-8, whatever the locale says of arguments and of standard input.
+    if text == "-":
+        return sys.stdin.buffer.read()
+    return Path(text[1:]).read_bytes() if text[:1] == "@" else os.fsencode(text)
 
 
 @main.command()

@@ -17,6 +17,7 @@ import click
 
 from lingshu_tools import interrupts
 from lingshu_tools.interpreter import replace_this_process
+from lingshu_tools.terminal import encoding_for_child, prepare_streams, takes_all
 
 if TYPE_CHECKING:
     from lingshu_tools.app import App
@@ -74,6 +75,11 @@ _JSON = click.option(
 class Shell(click.Group):
     """A group whose commands may raise the library's errors: shown as text, or as JSON."""
 
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Run a command line; what the terminal cannot print does not end it."""
+        prepare_streams()
+        return super().main(*args, **options)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; a library error exits with 1."""
         from lingshu_tools.errors import LingshuError
@@ -101,7 +107,8 @@ def open_app() -> "App":
 def echo_json(value: Mapping[str, Any] | list[Any]) -> None:
     """Print one JSON value: on one line for a pipe, indented for a person."""
     indent = 2 if sys.stdout.isatty() else None
-    click.echo(json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False))
+    ascii_only = not takes_all(sys.stdout)
+    click.echo(json.dumps(value, indent=indent, ensure_ascii=ascii_only, allow_nan=False))
 
 
 def show(result: "Result", text: str | None = None) -> None:
@@ -163,5 +170,7 @@ def become(
     environ = {name: value for name, value in os.environ.items() if name not in without}
     if home:
         environ["LINGSHU_HOME"] = str(home)
+    if encoding := encoding_for_child():
+        environ["PYTHONIOENCODING"] = encoding
     interrupts.hold()
     replace_this_process(["-m", module, *arguments], environ)
