@@ -19,9 +19,9 @@ from typing import Any
 import httpx
 
 from lingshu_model import __version__
+from lingshu_model.wire import forks
 from lingshu_model.wire.messages import CALL_HEADER, PROTOCOL, PROTOCOL_HEADER, VERSION_HEADER
 from lingshu_model.wire.private import UnsafePathError
-from lingshu_tools import forks
 from lingshu_tools.deadline import remaining
 from lingshu_tools.errors import EngineBusyError, EngineError, ForeignAnswerError
 

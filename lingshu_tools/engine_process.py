@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from http import HTTPStatus
 
 from lingshu_model import __version__
-from lingshu_model.wire import PROTOCOL, EngineInfo
+from lingshu_model.wire import PROTOCOL, EngineInfo, forks
 from lingshu_model.wire.endpoints import read_endpoint
 from lingshu_model.wire.places import EnginePlaces
 from lingshu_model.wire.private import UnsafePathError
-from lingshu_tools import forks
 from lingshu_tools.deadline import remaining, time_limit
 from lingshu_tools.engine_answers import info_of
 from lingshu_tools.engine_http import ANSWER_S, Connection, LostError, OtherEngineError

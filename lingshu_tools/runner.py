@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, suppress
 from functools import partial
 from threading import Event, Lock, Thread
 
-from lingshu_tools import forks
+from lingshu_model.wire import forks
 from lingshu_tools.analysis import Objective
 from lingshu_tools.bench import Bench
 from lingshu_tools.errors import (

@@ -2,8 +2,8 @@
 
 Beside a database in a file, a lock is a `file_locks` lock on `locks/NAME.lock`. The file says which
 machine made it, because a lock taken on another machine cannot be seen through every shared file
-system: such a file counts as alive until somebody removes it. A child forked from a holder holds
-the lock too, where the file system has `flock`. A server keeps locks itself.
+system: such a file counts as alive until somebody removes it. A child forked from a holder lets go
+of the lock at once. A server keeps locks itself.
 """
 
 import time

@@ -6,6 +6,7 @@ lock. No connection outlives its transaction but that one. Knows nothing of what
 """
 
 import math
+import os
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,6 +29,7 @@ from sqlalchemy.dialects.postgresql import array
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
+from lingshu_model.wire import forks
 from lingshu_tools.deadline import remaining
 from lingshu_tools.errors import InputError, LedgerError
 from lingshu_tools.ledger import postgres_schema
@@ -161,21 +163,32 @@ class AdvisoryLock:
     """An advisory lock, held by a connection of its own."""
 
     def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+        self._connection, self._pid = connection, os.getpid()
+        forks.register(self)
+
+    def after_fork(self) -> None:
+        """Close the child's copy of the socket, so that the lock ends with the parent."""
+        driver = self._connection.connection.dbapi_connection
+        if driver is not None:
+            # The driver may still close the number that it knows: it becomes another file's.
+            null = os.open(os.devnull, os.O_RDWR)
+            os.dup2(null, driver.fileno())
+            os.close(null)
 
     @property
     def held(self) -> bool:
-        """Whether it has not been released yet.
+        """Whether it has not been released yet, in the process that took it.
 
         A server that restarted has let it go all the same. Work that went on meanwhile may still be
         sealed: an experiment takes one outcome, whoever is first.
         """
-        return not self._connection.closed
+        return self._pid == os.getpid() and not self._connection.closed
 
     def release(self) -> None:
         """Close the connection, and with it the lock; a second time does nothing."""
-        with suppress(DBAPIError):
-            self._connection.close()
+        if self.held:
+            with suppress(DBAPIError):
+                self._connection.close()
 
 
 class AdvisoryLocks:

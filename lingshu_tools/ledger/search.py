@@ -17,6 +17,7 @@ from sqlalchemy import Connection, select
 
 from lingshu_model.wire.private import make_private
 from lingshu_tools.ledger.chain import head_of
+from lingshu_tools.ledger.connections import connect
 from lingshu_tools.ledger.schema import chain, experiment
 
 _BATCH = 500
@@ -114,7 +115,7 @@ class Search:
                 raise sqlite3.OperationalError(str(error)) from error
         mode = "rwc" if self._writable else "ro"
         name = f"file:{quote(str(self.path))}?mode={mode}"
-        return sqlite3.connect(name, uri=True, timeout=0, isolation_level=None)
+        return connect(name, timeout=0)
 
 
 def _match(text: str) -> str:

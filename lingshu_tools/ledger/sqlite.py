@@ -30,12 +30,15 @@ from lingshu_tools.errors import LedgerError, LockedError
 from lingshu_tools.ledger import sqlite_schema
 from lingshu_tools.ledger.backend import BUSY_S
 from lingshu_tools.ledger.blockers import blockers
+from lingshu_tools.ledger.connections import connect
 from lingshu_tools.ledger.differences import Difference
 from lingshu_tools.ledger.liveness import FileLocks
 from lingshu_tools.ledger.search import Read, Search
 
 # A commit waits for readers, and no reader may begin meanwhile: so it waits in short turns.
 _COMMIT_WAIT_S = 1.0
+# A fork waits for what is open: a transaction that cannot begin lets it happen now and then.
+_BEGIN_WAIT_S = 2.0
 _PRAGMAS = {
     "foreign_keys": 1,
     # Without it INSERT OR REPLACE deletes a row behind the delete trigger's back.
@@ -203,7 +206,8 @@ class SqliteBackend:
 
 def writer(database: Path, journal: Journal) -> Engine:
     """Return the engine for transactions that write; the file is made where it is missing."""
-    return _engine(database, "mode=rwc", "BEGIN IMMEDIATE", {"journal_mode": journal.mode})
+    journal_mode = {"journal_mode": journal.mode}
+    return _engine(database, "mode=rwc", "BEGIN IMMEDIATE", journal_mode, _BEGIN_WAIT_S)
 
 
 def reader(database: Path) -> Engine:
@@ -229,20 +233,17 @@ def read_only(database: Path) -> Engine:
     return _engine(database, options, "BEGIN", {"query_only": 1})
 
 
-def _engine(database: Path, options: str, begin: str, extra: dict[str, Any]) -> Engine:
-    def connect() -> sqlite3.Connection:
+def _engine(
+    database: Path, options: str, begin: str, extra: dict[str, Any], longest: float = BUSY_S
+) -> Engine:
+    def connect_prepared() -> sqlite3.Connection:
         if options == "mode=rwc":
             # SQLite would make it with what the umask leaves; its journals get the file's mode.
             # What hinders this hinders SQLite too, which says so.
             with suppress(OSError):
                 make_private(database)
-        connection = sqlite3.connect(
-            f"file:{quote(str(database))}?{options}",
-            uri=True,
-            timeout=remaining(BUSY_S),
-            isolation_level=None,
-            check_same_thread=False,
-        )
+        name = f"file:{quote(str(database))}?{options}"
+        connection = connect(name, timeout=remaining(BUSY_S))
         try:
             _prepare(connection, _PRAGMAS | extra)
         except BaseException:
@@ -252,13 +253,13 @@ def _engine(database: Path, options: str, begin: str, extra: dict[str, Any]) -> 
 
     # The time that is left is less at each of these.
     def on_begin(connection: Connection) -> None:
-        _wait(connection, BUSY_S)
+        _wait(connection, longest)
         connection.exec_driver_sql(begin)
 
     def on_commit(connection: Connection) -> None:
         _wait(connection, _COMMIT_WAIT_S)
 
-    engine = create_engine("sqlite://", creator=connect, poolclass=NullPool)
+    engine = create_engine("sqlite://", creator=connect_prepared, poolclass=NullPool)
     event.listen(engine, "begin", on_begin)
     event.listen(engine, "commit", on_commit)
     return engine

@@ -96,7 +96,7 @@ class Ledger(Reading):
     def __init__(self, database: Database, home: Path, objects: ObjectStore) -> None:
         """Join the parts; `open` and `open_read_only` are the ways in."""
         super().__init__(database, home, objects)
-        self._server_id = new_id("srv")
+        self._server = os.getpid(), new_id("srv")
 
     @classmethod
     def open(cls, home: Path, *, url: str | None = None) -> Self:
@@ -222,14 +222,16 @@ class Ledger(Reading):
         """
         self.experiment(experiment_id)
         self._ingest(experiment_id)
+        if self._server[0] != os.getpid():
+            # A forked process is a worker of its own.
+            self._server = os.getpid(), new_id("srv")
+        _, server_id = self._server
         lock = self._locks.acquire(experiment_id)
         if lock is None:
             message = f"{experiment_id} is being worked on; wait for it with get_experiment"
             raise BusyError(message)
         try:
-            attempt_id = self._database.write(
-                lambda c: sealing.start(c, experiment_id, self._server_id)
-            )
+            attempt_id = self._database.write(lambda c: sealing.start(c, experiment_id, server_id))
             if attempt_id is None:
                 message = f"{experiment_id} was cancelled before it was finished"
                 raise CancelledError(message)

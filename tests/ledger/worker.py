@@ -1,5 +1,7 @@
 """What a test has another process do to a ledger: `worker.py JOB HOME [ARGUMENT]`."""
 
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -57,7 +59,18 @@ def write_until_killed(home: Path, start: str) -> None:
         say("sealed", experiment.id)
 
 
-JOBS = {job.__name__: job for job in (open_at_once, write, hold, write_until_killed)}
+def hold_and_fork(home: Path, experiment_id: str) -> None:
+    ledger = Ledger.open(home)
+    with ledger.attempt(experiment_id) as attempt:
+        child = os.fork()
+        if child == 0:
+            say("child", os.getpid(), attempt.alive)
+            attempt.close()
+            signal.pause()
+        sys.stdin.readline()
+
+
+JOBS = {job.__name__: job for job in (open_at_once, write, hold, write_until_killed, hold_and_fork)}
 
 if __name__ == "__main__":
     JOBS[sys.argv[1]](Path(sys.argv[2]), (sys.argv[3:] or [""])[0])

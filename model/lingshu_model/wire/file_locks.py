@@ -20,6 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import BinaryIO, Literal
 
+from lingshu_model.wire import forks
 from lingshu_model.wire.private import FILE_MODE, open_private, set_mode
 
 _NO_FLOCK = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
@@ -96,6 +97,7 @@ class FileLock:
         self.path = path
         self._handle, self._claim, self._remove = handle, claim, remove
         self._pid = os.getpid()
+        forks.register(self)
 
     def __enter__(self) -> "FileLock":
         return self
@@ -103,9 +105,13 @@ class FileLock:
     def __exit__(self, *_: object) -> None:
         self.release()
 
+    def after_fork(self) -> None:
+        """Let go of it in the child: it ends with the parent, however long the child lives."""
+        self._handle.close()
+
     @property
     def held(self) -> bool:
-        """Whether it has not been released yet."""
+        """Whether it has not been released yet, in the process that took it."""
         return not self._handle.closed
 
     def release(self) -> None:
@@ -163,13 +169,15 @@ def try_lock(path: Path, *, remove: bool = False, foreign: bool = False) -> File
     Raises:
         NoLocksError, UnsafePathError: as `wait_for_lock`.
     """
-    handle = os.fdopen(open_private(path, os.O_RDWR | os.O_CREAT), "r+b", buffering=0)
-    lock: FileLock | None = None
-    try:
-        lock = _locked(path, handle, remove=remove, foreign=foreign)
-    finally:
-        if lock is None:
-            handle.close()
+    # A child forked here would hold the lock too, and nobody would take it from it.
+    with forks.undivided():
+        handle = os.fdopen(open_private(path, os.O_RDWR | os.O_CREAT), "r+b", buffering=0)
+        lock: FileLock | None = None
+        try:
+            lock = _locked(path, handle, remove=remove, foreign=foreign)
+        finally:
+            if lock is None:
+                handle.close()
     return lock
 
 
@@ -178,15 +186,16 @@ def is_held(path: Path, *, foreign: bool = False) -> bool:
 
     With `foreign`, as in `try_lock`.
     """
-    try:
-        handle = os.fdopen(open_private(path, os.O_RDONLY), "rb")
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    with handle:
-        locked = _flock(path, handle, fcntl.LOCK_SH)
-        if locked is False or _claimed(path):
-            return True
-        holder = Holder.parse(handle.read())
+    with forks.undivided():
+        try:
+            handle = os.fdopen(open_private(path, os.O_RDONLY), "rb")
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        with handle:
+            locked = _flock(path, handle, fcntl.LOCK_SH)
+            if locked is False or _claimed(path):
+                return True
+            holder = Holder.parse(handle.read())
     if holder is None:
         return False
     return (foreign and holder.foreign) or (locked is None and holder.state == "alive")
