@@ -122,7 +122,8 @@ def in_child(work: Any, timeout_s: float = 60.0) -> Any:
 
 def test_locks_that_threads_hold_at_the_fork_do_not_stop_the_child(shared: Lab):
     app = shared.app
-    held = [app.runner._changed, app.engine._process._starting]
+    runner, engine = app.runner, app.engine
+    held = [runner._lock, runner._watcher._changed, engine._process._starting]
     inside, done = threading.Barrier(len(held) + 1), threading.Event()
 
     def hold(lock: Any) -> None:
