@@ -1,0 +1,1 @@
+"""Faults, waits and cold starts: what happens to calls when everything around them goes wrong."""
