@@ -5,22 +5,26 @@ Knows nothing of jobs or of what the engine computes.
 
 import importlib.util
 import os
+import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from lingshu_model.wire import EngineInfo
+from lingshu_model.wire.durable import UNFINISHED
+from lingshu_model.wire.file_locks import is_held
 from lingshu_model.wire.launcher import settle
-from lingshu_model.wire.places import EnginePlaces
-from lingshu_model.wire.private import open_private, private_folder
+from lingshu_model.wire.places import LOG_VARIABLE, EnginePlaces
+from lingshu_model.wire.private import FILE_MODE, open_private, private_folder, set_mode
 from lingshu_tools.errors import EngineBusyError, EngineError
 from lingshu_tools.interpreter import DEVNULL, Process, interpreter, start
 
 _POLL_S = 0.05
-_LOG_LIMIT = 1 << 20
+_LOGS_KEPT = 50
 _TAIL_LINES = 12
 ALREADY_RUNNING = 3
 """The exit status of an engine whose home has one already."""
@@ -35,19 +39,14 @@ class Started:
     Attributes:
         process: it.
         places: where it is to be found.
-        log_start: where its words begin in the log.
+        log: the file of all that it says.
         starter: the process id of who started it.
     """
 
     process: Process[bytes]
     places: EnginePlaces
-    log_start: int
+    log: Path
     starter: int
-
-    @property
-    def log(self) -> Path:
-        """Where its words are."""
-        return self.places.log
 
     @property
     def ended(self) -> bool:
@@ -56,9 +55,7 @@ class Started:
 
     def last_words(self) -> str:
         """Return the last lines it wrote, or a note that it wrote none."""
-        with self.log.open("rb") as handle:
-            handle.seek(self.log_start)
-            lines = handle.read().decode("utf-8", "replace").splitlines()
+        lines = self.log.read_text("utf-8", "replace").splitlines()
         return "\n".join(lines[-_TAIL_LINES:]) or "(it wrote nothing)"
 
 
@@ -80,15 +77,14 @@ def start_detached(
     environ = dict(environ)
     settle(environ, None)
     try:
-        log = _open_log(places)
+        path, log = _open_log(places)
     except OSError as error:
         message = f"the engine's log cannot be written: {error}"
         raise EngineError(message) from error
     with log:
-        log_start = log.seek(0, os.SEEK_END)
         process = start(
             [*command, *arguments],
-            environ=environ,
+            environ={**environ, LOG_VARIABLE: str(path)},
             stdin=DEVNULL,
             stdout=log,
             stderr=log,
@@ -96,7 +92,7 @@ def start_detached(
         )
     # Reaps it whenever it ends, so that a long-lived server keeps no zombie.
     threading.Thread(target=process.wait, daemon=True, name="engine-reaper").start()
-    return Started(process, places, log_start, os.getpid())
+    return Started(process, places, path, os.getpid())
 
 
 def wait_until(
@@ -115,6 +111,8 @@ def wait_until(
     while (waited := time.monotonic() - begin) < timeout_s:
         ended = started.process.poll()
         if (found := info()) is not None:
+            if found.pid == started.process.pid:
+                _make_current(started.places, started.log)
             return found
         if ended == ALREADY_RUNNING:
             return None
@@ -157,9 +155,29 @@ def _require(*modules: str) -> None:
         raise EngineError(message)
 
 
-def _open_log(places: EnginePlaces) -> BinaryIO:
+def _open_log(places: EnginePlaces) -> tuple[Path, BinaryIO]:
+    """Return a new log file, which is `engine.log` too unless an engine runs; delete old ones."""
     private_folder(places.folder)
-    path = places.log
-    if path.exists() and path.stat().st_size > _LOG_LIMIT:
-        path.replace(path.with_suffix(".log.1"))
-    return os.fdopen(open_private(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "ab")
+    folder = private_folder(places.logs)
+    for old in sorted(folder.glob("*.log"))[:-_LOGS_KEPT]:
+        old.unlink(missing_ok=True)
+    moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    path = folder / f"{moment}-{secrets.token_hex(3)}.log"
+    log = os.fdopen(open_private(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND), "ab")
+    if not is_held(places.lock):
+        _make_current(places, path)
+    return path, log
+
+
+def _make_current(places: EnginePlaces, log: Path) -> None:
+    """Let `engine.log` name this log: of several engines started at once, one holds the home."""
+    with suppress(OSError):
+        if places.log.exists() and places.log.samefile(log):
+            return
+        name = places.log.with_name(f"{UNFINISHED}{secrets.token_hex(4)}.log")
+        try:
+            name.hardlink_to(log)
+        except OSError:  # a file system without hard links
+            name.write_text(f"the log of the engine that was started last is {log}\n", "utf-8")
+            set_mode(name, FILE_MODE)
+        name.replace(places.log)

@@ -82,3 +82,49 @@ def test_the_client_loads_no_torch():
     code = "import sys, lingshu_tools.engine; print(sys.modules.keys() & {'torch', 'scipy', 'mcp'})"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert ended.stdout.strip() == "set()", ended.stderr
+
+
+def test_every_start_has_a_log_of_its_own_which_errors_name(lab):
+    logs = lab.client().places.logs
+    for name in ("nowhere", "elsewhere"):
+        with pytest.raises(EngineError, match=f"No module named '{name}'") as caught:
+            lab.client("local", "--sampler", f"{name}:Nothing").ensure()
+        newest = lab.client().places.log
+        (named,) = [path for path in logs.iterdir() if str(path) in str(caught.value)]
+        assert newest.samefile(named)
+        assert name in named.read_text()
+    assert len(list(logs.iterdir())) == 2
+
+
+def test_the_error_of_an_arm_names_the_log_of_its_engine(lab):
+    engine = lab.client()
+    view = engine.wait(engine.submit(lab.arm(seed=13)).job_id, 45)
+    assert view.state == "failed"
+    (log,) = engine.places.logs.iterdir()
+    assert view.error.endswith(f"(the engine's log: {log})")
+    assert "Traceback" in log.read_text()
+
+
+def test_the_log_is_that_of_the_engine_that_holds_the_home(lab):
+    places, first = lab.client().places, lab.client().ensure()
+    second = engine_start.start_detached(places, lab.arguments, lab.environ)
+    assert second.process.wait(60) == engine_start.ALREADY_RUNNING
+    assert "is running already" in second.last_words()
+    assert f"engine {first.pid} serves" in places.log.read_text()
+    assert not places.log.samefile(second.log)
+
+
+def test_old_logs_are_deleted_and_a_file_system_without_links_names_the_log(lab, monkeypatch):
+    places = lab.client().places
+    places.logs.mkdir(mode=0o700, parents=True)
+    for day in range(60):
+        (places.logs / f"202601{day:02d}T000000Z-000000.log").touch()
+    monkeypatch.setattr("pathlib.Path.hardlink_to", _refuse)
+    path, log = engine_start._open_log(places)
+    log.close()
+    assert len(list(places.logs.iterdir())) == engine_start._LOGS_KEPT + 1
+    assert str(path) in places.log.read_text()
+
+
+def _refuse(*_: object) -> None:
+    raise PermissionError

@@ -6,6 +6,7 @@ whether the sampling happens here or on another rank.
 
 import errno
 import logging
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from lingshu_model.engine.job_queue import JobQueue
 from lingshu_model.engine.samplers import Counts, Samplers
 from lingshu_model.engine.work import Task
 from lingshu_model.wire import Blob, Cells
+from lingshu_model.wire.places import LOG_VARIABLE
 
 _log = logging.getLogger(__name__)
 SampleTask = Callable[[Task], Counts]
@@ -58,4 +60,5 @@ def _compute_tile(queue: JobQueue, samplers: Samplers, sample: SampleTask, task:
 def _said(error: Exception, folder: Path) -> str:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"the disk of {folder} is full: free some space and ask again"
-    return f"{type(error).__name__}: {error}"
+    log = os.environ.get(LOG_VARIABLE)
+    return f"{type(error).__name__}: {error}" + (f" (the engine's log: {log})" if log else "")

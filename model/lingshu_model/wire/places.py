@@ -7,6 +7,9 @@ from pathlib import Path
 MAX_SOCKET_PATH = 100
 """Bytes; the kernel's own limit is 108 on Linux and 104 on macOS."""
 
+LOG_VARIABLE = "LINGSHU_ENGINE_LOG"
+"""The environment variable that tells an engine in which file its output is kept."""
+
 
 @dataclass(frozen=True)
 class EnginePlaces:
@@ -27,8 +30,13 @@ class EnginePlaces:
 
     @property
     def log(self) -> Path:
-        """What a detached engine says."""
+        """What the engine started last says: another name of its file in `logs`."""
         return self.folder / "engine.log"
+
+    @property
+    def logs(self) -> Path:
+        """A file for each start of an engine, so that no start writes over what another said."""
+        return self.folder / "logs"
 
     @property
     def results(self) -> Path:
