@@ -95,5 +95,39 @@ def faults(minutes: float, seed: int, folder: Path | None, out: Path | None) -> 
     sys.exit(1 if summary["broken"] else 0)
 
 
+@main.command()
+@click.option("--waiting", default=300, help="Calls that wait all the while.")
+@click.option("--rounds", default=100, help="Of each short call.")
+@FOLDER
+@OUT
+def latency(waiting: int, rounds: int, folder: Path | None, out: Path | None) -> None:
+    """Time short calls beside hundreds that wait and a job of 100,000 cells."""
+    from benchmarks.reliability.latency import latency, rows, slow, warn
+
+    with scratch(folder) as made:
+        summary = latency(waiting=waiting, rounds=rounds, folder=made)
+        summary["slow"] = slow(summary)
+        shutil.rmtree(made)
+        made.mkdir()
+    warn(summary)
+    report(summary, out, table(("call", "n", "p50 s", "p99 s", "max s", "goal s"), rows(summary)))
+    sys.exit(1 if summary["slow"] else 0)
+
+
+@main.command()
+@FOLDER
+@OUT
+def readers(folder: Path | None, out: Path | None) -> None:
+    """Read an export with old and new releases of anndata, installed for it."""
+    from benchmarks.reliability.readers import readers, rows
+
+    with scratch(folder) as made:
+        summary = readers(made)
+        shutil.rmtree(made)
+        made.mkdir()
+    report(summary, out, table(("anndata", "cells, genes", "counts"), rows(summary)))
+    sys.exit(0 if summary["equal"] else 1)
+
+
 if __name__ == "__main__":
     main()
