@@ -65,7 +65,7 @@ def read_json(text: str) -> dict[str, Any]:
     Raises:
         InputError: unreadable, no JSON, or no object.
     """
-    from lingshu_tools.errors import InputError
+    from lingshu_tools.errors import InputError, quoted
 
     try:
         value: Any = json.loads(_json_bytes(text))
@@ -73,7 +73,7 @@ def read_json(text: str) -> dict[str, Any]:
         message = f"cannot read the arguments {text[:80]!r} as JSON: {error}"
         raise InputError(message) from error
     if not isinstance(value, dict):
-        message = f"the arguments are {value!r}; a JSON object is needed, such as '{{}}'"
+        message = f"the arguments are {quoted(value)}; a JSON object is needed, such as '{{}}'"
         raise InputError(message)
     return value
 

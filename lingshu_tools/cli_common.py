@@ -3,6 +3,7 @@
 Imports click alone, so that `--help` answers at once; knows nothing of any one command.
 """
 
+import errno
 import json
 import os
 import sys
@@ -72,29 +73,54 @@ _JSON = click.option(
 )
 
 
+@contextmanager
+def _short_errors() -> Generator[None]:
+    try:
+        yield
+    except click.ClickException as error:
+        from lingshu_tools.errors import bounded
+
+        vars(error)["message"] = bounded(error.message)
+        raise
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        message = "the name of a file or a folder is too long: give a shorter one"
+        raise click.ClickException(message) from error
+
+
 class Shell(click.Group):
     """A group whose commands may raise the library's errors: shown as text, or as JSON."""
 
-    def main(self, *args: Any, **options: Any) -> Any:
-        """Run a command line; what the terminal cannot print does not end it."""
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run the program; what it prints has no secrets, and fits the terminal."""
+        from lingshu_model.redaction import protect_streams
+
         prepare_streams()
-        return super().main(*args, **options)
+        with protect_streams():
+            return super().main(*args, **extra)
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        """Return the context of a command line; a mistake in it is shown, and not endless."""
+        with _short_errors():
+            return super().make_context(*args, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; a library error exits with 1."""
         from lingshu_tools.errors import LingshuError
 
         try:
-            return super().invoke(ctx)
+            with _short_errors():
+                return super().invoke(ctx)
         except LingshuError as error:
             if ctx.find_root().ensure_object(Settings).as_json:
                 from lingshu_tools.dispatcher import error_result
 
                 echo_json(error_result(error).model_dump(mode="json"))
                 ctx.exit(1)
-            from lingshu_tools.plain import plain
+            from lingshu_tools.dispatcher import shown_error
 
-            raise click.ClickException(plain(str(error))) from error
+            raise click.ClickException(shown_error(error)) from error
 
 
 def open_app() -> "App":

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lingshu_tools.app import App
     from lingshu_tools.registry import ToolSpec
 
+_LEDGER_S = 5.0
 PACKAGES = ("lingshu-tools", "numpy", "pydantic", "sqlalchemy", "httpx", "mcp", "torch")
 
 
@@ -195,12 +196,23 @@ def _locks(home: Path) -> str:
 
 
 def _ledger(app: "App") -> dict[str, Any]:
+    from lingshu_tools.deadline import time_limit
+    from lingshu_tools.errors import LingshuError
+
+    url = os.environ.get("LINGSHU_LEDGER")
+    try:
+        # Who calls a doctor may have a database that is locked.
+        with time_limit(_LEDGER_S):
+            return _named_ledger(url) if url else _own_ledger(app)
+    except LingshuError as error:
+        return {"problem": str(error)}
+
+
+def _own_ledger(app: "App") -> dict[str, Any]:
     from lingshu_tools.ledger import Ledger
     from lingshu_tools.ledger.migrations import HEAD
     from lingshu_tools.ledger.sqlite import journal_for
 
-    if url := os.environ.get("LINGSHU_LEDGER"):
-        return _named_ledger(url)
     database = app.home / "experiments.db"
     try:
         journal = journal_for(database)

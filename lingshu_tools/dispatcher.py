@@ -6,11 +6,9 @@ Knows nothing of who asks; every door calls `call`.
 from __future__ import annotations
 
 import json
-import secrets
-import sys
 import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,8 +22,11 @@ from lingshu_tools.errors import (
     LingshuError,
     LockedError,
     NotFoundError,
+    bounded,
     did_you_mean,
+    quoted,
 )
+from lingshu_tools.incidents import report_incident
 from lingshu_tools.ledger.beginning import recording
 from lingshu_tools.plain import plain, plain_result
 from lingshu_tools.registry import Arguments, ToolSpec, registry
@@ -65,7 +66,10 @@ def call(app: App, tool: str, arguments: Mapping[str, Any]) -> Result:
     begun = start(app, tool, arguments)
     if isinstance(begun, Result):
         return begun
-    app.runner.wait(begun.ids, begun.until - time.monotonic())
+    left = max(begun.until - time.monotonic(), 0)
+    # A ledger that cannot be read now is read again by `finish`, which reports it.
+    with suppress(LockedError), time_limit(left):
+        app.runner.wait(begun.ids, left)
     return begun.finish()
 
 
@@ -108,7 +112,7 @@ def _plainly(work: Callable[[], T]) -> T:
     try:
         return work()
     except LingshuError as error:
-        error.args = (plain(str(error)),)
+        error.args = (shown_error(error),)
         raise
 
 
@@ -133,7 +137,8 @@ def find_tool(name: str) -> ToolSpec:
     """
     tools = registry()
     if name not in tools:
-        message = f"no tool {name!r}.{did_you_mean(name, tools)} Tools: {', '.join(tools)}."
+        near = did_you_mean(name, tools)
+        message = f"no tool {quoted(name)}.{near} Tools: {', '.join(tools)}."
         raise NotFoundError(message)
     return tools[name]
 
@@ -155,7 +160,12 @@ def parse(spec: ToolSpec, arguments: Mapping[str, Any]) -> Arguments:
 
 def error_result(error: LingshuError) -> ErrorResult:
     """Return an error in the shape of a result, for doors that print one."""
-    return ErrorResult(error=type(error).__name__, summary=plain(str(error)))
+    return ErrorResult(error=type(error).__name__, summary=shown_error(error))
+
+
+def shown_error(error: LingshuError) -> str:
+    """Return the text of an error as every door shows it: plain, without secrets, not endless."""
+    return bounded(plain(str(error)))
 
 
 def _with_ids(error: LockedError, recorded: list[str]) -> LockedError:
@@ -171,9 +181,7 @@ def _with_ids(error: LockedError, recorded: list[str]) -> LockedError:
 
 
 def _incident(tool: str, error: Exception) -> InternalError:
-    incident = secrets.token_hex(4)
-    text = "".join(traceback.format_exception(error))
-    sys.stderr.write(f"incident {incident} in {tool}:\n{text}")
+    incident = report_incident(tool, error)
     message = (
         f"{tool} failed for a reason of its own, not of the call (incident {incident}). "
         "Nothing in the ledger was lost; details are in the server's error output. "

@@ -20,7 +20,13 @@ Knows nothing of how a door shows an error.
 """
 
 import difflib
+import re
 from collections.abc import Iterable
+
+LONGEST_ECHO = 200
+"""Characters of what a caller sent that a message repeats."""
+_LONGEST_MESSAGE = 4000
+_LONG_WORD = re.compile(rf"\S{{{LONGEST_ECHO + 100},}}")
 
 
 class LingshuError(Exception):
@@ -83,10 +89,31 @@ class InternalError(LingshuError):
     """Something went wrong that no caller could have avoided; details are on stderr."""
 
 
+def quoted(value: object) -> str:
+    """Return a value as messages show it: its repr, cut after 200 characters."""
+    text = repr(value)
+    return text if len(text) <= LONGEST_ECHO else f"{text[:LONGEST_ECHO]}… ({len(text)} characters)"
+
+
+def bounded(text: str) -> str:
+    """Return a message whose words are at most 200 characters long, and itself at most 4,000.
+
+    A net below `quoted`: whatever a caller sent may stand in a message in some other form.
+    """
+    words = _LONG_WORD.sub(lambda word: f"{word[0][:LONGEST_ECHO]}…", text)
+    if len(words) <= _LONGEST_MESSAGE:
+        return words
+    left_out = len(words) - _LONGEST_MESSAGE
+    end = words[-_LONGEST_MESSAGE // 4 :]
+    return f"{words[: _LONGEST_MESSAGE * 3 // 4]}… ({left_out} more characters) …{end}"
+
+
 def nearest(name: str, known: Iterable[str], n: int = 3) -> list[str]:
     """Return up to `n` known names that look like `name`, best first, ignoring case."""
     by_fold = {k.casefold(): k for k in known}
-    matches = difflib.get_close_matches(name.casefold(), by_fold, n=n, cutoff=0.5)
+    # Comparing takes a time that grows with the square of the length.
+    name = name[:LONGEST_ECHO].casefold()
+    matches = difflib.get_close_matches(name, by_fold, n=n, cutoff=0.5)
     return [by_fold[m] for m in matches]
 
 

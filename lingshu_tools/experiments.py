@@ -14,7 +14,7 @@ from typing import Any
 from lingshu_model.wire import ArmRequest, Checkpoint, CheckpointError, Intervention, Support
 from lingshu_tools.arms import arms_of
 from lingshu_tools.bench import Bench
-from lingshu_tools.errors import InputError, NotFoundError, did_you_mean
+from lingshu_tools.errors import InputError, NotFoundError, did_you_mean, quoted
 from lingshu_tools.genes import gene_names
 from lingshu_tools.ledger import Experiment, NewExperiment
 
@@ -196,9 +196,8 @@ def resolve_checkpoint(bench: Bench, name: str | None) -> Checkpoint:
         )
         raise InputError(message)
     if name not in names:
-        message = (
-            f"no checkpoint {name!r}.{did_you_mean(name, names)} There are: {', '.join(names)}."
-        )
+        near = did_you_mean(name, names)
+        message = f"no checkpoint {quoted(name)}.{near} There are: {', '.join(names)}."
         raise NotFoundError(message)
     return bench.catalogue.load(name)
 
@@ -215,7 +214,7 @@ def resolve_context(checkpoint: Checkpoint, asked: Mapping[str, str] | None) -> 
         return fitting[0]
     shown = "; ".join(map(str, (fitting or checkpoint.contexts)[:8]))
     reason = "fits no context" if not fitting else f"fits {len(fitting)} contexts; choose one"
-    message = f"context={asked!r} {reason} of {checkpoint.name!r}: {shown}"
+    message = f"context={quoted(asked)} {reason} of {checkpoint.name!r}: {shown}"
     raise InputError(message)
 
 
@@ -271,7 +270,7 @@ def _target(checkpoint: Checkpoint, known: Mapping[str, list[str]], one: Interve
         return symbol
     shown = ", ".join(names[:40]) + (f" … ({len(names)} in all)" if len(names) > 40 else "")
     message = (
-        f"{checkpoint.name!r} has no {one.kind} target {one.target!r}."
+        f"{checkpoint.name!r} has no {one.kind} target {quoted(one.target)}."
         f"{did_you_mean(one.target, names)} Trained {one.kind} targets: {shown}."
     )
     raise NotFoundError(message)

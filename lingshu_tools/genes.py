@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 from lingshu_model.wire import Checkpoint
-from lingshu_tools.errors import NotFoundError, did_you_mean
+from lingshu_tools.errors import NotFoundError, did_you_mean, quoted
 
 _WAYS = ("symbol", "ensembl", "alias", "previous symbol")
 
@@ -54,12 +54,14 @@ class GeneNames:
             found = sorted(way.get(key, ()))
             if len(found) > 1:
                 several = ", ".join(self.symbols[i] for i in found)
-                message = f"{name!r} is a {label} of several genes: {several}. Name one of these."
+                message = (
+                    f"{quoted(name)} is a {label} of several genes: {several}. Name one of these."
+                )
                 raise NotFoundError(message)
             if found:
                 return Match(found[0], self.symbols[found[0]], label)
         message = (
-            f"no gene {name!r} in the {len(self.symbols)}-gene panel of {self._checkpoint!r}."
+            f"no gene {quoted(name)} in the {len(self.symbols)}-gene panel of {self._checkpoint!r}."
             f"{did_you_mean(name, self.symbols)} find_genes searches by part of a name."
         )
         raise NotFoundError(message)

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from lingshu_tools.app import App
 from lingshu_tools.dispatcher import call
+from lingshu_tools.errors import quoted
 from lingshu_tools.registry import registry
 from lingshu_tools.results import Result
 
@@ -31,7 +32,7 @@ class Lab:
         """Return a tool as a function of its named arguments."""
         tools = registry()
         if name not in tools:
-            message = f"Lab has no tool {name!r}; it has {', '.join(tools)}"
+            message = f"Lab has no tool {quoted(name)}; it has {', '.join(tools)}"
             raise AttributeError(message)
         return partial(self._call, name)
 

@@ -1,15 +1,18 @@
-"""Text that others wrote, made fit to be shown: no character does what it does not show.
+"""Text made fit to be shown: no character does what it does not show, and no secret is in it.
 
 Requests, errors and names come out of a ledger as they were put in, perhaps by another agent,
 perhaps through an archive. Control characters steer a terminal, bidirectional ones reorder what is
-read, invisible ones hide words from people and not from models. Knows nothing of what a text says:
-words remain data, and whoever reads them must not obey them.
+read, invisible ones hide words from people and not from models. Words remain data, and whoever
+reads them must not obey them. Passwords and tokens are replaced by `***`.
 """
 
 import unicodedata
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
+
+from lingshu_model.redaction import redact, redactor
 
 M = TypeVar("M", bound=BaseModel)
 LONGEST = 20_000
@@ -19,7 +22,16 @@ _UNSEEN = ("Cc", "Cf", "Co", "Cs", "Zl", "Zp")
 
 
 def plain(text: str, *, keep: str = "\n") -> str:
-    """Return text without control, bidirectional and other invisible characters but `keep`."""
+    """Return text without secrets, and without invisible characters but `keep`.
+
+    Invisible are control, bidirectional and zero-width characters, and those that Unicode assigns
+    to no sign.
+    """
+    # In this order: an invisible character could divide a secret.
+    return redact(_visible(text, keep))
+
+
+def _visible(text: str, keep: str = "\n") -> str:
     if text.isascii() and text.isprintable():
         return text
     return "".join(c for c in text if c in keep or not _hidden(c))
@@ -33,25 +45,30 @@ def _hidden(character: str) -> bool:
 
 def plain_result(result: M) -> M:
     """Return a result whose texts are each one line of visible characters, and not endless."""
+    return _result(result, redactor())
+
+
+def _result(result: M, redacted: Callable[[str], str]) -> M:
     fields = {name: getattr(result, name) for name in type(result).model_fields}
-    return result.model_copy(update={name: _plain(value) for name, value in fields.items()})
+    plain_fields = {name: _plain(value, redacted) for name, value in fields.items()}
+    return result.model_copy(update=plain_fields)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, redacted: Callable[[str], str]) -> Any:
     if isinstance(value, str):
-        return _line(value)
+        return _line(value, redacted)
     if isinstance(value, BaseModel):
-        return plain_result(value)
+        return _result(value, redacted)
     if isinstance(value, dict):
-        return {_plain(key): _plain(one) for key, one in value.items()}
+        return {_plain(key, redacted): _plain(one, redacted) for key, one in value.items()}
     if isinstance(value, list):
-        return [_plain(one) for one in value]
+        return [_plain(one, redacted) for one in value]
     return value
 
 
-def _line(text: str) -> str:
+def _line(text: str, redacted: Callable[[str], str]) -> str:
     # What broke a line separates words still.
-    line = plain(" ".join(text.splitlines()).replace("\t", " "))
+    line = redacted(_visible(" ".join(text.splitlines()).replace("\t", " ")))
     if len(line) <= LONGEST:
         return line
     return f"{line[:LONGEST]}… ({len(line) - LONGEST} more characters)"

@@ -7,10 +7,7 @@ begins with no experiment at work, and may launch its own.
 
 from __future__ import annotations
 
-import secrets
-import sys
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from functools import partial
@@ -31,6 +28,7 @@ from lingshu_tools.errors import (
 )
 from lingshu_tools.experiments import Design, design_of
 from lingshu_tools.findings import findings
+from lingshu_tools.incidents import report_incident
 from lingshu_tools.jobs import ENDED, ClosingError, Jobs
 from lingshu_tools.ledger import Attempt, Experiment, NewOutcome
 from lingshu_tools.planner import objective_of
@@ -210,8 +208,8 @@ class Runner:
             return True
         except LingshuError as error:
             self._troubles[experiment_id] = str(error)
-        except Exception:  # noqa: BLE001 - a thread has nobody to raise to
-            self._troubles[experiment_id] = _incident(experiment_id)
+        except Exception as error:  # noqa: BLE001 - a thread has nobody to raise to
+            self._troubles[experiment_id] = _incident(experiment_id, error)
         finally:
             self._watcher.nudge()
         return False
@@ -254,8 +252,8 @@ class Runner:
             raise
         except InputError as error:
             return NewOutcome(kind="failed", error=str(error), seconds=time.monotonic() - started)
-        except Exception:  # noqa: BLE001 - sealed as failed: another attempt would fail alike
-            text = _incident(experiment.id)
+        except Exception as error:  # noqa: BLE001 - sealed as failed: another attempt would fail alike
+            text = _incident(experiment.id, error)
             return NewOutcome(kind="failed", error=text, seconds=time.monotonic() - started)
         return NewOutcome(
             kind="succeeded",
@@ -273,7 +271,6 @@ class Runner:
         return objective_of(self._bench.ledger.screen(parent).plan)
 
 
-def _incident(experiment_id: str) -> str:
-    incident = secrets.token_hex(4)
-    sys.stderr.write(f"incident {incident} in {experiment_id}:\n{traceback.format_exc()}")
+def _incident(experiment_id: str, error: Exception) -> str:
+    incident = report_incident(experiment_id, error)
     return f"it failed for a reason of its own, not of the request (incident {incident})"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lingshu_tools.errors import did_you_mean
+from lingshu_tools.errors import LONGEST_ECHO, did_you_mean
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -17,17 +17,21 @@ if TYPE_CHECKING:
     from lingshu_tools.registry import ToolSpec
 
 _LONGEST = 80
+_LONGEST_REASON = 500
+_MOST_LINES = 20
 
 
 def teach(spec: ToolSpec, error: ValidationError) -> str:
     """Return the text of a refused call: a line for each wrong field, then what to do."""
     schema = spec.input_schema
     details = error.errors(include_url=False, include_context=True)
-    lines = [f"- {_line(schema, one)}" for one in details]
+    lines = [f"- {_line(schema, one)}" for one in details[:_MOST_LINES]]
+    if len(details) > _MOST_LINES:
+        lines.append(f"- and {len(details) - _MOST_LINES} more")
     fields = ", ".join(_field(schema, name) for name in schema.get("properties", {}))
     return "\n".join(
         [
-            f"{spec.name}: {len(lines)} argument(s) to mend.",
+            f"{spec.name}: {len(details)} argument(s) to mend.",
             *lines,
             f"Arguments: {fields or 'none'}.",
         ]
@@ -43,10 +47,10 @@ def _line(schema: dict[str, Any], one: ErrorDetails) -> str:
     if one["type"] == "missing":
         return f"{path} is missing. {_about(schema, one['loc'])}".rstrip()
     if one["type"] == "json_invalid":
-        return f"the arguments are not JSON: {one['msg']}"
+        return f"the arguments are not JSON: {_cut(one['msg'], _LONGEST_REASON)}"
     reason = one["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    got = repr(one["input"])
-    got = got if len(got) <= _LONGEST else got[:_LONGEST] + "…"
+    reason = _cut(reason, _LONGEST_REASON)
+    got = _cut(repr(one["input"]), _LONGEST)
     return f"{path} = {got}: it should be {reason}. {_about(schema, one['loc'])}".rstrip()
 
 
@@ -54,7 +58,11 @@ def _path(loc: tuple[int | str, ...]) -> str:
     text = ""
     for part in loc:
         text += f"[{part}]" if isinstance(part, int) else f".{part}"
-    return text.removeprefix(".") or "arguments"
+    return _cut(text.removeprefix("."), LONGEST_ECHO) or "arguments"
+
+
+def _cut(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[:longest]}…"
 
 
 def _about(schema: dict[str, Any], loc: tuple[int | str, ...]) -> str:

@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from lingshu_model.redaction import protect_streams
 from lingshu_model.wire import digest_file
 from lingshu_model.wire.durable import UNFINISHED, sync_folder
 from lingshu_model.wire.file_locks import is_held, try_lock
@@ -74,4 +75,5 @@ def remove_unfinished(out: Path, files: TaskFiles) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with protect_streams():
+        main()

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from lingshu_tools.errors import InputError
+from lingshu_tools.errors import InputError, quoted
 from lingshu_tools.ledger import schema, sealing
 from lingshu_tools.ledger.canonical import digest_bytes
 from lingshu_tools.ledger.chain import append, has
@@ -91,7 +91,7 @@ def _known(connection: Connection, row: Mapping[str, Any]) -> Experiment | None:
         return None
     if (found[0].tool, found[0].request_digest) != (row["tool"], row["request_digest"]):
         message = (
-            f"client_key={row['client_key']!r} already stands for {found[0].id}, which asked "
+            f"client_key={quoted(row['client_key'])} already stands for {found[0].id}, which asked "
             "something else; use a new key for a new request"
         )
         raise InputError(message)

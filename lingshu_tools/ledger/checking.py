@@ -15,14 +15,16 @@ from typing import Any
 from sqlalchemy import Connection, Engine, Row, Table, select
 from sqlalchemy.exc import DatabaseError
 
-from lingshu_tools.errors import LingshuError
+from lingshu_model.redaction import protect_streams
+from lingshu_tools.errors import LingshuError, quoted
 from lingshu_tools.ledger import derived
 from lingshu_tools.ledger.backend import backend_of
 from lingshu_tools.ledger.chain import EMPTY, hash_link, rehash
 from lingshu_tools.ledger.migrations import STANDING
 from lingshu_tools.ledger.objects import ObjectStore
 from lingshu_tools.ledger.records import Problem
-from lingshu_tools.ledger.schema import artifact, chain, outcome, tables_at
+from lingshu_tools.ledger.schema import artifact, chain, outcome, tables_at, tag
+from lingshu_tools.ledger.tagging import is_tag
 
 MAX_PROBLEMS = 100
 
@@ -106,6 +108,10 @@ def _check(connection: Connection, place: Place, start: int, end: int) -> Checke
             stored = {row.digest for row in rows}
             if place.objects is not None:
                 _objects(done, ObjectStore(Path(place.objects), writable=False), rows)
+        if table is tag:
+            for row in rows:
+                if not is_tag(str(row.name)):
+                    done.note(row.seq, f"{quoted(row.name)} is no tag: one short line was expected")
         if table is outcome:
             _references(done, connection, rows, stored)
     for seq, (kind, _) in claimed.items():
@@ -172,10 +178,11 @@ def _between(connection: Connection, table: Table, start: int, end: int) -> Sequ
 
 def main() -> None:
     """Check the stretches asked for, until there are no more."""
-    place = Place(**json.loads(sys.stdin.readline()))
-    engine = place.engine()
-    for line in sys.stdin:
-        done = check(engine, place, *json.loads(line))
-        problems = [[p.seq, p.what] for p in done.problems]
-        sys.stdout.write(json.dumps([done.rows, done.objects, problems]) + "\n")
-        sys.stdout.flush()
+    with protect_streams():
+        place = Place(**json.loads(sys.stdin.readline()))
+        engine = place.engine()
+        for line in sys.stdin:
+            done = check(engine, place, *json.loads(line))
+            problems = [[p.seq, p.what] for p in done.problems]
+            sys.stdout.write(json.dumps([done.rows, done.objects, problems]) + "\n")
+            sys.stdout.flush()

@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 from sqlalchemy import ColumnElement, Connection, Select, exists, select
 
-from lingshu_tools.errors import InputError, did_you_mean
+from lingshu_tools.errors import InputError, did_you_mean, quoted
 from lingshu_tools.ledger.chain import checked
 from lingshu_tools.ledger.derived import OPEN
 from lingshu_tools.ledger.records import Experiment, Listed, OutcomeKind, Page, Status
@@ -138,7 +138,7 @@ def page(
         raise InputError(message)
     if wanted.status is not None and wanted.status not in get_args(Status):
         near = did_you_mean(wanted.status, get_args(Status))
-        message = f"status={wanted.status!r} is none of {', '.join(get_args(Status))}.{near}"
+        message = f"status={quoted(wanted.status)} is none of {', '.join(get_args(Status))}.{near}"
         raise InputError(message)
     items: list[Listed] = []
     # Few experiments are at work, and their locks know which: not every unsealed one is asked.
@@ -163,7 +163,9 @@ def _cursor(before: str | None) -> int | None:
     if before is None:
         return None
     if not before.isdecimal():
-        message = f"before={before!r} is no cursor: pass the next_before of the page before it"
+        message = (
+            f"before={quoted(before)} is no cursor: pass the next_before of the page before it"
+        )
         raise InputError(message)
     return int(before)
 

@@ -15,7 +15,7 @@ from typing import BinaryIO, TypeVar
 from lingshu_model.wire.canonical import HASH_PREFIX, digest_pieces
 from lingshu_model.wire.durable import durably, sync_name
 from lingshu_model.wire.private import UnsafePathError, private_folder
-from lingshu_tools.errors import InputError, LedgerError, NotFoundError, TamperError
+from lingshu_tools.errors import InputError, LedgerError, NotFoundError, TamperError, quoted
 from lingshu_tools.ledger.canonical import digest_bytes, digest_file
 
 R = TypeVar("R")
@@ -37,7 +37,8 @@ class ObjectStore:
         """
         if not _DIGEST.fullmatch(digest):
             message = (
-                f"{digest!r} is not a digest: `sha256:` and 64 hexadecimal digits in lower case"
+                f"{quoted(digest)} is not a digest: `sha256:` and 64 hexadecimal digits in lower "
+                "case"
             )
             raise InputError(message)
         digits = digest.removeprefix("sha256:")

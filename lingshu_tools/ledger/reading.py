@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from sqlalchemy import Connection, select
 
-from lingshu_tools.errors import InputError
+from lingshu_tools.errors import InputError, quoted
 from lingshu_tools.ledger import schema
 from lingshu_tools.ledger.backend import Backend
 from lingshu_tools.ledger.chain import fetch, has, head_of
@@ -277,7 +277,7 @@ class Reading:
         with self._database.read() as connection:
             found = fetch(connection, schema.environment, digest=digest)
         if not found:
-            message = f"there is no environment {digest!r}; outcomes name theirs"
+            message = f"there is no environment {quoted(digest)}; outcomes name theirs"
             raise InputError(message)
         return json.loads(found[0]["document"])
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
-from lingshu_tools.errors import InputError
+from lingshu_tools.errors import InputError, quoted
 
 Door = Literal["mcp", "cli", "python"]
 OutcomeKind = Literal["succeeded", "failed", "cancelled"]
@@ -36,7 +36,8 @@ class Head:
         """
         if not _HEAD.fullmatch(text.strip()):
             message = (
-                f"{text!r} is not a ledger head; one looks like 42:sha256:0f3a…, copy it whole"
+                f"{quoted(text)} is not a ledger head; one looks like 42:sha256:0f3a…, copy it "
+                "whole"
             )
             raise InputError(message)
         seq, _, digest = text.strip().partition(":")

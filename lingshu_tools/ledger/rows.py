@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Table, select
 
-from lingshu_tools.errors import InputError, NotFoundError, did_you_mean
+from lingshu_tools.errors import InputError, NotFoundError, did_you_mean, quoted
 from lingshu_tools.ledger.canonical import canonical_json
 from lingshu_tools.ledger.chain import fetch
 from lingshu_tools.ledger.records import (
@@ -97,7 +97,7 @@ def one(connection: Connection, kind: type[R], identifier: str) -> R:
 def not_found(table: Table, identifier: str, known: Iterable[str]) -> NotFoundError:
     """Return the error for an id that `table` lacks."""
     near = did_you_mean(identifier, known)
-    return NotFoundError(f"there is no {table.name} {identifier!r}.{near} {_FIND[table]}.")
+    return NotFoundError(f"there is no {table.name} {quoted(identifier)}.{near} {_FIND[table]}.")
 
 
 def _near(connection: Connection, table: Table, identifier: str) -> set[str]:

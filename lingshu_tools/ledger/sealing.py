@@ -15,6 +15,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from lingshu_model.redaction import redact
 from lingshu_model.wire.file_locks import boot_id
 from lingshu_tools.errors import SealedError
 from lingshu_tools.ledger import schema
@@ -88,7 +89,8 @@ def ending(
             "attempt_id": attempt_id,
             "kind": kind,
             "result": None if result is None else text_of(result),
-            "error": error,
+            # For ever, and in every export.
+            "error": error and redact(error),
             "artifacts": text_of(artifacts or {}),
             "seconds": None if seconds is None else float(seconds),
             "created_at": now(),

@@ -4,7 +4,7 @@ import re
 
 from sqlalchemy import Connection
 
-from lingshu_tools.errors import InputError
+from lingshu_tools.errors import InputError, quoted
 from lingshu_tools.ledger import schema
 from lingshu_tools.ledger.chain import append, has
 from lingshu_tools.ledger.records import Experiment
@@ -15,16 +15,21 @@ PATTERN = r"^[A-Za-z0-9][A-Za-z0-9 ._:+/-]*$"
 """No control or direction characters: a tag is shown wherever its experiment is."""
 
 
+def is_tag(name: str) -> bool:
+    """Return whether a text is a tag: one short line."""
+    return len(name) <= LONGEST and re.fullmatch(PATTERN, name) is not None
+
+
 def check(name: str) -> None:
     """Do nothing for a tag.
 
     Raises:
         InputError: it is none.
     """
-    if len(name) > LONGEST or not re.fullmatch(PATTERN, name):
+    if not is_tag(name):
         message = (
-            f"{name[:80]!r} is no tag: up to {LONGEST} ASCII letters, digits, spaces and . _ : + / "
-            "-, beginning with a letter or a digit"
+            f"{quoted(name)} is no tag: up to {LONGEST} ASCII letters, digits, spaces and "
+            ". _ : + / -, beginning with a letter or a digit"
         )
         raise InputError(message)
 

@@ -15,7 +15,7 @@ from lingshu_model.wire import Checkpoint, Intervention
 from lingshu_model.wire.lazy import Lazy
 from lingshu_tools.analysis import Objective
 from lingshu_tools.bench import Bench
-from lingshu_tools.errors import InputError, NotFoundError
+from lingshu_tools.errors import InputError, NotFoundError, quoted
 from lingshu_tools.experiments import (
     Design,
     design,
@@ -234,7 +234,7 @@ def _perturbation(checkpoint: Checkpoint, asked: Candidate) -> Perturbation:
         raise refused[0]
     kinds = ", ".join(label_of(p) for p in found) or "nothing: it has no intervention kind"
     message = (
-        f"candidate {asked!r} could be {kinds}. Write it as its interventions, "
+        f"candidate {quoted(asked)} could be {kinds}. Write it as its interventions, "
         f'e.g. [{{"kind": "knockout", "target": "{asked}"}}].'
     )
     raise InputError(message)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from lingshu_tools.app import App
-from lingshu_tools.errors import InputError
+from lingshu_tools.errors import InputError, quoted
 from lingshu_tools.registry import Arguments, ToolSpec
 from lingshu_tools.replays import replayed, verdict_of
 from lingshu_tools.results import Result, View, render
@@ -115,7 +115,7 @@ def _experiment(app: App, one: Shown, asked: GetExperiment) -> GetResult:
 def _screen(app: App, asked: GetExperiment) -> GetResult | Pending[GetResult]:
     if asked.genes or asked.detail in ("genes", "provenance"):
         message = (
-            f"detail={asked.detail!r} with genes={asked.genes!r} is for one experiment, and "
+            f"detail={asked.detail!r} with genes={quoted(asked.genes)} is for one experiment, and "
             f"{asked.id!r} is a screen. Ask for its summary, then for the experiment_id of a row."
         )
         raise InputError(message)

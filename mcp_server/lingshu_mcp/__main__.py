@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lingshu_model.redaction import protect_streams
 from lingshu_tools import interrupts
 
 if TYPE_CHECKING:
@@ -78,4 +79,5 @@ def _is_loopback(host: str) -> bool:
 
 
 if __name__ == "__main__":
-    main()
+    with protect_streams():
+        main()

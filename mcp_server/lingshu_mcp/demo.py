@@ -20,6 +20,7 @@ import click
 from mcp import Client, StdioServerParameters
 
 from lingshu_mcp.telling import Teller, effect_table, ranking_table, wrapped
+from lingshu_model.redaction import protect_streams
 from lingshu_tools import interrupts
 from lingshu_tools.engine import Engine
 from lingshu_tools.interpreter import command, environ_of
@@ -181,4 +182,5 @@ def main(record: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with protect_streams():
+        main()

@@ -5,11 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from lingshu_tools.errors import InputError, LedgerError, NotFoundError
+from lingshu_tools.archive import export_ledger, import_ledger
+from lingshu_tools.cli import main
+from lingshu_tools.errors import InputError, LedgerError, LingshuError, NotFoundError
 from lingshu_tools.ledger import Ledger, NewExperiment, NewOutcome
 
 New = Callable[..., NewExperiment]
+NO_TAGS = ["a\n", "a\nb", "a\u2028b", "x" * 61, "x" * 100_000, "", " a", "a\tb", "é", "-a"]
 OLD = Path(__file__).with_name("fixtures") / "schema-0001.db"
 
 
@@ -70,6 +74,35 @@ def test_what_is_no_tag_is_refused_and_nothing_is_begun(
     with pytest.raises(InputError, match="is no tag"):
         ledger.begin(new(), tags=["good", name])
     assert ledger.find().items == ()
+
+
+@pytest.mark.parametrize("tag", NO_TAGS)
+def test_the_command_line_takes_no_tag_longer_than_a_line(
+    ledger: Ledger, new: New, home: Path, tag: str
+) -> None:
+    begun = ledger.begin(new())
+    line = ["--home", str(home), "ledger", "tag", begun.id, "--", tag]
+    shown = CliRunner().invoke(main, line)
+    assert (shown.exit_code, "is no tag" in shown.output) == (1, True), shown.output
+    assert ledger.tags([begun.id]) == {}
+
+
+@pytest.mark.parametrize("tag", NO_TAGS)
+def test_an_archive_with_a_tag_longer_than_a_line_is_refused(
+    ledger: Ledger, new: New, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tag: str
+) -> None:
+    with monkeypatch.context() as careless:
+        for module in ("tagging", "checking"):
+            careless.setattr(f"lingshu_tools.ledger.{module}.is_tag", lambda _: True)
+        ledger.begin(new(), tags=[tag])
+        archive = export_ledger(ledger, tmp_path / "a.zip").path
+    (problem,) = ledger.verify().problems
+    assert "is no tag" in str(problem)
+    with pytest.raises(LedgerError, match="is no tag"):
+        export_ledger(ledger, tmp_path / "b.zip")
+    with pytest.raises(LingshuError, match=r"was not let in.*is no tag"):
+        import_ledger(archive, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 def test_an_experiment_that_is_not_there_is_not_tagged(ledger: Ledger) -> None:

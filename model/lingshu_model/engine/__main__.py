@@ -17,6 +17,7 @@ from types import FrameType
 from lingshu_model.engine.errors import OccupiedError, StartError
 from lingshu_model.engine.results import DEFAULT_LIMIT
 from lingshu_model.engine.samplers import DEFAULT
+from lingshu_model.redaction import protect_streams
 from lingshu_model.wire.launcher import LauncherError, settle
 from lingshu_model.wire.private import UnsafePathError
 
@@ -93,4 +94,5 @@ def _cores() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with protect_streams():
+        sys.exit(main())

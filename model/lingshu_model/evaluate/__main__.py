@@ -29,6 +29,7 @@ from lingshu_model.evaluate.peers import Peers, read_peers
 from lingshu_model.evaluate.report import Asked, Report, make_report, n_arms
 from lingshu_model.evaluate.study import Study
 from lingshu_model.evaluate.tables import curve_table, pairing_table, report_tables
+from lingshu_model.redaction import protect_streams
 from lingshu_model.wire import Catalogue, CheckpointError
 from lingshu_model.wire.catalogue import pin
 
@@ -209,4 +210,5 @@ def _numbers(text: str) -> list[int]:
 
 
 if __name__ == "__main__":
-    main()
+    with protect_streams():
+        main()

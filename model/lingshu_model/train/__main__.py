@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from lingshu_model.redaction import protect_streams
 from lingshu_model.wire.launcher import LauncherError, named_ranks, refuse_changes, settle
 
 
@@ -55,4 +56,5 @@ def _settle(expected: int | None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with protect_streams():
+        main()
