@@ -74,6 +74,10 @@ class Backend(Protocol):
         """Return whether a transaction failed only for another's lock, and was rolled back."""
         ...
 
+    def cause(self, error: Exception) -> str | None:
+        """Return what of the surroundings makes every transaction fail; None if nothing is seen."""
+        ...
+
     def blockers(self) -> str:
         """Return who holds locks now, such as `process 4711 (sqlite3)`; empty if not known."""
         ...

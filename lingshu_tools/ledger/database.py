@@ -105,6 +105,8 @@ class Database:
             with self.reader.begin() as connection:
                 yield connection
         except UNREADABLE as error:
+            if cause := self.backend.cause(error):
+                raise LedgerError(cause) from error
             if self.backend.is_busy(error):
                 raise self._locked(started, "nothing was read") from error
             message = f"{self.name} cannot be read: {why(error)}; run `lingshu ledger verify`"
@@ -132,6 +134,8 @@ class Database:
                         done = _UNKNOWN
                     return made
                 except UNREADABLE as error:
+                    if cause := self.backend.cause(error):
+                        raise LedgerError(cause) from error
                     if not self.backend.is_busy(error):
                         message = f"{self.name} cannot be written: {why(error)}; {done}"
                         raise LedgerError(message) from error

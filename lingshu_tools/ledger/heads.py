@@ -3,10 +3,9 @@
 Knows nothing of how a head is computed.
 """
 
-import os
 from pathlib import Path
 
-from lingshu_model.wire.private import open_private
+from lingshu_model.wire.private import make_private
 from lingshu_tools.errors import InputError, LedgerError
 from lingshu_tools.ledger.records import Head
 
@@ -29,8 +28,8 @@ class Heads:
         # Begun afresh where a crash cut the line before: two halves could read as a head.
         line = f"{head}\n" if _ends(self._path) else f"\n{head}\n"
         try:
-            descriptor = open_private(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            with os.fdopen(descriptor, "ab", buffering=0) as file:
+            make_private(self._path)
+            with self._path.open("ab", buffering=0) as file:
                 file.write(line.encode("ascii"))
         except OSError as error:
             message = f"{self._path} could not be written: {error}; free some space and try again"

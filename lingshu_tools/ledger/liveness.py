@@ -91,8 +91,11 @@ class FileLocks:
         try:
             private_folder(self._folder)
             return try_lock(path, remove=True, foreign=True)
-        except (NoLocksError, UnsafePathError) as error:
+        except NoLocksError as error:
             raise LedgerError(str(error)) from error
+        except UnsafePathError as error:
+            message = f"{path} cannot be made: {error}"
+            raise LedgerError(message) from error
         except OSError as error:
             message = (
                 f"{path} cannot be locked ({error}); free some space, or move the ledger to a "

@@ -105,7 +105,9 @@ class ObjectStore:
         path = self.path(digest)
         try:
             if not _is_object(path):
-                raise FileNotFoundError
+                path.lstat()  # raises where there is nothing at all
+                message = "it is no regular file"
+                raise OSError(message)
             return read(path)
         except FileNotFoundError as error:
             message = f"{digest} is not in {self.root}; replay its experiment to make it again"

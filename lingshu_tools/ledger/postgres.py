@@ -127,6 +127,10 @@ class PostgresBackend:
         """Return whether somebody else held what was needed for too long."""
         return type(getattr(error, "orig", error)).__name__ in _BUSY
 
+    def cause(self, error: Exception) -> str | None:
+        """Return None: a server says itself what is wrong."""
+        del error
+
     def blockers(self) -> str:
         """Return which connections hold locks that stop the ledger; empty if it cannot be asked."""
         try:

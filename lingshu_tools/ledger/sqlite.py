@@ -23,7 +23,12 @@ from sqlalchemy import (
     inspect,
 )
 
-from lingshu_model.wire.file_locks import LockTimeoutError, NoLocksError, wait_for_lock
+from lingshu_model.wire.file_locks import (
+    LockTimeoutError,
+    NoLocksError,
+    require_record_locks,
+    wait_for_lock,
+)
 from lingshu_model.wire.private import make_private, private_folder
 from lingshu_tools.deadline import remaining
 from lingshu_tools.errors import LedgerError, LockedError
@@ -142,6 +147,7 @@ class SqliteBackend:
         try:
             if not self.path.parent.exists():
                 private_folder(self.path.parent)
+            require_record_locks(self.path.parent)
             lock = wait_for_lock(guard, timeout_s=remaining(BUSY_S))
         except LockTimeoutError as error:
             who = blockers(guard) or "another process"
@@ -176,6 +182,17 @@ class SqliteBackend:
         """Return whether somebody else was writing for as long as this one waited."""
         text = str(error)
         return "database is locked" in text or "database table is locked" in text
+
+    def cause(self, error: Exception) -> str | None:
+        """Return that the file system has no locks, where SQLite says only what came of it."""
+        if any(said in str(error) for said in ("locked", "disk I/O error", "locking protocol")):
+            try:
+                require_record_locks(self.path.parent)
+            except NoLocksError as missing:
+                return str(missing)
+            except OSError:  # it cannot be tried in a folder that is only to be read
+                return None
+        return None
 
     def flaws(self, connection: Connection, *, revision: str) -> Iterator[tuple[int | None, str]]:
         """Yield what SQLite's own checks find, and what of the schema is not as its revision."""

@@ -14,7 +14,8 @@ import socket
 import tempfile
 import time
 import uuid
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -42,7 +43,14 @@ class LockTimeoutError(TimeoutError):
 
 
 class NoLocksError(OSError):
-    """The file system has neither `flock` nor hard links."""
+    """The file system has no locks of a kind that is needed; the text says what to set."""
+
+    def __init__(self, number: int | None, message: str) -> None:
+        super().__init__(number, message)
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
 
 
 State = Literal["alive", "ended", "elsewhere"]
@@ -201,6 +209,26 @@ def is_held(path: Path, *, foreign: bool = False) -> bool:
     return (foreign and holder.foreign) or (locked is None and holder.state == "alive")
 
 
+def require_record_locks(folder: Path) -> None:
+    """Refuse a folder in which `fcntl` cannot lock parts of a file, as databases do.
+
+    Raises:
+        NoLocksError: it cannot.
+    """
+    try:
+        # On a new file nobody else can hold a lock.
+        with _new_file(folder) as descriptor:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (*_NO_FLOCK, errno.EAGAIN, errno.EACCES):
+            raise
+        message = (
+            f"the file system of {folder} has no locks that a database can use "
+            f"({error.strerror}): set LINGSHU_HOME to a folder on a local disk"
+        )
+        raise NoLocksError(error.errno, message) from error
+
+
 def kind_of_locks(folder: Path) -> str:
     """Return, for a person, how files in a folder can be locked; nothing is left in it."""
     try:
@@ -272,8 +300,8 @@ def _works_in(folder: Path) -> bool:
     device = folder.stat().st_dev
     if device not in _flock_works:
         try:
-            with tempfile.TemporaryFile(dir=folder) as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with _new_file(folder) as descriptor:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno not in (*_NO_FLOCK, errno.EAGAIN):  # nothing can be written here
                 return True
@@ -281,6 +309,20 @@ def _works_in(folder: Path) -> bool:
         else:
             _flock_works[device] = True
     return _flock_works[device]
+
+
+@contextmanager
+def _new_file(folder: Path) -> Generator[int]:
+    """Give a descriptor of a file without a name, so that nobody else has opened it."""
+    try:
+        descriptor = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, FILE_MODE)
+    except (AttributeError, OSError):  # another system, or a file system without such files
+        descriptor, name = tempfile.mkstemp(prefix=".tmp-", dir=folder)
+        Path(name).unlink()
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _has_name(path: Path, handle: BinaryIO) -> bool:
