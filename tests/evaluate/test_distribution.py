@@ -67,7 +67,7 @@ def test_a_model_that_draws_from_the_truth_is_as_close_as_a_real_half():
     errors = _errors(Truth().arms(100, 5))
     for metric in METRICS.keys() - HIGHER_IS_BETTER:
         mine, real = (summarise(errors, source, metric).value for source in (MODEL, HALF))
-        assert abs(mine) < abs(real) * 1.25 + 0.02
+        assert abs(mine) < abs(real) * 1.25 + 0.03
     assert compare_sources(errors, HALF, "correlation_error")[1] == "tie"
 
 

@@ -21,6 +21,7 @@ from lingshu_model.evaluate.frame import Frame
 from lingshu_model.evaluate.observed import Observed
 from lingshu_model.evaluate.sample import HIGHER_IS_BETTER, METRICS, Sample
 from lingshu_model.evaluate.sparse import dense, is_expression
+from lingshu_model.evaluate.streams import stream
 
 MODEL, TRAINING, HALF = "model", "resampled_training_cells", "real_split_half"
 ENOUGH = 100
@@ -77,7 +78,7 @@ def compare_distributions(
     sources: Mapping[str, Sequence[Arms]],
     pools: Pools,
     frame: Frame,
-    generator: np.random.Generator,
+    _: np.random.Generator,
     *,
     splits: int = SPLITS,
 ) -> dict[str, DistributionError]:
@@ -93,7 +94,7 @@ def compare_distributions(
         splits: how many.
     """
     return {
-        pool: _compare(_gather(observed, sources, names, frame), generator, splits)
+        pool: _compare(_gather(observed, sources, names, frame), pool, splits)
         for pool, names in pools.items()
     }
 
@@ -155,14 +156,15 @@ def _comparable(arms: Arms, names: Sequence[str]) -> bool:
     return all(name in arms and not is_expression(arms[name]) for name in names)
 
 
-def _compare(pool: _Pool, generator: np.random.Generator, splits: int) -> DistributionError:
+def _compare(pool: _Pool, title: str, splits: int) -> DistributionError:
     n = sum(pool.sizes)
     points: dict[str, list[list[Floats]]] = {}
     draws: dict[str, list[list[Floats]]] = {}
-    for _ in range(splits):
+    for k in range(splits):
+        generator = stream("split", title, k)
         reference, other = _halves(pool, generator)
         resampled = reference.rows(generator.integers(n, size=n))
-        for source, cells in _drawn(pool, other, generator):
+        for source, cells in _drawn(pool, other, (title, k)):
             for against, kept in ((reference, points), (resampled, draws)):
                 kept.setdefault(source, []).append([_errors(each, against) for each in cells])
     return DistributionError(
@@ -183,13 +185,13 @@ def _halves(pool: _Pool, generator: np.random.Generator) -> tuple[Sample, Sample
     return _take(pool, pool.test, first), _take(pool, pool.test, second)
 
 
-def _drawn(
-    pool: _Pool, other: Sample, generator: np.random.Generator
-) -> Iterator[tuple[str, list[Sample]]]:
+def _drawn(pool: _Pool, other: Sample, key: tuple[str, int]) -> Iterator[tuple[str, list[Sample]]]:
     """Yield each source's cells, one sample per seed; the other half has no seeds."""
     for source, seeds in pool.sources.items():
+        generator = stream("cells", *key, source)
         yield source, [_take(pool, arms, _shuffled(arms, generator)) for arms in seeds]
     if pool.train is not None:
+        generator = stream("cells", *key, TRAINING)
         yield TRAINING, [_resample(pool, generator) for _ in pool.sources[MODEL]]
     yield HALF, [other]
 

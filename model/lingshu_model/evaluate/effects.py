@@ -24,6 +24,7 @@ from lingshu_model.evaluate.changes import (
 from lingshu_model.evaluate.estimates import Estimate, Verdict, bootstrap_means, estimate, verdict
 from lingshu_model.evaluate.observed import Observed, Score, bounds, whole_change
 from lingshu_model.evaluate.sparse import expressed
+from lingshu_model.evaluate.streams import stream
 
 MODEL = "model"
 NOTHING = ("control_mean", "context_mean")
@@ -174,8 +175,8 @@ def compare_effects(
     """
     changes: Predictions = {MODEL: [sampled_changes(arms, observed.pairs) for arms in sampled]}
     changes = {**changes, **predicted}
-    draws = observed.bootstrap(DRAWS, generator)
-    own = _resampled(sampled, observed.pairs, generator)
+    draws = observed.bootstrap(DRAWS)
+    own = _resampled(sampled, observed.pairs)
     values = {name: _matrix(rows) for name, rows in changes.items()}
     figures = {
         name: _figures(observed, score, values, draws, own, generator)
@@ -241,16 +242,19 @@ def _figures(
     )
 
 
-def _resampled(
-    sampled: Sequence[Arms], pairs: Sequence[tuple[str, str]], generator: np.random.Generator
-) -> Floats:
+def _resampled(sampled: Sequence[Arms], pairs: Sequence[tuple[str, str]]) -> Floats:
     """Return the model's changes over resampled pairs, float64 [seeds, draws, changes, genes]."""
 
-    def means(arms: Arms, perturbed: str, control: str) -> Floats:
+    def means(seed: int, arms: Arms, perturbed: str, control: str) -> Floats:
         paired = paired_differences(expressed(arms[perturbed]), expressed(arms[control]))
-        return bootstrap_means(paired, MC_DRAWS, generator)
+        return bootstrap_means(paired, MC_DRAWS, stream("monte carlo", perturbed, seed))
 
-    return np.stack([np.stack([means(arms, *pair) for pair in pairs], axis=1) for arms in sampled])
+    return np.stack(
+        [
+            np.stack([means(seed, arms, *pair) for pair in pairs], axis=1)
+            for seed, arms in enumerate(sampled)
+        ]
+    )
 
 
 def _matrix(rows: Sequence[Sequence[Change]]) -> Floats:

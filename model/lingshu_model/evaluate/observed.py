@@ -15,6 +15,7 @@ import numpy as np
 from lingshu_model.evaluate.changes import Change, Floats, change_between, pearson
 from lingshu_model.evaluate.estimates import bootstrap_means, halves
 from lingshu_model.evaluate.sparse import expressed
+from lingshu_model.evaluate.streams import stream
 
 CONTROL = "control"
 SPLITS = 100
@@ -99,13 +100,13 @@ class Observed:
         """Changes in the held-out cells, in the order of `perturbations`."""
         return _changes(self.test_expression, self.pairs)
 
-    def bootstrap(self, draws: int, generator: np.random.Generator) -> Floats:
+    def bootstrap(self, draws: int) -> Floats:
         """Return changes over resampled held-out cells, float64 [draws, perturbations, genes].
 
         Within a draw perturbations of one control share the resampled control, as in the data.
         """
         means = {
-            name: bootstrap_means(self.test_expression[name], draws, generator)
+            name: bootstrap_means(self.test_expression[name], draws, stream("bootstrap", name))
             for name in _in_order(self.pairs)
         }
         return np.stack([means[p] - means[c] for p, c in self.pairs], axis=1)
@@ -160,10 +161,10 @@ def bounds(
 def split_changes(
     expression: Mapping[str, Floats],
     pairs: Sequence[tuple[str, str]],
-    generator: np.random.Generator,
+    _: np.random.Generator | None = None,
 ) -> tuple[Floats, Floats]:
     """Return changes of two random halves, float64 [splits, perturbations, genes] each."""
-    means = {name: _split_means(expression[name], generator) for name in _in_order(pairs)}
+    means = {n: _split_means(expression[n], stream("halves", n)) for n in _in_order(pairs)}
     first, second = np.stack([means[p] - means[c] for p, c in pairs], axis=2)
     return first, second
 

@@ -17,6 +17,7 @@ from lingshu_model.evaluate.changes import (
 from lingshu_model.evaluate.effects import Predictions
 from lingshu_model.evaluate.observed import Observed
 from lingshu_model.evaluate.sparse import expressed
+from lingshu_model.evaluate.streams import stream
 
 
 def seen_predictions(
@@ -43,14 +44,17 @@ def seen_predictions(
 
 
 def training_cells(
-    observed: Observed, sizes: Sequence[Mapping[str, int]], generator: np.random.Generator
+    observed: Observed, sizes: Sequence[Mapping[str, int]], _: np.random.Generator
 ) -> Predictions:
     """Return what training cells of the very conditions predict, resampled and all of them."""
     train = observed.train_expression
     return {
         "resampled_training_cells": [
-            [resampled_change(train[p], train[c], n[p], generator) for p, c in observed.pairs]
-            for n in sizes
+            [
+                resampled_change(train[p], train[c], n[p], stream("training cells", p, seed))
+                for p, c in observed.pairs
+            ]
+            for seed, n in enumerate(sizes)
         ],
         "replicate_reference": [observed.train_changes],
     }

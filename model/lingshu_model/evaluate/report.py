@@ -36,6 +36,7 @@ from lingshu_model.evaluate.response import (
 )
 from lingshu_model.evaluate.scores import ScoreTable, challenge
 from lingshu_model.evaluate.sparse import Sparse, expressed
+from lingshu_model.evaluate.streams import stream
 from lingshu_model.evaluate.study import Population, Study
 
 Each = Callable[[], object]
@@ -215,7 +216,9 @@ def _judge(
             for name in population.held_out_contrasts
         ],
         distributions=compare_distributions(observed, sources, population.pools, frame, generator),
-        copies=[] if population.joint else copy_check(observed, mine, generator),
+        copies=[]
+        if population.joint
+        else copy_check(observed, mine, stream("copies", population.name)),
         composition=compose(population, sources, frame) if population.types else None,
         scores=challenge(observed, sources, np.random.default_rng(0)),
     )

@@ -27,6 +27,7 @@ from lingshu_model.evaluate.estimates import Estimate, Verdict, estimate, halves
 from lingshu_model.evaluate.frame import Frame
 from lingshu_model.evaluate.observed import Observed, Score, split_changes
 from lingshu_model.evaluate.sparse import expressed
+from lingshu_model.evaluate.streams import stream
 
 TOP, OVERLAP = 100, 20
 TOP_BY_TRAINING = f"pearson_of_change_top_{TOP}_by_other_contexts"
@@ -172,10 +173,11 @@ def cell_distances(
     n = min(len(real) // 2, *(len(c) for seeds in drawn.values() for c in seeds))
     points: dict[str, dict[str, list[float]]] = {}
     draws: dict[str, dict[str, list[float]]] = {}
-    for _ in range(SPLITS):
+    for k in range(SPLITS):
+        generator = stream("split", perturbed, k)
         reference, other = (real[rows[:n]] for rows in halves(len(real), generator))
         resampled = reference[generator.integers(n, size=n)]
-        for name, cells in _sources(drawn, moved, other, n, generator):
+        for name, cells in _sources(drawn, moved, other, n, (perturbed, k)):
             for against, kept in ((reference, points), (resampled, draws)):
                 each = [_distances(c, against, frame) for c in cells]
                 for metric, values in zip(CELL_METRICS, np.mean(each, axis=0), strict=True):
@@ -188,12 +190,15 @@ def _sources(
     moved: Mapping[str, Floats],
     other: Floats,
     n: int,
-    generator: np.random.Generator,
+    key: tuple[str, int],
 ) -> Iterator[tuple[str, list[Floats]]]:
     for name, seeds in drawn.items():
+        generator = stream("cells", *key, name)
         yield name, [cells[generator.permutation(len(cells))[:n]] for cells in seeds]
     # One set of control cells for all of them: they differ in where they are moved alone.
-    rows = generator.integers(len(next(iter(moved.values()))), size=n) if moved else None
+    rows = (
+        stream("moved", *key).integers(len(next(iter(moved.values()))), size=n) if moved else None
+    )
     for name, cells in moved.items():
         yield name, [cells[rows]]
     yield HALF, [other]
