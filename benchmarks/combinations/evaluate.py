@@ -1,10 +1,9 @@
 """A checkpoint's combinations against the truth and the baselines.
 
 `python -m benchmarks.combinations.evaluate NAME --folder DIR --checkpoint DIR`; NAME is what a
-`make_…` command wrote (`k562-semisynthetic`, `regulation`). Without `--checkpoint` only the
-baselines are judged, and what a network starts from, without pairs and with them. Cells are sampled
-paired with control's and kept under the folder, so that a second run makes only the tables. Knows
-nothing of training.
+`make_…` command wrote (`k562-semisynthetic`, `regulation`). Without `--checkpoint` only the simple
+predictors are compared. Cells are sampled paired with control's and kept under the folder, so that
+a second run makes only the tables.
 """
 
 import json
@@ -17,17 +16,15 @@ import click
 import numpy as np
 from tqdm import tqdm
 
-from benchmarks.combinations.birth import tilted
 from benchmarks.combinations.predictors import Predictor, Trained
 from benchmarks.combinations.scoring import Bootstrap, Changes, Scorer, Scores
 from benchmarks.combinations.truth import Floats, Targets, Truth, change
 from lingshu_model import numerics
-from lingshu_model.evaluate.arms import ArmStore, Condition
-from lingshu_model.train.spec import TrainingSpec
+from lingshu_model.evaluate.arms import ArmStore
+from lingshu_model.train.cells import Condition
 from lingshu_model.wire import Catalogue, Intervention
 
 MODEL = "model"
-BIRTHS = {"tilts": "lingshu-1m-s13", "tilts and pairs": "lingshu-1m-s13-reach"}
 Held = Mapping[int, Sequence[Targets]]
 
 
@@ -47,7 +44,7 @@ def main(
     trained = Trained.of(anndata.read_h5ad(folder / f"{name}.h5ad"), truth)
     sizes = sorted({len(c) for c in truth.conditions} - {0, 1})
     held = {k: truth.of(k, trained=False) for k in sizes}
-    models = dict(_born(folder / f"{name}.json", truth, held))
+    models: dict[str, Changes] = {}
     if checkpoint:
         models[MODEL] = sampled(_store(checkpoint, folder, n_cells, workers), truth, held, seed)
     reports = []
@@ -77,28 +74,11 @@ def _wanted(held: Held) -> list[Targets]:
     return sorted({*parts, *whole}, key=lambda c: (len(c), sorted(c)))
 
 
-def _born(spec_file: Path, truth: Truth, held: Held) -> Iterator[tuple[str, Changes]]:
-    """Yield what the networks without and with pairs start from."""
-    spec = TrainingSpec.read(spec_file)
-    for label, network in BIRTHS.items():
-        one = spec.model_copy(update={"network": network})
-        changes, birth = tilted(one, spec_file.parent, _wanted(held))
-        if birth.cells.panel != truth.genes:
-            raise click.ClickException(f"{spec_file}: the panel is not that of the truth")
-        yield label, changes
-        if birth.pairs is not None:
-            click.echo(
-                f"saturation {birth.pairs.saturation:.2f}; pairs leave {birth.pairs.left:.2f} of "
-                "the rest of a trained combination that is left out",
-                err=True,
-            )
-
-
 def _share(store: ArmStore, truth: Truth, condition: Targets, seed: int) -> Floats:
     kind = store.checkpoint.config["kinds"][0]
-    done = tuple(Intervention(kind=kind, target=target) for target in sorted(condition))
+    parts = tuple(Intervention(kind=kind, target=target) for target in sorted(condition))
     (context,) = store.checkpoint.contexts
-    cells = store.counts(Condition(context, done), seed)
+    cells = store.counts(Condition(tuple(sorted(context.items())), parts), seed)
     counts = np.asarray(cells.sum(axis=0), np.float64).ravel()
     if tuple(store.checkpoint.panel) != truth.genes:
         raise click.ClickException("the checkpoint's panel is not that of the cells")
@@ -130,9 +110,9 @@ def _report(
         "interventions": len(next(iter(conditions))),
         "beyond": "singles" if order == 1 else "pairs",
         "conditions": len(conditions),
-        "genes_judged": int(scores["additive"].judged.sum()),
+        "genes_compared": int(scores["additive"].judged.sum()),
         "replicate": float(reliability.mean()),
-        "bound": float(np.sqrt(reliability).mean()),
+        "noise_ceiling": float(np.sqrt(reliability).mean()),
         "predictors": {
             n: _figures(s, scores["additive"], bootstrap, silent=n in silent)
             for n, s in scores.items()
@@ -164,8 +144,8 @@ def _tables(reports: Sequence[dict[str, object]]) -> Iterator[str]:
     for r in reports:
         yield (
             f"\n{r['conditions']} held-out combinations of {r['interventions']}; interactions "
-            f"beyond {r['beyond']} at {r['genes_judged']} genes; another measurement "
-            f"{r['replicate']:.3f}, perfect predictor {r['bound']:.3f}\n"
+            f"beyond {r['beyond']} at {r['genes_compared']} genes; another measurement "
+            f"{r['replicate']:.3f}, perfect predictor {r['noise_ceiling']:.3f}\n"
         )
         yield "| | Pearson | over additive | Pearson of interaction | sign right | RMSE |"
         yield "|---|---|---|---|---|---|"

@@ -5,7 +5,7 @@ Norman's pooled UMI counts (see `norman`) say what share of its counts each gene
 from cell to cell (its negative binomial size). Cells are drawn from the two, at depths of their
 own. No real cell is in it, and no joint distribution: genes are independent given the depth. What
 it keeps of nature is what one and two activations do to every gene's mean, counting noise included,
-and that noise is written beside it. Knows nothing of models.
+and that noise is written beside it.
 
 The two published tables are of two K562 cultures (haemoglobins differ 20-fold), so the means are
 Norman's own and only the sizes are the baseline's.

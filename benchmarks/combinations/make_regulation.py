@@ -2,8 +2,7 @@
 
 `lingshu_tools.testing.Regulation` draws the network; its knock-outs are steady states, its cells
 negative binomial counts around them. To train on: control, all singles, some doubles. Held out: the
-other doubles, and triples and quadruples, none of which is ever trained on. Knows nothing of
-models.
+other doubles, and triples and quadruples, none of which is ever trained on.
 """
 
 from itertools import combinations

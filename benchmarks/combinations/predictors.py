@@ -4,8 +4,7 @@
 trained doubles best, so that its interactions are all against the sum: the part of interactions
 that is saturation. `mean interaction` adds the mean interaction of the trained doubles, gene by
 gene. `pairwise` (three interventions and more) adds the interactions of those pairs that were
-trained, and `true pairwise` of all pairs as they truly are, which nobody could know. Knows nothing
-of networks.
+trained, and `true pairwise` of all pairs as they truly are, which nobody could know.
 """
 
 from collections.abc import Sequence

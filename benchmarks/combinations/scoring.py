@@ -2,10 +2,9 @@
 
 *Pearson* of a combination's change is over the genes but its targets, whose own change nobody needs
 a model for. An *interaction* is the change less the sum of the predictor's own changes of the
-singles; its sign is judged where the true one is at least `LEAST` and three of its standard errors
-as a measurement. Intervals are over combinations drawn with replacement, the same draws for every
+singles; its sign counts where the true one is at least `LEAST` and three of its standard errors as
+a measurement. Intervals are over combinations drawn with replacement, the same draws for every
 predictor; combinations that share a target are not independent, so they are a little too narrow.
-Knows nothing of where predictions come from.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,8 +14,8 @@ from functools import cached_property
 import numpy as np
 
 from benchmarks.combinations.truth import Floats, Targets, Truth
-from lingshu_model.evaluate.changes import pearson
-from lingshu_model.evaluate.estimates import Estimate, estimate, verdict
+from lingshu_model.evaluate.compare import Estimate, estimate, verdict_of
+from lingshu_model.evaluate.metrics.changes import pearson
 from lingshu_tools.analysis import expected
 
 Changes = Mapping[Targets, Floats]
@@ -71,21 +70,21 @@ class Scorer:
         `parts` are the predictor's own changes of singles (and pairs, where `order` is 2); without
         them it has no interactions.
         """
-        rows = [self._one(c, predicted[c], parts) for c in self.conditions]
+        rows = [self._scores(c, predicted[c], parts) for c in self.conditions]
         return Scores(*(np.array(column, np.float64) for column in zip(*rows, strict=True)))
 
-    def _one(self, condition: Targets, predicted: Floats, parts: Changes | None) -> list[float]:
+    def _scores(self, condition: Targets, predicted: Floats, parts: Changes | None) -> list[float]:
         other = ~np.isin(self.truth.genes, list(condition))
         true = self.changes[condition]
         beyond = true - expected(self.changes, condition, self.order)
-        own = np.zeros_like(true)
+        interaction = np.zeros_like(true)
         if parts is not None:
-            own = predicted - expected(parts, condition, self.order)
+            interaction = predicted - expected(parts, condition, self.order)
         real = other & (np.abs(beyond) >= np.maximum(LEAST, ERRORS * self._error_of(condition)))
         return [
             float(pearson(predicted[other], true[other])),
-            float(pearson(own[other], beyond[other])),
-            float((np.sign(own) == np.sign(beyond))[real].sum()),
+            float(pearson(interaction[other], beyond[other])),
+            float((np.sign(interaction) == np.sign(beyond))[real].sum()),
             float(real.sum()),
             float(np.sqrt(np.mean((predicted - true)[other] ** 2))),
         ]
@@ -100,12 +99,12 @@ class Scorer:
         It is what another measurement of the same size would correlate with this one; its square
         root is what a perfect predictor would.
         """
-        found = []
+        shares: list[float] = []
         for condition in self.conditions:
             other = ~np.isin(self.truth.genes, list(condition))
             noise = self.noise[condition][other].mean()
-            found.append(max(0.0, 1 - noise / self.changes[condition][other].var()))
-        return np.array(found)
+            shares.append(max(0.0, 1 - noise / self.changes[condition][other].var()))
+        return np.array(shares)
 
 
 @dataclass(frozen=True)
@@ -135,5 +134,5 @@ class Bootstrap:
 
     def difference(self, values: Floats, other: Floats) -> tuple[Estimate, str]:
         """Return the mean of `values` less `other`, and win, tie or loss."""
-        found = self.mean(values - other)
-        return found, verdict(found)
+        less = self.mean(values - other)
+        return less, verdict_of(less.interval)

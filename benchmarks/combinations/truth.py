@@ -1,7 +1,7 @@
 """What the cells of a made data set were drawn from, and what may be learned from.
 
 A change is on the scale ln(1 + counts per 10,000 of the panel), of a condition's mean cell: shares
-of counts, known without sampling noise. Knows nothing of predictions.
+of counts, known without sampling noise.
 """
 
 import json
@@ -119,7 +119,7 @@ def write_cells(
 
 
 def write_spec(path: Path, h5ad: Path, kind: str, context: Mapping[str, str]) -> None:
-    """Write what `lingshu train` is to be told: train on the cells of split `train`."""
+    """Write the specification of a training: on the cells of split `train`."""
     rule = {"column": "perturbation", "control": CONTROL, "kind": kind, "separator": JOIN}
     spec = {
         "name": path.stem,

@@ -1,7 +1,4 @@
-"""`python -m benchmarks.peers`: write a split, run the peers on it, put them into the tables.
-
-Knows nothing of how a peer works.
-"""
+"""`python -m benchmarks.peers`: write a split, run the peers on it, put them into the tables."""
 
 import subprocess
 from collections.abc import Sequence

@@ -2,7 +2,7 @@
 
 Counts become the blobs in which all cells travel (`lingshu_model.wire.cells`). A peer without
 counts hands over log1p_cp10k, in a blob of its own kind: `log1p_cp10k` float32 [cells, genes] and
-`measured` uint8 [genes]. `lingshu evaluate --peer` reads both. Knows nothing of what the cells are.
+`measured` uint8 [genes]. `lingshu evaluate --peer` reads both.
 """
 
 from pathlib import Path

@@ -1,7 +1,4 @@
-"""Runs one peer: its environment, its script on a staged split, its cells as blobs.
-
-Knows nothing of metrics.
-"""
+"""Runs one peer: its environment, its script on a staged split, its cells as blobs."""
 
 import json
 import os
@@ -12,10 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.environments import python_of, surroundings
 from benchmarks.peers import cells, split
-from benchmarks.peers.environments import HERE, python_of, surroundings
 
-SCRIPTS = HERE / "scripts"
+HERE = Path(__file__).parent
+SCRIPTS, REQUIREMENTS = HERE / "scripts", HERE / "requirements"
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,8 @@ def run_peer(peer: str, places: Places, seeds: Sequence[int], options: Sequence[
     Raises:
         subprocess.CalledProcessError: its script failed; what it said stands in its `log.txt`.
     """
-    python = python_of(PEERS[peer].environment, places.envs)
+    name = PEERS[peer].environment
+    python = python_of(f"peers-{name}", REQUIREMENTS / f"{name}.txt", places.envs)
     genes = split.measured(places.split)
     names: list[str] = []
     for seed in seeds:

@@ -1,10 +1,10 @@
-"""Split folders: what a peer is trained on, and what it is told.
+"""Split folders: what a peer is trained on, and which cells it is to sample.
 
 A folder is what `lingshu_model.train.split` writes: `train.h5ad`, `validation.h5ad`, files of
 held-out cells, and `wanted.json`, by condition: `cell_type`, `dataset`, `perturbation` (`control`
 for none) and `n_cells`. Cells have raw counts in X and in obs `condition`, `source` and the same
 fields; `varm["measured"]` says which genes each source measures. The THP-1 knock-outs' folder is
-written here, since what is held out there is a replicate. Knows nothing of peers.
+written here, since what is held out there is a replicate.
 """
 
 import json
@@ -19,12 +19,14 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
-from lingshu_model.evaluate.data import Split, load_observed
-from lingshu_model.evaluate.observed import CONTROL
+from lingshu_model.evaluate.data import by_field
+from lingshu_model.evaluate.study import CONTROL
 from lingshu_model.train import data as training
+from lingshu_model.train.cells import Condition
 from lingshu_model.train.spec import TrainingSpec
 
 OWN = ("train.h5ad", "validation.h5ad")
+REPLICATE = "bio_rep=rep_3"
 THP1 = {"cell_type": "THP-1", "dataset": "papalexi2021"}
 LEAST = 300
 Wanted = dict[str, dict[str, Any]]
@@ -33,31 +35,39 @@ Wanted = dict[str, dict[str, Any]]
 def split_thp1(spec_path: Path, data: Path, out: Path, n_cells: int) -> None:
     """Write the split of the THP-1 knock-outs that `spec_path` trains on.
 
-    Training and validation cells are the specification's own; held out is replicate 3, of which
-    the conditions with training cells count. Of each condition `n_cells` are wanted, or as many as
-    are held out.
+    Training and validation cells are the specification's; held out is replicate 3, of which the
+    conditions with training cells count. Of each condition `n_cells` are wanted, or as many as are
+    held out.
     """
     spec = TrainingSpec.read(spec_path)
     cells = training.read_cells(spec, data)
-    names = [
-        "+".join(i.target for i in condition.interventions) or CONTROL
-        for condition in cells.conditions
-    ]
+    names = [condition_name(condition) for condition in cells.conditions]
     out.mkdir(parents=True, exist_ok=True)
     parts = training.split(cells, spec)
     for name, rows in zip(OWN, (parts.train, parts.validation), strict=True):
         labels = [names[i] for i in cells.condition[rows]]
         _thp1_cells(cells.counts(rows), labels, cells.panel).write_h5ad(out / name)
-    observed = load_observed(data / spec.sources[0].file, cells.panel, Split())
-    conditions = [CONTROL, *observed.perturbations]
-    counts = np.concatenate([observed.test[name] for name in conditions])
-    labels = [name for name in conditions for _ in observed.test[name]]
-    _thp1_cells(counts, labels, cells.panel).write_h5ad(out / "test.h5ad")
-    told = {
-        name: {**THP1, "perturbation": name, "n_cells": max(n_cells, len(observed.test[name]))}
-        for name in conditions
+    both = by_field(spec, cells.panel, data, REPLICATE)
+    trained = {condition for _, condition in both.train}
+    held_out = {
+        condition_name(condition): counts.toarray()
+        for (_, condition), counts in both.test.items()
+        if condition in trained
     }
-    (out / "wanted.json").write_text(json.dumps(told, indent=1) + "\n", "utf-8")
+    ordered = sorted(held_out, key=lambda name: (name != CONTROL, name))
+    counts = np.concatenate([held_out[name] for name in ordered])
+    labels = [name for name in ordered for _ in held_out[name]]
+    _thp1_cells(counts, labels, cells.panel).write_h5ad(out / "test.h5ad")
+    wanted = {
+        name: {**THP1, "perturbation": name, "n_cells": max(n_cells, len(held_out[name]))}
+        for name in ordered
+    }
+    (out / "wanted.json").write_text(json.dumps(wanted, indent=1) + "\n", "utf-8")
+
+
+def condition_name(condition: Condition) -> str:
+    """Return the targets of a condition, or `control`."""
+    return "+".join(each.target for each in condition.interventions) or CONTROL
 
 
 def _thp1_cells(counts: NDArray[Any], labels: list[str], panel: Iterable[str]) -> anndata.AnnData:
@@ -78,23 +88,24 @@ def wanted(folder: Path) -> Wanted:
     Raises:
         ValueError: a condition's name cannot be a file's.
     """
-    told: Wanted = json.loads((folder / "wanted.json").read_text("utf-8"))
+    wanted: Wanted = json.loads((folder / "wanted.json").read_text("utf-8"))
     train, _, _ = _annotations(folder / "train.h5ad")
     controls, trained = train[train["perturbation"] == CONTROL], set(train["condition"])
-    for each in [told[n] for n in trained & told.keys() if told[n]["perturbation"] != CONTROL]:
-        each["n_cells"] = max(each["n_cells"], LEAST)
-    for each in [one for one in told.values() if one["perturbation"] != CONTROL]:
+    for name in trained & wanted.keys():
+        if wanted[name]["perturbation"] != CONTROL:
+            wanted[name]["n_cells"] = max(wanted[name]["n_cells"], LEAST)
+    for each in [w for w in wanted.values() if w["perturbation"] != CONTROL]:
         alike = (controls["cell_type"] == each["cell_type"]) & (
             controls["dataset"] == each["dataset"]
         )
         for name in map(str, controls["condition"][alike].unique()):
-            known = told.setdefault(name, {**each, "perturbation": CONTROL})
-            known["n_cells"] = max(known["n_cells"], each["n_cells"])
-    for name in told:
+            control = wanted.setdefault(name, {**each, "perturbation": CONTROL})
+            control["n_cells"] = max(control["n_cells"], each["n_cells"])
+    for name in wanted:
         if not name or name.startswith(".") or any(c in name for c in "/\\\0"):
             message = f"condition {name!r} cannot name a file: no slashes, no leading dot"
             raise ValueError(message)
-    return told
+    return wanted
 
 
 def stage(folder: Path, out: Path) -> None:

@@ -1,23 +1,27 @@
 import numpy as np
 import pytest
-from made import Truth
+from synthetic import Truth
 
-from lingshu_model.evaluate.changes import (
-    Change,
+from lingshu_model.evaluate.metrics.agreement import overlap
+from lingshu_model.evaluate.metrics.changes import (
     change_between,
-    log1p_cp10k,
-    magnitude_ratio,
+    mean_change,
     paired_change,
     pearson,
-    pooled_magnitude_ratio,
 )
-from lingshu_model.evaluate.estimates import Estimate, estimate, halves, verdict
-from lingshu_model.evaluate.observed import CONTROL
+from lingshu_model.evaluate.metrics.matrices import csr, log1p_cp10k
+from lingshu_model.evaluate.metrics.resampling import bootstrap_means, half_means, halves, stream
+from lingshu_model.evaluate.study import CONTROL
 
 
 def test_expression_is_the_log_of_counts_per_ten_thousand_and_one():
     found = log1p_cp10k(np.array([[1, 3], [0, 0]]))
-    np.testing.assert_allclose(found, [[np.log(2501), np.log(7501)], [0, 0]])
+    np.testing.assert_allclose(found.toarray(), [[np.log(2501), np.log(7501)], [0, 0]])
+
+
+def test_floats_are_expression_already():
+    values = np.array([[0.5, 0.0], [2.0, 1.0]])
+    np.testing.assert_array_equal(log1p_cp10k(values).toarray(), values)
 
 
 def test_the_squared_length_of_no_effect_is_zero_on_average():
@@ -30,13 +34,43 @@ def test_the_squared_length_of_no_effect_is_zero_on_average():
     assert min(lengths) < 0 < max(lengths)
 
 
+def test_the_noise_of_a_change_is_the_sampling_variance_of_its_entries():
+    truth = Truth()
+    drawn = [
+        change_between(
+            log1p_cp10k(truth.cells("strong", 30, 2 * seed)),
+            log1p_cp10k(truth.cells(CONTROL, 40, 2 * seed + 1)),
+        )
+        for seed in range(300)
+    ]
+    spread = np.var([c.value for c in drawn], axis=0, ddof=1)
+    claimed = np.mean([c.noise for c in drawn], axis=0)
+    assert claimed.sum() == pytest.approx(spread.sum(), rel=0.1)
+
+
 def test_pairing_takes_the_shared_noise_out_of_the_change():
     generator = np.random.default_rng(0)
     control = generator.normal(size=(200, 5))
     perturbed = control + 1 + 0.1 * generator.normal(size=(200, 5))
-    paired, apart = paired_change(perturbed, control), change_between(perturbed, control)
+    arms = csr(perturbed), csr(control)
+    paired, apart = paired_change(*arms), change_between(*arms)
     np.testing.assert_allclose(paired.value, apart.value)
     assert (paired.noise < apart.noise / 50).all()
+
+
+def test_cells_without_a_partner_are_in_no_pair():
+    perturbed, control = csr([[3.0], [5.0]]), csr([[1.0], [2.0], [9.0]])
+    assert paired_change(perturbed, control).value.tolist() == [2.5]
+    assert paired_change(control, perturbed).value.tolist() == [-2.5]
+
+
+def test_a_weighted_mean_of_changes_weighs_values_and_noise():
+    truth = Truth()
+    cells = [log1p_cp10k(truth.cells(n, 20, i)) for i, n in enumerate(("strong", "weak", CONTROL))]
+    first, second = (change_between(c, cells[2]) for c in cells[:2])
+    mean = mean_change([first, second], [3, 1])
+    np.testing.assert_allclose(mean.value, 0.75 * first.value + 0.25 * second.value)
+    np.testing.assert_allclose(mean.noise, 0.75**2 * first.noise + 0.25**2 * second.noise)
 
 
 def test_pearson_with_a_constant_is_scored_zero():
@@ -44,33 +78,14 @@ def test_pearson_with_a_constant_is_scored_zero():
     assert pearson(np.array([1.0, 2.0, 4.0]), np.array([2.0, 4.0, 8.0])) == pytest.approx(1)
 
 
-def test_a_magnitude_lost_in_its_noise_is_undefined_but_may_be_pooled():
-    lost, clear = Change(np.ones(4), np.full(4, 2.0)), Change(np.full(4, 3.0), np.zeros(4))
-    assert np.isnan(magnitude_ratio(lost, clear))
-    assert magnitude_ratio(clear, clear) == 1
-    assert pooled_magnitude_ratio([lost, clear], [clear, clear]) == pytest.approx((32 / 72) ** 0.5)
-
-
-def test_an_interval_is_the_spread_of_the_draws_around_the_figure():
-    draws = np.random.default_rng(0).normal(0.3, 0.1, 4000)
-    found = estimate(0.5, draws)
-    assert found.interval[0] == pytest.approx(0.5 - 0.196, abs=0.02)
-    assert found.interval[1] == pytest.approx(0.5 + 0.196, abs=0.02)
-
-
-def test_an_undefined_figure_has_an_undefined_interval():
-    assert np.isnan(estimate(float("nan"), np.ones(3)).interval).all()
-    assert np.isnan(estimate(1.0, np.full(3, np.nan)).interval).all()
-
-
-@pytest.mark.parametrize(
-    ("interval", "said"),
-    [((0.1, 0.2), "win"), ((-0.1, 0.2), "tie"), ((-0.2, -0.1), "loss"), ((0.0, 0.0), "tie")],
-)
-def test_a_tie_is_an_interval_that_spans_zero(interval: tuple[float, float], said: str):
-    opposite = {"win": "loss", "loss": "win", "tie": "tie"}[said]
-    assert verdict(Estimate(0.0, interval)) == said
-    assert verdict(Estimate(0.0, interval), higher_is_better=False) == opposite
+def test_the_overlap_of_top_genes_disregards_sign_and_is_zero_for_no_change():
+    real = np.zeros(100)
+    real[:20] = np.arange(1, 21)
+    predicted = np.where(np.arange(100) < 15, -real - 30, 0.0)
+    predicted[50:55] = 9
+    assert overlap(predicted, real) == pytest.approx(15 / 20)
+    assert overlap(np.zeros(100), real) == 0
+    assert overlap(predicted, np.stack([real, predicted])).tolist() == [0.75, 1.0]
 
 
 def test_halves_are_disjoint_and_equally_large():
@@ -79,7 +94,22 @@ def test_halves_are_disjoint_and_equally_large():
     assert not set(a.tolist()) & set(b.tolist())
 
 
-def test_cells_without_a_partner_are_in_no_pair():
-    perturbed, control = np.array([[3.0], [5.0]]), np.array([[1.0], [2.0], [9.0]])
-    assert paired_change(perturbed, control).value.tolist() == [2.5]
-    assert paired_change(control, perturbed).value.tolist() == [-2.5]
+def test_means_of_halves_average_to_the_mean_of_an_even_number_of_cells():
+    values = csr(np.random.default_rng(0).normal(size=(10, 3)))
+    means = half_means(values, 4, np.random.default_rng(1))
+    assert means.shape == (2, 4, 3)
+    expected = np.broadcast_to(values.toarray().mean(axis=0), (4, 3))
+    np.testing.assert_allclose(means.mean(axis=0), expected)
+
+
+def test_bootstrap_means_have_the_standard_error_of_the_mean():
+    values = np.random.default_rng(0).normal(size=(50, 3))
+    drawn = bootstrap_means(csr(values), 4000, np.random.default_rng(1))
+    np.testing.assert_allclose(drawn.std(axis=0), values.std(axis=0) / np.sqrt(50), rtol=0.06)
+
+
+def test_a_stream_depends_on_its_key_alone():
+    first = stream("bootstrap", "STAT1").normal(size=3)
+    assert np.array_equal(first, stream("bootstrap", "STAT1").normal(size=3))
+    for key in (("bootstrap", "STAT2"), ("halves", "STAT1"), ("bootstrapSTAT1",)):
+        assert not np.array_equal(first, stream(*key).normal(size=3))

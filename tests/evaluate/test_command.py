@@ -1,246 +1,215 @@
-"""The whole path on made data: a fake sampler, a made checkpoint, a made h5ad file."""
+"""The whole command on synthetic cells: a fake sampler, a checkpoint without weights, a file."""
 
+import csv
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
-import anndata
 import numpy as np
-import pandas as pd
 import pytest
 from click.testing import CliRunner
-from made import GENES, SIZES, Truth
-from scipy import sparse
-
-import lingshu_model
-from lingshu_model.evaluate import distribution
-from lingshu_model.evaluate.__main__ import main
-from lingshu_model.evaluate.arms import ArmStore, Condition, profile_digest
-from lingshu_model.evaluate.data import Split, load_observed, load_study
-from lingshu_model.evaluate.evidence import dumps, rounded
-from lingshu_model.evaluate.observed import CONTROL
-from lingshu_model.evaluate.sparse import dense
-from lingshu_model.train.spec import TrainingSpec
-from lingshu_model.wire import ArmRequest, Catalogue, Cells, Intervention
-from lingshu_model.wire.catalogue import FORMAT, pin
-
-CONTEXT = {"cell_line": "THP-1"}
-TRAINING = TrainingSpec.model_validate(
-    {
-        "name": "made",
-        "sources": [
-            {
-                "file": "cells.h5ad",
-                "where": {"bio_rep": ["rep_1"]},
-                "context": CONTEXT,
-                "perturbation": {
-                    "column": "perturbation",
-                    "control": "non-targeting",
-                    "kind": "knockout",
-                },
-            }
-        ],
-        "network": "lingshu-tiny",
-        "epochs": 1,
-        "validation": 0.2,
-    }
+from fakes import fake_sampler
+from synthetic import (
+    CONTEXT,
+    CONTROL,
+    GENES,
+    SIZES,
+    Truth,
+    condition,
+    sampled,
+    write_checkpoint,
+    write_data,
 )
 
-
-class FakeSampler:
-    """Draws from the truth; counts what it was asked for."""
-
-    asked: list[ArmRequest]
-
-    @staticmethod
-    def load(_checkpoint: object, *, threads: int | None = None) -> "FakeSampler":
-        return FakeSampler()
-
-    def profile(self) -> dict[str, str]:
-        return {"device": "made"}
-
-
-def _sample_arm(_sampler: FakeSampler, request: ArmRequest, _workers: int = 1) -> Cells:
-    FakeSampler.asked.append(request)
-    target = request.interventions[0].target if request.interventions else CONTROL
-    name = CONTROL if target.startswith("sham") else target
-    seed = request.seed * 1000 + sum(map(ord, target))
-    return Cells(Truth().cells(name, request.n_cells, seed), np.ones(len(GENES), bool))
-
-
-@pytest.fixture
-def fake_sampler(monkeypatch: pytest.MonkeyPatch) -> type[FakeSampler]:
-    FakeSampler.asked = []
-    monkeypatch.setitem(distribution.compare_distributions.__kwdefaults__, "splits", 6)
-    module = SimpleNamespace(Sampler=FakeSampler, sample_arm=_sample_arm)
-    monkeypatch.setitem(sys.modules, "lingshu_model.sampler", module)
-    monkeypatch.setattr(lingshu_model, "sampler", module, raising=False)
-    return FakeSampler
-
-
-def _checkpoint(folder: Path) -> Path:
-    targets = [("knockout", name) for name in SIZES if name != CONTROL]
-    targets += [("sham", f"sham-{i:02}") for i in range(3)]
-    seen = [{"context": CONTEXT, "interventions": [], "n_cells": 300}]
-    for kind, target in targets:
-        one = {"kind": kind, "target": target}
-        seen.append({"context": CONTEXT, "interventions": [one], "n_cells": 300})
-    config = {
-        "format": FORMAT,
-        "contexts": [{"context": CONTEXT}],
-        "seen": seen,
-        "sampler": {"steps": 3, "guidance": 0.0},
-        "training": TRAINING.model_dump(mode="json"),
-    }
-    path = folder / "made"
-    path.mkdir()
-    (path / "config.json").write_text(json.dumps(config))
-    panel = {"genes": [{"symbol": gene} for gene in GENES]}
-    (path / "panel.json").write_text(json.dumps(panel))
-    pin(path)
-    return path
-
-
-def _data(folder: Path) -> Path:
-    observed = Truth().observed(150, 120)
-    blocks, rows = [], []
-    for replicate, side in (("rep_1", observed.train), ("rep_3", observed.test)):
-        for name, counts in side.items():
-            label = "non-targeting" if name == CONTROL else name
-            blocks.append(counts)
-            rows += [(label, replicate)] * len(counts)
-    obs = pd.DataFrame(rows, columns=["perturbation", "bio_rep"])
-    obs.index = [f"cell{i}" for i in range(len(obs))]
-    order = GENES[::-1]
-    counts = np.concatenate(blocks)[:, ::-1].astype(np.float32)
-    data = anndata.AnnData(sparse.csr_matrix(counts), obs, pd.DataFrame(index=order))
-    path = folder / "cells.h5ad"
-    data.write_h5ad(path)
-    return path
+from lingshu_model.evaluate import Draws, build_study
+from lingshu_model.evaluate.__main__ import main
+from lingshu_model.evaluate.arms import ArmStore, can_sample, profile_digest
+from lingshu_model.evaluate.data import load_split
+from lingshu_model.evaluate.evidence import dumps, rounded
+from lingshu_model.wire import ArmRequest, Catalogue, Checkpoint
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return _data(tmp_path_factory.mktemp("data"))
+    return write_data(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    return _checkpoint(tmp_path)
+    return write_checkpoint(tmp_path)
 
 
-def _run(*arguments: object) -> str:
-    found = CliRunner().invoke(main, [str(a) for a in arguments], catch_exceptions=False)
-    assert found.exit_code == 0, found.output
-    return found.output
+@pytest.fixture
+def loaded(checkpoint: Path) -> Checkpoint:
+    return Catalogue([checkpoint.parent]).load("synthetic")
 
 
-def test_the_file_is_split_by_the_held_out_field_and_read_in_panel_order(data: Path):
-    found = load_observed(data, GENES, Split())
-    made = Truth().observed(150, 120)
-    assert sorted(found.train) == sorted(SIZES)
-    np.testing.assert_array_equal(found.train["strong"], made.train["strong"])
-    np.testing.assert_array_equal(found.test[CONTROL], made.test[CONTROL])
+@pytest.fixture
+def sampler(monkeypatch: pytest.MonkeyPatch) -> list[ArmRequest]:
+    monkeypatch.setattr(Draws.__init__, "__defaults__", (60, 40, 100, 3, 1000))
+    return fake_sampler(monkeypatch, sampled)
 
 
-@pytest.mark.parametrize(
-    ("panel", "split", "said"),
-    [
-        (["G0", "NOWHERE"], Split(), "does not measure 1 panel genes, NOWHERE"),
-        (GENES, Split(field="batch"), "no obs column 'batch'; it has perturbation, bio_rep"),
-        (GENES, Split(control="DMSO"), "no perturbation 'DMSO' on both sides"),
-    ],
-)
-def test_a_file_that_does_not_fit_is_refused_with_what_it_has(data: Path, panel, split, said):
-    with pytest.raises(ValueError, match=said):
-        load_observed(data, panel, split)
+def run(*arguments: object) -> str:
+    result = CliRunner().invoke(main, [str(a) for a in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def refused(*arguments: object) -> str:
+    result = CliRunner().invoke(main, [str(a) for a in arguments])
+    assert result.exit_code == 1
+    return result.output
 
 
 def test_evaluating_writes_tables_and_canonical_evidence_and_pins_it(
-    checkpoint: Path, data: Path, tmp_path: Path, fake_sampler
+    checkpoint: Path, loaded: Checkpoint, data: Path, tmp_path: Path, sampler: list[ArmRequest]
 ):
-    before = Catalogue([tmp_path]).load("made").digest
     out = tmp_path / "out"
     common = (checkpoint, "--data", data, "--out", out, "--seeds", "0,1", "--n-cells", 200)
-    printed = _run(*common, "--write-evidence")
-    assert len(fake_sampler.asked) == 2 * len(SIZES) + 3
-    loaded = Catalogue([tmp_path]).load("made")
-    found = loaded.evidence
-    assert loaded.digest == before == found["checkpoint_digest"]
+    printed = run(*common, "--write-evidence")
+    assert len(sampler) == 2 * len(SIZES) + 3
+    pinned = Catalogue([tmp_path]).load("synthetic")
+    found = pinned.evidence
+    assert pinned.digest == loaded.digest == found["checkpoint_digest"]
     assert (out / "tables.md").read_text("utf-8") in printed
-
+    assert found["format"] == "lingshu-evidence-2"
     tier = found["tiers"]["seen"]
     headline = tier["headline"]
     assert headline["beats_trivial_baseline"] is True
     assert headline["baselines"]["control_mean"] == {"value": 0.0, "interval": [0.0, 0.0]}
     assert headline["verdicts"]["mean_shift"] == "win"
-    assert tier["residuals"]["genes"] == GENES
+    assert headline["set"] == "twelve strongest"
     assert np.shape(tier["residuals"]["values"]) == (len(SIZES) - 1, len(GENES))
     assert tier["residuals"]["perturbations"] == tier["residuals"]["names"]
     assert np.shape(found["sham"]["changes"]) == (3, len(GENES))
-    assert sorted(found["distribution"]["groups"]) == ["control", "perturbations"]
-    assert found["composition"] == {}
     assert found["data"]["held_out"] == {"field": "bio_rep", "value": "rep_3"}
+    assert found["folds"] == ["bio_rep=rep_3"]
     assert found["settings"]["steps"] == 3
     assert found["cost"]["seconds_per_cell"] > 0
-    assert found["cost"]["machine"] == "made"
-    assert found["copies"]["more_than_real"] is False
+    assert found["cost"]["machine"] == "synthetic"
     text = (checkpoint / "evidence.json").read_text("utf-8")
     assert text == dumps(json.loads(text))
     assert max(map(len, text.splitlines())) > 8 * len(GENES)
 
     # Again: nothing is sampled and every figure is the same.
-    again = _run(*common)
-    assert len(fake_sampler.asked) == 2 * len(SIZES) + 3
+    again = run(*common)
+    assert len(sampler) == 2 * len(SIZES) + 3
     assert again == printed[: len(again)]
     assert (out / "evidence.json").read_text("utf-8") == text
 
 
-def test_what_a_specification_leaves_out_of_its_file_is_held_out(
-    checkpoint: Path, data: Path, tmp_path: Path
+def test_the_csv_has_every_figure_of_the_evidence(
+    checkpoint: Path, data: Path, tmp_path: Path, sampler: list[ArmRequest]
 ):
-    loaded = Catalogue([tmp_path]).load("made")
-    by_default = load_study(loaded, data, None)
-    assert by_default.held_out == {"field": "bio_rep", "value": "rep_3"}
-    (population,) = by_default.populations
-    made = Truth().observed(150, 120)
-    np.testing.assert_array_equal(population.observed.test["weak"], made.test["weak"])
-    assert by_default.conditions["weak"].interventions[0].kind == "knockout"
-    assert by_default.conditions[CONTROL] == Condition(CONTEXT)
+    run(checkpoint, "--data", data, "--out", tmp_path, "--seeds", "0,1", "--n-cells", 50)
+    written = json.loads((tmp_path / "evidence.json").read_text("utf-8"))["figures"]
+    with (tmp_path / "figures.csv").open(newline="") as file:
+        rows = [*csv.DictReader(file)]
+    assert len(rows) == len(written["rows"])
+    assert list(rows[0]) == written["columns"]
+    strongest = [
+        row
+        for row in rows
+        if (row["metric"], row["predictor"]) == ("pearson_of_change", "model")
+        and row["set"] == "twelve strongest"
+    ]
+    (row,) = strongest
+    assert float(row["low"]) < float(row["value"]) < float(row["high"])
+    seeds = [*map(float, row["by_seed"].split(";"))]
+    assert np.mean(seeds) == pytest.approx(float(row["value"]), abs=1e-5)
+    compared = [r for r in rows if r["p_not_inferior"]]
+    assert {r["metric"] for r in compared} >= {"pearson_of_change", "mse_of_change"}
+    assert all(0 <= float(r["p_not_inferior"]) <= 1 for r in compared)
 
 
-def test_the_validation_slice_is_that_of_training(checkpoint: Path, data: Path, tmp_path: Path):
-    study = load_study(Catalogue([tmp_path]).load("made"), data, "validation")
+def test_rows_of_other_folds_are_added(
+    checkpoint: Path, data: Path, tmp_path: Path, sampler: list[ArmRequest]
+):
+    common = (checkpoint, "--data", data, "--seeds", "0", "--n-cells", 50)
+    first, second = tmp_path / "first", tmp_path / "second"
+    run(*common, "--out", first, "--held-out", "validation")
+    run(*common, "--out", second, "--fold", first)
+    found = json.loads((second / "evidence.json").read_text("utf-8"))
+    assert found["folds"] == ["bio_rep=rep_3", "validation"]
+    assert found["tiers"]["seen"]["n_folds"] == 2
+    assert found["tiers"]["seen"]["per_perturbation"]["weak"]["n_test_cells"] == 120 + 30
+    assert "rows.npz" in refused(*common, "--out", second, "--fold", tmp_path)
+
+
+def test_what_a_specification_leaves_out_of_its_file_is_held_out(loaded: Checkpoint, data: Path):
+    study = build_study(load_split(loaded, data, None))
+    assert study.held_out == {"field": "bio_rep", "value": "rep_3"}
     (population,) = study.populations
-    assert population.observed.n_test("weak") == 30
-    assert population.observed.n_train("weak") == 120
-    assert study.conditions["weak"].context == CONTEXT
+    truth = Truth()
+    assert population.genes == GENES
+    for side, n, seed in ((population.train, 150, 1), (population.test, 120, 2)):
+        for name, cells in truth.arms(n, seed).items():
+            np.testing.assert_array_equal(side[name].toarray(), cells)
+    assert study.conditions["weak"] == condition("weak")
+    assert study.conditions[CONTROL] == condition(CONTROL)
 
 
-def test_test_cells_that_were_not_kept_are_refused(checkpoint: Path, data: Path, tmp_path: Path):
-    loaded = Catalogue([tmp_path]).load("made")
-    with pytest.raises(ValueError, match="kept no test cells"):
-        load_study(loaded, data, "test")
-    with pytest.raises(ValueError, match="does not exist; give the folder"):
-        load_study(loaded, tmp_path / "nowhere", None)
+def test_the_validation_slice_is_that_of_training(loaded: Checkpoint, data: Path):
+    (population,) = build_study(load_split(loaded, data, "validation")).populations
+    assert population.n_test("weak") == 30
+    assert population.n_train("weak") == 120
 
 
-def test_the_pairing_table_needs_its_three_knock_outs(
-    checkpoint: Path, tmp_path: Path, fake_sampler
+@pytest.mark.parametrize(
+    ("held_out", "message"),
+    [
+        ("test", "kept no test cells; use --held-out FIELD=VALUE"),
+        ("bio_rep=rep_1", "trained on cells with bio_rep = 'rep_1'; choose another value"),
+        ("batch=1", "trained on cells of every 'batch'; choose a column of its `where`"),
+        ("bio_rep=rep_9", "no cell has {'bio_rep': ['rep_9']}"),
+    ],
+)
+def test_cells_that_were_not_held_out_are_refused(
+    loaded: Checkpoint, data: Path, held_out: str, message: str
 ):
-    arguments = [str(checkpoint), "--pairing", "--out", str(tmp_path / "out")]
-    found = CliRunner().invoke(main, arguments)
-    assert found.exit_code == 1
-    assert "was not trained on STAT1, SMAD4, CD86; it knows middling" in found.output
-    assert fake_sampler.asked == []
+    with pytest.raises(ValueError, match="(?s)" + message.replace("{", r"\{").replace("[", r"\[")):
+        load_split(loaded, data, held_out)
+
+
+def test_data_that_are_not_there_or_lack_genes_are_refused(loaded: Checkpoint, data: Path):
+    with pytest.raises(ValueError, match="does not exist; give the folder"):
+        load_split(loaded, data / "nowhere", None)
+    wider = replace(loaded)
+    object.__setattr__(wider, "panel", ["NOWHERE", *GENES])
+    with pytest.raises(ValueError, match="do not have 1 genes of the panel, NOWHERE"):
+        load_split(wider, data, None)
+
+
+def test_a_condition_without_a_token_is_named_and_left_out(
+    checkpoint: Path, data: Path, tmp_path: Path, sampler: list[ArmRequest]
+):
+    config = json.loads((checkpoint / "config.json").read_text("utf-8"))
+    config["seen"] = [e for e in config["seen"] if e["interventions"][:1] != [_knockout("weak")]]
+    (checkpoint / "config.json").write_text(json.dumps(config))
+    from lingshu_model.wire.catalogue import pin
+
+    pin(checkpoint)
+    common = (checkpoint, "--data", data, "--out", tmp_path, "--seeds", "0", "--n-cells", 50)
+    assert "not evaluated, never trained on: weak" in run(*common)
+    found = json.loads((tmp_path / "evidence.json").read_text("utf-8"))
+    assert "weak" not in found["tiers"]["seen"]["per_perturbation"]
+
+
+def _knockout(name: str) -> dict[str, str]:
+    return {"kind": "knockout", "target": name}
+
+
+def test_a_target_of_the_panel_can_be_sampled_though_never_perturbed(loaded: Checkpoint):
+    assert can_sample(loaded, condition("G1"))
+    assert can_sample(loaded, condition("strong+weak"))
+    assert not can_sample(loaded, condition("NOWHERE"))
+    elsewhere = replace(condition("strong"), context=(("cell_line", "K562"),))
+    assert not can_sample(loaded, elsewhere)
 
 
 def test_an_unknown_checkpoint_is_an_error_that_names_it(tmp_path: Path):
-    found = CliRunner().invoke(main, ["nowhere", "--out", str(tmp_path)])
-    assert found.exit_code == 1
-    assert "no checkpoint 'nowhere'" in found.output
+    assert "no checkpoint 'nowhere'" in refused("nowhere", "--out", tmp_path)
 
 
 def test_cells_of_two_numerics_profiles_are_not_mixed():
@@ -248,50 +217,48 @@ def test_cells_of_two_numerics_profiles_are_not_mixed():
         profile_digest([{"profile": {"device": "a"}}, {"profile": {"device": "b"}}])
 
 
+def store_of(loaded: Checkpoint, folder: Path) -> ArmStore:
+    return ArmStore(loaded, folder / "arms", n_cells=20, steps=3, guidance=0.0)
+
+
 def test_an_arm_is_sampled_once_and_read_back_the_same(
-    checkpoint: Path, tmp_path: Path, fake_sampler
+    loaded: Checkpoint, tmp_path: Path, sampler: list[ArmRequest]
 ):
-    loaded = Catalogue([tmp_path]).load("made")
-    store = ArmStore(loaded, tmp_path / "arms", n_cells=20, steps=3, guidance=0.0)
-    control = Condition(CONTEXT)
-    first = dense(store.counts(control, 7))
-    np.testing.assert_array_equal(dense(store.counts(control, 7)), first)
-    assert [request.seed for request in fake_sampler.asked] == [7]
+    store, control = store_of(loaded, tmp_path), condition(CONTROL)
+    first = store.counts(control, 7).toarray()
+    np.testing.assert_array_equal(store.counts(control, 7).toarray(), first)
+    assert [request.seed for request in sampler] == [7]
     store.counts(control, 7, steps=8)
-    assert [request.steps for request in fake_sampler.asked] == [3, 8]
+    assert [request.steps for request in sampler] == [3, 8]
     assert store.counts(control, 7, n=5).shape == (5, len(GENES))
-    assert fake_sampler.asked[-1].n_cells == 5
+    assert sampler[-1].n_cells == 5
 
 
-def test_whole_tiles_are_asked_for_and_the_first_cells_kept(
-    checkpoint: Path, tmp_path: Path, fake_sampler
+def test_whole_tiles_are_sampled_and_the_first_cells_kept(
+    loaded: Checkpoint, tmp_path: Path, sampler: list[ArmRequest]
 ):
-    loaded = Catalogue([tmp_path]).load("made")
-    sampler = {**loaded.config["sampler"], "tile": 16}
-    tiled = replace(loaded, config={**loaded.config, "sampler": sampler})
-    store = ArmStore(tiled, tmp_path / "arms", n_cells=20, steps=3, guidance=0.0)
-    cells = store.counts(Condition(CONTEXT), 7)
-    assert cells.shape[0] == 20
-    assert fake_sampler.asked[-1].n_cells == 32
+    tiled = {**loaded.config, "sampler": {**loaded.config["sampler"], "tile": 16}}
+    store = store_of(replace(loaded, config=tiled), tmp_path)
+    assert store.counts(condition(CONTROL), 7).shape[0] == 20
+    assert sampler[-1].n_cells == 32
 
 
 def test_arms_of_a_context_are_pairs_and_contexts_share_no_cells(
-    checkpoint: Path, tmp_path: Path, fake_sampler
+    loaded: Checkpoint, tmp_path: Path
 ):
-    loaded = Catalogue([tmp_path]).load("made")
     elsewhere = {"cell_line": "elsewhere"}
     contexts = [*loaded.config["contexts"], {**loaded.config["contexts"][0], "context": elsewhere}]
-    sampler = {**loaded.config["sampler"], "tile": 48}
-    more = replace(loaded, config={**loaded.config, "contexts": contexts, "sampler": sampler})
-    store = ArmStore(more, tmp_path / "arms", n_cells=20, steps=3, guidance=0.0)
-    knocked_out = Intervention(kind="knockout", target="G1")
-    one, other = Condition(CONTEXT, (knocked_out,)), Condition(elsewhere, (knocked_out,))
-    first = store.request(one, 7).first_cell
-    assert first == store.request(one.control, 7).first_cell == 0
-    apart = store.request(other, 7).first_cell
-    assert apart == store.request(other.control, 7).first_cell
-    assert apart % 48 == 0
-    assert apart > 1_000_000
+    tiled = {**loaded.config["sampler"], "tile": 48}
+    more = replace(loaded, config={**loaded.config, "contexts": contexts, "sampler": tiled})
+    store, knockout = store_of(more, tmp_path), condition("G1")
+    assert dict(knockout.context) == CONTEXT
+    first = store.request(knockout, 7).first_cell
+    assert first == store.request(condition(CONTROL), 7).first_cell == 0
+    other = replace(knockout, context=tuple(elsewhere.items()))
+    second = store.request(other, 7).first_cell
+    assert second == store.request(replace(other, interventions=()), 7).first_cell
+    assert second % 48 == 0
+    assert second > 1_000_000
 
 
 def test_figures_are_rounded_to_five_digits_and_never_nan():

@@ -1,63 +1,70 @@
 import numpy as np
-from made import Truth
+import pytest
 from scipy.spatial.distance import cdist
+from scipy.stats import hypergeom
+from synthetic import Truth
 
-from lingshu_model.evaluate.copies import METRICS, _Pool, copy_check
-from lingshu_model.evaluate.sparse import csr
-
-
-def test_an_honest_model_is_not_taken_for_a_copyist():
-    truth = Truth()
-    (found,) = copy_check(truth.observed(120, 100), [truth.arms(200, 5)], np.random.default_rng(0))
-    assert found.exact["sampled"] == 0
-    assert not found.copies
-    assert found.n_cells == 500
+from lingshu_model.evaluate import Row, Source
+from lingshu_model.evaluate.copies import EXACT, P, copy_rows, nearest_distance
+from lingshu_model.evaluate.metrics.matrices import csr
+from lingshu_model.evaluate.rows import HELD_OUT, MODEL
 
 
-def test_a_model_that_copies_one_cell_in_twenty_is_caught():
-    truth = Truth()
-    observed, arms = truth.observed(120, 100), truth.arms(100, 5)
-    for name, cells in arms.items():
-        cells[::20] = observed.train[name][: len(cells[::20])]
-    (found,) = copy_check(observed, [arms], np.random.default_rng(0))
-    assert found.exact["sampled"] == 25
-    assert found.exact["real"] == 0
-    assert found.copies
+def check(arms: dict, seeds: int = 1) -> dict[tuple[str, str, int | None], float]:
+    (population,) = Truth().study(120, 100).populations
+    cells = {name: csr(each) for name, each in arms.items()}
+    rows = copy_rows(population, Source([*range(seeds)], [cells] * seeds), "test")
+    return {(row.metric, row.predictor, row.seed): row.value for row in rows if _has(row)}
 
 
-def test_a_model_that_copies_nearly_is_caught_by_distance():
-    truth = Truth()
-    observed = truth.observed(120, 100)
-    arms = {name: cells[:100].copy() for name, cells in observed.train.items()}
+def _has(row: Row) -> bool:
+    return np.isfinite(row.value)
+
+
+def test_an_honest_model_does_not_copy():
+    found = check(Truth().arms(200, 5))
+    assert found[EXACT, MODEL, 0] == 0
+    assert found[f"{P}_exact", MODEL, 0] > 0.01
+    assert found[f"{P}_near", MODEL, 0] > 0.01
+
+
+def test_a_model_that_copies_one_cell_in_twenty_is_noticed():
+    arms = Truth().arms(100, 5)
+    for name, cells in Truth().arms(120, 1).items():
+        arms[name][::20] = cells[: len(arms[name][::20])]
+    found = check(arms)
+    assert found[EXACT, MODEL, 0] == 25
+    assert found[EXACT, HELD_OUT, 0] == 0
+    assert found[f"{P}_exact", MODEL, 0] == pytest.approx(hypergeom.sf(24, 1000, 25, 500))
+    assert found[f"{P}_exact", MODEL, 0] < 1e-6
+
+
+def test_a_model_that_copies_nearly_is_noticed_by_distance():
+    arms = {name: cells[:100].copy() for name, cells in Truth().arms(120, 1).items()}
     for cells in arms.values():
         cells[:, 0] += 1
-    (found,) = copy_check(observed, [arms], np.random.default_rng(0))
-    assert found.exact["sampled"] == 0
-    assert found.p["near_cityblock"] < 1e-3
-    assert found.copies
+    found = check(arms)
+    assert found[EXACT, MODEL, 0] == 0
+    assert found[f"{P}_near", MODEL, 0] < 1e-3
+    assert found["distance_to_training", MODEL, 0] == 1
 
 
 def test_training_cells_are_measured_against_the_others():
+    found = check(Truth().arms(200, 5))
+    assert found["distance_to_training", "training_cells", 0] > 0
+
+
+def test_every_seed_is_compared_with_the_same_held_out_cells():
+    found = check(Truth().arms(100, 5), seeds=2)
+    distances = [found["distance_to_training", HELD_OUT, seed] for seed in (0, 1)]
+    assert distances[0] == distances[1]
+
+
+def test_distances_of_sparse_cells_are_those_of_scipy():
     truth = Truth()
-    (found,) = copy_check(truth.observed(120, 100), [truth.arms(200, 5)], np.random.default_rng(0))
-    assert found.n_measured == 500
-    assert min(found.quantiles["cityblock"]["training"]) > 0
-
-
-def test_every_seed_is_checked_against_the_same_held_out_cells():
-    truth = Truth()
-    seeds = [truth.arms(100, 5), truth.arms(100, 6)]
-    one, other = copy_check(truth.observed(120, 100), seeds, np.random.default_rng(0))
-    assert one.quantiles["cityblock"]["real"] == other.quantiles["cityblock"]["real"]
-    assert one.quantiles["cityblock"]["sampled"] != other.quantiles["cityblock"]["sampled"]
-
-
-def test_distances_of_sparse_cells_are_scipys():
-    truth = Truth()
-    counts = np.concatenate([truth.cells("strong", 30, 1), np.zeros((1, 40), np.int32)])
+    counts = np.concatenate([truth.cells("strong", 130, 1), np.zeros((1, 40), np.int32)])
     pool = truth.cells("weak", 50, 2) * (np.random.default_rng(0).random((50, 40)) < 0.5)
-    for metric in METRICS:
-        found = _Pool(csr(pool)).nearest(csr(counts), metric)
-        np.testing.assert_allclose(found, cdist(counts, pool, metric).min(axis=1))
-        among = _Pool(csr(pool)).nearest(csr(pool[:7]), metric, itself=True)
-        np.testing.assert_allclose(among, np.sort(cdist(pool[:7], pool, metric))[:, 1])
+    found = nearest_distance(csr(counts), csr(pool))
+    np.testing.assert_allclose(found, cdist(counts, pool, "cityblock").min(axis=1))
+    among = nearest_distance(csr(pool[:7]), csr(pool), rank=1)
+    np.testing.assert_allclose(among, np.sort(cdist(pool[:7], pool, "cityblock"))[:, 1])

@@ -12,7 +12,8 @@ import pytest
 from made_peers import BAD, GOOD, split_folder
 from safetensors.numpy import load
 
-from benchmarks.peers import driver, environments
+from benchmarks import environments
+from benchmarks.peers import driver
 from benchmarks.peers.driver import Peer, Places, run_peer
 from lingshu_model.wire import decode_cells
 
@@ -29,7 +30,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Places]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(driver, "SCRIPTS", scripts)
         patch.setattr(driver, "PEERS", {n: Peer("here", f"{n}.py") for n in ("good", "bad")})
-        patch.setattr(driver, "python_of", lambda _environment, _folder: Path(sys.executable))
+        patch.setattr(driver, "python_of", lambda *_: Path(sys.executable))
         run_peer("good", places, [0, 1], [])
         yield places
 
@@ -97,22 +98,21 @@ def test_our_packages_are_out_of_a_peers_reach(monkeypatch: pytest.MonkeyPatch):
     assert "PYTHONPATH" not in environments.surroundings()
 
 
-def test_an_environment_is_made_once_and_again_when_its_requirements_change(
+def test_an_environment_is_installed_once_and_again_when_its_requirements_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    made: list[Path] = []
+    installed: list[Path] = []
 
     def install(home: Path, _required: Path) -> None:
-        made.append(home)
+        installed.append(home)
         home.mkdir(exist_ok=True)
 
     monkeypatch.setattr(environments, "install", install)
-    monkeypatch.setattr(environments, "REQUIREMENTS", tmp_path)
     required = tmp_path / "peer.txt"
     required.write_text("one==1\n")
     for _ in range(2):
-        python = environments.python_of("peer", tmp_path)
-    assert python == tmp_path / "peers-peer" / "bin" / "python"
+        python = environments.python_of("peer", required, tmp_path)
+    assert python == tmp_path / "peer" / "bin" / "python"
     required.write_text("one==2\n")
-    environments.python_of("peer", tmp_path)
-    assert made == [tmp_path / "peers-peer"] * 2
+    environments.python_of("peer", required, tmp_path)
+    assert installed == [tmp_path / "peer"] * 2

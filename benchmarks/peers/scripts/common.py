@@ -1,8 +1,7 @@
 """What every peer's script shares: the stage it reads, the cells it leaves, and its clock.
 
 Runs in the peers' own environments, so it imports numpy, scipy, pandas and anndata alone. The stage
-holds `train.h5ad`, `validation.h5ad` and `wanted.json`; held-out cells are not in it. Knows nothing
-of any peer.
+holds `train.h5ad`, `validation.h5ad` and `wanted.json`; held-out cells are not in it.
 """
 
 import argparse
@@ -47,8 +46,8 @@ class Work:
 
     def wanted(self) -> list[Wanted]:
         """Return the conditions of which cells are wanted."""
-        told = json.loads((self.stage / "wanted.json").read_text("utf-8"))
-        return [Wanted(condition=name, **each) for name, each in told.items()]
+        wanted = json.loads((self.stage / "wanted.json").read_text("utf-8"))
+        return [Wanted(condition=name, **each) for name, each in wanted.items()]
 
     def cells(self) -> anndata.AnnData:
         """Return training and validation cells in this order; obs `validation` tells them apart."""

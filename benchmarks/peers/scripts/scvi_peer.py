@@ -9,7 +9,7 @@ Two ways to make a condition's cells, from one trained model; neither encodes a 
 - `scvi-prior`: latents from the standard normal, decoded in the same way; library sizes as above.
 
 The encoder sees counts and the data set, not the other labels (`encode_covariates=False`). Genes
-that a data set does not measure are 0 in its cells, as scVI has no mask; its decoder is told the
+that a data set does not measure are 0 in its cells, as scVI has no mask; its decoder is given the
 data set. Genes counted in fewer than 3 training cells are left out and 0 in its cells.
 
 Early stopping watches the validation ELBO once the KL term has its whole weight (`--warmup`):
@@ -112,13 +112,13 @@ def draw(
     parts: list[np.ndarray] = []
     for start in range(0, len(latent), BATCH):
         z, size = (torch.as_tensor(a[start : start + BATCH]) for a in (latent, library))
-        told = model.module.generative(
+        decoded = model.module.generative(
             z=z,
             library=size,
             batch_index=torch.full((len(z), 1), batch),
             cat_covs=torch.tensor([covariates]).repeat(len(z), 1),
         )
-        parts.append(told["px"].sample().numpy().astype(np.int32))
+        parts.append(decoded["px"].sample().numpy().astype(np.int32))
     return np.concatenate(parts)
 
 

@@ -125,7 +125,7 @@ def sample(
     parts: list[np.ndarray] = []
     with torch.inference_mode():
         for some in cells.split(work.options.length):
-            told = network.predict_step(
+            predicted = network.predict_step(
                 {
                     "ctrl_cell_emb": some,
                     # Read only for a control, whose prediction is the control cell itself.
@@ -137,7 +137,7 @@ def sample(
                 0,
                 padded=False,
             )
-            parts.append(told["preds"].reshape(len(some), -1).numpy())
+            parts.append(predicted["preds"].reshape(len(some), -1).numpy())
     work.leave(folder, wanted.condition, np.concatenate(parts).astype(np.float32))
     return wanted.n_cells
 

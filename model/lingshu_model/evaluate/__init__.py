@@ -1,30 +1,46 @@
-"""How good a checkpoint is on cells it never saw, beside the baselines it has to beat.
+"""How good a checkpoint is on cells that it was not trained on, beside simple predictors.
 
-`python -m lingshu_model.evaluate CHECKPOINT` samples the cells, writes the tables and, when asked,
-the checkpoint's `evidence.json`. All the numbers are made by torch-free functions of counts
-matrices, so anything that draws cells can be judged by them. Knows nothing of the ledger or tools.
+`python -m lingshu_model.evaluate CHECKPOINT` samples cells, writes tables and, if told to, the
+checkpoint's `evidence.json`. In Python: `build_study` of a `Split`, then `evaluate` with `Source`s
+of predicted cells gives rows, `figures` averages and compares them. Metrics and simple predictors
+are small functions in registries (`AGREEMENT`, `DISTRIBUTION`, `PREDICTORS`); nothing here but
+`arms` needs torch.
 """
 
-from lingshu_model.evaluate.changes import Change, change_between, log1p_cp10k, paired_change
-from lingshu_model.evaluate.copies import CopyCheck, copy_check
-from lingshu_model.evaluate.distribution import DistributionError, compare_distributions
-from lingshu_model.evaluate.effects import EffectTable, compare_effects
-from lingshu_model.evaluate.estimates import Estimate, verdict
-from lingshu_model.evaluate.observed import Observed, choose_sets
+from lingshu_model.evaluate.compare import Estimate, compare_units, estimate, holm, verdict
+from lingshu_model.evaluate.figures import Figure, figures
+from lingshu_model.evaluate.metrics.agreement import AGREEMENT
+from lingshu_model.evaluate.metrics.resampling import Draws
+from lingshu_model.evaluate.metrics.samples import DISTRIBUTION
+from lingshu_model.evaluate.predictors import PREDICTORS
+from lingshu_model.evaluate.report import Report, evaluate
+from lingshu_model.evaluate.rows import HeldOut, NamedSet, Row, read_rows, write_rows
+from lingshu_model.evaluate.sources import Source
+from lingshu_model.evaluate.study import Contrast, Population, Split, Study, build_study
 
 __all__ = [
-    "Change",
-    "CopyCheck",
-    "DistributionError",
-    "EffectTable",
+    "AGREEMENT",
+    "DISTRIBUTION",
+    "PREDICTORS",
+    "Contrast",
+    "Draws",
     "Estimate",
-    "Observed",
-    "change_between",
-    "choose_sets",
-    "compare_distributions",
-    "compare_effects",
-    "copy_check",
-    "log1p_cp10k",
-    "paired_change",
+    "Figure",
+    "HeldOut",
+    "NamedSet",
+    "Population",
+    "Report",
+    "Row",
+    "Source",
+    "Split",
+    "Study",
+    "build_study",
+    "compare_units",
+    "estimate",
+    "evaluate",
+    "figures",
+    "holm",
+    "read_rows",
     "verdict",
+    "write_rows",
 ]

@@ -1,7 +1,4 @@
-"""`python -m lingshu_model.evaluate CHECKPOINT`: sample, compare, print the tables.
-
-Knows nothing of the numbers it prints.
-"""
+"""`python -m lingshu_model.evaluate CHECKPOINT`: sample, compare, write tables and evidence."""
 
 import os
 import platform
@@ -13,28 +10,17 @@ from typing import Any
 import click
 from tqdm import tqdm
 
-from lingshu_model.evaluate.arms import ArmStore, profile_digest
-from lingshu_model.evaluate.curve import make_curve, n_curve_arms
-from lingshu_model.evaluate.data import (
-    DEFAULT,
-    RELATED,
-    VALIDATION,
-    data_files,
-    load_study,
-    read_gene_sets,
-)
+from lingshu_model.evaluate.arms import ArmStore, can_sample, null_labels, profile_digest
+from lingshu_model.evaluate.data import DEFAULT, VALIDATION, data_files, load_split
 from lingshu_model.evaluate.evidence import dumps, evidence, rounded
-from lingshu_model.evaluate.pairing import make_pairing, n_pairing_arms
-from lingshu_model.evaluate.peers import Peers, read_peers
-from lingshu_model.evaluate.report import Asked, Report, make_report, n_arms
-from lingshu_model.evaluate.study import Study
-from lingshu_model.evaluate.tables import curve_table, pairing_table, report_tables
+from lingshu_model.evaluate.report import Report, evaluate, null_changes, sample
+from lingshu_model.evaluate.rows import MODEL, read_rows, write_rows
+from lingshu_model.evaluate.sources import read_peers
+from lingshu_model.evaluate.study import Study, build_study, condition_names
+from lingshu_model.evaluate.tables import as_csv, markdown
 from lingshu_model.redaction import protect_streams
 from lingshu_model.wire import Catalogue, CheckpointError
 from lingshu_model.wire.catalogue import pin
-
-HALLMARK = Path("priors/msigdb_hallmark.gmt")
-INTERFERON = "HALLMARK_INTERFERON_ALPHA_RESPONSE"
 
 
 @click.command()
@@ -56,102 +42,90 @@ INTERFERON = "HALLMARK_INTERFERON_ALPHA_RESPONSE"
     type=click.IntRange(2),
     default=300,
     show_default=True,
-    help="Cells of either arm of a perturbation that was trained on, and of the shams.",
+    help="Cells of either arm of a perturbation that was trained on, and of null labels.",
 )
 @click.option("--steps", type=click.IntRange(1), help="Default: the checkpoint's own.")
 @click.option("--guidance", type=click.FloatRange(0), help="Default: the checkpoint's own.")
 @click.option("--workers", type=click.IntRange(1), default=os.cpu_count(), help="Tiles at a time.")
 @click.option("--peer", multiple=True, help="NAME=FOLDER of another model's cells; repeatable.")
 @click.option("--related", help="Families of related contexts, by how they begin: A,B;C,D.")
-@click.option(
-    "--gene-set",
-    multiple=True,
-    help="Of --gmt; default for cytokines: the interferon-alpha response.",
-)
-@click.option("--gene", multiple=True, help="A gene looked at alone; default for cytokines: ISG15.")
-@click.option("--gmt", type=click.Path(path_type=Path), help="Default: Hallmark, under --data.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("evaluation"))
+@click.option(
+    "--fold",
+    "folds",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="An --out folder of another fold, whose rows are added; repeatable.",
+)
 @click.option("--write-evidence", is_flag=True, help="Into the checkpoint folder, then pin it.")
-@click.option("--pairing", is_flag=True, help="Only the table of what pairing saves.")
-@click.option("--curve", help="STEPS,STEPS,…: only quality against steps, on the validation cells.")
+@click.option(
+    "--curve",
+    help="STEPS,STEPS,…: other numbers of steps beside the default; on the validation cells.",
+)
 def main(checkpoint: str, data: Path, held_out: str | None, out: Path, **options: Any) -> None:
-    """Compare CHECKPOINT (a name or a folder) with held-out cells and with its baselines."""
+    """Compare CHECKPOINT (a name or a folder) with held-out cells and with simple predictors."""
     # `lingshu evaluate` keeps Ctrl-C back until here.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    if options["curve"]:
+        held_out = held_out or VALIDATION  # the number of steps is a setting
+    if held_out == VALIDATION and options["write_evidence"]:
+        message = "evidence comes from cells that chose nothing: not from the validation slice"
+        raise click.ClickException(message)
     out.mkdir(parents=True, exist_ok=True)
     try:
         store = _store(checkpoint, out, options)
-        if options["pairing"]:
-            _pairing(store, out, options)
-        elif options["curve"]:
-            _curve(store, _study(store, data, held_out or VALIDATION, options), out, options)
-        else:
-            _evaluate(store, data, held_out, out, options)
+        study = _study(store, data, held_out, options["related"])
+        _evaluate(store, study, data, out, options)
     except (ValueError, CheckpointError, FileNotFoundError) as error:
         raise click.ClickException(str(error)) from error
 
 
+def _study(store: ArmStore, data: Path, held_out: str | None, related: str | None) -> Study:
+    """Return the study of what the checkpoint can sample; the rest is named on the terminal."""
+    split = load_split(store.checkpoint, data, held_out)
+    unknown = [c for c in split.tested if not can_sample(store.checkpoint, c)]
+    if unknown:
+        names = zip(split.tested, condition_names(split.tested), strict=True)
+        missing = "; ".join(name for condition, name in names if condition in unknown)
+        click.echo(f"not evaluated, never trained on: {missing}", err=True)
+    families = [family.split(",") for family in related.split(";")] if related else []
+    return build_study(split.without(unknown), families)
+
+
 def _evaluate(
-    store: ArmStore, data: Path, held_out: str | None, out: Path, options: dict[str, Any]
+    store: ArmStore, study: Study, data: Path, out: Path, options: Mapping[str, Any]
 ) -> None:
-    seeds = _numbers(options["seeds"])
-    if held_out == VALIDATION and options["write_evidence"]:
-        message = "evidence comes from cells that chose nothing: not from the validation slice"
-        raise ValueError(message)
-    study = _study(store, data, held_out, options)
-    asked = _asked(store, study, data, options)
-    with tqdm(total=n_arms(store, study, seeds), unit="arm", disable=None) as bar:
-        report = make_report(store, study, seeds, bar.update, asked)
-    found = rounded(evidence(report, _head(store, report, data)))
-    tables = report_tables(found)
-    (out / "evidence.json").write_text(dumps(found), "utf-8")
-    (out / "tables.md").write_text(tables, "utf-8")
-    click.echo(tables)
+    seeds, steps = _numbers(options["seeds"]), _numbers(options["curve"] or "")
+    sizes, nulls = study.sizes(store.n_cells), null_labels(store.checkpoint)
+    peers = dict(pair.partition("=")[::2] for pair in options["peer"])
+    folders = {name: Path(folder) for name, folder in peers.items()}
+    sources = read_peers(folders, study.conditions, sizes, len(store.checkpoint.panel))
+    total = len(sizes) * (len(seeds) + len(steps)) + len(nulls)
+    with tqdm(total=total, unit="arm", disable=None) as bar:
+        sources = {MODEL: sample(store, study, seeds, bar.update), **sources}
+        for n in steps:
+            sources[f"{n} steps"] = sample(store, study, seeds[:1], bar.update, steps=n)
+        null = null_changes(store, study, seeds[0], bar.update)
+    report = evaluate(study, sources)
+    write_rows(out / "rows.npz", report.rows, report.held_out, report.sets)
+    for folder in options["folds"]:
+        report = report.merged(Report(*read_rows(folder / "rows.npz")))
+    head = _head(store, study, seeds, data_files(store.checkpoint, data))
+    written = rounded(evidence(report, null, head))
+    texts = {
+        "evidence.json": dumps(written),
+        "figures.csv": as_csv(written),
+        "tables.md": markdown(written),
+    }
+    for name, text in texts.items():
+        (out / name).write_text(text, "utf-8")
+    click.echo(texts["tables.md"])
     if options["write_evidence"]:
-        (store.checkpoint.path / "evidence.json").write_text(dumps(found), "utf-8")
+        (store.checkpoint.path / "evidence.json").write_text(texts["evidence.json"], "utf-8")
         click.echo(f"pinned {pin(store.checkpoint.path)}")
 
 
-def _study(store: ArmStore, data: Path, held_out: str | None, options: dict[str, Any]) -> Study:
-    named = options["related"]
-    related = [family.split(",") for family in named.split(";")] if named else RELATED
-    return load_study(store.checkpoint, data, held_out, related)
-
-
-def _asked(store: ArmStore, study: Study, data: Path, options: dict[str, Any]) -> Asked:
-    """Return the peers, the genes and the gene sets to look at."""
-    folders = {
-        name: Path(folder) for name, _, folder in (p.partition("=") for p in options["peer"])
-    }
-    genes = len(store.checkpoint.panel)
-    sizes = study.sizes(store.n_cells)
-    peers = read_peers(folders, study.conditions, sizes, genes) if folders else Peers()
-    judged = any(population.held_out for population in study.populations)
-    named = list(options["gene_set"]) or ([INTERFERON] if judged else [])
-    alone = list(options["gene"]) or (["ISG15"] if judged else [])
-    gmt = options["gmt"] or data / HALLMARK
-    sets = read_gene_sets(gmt, named) if named and (options["gmt"] or gmt.is_file()) else {}
-    return Asked(peers, {**{gene: [gene] for gene in alone}, **sets})
-
-
-def _curve(store: ArmStore, study: Study, out: Path, options: dict[str, Any]) -> None:
-    steps, seed = _numbers(options["curve"]), _numbers(options["seeds"])[0]
-    with tqdm(total=n_curve_arms(study, steps, store.n_cells), unit="arm", disable=None) as bar:
-        table = curve_table(make_curve(store, study, steps, seed, bar.update))
-    (out / "curve.md").write_text(table, "utf-8")
-    click.echo(table)
-
-
-def _pairing(store: ArmStore, out: Path, options: dict[str, Any]) -> None:
-    with tqdm(total=n_pairing_arms(), unit="arm", disable=None) as bar:
-        seed = _numbers(options["seeds"])[0]
-        gains = make_pairing(store, seed, bar.update)
-    table = pairing_table(gains, store.n_cells)
-    (out / "pairing.md").write_text(table, "utf-8")
-    click.echo(table)
-
-
-def _store(name: str, out: Path, options: dict[str, Any]) -> ArmStore:
+def _store(name: str, out: Path, options: Mapping[str, Any]) -> ArmStore:
     folder = Path(name)
     catalogue = Catalogue([folder.resolve().parent]) if folder.is_dir() else Catalogue()
     checkpoint = catalogue.load(folder.resolve().name if folder.is_dir() else name)
@@ -167,24 +141,21 @@ def _store(name: str, out: Path, options: dict[str, Any]) -> ArmStore:
     )
 
 
-def _head(store: ArmStore, report: Report, data: Path) -> dict[str, Any]:
+def _head(store: ArmStore, study: Study, seeds: list[int], files: dict[str, Any]) -> dict[str, Any]:
     """Return what the evidence says besides the figures."""
-    sizes, study = report.n_cells, report.study
-    requests = [
-        store.request(study.conditions[name], seed, n=n)
-        for seed in report.seeds
-        for name, n in sizes.items()
-    ]
+    sizes = study.sizes(store.n_cells)
+    arms = [(study.conditions[name], seed, n) for seed in seeds for name, n in sizes.items()]
+    requests = [store.request(condition, seed, n=n) for condition, seed, n in arms]
     notes = store.notes(requests)
     seconds = sum(note["seconds"] for note in notes)
     return {
         "checkpoint_digest": store.checkpoint.digest,
-        "data": {**data_files(store.checkpoint, data), "held_out": study.held_out},
+        "data": {**files, "held_out": study.held_out},
         "settings": {
             "steps": store.steps,
             "guidance": store.guidance,
             "n_cells": store.n_cells,
-            "seeds": list(report.seeds),
+            "seeds": seeds,
             "profile_digest": profile_digest(notes),
         },
         "cost": {
@@ -195,12 +166,12 @@ def _head(store: ArmStore, report: Report, data: Path) -> dict[str, Any]:
 
 
 def _machine(profile: Mapping[str, Any]) -> str:
-    """Return the device the cells were sampled on: a GPU's name, or this machine's processor."""
+    """Return the device of the cells: a GPU's name, or this machine's processor."""
     device = str(profile.get("device", "cpu"))
     if device != "cpu":
         return device
-    named = Path("/proc/cpuinfo")
-    lines = named.read_text("utf-8").splitlines() if named.is_file() else []
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text("utf-8").splitlines() if path.is_file() else []
     models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return f"{models[0] if models else platform.machine()}, {os.cpu_count()} cores"
 

@@ -1,17 +1,17 @@
-"""Sampled cells of a checkpoint, kept on disk so that making the tables again samples nothing.
+"""Sampled cells of a checkpoint, kept on disk so that evaluating again samples nothing.
 
-The only module here that calls the sampler, and it loads it at the first arm that is not on disk.
-Knows nothing of what the cells are for.
+The only module here that calls the sampler; it is imported when the first cells are missing.
 """
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lingshu_model.evaluate.sparse import Sparse, csr
+from lingshu_model.evaluate.metrics.matrices import Sparse, csr
+from lingshu_model.train.cells import Condition
 from lingshu_model.wire import (
     ArmRequest,
     Blob,
@@ -23,22 +23,8 @@ from lingshu_model.wire import (
 from lingshu_model.wire.durable import durably, write_durably
 
 CELLS_AT_ONCE = 1024
-APART = 1 << 20
-"""Cells from one context's first to the next one's: more than are ever asked for."""
-Interventions = tuple[Intervention, ...]
-
-
-@dataclass(frozen=True)
-class Condition:
-    """What cells are asked for: a context and what is done to it (nothing = control)."""
-
-    context: Mapping[str, str]
-    interventions: Interventions = ()
-
-    @property
-    def control(self) -> "Condition":
-        """The same context with nothing done to it."""
-        return Condition(self.context)
+BETWEEN_CONTEXTS = 1 << 20
+"""Cell numbers from one context's first to the next one's: more than are ever sampled."""
 
 
 @dataclass
@@ -48,7 +34,7 @@ class ArmStore:
     Attributes:
         checkpoint: whose cells.
         folder: where they are kept, one file per request digest with its cost beside it.
-        n_cells: cells per arm where no number is asked for.
+        n_cells: cells per arm where no number is given.
         steps: sampling steps.
         guidance: classifier-free guidance.
         workers: tiles sampled at a time, one thread each.
@@ -63,45 +49,43 @@ class ArmStore:
     _sampler: Any = field(default=None, repr=False)
 
     def counts(
-        self, asked: Condition, seed: int, *, n: int | None = None, steps: int | None = None
+        self, condition: Condition, seed: int, *, n: int | None = None, steps: int | None = None
     ) -> Sparse:
         """Return CSR [n, panel]: the arm's cells, sampled unless they are on disk."""
-        request = self.request(asked, seed, n=n, steps=steps)
+        request = self.request(condition, seed, n=n, steps=steps)
         path = self._path(request, "safetensors")
         if not path.is_file():
             self._sample(request, path)
-        return csr(decode_cells(path).counts[: self._asked(n)])
+        return csr(decode_cells(path).counts[: self.n_cells if n is None else n])
 
     def request(
-        self, asked: Condition, seed: int, *, n: int | None = None, steps: int | None = None
+        self, condition: Condition, seed: int, *, n: int | None = None, steps: int | None = None
     ) -> ArmRequest:
-        """Return what is asked of the sampler: whole tiles, since it computes no less.
+        """Return the request of an arm: whole tiles, since the sampler computes no less.
 
-        Arms of one context are pairs, cell by cell. Contexts have cells of their own: those of one
-        number share their randomness whatever the condition, and noise that cells of a pool have
-        in common would not average out.
+        Arms of one context are paired, cell by cell. Cells of one number share their random stream
+        whatever the condition, so every context has cell numbers of its own: noise that the cells
+        of a pool have in common would not average out.
         """
         tile = int(self.checkpoint.config["sampler"].get("tile", 1))
-        place = self.checkpoint.contexts.index(dict(asked.context))
+        n = self.n_cells if n is None else n
+        place = self.checkpoint.contexts.index(dict(condition.context))
         return ArmRequest(
             checkpoint=self.checkpoint.name,
             checkpoint_digest=self.checkpoint.digest,
-            context=dict(asked.context),
-            interventions=asked.interventions,
+            context=dict(condition.context),
+            interventions=condition.interventions,
             seed=seed,
-            first_cell=place * APART // tile * tile,
-            n_cells=-(-self._asked(n) // tile) * tile,
+            first_cell=place * BETWEEN_CONTEXTS // tile * tile,
+            n_cells=-(-n // tile) * tile,
             steps=steps or self.steps,
             guidance=self.guidance,
         )
 
     def notes(self, requests: Sequence[ArmRequest]) -> list[dict[str, Any]]:
-        """Return `seconds` and the numerics `profile` each of these arms was sampled with."""
+        """Return `seconds` and the numerics `profile` with which each of these was sampled."""
         paths = [self._path(request, "json") for request in requests]
         return [json.loads(path.read_text("utf-8")) for path in paths]
-
-    def _asked(self, n: int | None) -> int:
-        return self.n_cells if n is None else n
 
     def _path(self, request: ArmRequest, suffix: str) -> Path:
         return self.folder / f"{request.digest.removeprefix('sha256:')[:32]}.{suffix}"
@@ -127,18 +111,37 @@ def _parts(request: ArmRequest) -> Iterator[ArmRequest]:
         yield request.model_copy(update={"first_cell": start, "n_cells": n_cells})
 
 
-def shams(checkpoint: Checkpoint) -> list[Condition]:
-    """Return the trained sham conditions, ordered by name."""
-    found = [c for c in trained(checkpoint) if any(i.kind == "sham" for i in c.interventions)]
-    return sorted(found, key=lambda c: c.interventions[0].target)
-
-
-def trained(checkpoint: Checkpoint) -> list[Condition]:
-    """Return the conditions the checkpoint was trained on, shams among them."""
+def seen_conditions(checkpoint: Checkpoint) -> list[Condition]:
+    """Return the conditions that a checkpoint was trained on, null labels among them."""
     return [
-        Condition(entry["context"], tuple(Intervention(**i) for i in entry["interventions"]))
+        Condition(
+            tuple(sorted(entry["context"].items())),
+            tuple(Intervention(**each) for each in entry["interventions"]),
+        )
         for entry in checkpoint.config["seen"]
     ]
+
+
+def null_labels(checkpoint: Checkpoint) -> list[Condition]:
+    """Return the conditions that are random control cells under a label, ordered by name."""
+    every = seen_conditions(checkpoint)
+    nulls = [c for c in every if any(each.kind == "sham" for each in c.interventions)]
+    return sorted(nulls, key=lambda c: c.interventions[0].target)
+
+
+def can_sample(checkpoint: Checkpoint, condition: Condition) -> bool:
+    """Return whether a checkpoint has a token for everything in a condition.
+
+    It needs the context, and of each intervention the kind and a target that was perturbed in
+    training or is a gene of the panel.
+    """
+    seen = seen_conditions(checkpoint)
+    known = {(each.kind, each.target) for c in seen for each in c.interventions}
+    kinds, panel = {kind for kind, _ in known}, {*checkpoint.panel}
+    return dict(condition.context) in checkpoint.contexts and all(
+        (each.kind, each.target) in known or (each.kind in kinds and each.target in panel)
+        for each in condition.interventions
+    )
 
 
 def profile_digest(notes: Sequence[dict[str, Any]]) -> str:

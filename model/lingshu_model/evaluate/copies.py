@@ -1,138 +1,82 @@
 """Whether sampled cells copy training cells more often than real held-out cells do.
 
-Small cells are alike by chance, real ones included: in a few hundred genes with a few hundred
-counts even two honest cells may be equal. So the model's cells are matched to the held-out cells
-condition by condition, and their distances to the nearest training cell are set side by side.
-Knows nothing of effects.
+Small cells are alike by chance: in a few hundred genes with a few hundred counts even two unrelated
+cells may be equal. So sampled cells are matched to held-out cells condition by condition, and the
+distances of both to the nearest training cell are compared.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from scipy import sparse
 from scipy.stats import hypergeom
 
-from lingshu_model.evaluate.changes import Counts, Floats
-from lingshu_model.evaluate.observed import Observed
-from lingshu_model.evaluate.sparse import (
-    Sparse,
-    csr,
-    one_hot,
-    presence,
-    stacked,
-    thermometer,
-)
+from lingshu_model.evaluate.metrics.matrices import Floats, Sparse, csr, stacked
+from lingshu_model.evaluate.metrics.resampling import stream
+from lingshu_model.evaluate.rows import HELD_OUT, MODEL, Row
+from lingshu_model.evaluate.sources import Source
+from lingshu_model.evaluate.study import Population
 
-NEAR = 0.01
-"""A near copy lies among this share of the smallest distances of both kinds of cells pooled."""
-ALPHA = 0.01
-QUERIES = 600
+EXACT, NEAR, DISTANCE = "exact_copies", "near_copies", "distance_to_training"
+P = "p_of_copies"
+NEAREST = 0.01
+"""A near copy is among this share of the smallest distances of both kinds of cells pooled."""
+MEASURED = 600
 """Cells of either kind whose distances are measured."""
-PART = 100
-QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95)
-Metric = Literal["cityblock", "hamming"]
-METRICS: tuple[Metric, ...] = ("cityblock", "hamming")
+BLOCK = 100
+TRAINING = "training_cells"
+"""Training cells against the others: tells copying from a shift between replicates."""
 
 
-@dataclass(frozen=True)
-class CopyCheck:
-    """Sampled and real cells against the training cells.
-
-    The kinds of cells are `sampled`, `real` (held out) and, to tell copying from a shift between
-    replicates, `training` (training cells against all the others); only the first two are tested.
-
-    Attributes:
-        n_cells: cells of either kind searched for exact copies.
-        n_measured: those of them whose distances were measured.
-        exact: exact copies by kind, sampled and real.
-        near: shares of near copies by distance and kind.
-        p: one-sided permutation p of sampled cells copying more, by test.
-        quantiles: quantiles of the distance to the nearest training cell, by distance and kind.
-    """
-
-    n_cells: int
-    n_measured: int
-    exact: Mapping[str, int]
-    near: Mapping[Metric, Mapping[str, float]]
-    p: Mapping[str, float]
-    quantiles: Mapping[Metric, Mapping[str, list[float]]]
-
-    @property
-    def copies(self) -> bool:
-        """Whether sampled cells copy more often than real ones: p < 0.01, Bonferroni over tests."""
-        return min(self.p.values()) < ALPHA / len(self.p)
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the figures as JSON values."""
-        return {
-            "n_cells": self.n_cells,
-            "n_measured": self.n_measured,
-            "exact_copies": dict(self.exact),
-            "near_copies": {m: dict(kinds) for m, kinds in self.near.items()},
-            "p": dict(self.p),
-            "distance_quantiles": {m: dict(kinds) for m, kinds in self.quantiles.items()},
-            "quantiles": list(QUANTILES),
-            "more_than_real": self.copies,
-        }
-
-
-def copy_check(
-    observed: Observed, sampled: Sequence[Mapping[str, Counts]], generator: np.random.Generator
-) -> list[CopyCheck]:
-    """Return, for each seed's cells, how they and held-out cells lie to the training cells.
+def copy_rows(population: Population, model: Source, fold: str) -> Iterator[Row]:
+    """Yield copies, tests and the median distance for each seed of the model's cells.
 
     Held-out cells and as many sampled ones of the same conditions are searched for exact copies of
-    any training cell; up to 600 of either are measured. Under the null the two kinds are
-    exchangeable, which makes the number of copies among the sampled ones hypergeometric: the
-    permutation test in closed form.
+    any training cell; up to 600 of either are measured. Under the null hypothesis the two kinds are
+    exchangeable, so the number of copies among the sampled ones is hypergeometric: the permutation
+    test in closed form.
     """
-    sizes = {name: min(arms[name].shape[0] for arms in sampled) for name in observed.test}
-    sizes = {name: min(n, observed.n_test(name)) for name, n in sizes.items()}
-    real = _draw(observed.test, sizes, generator)
-    pool = _Pool(stacked(observed.train.values()))
-    n = real.shape[0]
-    rows = generator.permutation(n)[:QUERIES]
-    own = generator.permutation(pool.counts.shape[0])[: len(rows)]
-    known = {
-        metric: {
-            "real": pool.nearest(real[rows], metric),
-            "training": pool.nearest(pool.counts[own], metric, itself=True),
-        }
-        for metric in METRICS
+    generator = stream("copies", population.name)
+    sizes = {
+        name: min(population.n_test(name), *(arms[name].shape[0] for arms in model.arms))
+        for name in population.test
     }
-    exact = pool.copies(real)
-    checks: list[CopyCheck] = []
-    for arms in sampled:
-        mine = _draw(arms, sizes, generator)
-        distances: dict[Metric, Mapping[str, Floats]] = {
-            m: known[m] | {"sampled": pool.nearest(mine[rows], m)} for m in METRICS
+    real = _drawn(population.test, sizes, generator)
+    pool = stacked(population.train.values())
+    rows = generator.permutation(real.shape[0])[:MEASURED]
+    others = pool[generator.permutation(pool.shape[0])[: len(rows)]]
+    known = {
+        HELD_OUT: nearest_distance(real[rows], pool),
+        # A training cell's nearest is itself.
+        TRAINING: nearest_distance(others, pool, rank=1),
+    }
+    training = {_bytes(pool, i) for i in range(pool.shape[0])}
+
+    def exact(cells: Sparse) -> int:
+        return sum(_bytes(cells, i) in training for i in range(cells.shape[0]))
+
+    n_real = exact(real)
+    for seed, arms in zip(model.seeds, model.arms, strict=True):
+        sampled = _drawn(arms, sizes, generator)
+        distances = {**known, MODEL: nearest_distance(sampled[rows], pool)}
+        pooled = np.concatenate([distances[MODEL], distances[HELD_OUT]])
+        near = {k: int((d <= np.quantile(pooled, NEAREST)).sum()) for k, d in distances.items()}
+        n = exact(sampled)
+        values = {
+            (EXACT, MODEL): n,
+            (EXACT, HELD_OUT): n_real,
+            (f"{P}_exact", MODEL): _more_than_chance(n, n_real, real.shape[0]),
+            (f"{P}_near", MODEL): _more_than_chance(near[MODEL], near[HELD_OUT], len(rows)),
+            **{(NEAR, kind): count / len(rows) for kind, count in near.items()},
+            **{(DISTANCE, kind): np.median(d) for kind, d in distances.items()},
         }
-        checks.append(_check(distances, {"sampled": pool.copies(mine), "real": exact}, n))
-    return checks
+        for (metric, kind), value in values.items():
+            place = ("", population.name, population.name, kind, seed, fold)
+            yield Row(metric, *place, float(value))
 
 
-def _check(
-    distances: Mapping[Metric, Mapping[str, Floats]], exact: Mapping[str, int], n: int
-) -> CopyCheck:
-    near = {metric: _near(kinds) for metric, kinds in distances.items()}
-    measured = len(distances["cityblock"]["sampled"])
-    p = {f"near_{m}": _more_than_chance(k["sampled"], k["real"], measured) for m, k in near.items()}
-    return CopyCheck(
-        n_cells=n,
-        n_measured=measured,
-        exact=exact,
-        near={m: {kind: count / measured for kind, count in near[m].items()} for m in METRICS},
-        p=p | {"exact": _more_than_chance(exact["sampled"], exact["real"], n)},
-        quantiles={
-            m: {kind: np.quantile(d, QUANTILES).tolist() for kind, d in distances[m].items()}
-            for m in METRICS
-        },
-    )
-
-
-def _draw(
+def _drawn(
     arms: Mapping[str, Any], sizes: Mapping[str, int], generator: np.random.Generator
 ) -> Sparse:
     """Return up to that many random cells of each condition, condition after condition."""
@@ -141,73 +85,45 @@ def _draw(
     )
 
 
-class _Pool:
-    """Training cells that others are held against."""
-
-    def __init__(self, counts: Sparse) -> None:
-        """Take the cells as CSR counts without stored zeros."""
-        self.counts = counts
-        self.rows = {_row(counts, i) for i in range(counts.shape[0])}
-
-    def copies(self, cells: Sparse) -> int:
-        """Return how many of the cells equal a training cell in every gene."""
-        return sum(_row(cells, i) in self.rows for i in range(cells.shape[0]))
-
-    def nearest(self, cells: Sparse, metric: Metric, *, itself: bool = False) -> Floats:
-        """Return each cell's distance to its nearest training cell.
-
-        Cityblock counts UMI, Hamming is a share of genes. With `itself` the cells are of the pool
-        and the second nearest is meant.
-        """
-        rank = int(itself)
-        width = int(max(cells.data.max(initial=1), self.counts.data.max(initial=1)))
-        distances = (_Cityblock if metric == "cityblock" else _Hamming)(self.counts, width)
-        # A part of the cells at a time: their products with the pool are nearly dense.
-        parts = [csr(cells[i : i + PART]) for i in range(0, cells.shape[0], PART)]
-        found = [np.partition(distances.of(part), rank, axis=1)[:, rank] for part in parts]
-        return np.concatenate(found).astype(np.float64)
-
-
-def _row(cells: Sparse, i: int) -> bytes:
+def _bytes(cells: Sparse, i: int) -> bytes:
     """Return the bytes of one cell: equal cells have equal bytes."""
     part = slice(cells.indptr[i], cells.indptr[i + 1])
     genes, counts = cells.indices[part], cells.data[part]
     return genes.astype(np.int64).tobytes() + counts.astype(np.int64).tobytes()
 
 
-class _Cityblock:
-    """Summed absolute differences of counts: both totals less twice what is shared."""
+def nearest_distance(cells: Sparse, pool: Sparse, rank: int = 0) -> Floats:
+    """Return each cell's distance to its nearest (or rank-th nearest) of the pool, UMI.
 
-    def __init__(self, pool: Sparse, width: int) -> None:
-        self.width, self.shared = width, thermometer(pool, width).T.tocsr()
-        self.totals = np.asarray(pool.sum(axis=1), np.int64)
-
-    def of(self, cells: Sparse) -> NDArray[np.int64]:
-        totals = np.add.outer(np.asarray(cells.sum(axis=1), np.int64), self.totals)
-        return totals - 2 * (thermometer(cells, self.width) @ self.shared).toarray()
-
-
-class _Hamming:
-    """The share of genes in which the counts differ."""
-
-    def __init__(self, pool: Sparse, width: int) -> None:
-        self.width, self.equal = width, one_hot(pool, width).T.tocsr()
-        self.both, self.present = presence(pool).T.tocsr(), np.diff(pool.indptr)
-
-    def of(self, cells: Sparse) -> Floats:
-        present = np.add.outer(np.diff(cells.indptr), self.present)
-        both = (presence(cells) @ self.both).toarray()
-        return (present - both - (one_hot(cells, self.width) @ self.equal).toarray()) / cells.shape[
-            1
-        ]
+    The distance is the summed absolute difference of counts: both totals less twice the shared
+    counts, which a product of thermometer codes gives without making the cells dense.
+    """
+    width = int(max(cells.data.max(initial=1), pool.data.max(initial=1)))
+    code = thermometer(pool, width).T.tocsr()
+    totals = np.asarray(pool.sum(axis=1), np.int64)
+    nearest: list[Floats] = []
+    for start in range(0, cells.shape[0], BLOCK):
+        block = csr(cells[start : start + BLOCK])
+        both = np.add.outer(np.asarray(block.sum(axis=1), np.int64), totals)
+        distances = both - 2 * (thermometer(block, width) @ code).toarray()
+        nearest.append(np.partition(distances, rank, axis=1)[:, rank].astype(np.float64))
+    return np.concatenate(nearest)
 
 
-def _near(distances: Mapping[str, Floats]) -> dict[str, int]:
-    """Return how many of each kind lie within the `NEAR` quantile of sampled and real pooled."""
-    threshold = np.quantile(np.concatenate([distances["sampled"], distances["real"]]), NEAR)
-    return {kind: int((d <= threshold).sum()) for kind, d in distances.items()}
+def thermometer(counts: Sparse, width: int) -> Sparse:
+    """Return a 0/1 CSR array in which the product of two rows is their shared UMI.
+
+    A count c of a gene becomes c ones among the gene's `width` columns, so the product is the sum
+    over genes of the smaller count.
+    """
+    repeats = np.asarray(counts.data, np.int64)
+    level = np.arange(repeats.sum()) - np.repeat(np.cumsum(repeats) - repeats, repeats)
+    columns = np.repeat(np.asarray(counts.indices, np.int64), repeats) * width + level
+    indptr = np.concatenate([[0], np.cumsum(repeats)])[counts.indptr]
+    shape = (counts.shape[0], counts.shape[1] * width)
+    return sparse.csr_array((np.ones(len(columns), np.int32), columns, indptr), shape)
 
 
-def _more_than_chance(mine: int, real: int, n: int) -> float:
-    """Return P(at least `mine` of the copies fall among n of 2n exchangeable cells)."""
-    return float(hypergeom.sf(mine - 1, 2 * n, mine + real, n))
+def _more_than_chance(sampled: int, real: int, n: int) -> float:
+    """Return P(at least `sampled` of the copies are among n of 2n exchangeable cells)."""
+    return float(hypergeom.sf(sampled - 1, 2 * n, sampled + real, n))

@@ -1,217 +1,172 @@
-"""How far a set of cells is from real ones as a distribution, at equal numbers of cells.
+"""The rows of distributions: how far sets of cells are from real ones, at equal numbers of cells.
 
-Every distance between samples grows as they shrink, so all sources are compared at one n. Held-out
-cells are split in halves, condition by condition; one half is the reference, and as many cells of
-each condition from each source (the model, its peers, resampled training cells, the other real
-half) are held against it. A *pool* is the conditions that are compared together. Knows nothing of
-perturbation effects.
+Held-out cells are split in halves, condition by condition. One half is the reference; as many cells
+of each source (the model, its peers, resampled training cells, control cells moved by a predicted
+change, the other real half) are compared with it, over several random splits.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from scipy import sparse
 
-from lingshu_model.evaluate.changes import Floats
-from lingshu_model.evaluate.estimates import Estimate, Verdict, estimate, halves, verdict
-from lingshu_model.evaluate.frame import Frame
-from lingshu_model.evaluate.observed import Observed
-from lingshu_model.evaluate.sample import HIGHER_IS_BETTER, METRICS, Sample
-from lingshu_model.evaluate.sparse import dense, is_expression
-from lingshu_model.evaluate.streams import stream
+from lingshu_model.evaluate.contrasts import Predicted
+from lingshu_model.evaluate.metrics.frame import Frame
+from lingshu_model.evaluate.metrics.matrices import Floats, Indices, is_expression, log1p_cp10k
+from lingshu_model.evaluate.metrics.resampling import Draws, halves, stream
+from lingshu_model.evaluate.metrics.samples import DISTRIBUTION, Sample
+from lingshu_model.evaluate.predictors import RESAMPLED
+from lingshu_model.evaluate.rows import MODEL, Row
+from lingshu_model.evaluate.sources import Sources
+from lingshu_model.evaluate.study import Population
 
-MODEL, TRAINING, HALF = "model", "resampled_training_cells", "real_split_half"
-ENOUGH = 100
-"""Held-out cells a condition needs to be a pool of its own, so that a half has 50."""
-SPLITS = 30
-Arms = Mapping[str, Any]
-Pools = Mapping[str, Sequence[str]]
+REAL_HALF = "real_split_half"
+Key = tuple[str, str, int | None]
+"""Metric, source and seed."""
 
 
 @dataclass(frozen=True)
-class DistributionError:
-    """One pool's errors.
+class Pool:
+    """The conditions that are compared as one distribution, and every source's cells of them.
 
     Attributes:
-        n_cells: cells on either side of every comparison.
-        point: by source, [seeds, metrics], averaged over splits.
-        draws: by source, [seeds, splits, metrics], the reference half resampled in each.
+        name: of the pool.
+        test: held-out cells, per condition.
+        sources: by source and seed, cells per condition.
+        train: training cells per condition; empty where a condition was never trained on.
+        moved: control cells moved by each predicted change, [cells, components] by predictor.
+        most: cells on either side of a comparison, at most.
     """
 
-    n_cells: int
-    point: Mapping[str, Floats]
-    draws: Mapping[str, Floats]
+    name: str
+    test: Sequence[Sample]
+    sources: Mapping[str, Mapping[int, Sequence[Sample]]]
+    train: Sequence[Sample]
+    moved: Mapping[str, Floats]
+    most: int
 
-
-@dataclass(frozen=True)
-class _Pool:
-    """The cells of a pool: of each condition those held out, to train on, and by source and seed.
-
-    `train` is None where one of the conditions was never trained on.
-    """
-
-    test: list[Sample]
-    train: list[Any] | None
-    sources: Mapping[str, list[list[Sample]]]
-    frame: Frame
-
-    @cached_property
+    @property
     def sizes(self) -> list[int]:
         """Cells of each condition on either side of a comparison."""
-        drawn = [arms for seeds in self.sources.values() for arms in seeds]
-        return [
-            min(len(cells.counts) // 2, *(len(arms[i].counts) for arms in drawn))
-            for i, cells in enumerate(self.test)
-        ]
+        sampled = [arms for seeds in self.sources.values() for arms in seeds.values()]
+        half = [len(cells.scores) // 2 for cells in self.test]
+        sizes = [min([n, *(len(a[i].scores) for a in sampled)]) for i, n in enumerate(half)]
+        share = min(1.0, self.most / max(sum(sizes), 1))
+        return [max(1, int(size * share)) for size in sizes]
 
 
-def single_pools(observed: Observed) -> dict[str, list[str]]:
-    """Return every condition with at least 100 held-out cells as a pool of its own."""
-    return {n: [n] for n in observed.conditions if observed.n_test(n) >= ENOUGH}
-
-
-def compare_distributions(
-    observed: Observed,
-    sources: Mapping[str, Sequence[Arms]],
-    pools: Pools,
+def distribution_rows(
+    population: Population,
+    sources: Sources,
+    predicted: Mapping[str, Predicted],
     frame: Frame,
-    _: np.random.Generator,
-    *,
-    splits: int = SPLITS,
-) -> dict[str, DistributionError]:
-    """Return the errors of every pool.
+    fold: str,
+    draws: Draws,
+) -> Iterator[Row]:
+    """Yield every metric of every source in each pool of a population.
 
     Args:
-        observed: the real cells.
-        sources: `model` and peers, by name: one mapping per seed, counts by condition, at least one
-            cell each. A peer is left out of a pool of which it lacks counts.
-        pools: conditions with held-out cells, by the pool's name.
+        population: the real cells.
+        sources: the model and peers, over the population's genes.
+        predicted: the predictions of each perturbed condition.
         frame: what was fixed on training cells.
-        generator: for splits, resampling and the bootstrap.
-        splits: how many.
+        fold: what was held out.
+        draws: how often each random step is repeated.
     """
-    return {
-        pool: _compare(_gather(observed, sources, names, frame), pool, splits)
-        for pool, names in pools.items()
-    }
-
-
-def summarise(errors: Sequence[DistributionError], source: str, metric: str) -> Estimate:
-    """Return one metric of one source, averaged over pools and seeds."""
-    value, draws = _average(errors, source, metric)
-    return estimate(value, draws)
-
-
-def compare_sources(
-    errors: Sequence[DistributionError], baseline: str, metric: str
-) -> tuple[Estimate, Verdict]:
-    """Return model − baseline and win, tie or loss; of signed metrics the absolute value counts."""
-    value, draws = _average(errors, MODEL, metric)
-    other, other_draws = _average(errors, baseline, metric)
-    higher = metric in HIGHER_IS_BETTER
-    if not higher:
-        value, other, draws, other_draws = (
-            abs(value),
-            abs(other),
-            np.abs(draws),
-            np.abs(other_draws),
+    for name, conditions in population.pools.items():
+        trained = all(map(population.n_train, conditions))
+        pool = Pool(
+            name,
+            test=[_sample(population.test[c], frame) for c in conditions],
+            sources={
+                source: {
+                    seed: [_sample(arms[c], frame) for c in conditions]
+                    for seed, arms in zip(each.seeds, each.arms, strict=True)
+                }
+                for source, each in sources.items()
+                if all(map(each.has, conditions))
+            },
+            train=[_sample(population.train[c], frame) for c in conditions] if trained else [],
+            moved=_moved(population, conditions, predicted, frame),
+            most=draws.most_cells,
         )
-    difference = estimate(value - other, draws - other_draws)
-    return difference, verdict(difference, higher_is_better=higher)
+        for (metric, source, seed), (value, spread) in _compare(pool, draws.splits).items():
+            yield Row(metric, "", population.name, name, source, seed, fold, value, spread)
 
 
-def shared_sources(errors: Sequence[DistributionError]) -> list[str]:
-    """Return the sources that every pool has, the model first."""
-    return [name for name in errors[0].point if all(name in e.point for e in errors)]
+def _sample(cells: Any, frame: Frame) -> Sample:
+    values = log1p_cp10k(cells)
+    return Sample(frame, frame.scores(values), None if is_expression(cells) else cells, values)
 
 
-def _average(errors: Sequence[DistributionError], source: str, metric: str) -> tuple[float, Floats]:
-    column = list(METRICS).index(metric)
-    points = [e.point[source][:, column].mean() for e in errors]
-    draws = [e.draws[source][:, :, column].mean(axis=0) for e in errors]
-    return float(np.mean(points)), np.mean(draws, axis=0)
+def _moved(
+    population: Population,
+    conditions: Sequence[str],
+    predicted: Mapping[str, Predicted],
+    frame: Frame,
+) -> dict[str, Floats]:
+    """Return the training control cells of a perturbed condition, moved by each predicted change.
+
+    A predictor of a change predicts cells too: the context's control cells, each moved by it.
+    """
+    controls = {c.perturbed: c.control for c in population.contrasts}
+    if len(conditions) != 1 or conditions[0] not in predicted:
+        return {}
+    start = frame.scores(log1p_cp10k(population.train[controls[conditions[0]]]))
+    changes = [(name, change) for name, _, change in predicted[conditions[0]] if name != RESAMPLED]
+    return {name: start + change.value @ frame.axes for name, change in changes}
 
 
-def _gather(
-    observed: Observed, sources: Mapping[str, Sequence[Arms]], names: Sequence[str], frame: Frame
-) -> _Pool:
-    trained = all(name in observed.train for name in names)
-    return _Pool(
-        test=[Sample.of(observed.test[name], frame) for name in names],
-        train=[observed.train[name] for name in names] if trained else None,
-        sources={
-            source: [[Sample.of(arms[name], frame) for name in names] for arms in seeds]
-            for source, seeds in sources.items()
-            if all(_comparable(arms, names) for arms in seeds)
-        },
-        frame=frame,
-    )
-
-
-def _comparable(arms: Arms, names: Sequence[str]) -> bool:
-    """Return whether a source has counts of every condition."""
-    return all(name in arms and not is_expression(arms[name]) for name in names)
-
-
-def _compare(pool: _Pool, title: str, splits: int) -> DistributionError:
+def _compare(pool: Pool, splits: int) -> dict[Key, tuple[float, Floats]]:
+    """Return the mean of each metric over splits, and its values at a resampled reference."""
     n = sum(pool.sizes)
-    points: dict[str, list[list[Floats]]] = {}
-    draws: dict[str, list[list[Floats]]] = {}
-    for k in range(splits):
-        generator = stream("split", title, k)
-        reference, other = _halves(pool, generator)
+    points: dict[Key, list[float]] = {}
+    spreads: dict[Key, list[float]] = {}
+    for split in range(splits):
+        generator = stream("split", pool.name, split)
+        rows = [halves(len(cells.scores), generator) for cells in pool.test]
+        reference, other = (_take(pool, pool.test, half) for half in zip(*rows, strict=True))
         resampled = reference.rows(generator.integers(n, size=n))
-        for source, cells in _drawn(pool, other, (title, k)):
-            for against, kept in ((reference, points), (resampled, draws)):
-                kept.setdefault(source, []).append([_errors(each, against) for each in cells])
-    return DistributionError(
-        n_cells=n,
-        point={source: np.array(found).mean(axis=0) for source, found in points.items()},
-        draws={source: np.array(found).swapaxes(0, 1) for source, found in draws.items()},
-    )
+        for source, seed, cells in _cells(pool, other, split):
+            for name, metric in DISTRIBUTION.items():
+                if metric.applies_to(cells):
+                    key = (name, source, seed)
+                    points.setdefault(key, []).append(metric.compute(cells, reference))
+                    spreads.setdefault(key, []).append(metric.compute(cells, resampled))
+    return {key: (float(np.mean(v)), np.array(spreads[key])) for key, v in points.items()}
 
 
-def _errors(cells: Sample, reference: Sample) -> Floats:
-    return np.array([metric(cells, reference) for metric in METRICS.values()])
-
-
-def _halves(pool: _Pool, generator: np.random.Generator) -> tuple[Sample, Sample]:
-    """Return two random halves of the held-out cells, every condition halved."""
-    rows = [halves(len(cells.counts), generator) for cells in pool.test]
-    first, second = zip(*rows, strict=True)
-    return _take(pool, pool.test, first), _take(pool, pool.test, second)
-
-
-def _drawn(pool: _Pool, other: Sample, key: tuple[str, int]) -> Iterator[tuple[str, list[Sample]]]:
-    """Yield each source's cells, one sample per seed; the other half has no seeds."""
+def _cells(pool: Pool, other: Sample, split: int) -> Iterator[tuple[str, int | None, Sample]]:
+    """Yield source, seed and as many random cells as the reference has."""
     for source, seeds in pool.sources.items():
-        generator = stream("cells", *key, source)
-        yield source, [_take(pool, arms, _shuffled(arms, generator)) for arms in seeds]
-    if pool.train is not None:
-        generator = stream("cells", *key, TRAINING)
-        yield TRAINING, [_resample(pool, generator) for _ in pool.sources[MODEL]]
-    yield HALF, [other]
+        generator = stream("cells", pool.name, split, source)
+        for seed, arms in seeds.items():
+            rows = [generator.permutation(len(cells.scores)) for cells in arms]
+            yield source, seed, _take(pool, arms, rows)
+    if pool.train:
+        generator = stream("cells", pool.name, split, RESAMPLED)
+        for seed in pool.sources.get(MODEL, [None]):
+            sizes = zip(pool.train, pool.sizes, strict=True)
+            rows = [generator.integers(len(cells.scores), size=n) for cells, n in sizes]
+            yield RESAMPLED, seed, _take(pool, pool.train, rows)
+    yield REAL_HALF, None, other
+    # The same control cells for every predictor: they differ in the change alone.
+    generator = stream("moved", pool.name, split)
+    moved = {n: scores for n, scores in pool.moved.items() if n not in pool.sources}
+    rows = generator.integers(len(next(iter(moved.values()), [0])), size=sum(pool.sizes))
+    for name, scores in moved.items():
+        yield name, None, Sample(other.frame, scores[rows])
 
 
-def _shuffled(arms: list[Sample], generator: np.random.Generator) -> list[NDArray[np.int64]]:
-    return [generator.permutation(len(cells.counts)) for cells in arms]
-
-
-def _take(pool: _Pool, arms: list[Sample], rows: Sequence[NDArray[np.int64]]) -> Sample:
+def _take(pool: Pool, arms: Sequence[Sample], rows: Sequence[Indices]) -> Sample:
     """Return one sample of the first of `rows` of each condition, as many as the pool compares."""
     parts = [cells.rows(r[:n]) for cells, r, n in zip(arms, rows, pool.sizes, strict=True)]
-    counts, values, scores = (
-        np.concatenate([getattr(part, name) for part in parts])
-        for name in ("counts", "expression", "scores")
-    )
-    return Sample(counts, values, scores, pool.frame)
 
+    def joined(matrices: list[Any]) -> Any:
+        return None if any(m is None for m in matrices) else sparse.vstack(matrices, format="csr")
 
-def _resample(pool: _Pool, generator: np.random.Generator) -> Sample:
-    """Return training cells of the pool's conditions, drawn with replacement."""
-    cells = zip(pool.train or [], pool.sizes, strict=True)
-    drawn = [dense(train[generator.integers(train.shape[0], size=n)]) for train, n in cells]
-    return Sample.of(np.concatenate(drawn), pool.frame)
+    scores = np.concatenate([part.scores for part in parts])
+    counts = joined([part.counts for part in parts])
+    return Sample(parts[0].frame, scores, counts, joined([part.expression for part in parts]))

@@ -1,7 +1,10 @@
-"""`evidence.json`: what the tools quote of a checkpoint, generated and never typed.
+"""`evidence.json`: what the tools quote of a checkpoint, and every figure of its evaluation.
 
-Indent 1 but for lists of numbers, sorted keys, floats to 5 significant digits, undefined figures
-null. Knows nothing of sampling.
+Format `lingshu-evidence-2`. By tier the evidence of a set of perturbations (`headline`), of each
+perturbation, and the prediction errors; then all figures as one table. Readers of
+`lingshu-evidence-1` find what they read under the same keys: `tiers.*.headline`,
+`tiers.*.residuals`, `sham` and `cost`. Sorted keys, indent 1 but for lists of numbers, floats to 5
+significant digits, undefined figures null.
 """
 
 import json
@@ -12,60 +15,196 @@ from typing import Any
 
 import numpy as np
 
-from lingshu_model.evaluate import distribution, scores
-from lingshu_model.evaluate.distribution import DistributionError
-from lingshu_model.evaluate.observed import CONTROL
-from lingshu_model.evaluate.report import Found, Report
-from lingshu_model.evaluate.sample import HIGHER_IS_BETTER, METRICS, SIGNED
-from lingshu_model.evaluate.scores import ScoreTable
-from lingshu_model.evaluate.tiers import tiers
+from lingshu_model.evaluate.compare import MAGNITUDE, holm, of_row
+from lingshu_model.evaluate.figures import ALL, Figure, Table, figures
+from lingshu_model.evaluate.metrics.agreement import MSE, PEARSON
+from lingshu_model.evaluate.predictors import SIMPLE, TRIVIAL
+from lingshu_model.evaluate.report import NullChanges, Report
+from lingshu_model.evaluate.rows import CEILING, MODEL, MONTE_CARLO, REFERENCES, HeldOut, NamedSet
 
-FORMAT = "lingshu-evidence-1"
+FORMAT = "lingshu-evidence-2"
+TIERS = ("seen", "seen_elsewhere", "combination_of_seen", "unseen")
 DIGITS = 5
+COLUMNS = (
+    *("metric", "tier", "population", "set", "n_units", "predictor", "fold"),
+    *("value", "low", "high", "by_seed"),
+    *("difference", "difference_low", "difference_high", "verdict"),
+    *("worst_unit", "worst_difference", "p_not_inferior"),
+)
+"""Columns of the table of figures. `difference` is the model's figure less the predictor's; that of
+the `worst_unit` is positive where the model is better."""
 _NUMBERS = re.compile(r"\[[\s\d.,e+\-nul]*\]")
 
 
-def evidence(report: Report, head: Mapping[str, Any]) -> dict[str, Any]:
+def evidence(report: Report, null: NullChanges | None, head: Mapping[str, Any]) -> dict[str, Any]:
     """Return the evidence of a report as JSON values.
 
     Args:
-        report: the evaluation.
-        head: `checkpoint_digest`, `data`, `settings` and `cost`, which a report does not know.
+        report: the evaluation, of one fold or of several.
+        null: the model's changes under null labels.
+        head: `checkpoint_digest`, `data`, `settings` and `cost`.
     """
-    copies = [check for found in report.found for check in found.copies]
+    table = Table(report.rows)
+    every = figures(report.rows, report.sets)
     return {
         "format": FORMAT,
         **head,
-        "tiers": tiers(report),
-        "sham": sham_null(report, head["settings"]),
-        "distribution": distributions(report.found),
-        "composition": {
-            found.population.name: {
-                "n_cells": dict(found.composition.n_cells),
-                "distance": dict(found.composition.distance),
-                "recognised": {k: dict(v) for k, v in found.composition.recognised.items()},
-                "markers": {k: dict(v) for k, v in found.composition.markers.items()},
-            }
-            for found in report.found
-            if found.composition
+        "folds": sorted({each.fold for each in report.held_out}),
+        "tiers": {tier: _tier(tier, report, table) for tier in TIERS},
+        "sham": null_evidence(null, head["settings"]) if null else None,
+        "figures": {"columns": list(COLUMNS), "rows": figure_rows(every)},
+    }
+
+
+def figure_rows(every: Sequence[Figure]) -> list[list[Any]]:
+    """Return figures as rows of the table whose columns are `COLUMNS`.
+
+    `p_not_inferior` is adjusted over all comparisons of a named set (Holm).
+    """
+    tests: dict[tuple[str, ...], dict[str, float]] = {}
+    for f in every:
+        if f.over_units:
+            key = (f.row.tier, f.row.population, f.row.set)
+            tests.setdefault(key, {})[f"{f.row.metric} {f.row.predictor}"] = f.over_units.p
+    adjusted = {key: holm(p) for key, p in tests.items()}
+    rows: list[list[Any]] = []
+    for f in every:
+        row, less = f.row, f.difference
+        p = adjusted.get((row.tier, row.population, row.set), {})
+        rows.append(
+            [
+                *(row.metric, row.tier, row.population, row.set, f.n_units),
+                *(row.predictor, row.fold, row.value, *of_row(row).interval),
+                [*f.by_seed.values()],
+                *((less.value, *of_row(less).interval) if less else (None, None, None)),
+                f.verdict,
+                *(f.over_units.worst if f.over_units else (None, None)),
+                p.get(f"{row.metric} {row.predictor}"),
+            ]
+        )
+    return rows
+
+
+def _tier(tier: str, report: Report, table: Table) -> dict[str, Any] | None:
+    """Return the evidence of a support tier; None where nothing of it was held out."""
+    held_out = [each for each in report.held_out if each.tier == tier]
+    if not held_out:
+        return None
+    # Contrasts of the population with most of them are quoted; the others are in the table.
+    populations = [each.population for each in held_out]
+    quoted = max(dict.fromkeys(populations), key=populations.count)
+    held_out = [each for each in held_out if each.population == quoted]
+    sets = {
+        s.name: frozenset(unit for unit in s.units if unit[0] == quoted)
+        for s in report.sets
+        if s.kind == "contrasts" and s.tier == tier
+    }
+    # The well measured or the strongest, where there is such a set: the last but `all`.
+    name = next((n for n in reversed(sets) if n != ALL and sets[n]), ALL)
+    contrasts = {each.name: [h for h in held_out if h.name == each.name] for each in held_out}
+    return {
+        "n_perturbations": len(contrasts),
+        "n_folds": len({each.fold for each in held_out}),
+        "headline": headline(NamedSet(name, "contrasts", tier, sets[name]), table),
+        "sets": {n: sorted(unit for _, unit in units) for n, units in sets.items()},
+        "per_perturbation": {
+            name: perturbation(contrasts[name], table) for name in sorted(contrasts)
         },
-        "copies": {
-            "per_seed": [check.as_json() for check in copies],
-            "sources": [f.population.name for f in report.found for _ in f.copies],
-            "more_than_real": any(check.copies for check in copies),
+        "residuals": residuals(held_out),
+    }
+
+
+def headline(chosen: NamedSet, table: Table) -> dict[str, Any]:
+    """Return Pearson of the change over a set, beside that of every other predictor.
+
+    The `best_simple` predictor stands alone with the difference from it.
+    """
+    by_name = {f.row.predictor: f for f in table.figures(chosen) if f.row.metric == PEARSON}
+    others = {name: f for name, f in by_name.items() if name not in REFERENCES}
+    verdicts = {name: f.verdict for name, f in others.items() if f.difference is not None}
+    # A predictor that some of the contrasts do not have is not compared with those that all have.
+    whole = max((f.n_units for f in by_name.values()), default=0)
+    simple = [f for name, f in others.items() if name in SIMPLE and f.n_units == whole]
+    best = max(simple, key=lambda f: f.row.value, default=None)
+    (only, *more) = chosen.units
+    return {
+        "metric": PEARSON,
+        "set": chosen.name if more else only[1],
+        "model": _value(by_name.get(MODEL)),
+        "monte_carlo": _value(by_name.get(MONTE_CARLO)),
+        "baselines": {name: _value(f) for name, f in others.items()},
+        "noise_ceiling": by_name[CEILING].row.value if CEILING in by_name else None,
+        "verdicts": verdicts,
+        "verdict": "; ".join(f"{said} against {name}" for name, said in verdicts.items()),
+        "beats_trivial_baseline": all(verdicts.get(name) == "win" for name in TRIVIAL),
+        "best_simple": best
+        and {
+            "predictor": best.row.predictor,
+            **of_row(best.row).as_json(),
+            "difference": best.difference and of_row(best.difference).as_json(),
+            "verdict": best.verdict,
         },
-        "scores": {
-            found.population.name: challenge_scores(found.scores)
-            for found in report.found
-            if found.scores
-        },
+    }
+
+
+def perturbation(contrasts: Sequence[HeldOut], table: Table) -> dict[str, Any]:
+    """Return the evidence of one perturbation in one context, over its folds."""
+    first = contrasts[0]
+    unit = frozenset({(first.population, first.name)})
+    chosen = NamedSet(first.name, "contrasts", first.tier, unit)
+    mine = {f.row.metric: f.row.value for f in table.figures(chosen) if f.row.predictor == MODEL}
+    test, control, train = np.sum([each.n_cells for each in contrasts], axis=0).tolist()
+    return {
+        **headline(chosen, table),
+        "context": first.context,
+        "interventions": first.interventions,
+        "mse": mine.get(MSE),
+        "magnitude_ratio": mine.get(MAGNITUDE),
+        "n_test_cells": test,
+        "n_test_control_cells": control,
+        "n_train_cells": train,
+        "n_folds": len(contrasts),
+    }
+
+
+def residuals(contrasts: Sequence[HeldOut]) -> dict[str, Any] | None:
+    """Return predicted less observed change of every contrast and fold, and the prediction."""
+    known = [(each, each.predicted) for each in contrasts if each.predicted is not None]
+    if not known:
+        return None
+    return {
+        "genes": list(known[0][0].genes),
+        "perturbations": [each.targets for each, _ in known],
+        "names": [each.name for each, _ in known],
+        "folds": [each.fold for each, _ in known],
+        "values": [(predicted - each.observed).tolist() for each, predicted in known],
+        "predicted": [predicted.tolist() for _, predicted in known],
+        "units": "log1p_cp10k",
+        "note": "includes the held-out cells' own sampling noise",
+    }
+
+
+def null_evidence(null: NullChanges, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the changes that the model attributes to null labels."""
+    magnitudes = np.sqrt(np.nansum(null.values**2, axis=1)).tolist()
+    levels = (0.5, 0.9, 0.95, 1.0)
+    quantiles = np.quantile(magnitudes, levels).tolist() if magnitudes else [math.nan] * len(levels)
+    return {
+        "n": len(magnitudes),
+        "n_cells": settings["n_cells"],
+        "steps": settings["steps"],
+        "genes": list(null.genes),
+        "changes": null.values.tolist(),
+        "units": "log1p_cp10k",
+        "magnitudes": magnitudes,
+        "magnitude_quantiles": dict(zip(map(str, levels), quantiles, strict=True)),
     }
 
 
 def dumps(value: Mapping[str, Any]) -> str:
     """Return the canonical text of an evidence file; a list of numbers is one line."""
     text = json.dumps(rounded(value), indent=1, sort_keys=True, allow_nan=False)
-    return _NUMBERS.sub(lambda found: " ".join(found.group().split()), text) + "\n"
+    return _NUMBERS.sub(lambda match: " ".join(match.group().split()), text) + "\n"
 
 
 def rounded(value: Any) -> Any:
@@ -79,109 +218,5 @@ def rounded(value: Any) -> Any:
     return value
 
 
-def sham_null(report: Report, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the changes the model attributes to sham interventions."""
-    changes = report.shams.changes
-    magnitudes = [float(np.linalg.norm(change[np.isfinite(change)])) for change in changes]
-    levels = (0.5, 0.9, 0.95, 1.0)
-    quantiles = np.quantile(magnitudes, levels).tolist() if magnitudes else [math.nan] * len(levels)
-    return {
-        "n": len(changes),
-        "n_cells": settings["n_cells"],
-        "steps": settings["steps"],
-        "genes": list(report.shams.genes),
-        "changes": [change.tolist() for change in changes],
-        "units": "log1p_cp10k",
-        "magnitudes": magnitudes,
-        "magnitude_quantiles": dict(zip(map(str, levels), quantiles, strict=True)),
-    }
-
-
-def groups(found: Sequence[Found]) -> dict[str, list[DistributionError]]:
-    """Return which pools of a report are averaged, by what the average is called."""
-    errors = {f.population.name: f.distributions for f in found}
-    return groups_of(errors, {f.population.name for f in found if f.population.joint})
-
-
-def groups_of(
-    errors: Mapping[str, Mapping[str, DistributionError]], joint: set[str]
-) -> dict[str, list[DistributionError]]:
-    """Return which pools are averaged, by what the average is called; the first is the usual one.
-
-    Where conditions are pools of their own, the perturbations and the control. Where a population
-    is one pool, the mean over populations, the cells of all over the genes that all measure, each,
-    and every held-out condition.
-
-    Args:
-        errors: by population and pool.
-        joint: populations made of the others' cells.
-    """
-    pools = {pool: error for each in errors.values() for pool, error in each.items()}
-    own = [name for name, each in errors.items() if name in each]
-    if own:
-        single = [name for name in own if name not in joint]
-        named = {"mean over sources": single, **{n: [n] for n in own if n in joint}}
-        named |= {name: [name] for name in [*single, *(n for n in pools if n not in own)]}
-    else:
-        rest = [name for name in pools if name != CONTROL]
-        named = {"perturbations": rest, "control": [CONTROL] if CONTROL in pools else []}
-    return {name: [pools[n] for n in chosen] for name, chosen in named.items() if chosen}
-
-
-def distributions(found: Sequence[Found]) -> dict[str, Any]:
-    """Return the errors of the groups, and the model's in every pool."""
-    pools = {name: error for f in found for name, error in f.distributions.items()}
-    return {
-        "n_cells": {name: error.n_cells for name, error in pools.items()},
-        "groups": {name: group_metrics(errors) for name, errors in groups(found).items()},
-        "pools_of_groups": {name: len(errors) for name, errors in groups(found).items()},
-        "per_pool": {name: _model_errors(error) for name, error in pools.items()},
-    }
-
-
-def challenge_scores(table: ScoreTable) -> dict[str, Any]:
-    """Return the public challenges' metrics, over the panel's genes only."""
-    return {
-        "defined_by": {"2025": "cell-eval 0.8.2", "2026": "cell-eval2 0.20.0, preset vcc2026"},
-        "n_perturbations": len(table.perturbations),
-        "table": [_score_row(table, m, p) for m in scores.METRICS for p in table.judged],
-        "scaled": {name: table.scaled(name) for name in table.judged},
-        "scale": {
-            "baseline": dict(table.scale.baseline),
-            "replicate": dict(table.scale.replicate),
-        },
-    }
-
-
-def _score_row(table: ScoreTable, metric: str, predictor: str) -> dict[str, Any]:
-    baseline = predictor != scores.MODEL
-    return {
-        "metric": metric,
-        "predictor": predictor,
-        **table.value(predictor, metric).as_json(),
-        "difference": table.difference(predictor, metric).as_json() if baseline else None,
-        "verdict": table.verdict(predictor, metric) if baseline else None,
-    }
-
-
-def group_metrics(errors: Sequence[DistributionError]) -> dict[str, Any]:
-    """Return every metric of every source, with the model's verdicts against the others."""
-    return {metric: _metric(errors, metric) for metric in METRICS}
-
-
-def _metric(errors: Sequence[DistributionError], metric: str) -> dict[str, Any]:
-    sources = distribution.shared_sources(errors)
-    figures = {s: distribution.summarise(errors, s, metric).as_json() for s in sources}
-    verdicts = {
-        baseline: distribution.compare_sources(errors, baseline, metric)[1]
-        for baseline in sources
-        if baseline != distribution.MODEL
-    }
-    mine, half = (figures[s]["value"] for s in (distribution.MODEL, distribution.HALF))
-    ratio = mine / half if metric not in (HIGHER_IS_BETTER | SIGNED) and half else math.nan
-    return {**figures, "verdicts": verdicts, "ratio_to_half": ratio}
-
-
-def _model_errors(error: DistributionError) -> dict[str, float]:
-    means = error.point[distribution.MODEL].mean(axis=0).tolist()
-    return dict(zip(METRICS, means, strict=True))
+def _value(figure: Figure | None) -> dict[str, Any] | None:
+    return of_row(figure.row).as_json() if figure else None

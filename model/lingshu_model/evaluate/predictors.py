@@ -1,144 +1,224 @@
-"""What baselines predict: changes made of training cells alone.
+"""Simple predictors: changes computed from training cells alone.
 
-Knows nothing of the model, nor of what the held-out cells did.
+`PREDICTORS` is the registry. A predictor takes the training side of a population and a contrast and
+returns a change, or None where the training side does not have what it needs. To add one, write the
+function and register it: it becomes a row of every table and of the evidence.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from lingshu_model.evaluate.changes import (
+from lingshu_model.evaluate.metrics.changes import (
     Change,
-    Floats,
+    change_between,
+    column_means,
     mean_change,
     resampled_change,
+)
+from lingshu_model.evaluate.metrics.matrices import (
+    Floats,
+    Sparse,
+    log1p_cp10k,
+    stacked,
     standard_error2,
 )
-from lingshu_model.evaluate.effects import Predictions
-from lingshu_model.evaluate.observed import Observed
-from lingshu_model.evaluate.sparse import expressed
-from lingshu_model.evaluate.streams import stream
+from lingshu_model.evaluate.metrics.resampling import stream
+from lingshu_model.evaluate.study import Contrast, Population
+
+RESAMPLED = "resampled_training_cells"
+TRAINING_MEAN = "replicate_reference"
+"""The mean change of the training cells of the very condition; in evidence files by this name."""
+FEWEST_IN_MEANS = 10
+"""Training cells of either arm below which a contrast is left out of means over contrasts: each
+counts once, and the change of a few cells is mostly noise."""
 
 
-def seen_predictions(
-    observed: Observed, sizes: Sequence[Mapping[str, int]], generator: np.random.Generator
-) -> Predictions:
-    """Return baselines for perturbations that were trained on.
+@dataclass(frozen=True)
+class Training:
+    """The training side of a population.
 
-    `control_mean` (no change at all: Pearson undefined, scored 0), `mean_shift` (the mean training
-    change over all perturbations, the judged one included, which favours it),
-    `resampled_training_cells` (as many training cells as the model sampled, drawn with replacement)
-    and `replicate_reference` (all the training cells).
+    Attributes:
+        population: its `trained` contrasts and `train` cells are used, nothing that is held out.
+        families: contexts that are related, by how their names begin.
+    """
+
+    population: Population
+    families: Sequence[Sequence[str]] = ()
+
+    @cached_property
+    def expression(self) -> dict[str, Sparse]:
+        """Training cells in log1p_cp10k, CSR [cells, genes], by condition."""
+        return {name: log1p_cp10k(cells) for name, cells in self.population.train.items()}
+
+    @cached_property
+    def changes(self) -> dict[str, Change]:
+        """The change of every trained contrast, by name."""
+        cells = self.expression
+        return {
+            c.name: change_between(cells[c.perturbed], cells[c.control])
+            for c in self.population.trained
+        }
+
+    @cached_property
+    def control_means(self) -> dict[str, Floats]:
+        """The mean of the control cells of every contrast, by the condition's name."""
+        contrasts = [*self.population.trained, *self.population.contrasts]
+        return {
+            name: column_means(self.expression[name]) for name in {c.control for c in contrasts}
+        }
+
+    @cached_property
+    def measured(self) -> list[Contrast]:
+        """The trained contrasts with enough cells to count in a mean over contrasts."""
+        count = self.population.n_train
+        trained = self.population.trained
+        return [c for c in trained if min(map(count, (c.perturbed, c.control))) >= FEWEST_IN_MEANS]
+
+    def elsewhere(self, contrast: Contrast) -> list[Contrast]:
+        """Return the measured contrasts with the same interventions in other contexts."""
+        return [
+            c
+            for c in self.measured
+            if c.condition.interventions == contrast.condition.interventions
+            and c.condition.context != contrast.condition.context
+        ]
+
+    def here(self, contrast: Contrast) -> list[Contrast]:
+        """Return the measured contrasts of the same context, the contrast itself among them."""
+        context = contrast.condition.context
+        return [c for c in self.measured if c.condition.context == context]
+
+    def related(self, contrast: Contrast) -> list[Contrast]:
+        """Return which of the contrasts elsewhere are of contexts of the same family."""
+        families = [tuple(f) for f in self.families if contrast.name.startswith(tuple(f))]
+        return [c for c in self.elsewhere(contrast) if any(map(c.name.startswith, families))]
+
+    def mean_of(self, contrasts: Sequence[Contrast]) -> Change | None:
+        """Return the mean of several contrasts' changes, each counting once."""
+        return mean_change([self.changes[c.name] for c in contrasts]) if contrasts else None
+
+
+Predictor = Callable[[Training, Contrast], Change | None]
+
+
+def control_mean(training: Training, _contrast: Contrast) -> Change:
+    """Return no change. Pearson with it is undefined and counts as 0."""
+    return Change.zero(len(training.population.genes))
+
+
+def context_mean(training: Training, contrast: Contrast) -> Change:
+    """Return the mean change of the other perturbations of the context; none: no change."""
+    others = [c for c in training.here(contrast) if c.name != contrast.name]
+    return training.mean_of(others) or control_mean(training, contrast)
+
+
+def mean_shift(training: Training, contrast: Contrast) -> Change | None:
+    """Return the mean change of the interventions over other contexts, each counting once.
+
+    Where there is no other context, the mean over all perturbations of this one, the evaluated one
+    included, which favours the predictor.
+    """
+    here = training.here(contrast)
+    return training.mean_of(training.elsewhere(contrast) or (here if len(here) > 1 else []))
+
+
+def mean_shift_by_cells(training: Training, contrast: Contrast) -> Change | None:
+    """Return the mean change over other contexts, each counting as its perturbed cells."""
+    others = training.elsewhere(contrast)
+    if not others:
+        return None
+    sizes = [training.population.n_train(c.perturbed) for c in others]
+    return mean_change([training.changes[c.name] for c in others], sizes)
+
+
+def related_mean_shift(training: Training, contrast: Contrast) -> Change | None:
+    """Return the mean change over related contexts; over all others where none is related."""
+    if not training.families:
+        return None
+    return training.mean_of(training.related(contrast) or training.elsewhere(contrast))
+
+
+def nearest_context_shift(training: Training, contrast: Contrast) -> Change | None:
+    """Return the change in the other context whose control mean is nearest, Euclidean."""
+    others = training.elsewhere(contrast)
+    if not others:
+        return None
+    means = training.control_means
+    distances = [np.linalg.norm(means[c.control] - means[contrast.control]) for c in others]
+    return training.changes[others[int(np.argmin(distances))].name]
+
+
+def perturbed_mean(training: Training, contrast: Contrast) -> Change | None:
+    """Return the mean of all perturbed cells of other contexts less this context's control mean.
+
+    It mixes the difference between contexts with the effect: a predictor of the perturbed state.
+    """
+    others = training.elsewhere(contrast)
+    if not others:
+        return None
+    perturbed = stacked(training.expression[c.perturbed] for c in others)
+    control = training.expression[contrast.control]
+    value = column_means(perturbed) - training.control_means[contrast.control]
+    return Change(value, standard_error2(perturbed) + standard_error2(control))
+
+
+def additive(training: Training, contrast: Contrast) -> Change | None:
+    """Return the sum of the single interventions' changes in the context, for combinations."""
+    parts, context = contrast.condition.interventions, contrast.condition.context
+    here = [c for c in training.population.trained if c.condition.context == context]
+    known = {c.condition.interventions: training.changes[c.name] for c in here}
+    changes = [known[(part,)] for part in parts if (part,) in known]
+    if len(parts) < 2 or len(changes) < len(parts):
+        return None
+    value = np.sum([c.value for c in changes], axis=0)
+    return Change(value, np.sum([c.noise for c in changes], axis=0))
+
+
+def training_mean(training: Training, contrast: Contrast) -> Change | None:
+    """Return the change of the training cells of this very condition."""
+    return training.changes.get(contrast.name)
+
+
+PREDICTORS: dict[str, Predictor] = {
+    "control_mean": control_mean,
+    "context_mean": context_mean,
+    "mean_shift": mean_shift,
+    "mean_shift_by_cells": mean_shift_by_cells,
+    "related_mean_shift": related_mean_shift,
+    "nearest_context_shift": nearest_context_shift,
+    "perturbed_mean": perturbed_mean,
+    "additive": additive,
+    TRAINING_MEAN: training_mean,
+}
+SIMPLE = (*PREDICTORS, RESAMPLED)
+"""Every simple predictor: what a model is compared with before any other model."""
+TRIVIAL = ("control_mean", "mean_shift")
+"""Those that a model must beat to be worth running."""
+
+
+def predictions(
+    training: Training,
+    contrast: Contrast,
+    sizes: Sequence[tuple[int | None, int]],
+    further: Mapping[str, Predictor] | None = None,
+) -> Iterator[tuple[str, int | None, Change]]:
+    """Yield name, seed and change of every simple predictor that applies to a contrast.
 
     Args:
-        observed: the real cells.
-        sizes: one mapping per seed: how many cells the model sampled by condition.
-        generator: for resampling.
+        training: the training side.
+        contrast: what is predicted.
+        sizes: seeds of the model and how many perturbed cells it sampled with each.
+        further: predictors besides the registered ones.
     """
-    n = len(observed.pairs)
-    return {
-        "control_mean": [[_nothing(observed)] * n],
-        "mean_shift": [[mean_change(observed.train_changes)] * n],
-        **training_cells(observed, sizes, generator),
-    }
-
-
-def training_cells(
-    observed: Observed, sizes: Sequence[Mapping[str, int]], _: np.random.Generator
-) -> Predictions:
-    """Return what training cells of the very conditions predict, resampled and all of them."""
-    train = observed.train_expression
-    return {
-        "resampled_training_cells": [
-            [
-                resampled_change(train[p], train[c], n[p], stream("training cells", p, seed))
-                for p, c in observed.pairs
-            ]
-            for seed, n in enumerate(sizes)
-        ],
-        "replicate_reference": [observed.train_changes],
-    }
-
-
-def _nothing(observed: Observed) -> Change:
-    return Change(np.zeros(len(observed.genes)), np.zeros(len(observed.genes)))
-
-
-class Contexts:
-    """The same intervention in several contexts, some of them trained on, of one set of cells.
-
-    Names are those of `Observed.contrasts`: one per context. A prediction for a context never uses
-    perturbed cells of it.
-    """
-
-    def __init__(self, trained: Observed, related: Mapping[str, Sequence[str]]) -> None:
-        """Take the contrasts that were trained on, and which contexts are related to which."""
-        self.trained, self.related = trained, related
-        self.shifts = dict(zip(trained.perturbations, trained.train_changes, strict=True))
-
-    def others(self, context: str) -> list[str]:
-        """Return the other contexts the intervention was trained in."""
-        return [name for name in self.trained.perturbations if name != context]
-
-    def nearest(self, context: str, control: Floats) -> str:
-        """Return the other context whose training control cells have the nearest mean."""
-        distances = {
-            name: float(np.linalg.norm(self._control(name).mean(axis=0) - control.mean(axis=0)))
-            for name in self.others(context)
-        }
-        return min(distances, key=lambda name: distances[name])
-
-    def predictions(self, judged: Observed) -> dict[str, list[list[Change]]]:
-        """Return what the other contexts predict for each contrast of `judged`, one seed each.
-
-        `control_mean`: no change. `context_mean`: the mean change of all that was done to this
-        context in training, which is nothing, so no change either. `mean_shift`: the mean training
-        change over all other contexts, each counting once. `mean_shift_by_cells`: each counting as
-        its perturbed cells. `related_mean_shift`: over the related contexts, over all others where
-        there are none. `nearest_context_shift`: of the context with the nearest control mean.
-        `perturbed_mean`: the mean profile of all perturbed training cells of other contexts, minus
-        this context's control mean.
-        """
-        found = [
-            self._predict(name, control, judged)
-            for name, (_, control) in zip(judged.perturbations, judged.pairs, strict=True)
-        ]
-        shared = [key for key in found[0] if all(key in row for row in found)]
-        return {key: [[row[key] for row in found]] for key in shared}
-
-    def _predict(self, context: str, control: str, judged: Observed) -> dict[str, Change]:
-        others = self.others(context)
-        cells = expressed(judged.train[control])
-        related = [name for name in self.related.get(context, ()) if name in others] or others
-        found = {"control_mean": _nothing(judged), "context_mean": _nothing(judged)}
-        if not others:
-            return found
-        found |= {
-            "mean_shift": mean_change([self.shifts[o] for o in others]),
-            "mean_shift_by_cells": self._weighted(others),
-            "related_mean_shift": mean_change([self.shifts[o] for o in related]),
-            "nearest_context_shift": self.shifts[self.nearest(context, cells)],
-            "perturbed_mean": self._perturbed_mean(others, cells),
-        }
-        return found
-
-    def _weighted(self, names: Sequence[str]) -> Change:
-        sizes = np.array([self.trained.n_train(self.trained.contrasts[n][0]) for n in names], float)
-        weights = sizes / sizes.sum()
-        return Change(
-            np.sum([w * self.shifts[n].value for w, n in zip(weights, names, strict=True)], axis=0),
-            np.sum(
-                [w**2 * self.shifts[n].noise for w, n in zip(weights, names, strict=True)], axis=0
-            ),
-        )
-
-    def _perturbed_mean(self, names: Sequence[str], control: Floats) -> Change:
-        expression = self.trained.train_expression
-        perturbed = np.concatenate([expression[self.trained.contrasts[n][0]] for n in names])
-        return Change(
-            perturbed.mean(axis=0) - control.mean(axis=0),
-            standard_error2(perturbed) + standard_error2(control),
-        )
-
-    def _control(self, name: str) -> Floats:
-        return self.trained.train_expression[self.trained.contrasts[name][1]]
+    for name, predict in {**PREDICTORS, **(further or {})}.items():
+        if (change := predict(training, contrast)) is not None:
+            yield name, None, change
+    if contrast.name in training.changes:
+        cells = training.expression
+        for i, (seed, n) in enumerate(sizes):
+            generator = stream("training cells", contrast.perturbed, i)
+            arms = (cells[contrast.perturbed], cells[contrast.control])
+            yield RESAMPLED, seed, resampled_change(*arms, n, generator)

@@ -1,1 +1,0 @@
-"""Our scorer beside the tools whose metrics it computes: equality and time."""

@@ -1,0 +1,1 @@
+"""Metrics of changes, of samples of cells, and what they are computed from."""

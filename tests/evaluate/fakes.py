@@ -1,0 +1,28 @@
+"""A sampler that draws from a known truth, in place of the network's."""
+
+import sys
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import pytest
+
+import lingshu_model
+from lingshu_model.wire import ArmRequest, Cells
+
+
+def fake_sampler(
+    patch: pytest.MonkeyPatch, sampled: Callable[[ArmRequest], Cells]
+) -> list[ArmRequest]:
+    """Replace the sampler, and return the list that its requests are added to."""
+    requests: list[ArmRequest] = []
+
+    def sample_arm(_sampler: object, request: ArmRequest, _workers: int = 1) -> Cells:
+        requests.append(request)
+        return sampled(request)
+
+    sampler = SimpleNamespace(profile=lambda: {"device": "synthetic"})
+    loader = SimpleNamespace(load=lambda _checkpoint, threads: sampler)
+    module = SimpleNamespace(Sampler=loader, sample_arm=sample_arm)
+    patch.setitem(sys.modules, "lingshu_model.sampler", module)
+    patch.setattr(lingshu_model, "sampler", module, raising=False)
+    return requests
