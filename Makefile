@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install -q --no-compile --disable-pip-version-check 
 # leaves it to the first import, which this would forbid.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo reference-ledger test style lint format coverage proofs crash parity clean
+.PHONY: help demo reference-ledger test style lint format coverage proofs crash clean
 
 help:
 	@echo "make demo              install, then screen 25 knock-outs and replay one"
@@ -18,7 +18,6 @@ help:
 	@echo "make coverage          every branch of the ledger is tested"
 	@echo "make proofs            the long tests"
 	@echo "make crash             kill ledger writers at random, 300 of them or KILLS=…, RESULTS=FILE to go on"
-	@echo "make parity            the scorer beside cell-eval and cell-eval2, in .venv-parity"
 	@echo "make reference-ledger  remake experiments.db from the demo's experiments"
 	@echo "make clean             remove the environment, caches and the demo's home"
 
@@ -68,16 +67,6 @@ proofs: .venv/.dev
 crash: .venv/.run
 	@$(BIN)/python -m benchmarks.ledger.crash --kills $(KILLS) $(if $(RESULTS),--results $(RESULTS))
 
-# An environment of its own: these tools pin libraries that the rest need not follow.
-.venv-parity/.tools: benchmarks/scoring/requirements.txt
-	@$(PYTHON) -m venv .venv-parity
-	@.venv-parity/bin/python -m pip install -q --no-compile --disable-pip-version-check -r $<
-	@touch $@
-
-parity: .venv-parity/.tools
-	@PYTHONPATH=.:model .venv-parity/bin/python -m pytest -q -p no:randomly tests/evaluate/test_scoring_parity.py
-	@PYTHONPATH=.:model .venv-parity/bin/python -m benchmarks.scoring
-
 clean:
-	rm -rf .venv .venv-parity demo-home build dist .pytest_cache .ruff_cache .hypothesis htmlcov .coverage*
+	rm -rf .venv demo-home build dist .pytest_cache .ruff_cache .hypothesis htmlcov .coverage*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
