@@ -49,6 +49,17 @@ def install(home: Path, required: Path) -> None:
     subprocess.run([*pip, "--requirement", required], check=True, env=surroundings())
 
 
+def run(python: Path, *arguments: Path) -> None:
+    """Run a script in an environment and wait for it.
+
+    Raises:
+        CalledProcessError: it failed.
+    """
+    # Without progress bars: the tools have one per loop.
+    settings = surroundings() | {"TQDM_DISABLE": "1"}
+    subprocess.run([python, "-P", *arguments], check=True, env=settings)
+
+
 def surroundings() -> dict[str, str]:
     """Return the environment variables of such a process: none of our packages in reach."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHONPATH", "VIRTUAL_ENV"))}

@@ -10,7 +10,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers.environments import install, surroundings
+from benchmarks.environments import install, surroundings
 from lingshu_tools.app import App
 from lingshu_tools.dispatcher import call
 

@@ -1,13 +1,12 @@
 """`python -m benchmarks.vcc`: score a checkpoint with cell-eval 0.8.2 and cell-eval2 0.20.0."""
 
 import csv
-import subprocess
 from pathlib import Path
 
 import click
 import numpy as np
 
-from benchmarks.environments import python_of, surroundings
+from benchmarks.environments import python_of, run
 from benchmarks.vcc.cells import write_files
 from lingshu_model.evaluate.arms import ArmStore
 from lingshu_model.evaluate.data import DEFAULT, load_split
@@ -70,8 +69,7 @@ def write(
 def score(folder: Path, envs: Path) -> None:
     """Score the files of FOLDER, in an environment made on first use, and print the means."""
     python = python_of("vcc", HERE / "requirements.txt", envs)
-    command = [python, "-P", HERE / "scorer.py", folder.absolute()]
-    subprocess.run(command, check=True, env=surroundings() | {"TQDM_DISABLE": "1"})
+    run(python, HERE / "scorer.py", folder.absolute())
     with (folder / "scores.csv").open(newline="") as file:
         click.echo(summary([*csv.DictReader(file)]))
 

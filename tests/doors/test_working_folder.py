@@ -179,7 +179,7 @@ ALLOWED = {
     # They run Pythons of other environments, none of which holds the product.
     "benchmarks/peers/__main__.py",
     "benchmarks/peers/driver.py",
-    "benchmarks/peers/environments.py",
+    "benchmarks/environments.py",
     "benchmarks/peers/scripts/state_peer.py",
     "benchmarks/reliability/readers.py",
     # It mounts a file system.
