@@ -147,7 +147,6 @@ class SqliteBackend:
         try:
             if not self.path.parent.exists():
                 private_folder(self.path.parent)
-            require_record_locks(self.path.parent)
             lock = wait_for_lock(guard, timeout_s=remaining(BUSY_S))
         except LockTimeoutError as error:
             who = blockers(guard) or "another process"

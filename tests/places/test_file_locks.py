@@ -215,6 +215,27 @@ def test_what_cannot_be_seen_from_here_counts_as_held(
             wait_for_lock(tmp_path / "a.lock", timeout_s=0)
 
 
+def test_a_living_claim_that_took_the_place_of_an_ended_one_is_not_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fcntl, "flock", lambda *_: throw(OSError(errno.ENOLCK, "")))
+    me = file_locks._me()
+    claim = tmp_path / "a.lock.pid"
+    claim.write_bytes(Holder(me.host, "another-boot", 1, "1", me.namespace, "e" * 32).text())
+    appear = file_locks._appear
+
+    def late(path: Path) -> bool:
+        # Between the look at the ended claim and its removal, a rival has removed it and has the
+        # lock now.
+        if "e" * 12 in path.name:
+            claim.write_bytes(me.text())
+        return appear(path)
+
+    monkeypatch.setattr(file_locks, "_appear", late)
+    assert try_lock(tmp_path / "a.lock") is None
+    assert claim.read_bytes() == me.text()
+
+
 def test_a_claim_that_a_power_cut_emptied_is_nobodys(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
