@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from lingshu_model.wire import ArmRequest, Cells, EngineInfo, JobView, Requester
+from lingshu_model.wire import ArmRequest, Cells, EngineInfo, JobView, QueuedJob, Requester
 
 
 class CellSource(Protocol):
@@ -37,4 +37,8 @@ class CellSource(Protocol):
 
     def withdraw(self, experiments: Sequence[str]) -> int:
         """Return how many jobs ended because these experiments want nothing any more."""
+        ...
+
+    def unfinished(self, principal: str | None = None) -> list[QueuedJob]:
+        """Return a principal's queued and running jobs."""
         ...

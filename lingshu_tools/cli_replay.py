@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lingshu_tools.cli_common import (
+    WAIT_S,
     call_and_wait,
     common,
     echo_json,
@@ -20,7 +21,9 @@ from lingshu_tools.cli_common import (
 )
 
 if TYPE_CHECKING:
+    from lingshu_tools.app import App
     from lingshu_tools.replay_many import Tally
+    from lingshu_tools.results import Result
 
 _SHOWN = 20
 _PERCENT = re.compile(r"(\d+(?:\.\d+)?) ?%")
@@ -65,11 +68,13 @@ def replay(
 ) -> None:
     """Run experiments again from their rows and compare; exits with 1 when one differs.
 
+    Give the id of an experiment, or of a screen, all finished experiments of which are replayed.
+
     Of many, those that have a verdict under the numerics profile of today's engine are not run
     again, so that an ended run goes on where it was.
     """
     if (experiment_id is not None) + every + (share is not None) != 1:
-        message = "name one experiment, or say --all, or --sample 1%"
+        message = "name one experiment or screen, or say --all, or --sample 1%"
         raise click.UsageError(message)
     if experiment_id is None:
         _many(ctx, share, database)
@@ -77,9 +82,29 @@ def replay(
     if database is not None:
         message = "--ledger goes with --all and --sample"
         raise click.UsageError(message)
-    result = call_and_wait(open_app(), "replay_experiment", {"id": experiment_id})
-    show(result)
+    from lingshu_tools.registry import registry
+
+    app = open_app()
+    if experiment_id.startswith("scr_"):
+        result = _screen(app, experiment_id)
+        show(result, registry()["replay_experiment"].text(result))
+    else:
+        result = call_and_wait(app, "replay_experiment", {"id": experiment_id})
+        show(result)
     ctx.exit(0 if verdict_of(result) in ("exact", "same_kind", "equivalent") else 1)
+
+
+def _screen(app: "App", screen_id: str) -> "Result":
+    """Return the replay of a screen, called again until nothing of it is under way."""
+    from lingshu_tools.dispatcher import call
+    from lingshu_tools.progress import reporting
+
+    with progress_bar("replay") as sink, reporting(sink):
+        while True:
+            asked = {"id": screen_id, "wait_s": WAIT_S, "limit": 2000}
+            result = call(app, "replay_experiment", asked)
+            if result.status not in ("queued", "running"):
+                return result
 
 
 def verdict_of(result: Any) -> str | None:

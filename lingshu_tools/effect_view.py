@@ -17,7 +17,7 @@ from lingshu_tools.experiments import Design
 from lingshu_tools.findings import strongest, unpack_effect
 from lingshu_tools.genes import resolve_genes
 from lingshu_tools.honesty import evidence_sentence
-from lingshu_tools.results import Truncated, finite
+from lingshu_tools.results import Truncated, call_text, finite
 from lingshu_tools.tools.common import GeneEffect, Magnitude, TargetCheck
 from lingshu_tools.views import Shown
 
@@ -167,8 +167,8 @@ def effect_fields(
         "target_check": view.target_checks(),
         "genes": [view.gene(i) for i in rows],
         "truncated": cut(len(rows), len(order), one.experiment.id, offset),
-        "next_step": f'plot_experiment(id="{one.experiment.id}", kind="volcano") draws it; '
-        f'replay_experiment(id="{one.experiment.id}") proves it.',
+        "next_step": f"{call_text('plot_experiment', id=one.experiment.id, kind='volcano')} draws "
+        f"it; {call_text('replay_experiment', id=one.experiment.id)} proves it.",
     }
 
 
@@ -192,7 +192,8 @@ def _from_row(one: Shown, limit: int) -> dict[str, Any]:
         "caveats": [NOT_STORED, MONTE_CARLO],
         "genes": [_kept_gene(row, n_cells) for row in kept],
         "truncated": cut(len(kept), one.result["measured_genes"], one.experiment.id),
-        "next_step": f'replay_experiment(id="{one.experiment.id}") makes the cells again.',
+        "next_step": f"{call_text('replay_experiment', id=one.experiment.id)} makes the cells "
+        "again.",
     }
 
 

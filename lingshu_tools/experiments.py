@@ -8,7 +8,7 @@ result is shown.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from lingshu_model.wire import ArmRequest, Checkpoint, CheckpointError, Intervention, Support
@@ -18,6 +18,7 @@ from lingshu_tools.errors import InputError, NotFoundError, did_you_mean, quoted
 from lingshu_tools.genes import gene_names
 from lingshu_tools.ledger import Experiment, NewExperiment
 
+AGAIN = "again"
 MAX_COUNTS = 4_000_000_000
 """Cells x genes of one experiment, over its arms: 100,000 cells in two arms of 20,000 genes. Memory
 does not grow with them; the disk does, a few gigabytes at this size."""
@@ -183,6 +184,25 @@ def new_experiment(
         context=context_label(made.context),
         perturbation=made.label,
     )
+
+
+def row_like(bench: Bench, experiment: Experiment, **changes: Any) -> NewExperiment:
+    """Return the row of an experiment that asks the same as another, but for `changes`."""
+    same: dict[str, Any] = {f.name: getattr(experiment, f.name) for f in fields(NewExperiment)}
+    same |= {"principal": bench.principal, "door": bench.door}
+    return NewExperiment(**(same | changes))
+
+
+def replaces(experiment: Experiment) -> str | None:
+    """Return the id of the cancelled or failed experiment that one was begun in place of, or None.
+
+    `resuming` says how its client key names it.
+    """
+    candidate = experiment.position is not None
+    begins = f"{experiment.parent}/{experiment.position}/" if candidate else f"{AGAIN}/"
+    key = experiment.client_key or ""
+    old = key.removeprefix(begins)
+    return old if old != key and old.startswith("exp_") else None
 
 
 def resolve_checkpoint(bench: Bench, name: str | None) -> Checkpoint:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from threading import Event, get_ident
@@ -40,7 +39,6 @@ _PATIENCE_S = (10.0, 120.0)
 _PAUSE_S = 0.5
 _SILENT_S = 2.0
 """After how long an engine that does not answer is mentioned."""
-_STOP_S = 5.0
 _RESUBMITS = 3
 
 
@@ -113,9 +111,6 @@ class Jobs:
                     role: self._cells(experiment, design, role, views[role], stopped)
                     for role in views
                 }
-            except CancelledError:
-                self._stop(experiment)
-                raise
             except CellsGoneError:
                 self.forget([experiment.id])
                 continue
@@ -151,18 +146,6 @@ class Jobs:
         for key in list(self._views):
             if key[0] in ids:
                 self._views.pop(key, None)
-
-    def _stop(self, experiment: Experiment) -> None:
-        """Cancel an experiment's jobs, but for those that others here wait for as well."""
-        jobs = list(self._views.items())
-        shared = {v.job_id for (owner, _), v in jobs if owner != experiment.id}
-        for (owner, _), view in jobs:
-            mine = owner == experiment.id and view.job_id not in shared
-            if mine and view.state not in ENDED:
-                # An engine that cannot be told now computes what nobody will fetch.
-                with suppress(EngineError), time_limit(_STOP_S):
-                    self._bench.engine.cancel(view.job_id)
-        self.forget([experiment.id])
 
     def _finished(
         self, experiment: Experiment, role: str, arm: ArmRequest, stopped: Callable[[], bool]

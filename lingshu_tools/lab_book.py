@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from lingshu_model.wire import CheckpointError
 from lingshu_tools.errors import InputError
-from lingshu_tools.experiments import context_label
+from lingshu_tools.experiments import context_label, replaces
 from lingshu_tools.ledger import Experiment, Ledger, Outcome
 from lingshu_tools.plain import plain
 from lingshu_tools.replays import locate, replayed, verdict_of
 from lingshu_tools.results import EvidenceView, Result
+from lingshu_tools.screens import candidates_of, locate_screen
 from lingshu_tools.tools.perturb_cells import PerturbResult, gene_table, show_effect
-from lingshu_tools.tools.run_screen import locate_screen, ranking_table, screen_shown
+from lingshu_tools.tools.run_screen import ranking_table, screen_shown
 from lingshu_tools.tools.sample_cells import SampleResult, sample_table, show_sample
 from lingshu_tools.views import shown
 
@@ -84,7 +85,8 @@ def _asked(row: Experiment, tags: Sequence[str]) -> list[str]:
             "when": row.created_at,
             "tags": ", ".join(tags) or None,
             "replay of": origin,
-            "part of": row.parent if row.parent != origin else None,
+            "in place of": replaces(row),
+            "part of": row.parent if row.parent not in (origin, replaces(row)) else None,
         }
     )
 
@@ -215,7 +217,10 @@ def _screen_page(app: App, name: str) -> list[str]:
         ("asked", _pairs(asked)),
         ("came out", [*_wrapped(found.summary), *ranking]),
         ("evidence", _evidence(found)),
-        ("experiments", [f"{child.id}  {child.perturbation}" for child in ledger.children(name)]),
+        (
+            "experiments",
+            [f"{child.id}  {child.perturbation}" for child in candidates_of(ledger, name)],
+        ),
         ("record", _pairs(kept)),
     ]
     return _laid_out(f"{name}  screen  {found.status}", sections)

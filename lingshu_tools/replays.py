@@ -21,7 +21,7 @@ from lingshu_model.wire import Blob, decode_cells, row_blocks
 from lingshu_model.wire.canonical import digest_pieces
 from lingshu_tools.bench import Bench
 from lingshu_tools.disk import require_room
-from lingshu_tools.experiments import design_of, new_experiment
+from lingshu_tools.experiments import design_of, new_experiment, replaces
 from lingshu_tools.ledger import Experiment, Ledger, Outcome, Verdict
 
 REPLAY_OF = "replay_of"
@@ -43,10 +43,13 @@ def replayed(experiment: Experiment) -> str | None:
     """Return the id of what an experiment replays, or None.
 
     A replay of this home's ledger has the original as its parent; one of the reference ledger,
-    whose rows are not here, names it in its request.
+    whose rows are not here, names it in its request. A parent may also be the cancelled experiment
+    that one was begun in place of, which is no replay.
     """
     parent = experiment.parent or ""
-    return parent if parent.startswith("exp_") else experiment.request.get(REPLAY_OF)
+    if parent.startswith("exp_") and parent != replaces(experiment):
+        return parent
+    return experiment.request.get(REPLAY_OF)
 
 
 def begin_replay(bench: Bench, ledger: Ledger, original: Experiment) -> Experiment:
@@ -98,7 +101,7 @@ def verdict_of(bench: Bench, replay: Experiment) -> Comparison | None:
     before, after = ledger.outcome(original.id), bench.ledger.outcome(replay.id)
     if before is None or after is None or {before.kind, after.kind} != {"succeeded"}:
         return None
-    return _compare(ledger, before, bench.ledger, after)
+    return compared(ledger, before, bench.ledger, after)
 
 
 def record_verdict(bench: Bench, replay: Experiment) -> None:
@@ -118,7 +121,8 @@ def record_verdict(bench: Bench, replay: Experiment) -> None:
     )
 
 
-def _compare(before_in: Ledger, before: Outcome, after_in: Ledger, after: Outcome) -> Comparison:
+def compared(before_in: Ledger, before: Outcome, after_in: Ledger, after: Outcome) -> Comparison:
+    """Return how an outcome compares with an earlier one, both of which succeeded."""
     roles = [role for role in CELL_ROLES if role in before.artifacts or role in after.artifacts]
     changed = [
         r

@@ -4,6 +4,7 @@ A NaN or an infinity cannot be put into a result: what could not be computed is 
 says why. Knows nothing of tools, ledgers or doors.
 """
 
+import json
 import math
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal
@@ -114,6 +115,12 @@ class ErrorResult(View):
     status: Literal["error"] = "error"
     error: str = Field(description="The error's class name")
     summary: str
+
+
+def call_text(tool: str, /, **arguments: Any) -> str:
+    """Return a call of a tool as a reader, a model or Python can make it."""
+    given = (f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in arguments.items())
+    return f"{tool}({', '.join(given)})"
 
 
 def render(result: Result, table: str = "") -> str:

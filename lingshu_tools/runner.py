@@ -35,6 +35,7 @@ from lingshu_tools.planner import objective_of
 from lingshu_tools.progress import report
 from lingshu_tools.replays import record_verdict, replayed
 from lingshu_tools.results import Progress
+from lingshu_tools.stopping import withdraw
 from lingshu_tools.waiting import Watch, Watcher
 
 _CLOSE_S = 2.0
@@ -180,6 +181,8 @@ class Runner:
             with suppress(InputError):
                 for role, arm in design.arms.items():
                     self._jobs.submit(experiment, role, arm)
+            if self._bench.ledger.cancel_requested(experiment_id):
+                raise CancelledError(experiment_id)
 
         self._guarded(experiment_id, submit)
         return made[0] if made else None
@@ -199,8 +202,11 @@ class Runner:
         try:
             act()
             self._locked.pop(experiment_id, None)
-        except (BusyError, SealedError, CancelledError):
+        except BusyError:
             pass
+        except (SealedError, CancelledError):
+            # It ended elsewhere: what was submitted for it here is not to be computed.
+            withdraw(self._bench, experiment_id)
         except (EngineError, ClosingError):
             raise
         except LockedError as error:
@@ -235,6 +241,8 @@ class Runner:
                 outcome = self._outcome(attempt, experiment, design)
                 self._judging.add(experiment.id)
                 self._bench.ledger.seal(attempt, outcome)
+            if outcome.kind != "succeeded":
+                withdraw(self._bench, experiment.id)
         except SealedError:
             # Ours, if it waited in the spool while the database was locked.
             if experiment.id not in self._judging:

@@ -14,7 +14,8 @@ from lingshu_tools.experiments import Design, design_of
 from lingshu_tools.honesty import evidence_view, support_view
 from lingshu_tools.ledger import Experiment, Ledger, Outcome
 from lingshu_tools.replays import locate
-from lingshu_tools.results import Progress
+from lingshu_tools.results import Progress, call_text
+from lingshu_tools.resuming import newest
 
 if TYPE_CHECKING:
     from lingshu_tools.app import App
@@ -59,6 +60,10 @@ class Shown:
         digest = self._kept(role)
         return (self.ledger.object_path(digest), digest) if digest else None
 
+    def stored(self, *roles: str) -> bool:
+        """Return whether the artifacts of these roles are kept here."""
+        return all(self._kept(role) for role in roles)
+
     def _kept(self, role: str) -> str | None:
         digest = self.outcome and self.outcome.artifacts.get(role)
         return digest if digest and self.ledger.has_object(digest) else None
@@ -89,30 +94,44 @@ def envelope(app: App, one: Shown) -> dict[str, Any]:
 
 
 def _state(app: App, one: Shown) -> dict[str, Any]:
-    name = one.experiment.id
     if one.outcome is None:
         return _unfinished(app, one)
     if one.outcome.kind == "failed":
         return {
             "status": "failed",
             "summary": f"{one.where}: failed. {one.outcome.error}",
-            "next_step": "Mend what the error names and ask again; this experiment stays failed.",
+            "next_step": f"{_again(one)} Mend first what the error names.",
         }
     if one.outcome.kind == "cancelled":
         return {
             "status": "cancelled",
             "summary": f"{one.where}: cancelled before it was done.",
-            "next_step": f'replay_experiment(id="{name}") runs it as a new experiment.',
+            "next_step": _again(one),
         }
     return {"status": "succeeded", "summary": f"{one.where}: done."}
+
+
+def _again(one: Shown) -> str:
+    """Return what begins an experiment again that was cancelled or failed, or where that was done.
+
+    Its outcome stays: another experiment is begun in its place.
+    """
+    row = one.experiment
+    if not one.ledger.read_only:
+        later = newest(one.ledger, row)
+        if later.id != row.id:
+            shows = call_text("get_experiment", id=later.id, wait_s=POLL_S)
+            return f"{shows} shows the experiment begun in its place."
+        if row.position is not None:
+            again = call_text("run_screen", screen_id=row.parent)
+            return f"{again} begins again what its screen lacks."
+    return f"{call_text('replay_experiment', id=row.id)} begins it again, as a new experiment."
 
 
 def _unfinished(app: App, one: Shown) -> dict[str, Any]:
     name = one.experiment.id
     status = one.ledger.status(name)
-    again = f'get_experiment(id="{name}", wait_s={POLL_S})'
     if one.ledger.read_only:
-        again = f'replay_experiment(id="{name}")'
         progress = Progress(done=0, total=one.design.total_cells)
     else:
         progress = app.runner.progress([name])
@@ -123,5 +142,13 @@ def _unfinished(app: App, one: Shown) -> dict[str, Any]:
         "summary": f"{one.where}: {'interrupted' if trouble else status}, {progress.done} of "
         f"{progress.total} cells made." + (f" {said}" if said else ""),
         "progress": progress,
-        "next_step": f"{again} {'tries again' if trouble else 'waits for the result'}.",
+        "next_step": _go_on(one, again=bool(trouble)),
     }
+
+
+def _go_on(one: Shown, *, again: bool) -> str:
+    if one.ledger.read_only:
+        run = call_text("replay_experiment", id=one.experiment.id)
+        return f"{run} runs it in this home, as a new experiment."
+    wait = call_text("get_experiment", id=one.experiment.id, wait_s=POLL_S)
+    return f"{wait} {'tries again' if again else 'waits for the result'}."

@@ -3,20 +3,23 @@
 Each function that takes a connection runs in a transaction that somebody else opened.
 """
 
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import fields
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Table, select
 
 from lingshu_tools.errors import InputError, quoted
 from lingshu_tools.ledger import schema, sealing
 from lingshu_tools.ledger.canonical import digest_bytes
-from lingshu_tools.ledger.chain import append, has
+from lingshu_tools.ledger.chain import append_many
 from lingshu_tools.ledger.records import Experiment, NewExperiment, Screen
 from lingshu_tools.ledger.rows import new_id, now, one, record, records, text_of
+
+_Key = tuple[str, str | int]
+"""A principal and its client key; the row's number where it has none."""
 
 _recorded: ContextVar[list[str] | None] = ContextVar("lingshu_recorded", default=None)
 
@@ -53,46 +56,84 @@ def row_of(request: NewExperiment) -> dict[str, Any]:
     return row | {"request_digest": digest_bytes(row["request"].encode())}
 
 
-def begin(connection: Connection, row: Mapping[str, Any]) -> Experiment:
-    """Return the experiment of these columns: the one recorded earlier with its client key, if any.
+def begin(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> list[Experiment]:
+    """Return an experiment for each row: the one with its client key, or a new one.
 
     Raises:
-        InputError: the key stands for another request.
-        NotFoundError: its parent does not exist.
+        InputError: a client key stands for another request.
+        NotFoundError: a parent does not exist.
     """
-    if row["client_key"] is not None and (known := _known(connection, row)):
-        return known
-    if row["parent"] is not None:
-        one(connection, Screen if row["parent"].startswith("scr_") else Experiment, row["parent"])
-    made = append(connection, schema.experiment, **row, id=new_id("exp"), created_at=now())
-    return record(Experiment, made)
+    keys: list[_Key] = [
+        (row["principal"], i if row["client_key"] is None else row["client_key"])
+        for i, row in enumerate(rows)
+    ]
+    begun = _known(connection, rows)
+    for parent in sorted({row["parent"] for row in rows} - {None}):
+        one(connection, Screen if parent.startswith("scr_") else Experiment, parent)
+    new: dict[_Key, Mapping[str, Any]] = {}
+    for key, row in zip(keys, rows, strict=True):
+        if key not in begun:
+            new.setdefault(key, row)
+    made = append_many(
+        connection,
+        schema.experiment,
+        ({**row, "id": new_id("exp"), "created_at": now()} for row in new.values()),
+    )
+    begun |= {key: record(Experiment, row) for key, row in zip(new, made, strict=True)}
+    return [_same(begun[key], row) for key, row in zip(keys, rows, strict=True)]
 
 
-def ask_to_stop(connection: Connection, experiment_id: str, principal: str) -> None:
-    """Write down that an experiment is to stop, unless it is or has ended."""
-    if not any(
-        has(connection, table, experiment_id=experiment_id)
-        for table in (schema.outcome, schema.cancellation)
-    ):
-        values = {"experiment_id": experiment_id, "principal": principal, "created_at": now()}
-        append(connection, schema.cancellation, **values)
+def ask_to_stop(connection: Connection, experiment_ids: Sequence[str], principal: str) -> None:
+    """Record that experiments are to stop; those that ended or were asked before are left alone.
+
+    Raises:
+        NotFoundError: there is no such experiment.
+    """
+    known = schema.experiment.c.id
+    there = set(connection.scalars(select(known).where(known.in_(experiment_ids))))
+    for name in experiment_ids:
+        if name not in there:
+            one(connection, Experiment, name)
+    left = _without(connection, experiment_ids, schema.outcome, schema.cancellation)
+    stamp = {"principal": principal, "created_at": now()}
+    append_many(connection, schema.cancellation, ({"experiment_id": i, **stamp} for i in left))
 
 
-def stop(connection: Connection, experiment_id: str) -> None:
-    """Seal an experiment that nobody works on as cancelled, unless it has ended."""
-    if not has(connection, schema.outcome, experiment_id=experiment_id):
-        sealing.seal(connection, sealing.ending(experiment_id, None, kind="cancelled"))
+def stop(connection: Connection, experiment_ids: Sequence[str]) -> None:
+    """Seal experiments as cancelled, but for those that have an outcome."""
+    left = _without(connection, experiment_ids, schema.outcome)
+    ended = (sealing.ending(name, None, kind="cancelled")["outcome"] for name in left)
+    append_many(connection, schema.outcome, ended)
 
 
-def _known(connection: Connection, row: Mapping[str, Any]) -> Experiment | None:
-    key = {name: row[name] for name in ("principal", "client_key")}
-    found = records(connection, Experiment, **key)
-    if not found:
-        return None
-    if (found[0].tool, found[0].request_digest) != (row["tool"], row["request_digest"]):
+def _without(connection: Connection, names: Sequence[str], *tables: Table) -> list[str]:
+    """Return which experiments have no row in any of the tables, each once."""
+    found: set[str] = set()
+    for table in tables:
+        column = table.c.experiment_id
+        found.update(connection.scalars(select(column).where(column.in_(names))))
+    return [name for name in dict.fromkeys(names) if name not in found]
+
+
+def _known(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> dict[_Key, Experiment]:
+    """Return the experiments begun earlier with the client keys of these rows."""
+    keys: dict[str, list[str]] = {}
+    for row in rows:
+        if row["client_key"] is not None:
+            keys.setdefault(row["principal"], []).append(row["client_key"])
+    found = [
+        experiment
+        for principal, named in keys.items()
+        for experiment in records(connection, Experiment, principal=principal, client_key=named)
+    ]
+    return {(e.principal, e.client_key or ""): e for e in found}
+
+
+def _same(begun: Experiment, row: Mapping[str, Any]) -> Experiment:
+    if (begun.tool, begun.request_digest) != (row["tool"], row["request_digest"]):
         message = (
-            f"client_key={quoted(row['client_key'])} already stands for {found[0].id}, which asked "
+            f"client_key={quoted(row['client_key'])} already stands for {begun.id}, which asked "
             "something else; use a new key for a new request"
         )
         raise InputError(message)
-    return found[0]
+    return begun

@@ -8,7 +8,7 @@ Knows nothing of what rows mean; needs a transaction that nobody else can write 
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from math import isfinite
 from typing import Any
@@ -84,15 +84,27 @@ def head_of(connection: Connection) -> Head:
 
 def append(connection: Connection, table: Table, **values: Any) -> dict[str, Any]:
     """Return the row as it was appended to `table` and to the chain."""
+    return append_many(connection, table, [values])[0]
+
+
+def append_many(
+    connection: Connection, table: Table, many: Iterable[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return the rows as they were appended to `table` and to the chain, in this order."""
     head = head_of(connection)
-    seq = head.seq + 1
-    row = {"seq": seq, **{column.name: values.get(column.name) for column in table.c}} | values
-    row["seq"] = seq
-    row_hash = hash_row(table.name, row)
-    link = {"seq": seq, "kind": table.name, "row_hash": row_hash}
-    connection.execute(insert(chain), link | {"hash": hash_link(head.hash, seq, row_hash)})
-    connection.execute(insert(table), row)
-    return row
+    rows: list[dict[str, Any]] = []
+    links: list[dict[str, Any]] = []
+    for values in many:
+        row = {**{column.name: values.get(column.name) for column in table.c}, **values}
+        row["seq"] = head.seq + 1
+        row_hash = hash_row(table.name, row)
+        head = Head(row["seq"], hash_link(head.hash, row["seq"], row_hash))
+        rows.append(row)
+        links.append({"seq": head.seq, "kind": table.name, "row_hash": row_hash, "hash": head.hash})
+    if rows:
+        connection.execute(insert(chain), links)
+        connection.execute(insert(table), rows)
+    return rows
 
 
 def fetch(connection: Connection, table: Table, **equals: Any) -> list[dict[str, Any]]:

@@ -51,6 +51,8 @@ class Reading:
         self._spool = Spool(home / "spool")
         self._heads = Heads(home / "heads.txt")
         self._search = database.backend.search(database.read)
+        # By digest, so a text never changes; there are as many as numerics profiles and versions.
+        self._environments: dict[str, str] = {}
 
     @classmethod
     def open_for_audit(cls, backend: Backend, home: Path) -> Self:
@@ -155,6 +157,11 @@ class Reading:
             found = records(connection, Experiment, parent=parent_id)
         return sorted(found, key=lambda e: (e.position is None, e.position or 0, e.seq))
 
+    def children_of(self, ids: Sequence[str]) -> list[Experiment]:
+        """Return the replays of experiments, or the experiments of screens, oldest first."""
+        with self._database.read() as connection:
+            return records(connection, Experiment, parent=list(ids))
+
     def find(
         self,
         *,
@@ -196,7 +203,7 @@ class Reading:
         return page(
             self._database.read,
             wanted,
-            self._unsealed,
+            self.statuses,
             lambda: self._locks.held_in(unsealed_ids(standings=standings)),
             before,
             limit,
@@ -230,7 +237,8 @@ class Reading:
         sealed = self.outcome(experiment_id)
         return status_of(sealed and sealed.kind, tried=tried, alive=alive)
 
-    def _unsealed(self, ids: Sequence[str]) -> dict[str, Status]:
+    def statuses(self, ids: Sequence[str]) -> dict[str, Status]:
+        """Return where experiments stand, all of which exist; `status` is for one."""
         # As in `status`, for many at once: who was tried, who is alive, who is sealed by now.
         if not ids:
             return {}
@@ -263,10 +271,26 @@ class Reading:
                 for each in connection.scalars(select(column).where(column.in_(part)))
             }
 
+    def outcomes(self, ids: Sequence[str]) -> dict[str, Outcome]:
+        """Return how experiments ended; those that have not are left out."""
+        with self._database.read() as connection:
+            found = [
+                outcome
+                for part in _parts(ids)
+                for outcome in records(connection, Outcome, experiment_id=part)
+            ]
+        return {outcome.experiment_id: outcome for outcome in found}
+
     def cancel_requested(self, experiment_id: str) -> bool:
         """Return whether somebody asked that an experiment stop."""
         with self._database.read() as connection:
             return has(connection, schema.cancellation, experiment_id=experiment_id)
+
+    def cancellations(self, ids: Sequence[str]) -> set[str]:
+        """Return those of these experiments that somebody asked to stop."""
+        column = schema.cancellation.c.experiment_id
+        with self._database.read() as connection:
+            return set(connection.scalars(select(column).where(column.in_(ids))))
 
     def environment(self, digest: str) -> dict[str, Any]:
         """Return what an outcome was computed on.
@@ -274,17 +298,24 @@ class Reading:
         Raises:
             InputError: no outcome has this environment.
         """
-        with self._database.read() as connection:
-            found = fetch(connection, schema.environment, digest=digest)
-        if not found:
-            message = f"there is no environment {quoted(digest)}; outcomes name theirs"
-            raise InputError(message)
-        return json.loads(found[0]["document"])
+        if digest not in self._environments:
+            with self._database.read() as connection:
+                found = fetch(connection, schema.environment, digest=digest)
+            if not found:
+                message = f"there is no environment {quoted(digest)}; outcomes name theirs"
+                raise InputError(message)
+            self._environments[digest] = found[0]["document"]
+        return json.loads(self._environments[digest])
 
     def verifications(self, experiment_id: str) -> list[Verification]:
         """Return the verdicts on an experiment, oldest first."""
         with self._database.read() as connection:
             return records(connection, Verification, experiment_id=experiment_id)
+
+    def verifications_of(self, ids: Sequence[str]) -> list[Verification]:
+        """Return the verdicts on experiments, oldest first."""
+        with self._database.read() as connection:
+            return records(connection, Verification, experiment_id=list(ids))
 
     def get_object(self, digest: str) -> bytes:
         """Return the bytes kept under a digest, checked.

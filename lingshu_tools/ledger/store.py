@@ -180,7 +180,7 @@ class Ledger(Reading):
         self._check_tags(tags)
 
         def work(connection: Connection) -> list[Experiment]:
-            begun = [beginning.begin(connection, row) for row in rows]
+            begun = beginning.begin(connection, rows)
             for made, name in product(begun, tags):
                 tagging.add(connection, made, name, made.principal)
             return begun
@@ -271,23 +271,33 @@ class Ledger(Reading):
         return record(Outcome, row)
 
     def cancel(self, experiment_id: str, *, principal: str = "local") -> Status:
-        """Return the status after asking that an experiment stop.
-
-        One that nobody works on is `cancelled` at once; `running` means that whoever works on it
-        sees the request and stops; an outcome stays what it is.
+        """Return the status after asking that an experiment stop; see `cancel_many`.
 
         Raises:
             NotFoundError: there is no such experiment.
         """
-        self.experiment(experiment_id)
-        self._ingest(experiment_id)
-        self._database.write(lambda c: beginning.ask_to_stop(c, experiment_id, principal))
-        if lock := self._locks.acquire(experiment_id):
-            try:
-                self._database.write(lambda c: beginning.stop(c, experiment_id))
-            finally:
-                lock.release()
-        return self.status(experiment_id)
+        return self.cancel_many([experiment_id], principal=principal)[experiment_id]
+
+    def cancel_many(
+        self, experiment_ids: Sequence[str], *, principal: str = "local"
+    ) -> dict[str, Status]:
+        """Return the status of each experiment after asking that all of them stop.
+
+        One that nobody works on is `cancelled` at once; `running` means that whoever works on it
+        sees the request and stops; an outcome stays what it is. All requests are recorded before
+        the first experiment is sealed.
+
+        Raises:
+            NotFoundError: there is no such experiment.
+        """
+        for name in experiment_ids:
+            self._ingest(name)
+        self._database.write(lambda c: beginning.ask_to_stop(c, experiment_ids, principal))
+        # No attempt begins after this commit, so whoever is not at work now never will be.
+        alive = self._locks.held(experiment_ids)
+        free = [name for name in experiment_ids if name not in alive]
+        self._database.write(lambda c: beginning.stop(c, free))
+        return self.statuses(experiment_ids)
 
     # Replays
 

@@ -67,11 +67,12 @@ def rank(plan: Plan, ledger: Ledger, children: Sequence[Experiment]) -> Ranking:
     """
     null, why = sham_null(plan.control)
     latest = {child.position: child for child in children}
+    outcomes = ledger.outcomes([child.id for child in latest.values()])
     rows = [
         _ranked(plan, made, child, outcome, null)
         for position, made in enumerate(plan.designs)
         if (child := latest.get(position)) is not None
-        and (outcome := ledger.outcome(child.id)) is not None
+        and (outcome := outcomes.get(child.id)) is not None
         and outcome.kind == "succeeded"
     ]
     if len(rows) == len(plan.candidates):

@@ -20,6 +20,7 @@ from lingshu_model.wire import (
     EngineInfo,
     JobView,
     Origin,
+    QueuedJob,
     Requester,
     digest_json,
 )
@@ -63,6 +64,9 @@ class FakeEngine:
 
     def withdraw(self, experiments: Sequence[str]) -> int:
         return 0
+
+    def unfinished(self, principal: str | None = None) -> list[QueuedJob]:
+        return []
 
     def cells(self, job_id: str) -> Cells:
         arm, genes = self._arm(job_id), len(self.panel)

@@ -1,13 +1,14 @@
-"""cancel_experiment: stop an experiment, or what is left of a screen; what is done is kept.
-
-Knows nothing of which process is at work; the ledger tells it.
-"""
+"""cancel_experiment: stop an experiment, or what is left of a screen; what is done is kept."""
 
 from lingshu_tools.app import App
 from lingshu_tools.errors import InputError
+from lingshu_tools.ledger import Experiment
 from lingshu_tools.registry import Arguments, ToolSpec
+from lingshu_tools.replay_screens import unfinished_replays
 from lingshu_tools.replays import locate
-from lingshu_tools.results import Result
+from lingshu_tools.results import Result, call_text
+from lingshu_tools.screens import candidates_of, locate_screen
+from lingshu_tools.stopping import cancel_all
 from lingshu_tools.tools.common import AnyId
 from lingshu_tools.waiting import Pending
 
@@ -30,46 +31,63 @@ class CancelResult(Result):
 
 def cancel_experiment(app: App, asked: CancelExperiment) -> Pending[CancelResult]:
     """Return what was stopped, after waiting briefly for a living worker to stop."""
-    ids = _ids(app, asked.id)
-    open_ids = [i for i in ids if app.ledger.outcome(i) is None]
-    for i in open_ids:
-        app.ledger.cancel(i, principal=app.principal)
+    experiments = _experiments(app, asked.id)
+    ids = [experiment.id for experiment in experiments]
+    sealed = app.ledger.sealed(ids)
+    stopping = [i for i in ids if i not in sealed]
+    trouble = cancel_all(app, experiments)
     return Pending(
         name=asked.id,
-        ids=open_ids,
+        ids=stopping,
         wait_s=_WAIT_S,
-        finish=lambda: _result(app, asked, ids, open_ids),
+        finish=lambda: _result(app, asked.id, ids, stopping, trouble),
     )
 
 
-def _result(app: App, asked: CancelExperiment, ids: list[str], open_ids: list[str]) -> CancelResult:
-    outcomes = {i: app.ledger.outcome(i) for i in ids}
-    stopped = [i for i in open_ids if (o := outcomes[i]) and o.kind == "cancelled"]
-    kept = sum(o is not None and o.kind == "succeeded" for o in outcomes.values())
-    late = [i for i in open_ids if outcomes[i] is None]
-    screen = asked.id.startswith("scr_")
+def _result(
+    app: App, name: str, ids: list[str], stopping: list[str], trouble: str | None
+) -> CancelResult:
+    outcomes = app.ledger.outcomes(ids)
+    stopped = [i for i in stopping if i in outcomes and outcomes[i].kind == "cancelled"]
+    kept = sum(outcome.kind == "succeeded" for outcome in outcomes.values())
+    late = [i for i in stopping if i not in outcomes]
+    screen = name.startswith("scr_")
+    caveats = [f"The engine could not be told, and may work on: {trouble}"] if trouble else []
     return CancelResult(
         status="running" if late else "cancelled" if stopped else "succeeded",
-        summary=_summary(asked.id, len(stopped), kept, len(late)),
+        summary=_summary(name, len(stopped), kept, len(late)),
+        caveats=caveats,
         ledger_head=str(app.ledger.head()),
-        experiment_id=None if screen else asked.id,
-        screen_id=asked.id if screen else None,
+        experiment_id=None if screen else name,
+        screen_id=name if screen else None,
         cancelled=stopped,
         kept=kept,
-        next_step=f'get_experiment(id="{asked.id}") shows what was kept.'
-        if not late
-        else f'get_experiment(id="{asked.id}", wait_s=5) shows when it has stopped.',
+        next_step=_next_step(name, late=bool(late), trouble=trouble is not None),
     )
 
 
-def _ids(app: App, name: str) -> list[str]:
+def _next_step(name: str, *, late: bool, trouble: bool) -> str:
+    if trouble:
+        return f"{call_text('cancel_experiment', id=name)} tells the engine again."
+    if late:
+        return f"{call_text('get_experiment', id=name, wait_s=5)} shows when it has stopped."
+    return f"{call_text('get_experiment', id=name)} shows what was kept, and how to go on."
+
+
+def _experiments(app: App, name: str) -> list[Experiment]:
+    """Return what an id stands for: an experiment; or a screen's, and their unfinished replays."""
     if name.startswith("scr_"):
-        return [e.id for e in app.ledger.children(app.ledger.screen(name).id)]
-    ledger, experiment = locate(app, name)
-    if ledger.read_only:
+        ledger, screen = locate_screen(app, name)
+        candidates = candidates_of(ledger, screen.id)
+        replays = unfinished_replays(app, [e.id for e in candidates])
+        found = replays if ledger.read_only else [*candidates, *replays]
+    else:
+        ledger, experiment = locate(app, name)
+        found = [] if ledger.read_only else [experiment]
+    if ledger.read_only and not found:
         message = f"{name!r} is in the read-only reference ledger; it ended long ago"
         raise InputError(message)
-    return [experiment.id]
+    return found
 
 
 def _summary(name: str, stopped: int, kept: int, late: int) -> str:
@@ -84,9 +102,11 @@ SPEC = ToolSpec(
     name="cancel_experiment",
     title="Cancel an experiment or a screen",
     description=(
-        "Stop an unfinished experiment (exp_…), or all that is left of a screen (scr_…), in "
-        "whatever process it runs. Finished experiments and their cells are kept; a cancelled one "
-        "stays in the ledger as cancelled and cannot be resumed (replay_experiment runs it anew)."
+        "Stop an unfinished experiment (exp_…), or all that is left of a screen (scr_…) and of its "
+        "replays, in whatever process it runs; the engine drops its queued work too. Finished "
+        "experiments and their cells are kept. A cancelled one stays in the ledger as cancelled: "
+        "run_screen(screen_id=…) goes on with a screen, replay_experiment or the same call again "
+        "with an experiment, as new ones."
     ),
     arguments=CancelExperiment,
     result=CancelResult,

@@ -18,11 +18,15 @@ from lingshu_tools.honesty import (
 )
 from lingshu_tools.ledger.tagging import LONGEST, PATTERN
 from lingshu_tools.registry import Arguments
-from lingshu_tools.results import Number, View
+from lingshu_tools.results import Number, View, call_text
+from lingshu_tools.resuming import asked_again
 from lingshu_tools.views import Shown, shown
 from lingshu_tools.waiting import Pending, R
 
 MAX_WAIT_S = 45
+MAX_ROWS = 200
+LONGEST_CALL = 2000
+"""Characters of a call in a next step; a longer one is described instead."""
 LOG1P = "log1p_cp10k: ln(1 + counts per 10,000)"
 
 
@@ -78,9 +82,6 @@ Tags = Annotated[
     ),
 ]
 DryRun = Annotated[bool, Field(description="Return the cost only; nothing is run or logged")]
-ExperimentId = Annotated[
-    str, Field(min_length=1, max_length=80, description="Experiment id, exp_…")
-]
 AnyId = Annotated[
     str, Field(min_length=1, max_length=80, description="Experiment id exp_… or screen id scr_…")
 ]
@@ -123,7 +124,8 @@ class Simulation(CellSettings):
         `show` makes the result of it afterwards, whatever state it is in then.
         """
         require_room(app, made)
-        experiment = app.ledger.begin(new_experiment(app, made), tags=self.tags)
+        row = asked_again(app, new_experiment(app, made))
+        experiment = app.ledger.begin(row, tags=self.tags)
         app.runner.launch([experiment.id])
         return Pending(
             name=experiment.id,
@@ -170,7 +172,7 @@ class TargetCheck(View):
     note: str
 
 
-def planned(app: App, made: Design) -> dict[str, Any]:
+def planned(app: App, made: Design, asked: Simulation) -> dict[str, Any]:
     """Return the envelope of a dry run: the cost, and nothing written."""
     cost = cost_of(made.checkpoint, made.total_cells)
     support = made.support
@@ -183,5 +185,15 @@ def planned(app: App, made: Design) -> dict[str, Any]:
         "support": support_view(support),
         "evidence": evidence_view(made.checkpoint, support.tier),
         "ledger_head": str(app.ledger.head()),
-        "next_step": f"{made.tool} with dry_run=false runs it.",
+        "next_step": run_text(made.tool, asked),
     }
+
+
+def run_text(tool: str, asked: Arguments) -> str:
+    """Return the next step of a dry run: the same call without `dry_run`."""
+    given = asked.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude_none=True)
+    given.pop("dry_run", None)
+    text = call_text(tool, **given)
+    if len(text) > LONGEST_CALL:
+        return f"{tool} with the same arguments and dry_run=false runs it."
+    return f"{text} runs it."

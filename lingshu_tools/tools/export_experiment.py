@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -20,10 +21,10 @@ from lingshu_tools.gene_tables import EFFECT_UNITS, SAMPLE_UNITS
 from lingshu_tools.ledger import Experiment, digest_bytes
 from lingshu_tools.ledger.home import output_file
 from lingshu_tools.registry import Arguments, ToolSpec
-from lingshu_tools.results import Result
+from lingshu_tools.results import Result, call_text
+from lingshu_tools.screens import candidates_of, locate_screen
 from lingshu_tools.scripts import script
 from lingshu_tools.tools.common import AnyId, WaitS
-from lingshu_tools.tools.run_screen import locate_screen
 from lingshu_tools.tools.unfinished_files import unfinished
 from lingshu_tools.views import Shown, envelope, shown
 
@@ -70,7 +71,11 @@ def export_experiment(app: App, asked: ExportExperiment) -> ExportResult:
         if written is None:
             ones = _finished(app, asked.id, asked.format)
             job = (_h5ad if kind == "export" else _csv)(app, asked.id, ones)
-            facts = {"caveats": _missing(app, asked.id, ones), "tool": ones[0].experiment.tool}
+            facts = {
+                "caveats": _missing(app, asked.id, ones),
+                "tool": ones[0].experiment.tool,
+                "cells_too": _cells_too(asked.id, ones),
+            }
             task = Task(kind, request, job, folder=app.home / "exports", facts=facts)
             written = app.children.run(task, asked.wait_s)
         fields = _written(asked, written)
@@ -117,7 +122,8 @@ def _h5ad_words(name: str, path: str, written: Answer) -> dict[str, Any]:
     return {
         "summary": f"{cells} of {name} written to {path}",
         "units": {"X": "count (UMI)"},
-        "next_step": f'anndata.read_h5ad("{path}"); provenance is in uns["lingshu"], as JSON',
+        "next_step": f"anndata.read_h5ad({json.dumps(path)}); provenance is in "
+        'uns["lingshu"], as JSON',
     }
 
 
@@ -143,8 +149,18 @@ def _csv_words(name: str, path: str, written: Answer) -> dict[str, Any]:
         "summary": f"{written.made['rows']:,} rows, one per gene and experiment, of {name} written "
         f"to {path}; simulated, not measured",
         "units": SAMPLE_UNITS if samples else EFFECT_UNITS,
-        "next_step": 'format="h5ad" writes the cells themselves, with their whole provenance.',
+        "next_step": written.facts.get("cells_too"),
     }
+
+
+def _cells_too(name: str, ones: Sequence[Shown]) -> str:
+    """Return how to get the cells of what is written as numbers."""
+    roles = ("cells",) if ones[0].experiment.tool == "sample_cells" else ("control", "perturbed")
+    fits = sum(one.design.total_cells for one in ones) <= MAX_CELLS
+    if fits and all(one.stored(*roles) for one in ones):
+        h5ad = call_text("export_experiment", id=name, format="h5ad")
+        return f"{h5ad} writes the cells themselves, with their whole provenance."
+    return f"{call_text('export_experiment', id=name, format='script')} writes a script for them."
 
 
 def _script(app: App, asked: ExportExperiment) -> dict[str, Any]:
@@ -157,8 +173,8 @@ def _script(app: App, asked: ExportExperiment) -> dict[str, Any]:
         "summary": f"a Python script that runs {asked.id} again and compares the cells bit for "
         f"bit, written to {path}",
         "caveats": _missing(app, asked.id, ones),
-        "next_step": f"python -P {path} NEW_FOLDER computes everything anew; it exits with 1 where "
-        "anything differs.",
+        "next_step": f"`python -P {quote(str(path))} {quote(str(path.with_suffix('')))}` computes "
+        "everything anew, in a home of its own; it exits with 1 where anything differs.",
         "path": str(path),
         "digest": digest_bytes(text),
         "bytes": len(text),
@@ -170,7 +186,7 @@ def _finished(app: App, name: str, form: str) -> list[Shown]:
     ids = [name]
     if name.startswith("scr_"):
         ledger, screen = locate_screen(app, name)
-        ids = [child.id for child in ledger.children(screen.id)]
+        ids = [child.id for child in candidates_of(ledger, screen.id)]
     ones = [one for one in (shown(app, i) for i in ids) if one.succeeded]
     if not ones:
         message = f"{name} has no finished experiment to export; get_experiment shows its state"

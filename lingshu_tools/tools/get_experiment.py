@@ -9,10 +9,18 @@ from pydantic import Field
 
 from lingshu_tools.app import App
 from lingshu_tools.errors import InputError, quoted
+from lingshu_tools.experiments import replaces
 from lingshu_tools.registry import Arguments, ToolSpec
 from lingshu_tools.replays import replayed, verdict_of
 from lingshu_tools.results import Result, View, render
-from lingshu_tools.tools.common import AnyId, GeneEffect, Magnitude, TargetCheck, WaitS
+from lingshu_tools.tools.common import (
+    MAX_ROWS,
+    AnyId,
+    GeneEffect,
+    Magnitude,
+    TargetCheck,
+    WaitS,
+)
 from lingshu_tools.tools.perturb_cells import gene_table, show_effect
 from lingshu_tools.tools.run_screen import ScreenResult, screen_shown, take_up_screen
 from lingshu_tools.tools.sample_cells import GeneMean, Quality, show_sample
@@ -35,7 +43,9 @@ class GetExperiment(Arguments):
     genes: list[str] | None = Field(
         default=None, min_length=1, max_length=100, description="Show these genes (detail=genes)"
     )
-    limit: int | None = Field(default=None, ge=1, le=200, description="Rows to show, 1 to 200")
+    limit: int | None = Field(
+        default=None, ge=1, le=MAX_ROWS, description=f"Rows to show, 1 to {MAX_ROWS}"
+    )
     offset: int = Field(default=0, ge=0, le=100_000, description="Rows to skip")
     wait_s: WaitS = 0
 
@@ -58,6 +68,9 @@ class Provenance(View):
     door: str
     created_at: str
     parent: str | None
+    in_place_of: str | None = Field(
+        description="The cancelled or failed experiment that this one was begun in place of"
+    )
     tags: list[str]
     artifacts: dict[str, str]
     environment: dict[str, Any] | None
@@ -119,10 +132,12 @@ def _screen(app: App, asked: GetExperiment) -> GetResult | Pending[GetResult]:
             f"{asked.id!r} is a screen. Ask for its summary, then for the experiment_id of a row."
         )
         raise InputError(message)
-    rows = asked.limit or (200 if asked.detail == "effects" else 10)
-    return take_up_screen(
-        app, asked.id, asked.wait_s, lambda: _shown_screen(screen_shown(app, asked.id, top=rows))
-    )
+    rows = asked.limit or (MAX_ROWS if asked.detail == "effects" else 10)
+
+    def finish() -> GetResult:
+        return _shown_screen(screen_shown(app, asked.id, top=rows, offset=asked.offset))
+
+    return take_up_screen(app, asked.id, asked.wait_s, finish)
 
 
 def _shown_screen(found: ScreenResult) -> GetResult:
@@ -150,6 +165,7 @@ def _provenance(one: Shown) -> Provenance:
         door=row.door,
         created_at=row.created_at,
         parent=row.parent,
+        in_place_of=replaces(row),
         tags=one.ledger.tags([row.id]).get(row.id, []),
         artifacts=dict(outcome.artifacts) if outcome else {},
         environment=dict(one.ledger.environment(digest)) if digest else None,

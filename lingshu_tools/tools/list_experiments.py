@@ -10,7 +10,7 @@ from pydantic import Field
 from lingshu_tools.app import App
 from lingshu_tools.ledger import Listed
 from lingshu_tools.registry import Arguments, ToolSpec
-from lingshu_tools.results import Result, Truncated, View, render, text_table
+from lingshu_tools.results import Result, Truncated, View, call_text, render, text_table
 
 
 class ListExperiments(Arguments):
@@ -72,11 +72,11 @@ def list_experiments(app: App, asked: ListExperiments) -> ListResult:
     page = app.ledger.find(**asked.model_dump())
     tags = app.ledger.tags([item.experiment.id for item in page.items])
     rows = [_row(item, tags.get(item.experiment.id, [])) for item in page.items]
+    filters = {k: v for k, v in asked.model_dump().items() if v and k not in ("limit", "before")}
     cut = None
     if page.next_before:
-        more = f'list_experiments(before="{page.next_before}") with the same filters'
+        more = call_text("list_experiments", **filters, before=page.next_before, limit=asked.limit)
         cut = Truncated(shown=len(rows), total=len(rows) + 1, how_to_get_more=f"{more} (or more)")
-    filters = {k: v for k, v in asked.model_dump().items() if v and k not in ("limit", "before")}
     which = " with " + ", ".join(f"{k}={v!r}" for k, v in filters.items()) if filters else ""
     return ListResult(
         status="succeeded",
@@ -85,7 +85,7 @@ def list_experiments(app: App, asked: ListExperiments) -> ListResult:
         experiments=rows,
         next_before=page.next_before,
         truncated=cut,
-        next_step="get_experiment(id=…) shows one."
+        next_step=f"{call_text('get_experiment', id=rows[0].experiment_id)} shows the newest."
         if rows
         else "perturb_cells or run_screen makes some.",
     )

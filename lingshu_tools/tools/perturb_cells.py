@@ -60,7 +60,7 @@ def perturb_cells(app: App, asked: PerturbCells) -> PerturbResult | Pending[Pert
         # Refused now rather than after the cells were made.
         resolve_genes(made.checkpoint, asked.genes)
     if asked.dry_run:
-        return PerturbResult(**planned(app, made), **_facts(made))
+        return PerturbResult(**planned(app, made, asked), **_facts(made))
     return asked.begin(
         app, made, lambda one: show_effect(app, one, genes=asked.genes, limit=asked.top)
     )

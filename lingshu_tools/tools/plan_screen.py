@@ -16,7 +16,7 @@ from lingshu_tools.ledger import Screen
 from lingshu_tools.planner import Plan, make_plan
 from lingshu_tools.planner.ranking import errors_by_tier, sham_null
 from lingshu_tools.registry import Arguments, ToolSpec
-from lingshu_tools.results import Number, Result, SupportView, render, text_table
+from lingshu_tools.results import Number, Result, SupportView, call_text, render, text_table
 from lingshu_tools.tools.common import (
     LOG1P,
     CellSettings,
@@ -136,7 +136,7 @@ def plan_result(app: App, plan: Plan, screen: Screen | None) -> PlanResult:
         caveats=caveats_of(plan),
         screen_id=screen.id if screen else None,
         ledger_head=str(app.ledger.head()),
-        next_step=f'run_screen(screen_id="{screen.id}")' if screen else None,
+        next_step=call_text("run_screen", screen_id=screen.id) if screen else None,
         cost=cost,
         objective=plan.record["objective"],
         context=dict(plan.control.context),

@@ -1,19 +1,35 @@
-"""replay_experiment: run an experiment again from its row and say whether the same came back.
+"""replay_experiment: an experiment or a screen run again from its rows: did the same come back?"""
 
-Knows nothing of verdicts, which `replays` gives, or of threads.
-"""
-
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import Field
 
 from lingshu_tools.app import App
 from lingshu_tools.errors import InputError
-from lingshu_tools.ledger import Experiment
+from lingshu_tools.ledger import Experiment, Ledger, Screen, Status
 from lingshu_tools.registry import Arguments, ToolSpec
-from lingshu_tools.replays import Comparison, begin_replay, locate, verdict_of
-from lingshu_tools.results import Result
-from lingshu_tools.tools.common import ExperimentId, WaitS
+from lingshu_tools.replay_screens import (
+    VERDICTS,
+    Replayed,
+    begin_replays,
+    counts_of,
+    replays_so_far,
+)
+from lingshu_tools.replays import Comparison, begin_replay, locate, replayed, verdict_of
+from lingshu_tools.results import (
+    Progress,
+    Result,
+    ResultStatus,
+    Truncated,
+    View,
+    call_text,
+    render,
+    text_table,
+)
+from lingshu_tools.resuming import begin_again
+from lingshu_tools.screens import locate_screen
+from lingshu_tools.tools.common import MAX_WAIT_S, AnyId, WaitS
 from lingshu_tools.views import envelope, shown
 from lingshu_tools.waiting import Pending
 
@@ -24,17 +40,34 @@ _SAID = {
     "agree within Monte Carlo error; not a reproduction",
     "different": "different: neither the cells nor the effects agree as they should",
 }
+_REASON = "differs names what changed; a checkpoint, a driver or a build is the usual reason."
 
 
 class ReplayExperiment(Arguments):
     """Arguments of replay_experiment."""
 
-    id: ExperimentId
+    id: AnyId
     wait_s: WaitS = 4
+    limit: int = Field(
+        default=50, ge=1, le=2000, description="Of a screen: experiments to show, worst first"
+    )
+
+
+class ReplayedView(View):
+    """A finished experiment of a screen and its replay."""
+
+    replay_of: str
+    perturbation: str | None
+    experiment_id: str | None = Field(description="The replay; null: none yet")
+    status: str
+    verdict: str | None
 
 
 class ReplayResult(Result):
-    """A replay: `experiment_id` is the new experiment, `replay_of` the one replayed."""
+    """A replay: `experiment_id` is the new experiment, `replay_of` the one replayed.
+
+    Of a screen, `verdict` is the worst, once all that is finished of it has one.
+    """
 
     replay_of: str
     verdict: str | None = Field(
@@ -42,50 +75,176 @@ class ReplayResult(Result):
     )
     differs: dict[str, Any] = Field(description="What is not the same: numerics, artifacts, counts")
     verification_written: bool
+    verdicts: dict[str, int] = Field(
+        default_factory=dict[str, int], description="Of a screen: how many there are of each"
+    )
+    replays: list[ReplayedView] = Field(
+        default_factory=list[ReplayedView], description="Of a screen: its experiments, worst first"
+    )
 
 
 def replay_experiment(app: App, asked: ReplayExperiment) -> Pending[ReplayResult]:
-    """Return the verdict of running an experiment again, once it is there."""
+    """Return the verdict of running an experiment or a screen again, once it is there.
+
+    One that was cancelled or failed is begun again, which is no comparison.
+    """
+    if asked.id.startswith("scr_"):
+        return _screen(app, asked)
     ledger, original = locate(app, asked.id)
     outcome = ledger.outcome(original.id)
-    if outcome is None:
+    if outcome is None and not ledger.read_only:
         message = (
             f"{asked.id!r} has not finished, so there is nothing to compare a replay with. "
-            f'get_experiment(id="{asked.id}", wait_s=30) finishes it.'
+            f"{call_text('get_experiment', id=asked.id, wait_s=30)} finishes it."
         )
         raise InputError(message)
-    replay = begin_replay(app, ledger, original)
+    succeeded = outcome is not None and outcome.kind == "succeeded"
+    begin = begin_replay if succeeded else begin_again
+    replay = begin(app, ledger, original)
     app.runner.launch([replay.id])
+    kind = outcome.kind if outcome else "not finished"
     kept = not ledger.read_only
     return Pending(
         name=replay.id,
         ids=[replay.id],
         wait_s=asked.wait_s,
-        finish=lambda: _shown(app, replay, original.id, outcome.kind, kept=kept),
+        finish=lambda: _shown(app, replay, original.id, kind, kept=kept),
     )
 
 
 def _shown(app: App, replay: Experiment, name: str, kind: str, *, kept: bool) -> ReplayResult:
     """Return a replay in whatever state it is; `kept` says that its verdict is recorded."""
     one = shown(app, replay.id)
-    found = verdict_of(app, replay)
+    of = replayed(replay)
+    found = verdict_of(app, replay) if of else None
     fields = envelope(app, one)
     if one.succeeded:
-        fields |= _compared(name, kind, found)
+        fields |= _compared(replay, of if found and of else name, kind, found)
     return ReplayResult(
         **fields,
-        replay_of=name,
+        replay_of=of or name,
         verdict=found.verdict if found else None,
         differs=found.differs if found else {},
         verification_written=found is not None and kept,
     )
 
 
-def _compared(name: str, kind: str, found: Comparison | None) -> dict[str, Any]:
+def _screen(app: App, asked: ReplayExperiment) -> Pending[ReplayResult]:
+    ledger, screen = locate_screen(app, asked.id)
+    ids = [e.id for e in begin_replays(app, ledger, screen.id)]
+    app.runner.launch(ids)
+    return Pending(
+        name=screen.id,
+        ids=ids,
+        wait_s=asked.wait_s,
+        finish=lambda: _screen_shown(app, ledger, screen, asked.limit),
+    )
+
+
+def _screen_shown(app: App, ledger: Ledger, screen: Screen, limit: int) -> ReplayResult:
+    replays = replays_so_far(app, ledger, screen.id)
+    where = app.ledger.statuses([one.replay.id for one in replays if one.replay])
+    views = sorted((_replayed_view(one, where) for one in replays), key=_worst_first)[:limit]
+    differs = {o.original.id: o.verdict.differs for o in replays if o.verdict and o.verdict.differs}
+    counts = counts_of(replays)
+    judged = sum(counts.values())
+    status = _status(app, replays, set(where.values()))
+    worst = list(counts)[-1] if judged == len(replays) else None
+    candidates = len(screen.plan["candidates"])
+    cells = screen.plan["n_cells"] * 2
+    return ReplayResult(
+        status=status,
+        summary=_summary(screen.id, counts, len(replays), worst),
+        caveats=_caveats(app, replays, candidates),
+        screen_id=screen.id,
+        ledger_head=str(app.ledger.head()),
+        next_step=_next_step(screen.id, status, worst),
+        progress=Progress(done=judged * cells, total=len(replays) * cells),
+        truncated=_truncated(screen.id, limit, len(replays)),
+        replay_of=screen.id,
+        verdict=worst,
+        differs={v.replay_of: differs[v.replay_of] for v in views if v.replay_of in differs},
+        verification_written=bool(judged) and not ledger.read_only,
+        verdicts=counts,
+        replays=views,
+    )
+
+
+def _replayed_view(one: Replayed, where: Mapping[str, Status]) -> ReplayedView:
+    return ReplayedView(
+        replay_of=one.original.id,
+        perturbation=one.original.perturbation,
+        experiment_id=one.replay.id if one.replay else None,
+        status=where[one.replay.id] if one.replay else "queued",
+        verdict=one.verdict.verdict if one.verdict else None,
+    )
+
+
+def _worst_first(view: ReplayedView) -> tuple[int, int]:
+    ended = ("failed", "cancelled", "interrupted", "queued", "running", "succeeded")
+    verdict = VERDICTS.index(view.verdict) if view.verdict else len(VERDICTS)
+    return (-verdict, ended.index(view.status))
+
+
+def _status(app: App, replays: Sequence[Replayed], where: set[Status]) -> ResultStatus:
+    if _troubles(app, replays):
+        return "interrupted"
+    if where & {"queued", "running", "interrupted"} or not all(one.replay for one in replays):
+        return "running"
+    if "failed" in where:
+        return "failed"
+    return "cancelled" if "cancelled" in where else "succeeded"
+
+
+def _troubles(app: App, replays: Sequence[Replayed]) -> list[str]:
+    found = {app.runner.trouble(one.replay.id) for one in replays if one.replay}
+    return sorted(text for text in found if text)
+
+
+def _summary(name: str, counts: Mapping[str, int], total: int, worst: str | None) -> str:
+    named = ", ".join(f"{count} {verdict}" for verdict, count in counts.items()) or "none yet"
+    if worst is None:
+        return f"Replay of {name}: {sum(counts.values())} of {total} experiments judged: {named}."
+    done = f"Replay of {name}, its {total} finished experiments: {named}."
+    return f"{done} The worst is {_SAID[worst]}."
+
+
+def _caveats(app: App, replays: Sequence[Replayed], candidates: int) -> list[str]:
+    found = [f"The replay stopped: {text}" for text in _troubles(app, replays)]
+    for kind in ("failed", "cancelled"):
+        names = [
+            one.original.perturbation or one.original.id
+            for one in replays
+            if one.outcome and one.outcome.kind == kind
+        ]
+        if names:
+            found.append(f"Replays {kind}, so without a verdict: {', '.join(names[:10])}.")
+    if len(replays) < candidates:
+        found.append(f"Only the {len(replays)} finished of {candidates} candidates are replayed.")
+    return found
+
+
+def _next_step(name: str, status: ResultStatus, worst: str | None) -> str | None:
+    again = call_text("replay_experiment", id=name, wait_s=MAX_WAIT_S)
+    if status == "running":
+        return f"{again} goes on with it."
+    if status == "succeeded":
+        return None if worst == "exact" else _REASON
+    return f"{again} begins again what has no verdict, once what the caveats name is mended."
+
+
+def _truncated(name: str, limit: int, total: int) -> Truncated | None:
+    if limit >= total:
+        return None
+    how = call_text("replay_experiment", id=name, limit=total)
+    return Truncated(shown=limit, total=total, how_to_get_more=f"{how} shows all")
+
+
+def _compared(replay: Experiment, name: str, kind: str, found: Comparison | None) -> dict[str, Any]:
     if found is None:
         return {
-            "summary": f"{name} had {kind}, so this is a first result, not a comparison.",
-            "next_step": "get_experiment shows it.",
+            "summary": f"{name} was {kind}, so this is a first result, not a comparison.",
+            "next_step": f"{call_text('get_experiment', id=replay.id)} shows it.",
         }
     numerics = found.differs.get("environment") or {}
     named = ", ".join(list(numerics)[:5])
@@ -93,26 +252,34 @@ def _compared(name: str, kind: str, found: Comparison | None) -> dict[str, Any]:
         "summary": f"Replay of {name} from its row, computed anew: {_SAID[found.verdict]}."
         + (f" The environments differ in {named}." if named else ""),
         "units": {"differs.counts.largest_difference": "count (UMI)"},
-        "next_step": None
-        if found.verdict == "exact"
-        else "differs names what changed; a checkpoint, a driver or a build is the usual reason.",
+        "next_step": None if found.verdict == "exact" else _REASON,
     }
+
+
+def _text(result: ReplayResult) -> str:
+    rows = (
+        (r.replay_of, r.perturbation, r.experiment_id, r.status, r.verdict) for r in result.replays
+    )
+    head = ("replay_of", "perturbation", "experiment_id", "status", "verdict")
+    return render(result, text_table(head, rows) if result.replays else "")
 
 
 SPEC = ToolSpec(
     name="replay_experiment",
     title="Replay an experiment",
     description=(
-        "Run a finished experiment again from its ledger row alone, bypassing stored results, and "
-        "compare bit for bit. Verdict: exact (same cells, same numerics profile), same_kind (same "
-        "cells, other profile), equivalent (other cells, effects agree within Monte Carlo error) "
-        "or different; differs says what is not the same. The replay is a new experiment linked to "
-        "the old one and the verdict is written in the ledger. Works for the shipped reference "
-        "ledger. Costs as much as the original."
+        "Run a finished experiment (exp_…), or all finished ones of a screen (scr_…), again from "
+        "the ledger row alone, bypassing stored results, and compare bit for bit. Verdict: exact "
+        "(same cells, same numerics profile), same_kind (same cells, other profile), equivalent "
+        "(other cells, effects agree within Monte Carlo error) or different; differs says what is "
+        "not the same. A replay is a new experiment linked to the old one, and its verdict is "
+        "written in the ledger. A screen's goes on where it was when called again. Works for the "
+        "shipped reference ledger. Costs as much as the original."
     ),
     arguments=ReplayExperiment,
     result=ReplayResult,
     run=replay_experiment,
+    text=_text,
     read_only=False,
     idempotent=False,
     simulates=True,

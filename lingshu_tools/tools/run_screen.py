@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from lingshu_tools.disk import require_room
 from lingshu_tools.errors import InputError
 from lingshu_tools.honesty import evidence_sentence, evidence_view
 from lingshu_tools.ledger import Experiment, Ledger, Screen, Status
@@ -25,11 +24,13 @@ from lingshu_tools.results import (
     ResultStatus,
     Truncated,
     View,
+    call_text,
     finite,
     render,
     text_table,
 )
-from lingshu_tools.tools.common import LOG1P, DryRun, Tags, WaitS
+from lingshu_tools.screens import begin_screen, candidates_of, locate_screen
+from lingshu_tools.tools.common import LOG1P, MAX_ROWS, MAX_WAIT_S, DryRun, Tags, WaitS, run_text
 from lingshu_tools.tools.plan_screen import (
     Candidates,
     ObjectiveArgument,
@@ -104,20 +105,32 @@ class ScreenResult(Result):
 
 
 def run_screen(app: App, asked: RunScreen) -> ScreenResult | Pending[ScreenResult]:
-    """Return the ranking of a screen, once it is there; the cost of a dry run."""
+    """Return the ranking of a screen, once it is there; the cost of a dry run.
+
+    What was cancelled or failed is begun again. A screen of the reference ledger that is not
+    finished is run in this home, by the same plan.
+    """
     if asked.screen_id is None:
         ledger, known, plan = app.ledger, None, _asked(app, asked)
     else:
         ledger, known = locate_screen(app, _alone(asked.screen_id, asked))
         plan = plan_of(app, known.plan)
     if asked.dry_run:
-        return _cost_only(app, plan, known)
+        return _cost_only(app, asked, plan, known)
+    caveats: list[str] = []
+    if known and ledger.read_only:
+        if _finished(ledger, plan, known):
+            return screen_shown(app, known.id, top=asked.top)
+        caveats = [f"{known.id} is in the read-only reference ledger: its plan is run in this home"]
+        known = None
     screen = known or recorded(app, plan)
-    if not ledger.read_only:
-        _begin(app, plan, screen, asked.tags)
-    return take_up_screen(
-        app, screen.id, asked.wait_s, lambda: screen_shown(app, screen.id, top=asked.top)
-    )
+    begin_screen(app, plan, screen, asked.tags)
+
+    def finish() -> ScreenResult:
+        found = screen_shown(app, screen.id, top=asked.top)
+        return found.model_copy(update={"caveats": [*caveats, *found.caveats]})
+
+    return take_up_screen(app, screen.id, asked.wait_s, finish)
 
 
 def take_up_screen(
@@ -131,7 +144,7 @@ def take_up_screen(
     ledger, screen = locate_screen(app, screen_id)
     if ledger.read_only:
         return finish()
-    ids = [child.id for child in ledger.children(screen.id)]
+    ids = [child.id for child in candidates_of(ledger, screen.id)]
     ended = ledger.sealed(ids)
     left = [i for i in ids if i not in ended]
     if not left:
@@ -140,34 +153,27 @@ def take_up_screen(
     return Pending(name=screen.id, ids=ids, wait_s=wait_s, finish=finish)
 
 
-def screen_shown(app: App, screen_id: str, *, top: int = 10) -> ScreenResult:
-    """Return the ranking of a screen as it is; nothing is begun or waited for."""
+def screen_shown(app: App, screen_id: str, *, top: int = 10, offset: int = 0) -> ScreenResult:
+    """Return the ranking of a screen as it is; nothing is begun or waited for.
+
+    `offset` best candidates are left out, and then `top` are shown.
+    """
     ledger, screen = locate_screen(app, screen_id)
-    plan, children = plan_of(app, screen.plan), ledger.children(screen_id)
-    return _result(app, ledger, screen, plan, children, top)
+    plan, children = plan_of(app, screen.plan), candidates_of(ledger, screen_id)
+    return _result(app, ledger, screen, plan, children, slice(offset, offset + top))
 
 
 def ranking_of(app: App, screen_id: str) -> tuple[Plan, Ranking]:
     """Return a screen's plan and its whole ranking so far; nothing is started."""
     ledger, screen = locate_screen(app, screen_id)
     plan = plan_of(app, screen.plan)
-    return plan, rank(plan, ledger, ledger.children(screen_id))
+    return plan, rank(plan, ledger, candidates_of(ledger, screen_id))
 
 
-def locate_screen(app: App, screen_id: str) -> tuple[Ledger, Screen]:
-    """Return a screen and the ledger it is in: this home's, else the reference ledger.
-
-    Raises:
-        NotFoundError: in neither.
-    """
-    return app.locate(lambda ledger: ledger.screen(screen_id))
-
-
-def _begin(app: App, plan: Plan, screen: Screen, tags: Sequence[str]) -> None:
-    # The rows are keyed by screen and position: a second process begins none twice.
-    if len(app.ledger.children(screen.id)) < len(plan.candidates):
-        require_room(app, plan.designs[0], stored_cells=plan.total_cells)
-        app.ledger.begin_many(plan.children(app, screen.id), tags=tags)
+def _finished(ledger: Ledger, plan: Plan, screen: Screen) -> bool:
+    outcomes = ledger.outcomes([e.id for e in candidates_of(ledger, screen.id)])
+    succeeded = [o for o in outcomes.values() if o.kind == "succeeded"]
+    return len(succeeded) == len(plan.candidates)
 
 
 def _asked(app: App, asked: RunScreen) -> Plan:
@@ -194,9 +200,10 @@ def _alone(screen_id: str, asked: RunScreen) -> str:
     return screen_id
 
 
-def _cost_only(app: App, plan: Plan, screen: Screen | None = None) -> ScreenResult:
+def _cost_only(app: App, asked: RunScreen, plan: Plan, screen: Screen | None) -> ScreenResult:
     planned = plan_result(app, plan, screen)
     shared: dict[str, Any] = {k: getattr(planned, k) for k in Result.model_fields}
+    shared["next_step"] = run_text("run_screen", asked)
     return ScreenResult(**shared, **_plan_fields(plan), n_done=0, ranking=[])
 
 
@@ -210,11 +217,18 @@ def _plan_fields(plan: Plan) -> dict[str, Any]:
 
 
 def _result(
-    app: App, ledger: Ledger, screen: Screen, plan: Plan, children: Sequence[Experiment], top: int
+    app: App,
+    ledger: Ledger,
+    screen: Screen,
+    plan: Plan,
+    children: Sequence[Experiment],
+    rows: slice,
 ) -> ScreenResult:
-    statuses: list[Status] = [ledger.status(child.id) for child in children]
+    where = ledger.statuses([child.id for child in children])
+    statuses: list[Status] = [where[child.id] for child in children]
     ranking = rank(plan, ledger, children)
-    status, shown = _status(statuses), ranking.rows[:top]
+    troubles = _troubles(app, children)
+    status, shown = "interrupted" if troubles else _status(statuses), ranking.rows[rows]
     tier = weakest(plan)
     return ScreenResult(
         **_plan_fields(plan),
@@ -223,11 +237,11 @@ def _result(
         units=dict.fromkeys(("score", "mc_interval", "prediction_error"), LOG1P),
         support=support_of(plan),
         evidence=evidence_view(plan.control.checkpoint, tier),
-        caveats=[*_caveats(app, ranking, children, statuses), *caveats_of(plan)],
+        caveats=[*troubles, *_caveats(ranking, children, statuses), *caveats_of(plan)],
         screen_id=screen.id,
         ledger_head=str(ledger.head()),
-        next_step=_next_step(screen.id, status, ranking),
-        truncated=_truncated(screen.id, len(shown), len(ranking.rows)),
+        next_step=_next_step(ledger, screen, status, ranking),
+        truncated=_truncated(plan, screen.id, rows, len(ranking.rows)),
         progress=_progress(plan, statuses),
         n_done=len(ranking.rows),
         ranking=[_view(row) for row in shown],
@@ -301,15 +315,15 @@ def _hits(scored: Sequence[Ranked]) -> str:
     )
 
 
+def _troubles(app: App, children: Sequence[Experiment]) -> list[str]:
+    stuck = {t for c in children if (t := app.runner.trouble(c.id))}
+    return [f"The screen stopped: {text}" for text in sorted(stuck)]
+
+
 def _caveats(
-    app: App,
-    ranking: Ranking,
-    children: Sequence[Experiment],
-    statuses: Sequence[Status],
+    ranking: Ranking, children: Sequence[Experiment], statuses: Sequence[Status]
 ) -> list[str]:
     found: list[str] = []
-    stuck = {t for c in children if (t := app.runner.trouble(c.id))}
-    found += [f"The screen stopped: {text}" for text in sorted(stuck)]
     for state in ("failed", "cancelled"):
         names = [
             c.perturbation or "" for c, s in zip(children, statuses, strict=True) if s == state
@@ -331,21 +345,36 @@ def _close(ranking: Ranking) -> list[str]:
     return [f"The first {near} lie within one prediction error of the best."] if near > 1 else []
 
 
-def _next_step(screen_id: str, status: ResultStatus, ranking: Ranking) -> str:
+def _next_step(ledger: Ledger, screen: Screen, status: ResultStatus, ranking: Ranking) -> str:
+    run = call_text("run_screen", screen_id=screen.id)
     if status == "planned":
-        return f'run_screen(screen_id="{screen_id}")'
+        return run
+    if status in ("queued", "running", "interrupted") and ledger.read_only:
+        return f"{run} runs it in this home."
+    if status in ("queued", "running"):
+        return call_text("get_experiment", id=screen.id, wait_s=MAX_WAIT_S)
     if status in ("interrupted", "failed"):
-        return f'run_screen(screen_id="{screen_id}") once what the caveats name is mended'
-    if status in ("queued", "running") or not ranking.rows:
-        return f'get_experiment(id="{screen_id}", wait_s=45)'
-    return f'plot_experiment(id="{screen_id}", kind="ranking")'
+        return f"{run} goes on with it, once what the caveats name is mended."
+    if status == "cancelled":
+        return f"{run} begins again what was cancelled; what is done is kept."
+    if not any(row.value is not None for row in ranking.rows):
+        first = ranking.rows[0].experiment_id
+        return f"{call_text('get_experiment', id=first)} shows the effect of one without a score."
+    return call_text("plot_experiment", id=screen.id, kind="ranking")
 
 
-def _truncated(screen_id: str, shown: int, total: int) -> Truncated | None:
-    if shown == total:
+def _truncated(plan: Plan, screen_id: str, rows: slice, total: int) -> Truncated | None:
+    shown = range(total)[rows]
+    if len(shown) == total:
         return None
-    how = f'run_screen(screen_id="{screen_id}", top={total}) shows all'
-    return Truncated(shown=shown, total=total, how_to_get_more=how)
+    if total == len(plan.candidates):
+        how = f"{call_text('run_screen', screen_id=screen_id, top=total)} shows all"
+    else:
+        # Unlike run_screen, this begins nothing again.
+        offset = shown.stop if shown.stop < total else 0
+        more = call_text("get_experiment", id=screen_id, limit=MAX_ROWS, offset=offset)
+        how = f"{more} shows more"
+    return Truncated(shown=len(shown), total=total, how_to_get_more=how)
 
 
 def ranking_table(ranking: Sequence[RankedView]) -> str:
@@ -368,9 +397,10 @@ SPEC = ToolSpec(
         "log1p_cp10k, mc_interval (sampling only), prediction_error (held out, the larger), FDR "
         "against sham interventions. Each candidate is a paired simulated experiment with an id. "
         "Waits wait_s seconds (0 to 45); if not done, status is running: call "
-        "get_experiment(id=screen_id, wait_s=45). The same plan resumes the same screen and "
-        "repeats nothing. A target's own gene is left out of its score. Rankings are predictions: "
-        "quote prediction_error and the evidence with them."
+        "get_experiment(id=screen_id, wait_s=45). The same plan resumes the same screen: what is "
+        "done is kept, what was cancelled or failed is begun again. A target's own gene is left "
+        "out of its score. Rankings are predictions: quote prediction_error and the evidence with "
+        "them."
     ),
     arguments=RunScreen,
     result=ScreenResult,

@@ -11,7 +11,16 @@ from lingshu_tools.app import App
 from lingshu_tools.experiments import Design
 from lingshu_tools.findings import QUANTILES, seen_row
 from lingshu_tools.registry import ToolSpec
-from lingshu_tools.results import Number, Result, Truncated, View, finite, render, text_table
+from lingshu_tools.results import (
+    Number,
+    Result,
+    Truncated,
+    View,
+    call_text,
+    finite,
+    render,
+    text_table,
+)
 from lingshu_tools.tools.common import (
     InterventionArgument,
     Simulation,
@@ -74,7 +83,7 @@ def sample_cells(app: App, asked: SampleCells) -> SampleResult | Pending[SampleR
     """Return the quality of freshly sampled cells, once they are there; the cost of a dry run."""
     made = asked.design(app, "sample_cells")
     if asked.dry_run:
-        return SampleResult(**planned(app, made), **_facts(made))
+        return SampleResult(**planned(app, made, asked), **_facts(made))
     return asked.begin(app, made, lambda one: show_sample(app, one, limit=asked.top))
 
 
@@ -115,8 +124,14 @@ def _succeeded(one: Shown, limit: int, offset: int) -> dict[str, Any]:
         "truncated": Truncated(shown=len(rows), total=len(kept), how_to_get_more=more)
         if len(rows) < len(kept)
         else None,
-        "next_step": f'export_experiment(id="{one.experiment.id}") writes the cells to a file.',
+        "next_step": _next_step(one),
     }
+
+
+def _next_step(one: Shown) -> str:
+    if one.stored("cells"):
+        return f"{call_text('export_experiment', id=one.experiment.id)} writes the cells to a file."
+    return f"{call_text('replay_experiment', id=one.experiment.id)} makes the cells again."
 
 
 def _quality(one: Shown) -> Quality:

@@ -3,6 +3,8 @@
 from typing import Any
 
 from lingshu_tools.children import State
+from lingshu_tools.results import call_text
+from lingshu_tools.tools.common import MAX_WAIT_S
 
 _WORDS = {
     "queued": "waits for its turn, as other files are being made",
@@ -19,14 +21,11 @@ def unfinished(tool: str, what: str, state: State, arguments: dict[str, Any]) ->
         state: of the child process.
         arguments: those of the call, but for `wait_s`; the same call again picks the files up.
     """
-    given = ", ".join(f"{k}={_literal(v)}" for k, v in arguments.items() if v is not None)
+    given = {name: value for name, value in arguments.items() if value is not None}
+    again = call_text(tool, **given, wait_s=MAX_WAIT_S)
     return {
         "status": state,
         "summary": f"{what} {_WORDS[state]}; it goes on in the background.",
-        "next_step": f"{tool}({given}, wait_s=45) returns it when it is done.",
+        "next_step": f"{again} returns it when it is done.",
         "caveats": [],
     }
-
-
-def _literal(value: Any) -> str:
-    return f'"{value}"' if isinstance(value, str) else str(value)

@@ -1,0 +1,213 @@
+"""A screen is replayed by its id: a verdict for each finished experiment, and the worst of them."""
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from made_screens import PANEL, HaltingEngine, make_checkpoint, open_app, run
+
+from lingshu_model.wire import Cells, EngineInfo, digest_json
+from lingshu_tools.app import App
+from lingshu_tools.cli import main
+from lingshu_tools.dispatcher import call
+from lingshu_tools.errors import InputError
+from lingshu_tools.testing import FakeEngine
+
+
+class OtherEngine(FakeEngine):
+    """An engine with another numerics profile, whose cells of `changed` targets are others."""
+
+    def __init__(self, *changed: str, device: str = "other") -> None:
+        super().__init__(PANEL)
+        self.altered, self.device = set(changed), device
+
+    def info(self, checkpoint: str | None = None) -> EngineInfo:
+        profile = {"device": self.device}
+        digest = digest_json(profile)
+        return super().info().model_copy(update={"profile": profile, "profile_digest": digest})
+
+    def cells(self, job_id: str) -> Cells:
+        cells = super().cells(job_id)
+        if self.altered & {i.target for i in self.arms[job_id].interventions}:
+            return Cells(cells.counts[:, ::-1].copy(), cells.measured, cells.origin)
+        return cells
+
+
+def replay(app: App, name: str, **more: Any) -> Any:
+    """Return the replay of a screen when nothing of it is under way any more."""
+    found = call(app, "replay_experiment", {"id": name, "wait_s": 45} | more)
+    while found.status == "running":
+        found = call(app, "replay_experiment", {"id": name, "wait_s": 45} | more)
+    return found
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    make_checkpoint(tmp_path / "checkpoints")
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def app(home: Path) -> Iterator[App]:
+    opened = open_app(home, FakeEngine(PANEL))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def done(app: App) -> str:
+    return run(app).screen_id
+
+
+def test_every_finished_experiment_has_its_verdict_and_the_screen_the_worst(app: App, done: str):
+    found = replay(app, done)
+    assert (found.status, found.verdict, found.verdicts) == ("succeeded", "exact", {"exact": 5})
+    assert (found.screen_id, found.replay_of, found.experiment_id) == (done, done, None)
+    assert {one.replay_of for one in found.replays} == {e.id for e in app.ledger.children(done)}
+    for one in found.replays:
+        (written,) = app.ledger.verifications(one.replay_of)
+        assert (written.verdict, written.replay_id) == ("exact", one.experiment_id)
+    assert found.progress.done == found.progress.total == 5 * 2 * 48
+    assert found.next_step is None
+
+
+def test_the_worst_verdict_comes_first(home: Path, done: str):
+    app = open_app(home, OtherEngine("T02"))
+    found = replay(app, done)
+    assert (found.verdict, found.verdicts) == ("different", {"same_kind": 4, "different": 1})
+    assert [one.verdict for one in found.replays] == ["different"] + ["same_kind"] * 4
+    assert found.replays[0].perturbation == "T02 knockout"
+    assert "artifacts" in found.differs[found.replays[0].replay_of]
+    app.close()
+
+
+def test_a_replay_goes_on_where_it_was(home: Path, done: str):
+    halted = open_app(home, HaltingEngine(done=2))
+    first = call(halted, "replay_experiment", {"id": done, "wait_s": 0})
+    assert first.status == "running"
+    assert first.next_step.startswith(f'replay_experiment(id="{done}", wait_s=45)')
+    children = halted.ledger.children_of([e.id for e in halted.ledger.children(done)])
+    assert len(children) == 5
+    assert halted.runner.wait([e.id for e in children][:2], 45)
+    halted.close()
+
+    app = open_app(home, FakeEngine(PANEL))
+    found = replay(app, done)
+    assert (found.verdict, found.verdicts) == ("exact", {"exact": 5})
+    again = replay(app, done)
+    assert again.replays == found.replays
+    assert len(app.ledger.children_of([e.id for e in app.ledger.children(done)])) == 5
+    app.close()
+
+
+def test_verdicts_under_another_profile_are_not_todays(home: Path, done: str, app: App):
+    assert replay(app, done).verdicts == {"exact": 5}
+    other = open_app(home, OtherEngine())
+    assert replay(other, done).verdicts == {"same_kind": 5}
+    assert len(app.ledger.children_of([e.id for e in app.ledger.children(done)])) == 10
+    other.close()
+
+
+def test_without_a_running_engine_one_replay_is_begun_which_starts_it(home: Path, done: str):
+    class Sleeping(FakeEngine):
+        """Says nothing of itself until it was asked for cells."""
+
+        def info(self, checkpoint: str | None = None) -> EngineInfo | None:
+            return super().info() if self.arms else None
+
+    app = open_app(home, FakeEngine(PANEL))
+    assert replay(app, done).verdicts == {"exact": 5}
+    app.close()
+    app = open_app(home, Sleeping(PANEL))
+    found = replay(app, done)
+    assert (found.verdict, found.verdicts) == ("exact", {"exact": 5})
+    assert len(app.ledger.children_of([e.id for e in app.ledger.children(done)])) == 6
+    app.close()
+
+
+def test_what_failed_is_begun_again_when_called_again(home: Path, done: str):
+    class Broken(FakeEngine):
+        def wait(self, job_id: str, wait_s: float):
+            view = super().wait(job_id, wait_s)
+            if [i.target for i in self.arms[job_id].interventions] == ["T02"]:
+                return view.model_copy(update={"state": "failed", "error": "not enough memory"})
+            return view
+
+    app = open_app(home, Broken(PANEL))
+    found = replay(app, done)
+    assert (found.status, found.verdict, found.verdicts) == ("failed", None, {"exact": 4})
+    assert any("T02" in caveat for caveat in found.caveats)
+    assert found.next_step.startswith(f'replay_experiment(id="{done}"')
+    app.close()
+    mended = open_app(home, FakeEngine(PANEL))
+    assert replay(mended, done).verdicts == {"exact": 5}
+    mended.close()
+
+
+def test_only_what_is_finished_is_replayed_and_the_rest_is_said(home: Path):
+    halted = open_app(home, HaltingEngine(done=3))
+    screen_id = run(halted, wait_s=0).screen_id
+    with pytest.raises(InputError, match="run_screen"):
+        call(halted, "replay_experiment", {"id": run(halted, seed=1, wait_s=0).screen_id})
+    ids = [e.id for e in halted.ledger.children(screen_id)]
+    assert halted.runner.wait(ids[:3], 45)
+    call(halted, "cancel_experiment", {"id": screen_id})
+    halted.runner.wait(ids, 45)
+    halted.close()
+    app = open_app(home, FakeEngine(PANEL))
+    found = replay(app, screen_id)
+    assert found.verdicts == {"exact": 3}
+    assert any("3 finished of 5" in caveat for caveat in found.caveats)
+    app.close()
+
+
+def test_cancelling_a_screen_stops_its_replays(home: Path, done: str):
+    app = open_app(home, HaltingEngine(done=0))
+    call(app, "replay_experiment", {"id": done, "wait_s": 0})
+    stopped = call(app, "cancel_experiment", {"id": done})
+    replays = [e.id for e in app.ledger.children_of([e.id for e in app.ledger.children(done)])]
+    app.runner.wait(replays, 45)
+    assert set(app.ledger.statuses(replays).values()) == {"cancelled"}
+    assert stopped.kept == 5
+    shown = call(app, "get_experiment", {"id": done})
+    assert shown.status == "succeeded"
+    app.close()
+
+
+def test_a_long_list_is_cut_to_the_worst(app: App, done: str):
+    found = replay(app, done, limit=2)
+    assert len(found.replays) == 2
+    assert (found.truncated.shown, found.truncated.total) == (2, 5)
+    assert "limit=5" in found.truncated.how_to_get_more
+
+
+def test_a_screen_of_the_reference_ledger_is_replayed_too(
+    app: App, home: Path, done: str, monkeypatch: pytest.MonkeyPatch
+):
+    place = home.parent / "reference.db"
+    with closing(sqlite3.connect(app.ledger.database)) as database:
+        database.execute("VACUUM INTO ?", (str(place),))
+    monkeypatch.setenv("LINGSHU_REFERENCE_LEDGER", str(place))
+    another = open_app(home.parent / "another", FakeEngine(PANEL))
+    found = replay(another, done)
+    assert (found.verdict, found.verdicts) == ("exact", {"exact": 5})
+    assert found.verification_written is False
+    assert replay(another, done).replays == found.replays
+    another.close()
+
+
+def test_the_command_line_replays_a_screen_and_names_each(
+    app: App, done: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("lingshu_tools.cli_replay.open_app", lambda: app)
+    told = CliRunner().invoke(main, ["replay", done])
+    assert told.exit_code == 0, told.output
+    assert all(e.id in told.output for e in app.ledger.children(done))
+    assert "5 exact" in told.output
+    result = json.loads(CliRunner().invoke(main, ["replay", done, "--json"]).output)
+    assert result["verdicts"] == {"exact": 5}
