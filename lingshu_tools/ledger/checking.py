@@ -22,8 +22,16 @@ from lingshu_tools.ledger.backend import backend_of
 from lingshu_tools.ledger.chain import EMPTY, hash_link, rehash
 from lingshu_tools.ledger.migrations import STANDING
 from lingshu_tools.ledger.objects import ObjectStore
+from lingshu_tools.ledger.origins import foreign_cells
 from lingshu_tools.ledger.records import Problem
-from lingshu_tools.ledger.schema import artifact, chain, outcome, tables_at, tag
+from lingshu_tools.ledger.schema import (
+    artifact,
+    chain,
+    experiment,
+    outcome,
+    tables_at,
+    tag,
+)
 from lingshu_tools.ledger.tagging import is_tag
 
 MAX_PROBLEMS = 100
@@ -114,6 +122,8 @@ def _check(connection: Connection, place: Place, start: int, end: int) -> Checke
                     done.note(row.seq, f"{quoted(row.name)} is no tag: one short line was expected")
         if table is outcome:
             _references(done, connection, rows, stored)
+            if place.objects is not None:
+                _origins(done, connection, ObjectStore(Path(place.objects), writable=False), rows)
     for seq, (kind, _) in claimed.items():
         done.note(seq, f"{kind} row is missing")
     if place.revision >= STANDING:
@@ -170,6 +180,22 @@ def _objects(done: Checked, objects: ObjectStore, rows: Sequence[Row[Any]]) -> N
             objects.checked(row.digest)
         except (LingshuError, OSError) as error:
             done.note(row.seq, str(error))
+
+
+def _origins(
+    done: Checked, connection: Connection, objects: ObjectStore, rows: Sequence[Row[Any]]
+) -> None:
+    """Note outcomes whose cells say that they answer another request."""
+    columns = experiment.c.id, experiment.c.tool, experiment.c.request
+    about = {row.experiment_id for row in rows}
+    query = select(*columns).where(experiment.c.id.in_(about))
+    asked = {name: (tool, request) for name, tool, request in connection.execute(query)}
+    for row in rows:
+        if row.experiment_id in asked:
+            for role, digest, what in foreign_cells(
+                objects, *asked[row.experiment_id], row.artifacts
+            ):
+                done.note(row.seq, f"its {role} {digest} {what}: replay {row.experiment_id}")
 
 
 def _between(connection: Connection, table: Table, start: int, end: int) -> Sequence[Row[Any]]:
