@@ -17,6 +17,13 @@ if TYPE_CHECKING:
     from lingshu_model.wire import EngineInfo
 
 
+_ENDINGS = {
+    "exited": "engine told to exit",
+    "killed": "engine killed: it did not answer, or did not exit when told",
+    "none": "no engine was running",
+}
+
+
 @click.group()
 def engine() -> None:
     """Start, stop, look at or be the engine; tools start it by themselves when they need it."""
@@ -32,12 +39,15 @@ def start() -> None:
 @engine.command()
 @common
 def stop() -> None:
-    """Tell the engine of this home to exit; running arms are taken up again when next asked for."""
-    stopped = open_app().engine.shutdown()
+    """End the engine of this home, also a stuck one or one of another version.
+
+    Running arms are taken up again when next asked for.
+    """
+    ending = open_app().engine.stop()
     if settings().as_json:
-        echo_json({"status": "succeeded", "stopped": stopped})
+        echo_json({"status": "succeeded", "stopped": ending != "none", "ending": ending})
     else:
-        click.echo("engine told to exit" if stopped else "no engine was running")
+        click.echo(_ENDINGS[ending])
 
 
 @engine.command()

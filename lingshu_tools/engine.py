@@ -36,6 +36,7 @@ from lingshu_model.wire.places import EnginePlaces
 from lingshu_model.wire.private import private_folder
 from lingshu_tools.deadline import time_limit
 from lingshu_tools.engine_answers import bound_cells, checked, requester_headers, view_of
+from lingshu_tools.engine_end import Ending
 from lingshu_tools.engine_http import Connection, LostError, OtherEngineError
 from lingshu_tools.engine_process import EngineProcess, Start
 from lingshu_tools.engine_transport import LocalTransport
@@ -265,6 +266,14 @@ class Engine:
         """
         return self._process.shutdown()
 
+    def stop(self) -> Ending:
+        """Return how the engine of this home ended, after it has: told, or killed if it is stuck.
+
+        Raises:
+            EngineError: it is on another machine and does not answer, or it cannot be killed.
+        """
+        return self._process.stop()
+
     def _again(self, ask: Callable[[], T]) -> T:
         """Return what `ask` returns; once more where it was answered for another request."""
         try:
@@ -304,7 +313,8 @@ class Engine:
     def _client(self, limits: httpx.Limits) -> httpx.Client:
         headers = requester_headers(Requester(principal=self._principal))
         if self._url:
-            headers["Authorization"] = f"Bearer {self._environ.get('LINGSHU_ENGINE_TOKEN', '')}"
+            if token := self._environ.get("LINGSHU_ENGINE_TOKEN"):
+                headers["Authorization"] = f"Bearer {token}"
             return httpx.Client(base_url=self._url, headers=headers, limits=limits)
         transport = LocalTransport(self.places, limits)
         return httpx.Client(transport=transport, base_url="http://engine", headers=headers)

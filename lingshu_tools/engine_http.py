@@ -29,6 +29,7 @@ ANSWER_S = 120.0
 """Seconds an engine may take to answer where no call is waiting: 30 is too short on busy cores."""
 CONNECT_S = 10.0
 _LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+_SPOKEN = {PROTOCOL_HEADER: str(PROTOCOL), VERSION_HEADER: __version__}
 TRIES = 3
 """How often a request is sent whose answer belongs to another."""
 _BROKEN = (httpx.ConnectError, httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
@@ -108,7 +109,7 @@ class Connection:
         """
         for _ in range(TRIES):
             call = secrets.token_hex(16)
-            named = {**(headers or {}), CALL_HEADER: call, PROTOCOL_HEADER: str(PROTOCOL)}
+            named = {**(headers or {}), **_SPOKEN, CALL_HEADER: call}
             response = self._sent(method, path, named, wait_s, stream=stream, **options)
             try:
                 if self._is_answer(response, call):
@@ -125,7 +126,7 @@ class Connection:
 
     def send_to_any(self, method: str, path: str) -> httpx.Response:
         """Return what an engine of whatever version answers, which is matched with nothing."""
-        return self._sent(method, path, {PROTOCOL_HEADER: str(PROTOCOL)}, 0.0, stream=False)
+        return self._sent(method, path, _SPOKEN, 0.0, stream=False)
 
     @contextmanager
     def receiving(self) -> Generator[None]:
@@ -153,7 +154,7 @@ class Connection:
         self,
         method: str,
         path: str,
-        headers: dict[str, str],
+        headers: Mapping[str, str],
         wait_s: float,
         *,
         stream: bool,

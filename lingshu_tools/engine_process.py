@@ -15,12 +15,15 @@ from lingshu_model.wire.places import EnginePlaces
 from lingshu_model.wire.private import UnsafePathError
 from lingshu_tools.deadline import remaining, time_limit
 from lingshu_tools.engine_answers import info_of
+from lingshu_tools.engine_end import Ending, end_holder
 from lingshu_tools.engine_http import ANSWER_S, Connection, LostError, OtherEngineError
 from lingshu_tools.engine_start import Started, start_detached, wait_until
 from lingshu_tools.errors import EngineBusyError, EngineError
 
 HEALTH_S = 2.0
 """How long an engine may take to say that it is there."""
+_ENSURE_S = 10.0
+"""How long it may take where it is to be used next: on busy cores 2 s may be too short."""
 _LEAVING_S = 20.0
 """How long an engine that was told to exit may take."""
 _POLL_S = 0.05
@@ -68,7 +71,7 @@ class EngineProcess:
         end = time.monotonic() + remaining(self._plan.timeout_s)
         with self._starting:
             while time.monotonic() < end:
-                found = self._info(None, ANSWER_S) or self._start(waiting)
+                found = self._info(None, _ENSURE_S) or self._start(waiting)
                 if found is not None and self._is_ours(found):
                     return found
                 if found is not None:
@@ -81,12 +84,30 @@ class EngineProcess:
         raise EngineBusyError(message)
 
     def shutdown(self) -> bool:
-        """Return whether an engine, of whatever version, was there to be told to exit."""
+        """Return whether an engine, of whatever version, was there and was told to exit.
+
+        Raises:
+            EngineBusyError: it is there and does not answer.
+        """
         try:
             with time_limit(HEALTH_S):
                 return self._http.send_to_any("POST", "/v1/shutdown").is_success
         except LostError:
             return False
+
+    def stop(self) -> Ending:
+        """Return how the engine ended, after it has; one that does not answer is killed.
+
+        Raises:
+            EngineError: it is on another machine and does not answer, or it cannot be killed.
+        """
+        if self._url:
+            return "exited" if self.shutdown() else "none"
+        try:
+            told = self.shutdown()
+        except EngineBusyError:
+            told = False
+        return end_holder(self._plan.places.lock, told=told)
 
     @property
     def _place(self) -> str:

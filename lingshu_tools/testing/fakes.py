@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
+from lingshu_model import __version__
 from lingshu_model.wire import (
+    PROTOCOL,
     ArmRequest,
     Catalogue,
     Cells,
@@ -41,8 +43,9 @@ class FakeEngine:
     def info(self, checkpoint: str | None = None) -> EngineInfo:
         profile = {"device": "fake"}
         digest = digest_json(profile)
-        return EngineInfo(version="0", pid=1, ranks=1, profile=profile, profile_digest=digest,
-                          checkpoints={}, queued=0, running=0, idle_exit_s=0)  # fmt: skip
+        return EngineInfo(protocol=PROTOCOL, version=__version__, pid=1, ranks=1, profile=profile,
+                          profile_digest=digest, checkpoints={}, queued=0, running=0,
+                          idle_exit_s=0)  # fmt: skip
 
     def ensure(self) -> EngineInfo:
         return self.info()

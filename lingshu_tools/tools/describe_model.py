@@ -7,8 +7,10 @@ from typing import Any
 
 from pydantic import Field
 
-from lingshu_model.wire import MAX_CELLS, Checkpoint
+from lingshu_model import __version__
+from lingshu_model.wire import MAX_CELLS, PROTOCOL, Checkpoint, CheckpointError
 from lingshu_tools.app import App
+from lingshu_tools.errors import EngineError, NotFoundError
 from lingshu_tools.experiments import (
     MAX_COUNTS,
     context_label,
@@ -78,21 +80,41 @@ class DescribeResult(Result):
 
 def describe_model(app: App, asked: DescribeModel) -> DescribeResult:
     """Return the named checkpoint, or all of them, and the engine's state."""
-    names = [asked.checkpoint] if asked.checkpoint else app.catalogue.names()
-    checkpoints = [resolve_checkpoint(app, name) for name in names]
+    if asked.checkpoint:
+        checkpoints, damaged = [resolve_checkpoint(app, asked.checkpoint)], list[str]()
+    else:
+        checkpoints, damaged = _readable(app)
     return DescribeResult(
         status="succeeded",
         summary=" ".join(_sentence(c) for c in checkpoints)
         or "No checkpoint is installed: LINGSHU_CHECKPOINTS names folders that hold some.",
         units={"seconds_per_cell": "seconds of computing per sampled cell"},
         evidence=_first_evidence(checkpoints),
-        caveats=["simulated cells are predictions; only evidence on held-out cells supports them"],
+        caveats=[
+            "simulated cells are predictions; only evidence on held-out cells supports them",
+            *damaged,
+        ],
         ledger_head=str(app.ledger.head()),
         next_step="find_genes resolves names; perturb_cells simulates one perturbation; "
         "plan_screen compares many.",
         checkpoints=[_view(c) for c in checkpoints],
         engine=_engine(app),
     )
+
+
+def _readable(app: App) -> tuple[list[Checkpoint], list[str]]:
+    """Return the checkpoints that can be read, and what is wrong with the others."""
+    checkpoints: list[Checkpoint] = []
+    damaged: list[str] = []
+    for name in app.catalogue.names():
+        try:
+            checkpoint = resolve_checkpoint(app, name)
+            _view(checkpoint)  # reads all of its files that are not weights
+        except (CheckpointError, NotFoundError) as error:
+            damaged.append(f"checkpoint {name!r} cannot be used: {error}")
+        else:
+            checkpoints.append(checkpoint)
+    return checkpoints, damaged
 
 
 def _sentence(checkpoint: Checkpoint) -> str:
@@ -148,12 +170,18 @@ def _first_evidence(checkpoints: list[Checkpoint]) -> EvidenceView | None:
 
 
 def _engine(app: App) -> EngineState:
-    info = app.engine.info()
+    try:
+        info = app.engine.info()
+    except EngineError as error:
+        return EngineState(state=f"not usable now: {error}")
     if info is None:
         return EngineState(state="not running; the first simulation starts it")
+    state = "running"
+    if (info.version, info.protocol) != (__version__, PROTOCOL):
+        state = f"running lingshu {info.version}, which is replaced once it has no work left"
     return EngineState(
-        state="running",
-        device=str(info.profile.get("device", "unknown")),
+        state=state,
+        device=str(info.profile["device"]) if "device" in info.profile else None,
         dtype=str(info.profile["dtype"]) if "dtype" in info.profile else None,
         queued=info.queued,
         running=info.running,

@@ -235,17 +235,18 @@ class Envelope:
         # earliest ones, which name no protocol, would not understand who is there.
         spoken, path = headers.get(PROTOCOL_HEADER), scope["path"]
         open_to_it = path == SHUTDOWN or (path == HEALTH and spoken is not None)
-        if spoken == str(PROTOCOL) or open_to_it:
+        version = headers.get(VERSION_HEADER, __version__) if self._local else __version__
+        if (spoken, version) == (str(PROTOCOL), __version__) or open_to_it:
             await self._app({**scope, _LOCAL: self._local}, receive, answer)
         else:
-            await _other_protocol(spoken)(scope, receive, answer)
+            await _other_version(spoken, version)(scope, receive, answer)
 
 
-def _other_protocol(spoken: str | None) -> Response:
+def _other_version(protocol: str | None, version: str) -> Response:
     return _error(
-        f"this engine is lingshu {__version__} and speaks protocol {PROTOCOL}; the request has "
-        f"{f'protocol {spoken[:20]!r}' if spoken else 'none'}. `lingshu engine stop` ends this "
-        "engine, and the next experiment starts one of the caller's version",
+        f"this engine is lingshu {__version__} (protocol {PROTOCOL}), and the request is of "
+        f"lingshu {version[:40]!r} (protocol {(protocol or '1')[:20]!r}). `lingshu engine stop` "
+        "ends this engine, and the next experiment starts one of the caller's version",
         426,
     )
 

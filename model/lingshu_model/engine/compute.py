@@ -33,7 +33,10 @@ def compute(queue: JobQueue, samplers: Samplers, sample: SampleTask, *, calls: b
         except RankLostError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever the sampler raises ends its arm alone
-            if not task.work.stop.is_set():
+            if queue.results.gone:
+                # The engine is about to leave, and the next one computes the arm.
+                _log.warning("%s was moved or deleted: %s", queue.results.folder, error)
+            elif not task.work.stop.is_set():
                 _log.exception("job of arm %s failed", task.work.arm.digest)
                 queue.finish(task.work, error=_said(error, queue.results.folder))
 

@@ -15,7 +15,7 @@ import socket
 import tempfile
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lingshu_model.engine.errors import StartError
@@ -48,6 +48,8 @@ class Local:
     listener: socket.socket
     endpoint: Endpoint
     token: str | None = None
+    files: tuple[Path, ...] = ()
+    """Without any one of these, clients do not find it."""
 
 
 @contextmanager
@@ -65,7 +67,8 @@ def local_listener(places: EnginePlaces) -> Generator[Local]:
             message = f"the engine cannot listen for the clients of {str(places.home)!r}: {error}"
             raise StartError(message) from error
         stack.callback(places.endpoint.unlink, missing_ok=True)
-        yield local
+        found = local.endpoint.path or local.endpoint.token_file
+        yield replace(local, files=(places.endpoint, *([found] if found else [])))
 
 
 def _on_socket(places: EnginePlaces, stack: ExitStack) -> Local | None:

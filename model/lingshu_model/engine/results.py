@@ -47,6 +47,12 @@ class Results:
         for path in folder.glob(f"*{_SUFFIX}"):
             self.tiles.drop(path.stem)
         self.tiles.sweep()
+        self._identity = identity(folder)
+
+    @property
+    def gone(self) -> bool:
+        """Whether the folder was deleted or moved: nothing can be kept where clients look."""
+        return identity(self.folder) != self._identity
 
     def touch(self, key: str, origin: Origin) -> bool:
         """Return whether the cells of `origin` are under `key`, and count this as a use of them.
@@ -116,6 +122,15 @@ class Results:
             self.tiles.drop_idle(path)
         else:
             path.unlink(missing_ok=True)
+
+
+def identity(path: Path) -> tuple[int, int] | None:
+    """Return what tells a file or folder from one put in its place; None where nothing is."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _origin(file: BinaryIO) -> Origin | None:

@@ -4,6 +4,7 @@ Knows nothing of how cells are made.
 """
 
 import asyncio
+import logging
 import socket
 import ssl
 import threading
@@ -18,9 +19,13 @@ from lingshu_model.engine.access import Bearer, OwnersOnly
 from lingshu_model.engine.app import Face
 from lingshu_model.engine.job_queue import JobQueue
 from lingshu_model.engine.listening import Local
+from lingshu_model.engine.results import identity
 from lingshu_model.engine.samplers import Samplers
 
 _GRACE_S = 10
+_HOME_S = 1.0
+"""How late a moved or deleted home is noticed."""
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,7 @@ class Service:
         self._loop = asyncio.new_event_loop()
         self._face = Face(queue, samplers, ranks, idle_exit_s, self.leave)
         self._servers: list[uvicorn.Server] = []
+        self._files: dict[Path, tuple[int, int] | None] = {}
         self._thread: threading.Thread | None = None
 
     def start(self, local: Local, remote: Remote | None = None) -> None:
@@ -54,6 +60,7 @@ class Service:
         else:
             self._servers = [_server(app, http=OwnersOnly)]
         sockets = [local.listener]
+        self._files = {path: identity(path) for path in local.files}
         if remote:
             self._servers.append(_remote_server(self._face.app(local=False), remote))
             sockets.append(remote.listener)
@@ -78,16 +85,28 @@ class Service:
             self._queue.close()
 
     async def _serve(self, sockets: list[socket.socket]) -> None:
-        idle = asyncio.ensure_future(self._watch_idle()) if self._idle_exit_s else None
+        watches = [asyncio.ensure_future(self._watch_home())]
+        if self._idle_exit_s:
+            watches.append(asyncio.ensure_future(self._watch_idle()))
         pairs = zip(self._servers, sockets, strict=True)
         await asyncio.gather(*(server.serve(sockets=[s]) for server, s in pairs))
-        if idle:
-            idle.cancel()
+        for watch in watches:
+            watch.cancel()
 
     async def _watch_idle(self) -> None:
         while not self._queue.close(idle_s=self._idle_exit_s):
             await asyncio.sleep(max(self._idle_exit_s - self._queue.idle_s(), 0.01))
         self._leave()
+
+    async def _watch_home(self) -> None:
+        """Leave when the home was moved or deleted: a client of the new place starts another."""
+        while not self._queue.results.gone and self._is_found():
+            await asyncio.sleep(_HOME_S)
+        _log.warning("the home of %s was moved or deleted", self._queue.results.folder)
+        self._leave()
+
+    def _is_found(self) -> bool:
+        return all(identity(path) == then for path, then in self._files.items())
 
     def _leave(self) -> None:
         self._face.leaving.set()
