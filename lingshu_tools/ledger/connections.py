@@ -6,9 +6,49 @@ for others (https://sqlite.org/howtocorrupt.html, 2.6).
 """
 
 import sqlite3
+from pathlib import Path
 
 from lingshu_model.wire.forks import DividedError, Section, require_whole
 from lingshu_tools.errors import LedgerError
+
+
+class SameFile:
+    """A database file that must stay the one that was opened first.
+
+    SQLite would make a new, empty file in the place of one that was deleted, and a process would go
+    on with another's ledger where one was put in its place. A new file that got the number of the
+    deleted one is not told from it; it is a whole ledger all the same.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._identity: tuple[int, int] | None = None
+
+    def require(self) -> None:
+        """Return if it is, or is still to be made.
+
+        Raises:
+            LedgerError: it was moved, deleted or replaced; what is said is what to do.
+        """
+        try:
+            status = self._path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            if self._identity is None:
+                return
+            self._refuse("is gone: it, or its home, was moved or deleted")
+            return
+        identity = status.st_dev, status.st_ino
+        if self._identity is None and status.st_size:
+            self._identity = identity
+        elif self._identity not in (None, identity):
+            self._refuse("is another file now: it was replaced")
+
+    def _refuse(self, what: str) -> None:
+        message = (
+            f"{self._path} {what} while this process had it open; nothing was read or recorded. "
+            "Put it back, or restart this process to go on with what is there then"
+        )
+        raise LedgerError(message)
 
 
 class _Connection(sqlite3.Connection):

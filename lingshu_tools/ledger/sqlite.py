@@ -35,7 +35,7 @@ from lingshu_tools.errors import LedgerError, LockedError
 from lingshu_tools.ledger import sqlite_schema
 from lingshu_tools.ledger.backend import BUSY_S
 from lingshu_tools.ledger.blockers import blockers
-from lingshu_tools.ledger.connections import connect
+from lingshu_tools.ledger.connections import SameFile, connect
 from lingshu_tools.ledger.differences import Difference
 from lingshu_tools.ledger.liveness import FileLocks
 from lingshu_tools.ledger.search import Read, Search
@@ -110,6 +110,7 @@ class SqliteBackend:
     def __init__(self, path: Path, *, writable: bool) -> None:
         self.path = path
         self.writable = writable
+        self._same = SameFile(path)
 
     @property
     def name(self) -> str:
@@ -123,11 +124,11 @@ class SqliteBackend:
 
     def reader(self) -> Engine:
         """Return the engine for reading; of a file that is only to be read, it writes nothing."""
-        return reader(self.path) if self.writable else read_only(self.path)
+        return reader(self.path, self._same) if self.writable else read_only(self.path)
 
     def writer(self) -> Engine:
         """Return the engine for transactions that write, with the journal that the file has."""
-        return writer(self.path, journal_for(self.path))
+        return writer(self.path, journal_for(self.path), self._same)
 
     @property
     def exists(self) -> bool:
@@ -220,18 +221,18 @@ class SqliteBackend:
         return Search(self.path, read, writable=self.writable)
 
 
-def writer(database: Path, journal: Journal) -> Engine:
+def writer(database: Path, journal: Journal, same: SameFile | None = None) -> Engine:
     """Return the engine for transactions that write; the file is made where it is missing."""
     journal_mode = {"journal_mode": journal.mode}
-    return _engine(database, "mode=rwc", "BEGIN IMMEDIATE", journal_mode, _BEGIN_WAIT_S)
+    return _engine(database, "mode=rwc", "BEGIN IMMEDIATE", journal_mode, _BEGIN_WAIT_S, same)
 
 
-def reader(database: Path) -> Engine:
+def reader(database: Path, same: SameFile | None = None) -> Engine:
     """Return the engine for reading a ledger that this process may also write.
 
     Opened read-write all the same: only so can it roll back the journal of a killed writer.
     """
-    return _engine(database, "mode=rw", "BEGIN", {"query_only": 1})
+    return _engine(database, "mode=rw", "BEGIN", {"query_only": 1}, same=same)
 
 
 def read_only(database: Path) -> Engine:
@@ -250,9 +251,16 @@ def read_only(database: Path) -> Engine:
 
 
 def _engine(
-    database: Path, options: str, begin: str, extra: dict[str, Any], longest: float = BUSY_S
+    database: Path,
+    options: str,
+    begin: str,
+    extra: dict[str, Any],
+    longest: float = BUSY_S,
+    same: SameFile | None = None,
 ) -> Engine:
     def connect_prepared() -> sqlite3.Connection:
+        if same:
+            same.require()
         if options == "mode=rwc":
             # SQLite would make it with what the umask leaves; its journals get the file's mode.
             # What hinders this hinders SQLite too, which says so.
