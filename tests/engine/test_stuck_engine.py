@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ def app(lab: Any, tmp_path: Path) -> Iterator[App]:
     pid = app.engine.ensure().pid
     os.kill(pid, signal.SIGSTOP)
     yield app
-    os.kill(pid, signal.SIGCONT)
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGCONT)
     app.close()
 
 
