@@ -27,6 +27,7 @@ from lingshu_tools.cli_engine import engine
 from lingshu_tools.cli_ledger import ledger
 from lingshu_tools.cli_look import doctor, models, tools
 from lingshu_tools.cli_replay import replay
+from lingshu_tools.cli_serve import serve
 
 
 @click.group(cls=Shell, context_settings={"help_option_names": ["-h", "--help"]})
@@ -85,14 +86,6 @@ def _json_bytes(text: str) -> bytes:
     return Path(text[1:]).read_bytes() if text[:1] == "@" else os.fsencode(text)
 
 
-@main.command()
-@click.option("--http", metavar="HOST:PORT", help="Serve over HTTP on a loopback address.")
-@with_home
-def serve(http: str | None) -> None:
-    """Serve the tools to an MCP client (stdio; the same as `lingshu-mcp`)."""
-    become("lingshu_mcp", ["--http", http] if http else [], extra="mcp")
-
-
 def _passes_on(name: str, module: str, extra: str, text: str) -> None:
     @main.command(name, context_settings=PASS_ON, add_help_option=False, help=text)
     @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
@@ -118,7 +111,7 @@ def demo(record: Path | None) -> None:
     become("lingshu_mcp.demo", ["--record", str(record)] if record else [], extra="mcp")
 
 
-for command in (doctor, engine, ledger, models, replay, tools):
+for command in (doctor, engine, ledger, models, replay, serve, tools):
     main.add_command(command)
 
 if __name__ == "__main__":

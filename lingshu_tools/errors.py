@@ -13,6 +13,7 @@
     │   ├── SealedError       the experiment has its outcome already
     │   ├── SchemaError       a table, view, trigger or index is not as its revision says
     │   └── TamperError       a row or an object is not what its hash says
+    ├── BudgetError           the principal has as much at work as it may have at a time
     ├── CancelledError        the experiment was cancelled; what was done is kept
     └── InternalError         a fault of ours: a fixed sentence and an incident id
 
@@ -79,6 +80,10 @@ class SchemaError(LedgerError):
 
 class TamperError(LedgerError):
     """A ledger row or object does not match its hash."""
+
+
+class BudgetError(LingshuError):
+    """The principal has as much at work as it may; the message says what is left."""
 
 
 class CancelledError(LingshuError):

@@ -88,6 +88,11 @@ def label_of(interventions: Iterable[Intervention]) -> str:
     return " + ".join(names) or "control"
 
 
+def cells_of(tool: str, request: Mapping[str, Any]) -> int:
+    """Return how many cells an experiment's request asks for, over all arms."""
+    return request["n_cells"] * (1 if tool == "sample_cells" else 2)
+
+
 def context_label(context: Mapping[str, str]) -> str:
     """Return a context in one line, the same for any order of its fields."""
     return ", ".join(f"{key}={value}" for key, value in sorted(context.items()))

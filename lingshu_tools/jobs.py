@@ -62,6 +62,7 @@ class Jobs:
         self._bench, self._closing = bench, closing
         self._views: dict[tuple[str, str], JobView] = {}
         self._note: str | None = None
+        self.n_cells_made = 0
         # When each thread's request ought to have been answered at the latest.
         self._due: dict[int, float] = {}
 
@@ -87,7 +88,7 @@ class Jobs:
             return self._bench.ledger.cancel_requested(experiment.id)
 
         view = self._patiently(experiment, ask, stopped)
-        self._views[experiment.id, role] = view
+        self._keep(experiment, role, view)
         return view
 
     def computed(
@@ -167,8 +168,14 @@ class Jobs:
                 view = self.submit(experiment, role, arm)
             else:
                 view = self._waited(experiment, view.job_id, stopped)
-            self._views[experiment.id, role] = view
+            self._keep(experiment, role, view)
         return view
+
+    def _keep(self, experiment: Experiment, role: str, view: JobView) -> None:
+        before = self._views.get((experiment.id, role))
+        self._views[experiment.id, role] = view
+        if before is not None:
+            self.n_cells_made += max(view.done - before.done, 0)
 
     def _waited(self, experiment: Experiment, job_id: str, stopped: Callable[[], bool]) -> JobView:
         def ask() -> JobView:

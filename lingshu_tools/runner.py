@@ -26,7 +26,7 @@ from lingshu_tools.errors import (
     LockedError,
     SealedError,
 )
-from lingshu_tools.experiments import Design, design_of
+from lingshu_tools.experiments import Design, cells_of, design_of
 from lingshu_tools.findings import findings
 from lingshu_tools.incidents import report_incident
 from lingshu_tools.jobs import ENDED, ClosingError, Jobs
@@ -125,6 +125,23 @@ class Runner:
         """Return whether this process cannot go on with any of these."""
         return any(i in self._troubles for i in ids)
 
+    @property
+    def active(self) -> frozenset[str]:
+        """The experiments that are queued or at work here."""
+        with self._lock:
+            return frozenset(self._active)
+
+    @property
+    def n_cells_made(self) -> int:
+        """How many cells the engine has made for this process."""
+        return self._jobs.n_cells_made
+
+    def cells_left(self) -> int:
+        """Return how many cells of the experiments at work here are still to be made."""
+        ids = sorted(self.active)
+        progress = self.made(ids, self.sealed(ids, ledger=False))
+        return progress.total - progress.done
+
     def trouble(self, experiment_id: str) -> str | None:
         """Return why this process could not finish an unsealed experiment, or cannot yet."""
         return self._troubles.get(experiment_id) or self._locked.get(experiment_id)
@@ -142,8 +159,7 @@ class Runner:
     def _total_cells(self, ids: Sequence[str]) -> dict[str, int]:
         missing = [i for i in ids if i not in self._totals]
         for experiment in self._bench.ledger.experiments(missing) if missing else ():
-            arms = 1 if experiment.tool == "sample_cells" else 2
-            self._totals[experiment.id] = experiment.request["n_cells"] * arms
+            self._totals[experiment.id] = cells_of(experiment.tool, experiment.request)
         return {i: self._totals[i] for i in ids}
 
     def _cells_made(self, experiment_id: str) -> int:

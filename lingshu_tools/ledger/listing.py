@@ -20,7 +20,7 @@ from lingshu_tools.ledger.schema import attempt, chain, experiment, outcome, sta
 from lingshu_tools.ledger.search import Search
 
 MAX_LIMIT = 500
-_EQUAL = ("tool", "checkpoint", "context", "perturbation", "parent", "request_digest")
+_EQUAL = ("tool", "checkpoint", "context", "perturbation", "parent", "request_digest", "principal")
 Place = ColumnElement[int]
 _UNSEALED = ("queued", "running", "interrupted")
 
@@ -39,6 +39,7 @@ class Filter:
     perturbation: str | None = None
     parent: str | None = None
     request_digest: str | None = None
+    principal: str | None = None
     tag: str | None = None
     text: str | None = None
 

@@ -53,6 +53,7 @@ class Reading:
         self._search = database.backend.search(database.read)
         # By digest, so a text never changes; there are as many as numerics profiles and versions.
         self._environments: dict[str, str] = {}
+        self._principal: str | None = None
 
     @classmethod
     def open_for_audit(cls, backend: Backend, home: Path) -> Self:
@@ -121,13 +122,15 @@ class Reading:
             NotFoundError: there is none with this id.
         """
         with self._database.read() as connection:
-            return one(connection, Screen, screen_id)
+            return one(connection, Screen, screen_id, principal=self._principal)
 
     def find_screens(self, *, digest: str | None = None, limit: int = 20) -> list[Screen]:
         """Return screens, newest first: all, or those whose plan has this digest."""
         query = select(schema.screen.c.id).order_by(schema.screen.c.seq.desc()).limit(limit)
         if digest is not None:
             query = query.where(schema.screen.c.digest == digest)
+        if self._principal is not None:
+            query = query.where(schema.screen.c.principal == self._principal)
         with self._database.read() as connection:
             return [one(connection, Screen, found) for found in connection.scalars(query).all()]
 
@@ -143,7 +146,7 @@ class Reading:
             NotFoundError: there is none with this id.
         """
         with self._database.read() as connection:
-            return one(connection, Experiment, experiment_id)
+            return one(connection, Experiment, experiment_id, principal=self._principal)
 
     def experiments(self, ids: Sequence[str]) -> list[Experiment]:
         """Return the experiments with these ids, oldest first; unknown ids are left out."""
@@ -198,6 +201,7 @@ class Reading:
             tag=tag,
             text=text,
             request_digest=request_digest,
+            principal=self._principal,
         )
         standings = self._database.revision >= STANDING
         return page(

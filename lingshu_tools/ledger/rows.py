@@ -81,16 +81,25 @@ def records(connection: Connection, kind: type[R], **equals: Any) -> list[R]:
     return [record(kind, row) for row in rows]
 
 
-def one(connection: Connection, kind: type[R], identifier: str) -> R:
+def one(
+    connection: Connection, kind: type[R], identifier: str, *, principal: str | None = None
+) -> R:
     """Return the record with this id.
+
+    Args:
+        connection: where to look.
+        kind: an experiment or a screen.
+        identifier: its id.
+        principal: whose records there are; None for everybody's.
 
     Raises:
         NotFoundError: there is none; the nearest ids are offered.
     """
     table = _TABLES[kind][0]
-    found = records(connection, kind, id=identifier)
+    owner = {} if principal is None else {"principal": principal}
+    found = records(connection, kind, id=identifier, **owner)
     if not found:
-        raise not_found(table, identifier, _near(connection, table, identifier))
+        raise not_found(table, identifier, _near(connection, table, identifier, owner))
     return found[0]
 
 
@@ -100,8 +109,11 @@ def not_found(table: Table, identifier: str, known: Iterable[str]) -> NotFoundEr
     return NotFoundError(f"there is no {table.name} {quoted(identifier)}.{near} {_FIND[table]}.")
 
 
-def _near(connection: Connection, table: Table, identifier: str) -> set[str]:
+def _near(
+    connection: Connection, table: Table, identifier: str, owner: Mapping[str, str]
+) -> set[str]:
     # Not the whole table: what begins alike and what is newest.
-    alike = select(table.c.id).where(table.c.id.startswith(identifier[:7], autoescape=True))
-    newest = select(table.c.id).order_by(table.c.seq.desc())
+    known = select(table.c.id).filter_by(**owner)
+    alike = known.where(table.c.id.startswith(identifier[:7], autoescape=True))
+    newest = known.order_by(table.c.seq.desc())
     return {i for query in (alike, newest) for i in connection.scalars(query.limit(50))}

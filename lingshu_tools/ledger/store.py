@@ -9,8 +9,9 @@ crash. Knows nothing of tools, engines or what a request means.
 """
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from copy import copy
 from dataclasses import fields
 from itertools import product
 from pathlib import Path
@@ -51,6 +52,8 @@ from lingshu_tools.ledger.rows import new_id, now, record, table_of, text_of
 from lingshu_tools.ledger.sqlite import SqliteBackend
 
 R = TypeVar("R")
+Admit = Callable[[Sequence[NewExperiment], Callable[[], list[Experiment]]], list[Experiment]]
+"""What decides whether experiments may begin."""
 _INGEST_S = 1.0
 
 
@@ -97,6 +100,7 @@ class Ledger(Reading):
         """Join the parts; `open` and `open_read_only` are the ways in."""
         super().__init__(database, home, objects)
         self._server = os.getpid(), new_id("srv")
+        self._admit: Admit = lambda _, record: record()
 
     @classmethod
     def open(cls, home: Path, *, url: str | None = None) -> Self:
@@ -185,9 +189,20 @@ class Ledger(Reading):
                 tagging.add(connection, made, name, made.principal)
             return begun
 
-        begun = self._database.write(work)
+        begun = self._admit(requests, lambda: self._database.write(work))
         beginning.note(begun)
         return begun
+
+    def as_seen_by(self, principal: str, admit: Admit | None = None) -> Self:
+        """Return this ledger as one principal sees it: what others recorded is not found.
+
+        `admit(requests, record)` returns `record()`, which begins the experiments requested, or
+        raises.
+        """
+        seen = copy(self)
+        seen._principal = principal
+        seen._admit = admit or self._admit
+        return seen
 
     def tag(
         self, experiment_id: str, tags: Sequence[str], *, principal: str = "local"
@@ -225,6 +240,7 @@ class Ledger(Reading):
         if self._server[0] != os.getpid():
             # A forked process is a worker of its own.
             self._server = os.getpid(), new_id("srv")
+        self._admit: Admit = lambda _, record: record()
         _, server_id = self._server
         lock = self._locks.acquire(experiment_id)
         if lock is None:

@@ -21,7 +21,7 @@ import mcp_types as types
 from lingshu_mcp.threads import LateError, OverloadError, Threads, lane_of
 from lingshu_tools.app import App
 from lingshu_tools.dispatcher import Waiting, parse, start
-from lingshu_tools.errors import InputError, LingshuError
+from lingshu_tools.errors import BudgetError, InputError, LingshuError
 from lingshu_tools.registry import ToolSpec
 from lingshu_tools.results import Result
 from lingshu_tools.tools.common import MAX_WAIT_S
@@ -44,6 +44,7 @@ class Counts:
     calls: Counter[tuple[str, Outcome]] = field(default_factory=Counter[tuple[str, Outcome]])
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     in_flight: Counter[Kind] = field(default_factory=Counter[Kind])
+    by_principal: Counter[str] = field(default_factory=Counter[str])
 
 
 class Calls:
@@ -75,7 +76,7 @@ class Calls:
         """
         begin, outcome = time.monotonic(), "cancelled"
         try:
-            with self._admitted(waits=wait_of(spec, arguments) > 0):
+            with self._admitted(waits=wait_of(spec, arguments) > 0), self._budgeted(app):
                 result = await self._answer(app, spec, arguments, report, begin)
             outcome = "ok"
         except LingshuError as error:
@@ -131,6 +132,21 @@ class Calls:
                     await report(watch.progress.done, watch.progress.total)
         finally:
             self.waits.discard(changed)
+
+    @contextmanager
+    def _budgeted(self, app: App) -> Generator[None]:
+        limit, in_flight = app.budget.max_calls, self.counts.by_principal
+        if limit is not None and in_flight[app.principal] >= limit:
+            message = (
+                f"{app.principal!r} may have {limit} calls in flight at a time, and 0 are left: "
+                "call again when one has ended, or wait with a smaller wait_s"
+            )
+            raise BudgetError(message)
+        in_flight[app.principal] += 1
+        try:
+            yield
+        finally:
+            in_flight[app.principal] -= 1
 
     @contextmanager
     def _admitted(self, *, waits: bool) -> Generator[None]:
@@ -207,7 +223,7 @@ def _late(spec: ToolSpec, name: str | None, seconds: float) -> LateError:
 
 
 def _outcome(error: LingshuError) -> Outcome:
-    if isinstance(error, OverloadError):
+    if isinstance(error, OverloadError | BudgetError):
         return "busy"
     if isinstance(error, LateError):
         return "late"

@@ -9,14 +9,13 @@ from typing import Any
 
 import anyio
 import pytest
+from held_engine import HeldEngine, until
 from mcp import Client
 
 from lingshu_mcp import build_server
 from lingshu_mcp.calls import Calls
-from lingshu_model.wire import Catalogue, JobView
 from lingshu_tools.app import App
 from lingshu_tools.registry import ToolSpec, registry
-from lingshu_tools.testing import FakeEngine
 from lingshu_tools.waiting import Pending
 
 PERTURB = {"interventions": [{"kind": "knockout", "target": "STAT1"}], "n_cells": 8}
@@ -24,24 +23,9 @@ PATIENCE_S = 60
 """How long a test waits for what must come soon: machines are slow, a hang lasts for ever."""
 
 
-class HeldEngine(FakeEngine):
-    """Leaves every job running until it is released."""
-
-    def __init__(self, panel: list[str]) -> None:
-        super().__init__(panel)
-        self.released = threading.Event()
-
-    def wait(self, job_id: str, wait_s: float) -> JobView:
-        view = super().wait(job_id, wait_s)
-        if self.released.wait(min(wait_s, 0.05)):
-            return view
-        return view.model_copy(update={"state": "running", "done": 1})
-
-
 @pytest.fixture
 def engine(home: Path) -> HeldEngine:
-    catalogue = Catalogue()
-    return HeldEngine(catalogue.load(catalogue.names()[0]).panel)
+    return HeldEngine.of_home()
 
 
 @pytest.fixture
@@ -60,11 +44,6 @@ def drive(app: App, calls: Calls, act: Callable[[Client], Awaitable[Any]]) -> An
 
 def text(result: Any) -> str:
     return result.content[0].text
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    while not condition():
-        await anyio.sleep(0.01)
 
 
 async def begun(client: Client) -> str:
