@@ -190,14 +190,15 @@ def _from_row(one: Shown, limit: int) -> dict[str, Any]:
         "summary": f"{one.where}: strongest changes (log1p_cp10k) {top}. {sentence}",
         "units": UNITS,
         "caveats": [NOT_STORED, MONTE_CARLO],
-        "genes": [_kept_gene(row, n_cells) for row in kept],
+        "genes": [kept_gene(row, n_cells) for row in kept],
         "truncated": cut(len(kept), one.result["measured_genes"], one.experiment.id),
         "next_step": f"{call_text('replay_experiment', id=one.experiment.id)} makes the cells "
         "again.",
     }
 
 
-def _kept_gene(row: dict[str, Any], n_cells: int) -> GeneEffect:
+def kept_gene(row: dict[str, Any], n_cells: int) -> GeneEffect:
+    """Return what an outcome itself keeps of a gene's effect."""
     return GeneEffect(
         gene=row["gene"],
         log2_fold_change=None,

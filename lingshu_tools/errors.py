@@ -3,6 +3,7 @@
     LingshuError
     ├── InputError            the caller can mend it: value, what is allowed, what to do next
     │   └── NotFoundError     an id, a checkpoint or a gene that does not exist
+    │       └── MissingCheckpointError  the one that a row names by its digest is not here
     ├── EngineError           the engine could not be reached, started or finish an arm
     │   ├── EngineBusyError   not now: it does not answer, or others use it; work is tried again
     │   ├── CellsGoneError    the engine no longer keeps the cells; they are computed again
@@ -40,6 +41,10 @@ class InputError(LingshuError):
 
 class NotFoundError(InputError):
     """Something named does not exist; the nearest names are offered."""
+
+
+class MissingCheckpointError(NotFoundError):
+    """The checkpoint that a ledger row names by its digest is not here; the message says both."""
 
 
 class EngineError(LingshuError):

@@ -14,7 +14,13 @@ from typing import Any
 from lingshu_model.wire import ArmRequest, Checkpoint, CheckpointError, Intervention, Support
 from lingshu_tools.arms import arms_of
 from lingshu_tools.bench import Bench
-from lingshu_tools.errors import InputError, NotFoundError, did_you_mean, quoted
+from lingshu_tools.errors import (
+    InputError,
+    MissingCheckpointError,
+    NotFoundError,
+    did_you_mean,
+    quoted,
+)
 from lingshu_tools.genes import gene_names
 from lingshu_tools.ledger import Experiment, NewExperiment
 
@@ -136,20 +142,28 @@ def design_of(bench: Bench, experiment: Experiment) -> Design:
     """Return the design written in a ledger row.
 
     Raises:
-        InputError: the checkpoint here is not the one the row names by digest.
+        MissingCheckpointError: the checkpoint that the row names by digest is not here.
     """
     request = experiment.request
-    name = request["checkpoint"]
+    return written_design(
+        experiment.tool, request, recorded_checkpoint(bench, experiment.id, request)
+    )
+
+
+def recorded_checkpoint(bench: Bench, what: str, record: Mapping[str, Any]) -> Checkpoint:
+    """Return the checkpoint that a request or a plan in the ledger names by its digest.
+
+    Raises:
+        MissingCheckpointError: it is not here; `what` was made with it.
+    """
+    name, digest = record["checkpoint"], record["checkpoint_digest"]
     try:
-        loaded = bench.catalogue.find(name, request["checkpoint_digest"])
+        loaded = bench.catalogue.find(name, digest)
     except CheckpointError as error:
-        message = (
-            f"{experiment.id} was made with {name} {request['checkpoint_digest']}, which is not "
-            f"here: {error}. Install the one it names."
-        )
-        raise InputError(message) from error
+        message = f"{what} was made with {name} {digest}, which is not here: {error}"
+        raise MissingCheckpointError(message) from error
     # It may have been given another name since.
-    return written_design(experiment.tool, request, replace(loaded, name=name))
+    return replace(loaded, name=name)
 
 
 def written_design(tool: str, request: Mapping[str, Any], checkpoint: Checkpoint) -> Design:

@@ -12,15 +12,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lingshu_model.wire import CheckpointError
-from lingshu_tools.errors import InputError
+from lingshu_tools.errors import InputError, MissingCheckpointError
 from lingshu_tools.experiments import context_label, replaces
-from lingshu_tools.ledger import Experiment, Ledger, Outcome
+from lingshu_tools.ledger import Experiment, Ledger, Outcome, Screen
 from lingshu_tools.plain import plain
 from lingshu_tools.replays import locate, replayed, verdict_of
 from lingshu_tools.results import EvidenceView, Result
+from lingshu_tools.row_view import screen_fields
 from lingshu_tools.screens import candidates_of, locate_screen
 from lingshu_tools.tools.perturb_cells import PerturbResult, gene_table, show_effect
-from lingshu_tools.tools.run_screen import ranking_table, screen_shown
+from lingshu_tools.tools.run_screen import ScreenResult, ranking_table, screen_shown
 from lingshu_tools.tools.sample_cells import SampleResult, sample_table, show_sample
 from lingshu_tools.views import shown
 
@@ -193,7 +194,7 @@ def _record(ledger: Ledger, row: Experiment, outcome: Outcome | None) -> list[st
 def _screen_page(app: App, name: str) -> list[str]:
     ledger, screen = locate_screen(app, name)
     plan = screen.plan
-    found = screen_shown(app, name, top=ROWS)
+    found = _found_screen(app, ledger, screen)
     aims = (f"{verb} {', '.join(genes)}" for verb, genes in plan["objective"].items() if genes)
     asked = {
         "objective": "; ".join(aims),
@@ -212,7 +213,8 @@ def _screen_page(app: App, name: str) -> list[str]:
         "head": str(ledger.head()),
         "ledger": ledger.name,
     }
-    ranking = _table(ranking_table(found.ranking)) if found.ranking else []
+    ranked = found.ranking if isinstance(found, ScreenResult) else []
+    ranking = _table(ranking_table(ranked)) if ranked else []
     sections = [
         ("asked", _pairs(asked)),
         ("came out", [*_wrapped(found.summary), *ranking]),
@@ -224,6 +226,13 @@ def _screen_page(app: App, name: str) -> list[str]:
         ("record", _pairs(kept)),
     ]
     return _laid_out(f"{name}  screen  {found.status}", sections)
+
+
+def _found_screen(app: App, ledger: Ledger, screen: Screen) -> Result:
+    try:
+        return screen_shown(app, screen.id, top=ROWS)
+    except MissingCheckpointError as error:
+        return Result(**screen_fields(ledger, screen, error))
 
 
 def _laid_out(title: str, sections: Sequence[Section]) -> list[str]:

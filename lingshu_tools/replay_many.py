@@ -15,6 +15,7 @@ from math import ceil
 from typing import TYPE_CHECKING
 
 from lingshu_tools.errors import EngineError, LingshuError
+from lingshu_tools.experiments import recorded_checkpoint
 from lingshu_tools.ledger import Experiment, Ledger, Verdict, digest_bytes
 from lingshu_tools.replays import (
     REPLAY_OF,
@@ -126,6 +127,8 @@ def _launched(
     for name in ids:
         try:
             original = ledger.experiment(name)
+            # Before the engine is asked: it knows a checkpoint by its name only.
+            recorded_checkpoint(app, name, original.request)
             verdict = _known(app, ledger, original)
             if verdict is not None:
                 tally.verdicts[name] = verdict

@@ -24,18 +24,12 @@ POLL_S = 30
 
 
 @dataclass(frozen=True)
-class Shown:
-    """One experiment to be shown: its row, the ledger it is in, its outcome and its design."""
+class Recorded:
+    """One experiment as the ledger has it: its row, the ledger it is in and its outcome."""
 
     ledger: Ledger
     experiment: Experiment
     outcome: Outcome | None
-    design: Design
-
-    @property
-    def where(self) -> str:
-        """The experiment in words: perturbation, context, cells."""
-        return self.design.where
 
     @property
     def result(self) -> dict[str, Any]:
@@ -69,15 +63,37 @@ class Shown:
         return digest if digest and self.ledger.has_object(digest) else None
 
 
+@dataclass(frozen=True)
+class Shown(Recorded):
+    """One experiment to be shown, with the design that its row and its checkpoint give."""
+
+    design: Design
+
+    @property
+    def where(self) -> str:
+        """The experiment in words: perturbation, context, cells."""
+        return self.design.where
+
+
+def recorded(app: App, experiment_id: str) -> Recorded:
+    """Return an experiment of this home's ledger or of the reference ledger; no checkpoint is read.
+
+    Raises:
+        NotFoundError: no such experiment.
+    """
+    ledger, experiment = locate(app, experiment_id)
+    return Recorded(ledger, experiment, ledger.outcome(experiment.id))
+
+
 def shown(app: App, experiment_id: str) -> Shown:
     """Return an experiment of this home's ledger or of the reference ledger, to be shown.
 
     Raises:
         NotFoundError: no such experiment.
-        InputError: its checkpoint is not here.
+        MissingCheckpointError: its checkpoint is not here.
     """
-    ledger, experiment = locate(app, experiment_id)
-    return Shown(ledger, experiment, ledger.outcome(experiment.id), design_of(app, experiment))
+    one = recorded(app, experiment_id)
+    return Shown(one.ledger, one.experiment, one.outcome, design_of(app, one.experiment))
 
 
 def envelope(app: App, one: Shown) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from lingshu_tools.experiments import (
     design,
     label_of,
     new_experiment,
+    recorded_checkpoint,
     resolve_interventions,
     targets,
 )
@@ -140,12 +141,12 @@ def plan_of(bench: Bench, record: Mapping[str, Any]) -> Plan:
     """Return the plan written in a ledger's screen row.
 
     Raises:
-        InputError: the checkpoint here is not the one the plan names by digest.
+        MissingCheckpointError: the checkpoint that the plan names by digest is not here.
     """
     fields = ("context", "n_cells", "seed", "first_cell", "steps", "guidance")
     control = Design(
         tool="perturb_cells",
-        checkpoint=_same_checkpoint(bench, record),
+        checkpoint=recorded_checkpoint(bench, "this screen", record),
         interventions=(),
         **{k: record[k] for k in fields},
     )
@@ -157,18 +158,6 @@ def objective_of(record: Mapping[str, Any]) -> Objective:
     """Return the objective written in a ledger's screen row."""
     wanted = record["objective"]
     return Objective(tuple(wanted["raise"]), tuple(wanted["lower"]))
-
-
-def _same_checkpoint(bench: Bench, record: Mapping[str, Any]) -> Checkpoint:
-    found = bench.catalogue.load(record["checkpoint"])
-    if found.digest != record["checkpoint_digest"]:
-        message = (
-            f"this screen was planned with {found.name} {record['checkpoint_digest']}, but the "
-            f"checkpoint of that name here is {found.digest}. Install the one it names, or plan "
-            "the screen again."
-        )
-        raise InputError(message)
-    return found
 
 
 def _objective(

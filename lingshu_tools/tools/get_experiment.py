@@ -8,11 +8,14 @@ from typing import Any, Literal
 from pydantic import Field
 
 from lingshu_tools.app import App
-from lingshu_tools.errors import InputError, quoted
+from lingshu_tools.errors import InputError, MissingCheckpointError, quoted
 from lingshu_tools.experiments import replaces
+from lingshu_tools.planner import plan_of
 from lingshu_tools.registry import Arguments, ToolSpec
 from lingshu_tools.replays import replayed, verdict_of
 from lingshu_tools.results import Result, View, render
+from lingshu_tools.row_view import experiment_fields, screen_fields
+from lingshu_tools.screens import locate_screen
 from lingshu_tools.tools.common import (
     MAX_ROWS,
     AnyId,
@@ -24,7 +27,7 @@ from lingshu_tools.tools.common import (
 from lingshu_tools.tools.perturb_cells import gene_table, show_effect
 from lingshu_tools.tools.run_screen import ScreenResult, screen_shown, take_up_screen
 from lingshu_tools.tools.sample_cells import GeneMean, Quality, show_sample
-from lingshu_tools.views import Shown, shown
+from lingshu_tools.views import Recorded, Shown, recorded, shown
 from lingshu_tools.waiting import Pending
 
 Detail = Literal["summary", "effects", "genes", "provenance"]
@@ -98,7 +101,10 @@ def get_experiment(app: App, asked: GetExperiment) -> GetResult | Pending[GetRes
     """Return an experiment, after taking it up again where its worker has died."""
     if asked.id.startswith("scr_"):
         return _screen(app, asked)
-    one = shown(app, asked.id)
+    try:
+        one = shown(app, asked.id)
+    except MissingCheckpointError as error:
+        return _without_checkpoint(app, asked, error)
     if one.outcome is None and not one.ledger.read_only:
         app.runner.launch([asked.id])
         if asked.wait_s:
@@ -125,6 +131,20 @@ def _experiment(app: App, one: Shown, asked: GetExperiment) -> GetResult:
     return GetResult(tool=one.experiment.tool, replay=_replay(app, one), **fields)
 
 
+def _without_checkpoint(
+    app: App, asked: GetExperiment, missing: MissingCheckpointError
+) -> GetResult:
+    one = recorded(app, asked.id)
+    limit = asked.limit or max(1, _ROWS[asked.detail])
+    fields = experiment_fields(one, missing, limit=limit, offset=asked.offset)
+    if asked.detail == "provenance":
+        fields |= {"genes": None, "truncated": None, "provenance": _provenance(one)}
+    elif asked.genes and "genes" in fields:
+        wanted = {name.casefold() for name in asked.genes}
+        fields["genes"] = [gene for gene in fields["genes"] if gene.gene.casefold() in wanted]
+    return GetResult(tool=one.experiment.tool, replay=_replay(app, one), **fields)
+
+
 def _screen(app: App, asked: GetExperiment) -> GetResult | Pending[GetResult]:
     if asked.genes or asked.detail in ("genes", "provenance"):
         message = (
@@ -133,6 +153,11 @@ def _screen(app: App, asked: GetExperiment) -> GetResult | Pending[GetResult]:
         )
         raise InputError(message)
     rows = asked.limit or (MAX_ROWS if asked.detail == "effects" else 10)
+    ledger, screen = locate_screen(app, asked.id)
+    try:
+        plan_of(app, screen.plan)
+    except MissingCheckpointError as error:
+        return GetResult(tool="run_screen", **screen_fields(ledger, screen, error))
 
     def finish() -> GetResult:
         return _shown_screen(screen_shown(app, asked.id, top=rows, offset=asked.offset))
@@ -146,7 +171,7 @@ def _shown_screen(found: ScreenResult) -> GetResult:
     return GetResult(tool="run_screen", ranking=ranking, **fields)
 
 
-def _replay(app: App, one: Shown) -> Replay | None:
+def _replay(app: App, one: Recorded) -> Replay | None:
     of = replayed(one.experiment)
     if of is None or one.ledger.read_only:
         return None
@@ -154,7 +179,7 @@ def _replay(app: App, one: Shown) -> Replay | None:
     return found and Replay(of=of, verdict=found.verdict, differs=found.differs)
 
 
-def _provenance(one: Shown) -> Provenance:
+def _provenance(one: Recorded) -> Provenance:
     row, outcome = one.experiment, one.outcome
     digest = outcome and outcome.environment_digest
     return Provenance(

@@ -6,7 +6,9 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 from sqlalchemy import Connection
@@ -14,7 +16,7 @@ from sqlalchemy.exc import OperationalError
 
 from lingshu_tools.errors import LedgerError
 from lingshu_tools.ledger import Ledger, NewExperiment, NewOutcome, derived
-from lingshu_tools.ledger.migrate import VERSIONS, migrate
+from lingshu_tools.ledger.migrate import VERSIONS, Migrated, migrate
 from lingshu_tools.ledger.migrations import HEAD, REVISIONS
 
 FIXTURES = sorted(Path(__file__).with_name("fixtures").glob("schema-*.db"))
@@ -106,6 +108,28 @@ def test_the_ledger_as_it_was_is_kept_beside_it(fixture: Path, home: Path) -> No
     shutil.copy(fixture, database)
     second = migrate(database)
     assert second.backup not in (None, first.backup)
+
+
+@EVERY
+def test_of_two_that_migrate_at_once_the_second_has_nothing_left_to_do(
+    fixture: Path, home: Path
+) -> None:
+    database = copied(fixture, home)
+    both = Barrier(2)
+
+    def bring(_: int) -> Migrated:
+        both.wait()
+        return migrate(database)
+
+    # Threads, as processes would be: a lock on a file is between descriptors.
+    with ThreadPoolExecutor(2) as pool:
+        done = sorted(pool.map(bring, range(2)), key=lambda each: each.before)
+    assert [each.before for each in done] == [fixture.stem.removeprefix("schema-"), HEAD]
+    assert [each.backup is None for each in done] == [False, True]
+    assert len(list(home.glob("experiments.schema-*.db"))) == 1
+    ledger = Ledger.open(home)
+    ledger.put_object(b"1")  # the fixture's one artifact
+    assert ledger.verify().problems == ()
 
 
 def test_the_revisions_that_code_knows_are_those_that_are_written() -> None:

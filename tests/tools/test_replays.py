@@ -125,7 +125,7 @@ def test_what_has_not_finished_cannot_be_replayed(open_app, held):
 def test_another_checkpoint_of_that_name_is_no_replay(open_app, done, checkpoint, engine):
     shutil.rmtree(checkpoint.path)
     make_checkpoint(checkpoint.path.parent, contexts=[{"cell_line": "K562"}])
-    with pytest.raises(InputError, match="Install the one it names"):
+    with pytest.raises(InputError, match="Put the folder with that digest"):
         replay(open_app(engine), done)
 
 

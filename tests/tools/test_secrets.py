@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from lingshu_model import redaction
 from lingshu_model.redaction import MASK, protect_streams, redact
+from lingshu_model.wire.endpoints import Endpoint
 from lingshu_tools.app import App
 from lingshu_tools.cli import main
 from lingshu_tools.dispatcher import call, error_result
@@ -87,6 +88,18 @@ def test_a_secret_read_from_a_file_is_known_once_it_is_remembered(monkeypatch: p
     assert redact("from a file: hunter22") == "from a file: ***"
     redaction.remember("ab")
     assert redact("about") == "about"
+
+
+def test_the_token_of_an_engine_on_a_port_is_remembered_when_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(redaction, "_remembered", set())
+    file = tmp_path / "token"
+    file.write_text("abcDEF-123456\n")
+    file.chmod(0o600)
+    tmp_path.chmod(0o700)
+    token = Endpoint(port=1, token_file=file).token()
+    assert redact(f"refused {token}") == "refused ***"
 
 
 @pytest.mark.parametrize(

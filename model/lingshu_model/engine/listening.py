@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lingshu_model.engine.errors import StartError
+from lingshu_model.redaction import remember
 from lingshu_model.wire.endpoints import (
     LOOPBACK,
     Endpoint,
@@ -94,6 +95,7 @@ def _on_socket(places: EnginePlaces, stack: ExitStack) -> Local | None:
 
 def _on_loopback(places: EnginePlaces, stack: ExitStack) -> Local:
     token = secrets.token_urlsafe(32)
+    remember(token)
     token_file = _keep_token(places, token, stack)
     stack.callback(token_file.unlink, missing_ok=True)
     listener = stack.enter_context(socket.create_server((LOOPBACK, 0), backlog=_BACKLOG))

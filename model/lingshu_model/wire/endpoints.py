@@ -17,6 +17,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from lingshu_model.redaction import remember
 from lingshu_model.wire.durable import write_durably
 from lingshu_model.wire.peers import check_peer
 from lingshu_model.wire.places import EnginePlaces
@@ -59,7 +60,9 @@ class Endpoint:
         """
         if self.token_file is None:
             return None
-        return _read(self.token_file, closed=True).decode("ascii", "replace").strip()
+        token = _read(self.token_file, closed=True).decode("ascii", "replace").strip()
+        remember(token)
+        return token
 
     def connect(self, timeout_s: float) -> socket.socket:
         """Return a connection to this user's engine.
