@@ -99,7 +99,7 @@ def contrast_results(
         further: predictors besides the registered ones.
     """
     test = training.population.test
-    # Contrasts of one control follow each other, so that its resampled means are made once.
+    # Contrasts of one control follow each other, so that its resampled means are computed once.
     ordered = sorted(training.population.contrasts, key=lambda c: (c.control, c.name))
     for name, group in groupby(ordered, key=lambda c: c.control):
         control = Arm.of(name, test[name], draws)
@@ -111,9 +111,9 @@ def contrast_results(
                 perturbed.halves - control.halves,
             )
             predicted = _predicted(training, contrast, sources, further)
-            own = _model_draws(contrast, sources, draws)
+            resampled = _model_draws(contrast, sources, draws)
             held_out = _held_out(training, contrast, fold, truth, predicted)
-            rows = [*_rows(held_out, truth, predicted, own)]
+            rows = [*_rows(held_out, truth, predicted, resampled)]
             yield Result(contrast, rows, held_out, predicted)
 
 
@@ -151,7 +151,7 @@ def _model_draws(contrast: Contrast, sources: Sources, draws: Draws) -> dict[int
 
 
 def _rows(
-    held_out: HeldOut, truth: Truth, predicted: Predicted, own: Mapping[int, Floats]
+    held_out: HeldOut, truth: Truth, predicted: Predicted, resampled: Mapping[int, Floats]
 ) -> Iterator[Row]:
     def row(
         metric: str, predictor: str, seed: int | None, value: object, draws: Floats = NO_DRAWS
@@ -167,7 +167,7 @@ def _rows(
         for name, seed, change in predicted:
             value = change.value
             yield row(metric, name, seed, score(value, real), score(value, truth.draws))
-        for seed, draws in own.items():
+        for seed, draws in resampled.items():
             yield row(metric, MONTE_CARLO, seed, score(model[seed], real), score(draws, real))
         half = score(truth.halves[0], truth.halves[1])  # [splits]
         yield row(metric, SPLIT_HALF, None, half.mean(), half)

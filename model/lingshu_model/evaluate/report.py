@@ -67,8 +67,8 @@ def evaluate(
             held_out.append(result.held_out)
             predicted[result.contrast.perturbed] = result.predicted
         if study.contexts == 1:
-            found = strengths(training, draws)
-            strong |= {(population.name, name): value for name, value in found.items()}
+            by_name = strengths(training, draws)
+            strong |= {(population.name, name): value for name, value in by_name.items()}
         if cells:
             rows += _cell_rows(population, study.fold, here, predicted, draws)
     return Report(rows, held_out, named_sets(study, strong))
