@@ -105,6 +105,7 @@ def contrast_results(
         control = Arm.of(name, test[name], draws)
         for contrast in group:
             perturbed = Arm.of(contrast.perturbed, test[contrast.perturbed], draws)
+            # The same random halves and draws of the control for all its contrasts.
             truth = Truth(
                 change_between(perturbed.values, control.values),
                 perturbed.means - control.means,
@@ -130,6 +131,7 @@ def _predicted(
     ]
     sizes: list[tuple[int | None, int]] = [(None, population.n_test(contrast.perturbed))]
     model = sources.get(MODEL)
+    # As many resampled training cells as the model sampled, so that their noise is alike.
     if model and model.has(contrast.perturbed):
         cells = zip(model.seeds, model.arms, strict=True)
         sizes = [(seed, arms[contrast.perturbed].shape[0]) for seed, arms in cells]
@@ -163,15 +165,16 @@ def _rows(
     model = {seed: c.value for name, seed, c in predicted if name == MODEL}
     others = next((c.value for name, _, c in predicted if name == "mean_shift"), 0 * real)
     for metric, agreement in AGREEMENT.items():
-        score = agreement.over(others, real)
+        score = agreement.over(others, real)  # [..., genes] x [..., genes] -> [...]
         for name, seed, change in predicted:
-            value = change.value
+            value = change.value  # [genes], against [genes] and against [draws, genes]
             yield row(metric, name, seed, score(value, real), score(value, truth.draws))
         for seed, draws in resampled.items():
             yield row(metric, MONTE_CARLO, seed, score(model[seed], real), score(draws, real))
         half = score(truth.halves[0], truth.halves[1])  # [splits]
         yield row(metric, SPLIT_HALF, None, half.mean(), half)
         if model:
+            # The model's cells are not split: it is compared with the same second halves.
             at_half = np.mean([score(m, truth.halves[1]) for m in model.values()], axis=0)
             yield row(metric, AT_HALF, None, at_half.mean(), at_half)
         if agreement.has_ceiling:

@@ -132,5 +132,5 @@ def null_changes(store: ArmStore, study: Study, seed: int, each: Each) -> NullCh
         arms = (log1p_cp10k(store.counts(c, seed)[:, columns]) for c in conditions)
         values[i, columns] = paired_change(*arms).value
         each()
-    known = np.flatnonzero(np.isfinite(values).any(axis=0))
+    known = np.flatnonzero(np.isfinite(values).any(axis=0))  # a context may lack genes
     return NullChanges([panel[i] for i in known.tolist()], values[:, known])

@@ -93,6 +93,7 @@ class Sample:
         0 on the diagonal and where a gene never varies.
         """
         values = self.values[:, self.frame.variable]
+        # [cells, genes] centred and scaled to unit length, so that products are correlations.
         centred = (values - values.mean(axis=0)).astype(np.float32)
         scale = np.sqrt((centred**2).sum(axis=0))
         scaled = centred / np.where(scale > 0, scale, 1.0)
@@ -126,7 +127,7 @@ def wasserstein_count(a: Sample, b: Sample) -> float:
 
 def correlation(a: Sample, b: Sample) -> float:
     """Return the mean absolute difference of gene-gene Pearson over pairs of variable genes."""
-    genes = len(a.correlations)
+    genes = len(a.correlations)  # the diagonal is 0 on both sides and does not count
     return float(np.abs(a.correlations - b.correlations).sum() / max(genes * (genes - 1), 1))
 
 
