@@ -50,8 +50,8 @@ def main(checkpoint: str, n_cells: int, seed: int, out: Path) -> None:
         for name in TARGETS:
             arms = _arms(store, known[name], seed, steps)
             genes = [i for i, g in enumerate(loaded.panel) if g in SCORE_GENES and g != name]
-            found = gains(*arms, genes, name)
-            lines.append([str(steps), name, *(shown(e.value, e.interval) for e in found)])
+            ratios = gains(*arms, genes, name)
+            lines.append([str(steps), name, *(shown(e.value, e.interval) for e in ratios)])
     click.echo(table(["steps", "knock-out", "all genes", "median gene", "score"], lines))
 
 

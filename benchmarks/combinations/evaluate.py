@@ -103,14 +103,14 @@ def _report(
     scorer, bootstrap = Scorer(truth, conditions, order), Bootstrap(len(conditions))
     predictors = [p for p in trained.predictors(conditions, truth) if _has_parts(p, scorer)]
     predictors += [Predictor(name, changes, changes) for name, changes in models.items()]
-    scores = {p.name: scorer.judge(p.changes, p.parts) for p in predictors}
+    scores = {p.name: scorer.score(p.changes, p.parts) for p in predictors}
     silent = {n for n, s in scores.items() if not s.interaction.any()}
     reliability = scorer.reliability()
     return {
         "interventions": len(next(iter(conditions))),
         "beyond": "singles" if order == 1 else "pairs",
         "conditions": len(conditions),
-        "genes_compared": int(scores["additive"].judged.sum()),
+        "genes_compared": int(scores["additive"].compared.sum()),
         "replicate": float(reliability.mean()),
         "noise_ceiling": float(np.sqrt(reliability).mean()),
         "predictors": {
@@ -135,7 +135,7 @@ def _figures(
         "pearson": bootstrap.mean(scores.pearson).as_json(),
         "over_additive": None if scores is additive else {**over.as_json(), "verdict": says},
         "interaction_pearson": None if silent else bootstrap.mean(scores.interaction).as_json(),
-        "sign_right": None if silent else bootstrap.share(scores.right, scores.judged).as_json(),
+        "sign_right": None if silent else bootstrap.share(scores.right, scores.compared).as_json(),
         "error": bootstrap.mean(scores.error).as_json(),
     }
 

@@ -44,10 +44,10 @@ def main(
     seed: int,
 ) -> None:  # fmt: skip
     """Write `k562-semisynthetic` as h5ad, truth (npz) and training spec (JSON)."""
-    found = read(data / "effects" / "norman2019_k562_crispra.npz")
-    panel = most_counted(found, genes)
-    sizes = nb_sizes(data, [found.genes[i] for i in panel])
-    real = Measured.of(found, panel, sizes, real_depth)
+    published = read(data / "effects" / "norman2019_k562_crispra.npz")
+    panel = most_counted(published, genes)
+    sizes = nb_sizes(data, [published.genes[i] for i in panel])
+    real = Measured.of(published, panel, sizes, real_depth)
     truth = real.truth(seed)
     rng = np.random.default_rng([seed, 1])
     counts = [
@@ -70,7 +70,7 @@ def main(
         f"{np.mean(np.concatenate(counts).sum(axis=1)):.0f} counts per cell; "
         f"{len(truth.of(2, trained=True))} doubles to train on, "
         f"{len(truth.of(2, trained=False))} held out; "
-        f"published counts recovered to {found.misfit:.3f} of a whole UMI"
+        f"counts recovered to {published.misfit:.3f} of a whole UMI"
     )
 
 
@@ -88,18 +88,18 @@ class Measured:
 
     @classmethod
     def of(
-        cls, found: Recovered, panel: NDArray[np.int64], sizes: Floats, real_depth: float
+        cls, published: Recovered, panel: NDArray[np.int64], sizes: Floats, real_depth: float
     ) -> "Measured":
         """Return control, singles and doubles; `noise` is of counting UMI and of finite cells.
 
         A total of N UMI is taken to be of N / `real_depth` cells.
         """
-        kept = [i for i, c in enumerate(found.conditions) if set(c) <= set(found.singles)]
-        total = np.concatenate([[found.control_total], found.total[kept]])[:, None]
-        cpm = np.vstack([found.control_cpm[None], found.cpm[kept]])[:, panel]
+        kept = [i for i, c in enumerate(published.conditions) if set(c) <= set(published.singles)]
+        total = np.concatenate([[published.control_total], published.total[kept]])[:, None]
+        cpm = np.vstack([published.control_cpm[None], published.cpm[kept]])[:, panel]
         noise = cpm / total * 1e6 + cpm**2 / sizes * (real_depth / total)
-        conditions = (frozenset[str](), *(frozenset(found.conditions[i]) for i in kept))
-        return cls(tuple(found.genes[i] for i in panel), conditions, cpm, noise)
+        conditions = (frozenset[str](), *(frozenset(published.conditions[i]) for i in kept))
+        return cls(tuple(published.genes[i] for i in panel), conditions, cpm, noise)
 
     def truth(self, seed: int) -> Truth:
         """Return shares of the panel's counts; half of the doubles, drawn by `seed`, held out."""
@@ -111,12 +111,13 @@ class Measured:
         return Truth(self.genes, self.conditions, trained, self.cpm / total, self.noise / total**2)
 
 
-def most_counted(found: Recovered, n: int) -> NDArray[np.int64]:
+def most_counted(published: Recovered, n: int) -> NDArray[np.int64]:
     """Return the indices of the genes with most counts under control and singles, in order.
 
     Doubles have no say: half of them are held out.
     """
-    mean = np.vstack([found.control_cpm[None], found.cpm[: len(found.singles)]]).mean(axis=0)
+    singles = published.cpm[: len(published.singles)]
+    mean = np.vstack([published.control_cpm[None], singles]).mean(axis=0)
     return np.sort(np.argsort(-mean)[:n])
 
 

@@ -1,4 +1,4 @@
-"""Cells of a made regulatory network: `python -m benchmarks.combinations.make_regulation --help`.
+"""Simulated regulation: `python -m benchmarks.combinations.make_regulation --help`.
 
 `lingshu_tools.testing.Regulation` draws the network; its knock-outs are steady states, its cells
 negative binomial counts around them. To train on: control, all singles, some doubles. Held out: the
@@ -42,10 +42,10 @@ def main(
     counts = [network.cells(c, n, seed) for c, n in zip(conditions, sizes, strict=True)]
     out.mkdir(parents=True, exist_ok=True)
     h5ad = out / f"{NAME}.h5ad"
-    about = {"what": "a made regulatory network", "network_seed": network_seed, "seed": seed}
+    about = {"what": "a simulated regulatory network", "network_seed": network_seed, "seed": seed}
     write_cells(h5ad, truth, counts, about)
     truth.write(out / f"{NAME}.truth.npz")
-    write_spec(out / f"{NAME}.json", h5ad, "knockout", {"cell_line": "made"})
+    write_spec(out / f"{NAME}.json", h5ad, "knockout", {"cell_line": "simulated"})
     click.echo(
         f"{h5ad}: {sum(sizes)} cells x {len(network.genes)} genes; {len(trained)} conditions to "
         f"train on, {len(held)} held out"
@@ -54,8 +54,8 @@ def main(
 
 def _subsets(network: Regulation, size: int, rng: np.random.Generator) -> list[Targets]:
     """Return all sets of `size` targets in random order; singles as they are."""
-    found = [frozenset(s) for s in combinations(network.targets, size)]
-    return found if size == 1 else [found[i] for i in rng.permutation(len(found))]
+    subsets = [frozenset(s) for s in combinations(network.targets, size)]
+    return subsets if size == 1 else [subsets[i] for i in rng.permutation(len(subsets))]
 
 
 if __name__ == "__main__":

@@ -1,12 +1,11 @@
 """The UMI counts behind the published log fold changes of Norman 2019 (K562, CRISPRa).
 
-The file holds no cells, but its numbers say what they were made of: each is
+The file holds no cells, but its numbers say what they are computed from: each is
 ln(1 + CPM of the condition) - ln(1 + CPM of control), natural logarithms, pooled over a condition's
 cells. A gene without a UMI in a condition lies at the gene's floor, -ln(1 + CPM of control); above
 the floor everything is a whole number of UMI, and the least step tells how many UMI there were in
 all. So counts and totals come back exactly (`Recovered.misfit` says how nearly whole they are), and
-with them the counting noise of every published double. How many cells there were does not. Knows
-nothing of what is made of it.
+with them the counting noise of every published double. How many cells there were does not.
 """
 
 from dataclasses import dataclass

@@ -69,7 +69,7 @@ class Trained:
         """Return every baseline's changes of `conditions`."""
         additive = {c: expected(self.changes, c, 1) for c in conditions}
         pairs = {c: len(c) * (len(c) - 1) / 2 for c in conditions}
-        found = [
+        predictors = [
             Predictor("additive", additive),
             Predictor(
                 "scaled additive",
@@ -84,7 +84,7 @@ class Trained:
         ]
         if max(len(c) for c in conditions) > 2:
             true = truth.changes()
-            found += [
+            predictors += [
                 Predictor(
                     "pairwise",
                     {c: expected(self.changes, c, 2, unmeasured_is_zero=True) for c in conditions},
@@ -92,4 +92,4 @@ class Trained:
                 ),
                 Predictor("true pairwise", {c: expected(true, c, 2) for c in conditions}, true),
             ]
-        return found
+        return predictors

@@ -32,14 +32,14 @@ class Scores:
         pearson: of the change.
         interaction: Pearson of the interaction; 0 of a predictor that has none.
         right: genes with a true interaction whose predicted one has its sign.
-        judged: genes with a true interaction.
+        compared: genes with a true interaction.
         error: root mean squared error of the change.
     """
 
     pearson: Floats
     interaction: Floats
     right: Floats
-    judged: Floats
+    compared: Floats
     error: Floats
 
 
@@ -64,7 +64,7 @@ class Scorer:
         """Its variance as a measurement."""
         return self.truth.change_noise()
 
-    def judge(self, predicted: Changes, parts: Changes | None = None) -> Scores:
+    def score(self, predicted: Changes, parts: Changes | None = None) -> Scores:
         """Return the scores of `predicted`, which has every condition.
 
         `parts` are the predictor's own changes of singles (and pairs, where `order` is 2); without

@@ -1,4 +1,4 @@
-"""What the cells of a made data set were drawn from, and what may be learned from.
+"""What the cells of a simulated data set were drawn from, and what may be learned from.
 
 A change is on the scale ln(1 + counts per 10,000 of the panel), of a condition's mean cell: shares
 of counts, known without sampling noise.

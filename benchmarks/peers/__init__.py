@@ -1,1 +1,1 @@
-"""Other models on the same splits: each in an environment of its own, judged with our metrics."""
+"""Other models on the same splits: each in an environment of its own, compared by our metrics."""

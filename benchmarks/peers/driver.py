@@ -18,7 +18,7 @@ SCRIPTS, REQUIREMENTS = HERE / "scripts", HERE / "requirements"
 
 @dataclass(frozen=True)
 class Peer:
-    """The environment and the script of a peer, and what is always asked of the script."""
+    """The environment and the script of a peer, and which options it always gets."""
 
     environment: str
     script: str
@@ -68,15 +68,15 @@ def run_peer(peer: str, places: Places, seeds: Sequence[int], options: Sequence[
     genes = split.measured(places.split)
     names: list[str] = []
     for seed in seeds:
-        done = places.out / peer / f"done-{seed}.json"
-        known = json.loads(done.read_text("utf-8")) if done.is_file() else {}
+        record = places.out / peer / f"done-{seed}.json"
+        known = json.loads(record.read_text("utf-8")) if record.is_file() else {}
         if known.get("options") != list(options):
-            done.unlink(missing_ok=True)
+            record.unlink(missing_ok=True)
             with tempfile.TemporaryDirectory(prefix=f"peer-{peer}-") as scratch:
                 _run_seed(peer, python, places, seed, options, Path(scratch))
-                found = _collect(Path(scratch) / "cells", places, seed, genes)
-            known = {"options": list(options), "names": found}
-            done.write_text(json.dumps(known) + "\n", "utf-8")
+                collected = _collect(Path(scratch) / "cells", places, seed, genes)
+            known = {"options": list(options), "names": collected}
+            record.write_text(json.dumps(known) + "\n", "utf-8")
         names = known["names"]
     return [places.out / name for name in names]
 
@@ -107,12 +107,12 @@ def _run_seed(
         )
 
 
-def _collect(found: Path, places: Places, seed: int, genes: dict[str, object]) -> list[str]:
+def _collect(left: Path, places: Places, seed: int, genes: dict[str, object]) -> list[str]:
     """Move what a script left to where it belongs, its arrays as blobs; return the peers' names."""
     wanted = split.wanted(places.split)
-    names = sorted(path.name for path in found.iterdir())
+    names = sorted(path.name for path in left.iterdir())
     for name in names:
-        here = found / name / f"seed-{seed}"
+        here = left / name / f"seed-{seed}"
         for path in sorted(here.glob("*.npz")):
             cells.convert(path, genes[wanted[path.stem]["dataset"]])
         there = places.out / name / f"seed-{seed}"

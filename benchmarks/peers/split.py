@@ -120,11 +120,11 @@ def stage(folder: Path, out: Path) -> None:
 def measured(folder: Path) -> dict[str, NDArray[np.bool_]]:
     """Return which genes of the panel each data set measures, bool [genes]."""
     obs, genes, by_source = _annotations(folder / "train.h5ad")
-    found = obs.groupby("dataset", observed=True)["source"].first().astype(int)
+    sources = obs.groupby("dataset", observed=True)["source"].first().astype(int)
     every = np.ones(genes, bool)
     return {
         str(name): every if by_source is None else by_source[:, source].astype(bool)
-        for name, source in found.items()
+        for name, source in sources.items()
     }
 
 

@@ -234,7 +234,7 @@ class Reading:
             NotFoundError: there is none with this id.
         """
         with self._database.read() as connection:
-            one(connection, Experiment, experiment_id)
+            one(connection, Experiment, experiment_id, principal=self._principal)
             tried = has(connection, schema.attempt, experiment_id=experiment_id)
         # In this order: whoever seals does it before the lock is freed.
         alive = bool(self._locks.held([experiment_id]))

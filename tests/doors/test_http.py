@@ -180,19 +180,19 @@ def test_cells_beyond_the_budget_are_refused_with_what_is_left(held: App, engine
     async def act(web: Web) -> None:
         alice = await web.as_named("alice", max_cells=40).greet()
         first = (await alice.structured("perturb_cells", **PERTURB, wait_s=0))["experiment_id"]
-        text = await alice.refused("perturb_cells", interventions=KNOCK_OUT, n_cells=13)
+        text = await alice.refused("perturb_cells", interventions=KNOCK_OUT, n_cells=14)
         assert "40 cells" in text
         assert "left" in text
-        assert "this asks for 26" in text
-        # Six candidates and one control arm of 4 cells.
-        assert "this asks for 28" in await alice.refused("run_screen", **SCREEN)
+        assert "this asks for 28" in text
+        # Six candidates of two arms with 4 cells.
+        assert "this asks for 48" in await alice.refused("run_screen", **SCREEN)
         assert (await alice.structured("sample_cells", n_cells=8, wait_s=0))["status"] != "failed"
         bob = await web.as_named("bob").greet()
         assert (await bob.structured("run_screen", **SCREEN, wait_s=0))["status"] != "failed"
         engine.released.set()
         await alice.structured("get_experiment", id=first, wait_s=45)
         await until(lambda: web.gate.app_of("alice").runner.active == frozenset())
-        done = await alice.structured("perturb_cells", interventions=KNOCK_OUT, n_cells=13)
+        done = await alice.structured("perturb_cells", interventions=KNOCK_OUT, n_cells=14)
         assert done["experiment_id"]
 
     drive(held, act)

@@ -22,7 +22,7 @@ def test_experiments_and_screens_of_others_are_not_found_and_never_offered(
     for look in (
         lambda: seen.experiment(of_alice.id),
         lambda: seen.screen(screen.id),
-        lambda: seen.cancel(of_alice.id),
+        lambda: seen.status(of_alice.id),
         lambda: seen.tag(of_alice.id, ["mine"]),
     ):
         with pytest.raises(NotFoundError) as refused:

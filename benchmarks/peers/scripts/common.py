@@ -79,7 +79,7 @@ class Work:
 
     @contextmanager
     def clock(self, name: str) -> Iterator[None]:
-        """Note the seconds of what is done within; the processor's too, children included."""
+        """Note the seconds of what runs within; the processor's too, children included."""
         started, used = time.perf_counter(), sum(os.times()[:4])
         yield
         spent = time.perf_counter() - started

@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def train(adata: anndata.AnnData, work: Work) -> scvi.model.SCVI:
-    """Return the trained model; it is that of the last epoch, as is scVI's way."""
+    """Return the trained model; it is that of the last epoch, as scVI does."""
     scvi.model.SCVI.setup_anndata(
         adata, batch_key="dataset", categorical_covariate_keys=list(COVARIATES)
     )

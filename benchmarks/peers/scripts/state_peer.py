@@ -10,7 +10,7 @@ early here, `state-last` those of the last step.
 A condition's cells are made from control training cells drawn with replacement, in sets of the
 trained length, by the model's own `predict_step`. They are log1p_cp10k, not counts. Validation
 cells are a cell type of their own to the loader, as it splits by cell type; the models do not read
-it (`context_mean` reads it, and is only asked of the training one).
+it (`context_mean` reads it, and only of the training one).
 """
 
 import importlib
@@ -172,14 +172,14 @@ def plain_parts(checkpoint: Path) -> list[Any]:
     Raises:
         ValueError: it holds a class of another package, which loading it would run.
     """
-    found: list[Any] = [np.dtypes.Float32DType, np.dtypes.StrDType]
+    allowed: list[Any] = [np.dtypes.Float32DType, np.dtypes.StrDType]
     for name in torch.serialization.get_unsafe_globals_in_checkpoint(checkpoint):
         module, _, attribute = name.rpartition(".")
         if module.split(".")[0] not in ("torch", "numpy"):
             message = f"{checkpoint.name} holds {name}; only classes of torch and numpy are loaded"
             raise ValueError(message)
-        found.append(getattr(importlib.import_module(module), attribute))
-    return found
+        allowed.append(getattr(importlib.import_module(module), attribute))
+    return allowed
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How good a checkpoint is on cells that it was not trained on, beside simple predictors.
 
-`python -m lingshu_model.evaluate CHECKPOINT` samples cells, writes tables and, if told to, the
+`python -m lingshu_model.evaluate CHECKPOINT` samples cells, writes tables and, on request, the
 checkpoint's `evidence.json`. In Python: `build_study` of a `Split`, then `evaluate` with `Source`s
 of predicted cells gives rows, `figures` averages and compares them. Metrics and simple predictors
 are small functions in registries (`AGREEMENT`, `DISTRIBUTION`, `PREDICTORS`); nothing here but

@@ -55,6 +55,7 @@ def estimate(value: float, draws: Floats) -> Estimate:
     draws = draws[np.isfinite(draws)]
     if not np.isfinite(value) or not len(draws):
         return Estimate(float(value), (float("nan"), float("nan")))
+    # Offsets from the draws' mean, added to the value.
     low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) - draws.mean()
     return Estimate(float(value), (float(value + low), float(value + high)))
 
@@ -73,6 +74,7 @@ def mean_row(rows: Sequence[Row], name: str, *, seed: int | None = None) -> Row:
     units: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
         units.setdefault((row.fold, row.population, row.set), []).append(row)
+    # Seeds within a unit and fold first, then units and folds.
     value = np.mean([np.mean([row.value for row in each]) for each in units.values()])
     whole = all(len(row.draws) for row in rows)
     parts = [np.mean([r.draws for r in each], axis=0) for each in units.values() if whole]
@@ -136,6 +138,7 @@ def pooled_magnitude(rows: Sequence[Row], predicted: Sequence[Row], name: str) -
         name: of the set.
     """
     real = sum(row.value for row in rows)
+    # Seeds share the real lengths, so the ratio is taken seed by seed.
     seeds = sorted({row.seed for row in predicted}, key=lambda s: (s is None, s))
     tops = [sum(row.value for row in predicted if row.seed == seed) for seed in seeds]
     value = float(np.mean([np.sqrt(max(t, 0.0) / real) if real > 0 else np.nan for t in tops]))
@@ -184,6 +187,7 @@ def compare_units(rows: Sequence[Row], others: Sequence[Row]) -> UnitComparison:
         message = f"{rows[0].metric}: {rows[0].predictor} and {others[0].predictor} share no unit"
         raise ValueError(message)
     sign = 1.0 if better(rows[0].metric) == "higher" else -1.0
+    # [units], positive where the first is better
     d = np.array([sign * (mine[unit] - theirs[unit]) for unit in units])
     absolute, relative = MARGINS.get(rows[0].metric, (0.0, 0.0))
     margins = absolute + relative * np.abs([theirs[unit] for unit in units])

@@ -99,21 +99,22 @@ def contrast_results(
         further: predictors besides the registered ones.
     """
     test = training.population.test
-    # Contrasts of one control follow each other, so that its resampled means are made once.
+    # Contrasts of one control follow each other, so that its resampled means are computed once.
     ordered = sorted(training.population.contrasts, key=lambda c: (c.control, c.name))
     for name, group in groupby(ordered, key=lambda c: c.control):
         control = Arm.of(name, test[name], draws)
         for contrast in group:
             perturbed = Arm.of(contrast.perturbed, test[contrast.perturbed], draws)
+            # The same random halves and draws of the control for all its contrasts.
             truth = Truth(
                 change_between(perturbed.values, control.values),
                 perturbed.means - control.means,
                 perturbed.halves - control.halves,
             )
             predicted = _predicted(training, contrast, sources, further)
-            own = _model_draws(contrast, sources, draws)
+            resampled = _model_draws(contrast, sources, draws)
             held_out = _held_out(training, contrast, fold, truth, predicted)
-            rows = [*_rows(held_out, truth, predicted, own)]
+            rows = [*_rows(held_out, truth, predicted, resampled)]
             yield Result(contrast, rows, held_out, predicted)
 
 
@@ -130,6 +131,7 @@ def _predicted(
     ]
     sizes: list[tuple[int | None, int]] = [(None, population.n_test(contrast.perturbed))]
     model = sources.get(MODEL)
+    # As many resampled training cells as the model sampled, so that their noise is alike.
     if model and model.has(contrast.perturbed):
         cells = zip(model.seeds, model.arms, strict=True)
         sizes = [(seed, arms[contrast.perturbed].shape[0]) for seed, arms in cells]
@@ -151,7 +153,7 @@ def _model_draws(contrast: Contrast, sources: Sources, draws: Draws) -> dict[int
 
 
 def _rows(
-    held_out: HeldOut, truth: Truth, predicted: Predicted, own: Mapping[int, Floats]
+    held_out: HeldOut, truth: Truth, predicted: Predicted, resampled: Mapping[int, Floats]
 ) -> Iterator[Row]:
     def row(
         metric: str, predictor: str, seed: int | None, value: object, draws: Floats = NO_DRAWS
@@ -163,15 +165,16 @@ def _rows(
     model = {seed: c.value for name, seed, c in predicted if name == MODEL}
     others = next((c.value for name, _, c in predicted if name == "mean_shift"), 0 * real)
     for metric, agreement in AGREEMENT.items():
-        score = agreement.over(others, real)
+        score = agreement.over(others, real)  # [..., genes] x [..., genes] -> [...]
         for name, seed, change in predicted:
-            value = change.value
+            value = change.value  # [genes], against [genes] and against [draws, genes]
             yield row(metric, name, seed, score(value, real), score(value, truth.draws))
-        for seed, draws in own.items():
+        for seed, draws in resampled.items():
             yield row(metric, MONTE_CARLO, seed, score(model[seed], real), score(draws, real))
         half = score(truth.halves[0], truth.halves[1])  # [splits]
         yield row(metric, SPLIT_HALF, None, half.mean(), half)
         if model:
+            # The model's cells are not split: it is compared with the same second halves.
             at_half = np.mean([score(m, truth.halves[1]) for m in model.values()], axis=0)
             yield row(metric, AT_HALF, None, at_half.mean(), at_half)
         if agreement.has_ceiling:

@@ -38,6 +38,7 @@ def copy_rows(population: Population, model: Source, fold: str) -> Iterator[Row]
     test in closed form.
     """
     generator = stream("copies", population.name)
+    # Conditions in the same proportions on both sides.
     sizes = {
         name: min(population.n_test(name), *(arms[name].shape[0] for arms in model.arms))
         for name in population.test
@@ -100,11 +101,12 @@ def nearest_distance(cells: Sparse, pool: Sparse, rank: int = 0) -> Floats:
     """
     width = int(max(cells.data.max(initial=1), pool.data.max(initial=1)))
     code = thermometer(pool, width).T.tocsr()
-    totals = np.asarray(pool.sum(axis=1), np.int64)
+    totals = np.asarray(pool.sum(axis=1), np.int64)  # UMI per training cell
     nearest: list[Floats] = []
     for start in range(0, cells.shape[0], BLOCK):
         block = csr(cells[start : start + BLOCK])
         both = np.add.outer(np.asarray(block.sum(axis=1), np.int64), totals)
+        # |a - b| summed over genes = sum a + sum b - 2 sum min(a, b), [block, pool]
         distances = both - 2 * (thermometer(block, width) @ code).toarray()
         nearest.append(np.partition(distances, rank, axis=1)[:, rank].astype(np.float64))
     return np.concatenate(nearest)

@@ -49,6 +49,7 @@ def load_split(checkpoint: Checkpoint, data: Path, held_out: str | None) -> Spli
     cells = training.read_cells(spec, folder)
     parts = training.split(cells, spec)
     held = [parts.test, parts.unseen] if held_out == TEST else [parts.validation]
+    # JSON for the evidence: what a reader needs to hold out the same cells.
     unseen = [each.model_dump(mode="json") for each in spec.unseen]
     described = {"fraction": spec.test, "unseen": unseen, "seed": spec.seed}
     return Split(

@@ -53,6 +53,7 @@ class Pool:
         sampled = [arms for seeds in self.sources.values() for arms in seeds.values()]
         half = [len(cells.scores) // 2 for cells in self.test]
         sizes = [min([n, *(len(a[i].scores) for a in sampled)]) for i, n in enumerate(half)]
+        # Large conditions keep their proportions when the pool is cut to `most` cells.
         share = min(1.0, self.most / max(sum(sizes), 1))
         return [max(1, int(size * share)) for size in sizes]
 
@@ -114,6 +115,7 @@ def _moved(
     controls = {c.perturbed: c.control for c in population.contrasts}
     if len(conditions) != 1 or conditions[0] not in predicted:
         return {}
+    # Moving every cell by a change moves its scores by the change along the axes, [k].
     start = frame.scores(log1p_cp10k(population.train[controls[conditions[0]]]))
     changes = [(name, change) for name, _, change in predicted[conditions[0]] if name != RESAMPLED]
     return {name: start + change.value @ frame.axes for name, change in changes}
@@ -128,6 +130,7 @@ def _compare(pool: Pool, splits: int) -> dict[Key, tuple[float, Floats]]:
         generator = stream("split", pool.name, split)
         rows = [halves(len(cells.scores), generator) for cells in pool.test]
         reference, other = (_take(pool, pool.test, half) for half in zip(*rows, strict=True))
+        # The interval is over reference cells; sources are as they are.
         resampled = reference.rows(generator.integers(n, size=n))
         for source, seed, cells in _cells(pool, other, split):
             for name, metric in DISTRIBUTION.items():

@@ -126,6 +126,7 @@ def headline(chosen: NamedSet, table: Table) -> dict[str, Any]:
     whole = max((f.n_units for f in by_name.values()), default=0)
     simple = [f for name, f in others.items() if name in SIMPLE and f.n_units == whole]
     best = max(simple, key=lambda f: f.row.value, default=None)
+    trivial = [verdicts[name] for name in TRIVIAL if name in verdicts]
     (only, *more) = chosen.units
     return {
         "metric": PEARSON,
@@ -136,7 +137,7 @@ def headline(chosen: NamedSet, table: Table) -> dict[str, Any]:
         "noise_ceiling": by_name[CEILING].row.value if CEILING in by_name else None,
         "verdicts": verdicts,
         "verdict": "; ".join(f"{said} against {name}" for name, said in verdicts.items()),
-        "beats_trivial_baseline": all(verdicts.get(name) == "win" for name in TRIVIAL),
+        "beats_trivial_baseline": bool(trivial) and {*trivial} == {"win"},
         "best_simple": best
         and {
             "predictor": best.row.predictor,
@@ -177,8 +178,9 @@ def residuals(contrasts: Sequence[HeldOut]) -> dict[str, Any] | None:
         "perturbations": [each.targets for each, _ in known],
         "names": [each.name for each, _ in known],
         "folds": [each.fold for each, _ in known],
-        "values": [(predicted - each.observed).tolist() for each, predicted in known],
-        "predicted": [predicted.tolist() for _, predicted in known],
+        # 1e-4 is far below the standard error of any change.
+        "values": [np.round(p - each.observed, 4).tolist() for each, p in known],
+        "predicted": [np.round(p, 4).tolist() for _, p in known],
         "units": "log1p_cp10k",
         "note": "includes the held-out cells' own sampling noise",
     }

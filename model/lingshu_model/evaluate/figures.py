@@ -105,17 +105,19 @@ def merged_sets(sets: Sequence[NamedSet], others: Sequence[NamedSet]) -> list[Na
 
 
 class Table:
-    """Rows by metric and predictor, in the order in which they came."""
+    """Rows by metric, predictor and unit, in the order in which they came."""
 
     def __init__(self, rows: Iterable[Row]) -> None:
-        self._rows: dict[str, dict[str, list[Row]]] = {}
+        self._rows: dict[str, dict[str, dict[Unit, list[Row]]]] = {}
         for row in rows:
-            self._rows.setdefault(row.metric, {}).setdefault(row.predictor, []).append(row)
+            units = self._rows.setdefault(row.metric, {}).setdefault(row.predictor, {})
+            units.setdefault((row.population, row.set), []).append(row)
 
     def of(self, metric: str, predictor: str, chosen: NamedSet) -> list[Row]:
-        """Return the rows of one metric and predictor in a named set."""
-        rows = self._rows.get(metric, {}).get(predictor, [])
-        return [r for r in rows if (r.population, r.set) in chosen.units and r.tier == chosen.tier]
+        """Return the rows of one metric and predictor in a named set, unit by unit."""
+        units = self._rows.get(metric, {}).get(predictor, {})
+        rows = (row for unit in sorted(chosen.units) for row in units.get(unit, ()))
+        return [row for row in rows if row.tier == chosen.tier]
 
     def figures(self, chosen: NamedSet) -> list[Figure]:
         """Return the figures of a named set, metric by metric."""
@@ -130,14 +132,15 @@ class Table:
 
     def copies(self) -> list[Figure]:
         """Return the figures of copied cells, for each population and fold."""
-        units: dict[tuple[str, ...], list[Row]] = {}
-        rows = (row for each in self._rows.values() for rows in each.values() for row in rows)
-        for row in rows:
-            if kind_of(row.metric) == "copies":
-                key = (row.metric, row.predictor, row.fold, row.population)
-                units.setdefault(key, []).append(row)
-        means = [(compare.mean_row(rows, rows[0].set), _by_seed(rows)) for rows in units.values()]
-        return [Figure("copies", row, 1, by_seed) for row, by_seed in means]
+        return [
+            Figure("copies", compare.mean_row(rows, rows[0].set), 1, _by_seed(rows))
+            for metric, predictors in self._rows.items()
+            if kind_of(metric) == "copies"
+            for units in predictors.values()
+            for every in units.values()
+            for fold in dict.fromkeys(row.fold for row in every)
+            if (rows := [row for row in every if row.fold == fold])
+        ]
 
     def _figure(self, chosen: NamedSet, metric: str, predictor: str, rows: list[Row]) -> Figure:
         row = compare.mean_row(rows, chosen.name)

@@ -147,6 +147,7 @@ def nearest_context_shift(training: Training, contrast: Contrast) -> Change | No
     if not others:
         return None
     means = training.control_means
+    # Between mean profiles in log1p_cp10k, over all genes of the population.
     distances = [np.linalg.norm(means[c.control] - means[contrast.control]) for c in others]
     return training.changes[others[int(np.argmin(distances))].name]
 

@@ -67,8 +67,8 @@ def evaluate(
             held_out.append(result.held_out)
             predicted[result.contrast.perturbed] = result.predicted
         if study.contexts == 1:
-            found = strengths(training, draws)
-            strong |= {(population.name, name): value for name, value in found.items()}
+            by_name = strengths(training, draws)
+            strong |= {(population.name, name): value for name, value in by_name.items()}
         if cells:
             rows += _cell_rows(population, study.fold, here, predicted, draws)
     return Report(rows, held_out, named_sets(study, strong))
@@ -132,5 +132,5 @@ def null_changes(store: ArmStore, study: Study, seed: int, each: Each) -> NullCh
         arms = (log1p_cp10k(store.counts(c, seed)[:, columns]) for c in conditions)
         values[i, columns] = paired_change(*arms).value
         each()
-    known = np.flatnonzero(np.isfinite(values).any(axis=0))
+    known = np.flatnonzero(np.isfinite(values).any(axis=0))  # a context may lack genes
     return NullChanges([panel[i] for i in known.tolist()], values[:, known])

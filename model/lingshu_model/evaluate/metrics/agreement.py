@@ -63,7 +63,7 @@ def overlap(predicted: Floats, real: Floats) -> Floats:
 
     A prediction of no change has no most changed genes: 0.
     """
-    mine, theirs = _among_largest(predicted), _among_largest(real)
+    mine, theirs = _among_largest(predicted), _among_largest(real)  # bool [..., genes]
     shared = (mine & theirs).sum(axis=-1) / OVERLAP
     return np.where(predicted.any(axis=-1), shared, 0.0)
 

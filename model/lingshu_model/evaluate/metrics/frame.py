@@ -85,6 +85,7 @@ def _reproduced(values: Sparse) -> int:
     """
     first, second = values[::2], values[1::2]
     axes, spread = _components(first, moments(first)[0], COMPONENTS)
+    # Variance of the second half along the axes of the first, [components].
     others = np.asarray((second @ axes - moments(second)[0] @ axes).var(axis=0))
     noise = np.flatnonzero(others < REPRODUCED * spread)
     return max(FEWEST, int(noise[0]) if len(noise) else len(spread))
@@ -97,7 +98,7 @@ def _components(values: Sparse, mean: Floats, most: int) -> tuple[Floats, Floats
     # A fixed start vector: the same cells give the same axes.
     parts = svds(_Centred(values, mean), k=k, v0=np.full(least, 1 / np.sqrt(least)))
     size, axes = (np.asarray(part, np.float64) for part in parts[1:])
-    order = np.argsort(-size)
+    order = np.argsort(-size)  # svds returns the smallest singular value first
     size, axes = size[order], axes[order]
     # The sign of an axis is arbitrary; its largest entry is made positive.
     signs = np.sign(axes[np.arange(k), np.abs(axes).argmax(axis=1)])

@@ -44,6 +44,7 @@ def bootstrap_means(values: Sparse, draws: int, generator: np.random.Generator) 
     A draw of n cells from n is a multinomial count of how often each is drawn (Efron 1979).
     """
     n = values.shape[0]
+    # [draws, cells]: how often each cell is drawn
     weights = generator.multinomial(n, np.full(n, 1 / n), size=draws)
     return weighted_sums(weights / n, values)
 
@@ -61,5 +62,6 @@ def half_means(values: Sparse, splits: int, generator: np.random.Generator) -> F
     for split in range(splits):
         for side, rows in enumerate(halves(n, generator)):
             weights[side, split, rows] = 1 / max(len(rows), 1)
+    # One product for all halves: [2 splits, cells] x [cells, genes].
     means = weighted_sums(weights.reshape(2 * splits, n), values)
     return means.reshape(2, splits, values.shape[1])

@@ -1,6 +1,6 @@
 """A set of cells, its summaries, and the metrics in which two sets differ.
 
-`DISTRIBUTION` is the registry: a metric takes the set that is judged and the real one, both with
+`DISTRIBUTION` is the registry: a metric takes the predicted set and the real one, both with
 the same number of cells. Some need counts; a source without counts (cells moved by a change, a
 model that predicts expression) is compared by the others alone.
 """
@@ -47,7 +47,7 @@ class Sample:
     @cached_property
     def umi(self) -> NDArray[np.int32]:
         """UMI, [cells, genes]."""
-        assert self.counts is not None  # noqa: S101 - metrics of counts are asked of counts alone
+        assert self.counts is not None  # noqa: S101 - a metric applies to samples that have what it needs
         return self.counts.toarray().astype(np.int32, copy=False)
 
     @cached_property
@@ -93,6 +93,7 @@ class Sample:
         0 on the diagonal and where a gene never varies.
         """
         values = self.values[:, self.frame.variable]
+        # [cells, genes] centred and scaled to unit length, so that products are correlations.
         centred = (values - values.mean(axis=0)).astype(np.float32)
         scale = np.sqrt((centred**2).sum(axis=0))
         scaled = centred / np.where(scale > 0, scale, 1.0)
@@ -126,7 +127,7 @@ def wasserstein_count(a: Sample, b: Sample) -> float:
 
 def correlation(a: Sample, b: Sample) -> float:
     """Return the mean absolute difference of gene-gene Pearson over pairs of variable genes."""
-    genes = len(a.correlations)
+    genes = len(a.correlations)  # the diagonal is 0 on both sides and does not count
     return float(np.abs(a.correlations - b.correlations).sum() / max(genes * (genes - 1), 1))
 
 
@@ -151,7 +152,7 @@ class Distribution:
     """A metric of two samples.
 
     Attributes:
-        compute: (judged, real) -> value.
+        compute: (predicted, real) -> value.
         better: which value is better.
         needs: the least a sample must have: `scores`, `expression` or `counts`.
     """
