@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -32,7 +32,7 @@ from lingshu_tools.plain import plain, plain_result
 from lingshu_tools.registry import Arguments, ToolSpec, registry
 from lingshu_tools.results import ErrorResult, Result
 from lingshu_tools.teaching import teach
-from lingshu_tools.waiting import Pending
+from lingshu_tools.waiting import Pending, Watch, wait_until_over
 
 if TYPE_CHECKING:
     from lingshu_tools.app import App
@@ -49,12 +49,18 @@ class Waiting:
         ids: the experiments waited for.
         until: when the waiting ends, on the monotonic clock.
         finish: returns the result whatever has become of the experiments; raises `LingshuError`.
+        watched: gives a watch on something else that is waited for, if it is not experiments.
     """
 
     name: str
     ids: Sequence[str]
     until: float
     finish: Callable[[], Result]
+    watched: Callable[[Callable[[], None]], AbstractContextManager[Watch]] | None = None
+
+    def watch(self, app: App, wake: Callable[[], None]) -> AbstractContextManager[Watch]:
+        """Give a watch on what is waited for; `wake` is called from another thread."""
+        return self.watched(wake) if self.watched else app.runner.watch(self.ids, wake)
 
 
 def call(app: App, tool: str, arguments: Mapping[str, Any]) -> Result:
@@ -69,7 +75,8 @@ def call(app: App, tool: str, arguments: Mapping[str, Any]) -> Result:
     left = max(begun.until - time.monotonic(), 0)
     # A ledger that cannot be read now is read again by `finish`, which reports it.
     with suppress(LockedError), time_limit(left):
-        app.runner.wait(begun.ids, left)
+        if left:
+            wait_until_over(lambda wake: begun.watch(app, wake), left)
     return begun.finish()
 
 
@@ -105,7 +112,7 @@ def _waiting(
             return plain_result(_unless_incident(tool, recorded, pending.finish))
 
     until = begin + pending.wait_s
-    return Waiting(pending.name, pending.ids, until, lambda: _plainly(work))
+    return Waiting(pending.name, pending.ids, until, lambda: _plainly(work), pending.watched)
 
 
 def _plainly(work: Callable[[], T]) -> T:

@@ -32,11 +32,10 @@ from lingshu_tools.incidents import report_incident
 from lingshu_tools.jobs import ENDED, ClosingError, Jobs
 from lingshu_tools.ledger import Attempt, Experiment, NewOutcome
 from lingshu_tools.planner import objective_of
-from lingshu_tools.progress import report
 from lingshu_tools.replays import record_verdict, replayed
 from lingshu_tools.results import Progress
 from lingshu_tools.stopping import withdraw
-from lingshu_tools.waiting import Watch, Watcher
+from lingshu_tools.waiting import Watch, Watcher, wait_until_over
 
 _CLOSE_S = 2.0
 """How long each thread may take to stop."""
@@ -89,12 +88,7 @@ class Runner:
         """
         if wait_s <= 0:
             return self.sealed(ids, ledger=True) == set(ids)
-        end, changed = time.monotonic() + wait_s, Event()
-        with self.watch(ids, changed.set) as watch:
-            while not watch.over and (left := end - time.monotonic()) > 0:
-                if changed.wait(left):
-                    changed.clear()
-                    report(watch.progress.done, watch.progress.total)
+        watch = wait_until_over(lambda wake: self.watch(ids, wake), wait_s)
         return not watch.pending
 
     def watch(self, ids: Sequence[str], wake: Callable[[], None]) -> AbstractContextManager[Watch]:

@@ -8,12 +8,13 @@ interface block, the MCP server awaits an event. One `Watcher` thread serves all
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from lingshu_tools.deadline import time_limit
 from lingshu_tools.errors import LingshuError
+from lingshu_tools.progress import report
 from lingshu_tools.results import Progress, Result
 
 R = TypeVar("R", bound=Result, covariant=True)
@@ -35,12 +36,14 @@ class Pending(Generic[R]):
         ids: the experiments waited for.
         wait_s: seconds from the begin of the call.
         finish: makes the result from the ledger, whether or not the experiments have ended.
+        watched: gives a watch on something else that is waited for instead of experiments.
     """
 
     name: str
     ids: Sequence[str]
     wait_s: float
     finish: Callable[[], R]
+    watched: "Callable[[Callable[[], None]], AbstractContextManager[Watch]] | None" = None
 
 
 class Experiments(Protocol):
@@ -68,6 +71,19 @@ class Watch:
         self.over = not ids
         self.progress = Progress(done=0, total=0)
         self.wake = wake
+
+
+def wait_until_over(
+    watched: Callable[[Callable[[], None]], AbstractContextManager[Watch]], wait_s: float
+) -> Watch:
+    """Return a watch when it is over, or after `wait_s` seconds; block meanwhile."""
+    end, changed = time.monotonic() + wait_s, threading.Event()
+    with watched(changed.set) as watch:
+        while not watch.over and (left := end - time.monotonic()) > 0:
+            if changed.wait(left):
+                changed.clear()
+                report(watch.progress.done, watch.progress.total)
+    return watch
 
 
 class Watcher:

@@ -4,7 +4,7 @@
 module of its task: `plot`, `export` or `table`.
 """
 
-from lingshu_tools.children.pool import ChildError, Children, State
+from lingshu_tools.children.pool import ChildError, Children, State, Work
 from lingshu_tools.children.task import Answer, Task
 
-__all__ = ["Answer", "ChildError", "Children", "State", "Task"]
+__all__ = ["Answer", "ChildError", "Children", "State", "Task", "Work"]

@@ -9,8 +9,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -22,6 +22,7 @@ from lingshu_tools.children.task import BUSY, LIMIT_S, Answer, Kind, Task, TaskF
 from lingshu_tools.deadline import remaining
 from lingshu_tools.errors import LingshuError
 from lingshu_tools.interpreter import DEVNULL, Process, TimeoutExpired, start
+from lingshu_tools.waiting import Watch
 
 AT_ONCE = 4
 """Children of one process at a time; the tasks of others wait for their turn."""
@@ -69,44 +70,43 @@ class Children:
         self._limit_s = limit_s
         self._forget()
 
-    def join(self, kind: Kind, request: str, wait_s: float) -> Answer | State | None:
-        """Return how a task begun by an earlier call stands after at most `wait_s` seconds.
+    def join(self, kind: Kind, request: str) -> "Answer | Work | None":
+        """Return what an earlier call with this request began, or its answer if nobody saw it yet.
 
-        None where none is under way and no answer waits to be seen.
-
-        Raises:
-            ChildError: as `run`.
+        None where there is neither.
         """
         self._after_fork()
         files = TaskFiles(self._folder, key_of(kind, request))
         with self._lock:
             work = self._at_work.get(files.key)
         if work is not None:
-            return self._wait(work, wait_s)
+            return work
         answer = files.read_answer()
         return self._deliver(files, answer) if answer and _is_awaited(answer) else None
 
-    def run(self, task: Task, wait_s: float) -> Answer | State:
-        """Return the answer of a task, or its state after at most `wait_s` seconds.
+    def begin(self, task: Task) -> "Answer | Work":
+        """Return the work at a task, or its answer if an equal task is done.
 
-        The child goes on after that: `join` it, in this process or another.
-
-        Raises:
-            ChildError: the child failed, or was killed at its limit.
+        Its child goes on when this process ends: `join` it in another.
         """
         self._after_fork()
         files = TaskFiles(self._folder, key_of(task.kind, task.request))
         answer = files.read_answer()
         if answer and answer.intact and answer.digest == task.digest:
             return self._deliver(files, answer)
-        deadline = time.monotonic() + wait_s
         work = self._begin(task, files)
         # A process that ends right after this call must have started the child.
         work.launched.wait(remaining(_LAUNCH_S))
-        return self._wait(work, deadline - time.monotonic())
+        return work
 
-    def _wait(self, work: "_Work", wait_s: float) -> Answer | State:
-        work.ended.wait(remaining(wait_s))
+    def result(self, work: "Answer | Work") -> Answer | State:
+        """Return the answer, or how the work stands now.
+
+        Raises:
+            ChildError: the child failed, or was killed at its limit.
+        """
+        if isinstance(work, Answer):
+            return work
         if not work.ended.is_set():
             return "running" if work.started.is_set() else "queued"
         with self._lock:
@@ -129,7 +129,7 @@ class Children:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._turns = threading.BoundedSemaphore(AT_ONCE)
-        self._at_work: dict[str, _Work] = {}
+        self._at_work: dict[str, Work] = {}
         self._swept = False
 
     def _deliver(self, files: TaskFiles, answer: Answer) -> Answer:
@@ -138,18 +138,18 @@ class Children:
                 files.write_answer(replace(answer, delivered=True))
         return answer
 
-    def _begin(self, task: Task, files: TaskFiles) -> "_Work":
+    def _begin(self, task: Task, files: TaskFiles) -> "Work":
         """Return the work at a task, begun by this thread or just now by another."""
         with self._lock:
             if work := self._at_work.get(files.key):
                 return work
-            work = self._at_work[files.key] = _Work(task, files, self._limit_s[task.kind])
+            work = self._at_work[files.key] = Work(task, files, self._limit_s[task.kind])
             sweep, self._swept = not self._swept, True
         arguments = (work, sweep)
         threading.Thread(target=self._mind, args=arguments, daemon=True, name=files.key).start()
         return work
 
-    def _mind(self, work: "_Work", sweep: bool) -> None:  # noqa: FBT001 - a thread's argument
+    def _mind(self, work: "Work", sweep: bool) -> None:  # noqa: FBT001 - a thread's argument
         try:
             private_folder(self._folder)
             if sweep:
@@ -165,12 +165,11 @@ class Children:
         except Exception as error:  # noqa: BLE001 - a thread has nobody to raise to
             work.error = f"{work.task.kind} could not be started: {error}"
         finally:
-            work.ended.set()
-            work.launched.set()
+            work.end()
 
 
-class _Work:
-    """One task on its way, and the thread that minds it."""
+class Work:
+    """One task on its way, minded by a thread."""
 
     def __init__(self, task: Task, files: TaskFiles, limit_s: float) -> None:
         self.task, self.files = task, files
@@ -179,6 +178,31 @@ class _Work:
         self.error: str | None = None
         self._limit_s = limit_s
         self._begun_at = time.time()
+        self._lock = threading.Lock()
+        self._watches: list[Watch] = []
+
+    @contextmanager
+    def watch(self, wake: Callable[[], None]) -> Generator[Watch]:
+        """Give a watch that is over when the work has ended."""
+        watch = Watch((), wake)
+        with self._lock:
+            watch.over = self.ended.is_set()
+            self._watches.append(watch)
+        try:
+            yield watch
+        finally:
+            with self._lock:
+                self._watches.remove(watch)
+
+    def end(self) -> None:
+        """Let all who watch know that there is nothing more to wait for."""
+        with self._lock:
+            self.ended.set()
+            self.launched.set()
+            watches = list(self._watches)
+        for watch in watches:
+            watch.over = True
+            watch.wake()
 
     def finish(self) -> None:
         """Return when the task is done or has failed, by a child of ours or of another process."""

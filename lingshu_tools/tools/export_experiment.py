@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from lingshu_model.wire.durable import write_durably
-from lingshu_tools.children import Answer, State, Task
+from lingshu_tools.children import Answer, State, Task, Work
 from lingshu_tools.children.task import Kind
 from lingshu_tools.errors import InputError
 from lingshu_tools.gene_tables import EFFECT_UNITS, SAMPLE_UNITS
@@ -25,8 +25,9 @@ from lingshu_tools.results import Result, call_text
 from lingshu_tools.screens import candidates_of, locate_screen
 from lingshu_tools.scripts import script
 from lingshu_tools.tools.common import AnyId, WaitS
-from lingshu_tools.tools.unfinished_files import unfinished
+from lingshu_tools.tools.unfinished_files import unfinished, when_made
 from lingshu_tools.views import Shown, envelope, shown
+from lingshu_tools.waiting import Pending
 
 if TYPE_CHECKING:
     from lingshu_tools.app import App
@@ -60,25 +61,28 @@ class ExportResult(Result):
     rows: int | None = Field(default=None, description="Rows of a csv, experiments of a script")
 
 
-def export_experiment(app: App, asked: ExportExperiment) -> ExportResult:
-    """Return a file made of an experiment, or of all finished ones of a screen."""
+def export_experiment(app: App, asked: ExportExperiment) -> ExportResult | Pending[ExportResult]:
+    """Return a file made of an experiment, or of all finished ones of a screen, or the wait."""
     if asked.format == "script":
-        fields = _script(app, asked)
-    else:
-        request = f"{asked.id} {asked.format}"
-        kind: Kind = "export" if asked.format == "h5ad" else "table"
-        written = app.children.join(kind, request, asked.wait_s)
-        if written is None:
-            ones = _finished(app, asked.id, asked.format)
-            job = (_h5ad if kind == "export" else _csv)(app, asked.id, ones)
-            facts = {
-                "caveats": _missing(app, asked.id, ones),
-                "tool": ones[0].experiment.tool,
-                "cells_too": _cells_too(asked.id, ones),
-            }
-            task = Task(kind, request, job, folder=app.home / "exports", facts=facts)
-            written = app.children.run(task, asked.wait_s)
-        fields = _written(asked, written)
+        return ExportResult(**_subject(app, asked.id) | _script(app, asked))
+    request = f"{asked.id} {asked.format}"
+    kind: Kind = "export" if asked.format == "h5ad" else "table"
+    work = app.children.join(kind, request)
+    if work is None:
+        ones = _finished(app, asked.id, asked.format)
+        job = (_h5ad if kind == "export" else _csv)(app, asked.id, ones)
+        facts = {
+            "caveats": _missing(app, asked.id, ones),
+            "tool": ones[0].experiment.tool,
+            "cells_too": _cells_too(asked.id, ones),
+        }
+        task = Task(kind, request, job, folder=app.home / "exports", facts=facts)
+        work = app.children.begin(task)
+    return when_made(work, asked.id, asked.wait_s, lambda: _result(app, asked, work))
+
+
+def _result(app: App, asked: ExportExperiment, work: Answer | Work) -> ExportResult:
+    fields = _written(asked, app.children.result(work))
     return ExportResult(**_subject(app, asked.id) | fields)
 
 

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from lingshu_model.wire import digest_json
 from lingshu_tools.analysis import benjamini_hochberg
-from lingshu_tools.children import Answer, State, Task
+from lingshu_tools.children import Answer, State, Task, Work
 from lingshu_tools.errors import InputError
 from lingshu_tools.experiments import context_label
 from lingshu_tools.findings import strongest, unpack_effect
@@ -25,8 +25,9 @@ from lingshu_tools.results import Result, finite, render
 from lingshu_tools.tools.common import AnyId, WaitS
 from lingshu_tools.tools.plan_screen import in_words, sham_limit, support_of, weakest
 from lingshu_tools.tools.run_screen import HIT_FDR, locate_screen, ranking_of
-from lingshu_tools.tools.unfinished_files import unfinished
+from lingshu_tools.tools.unfinished_files import unfinished, when_made
 from lingshu_tools.views import Shown, envelope, shown
+from lingshu_tools.waiting import Pending
 
 if TYPE_CHECKING:
     from lingshu_tools.app import App
@@ -66,8 +67,8 @@ class PlotResult(Result):
     height_px: int | None = None
 
 
-def plot_experiment(app: App, asked: PlotExperiment) -> PlotResult:
-    """Return the files of a picture of what is done so far."""
+def plot_experiment(app: App, asked: PlotExperiment) -> PlotResult | Pending[PlotResult]:
+    """Return the files of a picture of what is done so far, or the wait for them."""
     fits: Kind = "ranking" if asked.id.startswith("scr_") else "volcano"
     if asked.kind not in (None, fits):
         message = (
@@ -76,16 +77,21 @@ def plot_experiment(app: App, asked: PlotExperiment) -> PlotResult:
         )
         raise InputError(message)
     request = f"{asked.id} {fits} {asked.top or ''}".strip()
-    drawn = app.children.join("plot", request, asked.wait_s)
-    if drawn is None:
+    work = app.children.join("plot", request)
+    if work is None:
         job, numbers, facts = (_ranking if fits == "ranking" else _volcano)(app, asked)
         # Named by what is drawn: another state of a screen is another picture.
         name = f"{asked.id}-{fits}-{digest_json(job)[7:15]}"
         job |= {"name": name, "numbers": numbers}
         task = Task("plot", request, job, folder=app.home / "plots", facts=facts)
-        drawn = app.children.run(task, asked.wait_s)
-    fields = _screen_fields(app, asked.id) if fits == "ranking" else _effect_fields(app, asked.id)
-    return PlotResult(**fields | _shown(asked, fits, drawn), kind=fits)
+        work = app.children.begin(task)
+    return when_made(work, asked.id, asked.wait_s, lambda: _result(app, asked, fits, work))
+
+
+def _result(app: App, asked: PlotExperiment, kind: Kind, work: Answer | Work) -> PlotResult:
+    drawn = app.children.result(work)
+    fields = _screen_fields(app, asked.id) if kind == "ranking" else _effect_fields(app, asked.id)
+    return PlotResult(**fields | _shown(asked, kind, drawn), kind=kind)
 
 
 def _shown(asked: PlotExperiment, kind: Kind, drawn: Answer | State) -> dict[str, Any]:

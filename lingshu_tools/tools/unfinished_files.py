@@ -1,15 +1,33 @@
-"""What a tool answers while its files are being made in the background."""
+"""What the tools that make files in the background have in common."""
 
+from collections.abc import Callable
 from typing import Any
 
-from lingshu_tools.children import State
+from lingshu_tools.children import Answer, State, Work
 from lingshu_tools.results import call_text
 from lingshu_tools.tools.common import MAX_WAIT_S
+from lingshu_tools.waiting import Pending, R
 
 _WORDS = {
     "queued": "waits for its turn, as other files are being made",
     "running": "is being made",
 }
+
+
+def when_made(
+    work: Answer | Work, name: str, wait_s: float, finish: Callable[[], R]
+) -> R | Pending[R]:
+    """Return the result if the files are there, else what is waited for.
+
+    Args:
+        work: at the files.
+        name: the experiment or screen they are of.
+        wait_s: seconds from the begin of the call.
+        finish: makes the result, whether or not the files are there.
+    """
+    if isinstance(work, Answer):
+        return finish()
+    return Pending(name=name, ids=(), wait_s=wait_s, finish=finish, watched=work.watch)
 
 
 def unfinished(tool: str, what: str, state: State, arguments: dict[str, Any]) -> dict[str, Any]:

@@ -123,7 +123,7 @@ class Calls:
         self.waits.add(changed)
         try:
             with (
-                app.runner.watch(waiting.ids, wake) as watch,
+                waiting.watch(app, wake) as watch,
                 anyio.move_on_after(waiting.until - time.monotonic()),
             ):
                 while not (watch.over or self._leaving):

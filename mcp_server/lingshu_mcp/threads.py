@@ -16,11 +16,8 @@ from lingshu_tools.registry import ToolSpec
 
 T = TypeVar("T")
 Lane = Literal["simulate", "follow", "control", "child", "read"]
-LANES: dict[Lane, int] = {"simulate": 4, "follow": 4, "control": 4, "child": 16, "read": 4}
-"""Threads at work at a time, by kind of tool: many calls of one kind must not delay another.
-
-Those of `child` wait for a child process all the time that a call may wait.
-"""
+LANES: dict[Lane, int] = {"simulate": 4, "follow": 4, "control": 4, "child": 4, "read": 4}
+"""Threads at work at a time, by kind of tool: many calls of one kind must not delay another."""
 MOST_STUCK = 64
 
 
@@ -38,9 +35,9 @@ def lane_of(spec: ToolSpec) -> Lane:
         return "control"
     if spec.simulates:
         return "simulate"
-    if spec.waits:
-        return "follow"
-    return "child" if spec.in_child else "read"
+    if spec.in_child:
+        return "child"
+    return "follow" if spec.waits else "read"
 
 
 class Threads:

@@ -14,7 +14,10 @@ from mcp import Client
 
 from lingshu_mcp import build_server
 from lingshu_mcp.calls import Calls
+from lingshu_model.wire.file_locks import try_lock
+from lingshu_model.wire.private import private_folder
 from lingshu_tools.app import App
+from lingshu_tools.children.task import TaskFiles, key_of
 from lingshu_tools.registry import ToolSpec, registry
 from lingshu_tools.waiting import Pending
 
@@ -81,6 +84,38 @@ def test_waiting_calls_hold_no_thread_and_delay_no_other(
     grown = drive(held, calls, act)
     assert statuses == ["succeeded"] * n_calls
     assert grown < 30
+
+
+def test_calls_that_wait_for_a_child_process_hold_no_thread(app: App):
+    calls, statuses = Calls(), list[str]()
+
+    async def act(client: Client) -> int:
+        made = await client.call_tool("perturb_cells", PERTURB | {"wait_s": 45})
+        name = made.structured_content["experiment_id"]
+        files = TaskFiles(app.home / "children", key_of("plot", f"{name} volcano"))
+        private_folder(files.folder)
+        held = try_lock(files.lock)  # as a child that is stuck would
+        assert held
+        threads = threading.active_count()
+
+        async def draw() -> None:
+            result = await client.call_tool("plot_experiment", {"id": name, "wait_s": 45})
+            statuses.append(result.structured_content["status"])
+
+        async with anyio.create_task_group() as group:
+            for _ in range(40):
+                group.start_soon(draw)
+            await until(lambda: len(calls.waits) == 40)
+            script = {"id": name, "format": "script"}
+            assert not (await client.call_tool("export_experiment", script)).is_error
+            assert not (await client.call_tool("get_experiment", {"id": name})).is_error
+            assert len(calls.waits) == 40
+            grown = threading.active_count() - threads
+            held.release()
+        return grown
+
+    assert drive(app, calls, act) < 20
+    assert statuses == ["succeeded"] * 40
 
 
 def test_all_waiting_calls_share_one_look_at_the_ledger(

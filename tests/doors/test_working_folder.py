@@ -15,12 +15,13 @@ from stdio import HELLO
 
 from lingshu_model.wire.places import EnginePlaces
 from lingshu_tools import interpreter
-from lingshu_tools.children import ChildError, Children, Task
+from lingshu_tools.children import ChildError, Children, Task, Work
 from lingshu_tools.children.task import Kind
 from lingshu_tools.engine_start import RANKS, start_detached
 from lingshu_tools.errors import LingshuError
 from lingshu_tools.interpreter import environ_of, output_of
 from lingshu_tools.ledger import Ledger, verify
+from lingshu_tools.waiting import wait_until_over
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = Path(sysconfig.get_path("scripts"))
@@ -78,8 +79,12 @@ def test_a_child_that_draws_or_writes_takes_nothing_from_the_folder(
     folder: Path, tmp_path: Path, kind: Kind
 ):
     # It has imported all it needs when it finds that the job is none.
+    children = Children(tmp_path / "home")
+    work = children.begin(Task(kind, "nothing", {}, tmp_path / "out"))
+    assert isinstance(work, Work)
+    wait_until_over(work.watch, 60)
     with pytest.raises(ChildError, match="KeyError"):
-        Children(tmp_path / "home").run(Task(kind, "nothing", {}, tmp_path / "out"), 60)
+        children.result(work)
 
 
 @pytest.mark.parametrize("ranks", [pytest.param("2", marks=pytest.mark.slow), "1"])

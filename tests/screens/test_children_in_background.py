@@ -17,10 +17,11 @@ import pytest
 from lingshu_model.wire import Cells, digest_file, encode_cells
 from lingshu_model.wire.file_locks import Holder, is_held, try_lock
 from lingshu_tools.app import App
-from lingshu_tools.children import Answer, ChildError, Children, Task, pool
+from lingshu_tools.children import Answer, ChildError, Children, State, Task, Work, pool
 from lingshu_tools.children.task import TaskFiles, key_of
 from lingshu_tools.dispatcher import call
 from lingshu_tools.interpreter import environ_of
+from lingshu_tools.waiting import wait_until_over
 
 CELLS = encode_cells(Cells(np.arange(6, dtype=np.int32).reshape(3, 2), np.ones(2, bool)))
 WAIT_S = 60
@@ -76,6 +77,23 @@ def children(tmp_path: Path) -> Children:
     return Children(tmp_path / "home")
 
 
+def run(children: Children, task: Task, wait_s: float) -> Answer | State:
+    """Begin a task and wait for it."""
+    return waited(children, children.begin(task), wait_s)
+
+
+def join(children: Children, export: Export, wait_s: float) -> Answer | State | None:
+    """Wait for what an earlier call began."""
+    work = children.join("export", export.task.request)
+    return None if work is None else waited(children, work, wait_s)
+
+
+def waited(children: Children, work: Answer | Work, wait_s: float) -> Answer | State:
+    if isinstance(work, Work):
+        wait_until_over(work.watch, wait_s)
+    return children.result(work)
+
+
 def until_gone(pid: int) -> None:
     end = time.monotonic() + WAIT_S
     while Path(f"/proc/{pid}").exists() and time.monotonic() < end:
@@ -85,23 +103,23 @@ def until_gone(pid: int) -> None:
 def test_a_call_returns_before_its_child_is_done_and_the_next_one_has_the_file(
     children: Children, export: Export
 ):
-    assert children.run(export.task, 0) == "running"
+    assert run(children, export.task, 0) == "running"
     pid = export.pid()
-    assert children.join("export", export.task.request, 0) == "running"
-    assert children.run(export.task, 0) == "running"
+    assert join(children, export, 0) == "running"
+    assert run(children, export.task, 0) == "running"
     assert export.pid() == pid
     while not list(export.task.folder.glob(".tmp-*")):
         time.sleep(0.01)
     export.release()
-    answer = children.join("export", export.task.request, WAIT_S)
+    answer = join(children, export, WAIT_S)
     assert isinstance(answer, Answer)
     assert answer.made == {"n_obs": 3, "n_vars": 2}
     path = answer.paths["h5ad"]
     assert answer.digests["h5ad"] == digest_file(path)
     assert list(path.parent.iterdir()) == [path]
     # It is handed over once; an equal job has it again, another one is done anew.
-    assert children.join("export", export.task.request, 0) is None
-    again = children.run(export.task, 0)
+    assert join(children, export, 0) is None
+    again = run(children, export.task, 0)
     assert isinstance(again, Answer)
     assert again.finished_at == answer.finished_at
 
@@ -111,39 +129,39 @@ def test_a_stopped_child_does_not_hold_up_a_call_and_is_killed_at_its_limit(
 ):
     monkeypatch.setattr(pool, "_GRACE_S", 0.5)
     children = Children(tmp_path / "home", limit_s={"export": 3.0})
-    assert children.run(export.task, 0) == "running"
+    assert run(children, export.task, 0) == "running"
     pid = export.pid()
     os.kill(pid, signal.SIGSTOP)
     begin = time.monotonic()
-    assert children.join("export", export.task.request, 0.2) == "running"
+    assert join(children, export, 0.2) == "running"
     assert time.monotonic() - begin < 2
     with pytest.raises(ChildError, match=r"was killed: it took 3 s.*\n"):
-        children.join("export", export.task.request, WAIT_S)
+        join(children, export, WAIT_S)
     until_gone(pid)
     export.release()
-    assert isinstance(children.run(export.task, WAIT_S), Answer)
+    assert isinstance(run(Children(tmp_path / "home"), export.task, WAIT_S), Answer)
 
 
 def test_a_child_ends_itself_at_its_limit_when_its_parent_is_gone(tmp_path: Path, export: Export):
     children = Children(tmp_path / "home", limit_s={"export": 2.0})
     with pytest.raises(ChildError, match="was killed: it took 2 s"):
-        children.run(export.task, WAIT_S)
+        run(children, export.task, WAIT_S)
 
 
 def test_a_killed_child_is_reported_and_the_next_one_removes_what_it_left(
     children: Children, export: Export, tmp_path: Path
 ):
-    assert children.run(export.task, 0) == "running"
+    assert run(children, export.task, 0) == "running"
     pid = export.pid()
     exports = tmp_path / "home" / "exports"
     while not list(exports.glob(".tmp-*")):
         time.sleep(0.01)
     os.kill(pid, signal.SIGKILL)
     with pytest.raises(ChildError, match=f"(?s)Call again.*{export.files.log}"):
-        children.join("export", export.task.request, WAIT_S)
+        join(children, export, WAIT_S)
     assert list(exports.glob(".tmp-*"))
     export.release()
-    answer = children.run(export.task, WAIT_S)
+    answer = run(children, export.task, WAIT_S)
     assert isinstance(answer, Answer)
     assert list(exports.iterdir()) == [answer.paths["h5ad"]]
 
@@ -151,18 +169,18 @@ def test_a_killed_child_is_reported_and_the_next_one_removes_what_it_left(
 def test_another_task_removes_what_a_killed_child_left_and_nothing_of_a_living_one(
     children: Children, export: Export, tmp_path: Path
 ):
-    assert children.run(export.task, 0) == "running"
+    assert run(children, export.task, 0) == "running"
     killed = Export(tmp_path, "exp_2")
-    assert children.run(killed.task, 0) == "running"
+    assert run(children, killed.task, 0) == "running"
     exports = tmp_path / "home" / "exports"
     while len(list(exports.glob(".tmp-*"))) < 2:
         time.sleep(0.01)
     os.kill(killed.pid(), signal.SIGKILL)
     with pytest.raises(ChildError):
-        children.join("export", killed.task.request, WAIT_S)
+        join(children, killed, WAIT_S)
     other = Export(tmp_path, "exp_3")
     other.release()
-    assert isinstance(children.run(other.task, WAIT_S), Answer)
+    assert isinstance(run(children, other.task, WAIT_S), Answer)
     left = [path.name.removeprefix(".tmp-").rpartition("-")[0] for path in exports.glob(".tmp-*")]
     assert left == [export.files.key]
 
@@ -170,7 +188,7 @@ def test_another_task_removes_what_a_killed_child_left_and_nothing_of_a_living_o
 def test_a_failure_names_the_file_of_the_whole_output(children: Children, tmp_path: Path):
     task = Task("plot", "exp_1 pie", {"kind": "pie", "name": "x", "numbers": [{"a": 1}]}, tmp_path)
     with pytest.raises(ChildError, match=r"(?s)plot failed .*KeyError") as caught:
-        children.run(task, WAIT_S)
+        run(children, task, WAIT_S)
     log = TaskFiles(tmp_path / "home" / "children", key_of("plot", "exp_1 pie")).log
     assert f"The end of {log}:" in str(caught.value)
     assert log.read_text().startswith("Traceback")
@@ -182,9 +200,9 @@ def test_a_child_goes_on_when_the_process_that_started_it_ends(
     code = (
         "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2])\n"
         "from lingshu_tools.children import Children\n"
-        "from test_children_in_background import Export\n"
+        "from test_children_in_background import Export, run\n"
         "export = Export(Path(sys.argv[1]))\n"
-        "print(Children(Path(sys.argv[1]) / 'home').run(export.task, 0))"
+        "print(run(Children(Path(sys.argv[1]) / 'home'), export.task, 0))"
     )
     command = [sys.executable, "-c", code, str(tmp_path), str(Path(__file__).parent)]
     done = subprocess.run(
@@ -192,30 +210,30 @@ def test_a_child_goes_on_when_the_process_that_started_it_ends(
     )
     assert done.stdout == "running\n", done.stderr
     pid = export.pid()
-    assert children.run(export.task, 0) == "running"
+    assert run(children, export.task, 0) == "running"
     assert export.pid() == pid
     export.release()
-    assert isinstance(children.run(export.task, WAIT_S), Answer)
+    assert isinstance(run(children, export.task, WAIT_S), Answer)
 
 
 def test_a_stuck_child_of_a_process_that_ended_is_killed_by_whoever_asks(
     export: Export, tmp_path: Path
 ):
     first = Children(tmp_path / "home")
-    assert first.run(export.task, 0) == "running"
+    assert run(first, export.task, 0) == "running"
     pid = export.pid()
     os.kill(pid, signal.SIGSTOP)
     long_ago = time.time() - 2 * pool.LIMIT_S["export"]
     os.utime(export.files.task, (long_ago, long_ago))
     export.release()
-    assert isinstance(Children(tmp_path / "home").run(export.task, WAIT_S), Answer)
+    assert isinstance(run(Children(tmp_path / "home"), export.task, WAIT_S), Answer)
     until_gone(pid)
 
 
 def test_a_forked_process_does_not_wait_for_threads_that_it_has_not(
     children: Children, export: Export
 ):
-    assert children.run(export.task, 0) == "running"
+    assert run(children, export.task, 0) == "running"
     export.pid()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -224,7 +242,7 @@ def test_a_forked_process_does_not_wait_for_threads_that_it_has_not(
         code = 1
         try:
             export.release()
-            code = 0 if isinstance(children.run(export.task, WAIT_S), Answer) else 2
+            code = 0 if isinstance(run(children, export.task, WAIT_S), Answer) else 2
         finally:
             os._exit(code)
     assert os.waitpid(forked, 0)[1] == 0
@@ -233,12 +251,12 @@ def test_a_forked_process_does_not_wait_for_threads_that_it_has_not(
 def test_a_task_waits_for_its_turn(export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(pool, "AT_ONCE", 1)
     children = Children(tmp_path / "home")
-    assert children.run(export.task, 0) == "running"
+    assert run(children, export.task, 0) == "running"
     second = Export(tmp_path, "exp_2")
     second.release()
-    assert children.run(second.task, 0) == "queued"
+    assert run(children, second.task, 0) == "queued"
     export.release()
-    assert isinstance(children.run(second.task, WAIT_S), Answer)
+    assert isinstance(run(children, second.task, WAIT_S), Answer)
 
 
 @pytest.mark.parametrize("damage", ["remove", "change"])
@@ -246,11 +264,11 @@ def test_a_file_that_was_changed_or_removed_is_made_anew(
     children: Children, export: Export, damage: str
 ):
     export.release()
-    first = children.run(export.task, WAIT_S)
+    first = run(children, export.task, WAIT_S)
     assert isinstance(first, Answer)
     path = first.paths["h5ad"]
     path.unlink() if damage == "remove" else path.write_bytes(b"other")
-    again = children.run(export.task, WAIT_S)
+    again = run(children, export.task, WAIT_S)
     assert isinstance(again, Answer)
     assert digest_file(path) == first.digests["h5ad"]
 
@@ -259,7 +277,7 @@ def test_nobody_else_can_read_what_a_child_writes(children: Children, export: Ex
     before = os.umask(0)
     try:
         export.release()
-        answer = children.run(export.task, WAIT_S)
+        answer = run(children, export.task, WAIT_S)
     finally:
         os.umask(before)
     assert isinstance(answer, Answer)
@@ -275,7 +293,7 @@ def test_a_folder_that_is_a_link_is_not_written_to(children: Children, export: E
     export.task.folder.parent.mkdir(exist_ok=True)
     export.task.folder.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(ChildError, match="is a symbolic link"):
-        children.run(export.task, WAIT_S)
+        run(children, export.task, WAIT_S)
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
