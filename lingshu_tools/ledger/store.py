@@ -240,7 +240,6 @@ class Ledger(Reading):
         if self._server[0] != os.getpid():
             # A forked process is a worker of its own.
             self._server = os.getpid(), new_id("srv")
-        self._admit: Admit = lambda _, record: record()
         _, server_id = self._server
         lock = self._locks.acquire(experiment_id)
         if lock is None:

@@ -230,7 +230,7 @@ def test_a_replay_that_differs_exits_with_one_and_is_named(
     shell: CliRunner, home: Path, monkeypatch: pytest.MonkeyPatch
 ):
     name = json.loads(run(shell, "call", "perturb_cells", json.dumps(KNOCK_OUT)).stdout)
-    monkeypatch.setattr("lingshu_tools.replays._compare", lambda *_: Comparison("different", {}))
+    monkeypatch.setattr("lingshu_tools.replays.compared", lambda *_: Comparison("different", {}))
     ran = run(shell, "replay", "--all")
     assert ran.exit_code == 1
     assert f"{name['experiment_id']}: different" in ran.stdout

@@ -167,7 +167,8 @@ def story(trips: Trips, start: Path, place: str, visits: Visits, *, forever: boo
             day(home, told)
         finally:
             trips.disarm()
-        assert trips.sprung
+        # Background work differs from day to day: the last visit may not come again.
+        assert trips.sprung or k == chosen[-1] > 1
         try:
             check(home, told)
         except BaseException as error:
