@@ -10,6 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from benchmarks.combinations import make_k562 as made_k562
+from benchmarks.combinations.make_k562 import draw, most_counted, nb_sizes
+from benchmarks.combinations.norman import read as read_norman
+from benchmarks.combinations.truth import JOIN, label
 from lingshu_model.effects import Group, Measured, Moments, measure
 
 Floats = NDArray[np.float64]
@@ -20,6 +24,9 @@ FEWEST = 10
 FEWEST_CARRIED = 25
 """Cells of either arm from which a context is left out in turn."""
 FIFTHS = 5
+NORMAN_GENES, NORMAN_CELLS, NORMAN_CONTROLS = 400, 100, 2_000
+NORMAN_DEPTH, NORMAN_REAL_DEPTH = 20_000.0, 12_000.0
+"""The defaults of `benchmarks.combinations.make_k562`."""
 
 
 @dataclass(frozen=True)
@@ -137,12 +144,35 @@ def _pig(data: Path) -> Cells:
     return _cells(adata, "perturbation", "control", "cell_type", "animal")
 
 
+def _norman(data: Path) -> Cells:
+    found = read_norman(data / "effects" / "norman2019_k562_crispra.npz")
+    panel = most_counted(found, NORMAN_GENES)
+    sizes = nb_sizes(data, [found.genes[i] for i in panel])
+    real = made_k562.Measured.of(found, panel, sizes, NORMAN_REAL_DEPTH)
+    # As `make_k562` draws them, in its order.
+    rng = np.random.default_rng([0, 1])
+    sizes_of = [NORMAN_CELLS if row else NORMAN_CONTROLS for row in range(len(real.conditions))]
+    counts = [
+        draw(rng, cpm, sizes, n, NORMAN_DEPTH) for cpm, n in zip(real.cpm, sizes_of, strict=True)
+    ]
+    names = [label(c) if c else CONTROL for c in real.conditions]
+    condition = np.repeat(names, sizes_of)
+    return Cells(
+        sparse.csr_matrix(np.concatenate(counts).astype(np.float64)),
+        real.genes,
+        condition,
+        np.full(len(condition), "all"),
+        np.full(len(condition), "", dtype=object).astype(str),
+    )
+
+
 READERS: Mapping[str, Callable[[Path], Cells]] = {
     "thp1": _thp1,
     "pbmc": _pbmc,
     "gbm": _gbm,
     "jurkat": _jurkat,
     "pig": _pig,
+    "norman": _norman,
 }
 
 
@@ -270,6 +300,23 @@ def development(name: str, cells: Cells) -> Cells:
         keep = cells.context != "PW040"
     elif name == "jurkat":
         return next(fifths(cells)).train
+    elif name == "norman":
+        return next(doubles(cells)).train
     elif name == "pig":
         keep = np.isin(cells.replicate, ["SCF1", "SCF2", "SWT1", "SWT2", "SWT3"])
     return cells.take(keep)
+
+
+def doubles(cells: Cells) -> Iterator[Fold]:
+    """Hold out a fifth of the doubles, five times; half of the control cells is the truth's."""
+    control = generator(3).permutation(np.flatnonzero(cells.condition == CONTROL))
+    judging = control[: len(control) // 2]
+    names = np.array(sorted({c for c in cells.condition if JOIN in c}))
+    part = np.zeros(len(names), int)
+    part[generator(4).permutation(len(names))] = np.arange(len(names)) % FIFTHS
+    for fold in range(FIFTHS):
+        held = np.isin(cells.condition, names[part == fold])
+        rest = ~held
+        rest[judging] = False
+        judged = cells.take(np.concatenate([np.flatnonzero(held), judging]))
+        yield _seen(f"fifth-{fold}", cells.take(rest), judged)

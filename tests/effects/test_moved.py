@@ -199,6 +199,28 @@ def test_quantiles_are_those_of_the_negative_binomial(size: float):
         assert (got[~used] == k).all()
 
 
+@pytest.mark.parametrize("size", [0.5, 4.0, 1e4])
+@pytest.mark.parametrize("fold", [0.5, 30.0, 3000.0])
+def test_quantiles_of_high_means_are_those_of_the_distribution_nearly(size: float, fold: float):
+    v = np.linspace(0.05, 0.95, 19)[:, None]
+    mean, r = np.full((19, 1), 0.8), np.array([size])
+    for k in (0.0, 1.0, 2.0):
+        counts = np.full((19, 1), k)
+        found = Quantiles.of(counts, mean, r, np.full((19, 1), 1e9), v)
+        got = found.at(np.array([0]), np.array([fold]), r)[:, 0]
+        u = np.exp(found.log_u[:, 0])
+        wanted = stats.nbinom(size, size / (size + 0.8 * fold)).ppf(u)
+        np.testing.assert_allclose(got, wanted, rtol=0.03, atol=2.0)
+
+
+def test_a_count_far_below_a_high_mean_scales_and_does_not_vanish():
+    found = Quantiles.of(
+        np.full((1, 1), 60.0), np.full((1, 1), 5000.0), np.array([1e4]), np.full((1, 1), 1e9),
+        np.full((1, 1), 0.5),
+    )  # fmt: skip
+    assert found.at(np.array([0]), np.array([2.0]), np.array([1e4]))[0, 0] == 120
+
+
 def test_counts_beyond_the_steps_scale_with_their_mean():
     counts = np.array([[LARGE + 36.0]])
     found = Quantiles.of(

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lingshu_model.effects.moments import Floats, Ints, Moments
-from lingshu_model.effects.replicates import Family, intraclass
+from lingshu_model.effects.replicates import PRIOR_RHO, Family, intraclass
 
 PRIOR = 5.0
 """Cells that show a gene at which an arm's own variance counts as much as that of its context."""
@@ -128,7 +128,8 @@ def measure(
         )
         raise ValueError(message)
     work = _Contrasts(moments, groups, measured)
-    rho = intraclass([f for a in arms.values() for f in work.families(a)], work.detected)
+    families = [f for a in arms.values() for f in work.families(a)]
+    rho = intraclass(families, work.detected, _prior(arms, groups))
     found = [work.contrast(each, rho) for each in arms.values()]
     cells = [[int(moments.cells[g].sum()) for g in (a.perturbed, a.control)] for a in arms.values()]
     return Measured(
@@ -142,6 +143,13 @@ def measure(
         library=np.array([work.library(each) for each in arms.values()]),
         variance=work.everywhere,
     )
+
+
+def _prior(arms: Mapping[tuple[str, str], "_Arms"], groups: Sequence[Group]) -> float:
+    """Return the prior rho: some, where arms have named replicates of their own."""
+    apart = [a for a in arms.values() if not a.paired]
+    named = any(groups[i].replicate for a in apart for i in (*a.perturbed, *a.control))
+    return PRIOR_RHO if named else 0.0
 
 
 def _arms(moments: Moments, groups: Sequence[Group], control: str) -> dict[tuple[str, str], _Arms]:

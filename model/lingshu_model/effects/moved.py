@@ -41,13 +41,13 @@ from lingshu_model.streams import Purpose, uniforms
 SEED = (1 << 62) + 15
 """Of the cells that ln phi is solved on; users begin at small numbers."""
 FIT_CELLS = 512
-NEGLIGIBLE = 1e-3
+NEGLIGIBLE = 1e-4
 """Change of mean log1p_cp10k below which a gene is left alone."""
 CLOSE = 1e-3
 """Distance of the delivered mean change from its target at which a gene is solved."""
 BOUND = 14.0
 """Of |ln phi|."""
-SLACK = 0.05
+SLACK = 0.07
 """Of the logarithm of the library size, within which it is left as it comes."""
 ROUNDS = 4
 """Of finding stray counts and what is left."""

@@ -2,15 +2,18 @@
 
 The negative binomial of mean m and size r has variance m + m^2 / r, f(0) = (1 + m / r)^-r and
 f(k + 1) = f(k) (k + r) / (k + 1) m / (r + m), so a count costs as many steps as it is large, and an
-entry that stays 0 a single comparison. Counts above `LARGE` are multiplied by the ratio of the
-means instead, which is what the quantiles amount to there. A count that its distribution cannot
-explain (stray, or another kind of cell) stays what it is.
+entry that stays 0 a single comparison. Where steps become many, quantiles are those of the gamma
+distribution of the same mean and variance. Counts above `LARGE`, and counts so low in their
+distribution that its function is 0 to the computer, are multiplied by the ratio of the means, which
+is what the quantiles amount to there. A count that its distribution cannot explain (stray, or
+another kind of cell) stays what it is.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import gammaincinv
 
 from lingshu_model.effects.moments import Floats, Ints
 
@@ -18,8 +21,10 @@ LARGE = 64
 """Counts above which a count is scaled."""
 FAR = 12.0
 """Standard deviations above the mean, and as many counts, beyond which a count is stray."""
-FURTHEST = 4096
-"""Steps after which an inverse ends."""
+HIGH = 200.0
+"""Mean above which quantiles are those of a gamma distribution."""
+STEPS = 400
+"""Steps after which they are, too."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,7 @@ class Quantiles:
             if not len(left):
                 break
         below.flat[place], chance.flat[place] = under, f
+        scaled.flat[place[under + f <= 0.0]] = True
         with np.errstate(divide="ignore"):
             log_u = np.log(np.where(scaled | away, 0.0, below + v * chance))
         return cls(counts, mean, np.maximum(most, counts), log_u, v, scaled, away)
@@ -99,10 +105,27 @@ def stray(counts: Floats, mean: Floats, size: Floats) -> NDArray[np.bool_]:
 def _inverse(u: Floats, mean: Floats, size: Floats, most: Floats) -> Floats:
     """Return the smallest counts whose distribution functions reach `u`, at most `most`."""
     out = np.zeros(len(u))
+    high = np.flatnonzero(mean > HIGH)
+    out[high] = _high(u[high], mean[high], size[high], most[high])
+    low = np.flatnonzero(mean <= HIGH)
+    out[low] = _steps(u[low], mean[low], size[low], most[low])
+    return out
+
+
+def _high(u: Floats, mean: Floats, size: Floats, most: Floats) -> Floats:
+    """Return the quantiles of gamma distributions of the same mean and variance, rounded."""
+    spread = 1.0 + mean / size
+    quantile = gammaincinv(mean / spread, np.minimum(u, 1.0 - 1e-15)) * spread
+    return np.minimum(np.rint(quantile), most)
+
+
+def _steps(u: Floats, mean: Floats, size: Floats, most: Floats) -> Floats:
+    """Return the quantiles by adding up probabilities from 0 on."""
+    out = np.zeros(len(u))
     f = np.exp(-size * np.log1p(mean / size))
     ratio, reached = mean / (size + mean), f.copy()
-    left = np.arange(len(u))
-    for k in range(FURTHEST):
+    left, whole = np.arange(len(u)), (u, mean, size, most)
+    for k in range(STEPS):
         more = (reached < u) & (k < most)
         left, f, reached, ratio = left[more], f[more], reached[more], ratio[more]
         u, size, most = u[more], size[more], most[more]
@@ -111,4 +134,6 @@ def _inverse(u: Floats, mean: Floats, size: Floats, most: Floats) -> Floats:
         f = f * ((k + size) / (k + 1)) * ratio
         reached = reached + f
         out[left] = k + 1
+    if len(left):
+        out[left] = np.maximum(_high(*(each[left] for each in whole)), out[left])
     return out
