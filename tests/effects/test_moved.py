@@ -80,7 +80,7 @@ def test_no_effect_leaves_every_count_as_it_is(kind: str):
 def test_uncertain_parts_of_an_effect_arrive_too():
     control, effects, top, new = world("plain", perturbed=40)
     target = effects.seen("x", "a").posterior
-    unsure = (target.lfsr > 0.2) & (np.abs(target.mean) > 0.02)
+    unsure = (target.lfsr > 0.2) & (np.abs(target.mean) > 0.02) & (np.abs(target.mean) < 0.15)
     assert unsure.sum() > 10
     cells = fit_mover(rows(control), target.mean, top).move(rows(np.tile(new, (4, 1))), seed=1)
     delivered = levels(cells.toarray()).mean(axis=0) - levels(new).mean(axis=0)
@@ -98,6 +98,36 @@ def test_a_gene_that_no_control_cell_shows_can_be_switched_on():
     cells = fit_mover(rows(control), target, top).move(rows(new), seed=0).toarray()
     assert levels(cells)[:, 7].mean() == pytest.approx(4.0, abs=0.2)
     assert (cells[:, 7] <= np.ceil(0.05 * new.sum(axis=1))).all()
+
+
+def test_no_count_is_larger_than_the_largest_share_that_a_cell_gave_the_gene():
+    rng = np.random.default_rng(0)
+    p = shares(rng, GENES)
+    control, new = draw(rng, p, 200, 1000.0), draw(rng, p, 400, 1000.0)
+    control[:, 7] = new[:, 7] = 0
+    target = np.zeros(GENES)
+    target[7] = 3.0
+    cells = [
+        fit_mover(rows(control), target, np.full(GENES, top)).move(rows(new), seed=0).toarray()
+        for top in (0.5, 0.004)
+    ]
+    most = np.ceil(0.004 * new.sum(axis=1))
+    assert (cells[0][:, 7] > most).any()
+    assert (cells[1][:, 7] <= most).all()
+    assert levels(cells[1])[:, 7].mean() == pytest.approx(3.0, abs=0.2)
+
+
+def test_a_gene_that_few_cells_show_is_raised_in_most_cells():
+    rng = np.random.default_rng(0)
+    p = shares(rng, GENES)
+    control, new = draw(rng, p, 300, 2000.0), draw(rng, p, 300, 2000.0)
+    for counts in (control, new):
+        counts[:, 7] = np.where(rng.random(300) < 0.05, 5, 0)
+    target = np.zeros(GENES)
+    target[7] = 3.5
+    cells = fit_mover(rows(control), target, np.ones(GENES)).move(rows(new), seed=0).toarray()
+    assert levels(cells)[:, 7].mean() - levels(new)[:, 7].mean() == pytest.approx(3.5, abs=0.2)
+    assert (cells[:, 7] > 0).mean() > 0.8
 
 
 def test_a_gene_that_is_lost_goes_to_nothing_and_no_further():
