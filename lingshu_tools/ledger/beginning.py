@@ -83,17 +83,32 @@ def begin(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> list[Exp
     return [_same(begun[key], row) for key, row in zip(keys, rows, strict=True)]
 
 
-def ask_to_stop(connection: Connection, experiment_ids: Sequence[str], principal: str) -> None:
+def ask_to_stop(
+    connection: Connection,
+    experiment_ids: Sequence[str],
+    principal: str,
+    *,
+    owner: str | None = None,
+) -> None:
     """Record that experiments are to stop; those that ended or were asked before are left alone.
 
+    Args:
+        connection: in a transaction that writes.
+        experiment_ids: the experiments.
+        principal: who asks.
+        owner: whose experiments there are; None for everybody's.
+
     Raises:
-        NotFoundError: there is no such experiment.
+        NotFoundError: there is no such experiment; nothing is recorded.
     """
-    known = schema.experiment.c.id
-    there = set(connection.scalars(select(known).where(known.in_(experiment_ids))))
+    table = schema.experiment.c
+    query = select(table.id).where(table.id.in_(experiment_ids))
+    there = set(
+        connection.scalars(query if owner is None else query.where(table.principal == owner))
+    )
     for name in experiment_ids:
         if name not in there:
-            one(connection, Experiment, name)
+            one(connection, Experiment, name, principal=owner)
     left = _without(connection, experiment_ids, schema.outcome, schema.cancellation)
     stamp = {"principal": principal, "created_at": now()}
     append_many(connection, schema.cancellation, ({"experiment_id": i, **stamp} for i in left))

@@ -307,7 +307,10 @@ class Ledger(Reading):
         """
         for name in experiment_ids:
             self._ingest(name)
-        self._database.write(lambda c: beginning.ask_to_stop(c, experiment_ids, principal))
+        owner = self._principal
+        self._database.write(
+            lambda c: beginning.ask_to_stop(c, experiment_ids, principal, owner=owner)
+        )
         # No attempt begins after this commit, so whoever is not at work now never will be.
         alive = self._locks.held(experiment_ids)
         free = [name for name in experiment_ids if name not in alive]

@@ -47,7 +47,9 @@ class Lab:
         self.clients.append(engine)
         return engine
 
-    def host(self, remote: Remote | None = None, idle_exit_s: float = 0.0) -> threading.Thread:
+    def host(
+        self, remote: Remote | None = None, idle_exit_s: float = 0.0, workers: int = 1
+    ) -> threading.Thread:
         """Run this home's engine in a thread of the test itself."""
         places = EnginePlaces(self.home)
         queue = JobQueue(Results(places.results))
@@ -55,7 +57,7 @@ class Lab:
         samplers.catalogue = self.catalogue
         service = Service(queue, samplers, ranks=1, idle_exit_s=idle_exit_s)
         thread = threading.Thread(
-            target=serve_and_compute, args=(places, service, queue, samplers, remote)
+            target=serve_and_compute, args=(places, service, queue, samplers, remote, workers)
         )
         thread.start()
         self.hosted.append((service, thread))

@@ -319,12 +319,19 @@ def test_arms_that_another_experiment_needs_go_on(lab):
     assert [arms.count(arm.digest) for arm in needed.values()] == [3, 3]
 
 
-def test_an_experiment_that_fails_leaves_no_arm_at_work(lab, monkeypatch):
+def test_an_experiment_that_fails_leaves_no_arm_at_work(lab):
     lab.host()
     app = lab.app()
-    # The fake sampler fails every tile of this seed; the other arm would go on.
-    found = call(app, "perturb_cells", KNOCK_OUT | {"seed": 13, "n_cells": 800, "wait_s": 45})
+    wait = app.engine.wait
+
+    def failing(job_id: str, wait_s: float) -> Any:
+        view = wait(job_id, min(wait_s, 0.1))
+        return view.model_copy(update={"state": "failed", "error": "not enough memory"})
+
+    app.engine.wait = failing
+    found = call(app, "perturb_cells", PERTURB | {"wait_s": 45})
     assert found.status == "failed"
+    # Both arms are held in the engine, and nobody waits for them.
     until(lambda: lab.queued() == [])
 
 

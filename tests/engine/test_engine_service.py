@@ -6,6 +6,7 @@ import threading
 import httpx
 import numpy as np
 import pytest
+from fake_sampler import FakeSampler
 
 from lingshu_model.engine.job_queue import ClosedError, JobQueue
 from lingshu_model.engine.results import Results
@@ -103,6 +104,30 @@ def test_a_few_cells_wait_for_one_tile_of_a_large_job_and_for_their_own(lab):
     assert order.count(big.digest) <= 3
     assert order.count(later.digest) == 2
     assert order.count(small.digest) == 3
+
+
+def test_in_whatever_order_tiles_are_computed_counts_are_the_same(lab):
+    lab.host(workers=3)
+    gate, engine = lab.hold(7), lab.client()
+    held = engine.submit(lab.arm(seed=7, n_cells=40))  # so that all others are in the queue at once
+    arms = [
+        lab.arm(*targets, seed=seed, n_cells=n, first_cell=first)
+        for seed, first in ((1, 0), (2, 3), (3, 800))
+        for targets in ((), ("STAT1",), ("JAK2",))
+        for n in (1, 16, 250)
+    ]
+    for number, arm in enumerate(arms):
+        requester = Requester(principal="ab"[number % 2], group=f"scr_{number % 5}")
+        engine.submit(arm, requester=requester)
+    gate.unlink()
+    assert engine.wait(held.job_id, 40).state == "succeeded"
+    sampler = FakeSampler(lab.catalogue.load("toy"), dtype="auto", threads=1)
+    for arm in arms:
+        first, end = arm.first_cell, arm.first_cell + arm.n_cells
+        begin = first // 8
+        tiles = [sampler.sample_tile(arm, i, bool) for i in range(begin, (end - 1) // 8 + 1)]
+        alone = np.concatenate(tiles)[first - 8 * begin : end - 8 * begin]
+        assert np.array_equal(run_arm(engine, arm).counts, alone)
 
 
 def test_an_experiment_that_is_withdrawn_leaves_nothing_queued(lab):

@@ -24,6 +24,8 @@ def test_experiments_and_screens_of_others_are_not_found_and_never_offered(
         lambda: seen.screen(screen.id),
         lambda: seen.status(of_alice.id),
         lambda: seen.tag(of_alice.id, ["mine"]),
+        lambda: seen.cancel(of_alice.id),
+        lambda: seen.cancel_many([of_bob.id, of_alice.id]),
     ):
         with pytest.raises(NotFoundError) as refused:
             look()
@@ -31,6 +33,10 @@ def test_experiments_and_screens_of_others_are_not_found_and_never_offered(
         text = str(refused.value).replace(of_alice.id, "", 1).replace(screen.id, "", 1)
         assert of_alice.id not in text
         assert screen.id not in text
+    assert ledger.statuses([of_alice.id, of_bob.id]) == dict.fromkeys(
+        (of_alice.id, of_bob.id), "queued"
+    )
+    assert not ledger.cancellations([of_alice.id, of_bob.id])
     assert [item.experiment for item in seen.find().items] == [of_bob]
     assert seen.find(text=of_alice.id).items == ()
     assert seen.find_screens() == []
