@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from lingshu_model.redaction import protect_streams
+from lingshu_model.train.scratch import end_by_signals
 from lingshu_model.wire.launcher import LauncherError, named_ranks, refuse_changes, settle
 
 
@@ -39,6 +40,7 @@ def main(
         _settle(expected)
     except LauncherError as error:
         sys.exit(f"lingshu train: {error}")
+    end_by_signals()
     from lingshu_model.train.command import train  # torch and accelerate read the environment
 
     train(spec_file, data_dir, out, threads, epochs, expected)

@@ -4,10 +4,8 @@ Knows nothing of the training loop.
 """
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -20,6 +18,7 @@ from torch import Tensor
 from lingshu_model.network import Network
 from lingshu_model.train.cells import TrainingCells
 from lingshu_model.train.genes import Hgnc
+from lingshu_model.train.scratch import scratch
 from lingshu_model.train.spec import TrainingSpec
 from lingshu_model.wire.catalogue import FORMAT, pack_genes, pin
 
@@ -99,19 +98,21 @@ def write(
     path.mkdir(parents=True, exist_ok=True)
     tensors = {n: _stored(n, tensor) for n, tensor in {**network.state_dict(), **weights}.items()}
     folder = path / spec.name
-    # Made beside and renamed, so that a disk that fills leaves no half of a checkpoint.
-    with TemporaryDirectory(dir=path, prefix=".partial-") as made:
-        new = Path(made) / spec.name
+    # Made beside and renamed, so that a disk that fills leaves no half of a checkpoint, and who
+    # reads it meanwhile finds the old one or the new one.
+    with scratch(path, ".partial-") as place:
+        new = place / spec.name
         new.mkdir()
         for number, shard in enumerate(_shards(tensors)):
             save_file(shard, new / f"model-{number:02d}.safetensors")
         save_arrays(reference(cells), new / "reference.safetensors")
         write_json(new / "config.json", dict(config))
         write_json(new / "panel.json", {"genes": panel_entries(cells.panel, hgnc)})
+        pins = pin(new)
         if folder.exists():
-            shutil.rmtree(folder)
+            folder.rename(place / "replaced")
         new.rename(folder)
-    pin(folder)
+        pins.replace(path / pins.name)
     return folder
 
 

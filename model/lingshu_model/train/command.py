@@ -3,7 +3,6 @@
 import sys
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import click
 import torch
@@ -17,6 +16,7 @@ from lingshu_model.train.birth import Birth
 from lingshu_model.train.cells import add_shams
 from lingshu_model.train.priors import read_features
 from lingshu_model.train.run import run
+from lingshu_model.train.scratch import scratch
 from lingshu_model.train.spec import TrainingSpec
 
 
@@ -58,8 +58,8 @@ def train(
 def _run(spec: TrainingSpec, data_dir: Path, out: Path, accelerator: Accelerator) -> None:
     folder = out / spec.name
     folder.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=folder, prefix=".cells-") as store:
-        cells = data.read_cells(spec, data_dir, Path(store))
+    with scratch(folder, ".cells-") as store:
+        cells = data.read_cells(spec, data_dir, store)
         parts = data.split(cells, spec)
         priors = read_features(data_dir / spec.priors) if spec.priors else {}
         training = add_shams(cells.take(parts.train), spec.shams, spec.seed)

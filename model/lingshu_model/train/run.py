@@ -5,7 +5,6 @@ Knows nothing of specifications read, cells split or the command line.
 
 from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 from accelerate import Accelerator
@@ -16,6 +15,7 @@ from lingshu_model.train import build, loop
 from lingshu_model.train.birth import Birth, run_digest
 from lingshu_model.train.calibrate import calibrated
 from lingshu_model.train.cells import TrainingCells
+from lingshu_model.train.scratch import scratch
 from lingshu_model.vocabulary import stack
 from lingshu_model.wire import Catalogue
 
@@ -72,8 +72,8 @@ def _finish(
         return build.write(where, spec, birth.config, birth.cells, network, average, hgnc)
 
     if spec.calibration and network.tilt is not None:
-        with TemporaryDirectory(dir=folder, prefix=".uncalibrated-") as place:
-            write(Path(place))
-            theta = calibrated(Catalogue([Path(place)]).load(spec.name), birth, spec.calibration)
+        with scratch(folder, ".uncalibrated-") as place:
+            write(place)
+            theta = calibrated(Catalogue([place]).load(spec.name), birth, spec.calibration)
         network.tilt.theta.copy_(torch.from_numpy(theta))
     return write(folder / "checkpoint")

@@ -8,6 +8,7 @@ that was written anew since it was read is read again.
 import base64
 import json
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from lingshu_model.wire.canonical import digest_file, digest_json
+from lingshu_model.wire.durable import write_durably
 from lingshu_model.wire.lazy import Lazy
 from lingshu_model.wire.messages import Intervention
 
@@ -29,6 +31,7 @@ Tier = Literal["seen", "seen_elsewhere", "combination_of_seen", "unseen"]
 # card are pinned too, but may be rewritten without making the old experiments another model's.
 _IDENTITY = ("config.json", "panel.json")
 _PINS = ".digests.json"
+_REPLACING_S, _REPLACING_PAUSE_S = 1.0, 0.05
 _Stamp = tuple[int, int, int]
 
 
@@ -263,7 +266,14 @@ class Catalogue:
             message = f"{pins} cannot be read ({error!r}): train or copy the checkpoint again"
             raise CheckpointError(message) from error
         path = pins.parent / _name_of(pins)
-        config = json.loads(_verify(path / "config.json", expected).read_text("utf-8"))
+        try:
+            config = json.loads(_verify(path / "config.json", expected).read_text("utf-8"))
+        except CheckpointError:
+            # One that is replaced just now: its folder and its pins take two steps.
+            if not _is_new(path, pins):
+                raise
+            time.sleep(_REPLACING_PAUSE_S)
+            return self._at(pins)
         if config.get("format") != FORMAT:
             message = f"{path} has the format {config.get('format')!r}; this version reads {FORMAT}"
             raise CheckpointError(message)
@@ -286,7 +296,7 @@ def pin(path: Path) -> Path:
     files = {p.name: digest_file(p) for p in sorted(path.iterdir()) if p.is_file()}
     target = path.parent / f"{path.name}.digests.json"
     text = json.dumps({"checkpoint": identity_digest(files), "files": files}, indent=1)
-    target.write_text(text + "\n", "utf-8")
+    write_durably(target, f"{text}\n".encode())
     return target
 
 
@@ -299,6 +309,12 @@ def unpack_genes(text: str, genes: int) -> NDArray[np.bool_]:
     """Return the set that `pack_genes` wrote, bool [genes]."""
     packed = np.frombuffer(base64.b64decode(text), np.uint8)
     return np.unpackbits(packed, count=genes).astype(bool)
+
+
+def _is_new(*paths: Path) -> bool:
+    """Return whether one of these was put there within the last moment."""
+    changed = [path.stat().st_ctime for path in paths if path.exists()]
+    return any(0 <= time.time() - moment < _REPLACING_S for moment in changed)
 
 
 def _name_of(pins: Path) -> str:
