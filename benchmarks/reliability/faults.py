@@ -134,7 +134,7 @@ def _wait(child: Process[bytes], place: Place) -> None:
 def _serve(place: Place, environ: Mapping[str, str], stop: threading.Event) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    token = place.home / "http.token"
+    token = place.home / "http-token"
     while not stop.is_set():
         with (place.folder / "http.log").open("ab") as log:
             line = ["-m", "lingshu_mcp", "--home", str(place.home), "--http", f"127.0.0.1:{port}"]

@@ -267,15 +267,18 @@ class Work:
             return child.wait(self._limit_s + _GRACE_S)
         except TimeoutExpired:
             child.kill()
-            return child.wait()
+            child.wait()
+            return -signal.SIGALRM
 
     def _failure(self, status: int) -> str:
         kind, log = self.task.kind, self.files.log
         lines: list[str] = []
         with suppress(OSError):
             lines = log.read_text("utf-8", "replace").splitlines()
-        if status in (-signal.SIGALRM, -signal.SIGKILL):
-            reason = f"was killed: it took {self._limit_s:g} s, or the machine ran out of memory"
+        if status == -signal.SIGALRM:
+            reason = f"was killed, as it took more than {self._limit_s:g} s"
+        elif status == -signal.SIGKILL:
+            reason = "was killed by another program, or by the system for lack of memory"
         else:
             reason = f"failed in its child process (exit {status})"
         tail = "\n".join(lines[-_SHOWN_LINES:]) or "(it wrote nothing)"
