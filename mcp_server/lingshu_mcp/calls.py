@@ -18,7 +18,7 @@ from typing import Any, Final, Literal
 import anyio
 import mcp_types as types
 
-from lingshu_mcp.threads import LateError, OverloadError, Threads, lane_of
+from lingshu_mcp.threads import LANES, LateError, OverloadError, Threads, lane_of
 from lingshu_tools.app import App
 from lingshu_tools.dispatcher import Waiting, parse, start
 from lingshu_tools.errors import BudgetError, InputError, LingshuError
@@ -32,6 +32,10 @@ MAX_SHORT: Final = 100
 """Other calls in flight at a time."""
 LAST_S: Final = 2.75
 """Seconds after `wait_s` at which the server answers without the thread; the promise is 3."""
+FIRST_FINISH_S: Final = 0.05
+"""Seconds assumed for reading a state back, until some have been measured."""
+_MARGIN = 1.5
+"""How much longer than the mean a reading is taken to last when waits are spread out."""
 Report = Callable[[int, int], Awaitable[None]]
 Kind = Literal["waiting", "short"]
 Outcome = Literal["ok", "refused", "failed", "busy", "late", "cancelled"]
@@ -55,6 +59,7 @@ class Calls:
         self.threads = Threads()
         self._max_waiting = max_waiting
         self._leaving = False
+        self._finish_s = FIRST_FINISH_S
         self.waits: set[asyncio.Event] = set()
         """One event for each call that waits now; setting it makes the call look again."""
 
@@ -107,12 +112,33 @@ class Calls:
             if not isinstance(begun, Waiting):
                 return begun
             name, finish = begun.name, begun.finish
-            await self._wait(app, begun, report)
-            return await self.threads.run(lane, lambda: rendered(spec, finish()), end)
+            await self._wait(app, begun, report, self._wait_end(begun.until, wait_s))
+            return await self.threads.run(lane, self._timed(lambda: rendered(spec, finish())), end)
         except TimeoutError as error:
             raise _late(spec, name, time.monotonic() - begin) from error
 
-    async def _wait(self, app: App, waiting: Waiting, report: Report) -> None:
+    def _wait_end(self, until: float, wait_s: float) -> float:
+        """Return when a call stops waiting, on the monotonic clock: at `until`, or a little before.
+
+        Waits that began together would end together, and their states could not all be read before
+        their deadlines. Each ends earlier by the time that those begun before it will take.
+        """
+        before_s = _MARGIN * len(self.waits) * self._finish_s / LANES["follow"]
+        return until - min(before_s, wait_s / 2)
+
+    def _timed(
+        self, finish: Callable[[], types.CallToolResult]
+    ) -> Callable[[], types.CallToolResult]:
+        def work() -> types.CallToolResult:
+            begin = time.monotonic()
+            result = finish()
+            # A running mean over about the last 20.
+            self._finish_s += 0.05 * (time.monotonic() - begin - self._finish_s)
+            return result
+
+        return work
+
+    async def _wait(self, app: App, waiting: Waiting, report: Report, until: float) -> None:
         """Return when the experiments have ended, the time is up or the server leaves."""
         loop, changed = asyncio.get_running_loop(), asyncio.Event()
 
@@ -124,7 +150,7 @@ class Calls:
         try:
             with (
                 waiting.watch(app, wake) as watch,
-                anyio.move_on_after(waiting.until - time.monotonic()),
+                anyio.move_on_after(until - time.monotonic()),
             ):
                 while not (watch.over or self._leaving):
                     await changed.wait()

@@ -13,6 +13,7 @@ from held_engine import HeldEngine, until
 from mcp import Client
 
 from lingshu_mcp import build_server
+from lingshu_mcp import calls as server_calls
 from lingshu_mcp.calls import Calls
 from lingshu_model.wire.file_locks import try_lock
 from lingshu_model.wire.private import private_folder
@@ -143,6 +144,34 @@ def test_all_waiting_calls_share_one_look_at_the_ledger(
     drive(held, calls, act)
     assert 1 <= len(looks) <= 6
     assert max(looks) <= 10
+
+
+def test_calls_whose_time_ends_together_are_all_answered_with_the_state(
+    held: App, monkeypatch: pytest.MonkeyPatch
+):
+    # Reading 80 states takes 80 x 0.2 s / 4 threads = 4 s, more than a call has after its wait.
+    rendered, seconds = server_calls.rendered, 0.2
+
+    def slow(*args: Any) -> Any:
+        time.sleep(seconds)
+        return rendered(*args)
+
+    async def act(client: Client) -> list[Any]:
+        name, results = await begun(client), list[Any]()
+        monkeypatch.setattr(server_calls, "rendered", slow)
+
+        async def wait() -> None:
+            results.append(await client.call_tool("get_experiment", {"id": name, "wait_s": 5}))
+
+        async with anyio.create_task_group() as group:
+            for _ in range(80):
+                group.start_soon(wait)
+        return results
+
+    monkeypatch.setattr(server_calls, "FIRST_FINISH_S", seconds)
+    results = drive(held, Calls(), act)
+    assert [text(result) for result in results if result.is_error] == []
+    assert {result.structured_content["status"] for result in results} <= {"queued", "running"}
 
 
 def test_a_waiting_call_ends_with_its_time_and_says_how_to_go_on(held: App):
