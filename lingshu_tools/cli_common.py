@@ -77,6 +77,10 @@ _JSON = click.option(
 def _short_errors() -> Generator[None]:
     try:
         yield
+    except KeyboardInterrupt as error:
+        # click would say "Aborted!" and exit with 1, as after an error.
+        click.echo("\ninterrupted; experiments begun before are kept", err=True)
+        raise click.exceptions.Exit(interrupts.INTERRUPTED) from error
     except click.ClickException as error:
         from lingshu_tools.errors import bounded
 

@@ -22,6 +22,7 @@ from lingshu_tools.honesty import cost_of, evidence_sentence, evidence_view
 from lingshu_tools.registry import Arguments, ToolSpec
 from lingshu_tools.results import EvidenceView, Number, Result, View, render
 from lingshu_tools.tools.common import CheckpointName
+from lingshu_tools.tools.example_calls import control_call, genes_call, perturbation_call
 
 _NAMES = 60
 _CONTEXTS = 20
@@ -95,11 +96,19 @@ def describe_model(app: App, asked: DescribeModel) -> DescribeResult:
             *damaged,
         ],
         ledger_head=str(app.ledger.head()),
-        next_step="find_genes resolves names; perturb_cells simulates one perturbation; "
-        "plan_screen compares many.",
+        next_step=_next_step(checkpoints),
         checkpoints=[_view(c) for c in checkpoints],
         engine=_engine(app),
     )
+
+
+def _next_step(checkpoints: list[Checkpoint]) -> str | None:
+    """Return calls on the first checkpoint with a trained perturbation, else on the first."""
+    if not checkpoints:
+        return None
+    first = next((c for c in checkpoints if perturbation_call(c)), checkpoints[0])
+    run = perturbation_call(first) or control_call(first)
+    return f"{run} simulates a condition; {genes_call(first)} resolves names."
 
 
 def _readable(app: App) -> tuple[list[Checkpoint], list[str]]:

@@ -13,6 +13,7 @@ from lingshu_tools.genes import Match, gene_names
 from lingshu_tools.registry import Arguments, ToolSpec
 from lingshu_tools.results import Number, Result, Truncated, View, finite, render, text_table
 from lingshu_tools.tools.common import CheckpointName
+from lingshu_tools.tools.example_calls import control_call, perturbation_call
 
 _CONTEXTS = 8
 
@@ -86,9 +87,20 @@ def find_genes(app: App, asked: FindGenes) -> FindResult:
         )
         if len(rows) < len(views)
         else None,
-        next_step="perturb_cells takes the genes with a perturbed_by as targets; objectives and "
-        "genes=[…] take any measured one.",
+        next_step=_next_step(checkpoint, rows),
     )
+
+
+def _next_step(checkpoint: Checkpoint, rows: list[GeneView]) -> str:
+    """Return a call on one of the genes, or where none was perturbed one on another gene."""
+    shown = {row.gene or row.asked for row in rows if row.perturbed_by}
+    run = perturbation_call(checkpoint, shown) if shown else None
+    if run:
+        return f"{run} simulates one of them."
+    run = perturbation_call(checkpoint)
+    if run:
+        return f"None of these was perturbed in training; {run} simulates a gene that was."
+    return f"No perturbation was trained; {control_call(checkpoint)} simulates control cells."
 
 
 def _resolved(checkpoint: Checkpoint, name: str) -> GeneView:

@@ -87,7 +87,7 @@ def list_experiments(app: App, asked: ListExperiments) -> ListResult:
         truncated=cut,
         next_step=f"{call_text('get_experiment', id=rows[0].experiment_id)} shows the newest."
         if rows
-        else "perturb_cells or run_screen makes some.",
+        else f"{call_text('describe_model')} says what can be simulated.",
     )
 
 

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -98,3 +99,31 @@ def test_json_arguments_are_utf_8_whatever_the_locale(monkeypatch: pytest.Monkey
 def test_arguments_that_are_no_text_are_refused(text: str):
     with pytest.raises(InputError, match="cannot read the arguments"):
         read_json(text)
+
+
+@pytest.mark.parametrize(
+    ("line", "where"),
+    [
+        (("call", "list_experiments"), "lingshu_tools.dispatcher.call"),
+        (("ledger", "list"), "lingshu_tools.app.App.__init__"),
+        (("models",), "lingshu_tools.app.App.__init__"),
+        (("--home", "no-home", "--json", "doctor"), "lingshu_tools.cli_common.settings"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_ctrl_c_ends_a_command_as_a_shell_expects_it(
+    line: tuple[str, ...],
+    where: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    def press(*_: object, **__: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(where, press)
+    with pytest.raises(SystemExit) as ended:
+        main([*line], prog_name="lingshu")
+    assert ended.value.code == 130
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err == "\ninterrupted; experiments begun before are kept\n"

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import anndata
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -155,6 +157,22 @@ def test_a_wrong_source_is_refused(folder: Path, change: dict[str, object], word
     spec = TrainingSpec.model_validate(SPEC.model_dump() | {"sources": [source]})
     with pytest.raises(data.DataError, match=words):
         data.read_cells(spec, folder)
+
+
+def test_a_label_that_two_columns_share_is_refused_by_its_name(folder: Path) -> None:
+    with h5py.File(folder / SPEC.sources[0].file, "r+") as file:
+        order = [*file["obs"].attrs["column-order"]]
+        file["obs"].attrs["column-order"] = np.array([*order, "guide"], dtype=object)
+    with pytest.raises(data.DataError, match="2 obs columns called 'guide'; rename all but one"):
+        data.read_cells(SPEC, folder)
+
+
+def test_two_columns_of_one_name_that_no_spec_names_do_no_harm(folder: Path) -> None:
+    with h5py.File(folder / SPEC.sources[0].file, "r+") as file:
+        anndata.io.write_elem(file["obs"], "note", np.full(120, "x", object))
+        order = [*file["obs"].attrs["column-order"]]
+        file["obs"].attrs["column-order"] = np.array([*order, "note", "note"], dtype=object)
+    assert len(data.read_cells(SPEC, folder).source)
 
 
 def copy_of(checkpoint: Checkpoint, root: Path) -> Path:

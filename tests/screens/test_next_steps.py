@@ -10,17 +10,20 @@ import shlex
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from made_screens import PANEL, SMALL, TARGETS, make_checkpoint, open_app
 
+from lingshu_model.wire import Catalogue
 from lingshu_tools.app import App
 from lingshu_tools.dispatcher import call, find_tool, parse
 from lingshu_tools.errors import EngineError
 from lingshu_tools.registry import TOOL_NAMES
 from lingshu_tools.testing import FakeEngine
+from lingshu_tools.tools.example_calls import control_call, genes_call, perturbation_call
 
 KNOCK_OUT = {"interventions": [{"kind": "knockout", "target": "T01"}], "n_cells": 8}
 SAMPLE = {"n_cells": 8}
@@ -75,6 +78,11 @@ def calls_in(text: str) -> list[tuple[str, dict[str, Any]]]:
     return found
 
 
+def tools_without_a_call(text: str) -> list[str]:
+    """Return the tools that a text names without arguments: nobody can execute a name."""
+    return re.findall(rf"\b(?:{'|'.join(TOOL_NAMES)})\b(?!\()", text)
+
+
 def execute(app: App, tool: str, arguments: dict[str, Any]) -> Any:
     """Return the result of a call when nothing of it is under way any more."""
     result = call(app, tool, arguments)
@@ -90,6 +98,7 @@ def follow(app: App, result: Any) -> Any:
     seen: set[str] = set()
     for _ in range(LONGEST_WAY):
         calls = calls_in(result.next_step or "")
+        assert not tools_without_a_call(result.next_step or ""), result.next_step
         if not calls:
             return result
         for tool, arguments in calls:
@@ -283,6 +292,43 @@ def test_a_screen_without_any_score_leads_to_an_effect(home: Path):
         last = follow(app, call(app, "run_screen", only_its_own | {"wait_s": 45}))
         assert last.status == "succeeded"
         assert last.experiment_id
+
+
+def test_every_call_that_a_look_at_the_model_names_succeeds_as_printed(home: Path):
+    looks = {
+        "describe_model": [{}, {"checkpoint": "made"}],
+        "find_genes": [{"names": names} for names in (["T01"], ["g01"], ["NOSUCH"], ["G01", "T02"])]
+        + [{"query": query} for query in ("T", "nowhere")],
+    }
+    with opened(home) as app:
+        for tool, several in looks.items():
+            for arguments in several:
+                text = call(app, tool, arguments).next_step
+                assert not tools_without_a_call(text), text
+                calls = calls_in(text)
+                assert calls, text
+                for name, given in calls:
+                    assert execute(app, name, given).status == "succeeded", text
+        ((_, given),) = calls_in(call(app, "find_genes", {"names": ["G01", "T02"]}).next_step)
+        assert given["interventions"] == [{"kind": "knockout", "target": "T02"}]
+
+
+def test_a_checkpoint_without_perturbations_leads_to_its_control_cells(tmp_path: Path):
+    make_checkpoint(tmp_path)
+    control_only = Catalogue([tmp_path]).load("made")
+    config = dict(control_only.config)
+    config["seen"] = [entry for entry in config["seen"] if not entry["interventions"]]
+    bare = replace(control_only, config=config)
+    assert perturbation_call(bare) is None
+    assert [tool for tool, _ in calls_in(control_call(bare))] == ["sample_cells"]
+    assert calls_in(genes_call(bare)) == [
+        ("find_genes", {"checkpoint": bare.name, "names": bare.panel[:3]})
+    ]
+
+
+def test_a_home_without_a_checkpoint_names_no_call(tmp_path: Path):
+    with closing(App(tmp_path, engine=FakeEngine(PANEL), catalogue=Catalogue([]))) as app:
+        assert call(app, "describe_model", {}).next_step is None
 
 
 def test_lists_descriptions_and_searches_name_only_what_there_is(home: Path):

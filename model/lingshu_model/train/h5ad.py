@@ -52,7 +52,13 @@ class H5ad:
             known = ", ".join(map(str, self.obs.columns))
             message = f"{self.path} has no obs column {name!r}; it has {known}"
             raise DataError(message)
-        return self.obs[name].astype(str).to_numpy(dtype=str)
+        labels = self.obs[name]
+        if labels.ndim != 1:
+            message = (
+                f"{self.path} has {labels.shape[1]} obs columns called {name!r}; rename all but one"
+            )
+            raise DataError(message)
+        return labels.astype(str).to_numpy(dtype=str)
 
     def blocks(self, rows: NDArray[np.int64]) -> Iterator[Rows]:
         """Yield the counts of `rows`, ascending, a block of the file at a time."""
