@@ -17,7 +17,7 @@ from lingshu_tools.deadline import remaining, time_limit
 from lingshu_tools.engine_answers import info_of
 from lingshu_tools.engine_end import Ending, end_holder
 from lingshu_tools.engine_http import ANSWER_S, Connection, LostError, OtherEngineError
-from lingshu_tools.engine_start import Started, start_detached, wait_until
+from lingshu_tools.engine_start import Started, start_detached, turn_to_start, wait_until
 from lingshu_tools.errors import EngineBusyError, EngineError
 
 HEALTH_S = 2.0
@@ -139,18 +139,34 @@ class EngineProcess:
                 "`lingshu engine`, or unset the variable to use an engine of this machine"
             )
             raise EngineError(message)
-        started = self._started
-        if started is None or started.starter != os.getpid() or started.ended:
-            started = start_detached(self._plan.places, self._plan.arguments, self._plan.environ)
 
         def info() -> EngineInfo | None:
             with suppress(EngineBusyError):
                 return self._info(None, HEALTH_S)
             return None
 
+        plan, begin = self._plan, time.monotonic()
+        limit_s = remaining(plan.timeout_s)
+        started = self._started
+        if started is not None and started.starter == os.getpid() and not started.ended:
+            return self._answered(info, started, limit_s, waiting)
+        with turn_to_start(plan.places, info, limit_s, waiting) as other:
+            if other is not None:
+                return other
+            started = start_detached(plan.places, plan.arguments, plan.environ)
+            left_s = limit_s - (time.monotonic() - begin)
+            return self._answered(info, started, left_s, waiting)
+
+    def _answered(
+        self,
+        info: Callable[[], EngineInfo | None],
+        started: Started,
+        limit_s: float,
+        waiting: Callable[[float], None] | None,
+    ) -> EngineInfo | None:
         # One that does not answer in time is waited for again by the next call.
         self._started = started
-        found = wait_until(info, started, remaining(self._plan.timeout_s), waiting)
+        found = wait_until(info, started, limit_s, waiting)
         self._started = None
         return found
 

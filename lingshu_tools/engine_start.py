@@ -8,15 +8,15 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from lingshu_model.wire import EngineInfo
 from lingshu_model.wire.durable import UNFINISHED
-from lingshu_model.wire.file_locks import is_held
+from lingshu_model.wire.file_locks import FileLock, is_held, try_lock
 from lingshu_model.wire.launcher import settle
 from lingshu_model.wire.places import LOG_VARIABLE, EnginePlaces
 from lingshu_model.wire.private import FILE_MODE, open_private, private_folder, set_mode
@@ -57,6 +57,54 @@ class Started:
         """Return the last lines it wrote, or a note that it wrote none."""
         lines = self.log.read_text("utf-8", "replace").splitlines()
         return "\n".join(lines[-_TAIL_LINES:]) or "(it wrote nothing)"
+
+
+@contextmanager
+def turn_to_start(
+    places: EnginePlaces,
+    info: Callable[[], EngineInfo | None],
+    timeout_s: float,
+    waiting: Callable[[float], None] | None = None,
+) -> Generator[EngineInfo | None]:
+    """Give None while this process alone may start an engine, or the info of one that answers.
+
+    Each start loads torch, which takes seconds of computing: clients that begin at one moment would
+    hold up the one engine that is needed. Whoever ends inside the context gives the turn away.
+
+    Raises:
+        EngineBusyError: another one has been starting for `timeout_s` seconds.
+        EngineError: the folder of the engine cannot be written.
+    """
+    begin, found = time.monotonic(), None
+    while (turn := _turn(places)) is None and (found := info()) is None:
+        if (waited := time.monotonic() - begin) > timeout_s:
+            message = (
+                f"an engine that is starting or leaving holds {places.lock} or {places.starting} "
+                f"and has not answered for {timeout_s:.0f} s: call again. See {places.log}; "
+                "`lingshu engine stop` ends one that is stuck"
+            )
+            raise EngineBusyError(message)
+        if waiting:
+            waiting(waited)
+        time.sleep(_POLL_S)
+    if turn is None:
+        yield found
+        return
+    with turn:
+        yield None
+
+
+def _turn(places: EnginePlaces) -> FileLock | None:
+    try:
+        private_folder(places.folder)
+        turn = try_lock(places.starting)
+        if turn and is_held(places.lock):
+            turn.release()
+            return None
+    except OSError as error:
+        message = f"the engine's folder cannot be used: {error}"
+        raise EngineError(message) from error
+    return turn
 
 
 def start_detached(

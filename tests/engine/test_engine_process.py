@@ -2,12 +2,17 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 import lingshu_tools.engine_start as engine_start
-from lingshu_tools.errors import EngineError
+from lingshu_model.wire.file_locks import wait_for_lock
+from lingshu_tools.deadline import time_limit
+from lingshu_tools.engine import Engine
+from lingshu_tools.errors import EngineBusyError, EngineError
 
 ENGINE = [sys.executable, "-P", "-m", "lingshu_model.engine"]
 
@@ -112,6 +117,38 @@ def test_the_log_is_that_of_the_engine_that_holds_the_home(lab):
     assert "is running already" in second.last_words()
     assert f"engine {first.pid} serves" in places.log.read_text()
     assert not places.log.samefile(second.log)
+
+
+def test_of_clients_that_begin_at_one_moment_one_starts_the_engine(lab):
+    places = lab.client().places
+    clients = [lab.client() for _ in range(6)]
+    moment = threading.Barrier(len(clients))
+
+    def ensure(engine: Engine) -> int:
+        moment.wait(30)
+        return engine.ensure().pid
+
+    with ThreadPoolExecutor(len(clients)) as pool:
+        (pid,) = set(pool.map(ensure, clients))
+    (log,) = places.logs.iterdir()
+    assert f"engine {pid} serves" in log.read_text()
+    assert places.log.samefile(log)
+
+
+def test_while_an_engine_leaves_or_starts_no_other_is_started(lab, monkeypatch):
+    engine, refused = lab.client(), []
+    engine.places.folder.mkdir(mode=0o700, parents=True)
+    with monkeypatch.context() as context:
+        context.setattr("lingshu_tools.engine_process.start_detached", refused.append)
+        for held in (engine.places.lock, engine.places.starting):
+            with (
+                wait_for_lock(held, timeout_s=5),
+                time_limit(0.3),
+                pytest.raises(EngineBusyError, match=r"starting or leaving holds .*engine stop"),
+            ):
+                engine.ensure()
+    assert refused == []
+    assert engine.ensure().pid
 
 
 def test_old_logs_are_deleted_and_a_file_system_without_links_names_the_log(lab, monkeypatch):

@@ -29,6 +29,11 @@ class EnginePlaces:
         return self.folder / "engine.lock"
 
     @property
+    def starting(self) -> Path:
+        """Locked by the client that starts an engine: of many clients at once, one starts it."""
+        return self.folder / "starting.lock"
+
+    @property
     def log(self) -> Path:
         """What the engine started last says: another name of its file in `logs`."""
         return self.folder / "engine.log"
