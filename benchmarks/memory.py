@@ -24,12 +24,12 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from lingshu_model.wire import ArmRequest, Catalogue, Checkpoint, digest_json
-from lingshu_model.wire.catalogue import FORMAT, pin
+from lingshu_model.contracts import ArmRequest, Catalogue, Checkpoint, digest_json
+from lingshu_model.contracts.catalogue import FORMAT, pin
 from lingshu_tools.app import App
-from lingshu_tools.dispatcher import call
-from lingshu_tools.engine import Engine
-from lingshu_tools.interpreter import output_of
+from lingshu_tools.calls.dispatcher import call
+from lingshu_tools.engine_client.client import Engine
+from lingshu_tools.system.interpreter import output_of
 
 GENES = 18_080
 COUNTS_PER_CELL = 900

@@ -16,13 +16,13 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
+from lingshu_model.contracts import Catalogue
 from lingshu_model.evaluate.arms import ArmStore, seen_conditions
 from lingshu_model.evaluate.compare import Estimate, estimate
 from lingshu_model.evaluate.metrics.matrices import log1p_cp10k
 from lingshu_model.evaluate.metrics.resampling import stream
 from lingshu_model.evaluate.tables import shown, table
-from lingshu_model.train.cells import Condition
-from lingshu_model.wire import Catalogue
+from lingshu_model.train.data.cells import Condition
 
 Floats = NDArray[np.float64]
 DRAWS = 300

@@ -5,14 +5,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from threading import Lock
 
-from lingshu_model.wire.lazy import Lazy
-from lingshu_tools.bench import Bench
+from lingshu_model.system.lazy import Lazy
 from lingshu_tools.children import Children
-from lingshu_tools.deadline import remaining
 from lingshu_tools.errors import BudgetError
-from lingshu_tools.experiments import cells_of
+from lingshu_tools.experiments.designs import cells_of
+from lingshu_tools.experiments.runner import Runner
+from lingshu_tools.experiments.workspace import Bench
 from lingshu_tools.ledger import Experiment, Ledger, NewExperiment
-from lingshu_tools.runner import Runner
+from lingshu_tools.system.deadline import remaining
 
 _LOCK_S = 10.0
 _LAUNCH_S = 5.0

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from lingshu_tools.app import App
-from lingshu_tools.dispatcher import call
+from lingshu_tools.calls.dispatcher import call
+from lingshu_tools.calls.registry import registry
+from lingshu_tools.calls.results import Result
 from lingshu_tools.errors import quoted
-from lingshu_tools.registry import registry
-from lingshu_tools.results import Result
 
 
 class Lab:

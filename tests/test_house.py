@@ -15,6 +15,7 @@ PARTS = {
     "lingshu_model": ROOT / "model" / "lingshu_model",
     "lingshu_mcp": ROOT / "mcp_server" / "lingshu_mcp",
 }
+
 SOURCES = [path for part in PARTS.values() for path in sorted(part.rglob("*.py"))]
 PACKAGES = [
     ".".join((name, *path.parent.relative_to(root).parts))
@@ -24,6 +25,7 @@ PACKAGES = [
 HEAVY = ("torch", "scipy", "pandas", "anndata", "matplotlib")
 SLOW_TO_IMPORT = ("numpy", "pydantic", "sqlalchemy", "httpx", "mcp")
 LONGEST_FILE = 600
+MOST_MODULES = 16
 
 
 def imported(path: Path) -> Iterator[str]:
@@ -53,15 +55,14 @@ def test_the_tools_import_no_torch_no_mcp_and_nothing_above_them():
 
 
 def test_nothing_but_its_command_changes_a_schema():
-    users = [path for path in SOURCES if path.name != "cli_migrate.py"]
+    users = [path for path in SOURCES if path.name != "migrate_command.py"]
     assert not offences(users, ("lingshu_tools.ledger.migrate",))
 
 
-def test_the_tools_know_of_the_model_only_its_wire_and_its_redaction():
+def test_the_tools_import_of_the_model_only_its_contracts_and_its_system():
     reached = {m for path in sources("lingshu_tools") for m in imported(path)}
     inside = {m for m in reached if m.startswith("lingshu_model.")}
-    # Redaction is apart from the wire because a command needs it at once, and no numpy.
-    known = ("lingshu_model.wire", "lingshu_model.redaction", "lingshu_model.__")
+    known = ("lingshu_model.contracts", "lingshu_model.system", "lingshu_model.__")
     beyond = {m for m in inside if not m.startswith(known)}
     assert not beyond
 
@@ -75,8 +76,9 @@ def test_the_model_imports_nothing_above_it():
     assert not offences(sources("lingshu_model"), ("lingshu_tools", "lingshu_mcp"))
 
 
-def test_the_wire_is_free_of_torch():
-    assert not offences(sorted((PARTS["lingshu_model"] / "wire").rglob("*.py")), HEAVY)
+@pytest.mark.parametrize("package", ["contracts", "system"])
+def test_what_the_tools_import_of_the_model_is_free_of_torch(package: str):
+    assert not offences(sorted((PARTS["lingshu_model"] / package).rglob("*.py")), HEAVY)
 
 
 def loaded_after(code: str) -> set[str]:
@@ -86,7 +88,7 @@ def loaded_after(code: str) -> set[str]:
 
 
 def test_importing_every_tool_loads_nothing_heavy():
-    code = "import lingshu_tools\nfrom lingshu_tools.registry import registry\nregistry()"
+    code = "import lingshu_tools\nfrom lingshu_tools.calls.registry import registry\nregistry()"
     assert loaded_after(code).isdisjoint((*HEAVY, "mcp"))
 
 
@@ -134,6 +136,20 @@ def public_names(path: Path) -> Iterator[str]:
         else:
             continue
         yield from (name for name in names if not name.startswith("_"))
+
+
+def test_no_folder_of_the_packages_has_more_than_sixteen_modules():
+    counts = {path.parent: len(list(path.parent.glob("*.py"))) for path in SOURCES}
+    frozen = PARTS["lingshu_tools"] / "ledger"
+    assert not {
+        str(folder.relative_to(ROOT)): n
+        for folder, n in counts.items()
+        if n > MOST_MODULES and folder != frozen
+    }
+
+
+def test_what_is_shipped_imports_no_test_helpers():
+    assert not offences(SOURCES, ("lingshu_testing",))
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lingshu_model.sampler import Sampler, sample_arm
-from lingshu_model.weights import load_network
-from lingshu_model.wire import ArmRequest, Catalogue, Checkpoint, Intervention, digest_file
+from lingshu_model.contracts import ArmRequest, Catalogue, Checkpoint, Intervention, digest_file
+from lingshu_model.network.weights import load_network
+from lingshu_model.sampling.sampler import Sampler, sample_arm
 from lingshu_tools.app import App
 from lingshu_tools.archive import export_ledger, import_ledger
-from lingshu_tools.dispatcher import call
+from lingshu_tools.calls.dispatcher import call
 from lingshu_tools.ledger import Experiment, Ledger
 
 CHECKPOINTS = Path(__file__).parents[1] / "model/lingshu_model/checkpoints"

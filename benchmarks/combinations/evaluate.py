@@ -19,10 +19,10 @@ from tqdm import tqdm
 from benchmarks.combinations.predictors import Predictor, Trained
 from benchmarks.combinations.scoring import Bootstrap, Changes, Scorer, Scores
 from benchmarks.combinations.truth import Floats, Targets, Truth, change
-from lingshu_model import numerics
+from lingshu_model.contracts import Catalogue, Intervention
 from lingshu_model.evaluate.arms import ArmStore
-from lingshu_model.train.cells import Condition
-from lingshu_model.wire import Catalogue, Intervention
+from lingshu_model.network import numerics
+from lingshu_model.train.data.cells import Condition
 
 MODEL = "model"
 Held = Mapping[int, Sequence[Targets]]

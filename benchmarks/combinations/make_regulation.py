@@ -1,6 +1,6 @@
 """Simulated regulation: `python -m benchmarks.combinations.make_regulation --help`.
 
-`lingshu_tools.testing.Regulation` draws the network; its knock-outs are steady states, its cells
+`lingshu_testing.Regulation` draws the network; its knock-outs are steady states, its cells
 negative binomial counts around them. To train on: control, all singles, some doubles. Held out: the
 other doubles, and triples and quadruples, none of which is ever trained on.
 """
@@ -12,7 +12,7 @@ import click
 import numpy as np
 
 from benchmarks.combinations.truth import Targets, Truth, write_cells, write_spec
-from lingshu_tools.testing import Regulation
+from lingshu_testing import Regulation
 
 NAME = "regulation"
 

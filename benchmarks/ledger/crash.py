@@ -34,8 +34,8 @@ from benchmarks.ledger.compiled import compiled_once
 from benchmarks.ledger.kept import Kept
 from benchmarks.ledger.oracle import Oracle, rows
 from benchmarks.ledger.trips import PLACES, Trips, wired
-from lingshu_model.wire import Catalogue
-from lingshu_tools.testing import make_checkpoint
+from lingshu_model.contracts import Catalogue
+from lingshu_testing import make_checkpoint
 
 TOO_LONG_S = 300
 # A random moment: so many acknowledgements, and then so long on average.

@@ -26,11 +26,11 @@ from typing import Any
 from tqdm import tqdm
 
 from lingshu_tools.app import App
-from lingshu_tools.dispatcher import call
-from lingshu_tools.engine import Engine
+from lingshu_tools.calls.dispatcher import call
+from lingshu_tools.engine_client.client import Engine
 from lingshu_tools.errors import EngineError
-from lingshu_tools.interpreter import output_of, start
-from lingshu_tools.replays import CELL_ROLES
+from lingshu_tools.experiments.replays import CELL_ROLES
+from lingshu_tools.system.interpreter import output_of, start
 
 ASKED: tuple[tuple[str, dict[str, Any]], ...] = (
     ("sample_cells", {"n_cells": 70, "seed": 11}),

@@ -13,11 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from lingshu_model.wire import Catalogue, Checkpoint, Intervention
+from lingshu_model.contracts import Catalogue, Checkpoint, Intervention
+from lingshu_testing import TARGETS, FakeEngine
 from lingshu_tools.app import App
-from lingshu_tools.dispatcher import call
+from lingshu_tools.calls.dispatcher import call
 from lingshu_tools.errors import BusyError, CancelledError, SealedError
-from lingshu_tools.experiments import Design, design, new_experiment
+from lingshu_tools.experiments.designs import Design, design, new_experiment
 from lingshu_tools.ledger import (
     Attempt,
     Experiment,
@@ -26,7 +27,6 @@ from lingshu_tools.ledger import (
     OutcomeKind,
     digest_json,
 )
-from lingshu_tools.testing import TARGETS, FakeEngine
 from lingshu_tools.tools.replay_experiment import ReplayResult
 
 N_CELLS = 2

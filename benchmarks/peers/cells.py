@@ -1,6 +1,6 @@
 """The cells that peers hand over, from the arrays their scripts leave.
 
-Counts become the blobs in which all cells travel (`lingshu_model.wire.cells`). A peer without
+Counts become the blobs in which all cells travel (`lingshu_model.contracts.cells`). A peer without
 counts hands over log1p_cp10k, in a blob of its own kind: `log1p_cp10k` float32 [cells, genes] and
 `measured` uint8 [genes]. `lingshu evaluate --peer` reads both.
 """
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 from scipy import sparse
 
-from lingshu_model.wire import Cells, encode_cells
+from lingshu_model.contracts import Cells, encode_cells
 
 CONTINUOUS = "lingshu-log1p-cp10k-1"
 COUNTS_SUFFIX = ".safetensors"

@@ -21,8 +21,8 @@ from scipy import sparse
 
 from lingshu_model.evaluate.data import by_field
 from lingshu_model.evaluate.study import CONTROL
-from lingshu_model.train import data as training
-from lingshu_model.train.cells import Condition
+from lingshu_model.train.data import sources as training
+from lingshu_model.train.data.cells import Condition
 from lingshu_model.train.spec import TrainingSpec
 
 OWN = ("train.h5ad", "validation.h5ad")

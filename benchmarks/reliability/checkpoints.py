@@ -4,8 +4,8 @@ import json
 import shutil
 from pathlib import Path
 
-from lingshu_model.wire import Catalogue
-from lingshu_model.wire.catalogue import SHIPPED, pin
+from lingshu_model.contracts import Catalogue
+from lingshu_model.contracts.catalogue import SHIPPED, pin
 
 SOURCE = "thp1-crispr"
 VERSIONS = ("first", "second")

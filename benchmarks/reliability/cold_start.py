@@ -19,8 +19,8 @@ from tqdm import tqdm
 
 from benchmarks.ledger.kept import Kept
 from benchmarks.reliability.reports import quantiles
-from lingshu_tools.engine import Engine
-from lingshu_tools.interpreter import PIPE, start
+from lingshu_tools.engine_client.client import Engine
+from lingshu_tools.system.interpreter import PIPE, start
 
 ASKED = {
     "checkpoint": "thp1-crispr",

@@ -15,9 +15,9 @@ from typing import Any, Literal, Protocol, cast
 import httpx
 
 from lingshu_tools import Lab
-from lingshu_tools.dispatcher import call
+from lingshu_tools.calls.dispatcher import call
 from lingshu_tools.errors import InputError, LingshuError
-from lingshu_tools.interpreter import PIPE, Process, start
+from lingshu_tools.system.interpreter import PIPE, Process, start
 
 Outcome = Literal["ok", "refused", "busy", "timed out", "failed", "lost", "hung"]
 HUNG_S = 30.0

@@ -25,8 +25,8 @@ from benchmarks.reliability.disks import disk
 from benchmarks.reliability.injector import Injector
 from benchmarks.reliability.reports import quantiles
 from lingshu_tools.app import App
-from lingshu_tools.engine import Engine
-from lingshu_tools.interpreter import DEVNULL, Process, start
+from lingshu_tools.engine_client.client import Engine
+from lingshu_tools.system.interpreter import DEVNULL, Process, start
 
 CLIENTS = (
     ("f", "fork"), ("l", "lab"), ("s1", "stdio"), ("s2", "stdio"), ("h1", "http"), ("h2", "http"),

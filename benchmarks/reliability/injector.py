@@ -17,8 +17,8 @@ from pathlib import Path
 from benchmarks.reliability.checkpoints import Versions
 from benchmarks.reliability.client import Place
 from benchmarks.reliability.disks import Disk
-from lingshu_model.wire.file_locks import Holder
-from lingshu_model.wire.places import EnginePlaces
+from lingshu_model.system.file_locks import Holder
+from lingshu_model.system.places import EnginePlaces
 
 _PAUSE_S = (0.5, 4.0)
 _LASTS_S = (1.0, 8.0)

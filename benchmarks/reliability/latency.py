@@ -21,8 +21,8 @@ from tqdm import tqdm
 
 from benchmarks.reliability.doors import HELLO, tool_call
 from benchmarks.reliability.reports import quantiles
-from lingshu_tools.engine import Engine
-from lingshu_tools.interpreter import PIPE, start
+from lingshu_tools.engine_client.client import Engine
+from lingshu_tools.system.interpreter import PIPE, start
 
 CHECKPOINT = "thp1-crispr"
 LONG_CELLS = 100_000

@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.environments import install, surroundings
 from lingshu_tools.app import App
-from lingshu_tools.dispatcher import call
+from lingshu_tools.calls.dispatcher import call
 
 READERS = {
     "0.8": ("anndata==0.8.0", "numpy<1.24", "pandas<2", "scipy<1.11"),

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.reliability.checkpoints import VERSIONS, Versions
-from lingshu_model.wire import Catalogue
+from lingshu_model.contracts import Catalogue
 from lingshu_tools.app import App
-from lingshu_tools.dispatcher import call
-from lingshu_tools.engine import Engine
+from lingshu_tools.calls.dispatcher import call
+from lingshu_tools.engine_client.client import Engine
 from lingshu_tools.errors import LingshuError
+from lingshu_tools.experiments.replays import CELL_ROLES
 from lingshu_tools.ledger import Experiment, Head, Ledger, Status
-from lingshu_tools.replays import CELL_ROLES
 
 ARGUMENTS = ("checkpoint", "context", "interventions", "n_cells", "seed", "first_cell")
 PATIENCE_S = 900.0

@@ -24,9 +24,9 @@ from benchmarks.speed.made import (
     sampler_of,
 )
 from benchmarks.speed.training import Step
-from lingshu_model import numerics
-from lingshu_model.config import PRESETS
-from lingshu_model.weights import load_network
+from lingshu_model.network import numerics
+from lingshu_model.network.config import PRESETS
+from lingshu_model.network.weights import load_network
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 MODEL = click.option("--model", default="lingshu-85m-s32", help="A preset, or a checkpoint's name.")

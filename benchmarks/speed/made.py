@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from lingshu_model import numerics
-from lingshu_model.config import PRESETS
-from lingshu_model.network import Network
-from lingshu_model.sampler import Sampler
-from lingshu_model.vocabulary import Vocabulary
-from lingshu_model.wire import ArmRequest, Catalogue, Checkpoint, Intervention
+from lingshu_model.contracts import ArmRequest, Catalogue, Checkpoint, Intervention
+from lingshu_model.network import numerics
+from lingshu_model.network.cell_network import Network
+from lingshu_model.network.config import PRESETS
+from lingshu_model.network.vocabulary import Vocabulary
+from lingshu_model.sampling.sampler import Sampler
 
 GENES = 18_080
 CONTEXT = {"cell_line": "made"}

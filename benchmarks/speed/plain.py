@@ -2,18 +2,18 @@
 
 Float32; every step runs the whole network in each branch, the first step too; logits of all genes
 over the whole vocabulary; Gumbel noise in float64 for every one of them, of which only the genes
-to be revealed are kept. Same law as `lingshu_model.sampler`, other draws. Knows nothing of tiles,
-seeds per cell or replay.
+to be revealed are kept. Same law as `lingshu_model.sampling.sampler`, other draws.
+Knows nothing of tiles, seeds per cell or replay.
 """
 
 import torch
 from torch import Tensor
 
-from lingshu_model.network import Network
-from lingshu_model.schedule import reveal_counts
-from lingshu_model.tokens import MASK, VOCABULARY
-from lingshu_model.vocabulary import Vocabulary
-from lingshu_model.wire import ArmRequest
+from lingshu_model.contracts import ArmRequest
+from lingshu_model.network.cell_network import Network
+from lingshu_model.network.tokens import MASK, VOCABULARY
+from lingshu_model.network.vocabulary import Vocabulary
+from lingshu_model.sampling.schedule import reveal_counts
 
 
 @torch.inference_mode()

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from benchmarks.speed.made import MadeCheckpoint, arm_of, network_of
-from lingshu_model import diffusion, numerics
-from lingshu_model.ema import PowerEMA
-from lingshu_model.tokens import MASK
+from lingshu_model.network import diffusion, numerics
+from lingshu_model.network.tokens import MASK
 from lingshu_model.train import loop
+from lingshu_model.train.ema import PowerEMA
 from lingshu_model.train.spec import TrainingSpec
 
 

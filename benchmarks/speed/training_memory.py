@@ -27,7 +27,7 @@ import numpy as np
 import pandas as pd
 from anndata.io import write_elem
 
-from lingshu_tools.interpreter import output_of
+from lingshu_tools.system.interpreter import output_of
 
 GENES = 18_080
 BATCH = 32

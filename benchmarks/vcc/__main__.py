@@ -8,6 +8,7 @@ import numpy as np
 
 from benchmarks.environments import python_of, run
 from benchmarks.vcc.cells import write_files
+from lingshu_model.contracts import Catalogue
 from lingshu_model.evaluate.arms import ArmStore
 from lingshu_model.evaluate.data import DEFAULT, load_split
 from lingshu_model.evaluate.report import sample
@@ -15,7 +16,6 @@ from lingshu_model.evaluate.rows import MODEL
 from lingshu_model.evaluate.sources import read_peers
 from lingshu_model.evaluate.study import build_study
 from lingshu_model.evaluate.tables import number, table
-from lingshu_model.wire import Catalogue
 
 HERE = Path(__file__).parent
 FOLDER = click.Path(path_type=Path, file_okay=False)

@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from lingshu_model.wire import Cells, row_blocks
+from lingshu_model.contracts import Cells, row_blocks
 from lingshu_tools.analysis.student import t_quantile
 
 CP10K = 1e4

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lingshu_model.wire import Cells, row_blocks
+from lingshu_model.contracts import Cells, row_blocks
 from lingshu_tools.analysis.effects import interval, log1p_cp10k
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lingshu_model.wire import Cells, row_blocks
+from lingshu_model.contracts import Cells, row_blocks
 from lingshu_tools.analysis.effects import Floats, log1p_cp10k
 
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from sqlalchemy import Connection, inspect, select
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from lingshu_model.wire.durable import durably, sync_folder
-from lingshu_model.wire.private import private_folder
+from lingshu_model.system.durable import durably, sync_folder
+from lingshu_model.system.private import private_folder
 from lingshu_tools.archive import form
 from lingshu_tools.archive.copying import Progress, copy_rows
 from lingshu_tools.archive.form import ArchiveError, Limits, Metadata

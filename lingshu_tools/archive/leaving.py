@@ -15,7 +15,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, select
 
-from lingshu_model.wire.durable import durably
+from lingshu_model.system.durable import durably
 from lingshu_tools.archive import form
 from lingshu_tools.archive.copying import Progress, copy_rows
 from lingshu_tools.archive.crate import describe

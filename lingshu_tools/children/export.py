@@ -11,7 +11,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from lingshu_model.wire import Cells, decode_cells
+from lingshu_model.contracts import Cells, decode_cells
 from lingshu_tools.children.h5ad import (
     Categories,
     Column,

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from lingshu_model.wire import digest_file
+from lingshu_model.contracts import digest_file
 from lingshu_tools.errors import TamperError
 
 

@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from lingshu_tools.children.labels import label_points
-from lingshu_tools.tables import write_csv
+from lingshu_tools.report.csv_tables import write_csv
 
 BLUE, ORANGE, GREEN, GREY, DARK = "#0072B2", "#D55E00", "#009E73", "#9a9a9a", "#222222"
 DPI = 200

@@ -15,14 +15,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from lingshu_model.wire.durable import UNFINISHED, write_durably
-from lingshu_model.wire.file_locks import Holder, is_held
-from lingshu_model.wire.private import open_private, private_folder
+from lingshu_model.system.durable import UNFINISHED, write_durably
+from lingshu_model.system.file_locks import Holder, is_held
+from lingshu_model.system.private import open_private, private_folder
+from lingshu_tools.calls.waiting import Watch
 from lingshu_tools.children.task import BUSY, LIMIT_S, Answer, Kind, Task, TaskFiles, key_of
-from lingshu_tools.deadline import remaining
 from lingshu_tools.errors import LingshuError
-from lingshu_tools.interpreter import DEVNULL, Process, TimeoutExpired, start
-from lingshu_tools.waiting import Watch
+from lingshu_tools.system.deadline import remaining
+from lingshu_tools.system.interpreter import DEVNULL, Process, TimeoutExpired, start
 
 AT_ONCE = 4
 """Children of one process at a time; the tasks of others wait for their turn."""

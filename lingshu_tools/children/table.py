@@ -4,11 +4,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lingshu_model.wire import Catalogue
+from lingshu_model.contracts import Catalogue
 from lingshu_tools.children.objects import checked
-from lingshu_tools.experiments import written_design
-from lingshu_tools.gene_tables import effect_rows, sample_rows
-from lingshu_tools.tables import write_csv
+from lingshu_tools.experiments.designs import written_design
+from lingshu_tools.report.csv_tables import write_csv
+from lingshu_tools.report.gene_tables import effect_rows, sample_rows
 
 
 def run(job: Mapping[str, Any], folder: Path) -> dict[str, Any]:

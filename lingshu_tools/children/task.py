@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from lingshu_model.wire import digest_json
-from lingshu_model.wire.durable import UNFINISHED, write_durably
+from lingshu_model.contracts import digest_json
+from lingshu_model.system.durable import UNFINISHED, write_durably
 
 Kind = Literal["plot", "export", "table"]
 LIMIT_S: Mapping[Kind, float] = {"plot": 600.0, "export": 3600.0, "table": 3600.0}

@@ -16,11 +16,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from lingshu_model.redaction import protect_streams
-from lingshu_model.wire import digest_file
-from lingshu_model.wire.durable import UNFINISHED, sync_folder
-from lingshu_model.wire.file_locks import is_held, try_lock
-from lingshu_model.wire.private import check_own, private_folder
+from lingshu_model.contracts import digest_file
+from lingshu_model.system.durable import UNFINISHED, sync_folder
+from lingshu_model.system.file_locks import is_held, try_lock
+from lingshu_model.system.private import check_own, private_folder
+from lingshu_model.system.redaction import protect_streams
 from lingshu_tools.children.task import BUSY, Answer, TaskFiles
 
 

@@ -1,5 +1,5 @@
 """The hash contract's canonical JSON, the one the wire uses. Knows nothing of rows."""
 
-from lingshu_model.wire.canonical import canonical_json, digest_bytes, digest_file, digest_json
+from lingshu_model.contracts.canonical import canonical_json, digest_bytes, digest_file, digest_json
 
 __all__ = ["canonical_json", "digest_bytes", "digest_file", "digest_json"]

@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, Row, Table, select
 from sqlalchemy.exc import DatabaseError
 
-from lingshu_model.redaction import protect_streams
+from lingshu_model.system.redaction import protect_streams
 from lingshu_tools.errors import LingshuError, quoted
 from lingshu_tools.ledger import derived
 from lingshu_tools.ledger.backend import backend_of

@@ -8,7 +8,7 @@ for others (https://sqlite.org/howtocorrupt.html, 2.6).
 import sqlite3
 from pathlib import Path
 
-from lingshu_model.wire.forks import DividedError, Section, require_whole
+from lingshu_model.system.forks import DividedError, Section, require_whole
 from lingshu_tools.errors import LedgerError
 
 

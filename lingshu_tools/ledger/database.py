@@ -12,7 +12,6 @@ from typing import Self, TypeVar
 from sqlalchemy import Connection, inspect, select
 from sqlalchemy.exc import DBAPIError
 
-from lingshu_tools.deadline import LEAST_S, remaining, time_limit
 from lingshu_tools.errors import LedgerError, LockedError
 from lingshu_tools.ledger import schema
 from lingshu_tools.ledger.backend import BUSY_S, Backend
@@ -20,6 +19,7 @@ from lingshu_tools.ledger.chain import append
 from lingshu_tools.ledger.differences import require_none
 from lingshu_tools.ledger.migrations import BASELINE, REVISIONS
 from lingshu_tools.ledger.rows import new_id, now
+from lingshu_tools.system.deadline import LEAST_S, remaining, time_limit
 
 T = TypeVar("T")
 _NOTHING = "nothing was recorded"

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from sqlalchemy import select
 
-from lingshu_model.wire.durable import UNFINISHED
+from lingshu_model.system.durable import UNFINISHED
 from lingshu_tools.errors import InputError, LedgerError
 from lingshu_tools.ledger import schema
 from lingshu_tools.ledger.reading import Reading

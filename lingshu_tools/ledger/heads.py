@@ -5,7 +5,7 @@ Knows nothing of how a head is computed.
 
 from pathlib import Path
 
-from lingshu_model.wire.private import make_private
+from lingshu_model.system.private import make_private
 from lingshu_tools.errors import InputError, LedgerError
 from lingshu_tools.ledger.records import Head
 

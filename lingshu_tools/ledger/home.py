@@ -4,7 +4,7 @@ import os
 import sys
 from pathlib import Path
 
-from lingshu_model.wire.private import UnsafePathError, check_folder, check_own, private_folder
+from lingshu_model.system.private import UnsafePathError, check_folder, check_own, private_folder
 from lingshu_tools.errors import InputError, LedgerError
 
 DATABASE = "experiments.db"

@@ -13,8 +13,8 @@ from typing import Protocol
 
 from sqlalchemy import Select
 
-from lingshu_model.wire.file_locks import FileLock, NoLocksError, is_held, try_lock
-from lingshu_model.wire.private import UnsafePathError, private_folder
+from lingshu_model.system.file_locks import FileLock, NoLocksError, is_held, try_lock
+from lingshu_model.system.private import UnsafePathError, private_folder
 from lingshu_tools.errors import LedgerError
 
 # A probe holds the lock for microseconds; these pauses outlast it.

@@ -17,8 +17,8 @@ from urllib.parse import quote
 
 from sqlalchemy import Connection
 
-from lingshu_model.wire.durable import UNFINISHED, sync_folder
-from lingshu_model.wire.private import make_private
+from lingshu_model.system.durable import UNFINISHED, sync_folder
+from lingshu_model.system.private import make_private
 from lingshu_tools.errors import LedgerError
 from lingshu_tools.ledger import derived
 from lingshu_tools.ledger.backend import Backend, backend_of

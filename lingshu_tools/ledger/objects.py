@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-from lingshu_model.wire.canonical import HASH_PREFIX, digest_pieces
-from lingshu_model.wire.durable import durably, sync_name
-from lingshu_model.wire.private import UnsafePathError, private_folder
+from lingshu_model.contracts.canonical import HASH_PREFIX, digest_pieces
+from lingshu_model.system.durable import durably, sync_name
+from lingshu_model.system.private import UnsafePathError, private_folder
 from lingshu_tools.errors import InputError, LedgerError, NotFoundError, TamperError, quoted
 from lingshu_tools.ledger.canonical import digest_bytes, digest_file
 

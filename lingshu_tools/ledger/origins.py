@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 
 from pydantic import ValidationError
 
-from lingshu_model.wire import ArmRequest, read_origin
-from lingshu_tools.arms import arms_of
+from lingshu_model.contracts import ArmRequest, read_origin
+from lingshu_tools.engine_client.arms import arms_of
 from lingshu_tools.errors import InputError
 from lingshu_tools.ledger.objects import ObjectStore
 

@@ -29,13 +29,13 @@ from sqlalchemy.dialects.postgresql import array
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
-from lingshu_model.wire import forks
-from lingshu_tools.deadline import remaining
+from lingshu_model.system import forks
 from lingshu_tools.errors import InputError, LedgerError
 from lingshu_tools.ledger import postgres_schema
 from lingshu_tools.ledger.backend import BUSY_S
 from lingshu_tools.ledger.differences import Difference
 from lingshu_tools.ledger.search import Read
+from lingshu_tools.system.deadline import remaining
 
 _CONNECT_S = 10
 _ONE_WRITER = "SELECT pg_advisory_xact_lock(hashtextextended('ledger ' || current_schema(), 0))"

@@ -15,8 +15,8 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from lingshu_model.redaction import redact
-from lingshu_model.wire.file_locks import boot_id
+from lingshu_model.system.file_locks import boot_id
+from lingshu_model.system.redaction import redact
 from lingshu_tools.errors import SealedError
 from lingshu_tools.ledger import schema
 from lingshu_tools.ledger.canonical import digest_bytes

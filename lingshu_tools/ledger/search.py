@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from sqlalchemy import Connection, select
 
-from lingshu_model.wire.private import make_private
+from lingshu_model.system.private import make_private
 from lingshu_tools.ledger.chain import head_of
 from lingshu_tools.ledger.connections import connect
 from lingshu_tools.ledger.schema import chain, experiment

@@ -10,8 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from lingshu_model.wire.durable import write_durably
-from lingshu_model.wire.private import private_folder
+from lingshu_model.system.durable import write_durably
+from lingshu_model.system.private import private_folder
 from lingshu_tools.errors import LedgerError
 from lingshu_tools.ledger.canonical import canonical_json, digest_bytes
 

@@ -23,14 +23,13 @@ from sqlalchemy import (
     inspect,
 )
 
-from lingshu_model.wire.file_locks import (
+from lingshu_model.system.file_locks import (
     LockTimeoutError,
     NoLocksError,
     require_record_locks,
     wait_for_lock,
 )
-from lingshu_model.wire.private import make_private, private_folder
-from lingshu_tools.deadline import remaining
+from lingshu_model.system.private import make_private, private_folder
 from lingshu_tools.errors import LedgerError, LockedError
 from lingshu_tools.ledger import sqlite_schema
 from lingshu_tools.ledger.backend import BUSY_S
@@ -39,6 +38,7 @@ from lingshu_tools.ledger.connections import SameFile, connect
 from lingshu_tools.ledger.differences import Difference
 from lingshu_tools.ledger.liveness import FileLocks
 from lingshu_tools.ledger.search import Read, Search
+from lingshu_tools.system.deadline import remaining
 
 # A commit waits for readers, and no reader may begin meanwhile: so it waits in short turns.
 _COMMIT_WAIT_S = 1.0

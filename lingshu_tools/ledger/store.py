@@ -19,7 +19,6 @@ from typing import Any, Self, TypeVar
 
 from sqlalchemy import Connection
 
-from lingshu_tools.deadline import time_limit
 from lingshu_tools.errors import (
     BusyError,
     CancelledError,
@@ -50,6 +49,7 @@ from lingshu_tools.ledger.records import (
 )
 from lingshu_tools.ledger.rows import new_id, now, record, table_of, text_of
 from lingshu_tools.ledger.sqlite import SqliteBackend
+from lingshu_tools.system.deadline import time_limit
 
 R = TypeVar("R")
 Admit = Callable[[Sequence[NewExperiment], Callable[[], list[Experiment]]], list[Experiment]]

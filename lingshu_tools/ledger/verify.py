@@ -18,13 +18,13 @@ from typing import IO, cast
 from sqlalchemy import Connection, func, select
 
 from lingshu_tools.errors import LedgerError
-from lingshu_tools.interpreter import PIPE, Process, start
 from lingshu_tools.ledger.chain import EMPTY, head_of
 from lingshu_tools.ledger.checking import MAX_PROBLEMS, Checked, Place, check
 from lingshu_tools.ledger.database import UNREADABLE, Database, revision_of, why
 from lingshu_tools.ledger.objects import ObjectStore
 from lingshu_tools.ledger.records import Head, Problem, VerifyReport
 from lingshu_tools.ledger.schema import artifact, chain, tables_at
+from lingshu_tools.system.interpreter import PIPE, Process, start
 
 BATCH = 2000
 # A process takes as long to start as this many rows take to check.

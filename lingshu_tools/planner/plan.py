@@ -11,12 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from lingshu_model.wire import Checkpoint, Intervention
-from lingshu_model.wire.lazy import Lazy
+from lingshu_model.contracts import Checkpoint, Intervention
+from lingshu_model.system.lazy import Lazy
 from lingshu_tools.analysis import Objective
-from lingshu_tools.bench import Bench
 from lingshu_tools.errors import InputError, NotFoundError, quoted
-from lingshu_tools.experiments import (
+from lingshu_tools.experiments.designs import (
     Design,
     design,
     label_of,
@@ -25,7 +24,8 @@ from lingshu_tools.experiments import (
     resolve_interventions,
     targets,
 )
-from lingshu_tools.genes import resolve_genes
+from lingshu_tools.experiments.gene_names import resolve_genes
+from lingshu_tools.experiments.workspace import Bench
 from lingshu_tools.ledger import NewExperiment, digest_json
 
 Perturbation = tuple[Intervention, ...]

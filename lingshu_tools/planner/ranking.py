@@ -15,7 +15,7 @@ from lingshu_tools.analysis import (
     ShamNull,
     benjamini_hochberg,
 )
-from lingshu_tools.experiments import Design
+from lingshu_tools.experiments.designs import Design
 from lingshu_tools.ledger import Experiment, Ledger, Outcome
 from lingshu_tools.planner.plan import Plan
 

@@ -1,16 +1,16 @@
 """cancel_experiment: stop an experiment, or what is left of a screen; what is done is kept."""
 
 from lingshu_tools.app import App
+from lingshu_tools.calls.registry import Arguments, ToolSpec
+from lingshu_tools.calls.results import Result, call_text
+from lingshu_tools.calls.waiting import Pending
 from lingshu_tools.errors import InputError
+from lingshu_tools.experiments.cancelling import cancel_all
+from lingshu_tools.experiments.replay_screens import unfinished_replays
+from lingshu_tools.experiments.replays import locate
+from lingshu_tools.experiments.screens import candidates_of, locate_screen
 from lingshu_tools.ledger import Experiment
-from lingshu_tools.registry import Arguments, ToolSpec
-from lingshu_tools.replay_screens import unfinished_replays
-from lingshu_tools.replays import locate
-from lingshu_tools.results import Result, call_text
-from lingshu_tools.screens import candidates_of, locate_screen
-from lingshu_tools.stopping import cancel_all
 from lingshu_tools.tools.common import AnyId
-from lingshu_tools.waiting import Pending
 
 _WAIT_S = 1.5
 """How long a worker may take to stop before the call answers that it is still stopping."""

@@ -5,23 +5,23 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from lingshu_model.wire import MAX_CELLS, MAX_SEED, Intervention
+from lingshu_model.contracts import MAX_CELLS, MAX_SEED, Intervention
 from lingshu_tools.app import App
-from lingshu_tools.disk import require_room
-from lingshu_tools.experiments import Design, context_label, design, new_experiment
-from lingshu_tools.honesty import (
+from lingshu_tools.calls.registry import Arguments
+from lingshu_tools.calls.results import Number, View, call_text
+from lingshu_tools.calls.waiting import Pending, R
+from lingshu_tools.experiments.designs import Design, context_label, design, new_experiment
+from lingshu_tools.experiments.disk_space import require_room
+from lingshu_tools.experiments.resuming import asked_again
+from lingshu_tools.ledger.tagging import LONGEST, PATTERN
+from lingshu_tools.report.evidence import (
     cost_of,
     cost_sentence,
     evidence_sentence,
     evidence_view,
     support_view,
 )
-from lingshu_tools.ledger.tagging import LONGEST, PATTERN
-from lingshu_tools.registry import Arguments
-from lingshu_tools.results import Number, View, call_text
-from lingshu_tools.resuming import asked_again
-from lingshu_tools.views import Shown, shown
-from lingshu_tools.waiting import Pending, R
+from lingshu_tools.report.experiment_views import Shown, shown
 
 MAX_WAIT_S = 45
 MAX_ROWS = 200

@@ -8,19 +8,19 @@ from typing import Any
 from pydantic import Field
 
 from lingshu_model import __version__
-from lingshu_model.wire import MAX_CELLS, PROTOCOL, Checkpoint, CheckpointError
+from lingshu_model.contracts import MAX_CELLS, PROTOCOL, Checkpoint, CheckpointError
 from lingshu_tools.app import App
+from lingshu_tools.calls.registry import Arguments, ToolSpec
+from lingshu_tools.calls.results import EvidenceView, Number, Result, View, render
 from lingshu_tools.errors import EngineError, NotFoundError
-from lingshu_tools.experiments import (
+from lingshu_tools.experiments.designs import (
     MAX_COUNTS,
     context_label,
     resolve_checkpoint,
     sampling,
     targets,
 )
-from lingshu_tools.honesty import cost_of, evidence_sentence, evidence_view
-from lingshu_tools.registry import Arguments, ToolSpec
-from lingshu_tools.results import EvidenceView, Number, Result, View, render
+from lingshu_tools.report.evidence import cost_of, evidence_sentence, evidence_view
 from lingshu_tools.tools.common import CheckpointName
 from lingshu_tools.tools.example_calls import control_call, genes_call, perturbation_call
 

@@ -3,9 +3,9 @@
 from collections.abc import Collection
 from typing import Any
 
-from lingshu_model.wire import Checkpoint
-from lingshu_tools.experiments import targets
-from lingshu_tools.results import call_text
+from lingshu_model.contracts import Checkpoint
+from lingshu_tools.calls.results import call_text
+from lingshu_tools.experiments.designs import targets
 
 _NAMES = 3
 """Genes in an example of find_genes."""

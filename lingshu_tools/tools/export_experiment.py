@@ -13,21 +13,21 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from lingshu_model.wire.durable import write_durably
+from lingshu_model.system.durable import write_durably
+from lingshu_tools.calls.registry import Arguments, ToolSpec
+from lingshu_tools.calls.results import Result, call_text
+from lingshu_tools.calls.waiting import Pending
 from lingshu_tools.children import Answer, State, Task, Work
 from lingshu_tools.children.task import Kind
 from lingshu_tools.errors import InputError
-from lingshu_tools.gene_tables import EFFECT_UNITS, SAMPLE_UNITS
+from lingshu_tools.experiments.screens import candidates_of, locate_screen
 from lingshu_tools.ledger import Experiment, digest_bytes
 from lingshu_tools.ledger.home import output_file
-from lingshu_tools.registry import Arguments, ToolSpec
-from lingshu_tools.results import Result, call_text
-from lingshu_tools.screens import candidates_of, locate_screen
-from lingshu_tools.scripts import script
+from lingshu_tools.report.experiment_views import Shown, envelope, shown
+from lingshu_tools.report.gene_tables import EFFECT_UNITS, SAMPLE_UNITS
+from lingshu_tools.report.replay_scripts import script
 from lingshu_tools.tools.common import AnyId, WaitS
 from lingshu_tools.tools.unfinished_files import unfinished, when_made
-from lingshu_tools.views import Shown, envelope, shown
-from lingshu_tools.waiting import Pending
 
 if TYPE_CHECKING:
     from lingshu_tools.app import App

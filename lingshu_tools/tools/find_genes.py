@@ -5,13 +5,13 @@ Knows nothing of simulated cells: expression is the training cells'.
 
 from pydantic import Field
 
-from lingshu_model.wire import Checkpoint
+from lingshu_model.contracts import Checkpoint
 from lingshu_tools.app import App
+from lingshu_tools.calls.registry import Arguments, ToolSpec
+from lingshu_tools.calls.results import Number, Result, Truncated, View, finite, render, text_table
 from lingshu_tools.errors import InputError, NotFoundError, nearest
-from lingshu_tools.experiments import context_label, resolve_checkpoint, targets
-from lingshu_tools.genes import Match, gene_names
-from lingshu_tools.registry import Arguments, ToolSpec
-from lingshu_tools.results import Number, Result, Truncated, View, finite, render, text_table
+from lingshu_tools.experiments.designs import context_label, resolve_checkpoint, targets
+from lingshu_tools.experiments.gene_names import Match, gene_names
 from lingshu_tools.tools.common import CheckpointName
 from lingshu_tools.tools.example_calls import control_call, perturbation_call
 

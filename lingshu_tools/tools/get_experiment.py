@@ -8,14 +8,16 @@ from typing import Any, Literal
 from pydantic import Field
 
 from lingshu_tools.app import App
+from lingshu_tools.calls.registry import Arguments, ToolSpec
+from lingshu_tools.calls.results import Result, View, render
+from lingshu_tools.calls.waiting import Pending
 from lingshu_tools.errors import InputError, MissingCheckpointError, quoted
-from lingshu_tools.experiments import replaces
+from lingshu_tools.experiments.designs import replaces
+from lingshu_tools.experiments.replays import replayed, verdict_of
+from lingshu_tools.experiments.screens import locate_screen
 from lingshu_tools.planner import plan_of
-from lingshu_tools.registry import Arguments, ToolSpec
-from lingshu_tools.replays import replayed, verdict_of
-from lingshu_tools.results import Result, View, render
-from lingshu_tools.row_view import experiment_fields, screen_fields
-from lingshu_tools.screens import locate_screen
+from lingshu_tools.report.experiment_views import Recorded, Shown, recorded, shown
+from lingshu_tools.report.row_view import experiment_fields, screen_fields
 from lingshu_tools.tools.common import (
     MAX_ROWS,
     AnyId,
@@ -27,8 +29,6 @@ from lingshu_tools.tools.common import (
 from lingshu_tools.tools.perturb_cells import gene_table, show_effect
 from lingshu_tools.tools.run_screen import ScreenResult, screen_shown, take_up_screen
 from lingshu_tools.tools.sample_cells import GeneMean, Quality, show_sample
-from lingshu_tools.views import Recorded, Shown, recorded, shown
-from lingshu_tools.waiting import Pending
 
 Detail = Literal["summary", "effects", "genes", "provenance"]
 _ROWS: dict[str, int] = {"summary": 5, "effects": 50, "genes": 50, "provenance": 0}

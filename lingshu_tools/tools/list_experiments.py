@@ -8,9 +8,9 @@ from typing import Literal
 from pydantic import Field
 
 from lingshu_tools.app import App
+from lingshu_tools.calls.registry import Arguments, ToolSpec
+from lingshu_tools.calls.results import Result, Truncated, View, call_text, render, text_table
 from lingshu_tools.ledger import Listed
-from lingshu_tools.registry import Arguments, ToolSpec
-from lingshu_tools.results import Result, Truncated, View, call_text, render, text_table
 
 
 class ListExperiments(Arguments):

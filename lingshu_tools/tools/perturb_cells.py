@@ -8,11 +8,13 @@ from typing import Any
 from pydantic import Field
 
 from lingshu_tools.app import App
-from lingshu_tools.effect_view import effect_fields
-from lingshu_tools.experiments import Design
-from lingshu_tools.genes import resolve_genes
-from lingshu_tools.registry import ToolSpec
-from lingshu_tools.results import Result, render, text_table
+from lingshu_tools.calls.registry import ToolSpec
+from lingshu_tools.calls.results import Result, render, text_table
+from lingshu_tools.calls.waiting import Pending
+from lingshu_tools.experiments.designs import Design
+from lingshu_tools.experiments.gene_names import resolve_genes
+from lingshu_tools.report.effect_view import effect_fields
+from lingshu_tools.report.experiment_views import Shown, envelope
 from lingshu_tools.tools.common import (
     GeneEffect,
     InterventionArgument,
@@ -21,8 +23,6 @@ from lingshu_tools.tools.common import (
     TargetCheck,
     planned,
 )
-from lingshu_tools.views import Shown, envelope
-from lingshu_tools.waiting import Pending
 
 
 class PerturbCells(Simulation):

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from lingshu_model.wire import Tier
+from lingshu_model.contracts import Tier
 from lingshu_tools.analysis import t_quantile
-from lingshu_tools.honesty import cost_of, cost_sentence, evidence_sentence, evidence_view
+from lingshu_tools.calls.registry import Arguments, ToolSpec
+from lingshu_tools.calls.results import Number, Result, SupportView, call_text, render, text_table
 from lingshu_tools.ledger import Screen
 from lingshu_tools.planner import Plan, make_plan
 from lingshu_tools.planner.ranking import errors_by_tier, sham_null
-from lingshu_tools.registry import Arguments, ToolSpec
-from lingshu_tools.results import Number, Result, SupportView, call_text, render, text_table
+from lingshu_tools.report.evidence import cost_of, cost_sentence, evidence_sentence, evidence_view
 from lingshu_tools.tools.common import (
     LOG1P,
     CellSettings,

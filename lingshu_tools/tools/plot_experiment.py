@@ -11,23 +11,23 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from lingshu_model.wire import digest_json
+from lingshu_model.contracts import digest_json
 from lingshu_tools.analysis import benjamini_hochberg
+from lingshu_tools.calls.registry import Arguments, ToolSpec
+from lingshu_tools.calls.results import Result, finite, render
+from lingshu_tools.calls.waiting import Pending
 from lingshu_tools.children import Answer, State, Task, Work
 from lingshu_tools.errors import InputError
-from lingshu_tools.experiments import context_label
-from lingshu_tools.findings import strongest, unpack_effect
-from lingshu_tools.honesty import evidence_view
+from lingshu_tools.experiments.designs import context_label
+from lingshu_tools.experiments.findings import strongest, unpack_effect
 from lingshu_tools.planner import Plan, Ranked, plan_of
 from lingshu_tools.planner.ranking import sham_null
-from lingshu_tools.registry import Arguments, ToolSpec
-from lingshu_tools.results import Result, finite, render
+from lingshu_tools.report.evidence import evidence_view
+from lingshu_tools.report.experiment_views import Shown, envelope, shown
 from lingshu_tools.tools.common import AnyId, WaitS
 from lingshu_tools.tools.plan_screen import in_words, sham_limit, support_of, weakest
 from lingshu_tools.tools.run_screen import HIT_FDR, locate_screen, ranking_of
 from lingshu_tools.tools.unfinished_files import unfinished, when_made
-from lingshu_tools.views import Shown, envelope, shown
-from lingshu_tools.waiting import Pending
 
 if TYPE_CHECKING:
     from lingshu_tools.app import App

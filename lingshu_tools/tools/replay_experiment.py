@@ -6,18 +6,8 @@ from typing import Any
 from pydantic import Field
 
 from lingshu_tools.app import App
-from lingshu_tools.errors import InputError
-from lingshu_tools.ledger import Experiment, Ledger, Screen, Status
-from lingshu_tools.registry import Arguments, ToolSpec
-from lingshu_tools.replay_screens import (
-    VERDICTS,
-    Replayed,
-    begin_replays,
-    counts_of,
-    replays_so_far,
-)
-from lingshu_tools.replays import Comparison, begin_replay, locate, replayed, verdict_of
-from lingshu_tools.results import (
+from lingshu_tools.calls.registry import Arguments, ToolSpec
+from lingshu_tools.calls.results import (
     Progress,
     Result,
     ResultStatus,
@@ -27,11 +17,21 @@ from lingshu_tools.results import (
     render,
     text_table,
 )
-from lingshu_tools.resuming import begin_again
-from lingshu_tools.screens import locate_screen
+from lingshu_tools.calls.waiting import Pending
+from lingshu_tools.errors import InputError
+from lingshu_tools.experiments.replay_screens import (
+    VERDICTS,
+    Replayed,
+    begin_replays,
+    counts_of,
+    replays_so_far,
+)
+from lingshu_tools.experiments.replays import Comparison, begin_replay, locate, replayed, verdict_of
+from lingshu_tools.experiments.resuming import begin_again
+from lingshu_tools.experiments.screens import locate_screen
+from lingshu_tools.ledger import Experiment, Ledger, Screen, Status
+from lingshu_tools.report.experiment_views import envelope, shown
 from lingshu_tools.tools.common import MAX_WAIT_S, AnyId, WaitS
-from lingshu_tools.views import envelope, shown
-from lingshu_tools.waiting import Pending
 
 _SAID = {
     "exact": "exact: the same cells, bit for bit, under the same numerics profile",

@@ -12,12 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from lingshu_tools.errors import InputError
-from lingshu_tools.honesty import evidence_sentence, evidence_view
-from lingshu_tools.ledger import Experiment, Ledger, Screen, Status
-from lingshu_tools.planner import Plan, Ranked, Ranking, plan_of, rank
-from lingshu_tools.registry import ToolSpec
-from lingshu_tools.results import (
+from lingshu_tools.calls.registry import ToolSpec
+from lingshu_tools.calls.results import (
     Number,
     Progress,
     Result,
@@ -29,7 +25,12 @@ from lingshu_tools.results import (
     render,
     text_table,
 )
-from lingshu_tools.screens import begin_screen, candidates_of, locate_screen
+from lingshu_tools.calls.waiting import Pending, R
+from lingshu_tools.errors import InputError
+from lingshu_tools.experiments.screens import begin_screen, candidates_of, locate_screen
+from lingshu_tools.ledger import Experiment, Ledger, Screen, Status
+from lingshu_tools.planner import Plan, Ranked, Ranking, plan_of, rank
+from lingshu_tools.report.evidence import evidence_sentence, evidence_view
 from lingshu_tools.tools.common import LOG1P, MAX_ROWS, MAX_WAIT_S, DryRun, Tags, WaitS, run_text
 from lingshu_tools.tools.plan_screen import (
     Candidates,
@@ -43,7 +44,6 @@ from lingshu_tools.tools.plan_screen import (
     support_of,
     weakest,
 )
-from lingshu_tools.waiting import Pending, R
 
 if TYPE_CHECKING:
     from lingshu_tools.app import App

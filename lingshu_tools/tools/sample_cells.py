@@ -8,10 +8,8 @@ from typing import Any
 from pydantic import Field
 
 from lingshu_tools.app import App
-from lingshu_tools.experiments import Design
-from lingshu_tools.findings import QUANTILES, seen_row
-from lingshu_tools.registry import ToolSpec
-from lingshu_tools.results import (
+from lingshu_tools.calls.registry import ToolSpec
+from lingshu_tools.calls.results import (
     Number,
     Result,
     Truncated,
@@ -21,13 +19,15 @@ from lingshu_tools.results import (
     render,
     text_table,
 )
+from lingshu_tools.calls.waiting import Pending
+from lingshu_tools.experiments.designs import Design
+from lingshu_tools.experiments.findings import QUANTILES, seen_row
+from lingshu_tools.report.experiment_views import Shown, envelope
 from lingshu_tools.tools.common import (
     InterventionArgument,
     Simulation,
     planned,
 )
-from lingshu_tools.views import Shown, envelope
-from lingshu_tools.waiting import Pending
 
 UNITS = {
     "library_quantiles": "count (UMI per cell)",

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
+from lingshu_tools.calls.results import call_text
+from lingshu_tools.calls.waiting import Pending, R
 from lingshu_tools.children import Answer, State, Work
-from lingshu_tools.results import call_text
 from lingshu_tools.tools.common import MAX_WAIT_S
-from lingshu_tools.waiting import Pending, R
 
 _WORDS = {
     "queued": "waits for its turn, as other files are being made",

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lingshu_model.redaction import protect_streams
-from lingshu_tools import interrupts
+from lingshu_model.system.redaction import protect_streams
+from lingshu_tools.system import interrupts
 
 if TYPE_CHECKING:
     from lingshu_mcp.calls import Calls

@@ -20,10 +20,10 @@ import mcp_types as types
 
 from lingshu_mcp.threads import LANES, LateError, OverloadError, Threads, lane_of
 from lingshu_tools.app import App
-from lingshu_tools.dispatcher import Waiting, parse, start
+from lingshu_tools.calls.dispatcher import Waiting, parse, start
+from lingshu_tools.calls.registry import ToolSpec
+from lingshu_tools.calls.results import Result
 from lingshu_tools.errors import BudgetError, InputError, LingshuError
-from lingshu_tools.registry import ToolSpec
-from lingshu_tools.results import Result
 from lingshu_tools.tools.common import MAX_WAIT_S
 
 MAX_WAITING: Final = 1000

@@ -19,12 +19,12 @@ import anyio.to_thread
 import click
 from mcp import Client, StdioServerParameters
 
-from lingshu_mcp.telling import Teller, effect_table, ranking_table, wrapped
-from lingshu_model.redaction import protect_streams
-from lingshu_tools import interrupts
-from lingshu_tools.engine import Engine
-from lingshu_tools.interpreter import command, environ_of
+from lingshu_mcp.demo_output import Teller, effect_table, ranking_table, wrapped
+from lingshu_model.system.redaction import protect_streams
+from lingshu_tools.engine_client.client import Engine
 from lingshu_tools.ledger import Ledger, default_home, open_home
+from lingshu_tools.system import interrupts
+from lingshu_tools.system.interpreter import command, environ_of
 
 MARK = ".lingshu-demo"
 CHECKPOINT = {"checkpoint": "thp1-crispr"}

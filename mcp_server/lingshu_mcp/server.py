@@ -18,8 +18,8 @@ from pydantic import Field
 from lingshu_mcp.calls import Calls
 from lingshu_model import __version__
 from lingshu_tools.app import App
+from lingshu_tools.calls.registry import ToolSpec, registry
 from lingshu_tools.errors import LingshuError
-from lingshu_tools.registry import ToolSpec, registry
 
 INSTRUCTIONS: Final = """\
 A virtual cell: a generative model of single-cell transcriptomes on which you run simulated

@@ -23,7 +23,7 @@ from mcp.shared.message import SessionMessage
 
 from lingshu_mcp.calls import Calls
 from lingshu_mcp.messages import MAX_LINE, UnreadableError, read_message, too_long
-from lingshu_tools.interrupts import INTERRUPTED
+from lingshu_tools.system.interrupts import INTERRUPTED
 
 FAREWELL_S: Final = 1.5
 """Seconds that calls under way get to answer in at the end; clients kill after 2."""

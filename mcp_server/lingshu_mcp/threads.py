@@ -11,8 +11,8 @@ from typing import Any, Generic, Literal, TypeVar
 import anyio
 import anyio.to_thread
 
+from lingshu_tools.calls.registry import ToolSpec
 from lingshu_tools.errors import LingshuError
-from lingshu_tools.registry import ToolSpec
 
 T = TypeVar("T")
 Lane = Literal["simulate", "follow", "control", "child", "read"]

@@ -1,6 +1,7 @@
 """A masked discrete diffusion model of the cell, its training, evaluation and engine.
 
-Importing this package loads no torch: `lingshu_model.wire` is what the torch-free side may import.
+Importing this package loads no torch. The torch-free side may import `lingshu_model.contracts` and
+`lingshu_model.system`.
 """
 
 import sys

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lingshu_model.wire import Blob, Cells, decode_cells, encode_cells
+from lingshu_model.contracts import Blob, Cells, decode_cells, encode_cells
+from lingshu_testing.memory import most_held
 from lingshu_tools.analysis import Objective, paired_effect, paired_score, summarised
 from lingshu_tools.ledger.objects import ObjectStore
-from lingshu_tools.testing.memory import most_held
 
 GENES = 600
 PER_CELL = 60

@@ -1,12 +1,12 @@
-"""The regulatory network of `lingshu_tools.testing`: a truth that is known, and cells around it."""
+"""The regulatory network of `lingshu_testing`: a truth that is known, and cells around it."""
 
 from itertools import combinations
 
 import numpy as np
 import pytest
 
+from lingshu_testing import Regulation, Shape
 from lingshu_tools.analysis.interactions import interaction
-from lingshu_tools.testing import Regulation, Shape
 
 SMALL = Shape(genes=60, targets=5, relays=5, genes_per_pair=20, pairs=6, depth=600.0)
 

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from made_ledgers import fill
 
-from lingshu_model.wire import Catalogue, Checkpoint
+from lingshu_model.contracts import Catalogue, Checkpoint
+from lingshu_testing import FakeEngine, make_checkpoint
 from lingshu_tools.app import App
 from lingshu_tools.archive import export_ledger
 from lingshu_tools.ledger import Ledger
-from lingshu_tools.testing import FakeEngine, make_checkpoint
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """Requests, and a small ledger with something in every table."""
 
 from lingshu_tools.app import App
-from lingshu_tools.dispatcher import call
+from lingshu_tools.calls.dispatcher import call
 from lingshu_tools.ledger import Ledger, NewExperiment, NewOutcome
 
 KNOCKOUT = {"interventions": [{"kind": "knockout", "target": "STAT1"}], "n_cells": 8, "wait_s": 45}

@@ -8,7 +8,7 @@ import pytest
 from made_ledgers import request
 
 from benchmarks.ledger.trips import killed
-from lingshu_model.wire.durable import UNFINISHED
+from lingshu_model.system.durable import UNFINISHED
 from lingshu_tools.errors import InputError, LedgerError
 from lingshu_tools.ledger import Ledger, NewOutcome
 from lingshu_tools.ledger.garbage import DAY_S, collect_garbage

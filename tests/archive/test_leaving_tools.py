@@ -11,12 +11,12 @@ from made_ledgers import KNOCKOUT, finished
 
 from lingshu_tools import Lab
 from lingshu_tools.app import App
-from lingshu_tools.dispatcher import call
+from lingshu_tools.calls.dispatcher import call
 from lingshu_tools.errors import InputError
-from lingshu_tools.lab_book import page
 from lingshu_tools.ledger import digest_file
-from lingshu_tools.plain import plain
-from lingshu_tools.tables import write_csv
+from lingshu_tools.report.csv_tables import write_csv
+from lingshu_tools.report.lab_book import page
+from lingshu_tools.report.plain_text import plain
 
 NASTY = 'x"""\nimport os; os.abort()\n#\\\'{RECORD_STANDS_HERE}'
 
@@ -84,7 +84,7 @@ def test_nothing_stored_becomes_code_however_it_is_written(
     app: App, done: str, monkeypatch: pytest.MonkeyPatch
 ):
     clean = ast.parse(Path(export(app, done, "script").path).read_text("utf-8"))
-    recorded = "lingshu_tools.scripts._recorded"
+    recorded = "lingshu_tools.report.replay_scripts._recorded"
     monkeypatch.setattr(recorded, lambda one: {"id": NASTY, NASTY: [NASTY, None, -1.5, True]})
     tree = ast.parse(Path(export(app, done, "script").path).read_text("utf-8"))
     record = next(n for n in tree.body if isinstance(n, ast.Assign))

@@ -10,7 +10,7 @@ import pytest
 from made_ledgers import KNOCKOUT, fill, finished, request
 
 from lingshu_tools.archive import export_ledger, import_ledger
-from lingshu_tools.dispatcher import call
+from lingshu_tools.calls.dispatcher import call
 from lingshu_tools.errors import InputError, LedgerError
 from lingshu_tools.ledger import Head, Ledger, NewOutcome, digest_bytes
 from lingshu_tools.ledger.schema import metadata as tables
@@ -187,7 +187,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lingshu_model.wire.durable._sync", full)
+    monkeypatch.setattr("lingshu_model.system.durable._sync", full)
     ways = {
         "out": lambda: export_ledger(ledger, tmp_path / "b.zip"),
         "in": lambda: import_ledger(archive, tmp_path / "new"),

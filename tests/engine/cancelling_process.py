@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from lingshu_tools.app import App
-from lingshu_tools.dispatcher import call
+from lingshu_tools.calls.dispatcher import call
 
 
 def main() -> None:

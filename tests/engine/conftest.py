@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from engine_lab import CONTEXT, Lab
 
-from lingshu_model.wire import Catalogue
-from lingshu_model.wire.catalogue import FORMAT, pin
+from lingshu_model.contracts import Catalogue
+from lingshu_model.contracts.catalogue import FORMAT, pin
 
 PANEL = ["STAT1", "JAK2", "IFNGR1", "PSMB9", "ACTB"]
 

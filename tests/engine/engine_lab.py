@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from fake_sampler import FakeSampler
 
+from lingshu_model.contracts import ArmRequest, Catalogue, Intervention
+from lingshu_model.engine.http.service import Remote, Service
 from lingshu_model.engine.job_queue import JobQueue
 from lingshu_model.engine.results import Results
 from lingshu_model.engine.run import serve_and_compute
 from lingshu_model.engine.samplers import Samplers
-from lingshu_model.engine.service import Remote, Service
-from lingshu_model.wire import ArmRequest, Catalogue, Intervention
-from lingshu_model.wire.places import EnginePlaces
-from lingshu_tools.engine import Engine
+from lingshu_model.system.places import EnginePlaces
+from lingshu_tools.engine_client.client import Engine
 
 HERE = Path(__file__).parent
 CONTEXT = {"cell_line": "THP-1", "stimulus": "IFN-gamma"}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lingshu_model.wire import ArmRequest, Checkpoint, digest_json
+from lingshu_model.contracts import ArmRequest, Checkpoint, digest_json
 
 
 class StoppedError(Exception):

@@ -6,7 +6,7 @@ from pathlib import Path
 from threading import Event
 
 from lingshu_tools.app import App
-from lingshu_tools.dispatcher import call
+from lingshu_tools.calls.dispatcher import call
 
 
 def main() -> None:

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from crossing import CrossingProxy
 
-from lingshu_model.wire import ArmRequest, Catalogue, Cells, decode_cells
-from lingshu_model.wire.endpoints import read_endpoint
-from lingshu_model.wire.messages import CALL_HEADER
+from lingshu_model.contracts import ArmRequest, Catalogue, Cells, decode_cells
+from lingshu_model.contracts.messages import CALL_HEADER
+from lingshu_model.system.endpoints import read_endpoint
+from lingshu_testing import make_checkpoint
 from lingshu_tools.app import App
-from lingshu_tools.dispatcher import call
-from lingshu_tools.engine import Engine
+from lingshu_tools.calls.dispatcher import call
+from lingshu_tools.engine_client.client import Engine
 from lingshu_tools.errors import ForeignAnswerError
-from lingshu_tools.experiments import design_of
-from lingshu_tools.testing import make_checkpoint
+from lingshu_tools.experiments.designs import design_of
 
 SEEDS = (1, 2)
 
@@ -132,7 +132,7 @@ def test_cells_of_another_experiment_are_never_sealed(tmp_path: Path, cross, lab
 def test_an_answer_that_names_no_call_is_refused(lab: Any, monkeypatch: pytest.MonkeyPatch):
     lab.host()
     engine = lab.client()
-    monkeypatch.setattr("lingshu_model.engine.app.CALL_HEADER", f"{CALL_HEADER}-not")
+    monkeypatch.setattr("lingshu_model.engine.http.routes.CALL_HEADER", f"{CALL_HEADER}-not")
     with pytest.raises(ForeignAnswerError, match="3 answers belonged to other requests"):
         engine.submit(lab.arm())
     with pytest.raises(ForeignAnswerError):

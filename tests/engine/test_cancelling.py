@@ -18,13 +18,13 @@ from typing import Any
 import pytest
 from engine_lab import Lab
 
-from lingshu_model.wire import Catalogue, Checkpoint, Intervention, Requester
+from lingshu_model.contracts import Catalogue, Checkpoint, Intervention, Requester
+from lingshu_testing import TARGETS, make_checkpoint
 from lingshu_tools.app import App
-from lingshu_tools.deadline import time_limit
-from lingshu_tools.dispatcher import call
+from lingshu_tools.calls.dispatcher import call
 from lingshu_tools.errors import LockedError
-from lingshu_tools.experiments import Design, design_of, new_experiment
-from lingshu_tools.testing import TARGETS, make_checkpoint
+from lingshu_tools.experiments.designs import Design, design_of, new_experiment
+from lingshu_tools.system.deadline import time_limit
 
 HERE = Path(__file__).parent
 HELD = 1

@@ -15,13 +15,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-from lingshu_model.engine import listening
 from lingshu_model.engine.errors import StartError
-from lingshu_model.engine.listening import local_listener
-from lingshu_model.wire import endpoints, peers
-from lingshu_model.wire.endpoints import Endpoint, read_endpoint, write_endpoint
-from lingshu_model.wire.places import EnginePlaces
-from lingshu_model.wire.private import UnsafePathError, open_private
+from lingshu_model.engine.http import listening
+from lingshu_model.engine.http.listening import local_listener
+from lingshu_model.system import endpoints, peers
+from lingshu_model.system.endpoints import Endpoint, read_endpoint, write_endpoint
+from lingshu_model.system.places import EnginePlaces
+from lingshu_model.system.private import UnsafePathError, open_private
 
 OTHER_UID = 12345
 by_root = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user: needs root")

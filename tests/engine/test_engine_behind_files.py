@@ -18,12 +18,12 @@ import numpy as np
 import pytest
 
 from lingshu_model import __version__
-from lingshu_model.wire import PROTOCOL, Catalogue
-from lingshu_model.wire.catalogue import pin
-from lingshu_model.wire.endpoints import read_endpoint
-from lingshu_model.wire.messages import PROTOCOL_HEADER
-from lingshu_model.wire.places import EnginePlaces
-from lingshu_tools.engine import Engine
+from lingshu_model.contracts import PROTOCOL, Catalogue
+from lingshu_model.contracts.catalogue import pin
+from lingshu_model.contracts.messages import PROTOCOL_HEADER
+from lingshu_model.system.endpoints import read_endpoint
+from lingshu_model.system.places import EnginePlaces
+from lingshu_tools.engine_client.client import Engine
 from lingshu_tools.errors import EngineBusyError, EngineError, InputError
 
 PAUSE = threading.Event()
@@ -123,7 +123,7 @@ def test_an_engine_whose_socket_is_gone_is_ended_by_the_command(lab: Any):
 
 def as_version(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
     """Let the engines that this process hosts be of another version."""
-    monkeypatch.setattr("lingshu_model.engine.app.__version__", version)
+    monkeypatch.setattr("lingshu_model.engine.http.routes.__version__", version)
 
 
 @pytest.mark.parametrize("protocol", [PROTOCOL, PROTOCOL + 1])
@@ -131,7 +131,7 @@ def test_an_idle_engine_of_another_version_is_replaced(
     lab: Any, monkeypatch: pytest.MonkeyPatch, protocol: int
 ):
     as_version(monkeypatch, "0.0.9")
-    monkeypatch.setattr("lingshu_model.engine.app.PROTOCOL", protocol)
+    monkeypatch.setattr("lingshu_model.engine.http.routes.PROTOCOL", protocol)
     hosted = lab.host()
     engine = lab.client()
     found = engine.info()
@@ -359,7 +359,7 @@ def test_a_damaged_checkpoint_hinders_no_other(lab: Any):
 def test_an_engine_on_another_machine_looks_in_no_folder_of_its_clients(lab: Any, tmp_path: Path):
     import socket
 
-    from lingshu_model.engine.service import Remote
+    from lingshu_model.engine.http.service import Remote
 
     listener = socket.create_server(("127.0.0.1", 0))  # the service closes it when it leaves
     lab.host(Remote(listener, "a-token-of-some-length", None, None))

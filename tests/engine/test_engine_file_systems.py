@@ -19,11 +19,11 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="LD_PRELOAD is L
 SCRIPT = """
 import json, os, sys
 from pathlib import Path
-from lingshu_tools.engine import Engine
+from lingshu_tools.engine_client.client import Engine
 from lingshu_tools.errors import LingshuError
 from lingshu_tools.ledger import Ledger, NewExperiment, NewOutcome
-from lingshu_model.wire import ArmRequest
-from lingshu_model.wire.endpoints import read_endpoint
+from lingshu_model.contracts import ArmRequest
+from lingshu_model.system.endpoints import read_endpoint
 home, arm, arguments = Path(sys.argv[1]), sys.argv[2], tuple(json.loads(sys.argv[3]))
 try:
     ledger = Ledger.open(home)

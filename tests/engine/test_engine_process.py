@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-import lingshu_tools.engine_start as engine_start
-from lingshu_model.wire.file_locks import wait_for_lock
-from lingshu_tools.deadline import time_limit
-from lingshu_tools.engine import Engine
+import lingshu_tools.engine_client.starting as engine_start
+from lingshu_model.system.file_locks import wait_for_lock
+from lingshu_tools.engine_client.client import Engine
 from lingshu_tools.errors import EngineBusyError, EngineError
+from lingshu_tools.system.deadline import time_limit
 
 ENGINE = [sys.executable, "-P", "-m", "lingshu_model.engine"]
 
@@ -84,7 +84,10 @@ def test_a_door_beyond_loopback_needs_a_certificate_and_every_door_a_token(lab):
 
 
 def test_the_client_loads_no_torch():
-    code = "import sys, lingshu_tools.engine; print(sys.modules.keys() & {'torch', 'scipy', 'mcp'})"
+    code = (
+        "import sys, lingshu_tools.engine_client.client\n"
+        "print(sys.modules.keys() & {'torch', 'scipy', 'mcp'})"
+    )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert ended.stdout.strip() == "set()", ended.stderr
 
@@ -139,7 +142,7 @@ def test_while_an_engine_leaves_or_starts_no_other_is_started(lab, monkeypatch):
     engine, refused = lab.client(), []
     engine.places.folder.mkdir(mode=0o700, parents=True)
     with monkeypatch.context() as context:
-        context.setattr("lingshu_tools.engine_process.start_detached", refused.append)
+        context.setattr("lingshu_tools.engine_client.process.start_detached", refused.append)
         for held in (engine.places.lock, engine.places.starting):
             with (
                 wait_for_lock(held, timeout_s=5),

@@ -4,10 +4,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lingshu_model.contracts import Blob, Cells, Origin, digest_bytes
 from lingshu_model.engine.results import Results
 from lingshu_model.engine.tiles import DamagedTileError
-from lingshu_model.wire import Blob, Cells, Origin, digest_bytes
-from lingshu_model.wire.durable import UNFINISHED
+from lingshu_model.system.durable import UNFINISHED
 
 ORIGIN = Origin("sha256:request", "sha256:profile")
 

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from fake_sampler import FakeSampler
 
+from lingshu_model.contracts import PROTOCOL, Cells, Intervention, Requester
+from lingshu_model.contracts.messages import PROTOCOL_HEADER
+from lingshu_model.engine.http.service import Remote
 from lingshu_model.engine.job_queue import ClosedError, JobQueue
 from lingshu_model.engine.results import Results
-from lingshu_model.engine.service import Remote
 from lingshu_model.engine.tiles import Tiles
-from lingshu_model.wire import PROTOCOL, Cells, Intervention, Requester
-from lingshu_model.wire.messages import PROTOCOL_HEADER
-from lingshu_model.wire.places import EnginePlaces
-from lingshu_tools.engine import Engine
+from lingshu_model.system.places import EnginePlaces
+from lingshu_tools.engine_client.client import Engine
 from lingshu_tools.errors import EngineError, InputError
 
 
@@ -325,7 +325,7 @@ def test_a_full_disk_fails_the_arm_with_what_to_do(lab, monkeypatch):
     assert view.error.endswith("is full: free some space and ask again")
     job = run_arm(engine, lab.arm())
     with monkeypatch.context() as patched:
-        patched.setattr("lingshu_tools.engine.tempfile.TemporaryFile", full)
+        patched.setattr("lingshu_tools.engine_client.client.tempfile.TemporaryFile", full)
         with pytest.raises(EngineError, match="free some space and call again"):
             run_arm(engine, lab.arm())
     assert np.array_equal(run_arm(engine, lab.arm()).counts, job.counts)

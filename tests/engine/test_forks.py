@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lingshu_model.wire import Catalogue, decode_cells
+from lingshu_model.contracts import Catalogue, decode_cells
+from lingshu_testing import make_checkpoint
 from lingshu_tools.app import App
-from lingshu_tools.experiments import design_of
+from lingshu_tools.experiments.designs import design_of
 from lingshu_tools.lab import Lab
-from lingshu_tools.testing import make_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 FORK = multiprocessing.get_context("fork")

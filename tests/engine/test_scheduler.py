@@ -6,9 +6,9 @@ from itertools import pairwise
 
 import pytest
 
+from lingshu_model.contracts import ArmRequest
 from lingshu_model.engine.scheduler import SHORT_TURNS, TileScheduler
 from lingshu_model.engine.work import Work
-from lingshu_model.wire import ArmRequest
 
 ARM = ArmRequest(checkpoint="toy", checkpoint_digest="", context={}, seed=0, n_cells=1, steps=1)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load, save
 
-from lingshu_model.wire import (
+from lingshu_model.contracts import (
     Blob,
     Cells,
     Origin,
@@ -17,7 +17,7 @@ from lingshu_model.wire import (
     read_origin,
     row_blocks,
 )
-from lingshu_model.wire import cells as module
+from lingshu_model.contracts import cells as module
 
 SHAPES = [(1, 1), (7, 5), (40, 299), (1, 100), (0, 4), (3, 18_080)]
 

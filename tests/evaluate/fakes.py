@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-import lingshu_model
-from lingshu_model.wire import ArmRequest, Cells
+import lingshu_model.sampling
+from lingshu_model.contracts import ArmRequest, Cells
 
 
 def fake_sampler(
@@ -23,6 +23,6 @@ def fake_sampler(
     sampler = SimpleNamespace(profile=lambda: {"device": "synthetic"})
     loader = SimpleNamespace(load=lambda _checkpoint, threads: sampler)
     module = SimpleNamespace(Sampler=loader, sample_arm=sample_arm)
-    patch.setitem(sys.modules, "lingshu_model.sampler", module)
-    patch.setattr(lingshu_model, "sampler", module, raising=False)
+    patch.setitem(sys.modules, "lingshu_model.sampling.sampler", module)
+    patch.setattr(lingshu_model.sampling, "sampler", module, raising=False)
     return requests

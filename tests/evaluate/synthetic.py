@@ -10,12 +10,12 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
+from lingshu_model.contracts import ArmRequest, Cells, Intervention
+from lingshu_model.contracts.catalogue import FORMAT, pin
 from lingshu_model.evaluate.metrics.matrices import csr, log1p_cp10k
 from lingshu_model.evaluate.study import CONTROL, Split, Study, build_study
-from lingshu_model.train.cells import Condition
+from lingshu_model.train.data.cells import Condition
 from lingshu_model.train.spec import TrainingSpec
-from lingshu_model.wire import ArmRequest, Cells, Intervention
-from lingshu_model.wire.catalogue import FORMAT, pin
 
 GENES = [f"G{i}" for i in range(40)]
 SIZES = {CONTROL: 1.0, "strong": 0.6, "middling": 0.3, "weak": 0.1, "nothing": 0.0}

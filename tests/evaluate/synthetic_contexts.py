@@ -9,9 +9,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
+from lingshu_model.contracts import ArmRequest, Cells, Intervention
+from lingshu_model.contracts.catalogue import FORMAT, pin
 from lingshu_model.train.spec import TrainingSpec
-from lingshu_model.wire import ArmRequest, Cells, Intervention
-from lingshu_model.wire.catalogue import FORMAT, pin
 
 GENES = ["ISG15", *(f"G{i}" for i in range(1, 60))]
 ELSEWHERE = GENES[:45]

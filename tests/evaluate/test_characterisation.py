@@ -15,6 +15,7 @@ import synthetic
 import synthetic_contexts
 from fakes import fake_sampler
 
+from lingshu_model.contracts import ArmRequest, Catalogue, Cells
 from lingshu_model.evaluate import Draws, Figure, NamedSet, Report, evaluate, figures
 from lingshu_model.evaluate.arms import ArmStore
 from lingshu_model.evaluate.compare import mean_row, of_row
@@ -26,7 +27,6 @@ from lingshu_model.evaluate.report import NullChanges, null_changes, sample
 from lingshu_model.evaluate.rows import AT_HALF, CEILING, HELD_OUT, MODEL, MONTE_CARLO, SPLIT_HALF
 from lingshu_model.evaluate.sources import Source
 from lingshu_model.evaluate.study import build_study
-from lingshu_model.wire import ArmRequest, Catalogue, Cells
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "figures.json").read_text("utf-8"))
 FAMILIES = [["B cell", "CD4 T cell", "CD8 T cell", "natural killer cell"]]

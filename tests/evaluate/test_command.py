@@ -21,12 +21,12 @@ from synthetic import (
     write_data,
 )
 
+from lingshu_model.contracts import ArmRequest, Catalogue, Checkpoint
 from lingshu_model.evaluate import Draws, build_study
 from lingshu_model.evaluate.__main__ import main
 from lingshu_model.evaluate.arms import ArmStore, can_sample, profile_digest
 from lingshu_model.evaluate.data import load_split
 from lingshu_model.evaluate.evidence import dumps, rounded
-from lingshu_model.wire import ArmRequest, Catalogue, Checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +187,7 @@ def test_a_condition_without_a_token_is_named_and_left_out(
     config = json.loads((checkpoint / "config.json").read_text("utf-8"))
     config["seen"] = [e for e in config["seen"] if e["interventions"][:1] != [_knockout("weak")]]
     (checkpoint / "config.json").write_text(json.dumps(config))
-    from lingshu_model.wire.catalogue import pin
+    from lingshu_model.contracts.catalogue import pin
 
     pin(checkpoint)
     common = (checkpoint, "--data", data, "--out", tmp_path, "--seeds", "0", "--n-cells", 50)

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from fakes import fake_sampler
 from safetensors.numpy import save
 
+from lingshu_model.contracts import ArmRequest, Catalogue, Cells, Intervention, encode_cells
 from lingshu_model.evaluate import Contrast, Draws, Population, Study, build_study
 from lingshu_model.evaluate.__main__ import main
 from lingshu_model.evaluate.data import load_split
@@ -16,11 +17,10 @@ from lingshu_model.evaluate.metrics.changes import pearson
 from lingshu_model.evaluate.metrics.matrices import csr, log1p_cp10k
 from lingshu_model.evaluate.predictors import PREDICTORS, Training
 from lingshu_model.evaluate.sources import Source, in_population, read_peers
-from lingshu_model.train.cells import Condition
-from lingshu_model.wire import ArmRequest, Catalogue, Cells, Intervention, encode_cells
+from lingshu_model.train.data.cells import Condition
 from lingshu_tools.analysis.null import ShamNull
 from lingshu_tools.analysis.residuals import Residuals
-from lingshu_tools.honesty import evidence_sentence
+from lingshu_tools.report.evidence import evidence_sentence
 
 HELD_OUT = f"{synthetic.HELD_OUT}, stimulated, {synthetic.CYTOKINE}"
 CONTROL = f"{synthetic.HELD_OUT}, stimulated"

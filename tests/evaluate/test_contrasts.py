@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from synthetic import CONTROL, GENES, SIZES, Truth, study, without_effect
 
+from lingshu_model.contracts import Checkpoint, Intervention
 from lingshu_model.evaluate import Draws, Report, Source, Study, evaluate, figures
 from lingshu_model.evaluate.contrasts import strengths
 from lingshu_model.evaluate.evidence import evidence
@@ -17,8 +18,7 @@ from lingshu_model.evaluate.metrics.matrices import csr
 from lingshu_model.evaluate.predictors import Training
 from lingshu_model.evaluate.rows import CEILING, MODEL, MONTE_CARLO
 from lingshu_model.evaluate.study import tier_of
-from lingshu_model.train.cells import Condition
-from lingshu_model.wire import Checkpoint, Intervention
+from lingshu_model.train.data.cells import Condition
 
 DRAWS = Draws(bootstrap=200, monte_carlo=100)
 Cells = Mapping[str, np.ndarray]

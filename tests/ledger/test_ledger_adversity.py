@@ -15,7 +15,6 @@ import pytest
 from sqlalchemy import Connection, select
 from sqlalchemy.exc import OperationalError
 
-from lingshu_tools.deadline import time_limit
 from lingshu_tools.errors import InputError, LedgerError
 from lingshu_tools.ledger import (
     Ledger,
@@ -31,6 +30,7 @@ from lingshu_tools.ledger import (
 from lingshu_tools.ledger.backend import backend_of
 from lingshu_tools.ledger.liveness import FileLocks
 from lingshu_tools.ledger.search import Search
+from lingshu_tools.system.deadline import time_limit
 
 New = Callable[..., NewExperiment]
 

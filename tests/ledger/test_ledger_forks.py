@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from lingshu_model.wire import forks
-from lingshu_model.wire.file_locks import is_held, try_lock
+from lingshu_model.system import forks
+from lingshu_model.system.file_locks import is_held, try_lock
 from lingshu_tools.errors import LedgerError
 from lingshu_tools.ledger import Ledger, NewExperiment, NewOutcome
 
@@ -186,7 +186,7 @@ def test_a_lock_that_is_only_looked_at_is_not_kept_by_a_child(
     path = tmp_path / "a.lock"
     path.touch(0o600)
     looking, go_on = threading.Event(), threading.Event()
-    from lingshu_model.wire import file_locks
+    from lingshu_model.system import file_locks
 
     flock = file_locks._flock
 

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lingshu_model.wire import Cells, Origin, encode_cells
-from lingshu_tools.arms import arms_of
+from lingshu_model.contracts import Cells, Origin, encode_cells
+from lingshu_tools.engine_client.arms import arms_of
 from lingshu_tools.ledger import Experiment, Ledger, NewExperiment, NewOutcome
 
 New = Callable[..., NewExperiment]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lingshu_model.wire.file_locks import boot_id
+from lingshu_model.system.file_locks import boot_id
 from lingshu_tools.errors import BusyError, SealedError
 from lingshu_tools.ledger import Ledger, NewExperiment, NewOutcome
 from lingshu_tools.ledger.liveness import FileLocks

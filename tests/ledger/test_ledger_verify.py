@@ -68,7 +68,7 @@ def test_processes_find_what_one_process_finds(
     assert ledger.verify(lambda done, _: steps.append(done)) == alone
     assert len(alone.problems) == 3
     assert len(steps) > 3
-    monkeypatch.setattr("lingshu_tools.interpreter.sys.executable", "/bin/true")
+    monkeypatch.setattr("lingshu_tools.system.interpreter.sys.executable", "/bin/true")
     with pytest.raises(LedgerError, match="ended early"):
         ledger.verify()
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from lingshu_tools.deadline import time_limit
 from lingshu_tools.errors import LedgerError, LockedError
 from lingshu_tools.ledger import Ledger, NewExperiment, NewOutcome, blockers, sqlite
 from lingshu_tools.ledger.migrate import migrate
+from lingshu_tools.system.deadline import time_limit
 
 New = Callable[..., NewExperiment]
 LOCKER = Path(__file__).with_name("locker.py")

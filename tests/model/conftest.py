@@ -6,12 +6,13 @@ import pytest
 import torch
 from made_model import SPEC, made_cells
 
-from lingshu_model import numerics
-from lingshu_model.sampler import Sampler
-from lingshu_model.train import build, data
-from lingshu_model.train.birth import Birth
-from lingshu_model.train.cells import add_shams
-from lingshu_model.wire import Catalogue, Checkpoint
+from lingshu_model.contracts import Catalogue, Checkpoint
+from lingshu_model.network import numerics
+from lingshu_model.sampling.sampler import Sampler
+from lingshu_model.train import checkpoint as build
+from lingshu_model.train.data import sources as data
+from lingshu_model.train.data.cells import add_shams
+from lingshu_model.train.initialisation import Birth
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -4,8 +4,8 @@ import anndata
 import numpy as np
 import pandas as pd
 
+from lingshu_model.contracts import ArmRequest, Checkpoint, Intervention
 from lingshu_model.train.spec import TrainingSpec
-from lingshu_model.wire import ArmRequest, Checkpoint, Intervention
 
 CONTEXT = {"cell_line": "made"}
 GENES = [f"G{i}" for i in range(30)]

@@ -5,10 +5,10 @@ import pytest
 import torch
 from made_model import CONTEXT, GENES, arm, made_cells
 
-from lingshu_model import tokens
-from lingshu_model.sampler import Sampler, sample_arm
-from lingshu_model.scoring import embed_cells, score_cells
-from lingshu_model.wire import Checkpoint, Intervention
+from lingshu_model.contracts import Checkpoint, Intervention
+from lingshu_model.network import tokens
+from lingshu_model.sampling.sampler import Sampler, sample_arm
+from lingshu_model.sampling.scoring import embed_cells, score_cells
 
 ALL = np.ones(len(GENES), bool)
 

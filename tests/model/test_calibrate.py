@@ -11,13 +11,14 @@ import pytest
 import torch
 from made_model import CONTEXT, GENES, SPEC
 
-from lingshu_model.sampler import Sampler
-from lingshu_model.train import build, data
-from lingshu_model.train.birth import Birth
-from lingshu_model.train.calibrate import Calibration, calibrated
-from lingshu_model.train.cells import add_shams
-from lingshu_model.train.tilt import Goal, Laws
-from lingshu_model.wire import Catalogue, Checkpoint, Intervention
+from lingshu_model.contracts import Catalogue, Checkpoint, Intervention
+from lingshu_model.sampling.sampler import Sampler
+from lingshu_model.train import checkpoint as build
+from lingshu_model.train.data import sources as data
+from lingshu_model.train.data.cells import add_shams
+from lingshu_model.train.effect_offsets.calibration import Calibration, calibrated
+from lingshu_model.train.effect_offsets.estimates import Goal, Laws
+from lingshu_model.train.initialisation import Birth
 
 DONE = {"G1": Intervention(kind="knockout", target="G1")}
 HOME = tuple(CONTEXT.items())

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lingshu_model.wire import Checkpoint, CheckpointError, Intervention
+from lingshu_model.contracts import Checkpoint, CheckpointError, Intervention
 
 IFN = Intervention(kind="cytokine", target="IFN-beta")
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from made_model import SPEC
 
-from lingshu_model import tokens
-from lingshu_model.train import data
-from lingshu_model.train.cells import TrainingCells
-from lingshu_model.train.expression import (
+from lingshu_model.network import tokens
+from lingshu_model.train.data import sources as data
+from lingshu_model.train.data.cells import TrainingCells
+from lingshu_model.train.data.expression import (
     LEVELS,
     Levels,
     components,
@@ -17,7 +17,7 @@ from lingshu_model.train.expression import (
     largest_tokens,
     log_frequencies,
 )
-from lingshu_model.train.store import gathered
+from lingshu_model.train.data.store import gathered
 
 
 @pytest.fixture

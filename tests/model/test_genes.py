@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lingshu_model.train.genes import Hgnc, match
+from lingshu_model.train.data.gene_names import Hgnc, match
 
 ROWS = [
     ("HGNC:1", "ISG15", "G1P2|UCRP", "", "ENSG00000187608"),

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from made_model import SPEC, made_cells
 
-from lingshu_model.train import data
+from lingshu_model.contracts.h5ad import Limits, UnsafeFileError, audit_h5ad
+from lingshu_model.train.data import sources as data
 from lingshu_model.train.spec import Unseen
-from lingshu_model.wire.h5ad import Limits, UnsafeFileError, audit_h5ad
 
 
 @pytest.fixture

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from lingshu_model import numerics
-from lingshu_model.blocks import Block, attend
-from lingshu_model.conditions import Conditions, VocabularySizes
-from lingshu_model.config import PRESETS, NetworkConfig
-from lingshu_model.ema import PowerEMA, gamma_of
-from lingshu_model.network import Network
-from lingshu_model.tokens import MASK
+from lingshu_model.network import numerics
+from lingshu_model.network.blocks import Block, attend
+from lingshu_model.network.cell_network import Network
+from lingshu_model.network.conditions import Conditions, VocabularySizes
+from lingshu_model.network.config import PRESETS, NetworkConfig
+from lingshu_model.network.tokens import MASK
+from lingshu_model.train.ema import PowerEMA, gamma_of
 
 SIZES = VocabularySizes(context_values=2, targets=5, kinds=3, gene_features=4)
 

@@ -9,15 +9,15 @@ import torch
 from made_model import CONTEXT, SPEC
 from scipy import sparse
 
-from lingshu_model import tokens
-from lingshu_model.conditions import Conditions, VocabularySizes
-from lingshu_model.config import PRESETS, NetworkConfig
-from lingshu_model.network import Tilt
-from lingshu_model.train.birth import Birth
-from lingshu_model.train.cells import Condition, TrainingCells
-from lingshu_model.train.pairs import FEWEST, Combinations, fit_pairs
-from lingshu_model.wire import Intervention
-from lingshu_tools.testing import Regulation, Shape
+from lingshu_model.contracts import Intervention
+from lingshu_model.network import tokens
+from lingshu_model.network.cell_network import Tilt
+from lingshu_model.network.conditions import Conditions, VocabularySizes
+from lingshu_model.network.config import PRESETS, NetworkConfig
+from lingshu_model.train.data.cells import Condition, TrainingCells
+from lingshu_model.train.effect_offsets.pairwise import FEWEST, Combinations, fit_pairs
+from lingshu_model.train.initialisation import Birth
+from lingshu_testing import Regulation, Shape
 
 TARGETS, GENES, RANK = 12, 60, 3
 INFORMS = np.array([False, *[True] * TARGETS])

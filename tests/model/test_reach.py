@@ -10,14 +10,14 @@ from click.testing import CliRunner
 from made_model import CONTEXT, SPEC
 from scipy import sparse
 
-from lingshu_model.config import PRESETS
-from lingshu_model.train import data
+from lingshu_model.contracts import Intervention
+from lingshu_model.network.config import PRESETS
 from lingshu_model.train import priors as prior_tables
-from lingshu_model.train.birth import Birth, run_digest
-from lingshu_model.train.cells import Condition, TrainingCells
+from lingshu_model.train.data import sources as data
+from lingshu_model.train.data.cells import Condition, TrainingCells
+from lingshu_model.train.effect_offsets.unseen_targets import fit_reach
+from lingshu_model.train.initialisation import Birth, run_digest
 from lingshu_model.train.priors import PriorsError, features_of_sets, read_features, read_gmt
-from lingshu_model.train.reach import fit_reach
-from lingshu_model.wire import Intervention
 
 SETS = {
     "complex one": ["A", "B", "C", "M"],

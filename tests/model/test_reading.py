@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from benchmarks.speed import made, plain
-from lingshu_model import numerics, tokens
-from lingshu_model.config import PRESETS, NetworkConfig
-from lingshu_model.reading import Reading
-from lingshu_model.sampler import Sampler
+from lingshu_model.network import numerics, tokens
+from lingshu_model.network.config import PRESETS, NetworkConfig
+from lingshu_model.sampling.logits import Reading
+from lingshu_model.sampling.sampler import Sampler
 
 GENES = 41
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lingshu_model.train.related import carry_over, distances, likeness
+from lingshu_model.train.effect_offsets.related_contexts import carry_over, distances, likeness
 
 GENES = 600
 

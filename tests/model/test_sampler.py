@@ -8,9 +8,11 @@ import pytest
 import torch
 from made_model import GENES, arm
 
-from lingshu_model import numerics, tokens
-from lingshu_model import sampler as sampling
-from lingshu_model.sampler import (
+from lingshu_model.contracts import Checkpoint, decode_cells, encode_cells
+from lingshu_model.network import numerics, tokens
+from lingshu_model.network.vocabulary import ConditionError
+from lingshu_model.sampling import sampler as sampling
+from lingshu_model.sampling.sampler import (
     Sampler,
     Stopped,
     cumulative,
@@ -18,10 +20,8 @@ from lingshu_model.sampler import (
     running_sums,
     sample_arm,
 )
-from lingshu_model.schedule import reveal_counts, reveal_steps
-from lingshu_model.streams import Purpose, raw
-from lingshu_model.vocabulary import ConditionError
-from lingshu_model.wire import Checkpoint, decode_cells, encode_cells
+from lingshu_model.sampling.schedule import reveal_counts, reveal_steps
+from lingshu_model.sampling.streams import Purpose, raw
 
 
 def test_the_cosine_schedule_reveals_the_papers_counts() -> None:

@@ -9,13 +9,13 @@ import torch
 from made_model import CONTEXT, GENES, SPEC
 from scipy import sparse
 
-from lingshu_model.config import PRESETS
-from lingshu_model.train import data
-from lingshu_model.train.birth import Birth
-from lingshu_model.train.cells import add_shams
-from lingshu_model.train.expression import LEVELS, Levels
-from lingshu_model.train.tilt import LARGEST, Laws, shrink
-from lingshu_model.wire import Intervention
+from lingshu_model.contracts import Intervention
+from lingshu_model.network.config import PRESETS
+from lingshu_model.train.data import sources as data
+from lingshu_model.train.data.cells import add_shams
+from lingshu_model.train.data.expression import LEVELS, Levels
+from lingshu_model.train.effect_offsets.estimates import LARGEST, Laws, shrink
+from lingshu_model.train.initialisation import Birth
 
 
 def normal(*shape: int) -> np.ndarray:

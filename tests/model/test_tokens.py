@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lingshu_model.tokens import LOWER_EDGES, MASK, VOCABULARY, decode, encode
+from lingshu_model.network.tokens import LOWER_EDGES, MASK, VOCABULARY, decode, encode
 
 
 @pytest.mark.parametrize(

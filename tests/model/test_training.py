@@ -10,15 +10,16 @@ import torch
 from accelerate import Accelerator
 from made_model import CONTEXT, SPEC, made_cells
 
-from lingshu_model import diffusion
-from lingshu_model.tokens import MASK
-from lingshu_model.train import data, loop
-from lingshu_model.train.birth import Birth, run_digest
-from lingshu_model.train.cells import add_shams
+from lingshu_model.contracts import Catalogue, Checkpoint, CheckpointError
+from lingshu_model.network import diffusion
+from lingshu_model.network.tokens import MASK
+from lingshu_model.network.vocabulary import stack
+from lingshu_model.network.weights import load_network
+from lingshu_model.train import loop
+from lingshu_model.train.data import sources as data
+from lingshu_model.train.data.cells import add_shams
+from lingshu_model.train.initialisation import Birth, run_digest
 from lingshu_model.train.spec import TrainingSpec, Unseen
-from lingshu_model.vocabulary import stack
-from lingshu_model.weights import load_network
-from lingshu_model.wire import Catalogue, Checkpoint, CheckpointError
 
 
 def test_each_stratum_has_one_time() -> None:

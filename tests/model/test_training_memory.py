@@ -9,13 +9,15 @@ import pytest
 from made_model import SPEC
 from scipy import sparse
 
-from lingshu_model.train import build, data, h5ad
-from lingshu_model.train.birth import Birth, run_digest
-from lingshu_model.train.cells import add_shams
-from lingshu_model.train.expression import Levels
-from lingshu_model.train.store import Stored
-from lingshu_model.train.tilt import effects_of
-from lingshu_tools.testing.memory import most_held
+from lingshu_model.train import checkpoint as build
+from lingshu_model.train.data import h5ad
+from lingshu_model.train.data import sources as data
+from lingshu_model.train.data.cells import add_shams
+from lingshu_model.train.data.expression import Levels
+from lingshu_model.train.data.store import Stored
+from lingshu_model.train.effect_offsets.estimates import effects_of
+from lingshu_model.train.initialisation import Birth, run_digest
+from lingshu_testing.memory import most_held
 
 GENES, PER_CELL = 400, 100
 FEW, MANY = 4096, 8192
@@ -56,9 +58,9 @@ def start(folder: Path) -> None:
 def test_training_holds_numbers_of_a_cell_and_not_its_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lingshu_model.train.birth.SAMPLED", 50_000)
+    monkeypatch.setattr("lingshu_model.train.initialisation.SAMPLED", 50_000)
     monkeypatch.setattr(h5ad, "BLOCK", BLOCK)
-    monkeypatch.setattr("lingshu_model.train.cells.BLOCK", BLOCK)
+    monkeypatch.setattr("lingshu_model.train.data.cells.BLOCK", BLOCK)
     folders = [folder_of(n, tmp_path) for n in (FEW, MANY)]
     few, many = (most_held(lambda folder=folder: start(folder)) for folder in folders)
     assert many - few < (MANY - FEW) * OF_A_CELL

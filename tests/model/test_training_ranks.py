@@ -14,10 +14,11 @@ from accelerate import Accelerator
 from made_model import SPEC
 from safetensors.torch import load_file
 
-from lingshu_model.train import data, loop, ranks
-from lingshu_model.train.birth import Birth
+from lingshu_model.network.vocabulary import stack
+from lingshu_model.train import loop, ranks
+from lingshu_model.train.data import sources as data
+from lingshu_model.train.initialisation import Birth
 from lingshu_model.train.spec import TrainingSpec
-from lingshu_model.vocabulary import stack
 
 LOSS_TOLERANCE = 1e-3
 """Relative: gradients of smaller parts, rounded to bf16, are added in another order."""

@@ -15,7 +15,7 @@ from safetensors.numpy import load
 from benchmarks import environments
 from benchmarks.peers import driver
 from benchmarks.peers.driver import Peer, Places, run_peer
-from lingshu_model.wire import decode_cells
+from lingshu_model.contracts import decode_cells
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from made_peers import Sizes, split_folder
 from safetensors.numpy import load
 
 from benchmarks.peers.driver import Places, run_peer
-from lingshu_model.wire import decode_cells
+from lingshu_model.contracts import decode_cells
 
 ENVS = os.environ.get("LINGSHU_PEER_ENVS")
 GENES = [f"G{i}" for i in range(24)]

@@ -12,10 +12,10 @@ from benchmarks.reliability.doors import judged
 from benchmarks.reliability.faults import broken, counted
 from benchmarks.reliability.latency import slow
 from benchmarks.reliability.truth import cells_of, heads_of, lost
-from lingshu_model.wire import Catalogue
+from lingshu_model.contracts import Catalogue
+from lingshu_testing import FakeEngine, make_checkpoint
 from lingshu_tools.app import App
-from lingshu_tools.dispatcher import call
-from lingshu_tools.testing import FakeEngine, make_checkpoint
+from lingshu_tools.calls.dispatcher import call
 
 WELL = {
     "outcomes": {}, "late": 0, "never_ended": [], "ledger_problems": [], "lost": [],

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from made_screens import PANEL, make_checkpoint, open_app
 
+from lingshu_testing import FakeEngine
 from lingshu_tools.app import App
-from lingshu_tools.testing import FakeEngine
 
 
 @pytest.fixture

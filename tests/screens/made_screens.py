@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from lingshu_model.wire import Catalogue, Intervention
-from lingshu_model.wire.catalogue import FORMAT, pin
+from lingshu_model.contracts import Catalogue, Intervention
+from lingshu_model.contracts.catalogue import FORMAT, pin
+from lingshu_testing import FakeEngine
 from lingshu_tools.app import App
-from lingshu_tools.dispatcher import call
-from lingshu_tools.testing import FakeEngine
+from lingshu_tools.calls.dispatcher import call
 
 CONTEXT = {"cell_line": "THP-1", "stimulus": "IFN-gamma"}
 TARGETS = [f"T{i:02d}" for i in range(25)]

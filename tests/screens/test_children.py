@@ -13,10 +13,10 @@ import pytest
 from made_screens import PANEL, run
 from scipy import sparse
 
-from lingshu_model.wire import Cells, decode_cells, digest_file, encode_cells
+from lingshu_model.contracts import Cells, decode_cells, digest_file, encode_cells
 from lingshu_tools.app import App
+from lingshu_tools.calls.dispatcher import call
 from lingshu_tools.children import ChildError, export
-from lingshu_tools.dispatcher import call
 from lingshu_tools.errors import InputError
 
 SCREEN = {
@@ -221,7 +221,7 @@ def test_an_export_does_not_depend_on_the_libraries_whose_format_changes():
 
 def test_the_tools_load_no_heavy_library():
     code = (
-        "import sys, lingshu_tools.registry as r; r.registry(); "
+        "import sys, lingshu_tools.calls.registry as r; r.registry(); "
         "heavy = {'torch', 'scipy', 'pandas', 'anndata', 'matplotlib', 'mcp'}; "
         "print(*sorted(heavy & {*sys.modules}))"
     )

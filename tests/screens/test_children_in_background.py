@@ -14,14 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lingshu_model.wire import Cells, digest_file, encode_cells
-from lingshu_model.wire.file_locks import Holder, is_held, try_lock
+from lingshu_model.contracts import Cells, digest_file, encode_cells
+from lingshu_model.system.file_locks import Holder, is_held, try_lock
 from lingshu_tools.app import App
+from lingshu_tools.calls.dispatcher import call
+from lingshu_tools.calls.waiting import wait_until_over
 from lingshu_tools.children import Answer, ChildError, Children, State, Task, Work, pool
 from lingshu_tools.children.task import TaskFiles, key_of
-from lingshu_tools.dispatcher import call
-from lingshu_tools.interpreter import environ_of
-from lingshu_tools.waiting import wait_until_over
+from lingshu_tools.system.interpreter import environ_of
 
 CELLS = encode_cells(Cells(np.arange(6, dtype=np.int32).reshape(3, 2), np.ones(2, bool)))
 WAIT_S = 60

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from made_screens import open_app, run
 
+from lingshu_testing import FakeEngine
 from lingshu_tools.app import App
+from lingshu_tools.calls.dispatcher import call
 from lingshu_tools.children import pool
-from lingshu_tools.dispatcher import call
-from lingshu_tools.testing import FakeEngine
 
 RC = """\
 figure.dpi: 17

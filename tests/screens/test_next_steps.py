@@ -17,12 +17,12 @@ from typing import Any
 import pytest
 from made_screens import PANEL, SMALL, TARGETS, make_checkpoint, open_app
 
-from lingshu_model.wire import Catalogue
+from lingshu_model.contracts import Catalogue
+from lingshu_testing import FakeEngine
 from lingshu_tools.app import App
-from lingshu_tools.dispatcher import call, find_tool, parse
+from lingshu_tools.calls.dispatcher import call, find_tool, parse
+from lingshu_tools.calls.registry import TOOL_NAMES
 from lingshu_tools.errors import EngineError
-from lingshu_tools.registry import TOOL_NAMES
-from lingshu_tools.testing import FakeEngine
 from lingshu_tools.tools.example_calls import control_call, genes_call, perturbation_call
 
 KNOCK_OUT = {"interventions": [{"kind": "knockout", "target": "T01"}], "n_cells": 8}

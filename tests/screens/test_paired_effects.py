@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lingshu_model.wire import Cells
+from lingshu_model.contracts import Cells
 from lingshu_tools.analysis import (
     Objective,
     cp10k,
@@ -100,7 +100,7 @@ def test_how_many_cells_are_dense_at_a_time_changes_nothing_but_rounding(monkeyp
     whole = paired_effect(control, perturbed)
     score = paired_score(control, perturbed, objective, PANEL)
     summary = summarised(control)
-    monkeypatch.setattr("lingshu_model.wire.cells.BLOCK_COUNTS", 7 * 12)
+    monkeypatch.setattr("lingshu_model.contracts.cells.BLOCK_COUNTS", 7 * 12)
     effect = paired_effect(control, perturbed)
     for name, array in whole.arrays().items():
         np.testing.assert_allclose(effect.arrays()[name], array, rtol=1e-10, atol=1e-13)

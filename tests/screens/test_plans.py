@@ -2,10 +2,10 @@
 
 import pytest
 
+from lingshu_testing import FakeEngine
 from lingshu_tools.app import App
-from lingshu_tools.dispatcher import call
+from lingshu_tools.calls.dispatcher import call
 from lingshu_tools.errors import InputError
-from lingshu_tools.testing import FakeEngine
 
 LOWER = {"objective": {"lower": ["G01", "G02"]}}
 

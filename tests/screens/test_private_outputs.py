@@ -8,7 +8,7 @@ import pytest
 from made_screens import run
 
 from lingshu_tools.app import App
-from lingshu_tools.dispatcher import call
+from lingshu_tools.calls.dispatcher import call
 from lingshu_tools.errors import LingshuError
 
 T01 = [{"kind": "knockout", "target": "T01"}]

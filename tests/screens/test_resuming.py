@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from made_screens import PANEL, TARGETS, HaltingEngine, make_checkpoint, open_app, run
 
+from lingshu_testing import FakeEngine
 from lingshu_tools.app import App
-from lingshu_tools.dispatcher import call
-from lingshu_tools.experiments import replaces
-from lingshu_tools.screens import candidates_of
-from lingshu_tools.testing import FakeEngine
+from lingshu_tools.calls.dispatcher import call
+from lingshu_tools.experiments.designs import replaces
+from lingshu_tools.experiments.screens import candidates_of
 
 KNOCK_OUT = {"interventions": [{"kind": "knockout", "target": "T01"}], "n_cells": 8}
 

@@ -11,12 +11,12 @@ import pytest
 from click.testing import CliRunner
 from made_screens import PANEL, HaltingEngine, make_checkpoint, open_app, run
 
-from lingshu_model.wire import Cells, EngineInfo, digest_json
+from lingshu_model.contracts import Cells, EngineInfo, digest_json
+from lingshu_testing import FakeEngine
 from lingshu_tools.app import App
+from lingshu_tools.calls.dispatcher import call
 from lingshu_tools.cli import main
-from lingshu_tools.dispatcher import call
 from lingshu_tools.errors import InputError
-from lingshu_tools.testing import FakeEngine
 
 
 class OtherEngine(FakeEngine):
@@ -204,7 +204,7 @@ def test_a_screen_of_the_reference_ledger_is_replayed_too(
 def test_the_command_line_replays_a_screen_and_names_each(
     app: App, done: str, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("lingshu_tools.cli_replay.open_app", lambda: app)
+    monkeypatch.setattr("lingshu_tools.cli.replay_command.open_app", lambda: app)
     told = CliRunner().invoke(main, ["replay", done])
     assert told.exit_code == 0, told.output
     assert all(e.id in told.output for e in app.ledger.children(done))

@@ -22,10 +22,10 @@ from made_screens import (
     run,
 )
 
+from lingshu_testing import FakeEngine
 from lingshu_tools.app import App
-from lingshu_tools.dispatcher import call
+from lingshu_tools.calls.dispatcher import call
 from lingshu_tools.errors import InputError, NotFoundError
-from lingshu_tools.testing import FakeEngine
 
 
 def test_all_25_seen_are_ranked_best_first_against_one_control_arm(app: App, engine: FakeEngine):
@@ -155,7 +155,7 @@ import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from made_screens import SMALL, HaltingEngine, open_app
-from lingshu_tools.dispatcher import call
+from lingshu_tools.calls.dispatcher import call
 
 engine = HaltingEngine(done=2)
 app = open_app(Path(sys.argv[2]), engine)

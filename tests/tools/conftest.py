@@ -6,10 +6,10 @@ from threading import Event
 
 import pytest
 
-from lingshu_model.wire import Catalogue, Checkpoint, JobView
+from lingshu_model.contracts import Catalogue, Checkpoint, JobView
+from lingshu_testing import FakeEngine, make_checkpoint
 from lingshu_tools.app import App
-from lingshu_tools.runner import Runner
-from lingshu_tools.testing import FakeEngine, make_checkpoint
+from lingshu_tools.experiments.runner import Runner
 
 
 class HeldEngine(FakeEngine):

@@ -6,9 +6,9 @@ from threading import Event
 
 from conftest import HeldEngine
 
-from lingshu_model.wire import Catalogue
+from lingshu_model.contracts import Catalogue
 from lingshu_tools.app import App
-from lingshu_tools.dispatcher import call
+from lingshu_tools.calls.dispatcher import call
 
 
 class Announcing(HeldEngine):

@@ -7,8 +7,8 @@ from threading import Thread
 
 import pytest
 
-from lingshu_tools.access_tokens import AccessTokens
 from lingshu_tools.errors import InputError, NotFoundError
+from lingshu_tools.system.access_tokens import AccessTokens
 
 NO_LIMITS = {"max_calls": None, "max_cells": None}
 

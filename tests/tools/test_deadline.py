@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from lingshu_tools.deadline import remaining, time_limit
+from lingshu_tools.system.deadline import remaining, time_limit
 
 
 def test_without_a_limit_a_wait_may_take_its_longest():

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from lingshu_model.wire import Cells, EngineInfo, JobView, Origin, decode_cells, digest_json
+from lingshu_model.contracts import Cells, EngineInfo, JobView, Origin, decode_cells, digest_json
+from lingshu_testing import FakeEngine
 from lingshu_tools.app import App
-from lingshu_tools.dispatcher import call
+from lingshu_tools.calls.dispatcher import call
 from lingshu_tools.errors import CellsGoneError, EngineBusyError, InputError
-from lingshu_tools.experiments import design_of
-from lingshu_tools.testing import FakeEngine
+from lingshu_tools.experiments.designs import design_of
 
 SAMPLE = {"n_cells": 8, "wait_s": 20}
 PERTURB = {"interventions": [{"kind": "knockout", "target": "STAT1"}], "n_cells": 8, "wait_s": 20}
@@ -29,7 +29,7 @@ def test_what_the_engine_refuses_is_sealed_as_failed_with_its_words(open_app, ch
 def test_an_engine_that_is_busy_is_waited_for_and_named_meanwhile(
     open_app, checkpoint, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("lingshu_tools.jobs._PAUSE_S", 0.01)
+    monkeypatch.setattr("lingshu_tools.experiments.jobs._PAUSE_S", 0.01)
     free = threading.Event()
 
     class Busy(FakeEngine):

@@ -7,10 +7,10 @@ from typing import Any
 import jsonschema
 import pytest
 
+from lingshu_testing import TARGETS
 from lingshu_tools.app import App
-from lingshu_tools.dispatcher import call
-from lingshu_tools.registry import TOOL_NAMES, registry
-from lingshu_tools.testing import TARGETS
+from lingshu_tools.calls.dispatcher import call
+from lingshu_tools.calls.registry import TOOL_NAMES, registry
 
 KNOCK_OUT = [{"kind": "knockout", "target": "STAT1"}]
 ENVELOPE = (

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from lingshu_model.wire import Catalogue
+from lingshu_model.contracts import Catalogue
+from lingshu_testing import FakeEngine, make_checkpoint
 from lingshu_tools.app import App
-from lingshu_tools.dispatcher import call
-from lingshu_tools.honesty import evidence_sentence
-from lingshu_tools.testing import FakeEngine, make_checkpoint
+from lingshu_tools.calls.dispatcher import call
+from lingshu_tools.report.evidence import evidence_sentence
 
 PERTURB = {"interventions": [{"kind": "knockout", "target": "STAT1"}], "n_cells": 8, "wait_s": 30}
 

@@ -9,11 +9,11 @@ import pytest
 from click.testing import CliRunner
 
 from lingshu_tools.app import App
+from lingshu_tools.calls.dispatcher import call, error_result, find_tool
+from lingshu_tools.calls.registry import TOOL_NAMES, registry
 from lingshu_tools.cli import main
-from lingshu_tools.dispatcher import call, error_result, find_tool
 from lingshu_tools.errors import LONGEST_ECHO, InputError, LingshuError, bounded, quoted
 from lingshu_tools.lab import Lab
-from lingshu_tools.registry import TOOL_NAMES, registry
 
 N = 100_000
 LONG = "Q" * N

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from lingshu_model.wire import Catalogue
+from lingshu_model.contracts import Catalogue
+from lingshu_testing import FakeEngine, make_checkpoint
 from lingshu_tools.app import App
-from lingshu_tools.dispatcher import call, error_result
+from lingshu_tools.calls.dispatcher import call, error_result
 from lingshu_tools.errors import InputError, InternalError, NotFoundError
-from lingshu_tools.testing import FakeEngine, make_checkpoint
 
 STAT1 = {"kind": "knockout", "target": "STAT1"}
 
@@ -92,7 +92,7 @@ def test_a_wrong_call_is_told_what_was_wrong_and_what_is_right(
 
 
 def test_an_impossible_size_is_refused_before_anything_is_written(app: App, monkeypatch):
-    monkeypatch.setattr("lingshu_tools.experiments.MAX_COUNTS", 40 * 2 * 100)
+    monkeypatch.setattr("lingshu_tools.experiments.designs.MAX_COUNTS", 40 * 2 * 100)
     with pytest.raises(InputError, match="between 1 and 100"):
         call(app, "perturb_cells", {"interventions": [STAT1], "n_cells": 101})
     result = call(app, "perturb_cells", {"interventions": [STAT1], "n_cells": 100, "dry_run": True})
@@ -103,7 +103,7 @@ def test_cells_that_do_not_fit_on_the_disk_are_refused_before_anything_is_writte
     app: App, monkeypatch
 ):
     usage = SimpleNamespace(free=(64 << 20) + 60_000)
-    monkeypatch.setattr("lingshu_tools.disk.shutil.disk_usage", lambda _: usage)
+    monkeypatch.setattr("lingshu_tools.experiments.disk_space.shutil.disk_usage", lambda _: usage)
     before = str(app.ledger.head())
     with pytest.raises(InputError, match=r"n_cells=100: 200 cells need about .*Free some space"):
         call(app, "perturb_cells", {"interventions": [STAT1], "n_cells": 100})

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lingshu_model.wire import Cells, EngineInfo, digest_json
-from lingshu_tools.dispatcher import call
+from lingshu_model.contracts import Cells, EngineInfo, digest_json
+from lingshu_testing import FakeEngine, make_checkpoint
+from lingshu_tools.calls.dispatcher import call
 from lingshu_tools.errors import InputError
-from lingshu_tools.testing import FakeEngine, make_checkpoint
 
 PERTURB = {"interventions": [{"kind": "knockout", "target": "STAT1"}], "n_cells": 16, "wait_s": 30}
 

@@ -12,18 +12,18 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from lingshu_model import redaction
-from lingshu_model.redaction import MASK, protect_streams, redact
-from lingshu_model.wire.endpoints import Endpoint
+from lingshu_model.system import redaction
+from lingshu_model.system.endpoints import Endpoint
+from lingshu_model.system.redaction import MASK, protect_streams, redact
 from lingshu_tools.app import App
+from lingshu_tools.calls.dispatcher import call, error_result
+from lingshu_tools.calls.registry import TOOL_NAMES, registry
 from lingshu_tools.cli import main
-from lingshu_tools.dispatcher import call, error_result
 from lingshu_tools.errors import InternalError, LingshuError
-from lingshu_tools.experiments import design_of, new_experiment
-from lingshu_tools.lab_book import page
+from lingshu_tools.experiments.designs import design_of, new_experiment
 from lingshu_tools.ledger import NewOutcome
-from lingshu_tools.plain import plain
-from lingshu_tools.registry import TOOL_NAMES, registry
+from lingshu_tools.report.lab_book import page
+from lingshu_tools.report.plain_text import plain
 
 PASSWORD, TOKEN, ODD = "Tr0ub4dor", "tok-0123456789abcdef", "p@ss/w#rd"
 SECRETS = (PASSWORD, TOKEN, ODD, "p%40ss%2Fw%23rd")

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from lingshu_tools.dispatcher import call
+from lingshu_testing import FakeEngine
+from lingshu_tools.calls.dispatcher import call
+from lingshu_tools.calls.progress import reporting
 from lingshu_tools.errors import EngineError
 from lingshu_tools.lab import Lab
-from lingshu_tools.progress import reporting
-from lingshu_tools.testing import FakeEngine
 
 PERTURB = {"interventions": [{"kind": "knockout", "target": "STAT1"}], "n_cells": 8}
 OWNER = Path(__file__).with_name("owner.py")
@@ -115,7 +115,7 @@ def test_a_fault_in_the_analysis_is_sealed_as_an_incident(open_app, engine, monk
         message = "secret detail"
         raise ZeroDivisionError(message)
 
-    monkeypatch.setattr("lingshu_tools.runner.findings", broken)
+    monkeypatch.setattr("lingshu_tools.experiments.runner.findings", broken)
     result = call(open_app(engine), "perturb_cells", PERTURB | {"wait_s": 30})
     assert result.status == "failed"
     assert "incident" in result.summary

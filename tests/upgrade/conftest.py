@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from left_homes import ARCHIVES, Left
 
-from lingshu_model.wire import Catalogue
+from lingshu_model.contracts import Catalogue
 from lingshu_tools.app import App
 
 

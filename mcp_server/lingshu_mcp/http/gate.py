@@ -26,9 +26,9 @@ from lingshu_mcp.http.connections import MAX_HEAD
 from lingshu_mcp.http.metrics import CONTENT_TYPE, Metrics
 from lingshu_mcp.http.sessions import Session, Sessions
 from lingshu_mcp.messages import UnreadableError, read_message
-from lingshu_tools.access_tokens import OWNER, AccessTokens, Token
 from lingshu_tools.app import App, Budget, PrincipalApp
 from lingshu_tools.errors import LingshuError
+from lingshu_tools.system.access_tokens import OWNER, AccessTokens, Token
 
 PATH: Final = "/mcp"
 ANSWER_S: Final = 60.0

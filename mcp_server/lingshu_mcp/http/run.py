@@ -31,10 +31,10 @@ from lingshu_mcp.http.connections import (
 from lingshu_mcp.http.gate import PATH, Gate, caller
 from lingshu_mcp.http.sessions import IDLE_S, MAX_SESSIONS
 from lingshu_mcp.server import build_server
-from lingshu_tools.access_tokens import AccessTokens
 from lingshu_tools.app import App
 from lingshu_tools.errors import LingshuError
-from lingshu_tools.interrupts import INTERRUPTED
+from lingshu_tools.system.access_tokens import AccessTokens
+from lingshu_tools.system.interrupts import INTERRUPTED
 
 FAREWELL_S: Final = 1.5
 """Seconds that calls under way get to answer in at the end."""

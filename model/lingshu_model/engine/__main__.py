@@ -17,9 +17,9 @@ from types import FrameType
 from lingshu_model.engine.errors import OccupiedError, StartError
 from lingshu_model.engine.results import DEFAULT_LIMIT
 from lingshu_model.engine.samplers import DEFAULT
-from lingshu_model.redaction import protect_streams
-from lingshu_model.wire.launcher import LauncherError, settle
-from lingshu_model.wire.private import UnsafePathError
+from lingshu_model.system.launcher import LauncherError, settle
+from lingshu_model.system.private import UnsafePathError
+from lingshu_model.system.redaction import protect_streams
 
 REFUSED = 2
 ALREADY_RUNNING = 3

@@ -11,11 +11,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from lingshu_model.contracts import Blob, Cells
 from lingshu_model.engine.job_queue import JobQueue
 from lingshu_model.engine.samplers import Counts, Samplers
 from lingshu_model.engine.work import Task
-from lingshu_model.wire import Blob, Cells
-from lingshu_model.wire.places import LOG_VARIABLE
+from lingshu_model.system.places import LOG_VARIABLE
 
 _log = logging.getLogger(__name__)
 SampleTask = Callable[[Task], Counts]

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import TypeVar
 
+from lingshu_model.contracts import ArmRequest, QueuedJob, Requester, digest_json
+from lingshu_model.contracts.messages import JobState
 from lingshu_model.engine.results import Results
 from lingshu_model.engine.scheduler import TileScheduler
 from lingshu_model.engine.work import Job, Task, Work
-from lingshu_model.wire import ArmRequest, QueuedJob, Requester, digest_json
-from lingshu_model.wire.messages import JobState
 
 MAX_WAITING = 10_000
 _REMEMBERED = 10_000

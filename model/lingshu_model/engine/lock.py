@@ -5,10 +5,10 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 
 from lingshu_model.engine.errors import OccupiedError, StartError
-from lingshu_model.wire.endpoints import read_endpoint
-from lingshu_model.wire.file_locks import FileLock, LockTimeoutError, NoLocksError, wait_for_lock
-from lingshu_model.wire.places import EnginePlaces
-from lingshu_model.wire.private import (
+from lingshu_model.system.endpoints import read_endpoint
+from lingshu_model.system.file_locks import FileLock, LockTimeoutError, NoLocksError, wait_for_lock
+from lingshu_model.system.places import EnginePlaces
+from lingshu_model.system.private import (
     FOLDER_MODE,
     OTHERS,
     UnsafePathError,

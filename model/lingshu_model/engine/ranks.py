@@ -20,12 +20,12 @@ from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 from torch.distributed.distributed_c10d import PrefixStore
 
+from lingshu_model.contracts import JobRequest
 from lingshu_model.engine.compute import RankLostError
 from lingshu_model.engine.errors import StartError
 from lingshu_model.engine.samplers import Counts, Samplers
 from lingshu_model.engine.work import Task
-from lingshu_model.wire import JobRequest
-from lingshu_model.wire.launcher import too_few
+from lingshu_model.system.launcher import too_few
 
 _log = logging.getLogger(__name__)
 _FOREVER = timedelta(days=3650)

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from lingshu_model.contracts import Origin
+from lingshu_model.contracts.canonical import HASH_PREFIX
+from lingshu_model.contracts.cells import read_origin_at
 from lingshu_model.engine.tiles import Tiles
-from lingshu_model.wire import Origin
-from lingshu_model.wire.canonical import HASH_PREFIX
-from lingshu_model.wire.cells import read_origin_at
-from lingshu_model.wire.durable import UNFINISHED, durably
-from lingshu_model.wire.private import private_folder
+from lingshu_model.system.durable import UNFINISHED, durably
+from lingshu_model.system.private import private_folder
 
 DEFAULT_LIMIT = 2 << 30
 _SUFFIX = ".cells"

@@ -14,15 +14,15 @@ from contextlib import contextmanager
 from functools import partial
 from types import FrameType
 
-from lingshu_model.engine import tcp
 from lingshu_model.engine.compute import RankLostError, compute, sample_here
+from lingshu_model.engine.http import tcp
+from lingshu_model.engine.http.listening import local_listener
+from lingshu_model.engine.http.service import Remote, Service
 from lingshu_model.engine.job_queue import JobQueue
-from lingshu_model.engine.listening import local_listener
 from lingshu_model.engine.lock import engine_lock
 from lingshu_model.engine.results import Results
 from lingshu_model.engine.samplers import Samplers, find_factory
-from lingshu_model.engine.service import Remote, Service
-from lingshu_model.wire.places import EnginePlaces
+from lingshu_model.system.places import EnginePlaces
 
 RANK_LOST = 4
 _log = logging.getLogger(__name__)

@@ -18,9 +18,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lingshu_model.wire import ArmRequest, Catalogue, Checkpoint, digest_json
+from lingshu_model.contracts import ArmRequest, Catalogue, Checkpoint, digest_json
 
-DEFAULT = "lingshu_model.sampler:Sampler.load"
+DEFAULT = "lingshu_model.sampling.sampler:Sampler.load"
 KEPT = 8
 """Checkpoints in memory at most."""
 Counts = NDArray[np.int32]

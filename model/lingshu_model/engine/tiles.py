@@ -15,10 +15,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from lingshu_model.wire import Cells, decode_cells, encode_cells
-from lingshu_model.wire.canonical import digest_pieces
-from lingshu_model.wire.durable import UNFINISHED
-from lingshu_model.wire.private import private_folder
+from lingshu_model.contracts import Cells, decode_cells, encode_cells
+from lingshu_model.contracts.canonical import digest_pieces
+from lingshu_model.system.durable import UNFINISHED
+from lingshu_model.system.private import private_folder
 
 _SUFFIX = ".tile"
 _DROPPED = f"{UNFINISHED}dropped-"

@@ -5,8 +5,8 @@ from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from lingshu_model.wire import ArmRequest, JobView, Origin
-from lingshu_model.wire.messages import JobState
+from lingshu_model.contracts import ArmRequest, JobView, Origin
+from lingshu_model.contracts.messages import JobState
 
 
 @dataclass(eq=False)

@@ -10,6 +10,8 @@ from typing import Any
 import click
 from tqdm import tqdm
 
+from lingshu_model.contracts import Catalogue, CheckpointError
+from lingshu_model.contracts.catalogue import pin
 from lingshu_model.evaluate.arms import ArmStore, can_sample, null_labels, profile_digest
 from lingshu_model.evaluate.data import DEFAULT, VALIDATION, data_files, load_split
 from lingshu_model.evaluate.evidence import dumps, evidence, rounded
@@ -18,9 +20,7 @@ from lingshu_model.evaluate.rows import MODEL, read_rows, write_rows
 from lingshu_model.evaluate.sources import read_peers
 from lingshu_model.evaluate.study import Study, build_study, condition_names
 from lingshu_model.evaluate.tables import as_csv, markdown
-from lingshu_model.redaction import protect_streams
-from lingshu_model.wire import Catalogue, CheckpointError
-from lingshu_model.wire.catalogue import pin
+from lingshu_model.system.redaction import protect_streams
 
 
 @click.command()

@@ -10,9 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lingshu_model.evaluate.metrics.matrices import Sparse, csr
-from lingshu_model.train.cells import Condition
-from lingshu_model.wire import (
+from lingshu_model.contracts import (
     ArmRequest,
     Blob,
     Checkpoint,
@@ -20,7 +18,9 @@ from lingshu_model.wire import (
     decode_cells,
     digest_json,
 )
-from lingshu_model.wire.durable import durably, write_durably
+from lingshu_model.evaluate.metrics.matrices import Sparse, csr
+from lingshu_model.system.durable import durably, write_durably
+from lingshu_model.train.data.cells import Condition
 
 CELLS_AT_ONCE = 1024
 BETWEEN_CONTEXTS = 1 << 20
@@ -91,7 +91,7 @@ class ArmStore:
         return self.folder / f"{request.digest.removeprefix('sha256:')[:32]}.{suffix}"
 
     def _sample(self, request: ArmRequest, path: Path) -> None:
-        from lingshu_model import sampler
+        from lingshu_model.sampling import sampler
 
         if self._sampler is None:
             self._sampler = sampler.Sampler.load(self.checkpoint, threads=1)

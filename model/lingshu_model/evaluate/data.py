@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from lingshu_model.contracts import Checkpoint, digest_file
 from lingshu_model.evaluate.metrics.matrices import Indices, csr
 from lingshu_model.evaluate.study import Side, Split
-from lingshu_model.train import data as training
-from lingshu_model.train.cells import TrainingCells
-from lingshu_model.train.h5ad import opened
+from lingshu_model.train.data.cells import TrainingCells
+from lingshu_model.train.data.h5ad import opened
+from lingshu_model.train.data.sources import read_cells, split
 from lingshu_model.train.spec import Source, TrainingSpec
-from lingshu_model.wire import Checkpoint, digest_file
 
 DEFAULT = Path("../shared/data")
 VALIDATION, TEST = "validation", "test"
@@ -46,8 +46,8 @@ def load_split(checkpoint: Checkpoint, data: Path, held_out: str | None) -> Spli
         kind = "validation slice" if held_out == VALIDATION else "test cells"
         message = f"{checkpoint.name} kept no {kind}; use --held-out FIELD=VALUE"
         raise ValueError(message)
-    cells = training.read_cells(spec, folder)
-    parts = training.split(cells, spec)
+    cells = read_cells(spec, folder)
+    parts = split(cells, spec)
     held = [parts.test, parts.unseen] if held_out == TEST else [parts.validation]
     # JSON for the evidence: what a reader needs to hold out the same cells.
     unseen = [each.model_dump(mode="json") for each in spec.unseen]
@@ -120,10 +120,10 @@ def by_field(spec: TrainingSpec, panel: Sequence[str], folder: Path, held_out: s
         this = f"cells with {field} = {value!r}; choose another value"
         message = f"{spec.name} was trained on {this if sources else every}"
         raise ValueError(message)
-    cells = training.read_cells(spec, folder)
-    parts = training.split(cells, spec)
+    cells = read_cells(spec, folder)
+    parts = split(cells, spec)
     others = [_with(source, field, value) for source in sources]
-    held = training.read_cells(spec.model_copy(update={"sources": others}), folder)
+    held = read_cells(spec.model_copy(update={"sources": others}), folder)
     numbers = [spec.sources.index(source) for source in sources]
     test = side(held, np.arange(len(held)), panel)
     return Split(

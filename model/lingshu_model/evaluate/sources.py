@@ -2,7 +2,7 @@
 
 A peer's folder holds one folder per seed (`seed-0`, `seed-1` …) with a file per condition over the
 checkpoint's panel, named as `lingshu_model.train.split` names conditions (or as the tables do):
-`CONDITION.safetensors`, counts as `wire.cells.encode_cells` writes them, or
+`CONDITION.safetensors`, counts as `contracts.cells.encode_cells` writes them, or
 `CONDITION.log1p.safetensors`, `log1p_cp10k` float32 [cells, genes], of a model without counts.
 """
 
@@ -12,12 +12,12 @@ from pathlib import Path
 
 from safetensors.numpy import load
 
+from lingshu_model.contracts import decode_cells
 from lingshu_model.evaluate.metrics.changes import Change, change_between, paired_change
 from lingshu_model.evaluate.metrics.matrices import Sparse, csr, log1p_cp10k
 from lingshu_model.evaluate.study import Contrast, Population
-from lingshu_model.train.cells import Condition
+from lingshu_model.train.data.cells import Condition
 from lingshu_model.train.split import condition_name
-from lingshu_model.wire import decode_cells
 
 COUNTS, EXPRESSION = ".safetensors", ".log1p.safetensors"
 ENOUGH = 0.9

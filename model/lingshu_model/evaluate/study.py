@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lingshu_model.contracts.catalogue import Tier
 from lingshu_model.evaluate.metrics.matrices import Indices, Sparse
-from lingshu_model.train.cells import Condition
-from lingshu_model.wire.catalogue import Tier
+from lingshu_model.train.data.cells import Condition
 
 CONTROL = "control"
 FEWEST = 2

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import click
 
-from lingshu_model.redaction import protect_streams
+from lingshu_model.system.launcher import LauncherError, named_ranks, refuse_changes, settle
+from lingshu_model.system.redaction import protect_streams
 from lingshu_model.train.scratch import end_by_signals
-from lingshu_model.wire.launcher import LauncherError, named_ranks, refuse_changes, settle
 
 
 @click.command(context_settings={"show_default": True})

@@ -10,10 +10,12 @@ from accelerate import Accelerator
 from pydantic import ValidationError
 from safetensors import SafetensorError
 
-from lingshu_model import numerics
-from lingshu_model.train import data, ranks
-from lingshu_model.train.birth import Birth
-from lingshu_model.train.cells import add_shams
+from lingshu_model.network import numerics
+from lingshu_model.train import ranks
+from lingshu_model.train.data.cells import add_shams
+from lingshu_model.train.data.sources import read_cells
+from lingshu_model.train.data.sources import split as split_cells
+from lingshu_model.train.initialisation import Birth
 from lingshu_model.train.priors import read_features
 from lingshu_model.train.run import run
 from lingshu_model.train.scratch import scratch
@@ -59,8 +61,8 @@ def _run(spec: TrainingSpec, data_dir: Path, out: Path, accelerator: Accelerator
     folder = out / spec.name
     folder.mkdir(parents=True, exist_ok=True)
     with scratch(folder, ".cells-") as store:
-        cells = data.read_cells(spec, data_dir, store)
-        parts = data.split(cells, spec)
+        cells = read_cells(spec, data_dir, store)
+        parts = split_cells(cells, spec)
         priors = read_features(data_dir / spec.priors) if spec.priors else {}
         training = add_shams(cells.take(parts.train), spec.shams, spec.seed)
         birth = Birth(spec, training, priors)

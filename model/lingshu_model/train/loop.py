@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 from tqdm import tqdm
 
-from lingshu_model import diffusion
-from lingshu_model.conditions import Conditions
-from lingshu_model.ema import PowerEMA
-from lingshu_model.network import Network
-from lingshu_model.tokens import MASK
+from lingshu_model.network import diffusion
+from lingshu_model.network.cell_network import Network
+from lingshu_model.network.conditions import Conditions
+from lingshu_model.network.tokens import MASK
 from lingshu_model.train import state
-from lingshu_model.train.cells import TrainingCells
+from lingshu_model.train.data.cells import TrainingCells
+from lingshu_model.train.ema import PowerEMA
 from lingshu_model.train.ranks import check_share
 from lingshu_model.train.spec import TrainingSpec
 

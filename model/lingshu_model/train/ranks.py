@@ -11,7 +11,7 @@ from types import FrameType
 import torch.distributed as dist
 from accelerate import Accelerator
 
-from lingshu_model.wire.launcher import too_few
+from lingshu_model.system.launcher import too_few
 
 RANK_LOST = 4
 """The exit status of a rank that lost another."""

@@ -10,14 +10,14 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from lingshu_model.network import Network
-from lingshu_model.train import build, loop
-from lingshu_model.train.birth import Birth, run_digest
-from lingshu_model.train.calibrate import calibrated
-from lingshu_model.train.cells import TrainingCells
+from lingshu_model.contracts import Catalogue
+from lingshu_model.network.cell_network import Network
+from lingshu_model.network.vocabulary import stack
+from lingshu_model.train import checkpoint, loop
+from lingshu_model.train.data.cells import TrainingCells
+from lingshu_model.train.effect_offsets.calibration import calibrated
+from lingshu_model.train.initialisation import Birth, run_digest
 from lingshu_model.train.scratch import scratch
-from lingshu_model.vocabulary import stack
-from lingshu_model.wire import Catalogue
 
 
 def run(
@@ -69,7 +69,7 @@ def _finish(
     spec = birth.spec
 
     def write(where: Path) -> Path:
-        return build.write(where, spec, birth.config, birth.cells, network, average, hgnc)
+        return checkpoint.write(where, spec, birth.config, birth.cells, network, average, hgnc)
 
     if spec.calibration and network.tilt is not None:
         with scratch(folder, ".uncalibrated-") as place:

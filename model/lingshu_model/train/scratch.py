@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from lingshu_model.wire.file_locks import FileLock, NoLocksError, is_held, try_lock
+from lingshu_model.system.file_locks import FileLock, NoLocksError, is_held, try_lock
 
 PREFIXES = (".cells-", ".partial-", ".uncalibrated-")
 _LOCK = ".lock"

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from lingshu_model.config import PRESETS
+from lingshu_model.network.config import PRESETS
 
 
 class _Strict(BaseModel):
@@ -95,7 +95,7 @@ class TrainingSpec(_Strict):
     seed: Annotated[int, Field(ge=0)] = 0
     calibration: list[Annotated[int, Field(ge=2)]] = []
     """Pairs of cells sampled of each perturbation after training, round after round, to bring what
-    tilts do to what they are to do (`lingshu_model.train.calibrate`); empty = none."""
+    tilts do to what they are to do (`train.effect_offsets.calibration`); empty = none."""
     sampler: SamplerDefaults = SamplerDefaults()
 
     @classmethod

@@ -14,8 +14,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from lingshu_model.train import data
-from lingshu_model.train.cells import Condition, TrainingCells
+from lingshu_model.train.data.cells import Condition, TrainingCells
+from lingshu_model.train.data.sources import read_cells
+from lingshu_model.train.data.sources import split as split_cells
 from lingshu_model.train.spec import TrainingSpec
 
 CONTROL = "control"
@@ -28,8 +29,8 @@ CONTROL = "control"
 def main(spec_file: Path, data_dir: Path, out: Path) -> None:
     """Write the parts of SPEC_FILE's cells into OUT."""
     spec = TrainingSpec.read(spec_file)
-    cells = data.read_cells(spec, data_dir)
-    parts = data.split(cells, spec)
+    cells = read_cells(spec, data_dir)
+    parts = split_cells(cells, spec)
     out.mkdir(parents=True, exist_ok=True)
     for name in ("train", "validation", "test", "unseen"):
         part = cells.take(getattr(parts, name))

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from lingshu_model.ema import PowerEMA
+from lingshu_model.train.ema import PowerEMA
 
 
 def save(path: Path, step: int, digest: str, net: nn.Module, adam: AdamW, ema: PowerEMA) -> None:

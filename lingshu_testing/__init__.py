@@ -1,0 +1,22 @@
+"""What tests and benchmarks are made of: fakes, and a regulatory network whose truth is known."""
+
+from lingshu_testing.fakes import (
+    CONTEXT,
+    GENES,
+    N_SHAMS,
+    TARGETS,
+    FakeEngine,
+    make_checkpoint,
+)
+from lingshu_testing.regulation import Regulation, Shape
+
+__all__ = [
+    "CONTEXT",
+    "GENES",
+    "N_SHAMS",
+    "TARGETS",
+    "FakeEngine",
+    "Regulation",
+    "Shape",
+    "make_checkpoint",
+]

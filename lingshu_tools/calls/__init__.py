@@ -1,0 +1,1 @@
+"""Tool calls: the registry of tools, the dispatcher, results, errors of arguments, and waiting."""

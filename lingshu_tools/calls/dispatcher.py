@@ -1,0 +1,197 @@
+"""The one way in: a tool name and JSON arguments become a result or an error that teaches.
+
+Knows nothing of who asks; every door calls `call`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import ValidationError
+
+from lingshu_model.contracts import CheckpointError
+from lingshu_tools.calls.argument_errors import teach
+from lingshu_tools.calls.registry import Arguments, ToolSpec, registry
+from lingshu_tools.calls.results import ErrorResult, Result
+from lingshu_tools.calls.waiting import Pending, Watch, wait_until_over
+from lingshu_tools.errors import (
+    InputError,
+    InternalError,
+    LingshuError,
+    LockedError,
+    NotFoundError,
+    bounded,
+    did_you_mean,
+    quoted,
+)
+from lingshu_tools.ledger.beginning import recording
+from lingshu_tools.report.plain_text import plain, plain_result
+from lingshu_tools.system.deadline import GRACE_S, time_limit
+from lingshu_tools.system.incidents import report_incident
+
+if TYPE_CHECKING:
+    from lingshu_tools.app import App
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A call whose experiments are recorded and at work; `finish` makes its result.
+
+    Attributes:
+        name: the experiment or screen that a client goes on with.
+        ids: the experiments waited for.
+        until: when the waiting ends, on the monotonic clock.
+        finish: returns the result whatever has become of the experiments; raises `LingshuError`.
+        watched: gives a watch on something else that is waited for, if it is not experiments.
+    """
+
+    name: str
+    ids: Sequence[str]
+    until: float
+    finish: Callable[[], Result]
+    watched: Callable[[Callable[[], None]], AbstractContextManager[Watch]] | None = None
+
+    def watch(self, app: App, wake: Callable[[], None]) -> AbstractContextManager[Watch]:
+        """Give a watch on what is waited for; `wake` is called from another thread."""
+        return self.watched(wake) if self.watched else app.runner.watch(self.ids, wake)
+
+
+def call(app: App, tool: str, arguments: Mapping[str, Any]) -> Result:
+    """Return a tool's result, after waiting as long as its arguments say.
+
+    Raises:
+        LingshuError: as `start`.
+    """
+    begun = start(app, tool, arguments)
+    if isinstance(begun, Result):
+        return begun
+    left = max(begun.until - time.monotonic(), 0)
+    # A ledger that cannot be read now is read again by `finish`, which reports it.
+    with suppress(LockedError), time_limit(left):
+        if left:
+            wait_until_over(lambda wake: begun.watch(app, wake), left)
+    return begun.finish()
+
+
+def start(app: App, tool: str, arguments: Mapping[str, Any]) -> Result | Waiting:
+    """Return a tool's result, or what has to be waited for before there is one.
+
+    The texts of a result hold no characters that do what they do not show.
+
+    Raises:
+        LingshuError: always with a text fit to be shown. `InputError` when the call can be mended,
+            `InternalError` (a fixed sentence and an incident id) when it is ours to mend.
+    """
+    begin = time.monotonic()
+
+    def work() -> Result | Waiting:
+        spec = find_tool(tool)
+        parsed = parse(spec, arguments)
+        limit = begin + getattr(parsed, "wait_s", 0.0) + GRACE_S
+        with time_limit(limit - time.monotonic()), recording() as recorded:
+            begun = _unless_incident(spec.name, recorded, lambda: spec.run(app, parsed))
+        if isinstance(begun, Pending):
+            return _waiting(spec.name, recorded, begun, begin, limit)
+        return plain_result(begun)
+
+    return _plainly(work)
+
+
+def _waiting(
+    tool: str, recorded: list[str], pending: Pending[Any], begin: float, limit: float
+) -> Waiting:
+    def work() -> Result:
+        with time_limit(limit - time.monotonic()):
+            return plain_result(_unless_incident(tool, recorded, pending.finish))
+
+    until = begin + pending.wait_s
+    return Waiting(pending.name, pending.ids, until, lambda: _plainly(work), pending.watched)
+
+
+def _plainly(work: Callable[[], T]) -> T:
+    try:
+        return work()
+    except LingshuError as error:
+        error.args = (shown_error(error),)
+        raise
+
+
+def _unless_incident(tool: str, recorded: list[str], work: Callable[[], T]) -> T:
+    try:
+        return work()
+    except LockedError as error:
+        raise _with_ids(error, recorded) from error
+    except LingshuError:
+        raise
+    except CheckpointError as error:
+        raise InputError(str(error)) from error
+    except Exception as error:
+        raise _incident(tool, error) from error
+
+
+def find_tool(name: str) -> ToolSpec:
+    """Return a tool's spec.
+
+    Raises:
+        NotFoundError: no such tool; the nearest and all names are given.
+    """
+    tools = registry()
+    if name not in tools:
+        near = did_you_mean(name, tools)
+        message = f"no tool {quoted(name)}.{near} Tools: {', '.join(tools)}."
+        raise NotFoundError(message)
+    return tools[name]
+
+
+def parse(spec: ToolSpec, arguments: Mapping[str, Any]) -> Arguments:
+    """Return the typed arguments of a call.
+
+    Raises:
+        InputError: one line for each field: the value got, what is allowed, what to do.
+    """
+    try:
+        return spec.arguments.model_validate_json(json.dumps(arguments))
+    except ValidationError as error:
+        raise InputError(teach(spec, error)) from None
+    except TypeError as error:
+        message = f"{spec.name}: the arguments must be JSON values ({error})"
+        raise InputError(message) from None
+
+
+def error_result(error: LingshuError) -> ErrorResult:
+    """Return an error in the shape of a result, for doors that print one."""
+    return ErrorResult(error=type(error).__name__, summary=shown_error(error))
+
+
+def shown_error(error: LingshuError) -> str:
+    """Return the text of an error as every door shows it: plain, without secrets, not endless."""
+    return bounded(plain(str(error)))
+
+
+def _with_ids(error: LockedError, recorded: list[str]) -> LockedError:
+    """Return the error of a call that could not read back what it had recorded before."""
+    if not recorded:
+        return error
+    more = f" and {len(recorded) - 3} more" if len(recorded) > 3 else ""
+    message = (
+        f"{error}. What this call asked for was recorded before, as {', '.join(recorded[:3])}{more}"
+        ": it goes on when the lock is released, and get_experiment gives the result"
+    )
+    return LockedError(message)
+
+
+def _incident(tool: str, error: Exception) -> InternalError:
+    incident = report_incident(tool, error)
+    message = (
+        f"{tool} failed for a reason of its own, not of the call (incident {incident}). "
+        "Nothing in the ledger was lost; details are in the server's error output. "
+        "Try again, or report the incident id."
+    )
+    return InternalError(message)

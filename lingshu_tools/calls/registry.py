@@ -1,0 +1,116 @@
+"""The registry: every tool once, in a fixed order, for every door.
+
+A tool is a module of `lingshu_tools.tools` holding a `SPEC`. Modules are read when the registry
+is first asked, not at import. Knows nothing of MCP, click or the engine.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict
+
+from lingshu_tools.calls.results import Result, render
+from lingshu_tools.calls.waiting import Pending
+
+if TYPE_CHECKING:
+    from lingshu_tools.app import App
+
+# Deterministic and static, as clients cache the list; the order is the order of use.
+TOOL_NAMES = (
+    "describe_model",
+    "find_genes",
+    "sample_cells",
+    "perturb_cells",
+    "plan_screen",
+    "run_screen",
+    "get_experiment",
+    "list_experiments",
+    "plot_experiment",
+    "export_experiment",
+    "replay_experiment",
+    "cancel_experiment",
+)
+
+
+class Arguments(BaseModel):
+    """Base of every tool's input: unknown fields, `"5"` for 5, and NaN are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+@dataclass(frozen=True)
+class ToolSpec:
+    """One tool, as every door shows it.
+
+    Attributes:
+        description: under 120 words, written for a model: what, limits, units, when not to use.
+        run: `(app, arguments) -> result`, or what is waited for before there is one; raises
+            `LingshuError`.
+        text: renders a result for clients that show text.
+        simulates: whether it starts an experiment (and so takes `seed`, `wait_s`, `dry_run`).
+        in_child: whether its work is done in a child process, which takes seconds to start.
+    """
+
+    name: str
+    title: str
+    description: str
+    arguments: type[Arguments]
+    result: type[Result]
+    run: Callable[[App, Any], Result | Pending[Any]]
+    text: Callable[[Any], str] = render
+    read_only: bool = True
+    destructive: bool = False
+    idempotent: bool = True
+    simulates: bool = False
+    in_child: bool = False
+
+    @property
+    def waits(self) -> bool:
+        """Whether a call may wait for experiments, up to its `wait_s`."""
+        return "wait_s" in self.arguments.model_fields
+
+    @property
+    def input_schema(self) -> dict[str, Any]:
+        """JSON schema of the arguments, self-contained and without titles."""
+        return _slim(self.arguments.model_json_schema())
+
+    @property
+    def output_schema(self) -> dict[str, Any]:
+        """JSON schema of the result, self-contained and without titles."""
+        return _slim(self.result.model_json_schema(mode="serialization"))
+
+
+@cache
+def registry() -> Mapping[str, ToolSpec]:
+    """Return all tools by name, in the order of `TOOL_NAMES`."""
+    modules = (f"lingshu_tools.tools.{name}" for name in TOOL_NAMES)
+    # A part that has not landed yet is left out; goes away once all twelve are here.
+    specs: list[ToolSpec] = [
+        spec for m in modules if find_spec(m) and (spec := getattr(import_module(m), "SPEC", None))
+    ]
+    return MappingProxyType({spec.name: spec for spec in specs})
+
+
+def _slim(schema: Any) -> Any:
+    """Drop pydantic's generated titles and join docstring lines: a schema is read by a model."""
+    if isinstance(schema, list):
+        return [_slim(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    slim: dict[str, Any] = {}
+    for key, value in schema.items():
+        if key in ("properties", "$defs"):
+            slim[key] = {name: _slim(inner) for name, inner in value.items()}
+        elif key == "description":
+            slim[key] = re.sub(r"\s+", " ", value)
+        elif key != "title":
+            slim[key] = _slim(value)
+    return slim

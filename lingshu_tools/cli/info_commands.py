@@ -1,0 +1,249 @@
+"""`lingshu tools`, `models` and `doctor`: what there is, and what state it is in.
+
+Starts nothing, and changes nothing but the modes of a home that is open to other users.
+"""
+
+import os
+import platform
+import shutil
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lingshu_tools.cli.common import common, echo_json, open_app, settings
+from lingshu_tools.cli.engine_commands import engine_state
+from lingshu_tools.system.interpreter import interpreter
+
+if TYPE_CHECKING:
+    from lingshu_model.contracts import Checkpoint
+    from lingshu_tools.app import App
+    from lingshu_tools.calls.registry import ToolSpec
+
+_LEDGER_S = 5.0
+PACKAGES = ("lingshu-tools", "numpy", "pydantic", "sqlalchemy", "httpx", "mcp", "torch")
+
+
+def openai_tool(spec: "ToolSpec") -> dict[str, Any]:
+    """Return a tool in the form of OpenAI's Responses API."""
+    named = {"type": "function", "name": spec.name, "description": spec.description}
+    # Not strict: that mode would make every optional argument required.
+    return {**named, "parameters": spec.input_schema, "strict": False}
+
+
+def anthropic_tool(spec: "ToolSpec") -> dict[str, Any]:
+    """Return a tool in the form of Anthropic's Messages API."""
+    named = {"name": spec.name, "description": spec.description}
+    return {**named, "input_schema": spec.input_schema}
+
+
+def full_tool(spec: "ToolSpec") -> dict[str, Any]:
+    """Return everything a tool declares, schemas included."""
+    return {
+        "name": spec.name,
+        "title": spec.title,
+        "description": spec.description,
+        "input_schema": spec.input_schema,
+        "output_schema": spec.output_schema,
+        "annotations": {
+            "read_only": spec.read_only,
+            "destructive": spec.destructive,
+            "idempotent": spec.idempotent,
+        },
+        "simulates": spec.simulates,
+    }
+
+
+FORMATS: dict[str, "Callable[[ToolSpec], dict[str, Any]]"] = {
+    "openai": openai_tool,
+    "anthropic": anthropic_tool,
+    "json": full_tool,
+}
+
+
+@click.command()
+@click.option("--format", "form", type=click.Choice(list(FORMATS)), help="Print definitions.")
+@common
+def tools(form: str | None) -> None:
+    """List the tools, or print their definitions for an agent framework."""
+    from lingshu_tools.calls.registry import registry
+
+    specs = registry().values()
+    if form or settings().as_json:
+        echo_json([FORMATS[form or "json"](spec) for spec in specs])
+        return
+    width = max(len(spec.name) for spec in specs)
+    for spec in specs:
+        click.echo(f"{click.style(spec.name.ljust(width), bold=True)}  {first_sentence(spec)}")
+
+
+def first_sentence(spec: "ToolSpec") -> str:
+    """Return the first sentence of a tool's description, cut to a line."""
+    sentence = " ".join(spec.description.split()).split(". ")[0].rstrip(".")
+    return textwrap.shorten(sentence, 100, placeholder=" …")
+
+
+@click.command()
+@common
+def models() -> None:
+    """List the checkpoints that can be used here."""
+    catalogue = open_app().catalogue
+    rows = [_model(catalogue.load(name)) for name in catalogue.names()]
+    if settings().as_json:
+        echo_json(rows)
+        return
+    for row in rows:
+        contexts = "; ".join(", ".join(context.values()) for context in row["contexts"])
+        click.echo(f"{click.style(row['name'], bold=True)}  {row['genes']} genes, {contexts}")
+        click.echo(f"  {row['digest']}\n  {row['path']}")
+    if not rows:
+        click.echo("no checkpoint found; LINGSHU_CHECKPOINTS is a list of folders to look in")
+
+
+def _model(checkpoint: "Checkpoint") -> dict[str, Any]:
+    return {
+        "name": checkpoint.name,
+        "digest": checkpoint.digest,
+        "genes": len(checkpoint.panel),
+        "panel_digest": checkpoint.panel_digest,
+        "contexts": checkpoint.contexts,
+        "measured_on_held_out_cells": bool(checkpoint.evidence),
+        "path": str(checkpoint.path),
+    }
+
+
+@click.command()
+@click.option(
+    "--fix/--no-fix",
+    default=True,
+    help="Close the home to other users (folders 0700, files 0600), or only say what is open.",
+)
+@common
+def doctor(*, fix: bool) -> None:
+    """Show versions, disk space, the ledger, the engine and its numerics; close an open home."""
+    state = _examine(open_app(), fix=fix)
+    if settings().as_json:
+        echo_json(state)
+        return
+    for name, value in state.items():
+        lines = value.items() if isinstance(value, dict) else [("", value)]
+        click.echo(click.style(name, bold=True))
+        for key, item in lines:
+            for part in item if isinstance(item, list) else [item]:
+                click.echo(f"  {key + ': ' if key else ''}{part}")
+
+
+def _examine(app: "App", *, fix: bool) -> dict[str, Any]:
+    state = engine_state(app.engine.info())
+    profile: dict[str, Any] = (state["engine"] or {}).get("profile", {})
+    return {
+        "status": "succeeded",
+        "versions": {**_versions(), "python": platform.python_version(), "sqlite": _sqlite()},
+        "machine": {"system": platform.platform(), "interpreter": interpreter()},
+        "home": str(app.home),
+        "access": _access(app.home, fix=fix),
+        "free space": _free(app.home),
+        "ledger": _ledger(app),
+        "checkpoints": {name: _intact(app, name) for name in app.catalogue.names()},
+        "engine": {key: value for key, value in (state["engine"] or {}).items() if key != "profile"}
+        or "not running; the first experiment starts one",
+        "numerics profile": profile or "known once the engine runs",
+    }
+
+
+def _versions() -> dict[str, str]:
+    return {package: _version(package) for package in PACKAGES}
+
+
+def _version(package: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _sqlite() -> str:
+    import sqlite3
+
+    return sqlite3.sqlite_version
+
+
+def _free(home: Path) -> str:
+    there = next(each for each in (home, *home.parents) if each.is_dir())
+    return f"{shutil.disk_usage(there).free / 1e9:.1f} GB"
+
+
+def _access(home: Path, *, fix: bool) -> dict[str, Any]:
+    from lingshu_tools.system.home_modes import check_access, shortened
+
+    access = check_access(home, fix=fix)
+    state: dict[str, Any] = {"state": access.summary, "locks": _locks(home)}
+    if access.changed:
+        state["closed"] = shortened(access.changed)
+    if access.problems:
+        state["problem"] = shortened(access.problems)
+    return state
+
+
+def _locks(home: Path) -> str:
+    from lingshu_model.system.file_locks import kind_of_locks
+
+    return kind_of_locks(home) if home.is_dir() else "known once there is a home"
+
+
+def _ledger(app: "App") -> dict[str, Any]:
+    from lingshu_tools.errors import LingshuError
+    from lingshu_tools.system.deadline import time_limit
+
+    url = os.environ.get("LINGSHU_LEDGER")
+    try:
+        # Who calls a doctor may have a database that is locked.
+        with time_limit(_LEDGER_S):
+            return _named_ledger(url) if url else _own_ledger(app)
+    except LingshuError as error:
+        return {"problem": str(error)}
+
+
+def _own_ledger(app: "App") -> dict[str, Any]:
+    from lingshu_tools.ledger import Ledger
+    from lingshu_tools.ledger.migrations import HEAD
+    from lingshu_tools.ledger.sqlite import journal_for
+
+    database = app.home / "experiments.db"
+    try:
+        journal = journal_for(database)
+    except OSError as error:
+        return {"database": str(database), "unreadable": str(error)}
+    said = {"database": str(database), "journal": f"{journal.mode}: {journal.reason}"}
+    if not database.is_file():
+        return {**said, "head": "none yet; the first experiment makes the file"}
+    ledger = Ledger.open_read_only(database)
+    old = "" if ledger.schema == HEAD else f"; `lingshu ledger migrate` brings it to {HEAD}"
+    return {**said, "schema": ledger.schema + old, "head": str(ledger.head())}
+
+
+def _named_ledger(url: str) -> dict[str, Any]:
+    from lingshu_tools.ledger.backend import backend_of
+    from lingshu_tools.ledger.chain import head_of
+    from lingshu_tools.ledger.database import Database
+
+    database = Database.open_read_only(backend_of(url, writable=False))
+    with database.read() as connection:
+        head = head_of(connection)
+    return {"database": database.name, "schema": database.revision, "head": str(head)}
+
+
+def _intact(app: "App", name: str) -> str:
+    from lingshu_model.contracts import CheckpointError
+
+    try:
+        checkpoint = app.catalogue.load(name)
+        for file in checkpoint.pinned:
+            checkpoint.verify_file(file)
+    except CheckpointError as error:
+        return f"damaged: {error}"
+    return f"intact, {checkpoint.digest}"

@@ -1,0 +1,242 @@
+"""`lingshu ledger`: look at what was run, prove that nobody changed it, take it elsewhere.
+
+Knows nothing of hashes: the ledger verifies itself.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lingshu_tools.cli.common import common, echo_json, open_app, progress_bar, settings, show
+from lingshu_tools.cli.migrate_command import migrate
+
+if TYPE_CHECKING:
+    from lingshu_tools.app import App
+    from lingshu_tools.ledger.reading import Reading
+
+_WHICH = click.option(
+    "--ledger",
+    "database",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Another ledger file, opened read-only, such as the shipped experiments.db.",
+)
+
+
+@click.group()
+def ledger() -> None:
+    """List, show, verify, export and import what was run."""
+
+
+ledger.add_command(migrate)
+
+
+@ledger.command("list")
+@click.option("--tool", help="Only experiments of this tool.")
+@click.option("--status", help="Only experiments in this state.")
+@click.option("--tag", help="Only experiments with this tag.")
+@click.option("--limit", type=click.IntRange(1, 100), default=20, show_default=True)
+@click.option("--before", help="Go on from this experiment id.")
+@_WHICH
+@common
+def list_(
+    tool: str | None,
+    status: str | None,
+    tag: str | None,
+    limit: int,
+    before: str | None,
+    database: Path | None,
+) -> None:
+    """List experiments, newest first."""
+    from lingshu_tools.calls.dispatcher import call
+    from lingshu_tools.calls.registry import registry
+
+    asked = {"tool": tool, "status": status, "tag": tag, "limit": limit, "before": before}
+    arguments = {name: value for name, value in asked.items() if value is not None}
+    result = call(_app(database), "list_experiments", arguments)
+    show(result, registry()["list_experiments"].text(result))
+
+
+@ledger.command("show")
+@click.argument("experiment_id")
+@_WHICH
+@common
+def show_(experiment_id: str, database: Path | None) -> None:
+    """Show an experiment or a screen as a page of a lab book."""
+    app = _app(database)
+    if not settings().as_json:
+        from lingshu_tools.report.lab_book import page
+
+        click.echo(page(app, experiment_id))
+        return
+    from lingshu_tools.calls.dispatcher import call
+
+    detail = "summary" if experiment_id.startswith("scr_") else "provenance"
+    show(call(app, "get_experiment", {"id": experiment_id, "detail": detail, "wait_s": 0}))
+
+
+@ledger.command("tag")
+@click.argument("experiment_id")
+@click.argument("tags", nargs=-1, required=True)
+@common
+def tag_(experiment_id: str, tags: tuple[str, ...]) -> None:
+    """Tag an experiment, so that `list --tag` finds it; a tag is never taken away."""
+    app = open_app()
+    found = app.ledger.tag(experiment_id, tags, principal=app.principal)
+    _tell({"experiment_id": experiment_id, "tags": found}, f"{experiment_id}: {', '.join(found)}")
+
+
+@ledger.command()
+@click.option("--anchor", multiple=True, metavar="SEQ:HASH", help="A head kept from earlier.")
+@_WHICH
+@common
+@click.pass_context
+def verify(ctx: click.Context, anchor: tuple[str, ...], database: Path | None) -> None:
+    """Re-derive every hash, read every object, compare the schema; exits with 1 if one is wrong."""
+    from lingshu_tools.ledger import Head
+    from lingshu_tools.report.plain_text import plain
+
+    anchors = [Head.parse(text) for text in anchor]
+    with progress_bar("verify", "rows") as sink:
+        report = _to_audit(database).verify(sink, anchors=anchors)
+    problems = [plain(str(problem)) for problem in report.problems]
+    if settings().as_json:
+        status = "succeeded" if report.ok else "failed"
+        counted = {"rows": report.rows, "objects": report.objects, "head": str(report.head)}
+        echo_json({"status": status, "ok": report.ok, **counted, "problems": problems})
+    else:
+        objects = "no" if report.objects is None else report.objects
+        click.echo(f"{report.rows} rows and {objects} objects; head {report.head}")
+        click.echo("\n".join(problems) or "every hash is as it should be")
+    ctx.exit(0 if report.ok else 1)
+
+
+@ledger.command("export")
+@click.argument("out", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--license", "terms", help="Terms of use, as text or a URL; said in the archive.")
+@_WHICH
+@common
+def export_(out: Path, terms: str | None, database: Path | None) -> None:
+    """Write the whole ledger, rows and objects, to the new file OUT.zip.
+
+    All of it or nothing: every row is a link of one hash chain, so no part can be taken out. For
+    single experiments there is the tool export_experiment.
+    """
+    from lingshu_tools.archive import export_ledger
+
+    with progress_bar("export") as sink:
+        made = export_ledger(_app(database).ledger, out, terms=terms, progress=sink)
+    told = made.metadata.model_dump(mode="json")
+    rows, objects = sum(made.metadata.rows.values()), made.metadata.objects
+    _tell(
+        {"path": str(made.path), "digest": made.digest, "bytes": made.bytes, **told},
+        f"{made.path}: {rows} rows and {objects.count} objects, {made.bytes:,} bytes\n"
+        f"{made.digest}\nhead {made.metadata.head}",
+        [
+            f"the outcome of {name} still waits for the database; it is not in"
+            for name in made.spooled
+        ],
+    )
+
+
+@ledger.command("import")
+@click.argument("archive", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--into", type=click.Path(file_okay=False, path_type=Path), help="A new home.")
+@click.option(
+    "--max-gib",
+    type=click.IntRange(min=1),
+    default=64,
+    show_default=True,
+    help="Refuse archives that unpack to more.",
+)
+@common
+def import_(archive: Path, into: Path | None, max_gib: int) -> None:
+    """Make ARCHIVE the ledger of an empty home, once every hash in it has been derived again."""
+    from lingshu_tools.archive import Limits, import_ledger
+    from lingshu_tools.errors import InputError
+
+    if os.environ.get("LINGSHU_LEDGER"):
+        message = (
+            "LINGSHU_LEDGER names the ledger to be used, and an archive becomes a file in a home: "
+            "unset it, here and where the imported ledger is to be used"
+        )
+        raise InputError(message)
+    home = into.expanduser().absolute() if into else open_app().home
+    with progress_bar("import") as sink:
+        made = import_ledger(archive, home, limits=Limits(total=max_gib * 1024**3), progress=sink)
+    rows, objects = sum(made.metadata.rows.values()), made.metadata.objects
+    _tell(
+        {"home": str(made.home), **made.metadata.model_dump(mode="json")},
+        f"{made.home}: {rows} rows and {objects.count} objects, all verified\n"
+        f"head {made.metadata.head}: compare it with one the sender names",
+    )
+
+
+@ledger.command()
+@click.option(
+    "--older-than",
+    type=click.FloatRange(min=1 / 24),
+    default=7,
+    show_default=True,
+    metavar="DAYS",
+    help="Leave younger objects alone: their rows may be on the way.",
+)
+@click.option("--delete", is_flag=True, help="Delete them; without it they are only listed.")
+@common
+def gc(older_than: float, *, delete: bool) -> None:
+    """List objects that no row refers to, or delete them; safe while others are at work."""
+    from lingshu_tools.ledger.garbage import DAY_S, collect_garbage
+
+    found = collect_garbage(open_app().ledger, min_age_s=older_than * DAY_S, delete=delete)
+    named = [str(path) for path in found.paths]
+    counted = f"{len(named)} objects, {found.bytes:,} bytes, that no row refers to"
+    done = f"{found.deleted} deleted" if delete else "nothing deleted; --delete does it"
+    _tell(
+        {
+            "objects": named,
+            "bytes": found.bytes,
+            "young": found.young,
+            "kept": found.kept,
+            "deleted": found.deleted,
+        },
+        "\n".join(
+            [
+                *named,
+                f"{counted}: {done}",
+                f"kept: {found.kept} in use, {found.young} younger than {older_than:g} days",
+            ]
+        ),
+    )
+
+
+def _tell(structured: dict[str, Any], text: str, warnings: Sequence[str] = ()) -> None:
+    if settings().as_json:
+        echo_json({"status": "succeeded", **structured, "warnings": list(warnings)})
+    else:
+        click.echo("\n".join([text, *warnings]))
+
+
+def _to_audit(database: Path | None) -> "Reading":
+    """Return the ledger; where its schema keeps it from being used, it can still be verified."""
+    from lingshu_tools.errors import SchemaError
+    from lingshu_tools.ledger.backend import backend_of
+    from lingshu_tools.ledger.reading import Reading
+
+    try:
+        return _app(database).ledger
+    except SchemaError:
+        home = open_app().home if database is None else database.parent
+        url = None if database else os.environ.get("LINGSHU_LEDGER")
+        address = url or str((database or home / "experiments.db").absolute())
+        return Reading.open_for_audit(backend_of(address, writable=False), home)
+
+
+def _app(database: Path | None) -> "App":
+    if database is None:
+        return open_app()
+    from lingshu_tools.app import App
+    from lingshu_tools.ledger import Ledger
+
+    return App(settings().home, door="cli", ledger=Ledger.open_read_only(database))

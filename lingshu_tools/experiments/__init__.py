@@ -1,0 +1,1 @@
+"""Experiments: their designs, the threads that run them, findings, screens and replays."""

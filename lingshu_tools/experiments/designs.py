@@ -1,0 +1,327 @@
+"""What an experiment is: a resolved design, the arms it asks of the engine, and its ledger row.
+
+A design holds everything that decides a count (checkpoint digest, steps, guidance and seed
+included), so the row alone is enough to run it again. Knows nothing of threads, processes or how a
+result is shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from lingshu_model.contracts import ArmRequest, Checkpoint, CheckpointError, Intervention, Support
+from lingshu_tools.engine_client.arms import arms_of
+from lingshu_tools.errors import (
+    InputError,
+    MissingCheckpointError,
+    NotFoundError,
+    did_you_mean,
+    quoted,
+)
+from lingshu_tools.experiments.gene_names import gene_names
+from lingshu_tools.experiments.workspace import Bench
+from lingshu_tools.ledger import Experiment, NewExperiment
+
+AGAIN = "again"
+MAX_COUNTS = 4_000_000_000
+"""Cells x genes of one experiment, over its arms: 100,000 cells in two arms of 20,000 genes. Memory
+does not grow with them; the disk does, a few gigabytes at this size."""
+
+
+@dataclass(frozen=True)
+class Design:
+    """One experiment, resolved: two of them are equal when they would give the same cells."""
+
+    tool: str
+    checkpoint: Checkpoint
+    context: Mapping[str, str]
+    interventions: tuple[Intervention, ...]
+    n_cells: int
+    seed: int
+    first_cell: int
+    steps: int
+    guidance: float
+
+    @property
+    def label(self) -> str:
+        """The perturbation in words: `STAT1 knockout`, or `control`."""
+        return label_of(self.interventions)
+
+    @property
+    def where(self) -> str:
+        """The experiment in words: perturbation, context, cells."""
+        return f"{self.label} in {context_label(self.context)}, {self.n_cells} simulated cells"
+
+    @property
+    def support(self) -> Support:
+        """What the checkpoint has seen of it."""
+        return self.checkpoint.support(self.context, self.interventions)
+
+    @property
+    def arms(self) -> dict[str, ArmRequest]:
+        """The arms by role: `control` and `perturbed` share their streams; or `cells` alone."""
+        return arms_of(self.tool, self.request)
+
+    @property
+    def total_cells(self) -> int:
+        """Cells over all arms."""
+        return sum(arm.n_cells for arm in self.arms.values())
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """The resolved request as it is written in the ledger."""
+        return {
+            "checkpoint": self.checkpoint.name,
+            "checkpoint_digest": self.checkpoint.digest,
+            "context": dict(self.context),
+            "interventions": [i.model_dump(mode="json") for i in self.interventions],
+            "n_cells": self.n_cells,
+            "seed": self.seed,
+            "first_cell": self.first_cell,
+            "steps": self.steps,
+            "guidance": self.guidance,
+        }
+
+
+def label_of(interventions: Iterable[Intervention]) -> str:
+    """Return a perturbation in words, the same for any order."""
+    names = [
+        f"{i.target} {i.kind}" + (f" {i.dose:g}" if i.dose is not None else "")
+        for i in sorted(interventions, key=lambda i: i.sort_key)
+    ]
+    return " + ".join(names) or "control"
+
+
+def cells_of(tool: str, request: Mapping[str, Any]) -> int:
+    """Return how many cells an experiment's request asks for, over all arms."""
+    return request["n_cells"] * (1 if tool == "sample_cells" else 2)
+
+
+def context_label(context: Mapping[str, str]) -> str:
+    """Return a context in one line, the same for any order of its fields."""
+    return ", ".join(f"{key}={value}" for key, value in sorted(context.items()))
+
+
+def design(
+    bench: Bench,
+    *,
+    tool: str,
+    checkpoint: str | None,
+    context: Mapping[str, str] | None,
+    interventions: Sequence[Intervention],
+    n_cells: int,
+    seed: int,
+    first_cell: int = 0,
+) -> Design:
+    """Return the resolved design of what was asked.
+
+    Raises:
+        InputError: an unknown checkpoint, context, kind or target, or an impossible size; the
+            nearest names or the allowed range are given.
+    """
+    loaded = resolve_checkpoint(bench, checkpoint)
+    steps, guidance = sampling(loaded)
+    made = Design(
+        tool=tool,
+        checkpoint=loaded,
+        context=resolve_context(loaded, context),
+        interventions=resolve_interventions(loaded, interventions),
+        n_cells=n_cells,
+        seed=seed,
+        first_cell=first_cell,
+        steps=steps,
+        guidance=guidance,
+    )
+    _check_size(made)
+    return made
+
+
+def design_of(bench: Bench, experiment: Experiment) -> Design:
+    """Return the design written in a ledger row.
+
+    Raises:
+        MissingCheckpointError: the checkpoint that the row names by digest is not here.
+    """
+    request = experiment.request
+    return written_design(
+        experiment.tool, request, recorded_checkpoint(bench, experiment.id, request)
+    )
+
+
+def recorded_checkpoint(bench: Bench, what: str, record: Mapping[str, Any]) -> Checkpoint:
+    """Return the checkpoint that a request or a plan in the ledger names by its digest.
+
+    Raises:
+        MissingCheckpointError: it is not here; `what` was made with it.
+    """
+    name, digest = record["checkpoint"], record["checkpoint_digest"]
+    try:
+        loaded = bench.catalogue.find(name, digest)
+    except CheckpointError as error:
+        message = f"{what} was made with {name} {digest}, which is not here: {error}"
+        raise MissingCheckpointError(message) from error
+    # It may have been given another name since.
+    return replace(loaded, name=name)
+
+
+def written_design(tool: str, request: Mapping[str, Any], checkpoint: Checkpoint) -> Design:
+    """Return the design that a row's request describes, on the checkpoint that it names."""
+    return Design(
+        tool=tool,
+        checkpoint=checkpoint,
+        context=request["context"],
+        interventions=tuple(Intervention(**i) for i in request["interventions"]),
+        **{k: request[k] for k in ("n_cells", "seed", "first_cell", "steps", "guidance")},
+    )
+
+
+def new_experiment(
+    bench: Bench,
+    made: Design,
+    *,
+    parent: str | None = None,
+    position: int | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> NewExperiment:
+    """Return the row of a design, to be begun alone or with its siblings in one transaction.
+
+    `extra` is written in the request beside what decides the counts.
+    """
+    return NewExperiment(
+        tool=made.tool,
+        request={**made.request, **(extra or {})},
+        checkpoint=made.checkpoint.name,
+        checkpoint_digest=made.checkpoint.digest,
+        panel_digest=made.checkpoint.panel_digest,
+        seed=made.seed,
+        principal=bench.principal,
+        door=bench.door,
+        parent=parent,
+        position=position,
+        context=context_label(made.context),
+        perturbation=made.label,
+    )
+
+
+def row_like(bench: Bench, experiment: Experiment, **changes: Any) -> NewExperiment:
+    """Return the row of an experiment that asks the same as another, but for `changes`."""
+    same: dict[str, Any] = {f.name: getattr(experiment, f.name) for f in fields(NewExperiment)}
+    same |= {"principal": bench.principal, "door": bench.door}
+    return NewExperiment(**(same | changes))
+
+
+def replaces(experiment: Experiment) -> str | None:
+    """Return the id of the cancelled or failed experiment that one was begun in place of, or None.
+
+    `resuming` says how its client key names it.
+    """
+    candidate = experiment.position is not None
+    begins = f"{experiment.parent}/{experiment.position}/" if candidate else f"{AGAIN}/"
+    key = experiment.client_key or ""
+    old = key.removeprefix(begins)
+    return old if old != key and old.startswith("exp_") else None
+
+
+def resolve_checkpoint(bench: Bench, name: str | None) -> Checkpoint:
+    """Return the named checkpoint, or the only one there is."""
+    names = bench.catalogue.names()
+    if name is None and len(names) == 1:
+        name = names[0]
+    if name is None:
+        message = (
+            f"checkpoint is needed, since there are {len(names)}: {', '.join(names) or 'none'}"
+        )
+        raise InputError(message)
+    if name not in names:
+        near = did_you_mean(name, names)
+        message = f"no checkpoint {quoted(name)}.{near} There are: {', '.join(names)}."
+        raise NotFoundError(message)
+    return bench.catalogue.load(name)
+
+
+def resolve_context(checkpoint: Checkpoint, asked: Mapping[str, str] | None) -> dict[str, str]:
+    """Return the one trained context that fits what was asked; fields left out are free.
+
+    Raises:
+        InputError: none or several fit; the contexts are listed.
+    """
+    asked = dict(asked or {})
+    fitting = [c for c in checkpoint.contexts if asked.items() <= c.items()]
+    if len(fitting) == 1:
+        return fitting[0]
+    shown = "; ".join(map(str, (fitting or checkpoint.contexts)[:8]))
+    reason = "fits no context" if not fitting else f"fits {len(fitting)} contexts; choose one"
+    message = f"context={quoted(asked)} {reason} of {checkpoint.name!r}: {shown}"
+    raise InputError(message)
+
+
+def sampling(checkpoint: Checkpoint) -> tuple[int, float]:
+    """Return the steps and guidance a checkpoint is sampled with: its own, never the caller's."""
+    chosen = checkpoint.config.get("sampler", {})
+    return int(chosen.get("steps", 8)), float(chosen.get("guidance", 0.0))
+
+
+def targets(checkpoint: Checkpoint) -> dict[str, list[str]]:
+    """Return the trained targets of each intervention kind, sorted, shams included."""
+    found: dict[str, set[str]] = {}
+    for entry in checkpoint.config["seen"]:
+        for one in entry["interventions"]:
+            found.setdefault(one["kind"], set()).add(one["target"])
+    return {kind: sorted(names) for kind, names in sorted(found.items())}
+
+
+def resolve_interventions(
+    checkpoint: Checkpoint, asked: Sequence[Intervention]
+) -> tuple[Intervention, ...]:
+    """Return interventions on trained targets, in their canonical order.
+
+    Raises:
+        InputError: an unknown kind or target, or a target named twice.
+    """
+    known = targets(checkpoint)
+    made = [one.model_copy(update={"target": _target(checkpoint, known, one)}) for one in asked]
+    names = [i.target for i in made]
+    twice = next((n for n in names if names.count(n) > 1), None)
+    if twice is not None:
+        message = f"interventions name {twice!r} twice; each target can be acted on once"
+        raise InputError(message)
+    return tuple(sorted(made, key=lambda i: i.sort_key))
+
+
+def _target(checkpoint: Checkpoint, known: Mapping[str, list[str]], one: Intervention) -> str:
+    if one.kind not in known:
+        kinds = ", ".join(k for k in known if k != "sham")
+        message = (
+            f"{checkpoint.name!r} was not trained on kind={one.kind!r}. Trained kinds: {kinds}."
+        )
+        raise InputError(message)
+    names = known[one.kind]
+    by_fold = {name.casefold(): name for name in names}
+    if one.target.strip().casefold() in by_fold:
+        return by_fold[one.target.strip().casefold()]
+    try:
+        symbol = gene_names(checkpoint).find(one.target).symbol
+    except NotFoundError:
+        symbol = one.target
+    if symbol in names:
+        return symbol
+    shown = ", ".join(names[:40]) + (f" … ({len(names)} in all)" if len(names) > 40 else "")
+    message = (
+        f"{checkpoint.name!r} has no {one.kind} target {quoted(one.target)}."
+        f"{did_you_mean(one.target, names)} Trained {one.kind} targets: {shown}."
+    )
+    raise NotFoundError(message)
+
+
+def _check_size(made: Design) -> None:
+    genes = len(made.checkpoint.panel)
+    if made.total_cells * genes > MAX_COUNTS:
+        most = MAX_COUNTS // (genes * len(made.arms))
+        message = (
+            f"n_cells={made.n_cells} x {len(made.arms)} arms x {genes} genes is "
+            f"{made.total_cells * genes:,} counts; at most {MAX_COUNTS:,} fit in one experiment. "
+            f"Ask for n_cells between 1 and {most}, and go on with first_cell={most}."
+        )
+        raise InputError(message)

@@ -1,0 +1,143 @@
+"""What an experiment's cells say: the result and the artifacts its outcome is sealed with.
+
+Every number here follows from the cells alone; what the checkpoint's evidence makes of them is
+added when a result is shown, since evidence may improve. Knows nothing of threads or ledgers.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load, save
+
+from lingshu_model.contracts import Blob, Cells, Origin
+from lingshu_tools.analysis import Effect, Objective, paired_effect, paired_score, summarised
+from lingshu_tools.calls.results import finite
+from lingshu_tools.experiments.designs import Design
+
+KEPT_GENES = 50
+"""Strongest genes kept in the outcome itself, so that a ledger without objects can be checked."""
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """The result of an outcome, JSON values, and its artifacts by role, whole or in pieces."""
+
+    result: dict[str, Any]
+    artifacts: dict[str, bytes | Iterable[bytes]]
+
+
+def findings(
+    design: Design, cells: Mapping[str, Cells], objective: Objective | None = None
+) -> Findings:
+    """Return what the cells of a design's arms say, scored on the objective of its screen."""
+    # The profile is left out of what is stored: it stands in the outcome's environment, and equal
+    # cells of one request so have equal bytes on every machine.
+    arms = design.arms
+    blobs: dict[str, bytes | Iterable[bytes]] = {
+        role: Blob([found], Origin(arms[role].digest)) for role, found in cells.items()
+    }
+    if "cells" in cells:
+        return Findings(_sample(design, cells["cells"]), blobs)
+    effect = paired_effect(cells["control"], cells["perturbed"])
+    result = _effect_result(design, effect)
+    if objective is not None:
+        own = {i.target for i in design.interventions}
+        arms = cells["control"], cells["perturbed"]
+        result["score"] = paired_score(*arms, objective, design.checkpoint.panel, own).record
+    return Findings(result, {**blobs, "effects": pack_effect(effect)})
+
+
+def pack_effect(effect: Effect) -> bytes:
+    """Return an effect as safetensors: its arrays and `scalars` [n_cells, magnitude, its se]."""
+    se = np.nan if effect.magnitude_se is None else effect.magnitude_se
+    scalars = np.array([effect.n_cells, effect.magnitude, se], np.float64)
+    return save({**effect.arrays(), "scalars": scalars})
+
+
+def unpack_effect(blob: bytes) -> Effect:
+    """Return the effect that `pack_effect` stored."""
+    arrays = load(blob)
+    n_cells, magnitude, se = arrays.pop("scalars").tolist()
+    return Effect(
+        n_cells=int(n_cells),
+        magnitude=magnitude,
+        magnitude_se=finite(se) and se,
+        change_se=arrays.pop("change_se", None),
+        log2_fold_change_se=arrays.pop("log2_fold_change_se", None),
+        **arrays,
+    )
+
+
+def strongest(values: NDArray[np.float64]) -> list[int]:
+    """Return the positions of finite values, largest absolute value first, ties in order."""
+    order = np.argsort(-np.abs(values), kind="stable")
+    return [int(i) for i in order if np.isfinite(values[i])]
+
+
+def _effect_result(design: Design, effect: Effect) -> dict[str, Any]:
+    rows = strongest(effect.change)
+    se = effect.change_se
+    return {
+        "n_cells": effect.n_cells,
+        "magnitude": finite(effect.magnitude),
+        "magnitude_se": finite(effect.magnitude_se),
+        "measured_genes": len(rows),
+        "kept": [
+            {
+                "gene": design.checkpoint.panel[i],
+                "value": float(effect.change[i]),
+                "se": None if se is None else float(se[i]),
+            }
+            for i in rows[:KEPT_GENES]
+        ],
+    }
+
+
+def _sample(design: Design, cells: Cells) -> dict[str, Any]:
+    panel = design.checkpoint.panel
+    genes = np.flatnonzero(cells.measured)
+    found = summarised(cells)
+    mean, se = found.mean, found.se
+    order = strongest(mean)[:KEPT_GENES]
+    return {
+        "n_cells": len(cells),
+        "measured_genes": len(genes),
+        "library_quantiles": [finite(q) for q in np.quantile(found.totals, QUANTILES).tolist()],
+        "zero_rate": finite(found.zeros),
+        "pearson_with_training": finite(_pearson_with_training(design, mean, genes)),
+        "kept": [
+            {
+                "gene": panel[genes[i]],
+                "value": float(mean[i]),
+                "se": None if se is None else float(se[i]),
+            }
+            for i in order
+        ],
+    }
+
+
+def _pearson_with_training(
+    design: Design, mean: NDArray[np.float64], genes: NDArray[np.intp]
+) -> float | None:
+    row = seen_row(design)
+    if row is None:
+        return None
+    trained = design.checkpoint.reference["mean_log1p_cp10k"][row, genes]
+    both = np.isfinite(trained)
+    if both.sum() < 2 or np.ptp(trained[both]) == 0 or np.ptp(mean[both]) == 0:
+        return None
+    return float(np.corrcoef(trained[both], mean[both])[0, 1])
+
+
+def seen_row(design: Design) -> int | None:
+    """Return the row of the training reference that is exactly this condition, or None."""
+    wanted = sorted((i.target, i.kind) for i in design.interventions)
+    for row, entry in enumerate(design.checkpoint.config["seen"]):
+        found = sorted((i["target"], i["kind"]) for i in entry["interventions"])
+        if entry["context"] == dict(design.context) and found == wanted:
+            return row
+    return None

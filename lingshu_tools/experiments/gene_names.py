@@ -1,0 +1,116 @@
+"""Gene names: what a user calls a gene, resolved to the panel's symbol.
+
+A symbol, an Ensembl id (with or without version), an alias or a previous symbol will do, whatever
+the case; a name that fits several genes is refused. Knows nothing of cells or tools.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from lingshu_model.contracts import Checkpoint
+from lingshu_tools.errors import NotFoundError, did_you_mean, quoted
+
+_WAYS = ("symbol", "ensembl", "alias", "previous symbol")
+
+
+@dataclass(frozen=True)
+class Match:
+    """A gene found: its panel position and symbol, and by which kind of name."""
+
+    index: int
+    symbol: str
+    matched_by: str
+
+
+class GeneNames:
+    """Every name of a panel's genes."""
+
+    def __init__(self, entries: Sequence[dict[str, Any]], checkpoint: str) -> None:
+        self.symbols = [entry["symbol"] for entry in entries]
+        self._checkpoint = checkpoint
+        self._ways: list[dict[str, set[int]]] = [defaultdict(set) for _ in _WAYS]
+        for index, entry in enumerate(entries):
+            names = (
+                [entry["symbol"]],
+                [entry["ensembl"]] if entry.get("ensembl") else [],
+                entry.get("aliases") or [],
+                entry.get("previous") or [],
+            )
+            for way, found in zip(self._ways, names, strict=True):
+                for name in found:
+                    way[_key(name)].add(index)
+
+    def find(self, name: str) -> Match:
+        """Return the gene of a name; a current symbol wins over every older one.
+
+        Raises:
+            NotFoundError: no gene, or several, of that name; the nearest names are given.
+        """
+        key = _key(name)
+        for label, way in zip(_WAYS, self._ways, strict=True):
+            found = sorted(way.get(key, ()))
+            if len(found) > 1:
+                several = ", ".join(self.symbols[i] for i in found)
+                message = (
+                    f"{quoted(name)} is a {label} of several genes: {several}. Name one of these."
+                )
+                raise NotFoundError(message)
+            if found:
+                return Match(found[0], self.symbols[found[0]], label)
+        message = (
+            f"no gene {quoted(name)} in the {len(self.symbols)}-gene panel of {self._checkpoint!r}."
+            f"{did_you_mean(name, self.symbols)} find_genes searches by part of a name."
+        )
+        raise NotFoundError(message)
+
+    def search(self, query: str) -> list[Match]:
+        """Return the genes with a name that contains `query`, in panel order."""
+        key = _key(query)
+        found: dict[int, Match] = {}
+        for label, way in zip(_WAYS, self._ways, strict=True):
+            for name, indices in way.items():
+                if key in name:
+                    for i in indices:
+                        found.setdefault(i, Match(i, self.symbols[i], label))
+        return [found[i] for i in sorted(found)]
+
+
+def gene_names(checkpoint: Checkpoint) -> GeneNames:
+    """Return the gene names of a checkpoint, made once for each checkpoint digest."""
+    return _made(_Once(checkpoint))
+
+
+def resolve_genes(checkpoint: Checkpoint, names: Iterable[str]) -> list[str]:
+    """Return panel symbols in the order asked, each once.
+
+    Raises:
+        NotFoundError: a name is unknown; the nearest are given.
+    """
+    known = gene_names(checkpoint)
+    return list(dict.fromkeys(known.find(name).symbol for name in names))
+
+
+class _Once:
+    """A checkpoint that hashes by its digest, since the dataclass holds dictionaries."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint = checkpoint
+
+    def __hash__(self) -> int:
+        return hash(self.checkpoint.digest)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Once) and other.checkpoint.digest == self.checkpoint.digest
+
+
+@lru_cache(maxsize=8)
+def _made(once: _Once) -> GeneNames:
+    return GeneNames(once.checkpoint.panel_entries, once.checkpoint.name)
+
+
+def _key(name: str) -> str:
+    key = name.strip().casefold()
+    return key.split(".")[0] if key.startswith("ensg") else key

@@ -1,0 +1,198 @@
+"""A screen replayed: each of its finished experiments, taken to its verdict.
+
+A replay counts while the engine's numerics profile is the one that it ran under. So a replay that
+was left goes on where it was: replays under way are waited for, verdicts are kept, and only what is
+missing is begun. Where no engine runs, its profile is not known, and every verdict counts until it
+is; if there is nothing but verdicts, one replay is begun, which starts the engine.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lingshu_tools.errors import EngineError, InputError
+from lingshu_tools.experiments.designs import design_of, row_like
+from lingshu_tools.experiments.disk_space import require_room
+from lingshu_tools.experiments.replays import (
+    REPLAY_OF,
+    Comparison,
+    compared,
+    profile_of,
+    record_verdict,
+    replayed,
+)
+from lingshu_tools.experiments.screens import candidates_of
+from lingshu_tools.experiments.workspace import Bench
+from lingshu_tools.ledger import Experiment, Ledger, NewExperiment, Outcome
+
+VERDICTS = ("exact", "same_kind", "equivalent", "different")
+"""Best first."""
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """A finished experiment of a screen, its replay that counts, and what came of that.
+
+    Attributes:
+        replay: None where none counts yet.
+        outcome: the replay's; None while it has none.
+        verdict: None until the replay has succeeded.
+    """
+
+    original: Experiment
+    replay: Experiment | None
+    outcome: Outcome | None
+    verdict: Comparison | None
+
+
+def begin_replays(bench: Bench, ledger: Ledger, screen_id: str) -> list[Experiment]:
+    """Return the unfinished replays of a screen's finished experiments, those missing begun.
+
+    A replay that failed or was cancelled is begun again when no other is under way.
+
+    Raises:
+        InputError: nothing of the screen has succeeded, or the checkpoint is not here.
+    """
+    originals = [original for original, _ in _finished(ledger, screen_id)]
+    if not originals:
+        message = (
+            f"{screen_id!r} has no finished experiment to compare a replay with. "
+            f'run_screen(screen_id="{screen_id}", wait_s=45) goes on with it.'
+        )
+        raise InputError(message)
+    made = design_of(bench, originals[0])
+    known = _Known(bench, ledger, originals)
+    newest = {e.id: known.newest(e) for e in originals}
+    under_way = [r for r in newest.values() if r and r.id not in known.outcomes]
+    due = [e for e in originals if newest[e.id] is None]
+    if under_way:
+        due = [e for e in due if known.last_failed(e) is None]
+    elif known.profile is None and not due:
+        due = originals[:1]
+    if due:
+        require_room(bench, made, stored_cells=len(due) * made.total_cells)
+        under_way += bench.ledger.begin_many([known.row(e) for e in due])
+    return under_way
+
+
+def replays_so_far(bench: Bench, ledger: Ledger, screen_id: str) -> list[Replayed]:
+    """Return the finished experiments of a screen with their replays, by position."""
+    originals = _finished(ledger, screen_id)
+    known = _Known(bench, ledger, [original for original, _ in originals])
+    found: list[Replayed] = []
+    for original, before in originals:
+        replay = known.newest(original) or known.last_failed(original)
+        after = known.outcomes.get(replay.id) if replay else None
+        verdict = None
+        if after is not None and after.kind == "succeeded":
+            verdict = compared(ledger, before, bench.ledger, after)
+        found.append(Replayed(original, replay, after, verdict))
+    if not ledger.read_only:
+        _write_verdicts(bench, ledger, found)
+    return found
+
+
+def counts_of(replays: Sequence[Replayed]) -> dict[str, int]:
+    """Return how many there are of each verdict, the best first."""
+    counted = Counter(one.verdict.verdict for one in replays if one.verdict)
+    return {verdict: counted[verdict] for verdict in VERDICTS if verdict in counted}
+
+
+def unfinished_replays(bench: Bench, originals: Sequence[str]) -> list[Experiment]:
+    """Return the replays of experiments that have no outcome yet."""
+    wanted, found = set(originals), list[Experiment]()
+    for status in ("queued", "running", "interrupted"):
+        before: str | None = None
+        while True:
+            page = bench.ledger.find(status=status, before=before, limit=500)
+            found += [i.experiment for i in page.items if replayed(i.experiment) in wanted]
+            before = page.next_before
+            if before is None:
+                break
+    return found
+
+
+class _Known:
+    """The replays of a screen's experiments in this home, and today's profile; None if unknown."""
+
+    def __init__(self, bench: Bench, ledger: Ledger, originals: Sequence[Experiment]) -> None:
+        self._bench, self._ledger = bench, ledger
+        self._replays: dict[str, list[Experiment]] = {}
+        for replay in sorted(_replays(bench, ledger, originals), key=lambda e: e.seq):
+            self._replays.setdefault(replayed(replay) or "", []).append(replay)
+        ids = [e.id for replays in self._replays.values() for e in replays]
+        self.outcomes = bench.ledger.outcomes(ids)
+        self._stopping = bench.ledger.cancellations([i for i in ids if i not in self.outcomes])
+        self.profile = _profile(bench, originals[0].checkpoint) if originals else None
+
+    def newest(self, original: Experiment) -> Experiment | None:
+        """Return the newest replay that counts: under way, or succeeded under today's profile."""
+        counting = (e for e in reversed(self._replays.get(original.id, ())) if self._counts(e))
+        return next(counting, None)
+
+    def last_failed(self, original: Experiment) -> Experiment | None:
+        """Return the newest replay, where it failed or was cancelled."""
+        replays = self._replays.get(original.id)
+        outcome = self.outcomes.get(replays[-1].id) if replays else None
+        return replays[-1] if replays and outcome and outcome.kind != "succeeded" else None
+
+    def row(self, original: Experiment) -> NewExperiment:
+        """Return the row of another replay."""
+        # Two processes that replay a screen at once begin each replay once.
+        number = len(self._replays.get(original.id, ()))
+        changes: dict[str, Any] = {
+            "position": None,
+            "client_key": f"replay/{original.id}/{number}",
+            "parent": original.id,
+        }
+        if self._ledger.read_only:
+            changes |= {"parent": None, "request": {**original.request, REPLAY_OF: original.id}}
+        return row_like(self._bench, original, **changes)
+
+    def _counts(self, replay: Experiment) -> bool:
+        outcome = self.outcomes.get(replay.id)
+        if outcome is None:
+            return replay.id not in self._stopping
+        if outcome.kind != "succeeded":
+            return False
+        profile = profile_of(self._bench.ledger, outcome.environment_digest)
+        return self.profile in (None, profile)
+
+
+def _finished(ledger: Ledger, screen_id: str) -> list[tuple[Experiment, Outcome]]:
+    candidates = candidates_of(ledger, screen_id)
+    outcomes = ledger.outcomes([e.id for e in candidates])
+    found = [(e, outcomes[e.id]) for e in candidates if e.id in outcomes]
+    return [(experiment, outcome) for experiment, outcome in found if outcome.kind == "succeeded"]
+
+
+def _replays(bench: Bench, ledger: Ledger, originals: Sequence[Experiment]) -> list[Experiment]:
+    if not ledger.read_only:
+        beside = bench.ledger.children_of([e.id for e in originals])
+        return [e for e in beside if replayed(e)]
+    return [
+        item.experiment
+        for original in originals
+        for item in bench.ledger.find(text=f'"{REPLAY_OF}":"{original.id}"', limit=500).items
+    ]
+
+
+def _profile(bench: Bench, checkpoint: str) -> str | None:
+    """Return the numerics profile of the engine that runs; None where it cannot be known now."""
+    try:
+        info = bench.engine.info(checkpoint)
+    except EngineError:
+        return None
+    return info and info.profile_digest
+
+
+def _write_verdicts(bench: Bench, ledger: Ledger, replays: Sequence[Replayed]) -> None:
+    """Write down verdicts whose process ended between a replay's outcome and its verdict."""
+    judged = [one for one in replays if one.replay and one.verdict]
+    written = {v.replay_id for v in ledger.verifications_of([one.original.id for one in judged])}
+    for one in judged:
+        if one.replay and one.replay.id not in written:
+            record_verdict(bench, one.replay)

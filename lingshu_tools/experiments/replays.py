@@ -1,0 +1,223 @@
+"""Replays: an experiment run again from its row, and the verdict on what came back.
+
+exact       the same cells, bit for bit, under the same numerics profile
+same_kind   the same cells under another profile, named in `differs`
+equivalent  other cells under another profile, but effects that agree within Monte Carlo error
+different   anything else; under the same profile, a fault worth reporting
+
+Knows nothing of threads or how a verdict is shown.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lingshu_model.contracts import Blob, decode_cells, row_blocks
+from lingshu_model.contracts.canonical import digest_pieces
+from lingshu_tools.experiments.designs import design_of, new_experiment, replaces
+from lingshu_tools.experiments.disk_space import require_room
+from lingshu_tools.experiments.workspace import Bench
+from lingshu_tools.ledger import Experiment, Ledger, Outcome, Verdict
+
+REPLAY_OF = "replay_of"
+CELL_ROLES = ("control", "perturbed", "cells")
+AGREE_SE = 3.0
+AGREE_SHARE = 0.98
+"""Fixed beforehand: 98 % of the kept genes within 3 combined standard errors."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A verdict and what is not the same; `differs` holds JSON values only."""
+
+    verdict: Verdict
+    differs: dict[str, Any]
+
+
+def replayed(experiment: Experiment) -> str | None:
+    """Return the id of what an experiment replays, or None.
+
+    A replay of this home's ledger has the original as its parent; one of the reference ledger,
+    whose rows are not here, names it in its request. A parent may also be the cancelled experiment
+    that one was begun in place of, which is no replay.
+    """
+    parent = experiment.parent or ""
+    if parent.startswith("exp_") and parent != replaces(experiment):
+        return parent
+    return experiment.request.get(REPLAY_OF)
+
+
+def begin_replay(bench: Bench, ledger: Ledger, original: Experiment) -> Experiment:
+    """Return the experiment that is to replay one of `ledger`, begun but not launched.
+
+    Raises:
+        InputError: the checkpoint here is not the one it was made with.
+    """
+    made = design_of(bench, original)
+    require_room(bench, made)
+    if ledger.read_only:
+        return bench.ledger.begin(new_experiment(bench, made, extra={REPLAY_OF: original.id}))
+    return bench.ledger.begin(new_experiment(bench, made, parent=original.id))
+
+
+def group_of(bench: Bench, experiment: Experiment) -> str:
+    """Return the name under which the engine schedules an experiment's arms.
+
+    A screen's experiments have one, the replays of a screen's experiments another; any other
+    experiment has its own.
+    """
+    parent = experiment.parent or ""
+    if parent.startswith("scr_"):
+        return parent
+    if original := replayed(experiment):
+        screen = locate(bench, original)[1].parent or ""
+        if screen.startswith("scr_"):
+            return f"replay of {screen}"
+    return experiment.id
+
+
+def profile_of(ledger: Ledger, environment: str | None) -> str | None:
+    """Return the digest of the numerics profile of an environment, by the environment's digest."""
+    return ledger.environment(environment).get("profile_digest") if environment else None
+
+
+def locate(bench: Bench, experiment_id: str) -> tuple[Ledger, Experiment]:
+    """Return an experiment and the ledger it is in: this home's, else the reference ledger.
+
+    Raises:
+        NotFoundError: in neither; the nearest ids are given.
+    """
+    return bench.locate(lambda ledger: ledger.experiment(experiment_id))
+
+
+def verdict_of(bench: Bench, replay: Experiment) -> Comparison | None:
+    """Return how a replay compares with what it replays; None unless both succeeded."""
+    ledger, original = locate(bench, replayed(replay) or "")
+    before, after = ledger.outcome(original.id), bench.ledger.outcome(replay.id)
+    if before is None or after is None or {before.kind, after.kind} != {"succeeded"}:
+        return None
+    return compared(ledger, before, bench.ledger, after)
+
+
+def record_verdict(bench: Bench, replay: Experiment) -> None:
+    """Write a replay's verdict beside the original, once; the reference ledger is never written."""
+    ledger, original = locate(bench, replayed(replay) or "")
+    found = verdict_of(bench, replay)
+    if found is None or ledger.read_only:
+        return
+    if replay.id in [v.replay_id for v in ledger.verifications(original.id)]:
+        return
+    ledger.record_verification(
+        original.id,
+        found.verdict,
+        differs=found.differs,
+        environment=_environment(bench.ledger, bench.ledger.outcome(replay.id)),
+        replay_id=replay.id,
+    )
+
+
+def compared(before_in: Ledger, before: Outcome, after_in: Ledger, after: Outcome) -> Comparison:
+    """Return how an outcome compares with an earlier one, both of which succeeded."""
+    roles = [role for role in CELL_ROLES if role in before.artifacts or role in after.artifacts]
+    changed = [
+        r
+        for r in roles
+        if not _same_cells(before_in, before.artifacts.get(r), after_in, after.artifacts.get(r))
+    ]
+    profile = _difference(_environment(before_in, before), _environment(after_in, after))
+    numerics = {k: v for k, v in profile.items() if k.startswith("profile")}
+    differs: dict[str, Any] = {"environment": profile} if profile else {}
+    others = set(before.artifacts) - set(roles)
+    changed_others = sorted(r for r in others if before.artifacts[r] != after.artifacts.get(r))
+    if changed or changed_others:
+        differs["artifacts"] = [*changed, *changed_others]
+    if not changed:
+        return Comparison("same_kind" if numerics else "exact", differs)
+    differs["counts"] = {r: _counts(before_in, before, after_in, after, r) for r in changed}
+    agreement = _agreement(before, after)
+    differs["agreement"] = agreement
+    agree = agreement is not None and agreement["share_within"] >= AGREE_SHARE
+    return Comparison("equivalent" if agree and numerics else "different", differs)
+
+
+def _same_cells(before_in: Ledger, before: str | None, after_in: Ledger, after: str | None) -> bool:
+    """Return whether two artifacts hold the same cells; one may not say whose they are."""
+    if before == after or before is None or after is None:
+        return before == after
+    return _of_cells_alone(before_in, before) == _of_cells_alone(after_in, after)
+
+
+def _of_cells_alone(ledger: Ledger, digest: str) -> str:
+    """Return the digest that stored cells have without their origin in the header."""
+    if not ledger.has_object(digest):
+        return digest
+    return digest_pieces(Blob([decode_cells(ledger.object_file(digest))]))
+
+
+def _counts(
+    before_in: Ledger, before: Outcome, after_in: Ledger, after: Outcome, role: str
+) -> dict[str, Any] | None:
+    """Return how many counts are the same and how far the others are; None if no longer stored."""
+    first, second = before.artifacts.get(role), after.artifacts.get(role)
+    if not (first and second and before_in.has_object(first) and after_in.has_object(second)):
+        return None
+    a = decode_cells(before_in.object_file(first))
+    b = decode_cells(after_in.object_file(second))
+    if a.shape != b.shape:
+        return {"shapes": [list(a.shape), list(b.shape)]}
+    others, largest, at = 0, 0, None
+    for rows in row_blocks(*a.shape):
+        gap = np.abs(a[rows].counts.astype(np.int64) - b[rows].counts)
+        where = np.argwhere(gap)
+        if at is None and len(where):
+            at = [rows.start + int(where[0, 0]), int(where[0, 1])]
+        others, largest = others + len(where), max(largest, int(gap.max(initial=0)))
+    n_counts = len(a) * len(a.measured)
+    return {
+        "identical_share": (n_counts - others) / n_counts,
+        "largest_difference": largest,
+        "first_difference": at,
+    }
+
+
+def _agreement(before: Outcome, after: Outcome) -> dict[str, Any] | None:
+    """Return the share of the kept genes that agree within Monte Carlo error."""
+    old = {row["gene"]: row for row in (before.result or {}).get("kept", [])}
+    new = {row["gene"]: row for row in (after.result or {}).get("kept", [])}
+    gaps = [
+        abs(old[g]["value"] - new[g]["value"]) / math.hypot(old[g]["se"], new[g]["se"])
+        for g in old.keys() & new.keys()
+        if old[g]["se"] and new[g]["se"]
+    ]
+    if not gaps:
+        return None
+    return {
+        "genes": len(gaps),
+        "share_within": sum(gap <= AGREE_SE for gap in gaps) / len(gaps),
+        "within_standard_errors": AGREE_SE,
+        "largest_gap": max(gaps),
+    }
+
+
+def _environment(ledger: Ledger, outcome: Outcome | None) -> dict[str, Any]:
+    digest = outcome.environment_digest if outcome else None
+    return dict(ledger.environment(digest)) if digest else {}
+
+
+def _difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `path -> [before, after]` of every leaf that is not the same."""
+    old, new = dict(_leaves(before)), dict(_leaves(after))
+    return {k: [old.get(k), new.get(k)] for k in sorted(old | new) if old.get(k) != new.get(k)}
+
+
+def _leaves(value: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    for key, inner in value.items():
+        if isinstance(inner, dict):
+            yield from _leaves(inner, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", inner

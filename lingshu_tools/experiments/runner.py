@@ -1,0 +1,294 @@
+"""Experiments at work: background threads that take ledger rows to their sealed outcomes.
+
+Any process may run any unsealed experiment whose last worker is dead: what to do is in the row and
+the engine hands back cells it has already made. A forked child has none of its parent's threads; it
+begins with no experiment at work, and may launch its own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, suppress
+from functools import partial
+from threading import Event, Lock, Thread
+
+from lingshu_model.system import forks
+from lingshu_tools.analysis import Objective
+from lingshu_tools.calls.results import Progress
+from lingshu_tools.calls.waiting import Watch, Watcher, wait_until_over
+from lingshu_tools.errors import (
+    BusyError,
+    CancelledError,
+    EngineError,
+    InputError,
+    LedgerError,
+    LingshuError,
+    LockedError,
+    SealedError,
+)
+from lingshu_tools.experiments.cancelling import withdraw
+from lingshu_tools.experiments.designs import Design, cells_of, design_of
+from lingshu_tools.experiments.findings import findings
+from lingshu_tools.experiments.jobs import ENDED, ClosingError, Jobs
+from lingshu_tools.experiments.replays import record_verdict, replayed
+from lingshu_tools.experiments.workspace import Bench
+from lingshu_tools.ledger import Attempt, Experiment, NewOutcome
+from lingshu_tools.planner import objective_of
+from lingshu_tools.system.incidents import report_incident
+
+_CLOSE_S = 2.0
+"""How long each thread may take to stop."""
+_LOCKED_PAUSE_S = 1.0
+
+
+class Runner:
+    """The experiments this process works on."""
+
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
+        self.after_fork()
+        forks.register(self)
+
+    def after_fork(self) -> None:
+        """Begin with nothing at work; a lock that a thread of the parent held is left behind."""
+        self._lock = Lock()
+        self._watcher = Watcher(self)
+        self._active: set[str] = set()
+        self._troubles: dict[str, str] = {}
+        self._locked: dict[str, str] = {}
+        self._totals: dict[str, int] = {}
+        self._ended: set[str] = set()
+        self._judging: set[str] = set()
+        self._threads: list[Thread] = []
+        self._closing = Event()
+        self._jobs = Jobs(self._bench, self._closing)
+
+    def launch(self, ids: Sequence[str]) -> None:
+        """Work on experiments in one background thread, in order, all arms submitted first.
+
+        Those sealed, or worked on here or by another living process, are left alone.
+        """
+        with self._lock:
+            mine = [i for i in ids if i not in self._active]
+            self._active.update(mine)
+        if not mine:
+            return
+        for i in mine:
+            self._troubles.pop(i, None)
+        self._threads = [t for t in self._threads if t.is_alive()]
+        thread = Thread(target=self._work, args=(mine,), name=f"lingshu {mine[0]}", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def wait(self, ids: Sequence[str], wait_s: float) -> bool:
+        """Wait up to `wait_s` seconds for outcomes; return whether all are sealed.
+
+        Returns early when this process cannot go on with any of them.
+        """
+        if wait_s <= 0:
+            return self.sealed(ids, ledger=True) == set(ids)
+        watch = wait_until_over(lambda wake: self.watch(ids, wake), wait_s)
+        return not watch.pending
+
+    def watch(self, ids: Sequence[str], wake: Callable[[], None]) -> AbstractContextManager[Watch]:
+        """Give a watch on experiments; `wake` is called from another thread when it changes."""
+        return self._watcher.watch(ids, wake)
+
+    def progress(self, ids: Sequence[str]) -> Progress:
+        """Return how many cells of these experiments the engine has made, as far as is known."""
+        return self.made(ids, self.sealed(ids, ledger=True))
+
+    def made(self, ids: Sequence[str], sealed: set[str]) -> Progress:
+        """Return how many cells of these experiments there are; all of those that are `sealed`."""
+        totals = self._total_cells(ids)
+        done = sum(totals[i] if i in sealed else self._cells_made(i) for i in ids)
+        return Progress(done=done, total=sum(totals[i] for i in ids))
+
+    def sealed(self, ids: Sequence[str], *, ledger: bool) -> set[str]:
+        """Return those with an outcome, and a replay's verdict written where it is ours.
+
+        Without `ledger`, as this process knows it. An outcome is final, so it is looked up once.
+        """
+        unknown = [i for i in ids if i not in self._ended] if ledger else []
+        if unknown:
+            self._ended |= self._bench.ledger.sealed(unknown)
+        return {i for i in ids if i in self._ended and i not in self._judging}
+
+    def stopped(self, ids: Sequence[str]) -> bool:
+        """Return whether this process cannot go on with any of these."""
+        return any(i in self._troubles for i in ids)
+
+    @property
+    def active(self) -> frozenset[str]:
+        """The experiments that are queued or at work here."""
+        with self._lock:
+            return frozenset(self._active)
+
+    @property
+    def n_cells_made(self) -> int:
+        """How many cells the engine has made for this process."""
+        return self._jobs.n_cells_made
+
+    def cells_left(self) -> int:
+        """Return how many cells of the experiments at work here are still to be made."""
+        ids = sorted(self.active)
+        progress = self.made(ids, self.sealed(ids, ledger=False))
+        return progress.total - progress.done
+
+    def trouble(self, experiment_id: str) -> str | None:
+        """Return why this process could not finish an unsealed experiment, or cannot yet."""
+        return self._troubles.get(experiment_id) or self._locked.get(experiment_id)
+
+    def note(self, experiment_id: str) -> str | None:
+        """Return what the work on an experiment waits for; None where it goes on."""
+        return self._jobs.note() if experiment_id in self._active else None
+
+    def close(self) -> None:
+        """Stop working; what is unsealed can be picked up by any process."""
+        self._closing.set()
+        for thread in self._threads:
+            thread.join(timeout=_CLOSE_S)
+
+    def _total_cells(self, ids: Sequence[str]) -> dict[str, int]:
+        missing = [i for i in ids if i not in self._totals]
+        for experiment in self._bench.ledger.experiments(missing) if missing else ():
+            self._totals[experiment.id] = cells_of(experiment.tool, experiment.request)
+        return {i: self._totals[i] for i in ids}
+
+    def _cells_made(self, experiment_id: str) -> int:
+        return min(self._totals[experiment_id], self._jobs.done(experiment_id))
+
+    def _work(self, ids: Sequence[str]) -> None:
+        try:
+            for i, made in [(i, self._submitted(i)) for i in ids]:
+                if self._closing.is_set():
+                    return
+                if made:
+                    self._guarded(i, partial(self._attempt, *made))
+        except ClosingError:
+            pass
+        except EngineError as error:
+            for i in ids:
+                self._troubles.setdefault(i, str(error))
+        finally:
+            with self._lock:
+                self._active.difference_update(ids)
+                self._jobs.forget(ids)
+            self._watcher.nudge()
+
+    def _submitted(self, experiment_id: str) -> tuple[Experiment, Design] | None:
+        """Submit an experiment's arms ahead of its turn, so that the engine always has work."""
+        made: list[tuple[Experiment, Design]] = []
+
+        def submit() -> None:
+            if self._bench.ledger.status(experiment_id) in ENDED:
+                return
+            experiment = self._bench.ledger.experiment(experiment_id)
+            design = design_of(self._bench, experiment)
+            made.append((experiment, design))
+            # What the engine refuses is refused again in the attempt, and sealed there.
+            with suppress(InputError):
+                for role, arm in design.arms.items():
+                    self._jobs.submit(experiment, role, arm)
+            if self._bench.ledger.cancel_requested(experiment_id):
+                raise CancelledError(experiment_id)
+
+        self._guarded(experiment_id, submit)
+        return made[0] if made else None
+
+    def _guarded(self, experiment_id: str, act: Callable[[], None]) -> None:
+        """Act; what stops one experiment must not stop its siblings, an absent engine must.
+
+        While another program keeps the database locked this waits and acts again: what has been
+        made is in the engine, and an outcome in the spool.
+        """
+        while self._locked_out(experiment_id, act):
+            if self._closing.wait(_LOCKED_PAUSE_S):
+                return
+
+    def _locked_out(self, experiment_id: str, act: Callable[[], None]) -> bool:
+        """Act, and return whether nothing came of it because the database is locked."""
+        try:
+            act()
+            self._locked.pop(experiment_id, None)
+        except BusyError:
+            pass
+        except (SealedError, CancelledError):
+            # It ended elsewhere: what was submitted for it here is not to be computed.
+            withdraw(self._bench, experiment_id)
+        except (EngineError, ClosingError):
+            raise
+        except LockedError as error:
+            self._locked[experiment_id] = str(error)
+            return True
+        except LingshuError as error:
+            self._troubles[experiment_id] = str(error)
+        except Exception as error:  # noqa: BLE001 - a thread has nobody to raise to
+            self._troubles[experiment_id] = _incident(experiment_id, error)
+        finally:
+            self._watcher.nudge()
+        return False
+
+    def _attempt(self, experiment: Experiment, design: Design) -> None:
+        try:
+            self._seal(experiment, design)
+            if replayed(experiment):
+                record_verdict(self._bench, experiment)
+            self._ended.add(experiment.id)
+        except LockedError:
+            # Comes back: the verdict of a replay is still to be written.
+            raise
+        except BaseException:
+            self._judging.discard(experiment.id)
+            raise
+        self._judging.discard(experiment.id)
+
+    def _seal(self, experiment: Experiment, design: Design) -> None:
+        """Seal the experiment by what is computed for it."""
+        try:
+            with self._bench.ledger.attempt(experiment.id) as attempt:
+                outcome = self._outcome(attempt, experiment, design)
+                self._judging.add(experiment.id)
+                self._bench.ledger.seal(attempt, outcome)
+            if outcome.kind != "succeeded":
+                withdraw(self._bench, experiment.id)
+        except SealedError:
+            # Ours, if it waited in the spool while the database was locked.
+            if experiment.id not in self._judging:
+                raise
+
+    def _outcome(self, attempt: Attempt, experiment: Experiment, design: Design) -> NewOutcome:
+        started = time.monotonic()
+        try:
+            computed = self._jobs.computed(experiment, design, attempt.cancel_requested)
+            found = findings(design, computed.cells, self._objective(experiment))
+        except CancelledError:
+            return NewOutcome(kind="cancelled", seconds=time.monotonic() - started)
+        except (EngineError, LedgerError, ClosingError):
+            # Neither the request nor the cells: another attempt may succeed.
+            raise
+        except InputError as error:
+            return NewOutcome(kind="failed", error=str(error), seconds=time.monotonic() - started)
+        except Exception as error:  # noqa: BLE001 - sealed as failed: another attempt would fail alike
+            text = _incident(experiment.id, error)
+            return NewOutcome(kind="failed", error=text, seconds=time.monotonic() - started)
+        return NewOutcome(
+            kind="succeeded",
+            result=found.result,
+            artifacts=found.artifacts,
+            environment=computed.environment,
+            seconds=time.monotonic() - started,
+        )
+
+    def _objective(self, experiment: Experiment) -> Objective | None:
+        """Return what the screen that an experiment belongs to scores."""
+        parent = experiment.parent or ""
+        if not parent.startswith("scr_"):
+            return None
+        return objective_of(self._bench.ledger.screen(parent).plan)
+
+
+def _incident(experiment_id: str, error: Exception) -> str:
+    incident = report_incident(experiment_id, error)
+    return f"it failed for a reason of its own, not of the request (incident {incident})"

@@ -1,0 +1,58 @@
+"""Screens in the ledger: which experiments count, and how those that stopped are begun again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lingshu_tools.experiments.disk_space import require_room
+from lingshu_tools.experiments.resuming import in_place_of
+from lingshu_tools.experiments.workspace import Bench
+from lingshu_tools.ledger import Experiment, Ledger, Screen
+from lingshu_tools.planner import Plan
+
+
+def locate_screen(bench: Bench, screen_id: str) -> tuple[Ledger, Screen]:
+    """Return a screen and the ledger it is in: this home's, else the reference ledger.
+
+    Raises:
+        NotFoundError: in neither.
+    """
+    return bench.locate(lambda ledger: ledger.screen(screen_id))
+
+
+def candidates_of(ledger: Ledger, screen_id: str) -> list[Experiment]:
+    """Return the experiments of a screen that count, by position: of each position the newest."""
+    latest = {child.position: child for child in ledger.children(screen_id)}
+    return list(latest.values())
+
+
+def begin_screen(bench: Bench, plan: Plan, screen: Screen, tags: Sequence[str]) -> None:
+    """Begin what a screen lacks: all its experiments, or those that were cancelled or failed.
+
+    A failed one is begun again when nothing of the screen is unfinished, so that asking how far a
+    running screen is repeats no failure.
+    """
+    # The rows have client keys, so that a second process begins none twice.
+    there = candidates_of(bench.ledger, screen.id)
+    if len(there) < len(plan.candidates):
+        require_room(bench, plan.designs[0], stored_cells=plan.total_cells)
+        bench.ledger.begin_many(plan.children(bench, screen.id), tags=tags)
+        return
+    again = stopped_of(bench.ledger, there)
+    if again:
+        cells = (len(again) + 1) * plan.control.n_cells
+        require_room(bench, plan.designs[0], stored_cells=cells)
+        bench.ledger.begin_many([in_place_of(bench, old) for old in again], tags=tags)
+
+
+def stopped_of(ledger: Ledger, candidates: Sequence[Experiment]) -> list[Experiment]:
+    """Return the experiments of a screen that are to be begun again, in the order given."""
+    outcomes = ledger.outcomes([e.id for e in candidates])
+    unsealed = [e.id for e in candidates if e.id not in outcomes]
+    stopping = ledger.cancellations(unsealed)
+    retried = {"cancelled"} if set(unsealed) - stopping else {"cancelled", "failed"}
+    return [
+        e
+        for e in candidates
+        if e.id in stopping or (e.id in outcomes and outcomes[e.id].kind in retried)
+    ]

@@ -1,0 +1,1 @@
+"""Experiments as a reader gets them: views, tables, pages and scripts."""

@@ -1,0 +1,212 @@
+"""A sealed perturbation as a result: genes with intervals, magnitude, target check, a summary.
+
+Knows nothing of how the experiment was run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lingshu_model.system.lazy import Lazy
+from lingshu_tools.analysis import Effect, Residuals, ShamNull, interval
+from lingshu_tools.calls.results import Truncated, call_text, finite
+from lingshu_tools.experiments.designs import Design
+from lingshu_tools.experiments.findings import strongest, unpack_effect
+from lingshu_tools.experiments.gene_names import resolve_genes
+from lingshu_tools.report.evidence import evidence_sentence
+from lingshu_tools.report.experiment_views import Shown
+from lingshu_tools.tools.common import GeneEffect, Magnitude, TargetCheck
+
+UNITS = {
+    "log2_fold_change": "log2((perturbed + 1) / (control + 1)) of mean counts per 10,000",
+    "control_mean": "log1p_cp10k",
+    "perturbed_mean": "log1p_cp10k",
+    "change": "log1p_cp10k",
+    "prediction_error": "log1p_cp10k",
+    "magnitude": "log1p_cp10k (L2 norm over genes)",
+}
+MONTE_CARLO = (
+    "mc_interval covers only the noise of sampling finitely many cells; prediction_error, the "
+    "error against held-out cells, is usually the larger"
+)
+NO_NULL = "no sham null for this checkpoint: significance is not given"
+NOT_STORED = "the cells of this experiment are not stored here; only the genes kept in its row are"
+ONE_CELL = "one pair of cells has no interval; ask for n_cells of at least 2"
+
+
+class EffectView:
+    """The numbers of one succeeded perturbation, and views of them."""
+
+    def __init__(self, design: Design, effect: Effect) -> None:
+        self._design = design
+        self.effect = effect
+        self._checkpoint = design.checkpoint
+        self._tier = design.support.tier
+
+    @Lazy
+    def null(self) -> ShamNull | None:
+        """The checkpoint's sham null, if it has one."""
+        return ShamNull.from_evidence(self._checkpoint.evidence, self._checkpoint.panel)
+
+    @Lazy
+    def _errors(self) -> NDArray[np.float64]:
+        residuals = Residuals.from_evidence(self._checkpoint.evidence, self._tier)
+        panel = self._checkpoint.panel
+        return residuals.of_genes(panel) if residuals else np.full(len(panel), np.nan)
+
+    @Lazy
+    def _q(self) -> NDArray[np.float64]:
+        nothing = np.full(len(self._checkpoint.panel), np.nan)
+        return self.null.gene_q(self.effect) if self.null else nothing
+
+    @Lazy
+    def order(self) -> list[int]:
+        """Panel positions of the measured genes, strongest change first."""
+        return strongest(self.effect.change)
+
+    def gene(self, index: int) -> GeneEffect:
+        """Return one gene's effect."""
+        e = self.effect
+        return GeneEffect(
+            gene=self._checkpoint.panel[index],
+            log2_fold_change=finite(e.log2_fold_change[index]),
+            mc_interval=self._interval(e.log2_fold_change, e.log2_fold_change_se, index),
+            control_mean=finite(e.control_mean[index]),
+            perturbed_mean=finite(e.perturbed_mean[index]),
+            change=finite(e.change[index]),
+            change_mc_interval=self._interval(e.change, e.change_se, index),
+            prediction_error=finite(self._errors[index]),
+            sham_q=finite(self._q[index]),
+        )
+
+    def magnitude(self) -> Magnitude:
+        """Return the size of the whole effect beside the shams'."""
+        e, null = self.effect, self.null
+        return Magnitude(
+            value=e.magnitude,
+            mc_interval=interval(e.magnitude, e.magnitude_se, e.n_cells),
+            sham_median=finite(np.median(null.magnitudes)) if null else None,
+            sham_q95=finite(np.quantile(null.magnitudes, 0.95)) if null else None,
+            sham_p=null.magnitude_p(e) if null else None,
+        )
+
+    def target_checks(self) -> list[TargetCheck]:
+        """Return what happens to each target's own gene; empty where none is on the panel."""
+        panel = self._checkpoint.panel
+        own = [i for i in self._design.interventions if i.target in panel]
+        return [self._check(i.target, i.kind, panel.index(i.target)) for i in own]
+
+    def _check(self, gene: str, kind: str, index: int) -> TargetCheck:
+        change = finite(self.effect.change[index])
+        span = self._interval(self.effect.change, self.effect.change_se, index)
+        wanted = 1 if kind == "crispra" else -1
+        if change is None or span is None:
+            note = "not measured, or too few cells to tell"
+        elif span[0] <= 0 <= span[1]:
+            note = "its own RNA does not change beyond Monte Carlo noise"
+        else:
+            note = "as expected" if change * wanted > 0 else "against expectation"
+            note = f"its own RNA goes {'up' if change > 0 else 'down'}, {note}"
+        return TargetCheck(gene=gene, change=change, mc_interval=span, note=note)
+
+    def _interval(
+        self, values: NDArray[np.float64], se: NDArray[np.float64] | None, index: int
+    ) -> list[float] | None:
+        if se is None:
+            return None
+        return interval(float(values[index]), float(se[index]), self.effect.n_cells)
+
+    def summary(self) -> str:
+        """Return what was found and what it is worth, fit to be quoted."""
+        panel = self._checkpoint.panel
+        own = {i.target for i in self._design.interventions}
+        top = [i for i in self.order if panel[i] not in own][:3]
+        genes = ", ".join(f"{panel[i]} {self.effect.change[i]:+.2f}" for i in top)
+        found = f"{self._design.where}: strongest changes (log1p_cp10k) {genes or 'none'}"
+        if self.null:
+            below = int((self.null.magnitudes < self.effect.magnitude).sum())
+            found += f"; its magnitude exceeds {below} of {self.null.n_shams} shams"
+        return f"{found}. {evidence_sentence(self._checkpoint, self._tier)}"
+
+    def caveats(self) -> list[str]:
+        """Return what a reader must know before believing the numbers."""
+        said = [MONTE_CARLO] if self.effect.n_cells > 1 else [ONE_CELL]
+        if self.null is None:
+            said.append(NO_NULL)
+        elif self.null.steps not in (None, self._design.steps):
+            said.append(
+                f"the sham null was sampled with {self.null.steps} steps, this with "
+                f"{self._design.steps}: sham_q and sham_p are approximate"
+            )
+        if any(i.kind == "sham" for i in self._design.interventions):
+            said.append("a sham is a label without a meaning: its effect is the model's noise")
+        return said
+
+
+def effect_fields(
+    one: Shown, *, genes: Sequence[str] | None, limit: int, offset: int = 0
+) -> dict[str, Any]:
+    """Return the fields of a succeeded perturbation: the asked genes, or the strongest ones."""
+    blob = one.artifact("effects")
+    if blob is None:
+        return _from_row(one, limit)
+    view = EffectView(one.design, unpack_effect(blob))
+    panel = one.design.checkpoint.panel
+    asked = None if genes is None else resolve_genes(one.design.checkpoint, genes)
+    order = view.order if asked is None else [panel.index(g) for g in asked]
+    rows = order[offset : offset + limit]
+    return {
+        "summary": view.summary(),
+        "units": UNITS,
+        "caveats": view.caveats(),
+        "magnitude": view.magnitude(),
+        "target_check": view.target_checks(),
+        "genes": [view.gene(i) for i in rows],
+        "truncated": cut(len(rows), len(order), one.experiment.id, offset),
+        "next_step": f"{call_text('plot_experiment', id=one.experiment.id, kind='volcano')} draws "
+        f"it; {call_text('replay_experiment', id=one.experiment.id)} proves it.",
+    }
+
+
+def cut(shown: int, total: int, name: str, offset: int = 0) -> Truncated | None:
+    """Return what was left out of a list of genes, or None."""
+    if shown >= total:
+        return None
+    more = f'get_experiment(id="{name}", detail="effects", offset={offset + shown})'
+    return Truncated(shown=shown, total=total, how_to_get_more=f"{more}, or name genes=[…]")
+
+
+def _from_row(one: Shown, limit: int) -> dict[str, Any]:
+    """Return what the outcome itself keeps, for a ledger whose objects are elsewhere."""
+    n_cells = int(one.result["n_cells"])
+    kept = one.result["kept"][:limit]
+    top = ", ".join(f"{row['gene']} {row['value']:+.2f}" for row in kept[:3])
+    sentence = evidence_sentence(one.design.checkpoint, one.design.support.tier)
+    return {
+        "summary": f"{one.where}: strongest changes (log1p_cp10k) {top}. {sentence}",
+        "units": UNITS,
+        "caveats": [NOT_STORED, MONTE_CARLO],
+        "genes": [kept_gene(row, n_cells) for row in kept],
+        "truncated": cut(len(kept), one.result["measured_genes"], one.experiment.id),
+        "next_step": f"{call_text('replay_experiment', id=one.experiment.id)} makes the cells "
+        "again.",
+    }
+
+
+def kept_gene(row: dict[str, Any], n_cells: int) -> GeneEffect:
+    """Return what an outcome itself keeps of a gene's effect."""
+    return GeneEffect(
+        gene=row["gene"],
+        log2_fold_change=None,
+        mc_interval=None,
+        control_mean=None,
+        perturbed_mean=None,
+        change=row["value"],
+        change_mc_interval=interval(row["value"], row["se"], n_cells),
+        prediction_error=None,
+        sham_q=None,
+    )

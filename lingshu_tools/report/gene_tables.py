@@ -1,0 +1,70 @@
+"""An experiment's numbers, one row for each gene of the panel.
+
+Knows nothing of files, or of which rows a tool would show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lingshu_model.contracts import decode_cells
+from lingshu_tools.analysis import summarised
+from lingshu_tools.calls.results import finite
+from lingshu_tools.experiments.designs import Design, context_label
+from lingshu_tools.experiments.findings import unpack_effect
+from lingshu_tools.report.effect_view import EffectView
+
+EFFECT_UNITS = {
+    "log2_fold_change": "log2((perturbed + 1) / (control + 1)) of mean counts per 10,000",
+    "control_mean, perturbed_mean, change, prediction_error": "log1p_cp10k",
+    "…_mc_low, …_mc_high": "95 % Monte Carlo interval: sampling noise alone",
+}
+SAMPLE_UNITS = {"mean_count": "count (UMI)", "mean": "log1p_cp10k", "zero_rate": "share of cells"}
+
+
+def effect_rows(name: str, design: Design, effects: Path) -> Iterator[dict[str, Any]]:
+    """Yield the effect of the succeeded perturbation `name` on each gene, in panel order."""
+    view = EffectView(design, unpack_effect(effects.read_bytes()))
+    for index, known in enumerate(_known(name, design)):
+        gene = view.gene(index)
+        low, high = gene.mc_interval or (None, None)
+        change_low, change_high = gene.change_mc_interval or (None, None)
+        yield {
+            **known,
+            "log2_fold_change": gene.log2_fold_change,
+            "log2_fold_change_mc_low": low,
+            "log2_fold_change_mc_high": high,
+            "control_mean": gene.control_mean,
+            "perturbed_mean": gene.perturbed_mean,
+            "change": gene.change,
+            "change_mc_low": change_low,
+            "change_mc_high": change_high,
+            "prediction_error": gene.prediction_error,
+            "sham_q": gene.sham_q,
+        }
+
+
+def sample_rows(name: str, design: Design, cells: Path) -> Iterator[dict[str, Any]]:
+    """Yield the mean of each gene over the cells of `name`, in panel order; None: not measured."""
+    found = decode_cells(cells)
+    summary = summarised(found)
+    numbers = {name: getattr(summary, name) for name in ("mean_count", "mean", "zero_rate")}
+    place = np.cumsum(found.measured) - 1
+    for index, known in enumerate(_known(name, design)):
+        own = {name: values[place[index]] for name, values in numbers.items()}
+        measured = found.measured[index]
+        yield {**known, **{k: finite(float(v)) if measured else None for k, v in own.items()}}
+
+
+def _known(name: str, design: Design) -> Iterator[dict[str, Any]]:
+    named = {
+        "experiment_id": name,
+        "perturbation": design.label,
+        "context": context_label(design.context),
+    }
+    for entry in design.checkpoint.panel_entries:
+        yield {**named, "gene": entry["symbol"], "ensembl": entry.get("ensembl") or ""}

@@ -1,0 +1,260 @@
+"""An experiment or a screen as a page of a lab book: asked, came out, evidence, made on, record.
+
+Begins nothing and waits for nothing. Text that came from outside is shown without characters that
+could steer a terminal. Knows nothing of how a result is worked out.
+"""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from lingshu_model.contracts import CheckpointError
+from lingshu_tools.calls.results import EvidenceView, Result
+from lingshu_tools.errors import InputError, MissingCheckpointError
+from lingshu_tools.experiments.designs import context_label, replaces
+from lingshu_tools.experiments.replays import locate, replayed, verdict_of
+from lingshu_tools.experiments.screens import candidates_of, locate_screen
+from lingshu_tools.ledger import Experiment, Ledger, Outcome, Screen
+from lingshu_tools.report.experiment_views import shown
+from lingshu_tools.report.plain_text import plain
+from lingshu_tools.report.row_view import screen_fields
+from lingshu_tools.tools.perturb_cells import PerturbResult, gene_table, show_effect
+from lingshu_tools.tools.run_screen import ScreenResult, ranking_table, screen_shown
+from lingshu_tools.tools.sample_cells import SampleResult, sample_table, show_sample
+
+if TYPE_CHECKING:
+    from lingshu_tools.app import App
+
+WIDTH = 96
+ROWS = 10
+Section = tuple[str, list[str]]
+
+
+def page(app: App, name: str) -> str:
+    """Return the page of an experiment (exp_…) or a screen (scr_…), as plain text.
+
+    Raises:
+        NotFoundError: there is none of that id here or in the reference ledger.
+    """
+    made = _screen_page(app, name) if name.startswith("scr_") else _experiment_page(app, name)
+    return plain("\n".join(made))
+
+
+def _experiment_page(app: App, name: str) -> list[str]:
+    ledger, row = locate(app, name)
+    outcome = ledger.outcome(row.id)
+    found = _found(app, row)
+    return _laid_out(
+        f"{row.id}  {row.tool}  {ledger.status(row.id)}",
+        [
+            ("asked", _asked(row, ledger.tags([row.id]).get(row.id, []))),
+            ("came out", _came_out(found, outcome)),
+            ("evidence", _evidence(found) if isinstance(found, Result) else []),
+            ("made on", _made_on(ledger, outcome)),
+            ("replays", [*_verdict(app, row), *_replays(ledger, row)]),
+            ("record", _record(ledger, row, outcome)),
+        ],
+    )
+
+
+def _found(app: App, row: Experiment) -> Result | str:
+    """Return the result as tools show it, or why it cannot be shown with its checkpoint's eyes."""
+    try:
+        one = shown(app, row.id)
+    except (InputError, CheckpointError) as error:
+        return str(error)
+    if row.tool == "sample_cells":
+        return show_sample(app, one, limit=ROWS)
+    return show_effect(app, one, limit=ROWS)
+
+
+def _asked(row: Experiment, tags: Sequence[str]) -> list[str]:
+    request = row.request
+    who = f"{row.principal}, through {row.door}"
+    origin = replayed(row)
+    return _pairs(
+        {
+            "what": row.perturbation or "control",
+            "in": row.context,
+            "cells": _cells(request),
+            "sampling": _chosen(request, ("seed", "steps", "guidance")),
+            "checkpoint": row.checkpoint,
+            "by": who,
+            "when": row.created_at,
+            "tags": ", ".join(tags) or None,
+            "replay of": origin,
+            "in place of": replaces(row),
+            "part of": row.parent if row.parent not in (origin, replaces(row)) else None,
+        }
+    )
+
+
+def _cells(request: Mapping[str, Any]) -> str:
+    first = int(request.get("first_cell", 0))
+    count = request.get("n_cells")
+    return f"{count} an arm" + (f", from cell {first}" if first else "")
+
+
+def _chosen(values: Mapping[str, Any], names: Iterable[str]) -> str:
+    return ", ".join(f"{name} {values[name]}" for name in names if name in values)
+
+
+def _came_out(found: Result | str, outcome: Outcome | None) -> list[str]:
+    if isinstance(found, str):
+        kept = ((outcome and outcome.result) or {}).get("kept", [])[:ROWS]
+        return [*_wrapped(found), *(f"{row['gene']}  {row['value']:+.3g}" for row in kept)]
+    lines = _wrapped(found.summary)
+    if isinstance(found, PerturbResult):
+        if size := found.magnitude:
+            null = "" if size.sham_q95 is None else f"; 95 % of shams are below {size.sham_q95:.3g}"
+            lines += ["", f"magnitude {size.value:.3g} (log1p_cp10k, L2 over genes){null}"]
+        lines += [f"target {one.gene}: {one.note}" for one in found.target_check]
+        lines += _table(gene_table(found.genes)) if found.genes else []
+    if isinstance(found, SampleResult) and found.genes:
+        lines += _table(sample_table(found))
+    return lines
+
+
+def _evidence(found: Result) -> list[str]:
+    support, evidence = found.support, found.evidence
+    lines = [f"support: {support.tier}; {support.note}"] if support else []
+    lines += _figures(evidence) if evidence else ["no held-out figure for this support tier"]
+    return [*lines, *(line for caveat in found.caveats for line in _wrapped(caveat, "! "))]
+
+
+def _figures(evidence: EvidenceView) -> list[str]:
+    figures = {"this checkpoint": evidence.model, **evidence.baselines}
+    return [
+        f"held out: {evidence.metric.replace('_', ' ')} over {evidence.set}",
+        *_pairs(
+            {
+                name.replace("_", " "): "undefined"
+                if one.value is None
+                else f"{one.value:.2f}"
+                + (f"  [{one.interval[0]:.2f}, {one.interval[1]:.2f}]" if one.interval else "")
+                for name, one in figures.items()
+            }
+        ),
+        f"verdict: {evidence.verdict}",
+    ]
+
+
+def _made_on(ledger: Ledger, outcome: Outcome | None) -> list[str]:
+    if outcome is None or outcome.environment_digest is None:
+        return []
+    took = None if outcome.seconds is None else f"{outcome.seconds:.3g} s"
+    leaves = dict(_leaves(ledger.environment(outcome.environment_digest)))
+    return _pairs({"took": took, **leaves})
+
+
+def _leaves(value: Mapping[str, Any], path: str = "") -> Iterable[tuple[str, str]]:
+    for key, inner in sorted(value.items()):
+        if isinstance(inner, dict):
+            yield from _leaves(inner, f"{path}{key}.")
+        elif inner is not None:
+            yield f"{path}{key}", inner if isinstance(inner, str) else json.dumps(inner)
+
+
+def _verdict(app: App, row: Experiment) -> list[str]:
+    found = verdict_of(app, row) if replayed(row) and row.parent else None
+    return [f"{found.verdict}, this one, of {replayed(row)}"] if found else []
+
+
+def _replays(ledger: Ledger, row: Experiment) -> list[str]:
+    return [
+        f"{one.verdict}  {one.created_at}  {one.replay_id or 'no experiment of its own'}"
+        + (f"  differs in {', '.join(one.differs)}" if one.differs else "")
+        for one in ledger.verifications(row.id)
+    ]
+
+
+def _record(ledger: Ledger, row: Experiment, outcome: Outcome | None) -> list[str]:
+    artifacts = outcome.artifacts if outcome else {}
+    here = {
+        role: digest + ("" if ledger.has_object(digest) else "  (not stored here)")
+        for role, digest in sorted(artifacts.items())
+    }
+    return _pairs(
+        {
+            "request": row.request_digest,
+            "checkpoint": row.checkpoint_digest,
+            "panel": row.panel_digest,
+            "environment": outcome.environment_digest if outcome else None,
+            **here,
+            "row": f"{row.seq}" + (f", sealed by row {outcome.seq}" if outcome else ""),
+            "head": str(ledger.head()),
+            "ledger": ledger.name,
+        }
+    )
+
+
+def _screen_page(app: App, name: str) -> list[str]:
+    ledger, screen = locate_screen(app, name)
+    plan = screen.plan
+    found = _found_screen(app, ledger, screen)
+    aims = (f"{verb} {', '.join(genes)}" for verb, genes in plan["objective"].items() if genes)
+    asked = {
+        "objective": "; ".join(aims),
+        "candidates": str(len(plan["candidates"])),
+        "in": context_label(plan["context"]),
+        "cells": _cells(plan),
+        "sampling": _chosen(plan, ("seed", "steps", "guidance")),
+        "checkpoint": plan["checkpoint"],
+        "by": screen.principal,
+        "when": screen.created_at,
+    }
+    kept = {
+        "plan": screen.digest,
+        "checkpoint": plan["checkpoint_digest"],
+        "row": str(screen.seq),
+        "head": str(ledger.head()),
+        "ledger": ledger.name,
+    }
+    ranked = found.ranking if isinstance(found, ScreenResult) else []
+    ranking = _table(ranking_table(ranked)) if ranked else []
+    sections = [
+        ("asked", _pairs(asked)),
+        ("came out", [*_wrapped(found.summary), *ranking]),
+        ("evidence", _evidence(found)),
+        (
+            "experiments",
+            [f"{child.id}  {child.perturbation}" for child in candidates_of(ledger, name)],
+        ),
+        ("record", _pairs(kept)),
+    ]
+    return _laid_out(f"{name}  screen  {found.status}", sections)
+
+
+def _found_screen(app: App, ledger: Ledger, screen: Screen) -> Result:
+    try:
+        return screen_shown(app, screen.id, top=ROWS)
+    except MissingCheckpointError as error:
+        return Result(**screen_fields(ledger, screen, error))
+
+
+def _laid_out(title: str, sections: Sequence[Section]) -> list[str]:
+    page = [title, "═" * len(title)]
+    for name, lines in sections:
+        if lines:
+            page += ["", name.upper(), *(f"  {line}".rstrip() for line in lines)]
+    return page
+
+
+def _pairs(values: Mapping[str, str | None]) -> list[str]:
+    filled = {name: value for name, value in values.items() if value}
+    width = max(map(len, filled), default=0)
+    return [f"{name:<{width}}  {value}" for name, value in filled.items()]
+
+
+def _wrapped(text: str, mark: str = "") -> list[str]:
+    wrap = textwrap.TextWrapper(WIDTH, initial_indent=mark, subsequent_indent=" " * len(mark))
+    return [line for part in text.splitlines() for line in wrap.wrap(part)]
+
+
+def _table(text: str) -> list[str]:
+    rows = [line.split("\t") for line in text.splitlines()]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return ["", *("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows)]

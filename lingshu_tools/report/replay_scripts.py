@@ -1,0 +1,82 @@
+"""A Python script that runs recorded experiments again and compares the cells bit for bit.
+
+What comes from the ledger stands in it as literals of one assignment, written by `repr`; nothing
+stored is ever part of its code. Knows nothing of files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pprint import pformat
+from typing import Any
+
+from lingshu_tools.experiments.replays import CELL_ROLES
+from lingshu_tools.ledger import digest_json
+from lingshu_tools.report.experiment_views import Shown
+
+_ARGUMENTS = ("checkpoint", "context", "interventions", "n_cells", "seed", "first_cell")
+_HERE = "RECORD_STANDS_HERE"
+_TEMPLATE = '''\
+"""Run recorded experiments on a virtual cell again and compare the cells bit for bit.
+
+Needs lingshu-tools with the checkpoint that RECORD names by digest, and takes a home as argument:
+an empty folder has everything computed anew; the default is LINGSHU_HOME. Exits with 1 where
+anything differs. All that came out of the ledger stands in RECORD, as data.
+"""
+
+import sys
+from pathlib import Path
+
+from lingshu_tools import Lab
+
+RECORD = RECORD_STANDS_HERE
+
+
+def differences(lab, one):
+    """Return what is not the same as in the record, by name."""
+    result = getattr(lab, one["tool"])(**one["arguments"], wait_s=45)
+    while result.status in ("queued", "running"):
+        result = lab.get_experiment(id=result.experiment_id, wait_s=45)
+    print(result.summary)
+    if result.status != "succeeded":
+        return [f"status {result.status}"]
+    made = lab.get_experiment(id=result.experiment_id, detail="provenance").provenance
+    request = [] if made.request_digest == one["request_digest"] else ["request"]
+    cells = [role for role, digest in one["cells"].items() if made.artifacts.get(role) != digest]
+    return request + cells
+
+
+def main(lab):
+    """Return how many experiments came out differently."""
+    different = 0
+    for one in RECORD:
+        found = differences(lab, one)
+        print(one["id"], "differs in " + ", ".join(found) if found else "is the same, bit for bit")
+        different += bool(found)
+    return different
+
+
+if __name__ == "__main__":
+    with Lab(Path(sys.argv[1]) if len(sys.argv) > 1 else None) as lab:
+        sys.exit(1 if main(lab) else 0)
+'''
+
+
+def script(ones: Sequence[Shown]) -> str:
+    """Return the text of a script that reproduces these succeeded experiments."""
+    record = pformat([_recorded(one) for one in ones], width=96, sort_dicts=False)
+    return _TEMPLATE.replace(f"= {_HERE}", f"= {record}", 1)
+
+
+def _recorded(one: Shown) -> dict[str, Any]:
+    request = one.design.request
+    artifacts = one.outcome.artifacts if one.outcome else {}
+    return {
+        "id": one.experiment.id,
+        "made_at": one.experiment.created_at,
+        "tool": one.experiment.tool,
+        "arguments": {name: request[name] for name in _ARGUMENTS},
+        "checkpoint_digest": request["checkpoint_digest"],
+        "request_digest": digest_json(request),
+        "cells": {role: artifacts[role] for role in CELL_ROLES if role in artifacts},
+    }

@@ -1,0 +1,92 @@
+"""Experiments and screens whose checkpoint is not here, as the ledger alone can show them.
+
+A row keeps the strongest genes of its outcome with their names. What needs the checkpoint (support,
+held-out evidence, the other genes) is left out, and a caveat says which digest is missing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from lingshu_tools.calls.results import Truncated
+from lingshu_tools.errors import MissingCheckpointError
+from lingshu_tools.ledger import Ledger, Screen
+from lingshu_tools.report.effect_view import MONTE_CARLO, UNITS, cut, kept_gene
+from lingshu_tools.report.experiment_views import Recorded
+from lingshu_tools.tools.sample_cells import GeneMean
+
+_INSTALL = "Install the checkpoint that the caveat names; then ask again."
+
+
+def experiment_fields(
+    one: Recorded, missing: MissingCheckpointError, *, limit: int, offset: int
+) -> dict[str, Any]:
+    """Return the fields of a result that a row and its outcome give."""
+    row, outcome = one.experiment, one.outcome
+    where = f"{row.perturbation or 'control'} in {row.context or 'no context'}"
+    status = outcome.kind if outcome else one.ledger.status(row.id)
+    fields: dict[str, Any] = {
+        "status": status,
+        "summary": f"{where}: {status}. {outcome.error or ''}".rstrip() if outcome else "",
+        "experiment_id": row.id,
+        "ledger_head": str(one.ledger.head()),
+        "perturbation": row.perturbation,
+        "context": dict(row.request.get("context") or {}),
+        "n_cells": row.request.get("n_cells"),
+        "caveats": [str(missing)],
+        "next_step": _INSTALL,
+    }
+    if outcome is None:
+        fields["summary"] = f"{where}: {status}; it cannot go on without its checkpoint."
+    if one.succeeded:
+        fields |= _genes(one, where, limit, offset)
+        fields["caveats"] = [str(missing), *fields["caveats"]]
+    return fields
+
+
+def screen_fields(
+    ledger: Ledger, screen: Screen, missing: MissingCheckpointError
+) -> dict[str, Any]:
+    """Return the fields of a result that a screen's rows give: how many are in which state."""
+    children = ledger.children(screen.id)
+    counts = Counter(str(ledger.status(child.id)) for child in children)
+    states = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+    done = counts["succeeded"] == len(children)
+    return {
+        "status": "succeeded" if done else "interrupted",
+        "summary": f"{len(children)} experiments: {states or 'none begun'}. They are ranked with "
+        "their checkpoint, which is not here.",
+        "screen_id": screen.id,
+        "ledger_head": str(ledger.head()),
+        "caveats": [str(missing)],
+        "next_step": _INSTALL,
+    }
+
+
+def _genes(one: Recorded, where: str, limit: int, offset: int) -> dict[str, Any]:
+    kept = one.result["kept"]
+    rows = kept[offset : offset + limit]
+    if one.experiment.tool == "sample_cells":
+        top = ", ".join(f"{row['gene']} {row['value']:.2f}" for row in kept[:3])
+        left_out = len(kept) - len(rows)
+        return {
+            "summary": f"{where}: highest genes (log1p_cp10k) {top}.",
+            "units": {"mean": "log1p_cp10k"},
+            "caveats": [],
+            "genes": [
+                GeneMean(gene=row["gene"], mean=row["value"], training_mean=None) for row in rows
+            ],
+            "truncated": Truncated(shown=len(rows), total=len(kept), how_to_get_more=_INSTALL)
+            if left_out
+            else None,
+        }
+    top = ", ".join(f"{row['gene']} {row['value']:+.2f}" for row in kept[:3])
+    return {
+        "summary": f"{where}: strongest changes (log1p_cp10k) {top}. What they are worth is in the "
+        "evidence of their checkpoint, which is not here.",
+        "units": UNITS,
+        "caveats": [MONTE_CARLO],
+        "genes": [kept_gene(row, int(one.result["n_cells"])) for row in rows],
+        "truncated": cut(len(rows), one.result["measured_genes"], one.experiment.id, offset),
+    }

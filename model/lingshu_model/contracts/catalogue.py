@@ -1,0 +1,340 @@
+"""Checkpoint folders read without torch: what a checkpoint knows, and that its files are intact.
+
+A checkpoint is a folder `NAME/` with `config.json`, `panel.json`, `*.safetensors`, `evidence.json`
+and `card.md`; the digests of its files are pinned beside it, in `NAME.digests.json`. A checkpoint
+that was written anew since it was read is read again.
+"""
+
+import base64
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+
+from lingshu_model.contracts.canonical import digest_file, digest_json
+from lingshu_model.contracts.messages import Intervention
+from lingshu_model.system.durable import write_durably
+from lingshu_model.system.lazy import Lazy
+
+FORMAT = "lingshu-checkpoint-1"
+SHIPPED = Path(__file__).parent.parent / "checkpoints"
+Tier = Literal["seen", "seen_elsewhere", "combination_of_seen", "unseen"]
+# What the checkpoint digest covers: everything that decides a sampled count. The evidence and the
+# card are pinned too, but may be rewritten without making the old experiments another model's.
+_IDENTITY = ("config.json", "panel.json")
+_PINS = ".digests.json"
+_REPLACING_S, _REPLACING_PAUSE_S = 1.0, 0.05
+_Stamp = tuple[int, int, int]
+
+
+class CheckpointError(Exception):
+    """A checkpoint is missing, damaged or not what its pinned digests say."""
+
+
+@dataclass(frozen=True)
+class Support:
+    """What a checkpoint has seen of one (context, perturbation).
+
+    `n_cells` counts training cells of exactly that condition; 0 where the tier is not `seen`.
+    """
+
+    tier: Tier
+    n_cells: int
+    note: str
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One checkpoint folder whose JSON files match their pinned digests."""
+
+    name: str
+    path: Path
+    digest: str
+    config: Mapping[str, Any]
+    pinned: Mapping[str, str]
+
+    @Lazy
+    def panel(self) -> list[str]:
+        """Gene symbols in panel order."""
+        return [gene["symbol"] for gene in self._json("panel.json")["genes"]]
+
+    @Lazy
+    def panel_entries(self) -> list[dict[str, Any]]:
+        """Panel rows: `symbol`, `ensembl` (or None), `aliases`, `previous`."""
+        return self._json("panel.json")["genes"]
+
+    @Lazy
+    def panel_digest(self) -> str:
+        """The digest of the ordered gene list alone."""
+        return digest_json(self.panel)
+
+    @Lazy
+    def evidence(self) -> dict[str, Any]:
+        """Held-out figures by support tier; empty where none were measured."""
+        return self._json("evidence.json") if "evidence.json" in self.pinned else {}
+
+    @Lazy
+    def reference(self) -> dict[str, NDArray[np.float64]]:
+        """Summaries of the training cells, one row per entry of `config["seen"]`.
+
+        `mean_count` and `mean_log1p_cp10k` [conditions, genes], `library_quantiles` [conditions, 5]
+        (5, 25, 50, 75, 95 %), `zero_rate` [conditions]; NaN where a gene was not measured.
+        """
+        found = load_file(self.verify_file("reference.safetensors"))
+        return {name: array.astype(np.float64) for name, array in found.items()}
+
+    @property
+    def contexts(self) -> list[dict[str, str]]:
+        """The contexts it was trained on."""
+        return [dict(entry["context"]) for entry in self.config["contexts"]]
+
+    def nearest(self, context: Mapping[str, str]) -> Mapping[str, Any]:
+        """Return the entry of `config["contexts"]` that shares the most fields with `context`."""
+        entries = self.config["contexts"]
+        return max(entries, key=lambda e: len(e["context"].items() & context.items()))
+
+    def measured(self, context: Mapping[str, str]) -> NDArray[np.bool_]:
+        """Return which genes cells of a context have a count of, bool [genes].
+
+        A context never trained on measures what the nearest one does.
+        """
+        name = self.nearest(context).get("measured", "all")
+        if name == "all":
+            return np.ones(len(self.panel), bool)
+        return unpack_genes(self.config["measured_sets"][name], len(self.panel))
+
+    def depth_quantiles(
+        self, context: Mapping[str, str], interventions: Iterable[Intervention]
+    ) -> NDArray[np.float64]:
+        """Return evenly spaced quantiles of ln UMI per cell, of training cells of a condition.
+
+        Where there were none, those of the context's control cells, or of the nearest context's,
+        moved by as much as the same interventions moved the depth of other contexts.
+        """
+        wanted = _identity(interventions)
+        found = self._depths(dict(context), wanted)
+        if found is None:
+            found = self._depths(dict(context), [])
+            if found is None:
+                found = self._depths(self.nearest(context)["context"], [])
+            if found is not None:
+                found = found + self._deeper(wanted)
+        if found is None:
+            message = f"{self.path} says nothing of how deep cells of {dict(context)} are"
+            raise CheckpointError(message)
+        return found
+
+    def _depths(self, context: Mapping[str, str], done: list[Any]) -> NDArray[np.float64] | None:
+        for entry in self.config["seen"]:
+            if entry["context"] == context and _entry_identity(entry) == done:
+                return np.array(entry["depth_quantiles"])
+        return None
+
+    def _deeper(self, done: list[Any]) -> float:
+        """Return the mean change of ln UMI under interventions, over the training cells of them."""
+        total, cells = 0.0, 0
+        for entry in self.config["seen"]:
+            if done and _entry_identity(entry) == done:
+                control = self._depths(entry["context"], [])
+                if control is not None:
+                    moved = float(np.mean(entry["depth_quantiles"]) - control.mean())
+                    total, cells = total + moved * entry["n_cells"], cells + entry["n_cells"]
+        return total / max(cells, 1)
+
+    def seen(self, context: Mapping[str, str], interventions: Iterable[Intervention]) -> int:
+        """Training cells of exactly this condition; 0 when it was never trained on."""
+        wanted = _identity(interventions)
+        return sum(
+            entry["n_cells"]
+            for entry in self.config["seen"]
+            if entry["context"] == dict(context) and _entry_identity(entry) == wanted
+        )
+
+    def support(self, context: Mapping[str, str], interventions: Iterable[Intervention]) -> Support:
+        """Return what was seen of a condition, in the design's four tiers."""
+        interventions = tuple(interventions)
+        count = self.seen(context, interventions)
+        if count:
+            return Support("seen", count, f"{count} training cells of this condition")
+        wanted = _identity(interventions)
+        elsewhere = [e["context"] for e in self.config["seen"] if _entry_identity(e) == wanted]
+        if elsewhere and dict(context) in self.contexts:
+            return Support("seen_elsewhere", 0, f"seen in {len(elsewhere)} other contexts")
+        singles = [self.seen(context, (one,)) for one in interventions]
+        if len(singles) > 1 and all(singles):
+            return Support(
+                "combination_of_seen", 0, "each intervention was seen alone, not together"
+            )
+        return Support("unseen", 0, "never trained on: an extrapolation")
+
+    def verify_file(self, name: str) -> Path:
+        """Return the path of one file of the folder after checking its bytes against the pin."""
+        expected = self.pinned.get(name)
+        if expected is None:
+            message = f"{self.path / name} has no pinned digest in {self.name}.digests.json"
+            raise CheckpointError(message)
+        return _verify(self.path / name, expected)
+
+    def _json(self, name: str) -> dict[str, Any]:
+        return json.loads(self.verify_file(name).read_text("utf-8"))
+
+
+class Catalogue:
+    """The checkpoints under a list of folders; of one name, that of the first folder counts."""
+
+    def __init__(self, roots: Iterable[Path] | None = None) -> None:
+        """Look under `roots`; by default `LINGSHU_CHECKPOINTS` (a path list), then the shipped."""
+        extra = os.environ.get("LINGSHU_CHECKPOINTS", "")
+        default = [*(Path(p) for p in extra.split(os.pathsep) if p), SHIPPED]
+        self.roots = tuple(default if roots is None else roots)
+        self._read: dict[Path, tuple[_Stamp, Checkpoint]] = {}
+
+    def names(self) -> list[str]:
+        """Names of all checkpoints with pinned digests, sorted."""
+        return sorted({_name_of(path) for path in self._pins()})
+
+    def load(self, name: str) -> Checkpoint:
+        """Return a checkpoint by name; its weights are verified by whoever reads them.
+
+        Raises:
+            CheckpointError: no such name (the known ones are listed), or a file that is missing,
+                truncated or changed (its name and both digests are given).
+        """
+        for pins in self._pins():
+            if _name_of(pins) == name:
+                return self._at(pins)
+        message = f"no checkpoint {name!r}; there are {', '.join(self.names()) or 'none'}"
+        raise CheckpointError(message)
+
+    def find(self, name: str, digest: str) -> Checkpoint:
+        """Return the checkpoint of a digest, under its name or any other.
+
+        Raises:
+            CheckpointError: there is none; what is there under the name is said.
+        """
+        intact = dict(self._intact())
+        ordered = sorted(intact, key=lambda pins: _name_of(pins) != name)
+        for pins in ordered:
+            if intact[pins].digest == digest:
+                return intact[pins]
+        there = [f"{c.digest} in {c.path}" for p, c in intact.items() if _name_of(p) == name]
+        if there:
+            found = f"the checkpoint {name!r} is {' and '.join(there)}"
+        elif name in self.names():
+            self.load(name)  # says what is damaged
+            found = f"the checkpoint {name!r} was changed meanwhile"
+        else:
+            found = f"no checkpoint {name!r}; there are {', '.join(self.names()) or 'none'}"
+        roots = ", ".join(map(str, self.roots))
+        message = (
+            f"{found}, and the request asks for {digest!r}. Put the folder with that digest and "
+            f"its NAME.digests.json under one of {roots}, name its parent in LINGSHU_CHECKPOINTS, "
+            "or ask again for one that is there"
+        )
+        raise CheckpointError(message)
+
+    def digests(self) -> dict[str, str]:
+        """Return name to digest of the checkpoints that can be read; damaged ones are left out."""
+        found: dict[str, str] = {}
+        for pins, checkpoint in self._intact():
+            found.setdefault(_name_of(pins), checkpoint.digest)
+        return found
+
+    def _intact(self) -> Iterator[tuple[Path, Checkpoint]]:
+        for pins in self._pins():
+            with suppress(CheckpointError):
+                yield pins, self._at(pins)
+
+    def _at(self, pins: Path) -> Checkpoint:
+        try:
+            status = pins.stat()
+            stamp = status.st_mtime_ns, status.st_ino, status.st_size
+            known = self._read.get(pins)
+            if known and known[0] == stamp:
+                return known[1]
+            pinned: dict[str, str] = json.loads(pins.read_text("utf-8"))["files"]
+            expected = pinned["config.json"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            message = f"{pins} cannot be read ({error!r}): train or copy the checkpoint again"
+            raise CheckpointError(message) from error
+        path = pins.parent / _name_of(pins)
+        try:
+            config = json.loads(_verify(path / "config.json", expected).read_text("utf-8"))
+        except CheckpointError:
+            # One that is replaced just now: its folder and its pins take two steps.
+            if not _is_new(path, pins):
+                raise
+            time.sleep(_REPLACING_PAUSE_S)
+            return self._at(pins)
+        if config.get("format") != FORMAT:
+            message = f"{path} has the format {config.get('format')!r}; this version reads {FORMAT}"
+            raise CheckpointError(message)
+        checkpoint = Checkpoint(path.name, path, identity_digest(pinned), config, pinned)
+        self._read[pins] = stamp, checkpoint
+        return checkpoint
+
+    def _pins(self) -> Iterator[Path]:
+        for root in self.roots:
+            yield from sorted(root.glob(f"*{_PINS}"))
+
+
+def identity_digest(pinned: Mapping[str, str]) -> str:
+    """Return the checkpoint digest: over the files that decide a count, weights included."""
+    return digest_json({n: d for n, d in pinned.items() if n in _IDENTITY or n.startswith("model")})
+
+
+def pin(path: Path) -> Path:
+    """Write `NAME.digests.json` beside the folder `path` and return its path."""
+    files = {p.name: digest_file(p) for p in sorted(path.iterdir()) if p.is_file()}
+    target = path.parent / f"{path.name}.digests.json"
+    text = json.dumps({"checkpoint": identity_digest(files), "files": files}, indent=1)
+    write_durably(target, f"{text}\n".encode())
+    return target
+
+
+def pack_genes(mask: NDArray[np.bool_]) -> str:
+    """Return a set of panel genes as text: one bit a gene, in order, base64."""
+    return base64.b64encode(np.packbits(mask).tobytes()).decode()
+
+
+def unpack_genes(text: str, genes: int) -> NDArray[np.bool_]:
+    """Return the set that `pack_genes` wrote, bool [genes]."""
+    packed = np.frombuffer(base64.b64decode(text), np.uint8)
+    return np.unpackbits(packed, count=genes).astype(bool)
+
+
+def _is_new(*paths: Path) -> bool:
+    """Return whether one of these was put there within the last moment."""
+    changed = [path.stat().st_ctime for path in paths if path.exists()]
+    return any(0 <= time.time() - moment < _REPLACING_S for moment in changed)
+
+
+def _name_of(pins: Path) -> str:
+    return pins.name.removesuffix(_PINS)
+
+
+def _verify(path: Path, expected: str) -> Path:
+    if not path.is_file():
+        message = f"{path} is missing; its pinned digest is {expected}"
+        raise CheckpointError(message)
+    found = digest_file(path)
+    if found != expected:
+        message = f"{path} is {found}, but its pinned digest is {expected}: do not use it"
+        raise CheckpointError(message)
+    return path
+
+
+def _identity(interventions: Iterable[Intervention]) -> list[tuple[str, str]]:
+    return sorted((i.target, i.kind) for i in interventions)
+
+
+def _entry_identity(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return sorted((i["target"], i["kind"]) for i in entry["interventions"])

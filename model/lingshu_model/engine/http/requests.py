@@ -1,0 +1,85 @@
+"""What a checkpoint can be asked: an arm is checked before anything is computed for it.
+
+Knows nothing of samplers; it reads the checkpoint's JSON alone.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+from lingshu_model.contracts import ArmRequest, Checkpoint
+
+MAX_COUNT = 1_000_000
+
+
+class BadRequestError(Exception):
+    """An arm that cannot be computed: the text says what can, `status` is the HTTP status."""
+
+    def __init__(self, text: str, status: int = 422) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+def check_arm(arm: ArmRequest, checkpoint: Checkpoint) -> None:
+    """Return if a checkpoint can compute an arm.
+
+    Raises:
+        BadRequestError: 422, a context, an intervention or a clamp that it does not know.
+    """
+    _check_context(arm.context, checkpoint)
+    _check_interventions(arm, checkpoint)
+    _check_clamp(arm.clamp, checkpoint)
+
+
+def _check_context(context: dict[str, str], checkpoint: Checkpoint) -> None:
+    allowed: dict[str, set[str]] = {}
+    for entry in checkpoint.config["seen"]:
+        for field, value in entry["context"].items():
+            allowed.setdefault(field, set()).add(value)
+    if set(context) != set(allowed):
+        message = (
+            f"the context {context!r} has the fields {_list(context)}; {checkpoint.name} needs "
+            f"exactly {_list(allowed)}"
+        )
+        raise BadRequestError(message)
+    for field, value in context.items():
+        _check_known(value, allowed[field], f"{field} of the context", checkpoint)
+
+
+def _check_interventions(arm: ArmRequest, checkpoint: Checkpoint) -> None:
+    seen = [i for entry in checkpoint.config["seen"] for i in entry["interventions"]]
+    targets: dict[str, set[str]] = {}
+    for one in seen:
+        targets.setdefault(one["kind"], set()).add(one["target"])
+    for one in arm.interventions:
+        _check_known(one.kind, targets, "kind of intervention", checkpoint)
+        genes = set() if one.kind in ("sham", "cytokine", "drug") else set(checkpoint.panel)
+        _check_known(one.target, targets[one.kind] | genes, f"target of {one.kind}", checkpoint)
+    names = [one.target for one in arm.interventions]
+    if len(set(names)) < len(names):
+        message = f"the interventions {_list(names)} name a target twice: each only once"
+        raise BadRequestError(message)
+
+
+def _check_clamp(clamp: dict[str, int], checkpoint: Checkpoint) -> None:
+    panel = set(checkpoint.panel)
+    for gene, count in clamp.items():
+        _check_known(gene, panel, "clamped gene", checkpoint)
+        if not 0 <= count <= MAX_COUNT:
+            message = f"clamp {gene!r} is {count!r}: a count from 0 to {MAX_COUNT}"
+            raise BadRequestError(message)
+
+
+def _check_known(value: str, known: Iterable[str], what: str, checkpoint: Checkpoint) -> None:
+    known = set(known)
+    if value in known:
+        return
+    near = difflib.get_close_matches(value, known, cutoff=0.5)
+    offer = f"near it: {_list(near)}" if near else f"it knows {_list(known)}"
+    message = f"{value!r} is no {what} that {checkpoint.name} knows; {offer}"
+    raise BadRequestError(message)
+
+
+def _list(names: Iterable[str], limit: int = 12) -> str:
+    ordered = sorted(names)
+    more = f" and {len(ordered) - limit} more" if len(ordered) > limit else ""
+    return (", ".join(map(repr, ordered[:limit])) or "none") + more

@@ -1,0 +1,1 @@
+"""The network: tokens, conditions, transformer blocks, logits, weights, numerics profile."""

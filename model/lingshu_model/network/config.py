@@ -1,0 +1,101 @@
+"""The network's one dial board, and its presets.
+
+`lingshu-85m-s8` and `lingshu-85m-s32` follow the paper to the letter (arXiv 2603.25240, supp.
+table 2). The smaller ones are the same family with additions that small data needs and the paper
+does not have: a narrower gene width, an embedding per group position, an output bias per gene, a
+tilt per condition and gene, and a cell state. Knows nothing of data.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Shape of the network.
+
+    Attributes:
+        d_model: width of the trunk.
+        n_layers: transformer blocks.
+        n_heads: attention heads.
+        d_ff: inner width of SwiGLU.
+        group: genes per group (the paper's S).
+        d_gene: width of a gene's embedding before W_down and after W_up; the paper's is d_model.
+        group_embedding: add a learned vector per group position.
+        gene_bias: add a learned logit per gene and token.
+        tilt: start each condition's effect on each gene at what the training cells show.
+        pair_rank: directions of what targets do alone, by which combinations are told what two do
+            together beyond the sum of their tilts (`train.effect_offsets.pairwise`); 0 = nothing.
+        reach: give targets never perturbed the tilt that their features say
+            (`lingshu_model.train.effect_offsets.unseen_targets`).
+        state_rank: components of the cell state, which carries the cell's depth and what its
+            revealed genes say together; 0 = none.
+    """
+
+    d_model: int
+    n_layers: int
+    n_heads: int
+    d_ff: int
+    group: int
+    d_gene: int
+    group_embedding: bool = False
+    gene_bias: bool = False
+    tilt: bool = False
+    state_rank: int = 0
+    pair_rank: int = 0
+    reach: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse widths that do not divide, and pairs or reach without tilts."""
+        if self.d_model % self.n_heads or (self.d_model // self.n_heads) % 2:
+            message = f"d_model {self.d_model} must be n_heads {self.n_heads} times an even width"
+            raise ValueError(message)
+        if (self.pair_rank or self.reach) and not self.tilt:
+            message = "pair_rank and reach need a tilt: what they say is added to it"
+            raise ValueError(message)
+
+    @property
+    def levelled(self) -> bool:
+        """Whether a gene's logits have a level path: a tilt along ln(1 + count)."""
+        return self.tilt or self.state_rank > 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as a JSON object."""
+        return asdict(self)
+
+
+def _small(
+    d_model: int,
+    n_layers: int,
+    group: int,
+    *,
+    d_gene: int = 32,
+    head: int = 32,
+    state_rank: int,
+    pair_rank: int = 0,
+    reach: bool = False,
+) -> NetworkConfig:
+    return NetworkConfig(
+        d_model,
+        n_layers,
+        n_heads=d_model // head,
+        d_ff=4 * d_model,
+        group=group,
+        d_gene=d_gene,
+        group_embedding=True,
+        gene_bias=True,
+        tilt=True,
+        state_rank=state_rank,
+        pair_rank=pair_rank,
+        reach=reach,
+    )
+
+
+PRESETS: dict[str, NetworkConfig] = {
+    "lingshu-85m-s8": NetworkConfig(640, 13, 10, 2560, group=8, d_gene=640),
+    "lingshu-85m-s32": NetworkConfig(640, 13, 10, 2560, group=32, d_gene=640),
+    "lingshu-7m-s128": _small(256, 4, group=128, d_gene=16, head=64, state_rank=48),
+    "lingshu-1m-s13": _small(128, 4, group=13, state_rank=24),
+    "lingshu-1m-s13-reach": _small(128, 4, group=13, state_rank=24, pair_rank=8, reach=True),
+    "lingshu-tiny": _small(64, 2, group=4, state_rank=4),
+}

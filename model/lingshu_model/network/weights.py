@@ -1,0 +1,38 @@
+"""A checkpoint's network, read from safetensors after its digest was checked.
+
+Knows nothing of sampling; never reads a pickle.
+"""
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from lingshu_model.contracts import Checkpoint, CheckpointError
+from lingshu_model.network.cell_network import Network
+from lingshu_model.network.config import PRESETS
+from lingshu_model.network.vocabulary import Vocabulary
+
+
+def load_network(checkpoint: Checkpoint) -> tuple[Network, Vocabulary]:
+    """Return the network in evaluation mode, on the CPU, and its vocabulary.
+
+    Raises:
+        CheckpointError: a file is missing, truncated or changed (its name and both digests), or
+            its tensors do not fit the network that `config.json` names.
+    """
+    vocabulary = Vocabulary.from_config(checkpoint.config, checkpoint.panel)
+    config = PRESETS[checkpoint.config["network"]]
+    shards = sorted(
+        n for n in checkpoint.pinned if n.startswith("model") and n.endswith(".safetensors")
+    )
+    tensors: dict[str, torch.Tensor] = {}
+    try:
+        for shard in shards:
+            tensors |= load_file(checkpoint.verify_file(shard))
+        genes, ceiling = len(checkpoint.panel), tensors.get("ceiling")
+        network = Network(config, genes, vocabulary.sizes, ceiling=ceiling)
+        network.load_state_dict(tensors)
+    except (SafetensorError, RuntimeError) as error:
+        message = f"{checkpoint.path}: the weights do not fit its config.json: {error}"
+        raise CheckpointError(message) from error
+    return network.eval(), vocabulary

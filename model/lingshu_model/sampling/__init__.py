@@ -1,0 +1,1 @@
+"""Sampling of cells from a checkpoint, and how likely given cells are."""

@@ -1,0 +1,349 @@
+"""Whole transcriptomes from a checkpoint: reverse diffusion in a few steps, replayable to the bit.
+
+arXiv 2603.25240, 7.2, with three changes of arithmetic and none of law: values are drawn by
+inverse CDF in float64, only where a gene is revealed; the first step, the same for every cell of a
+condition, is computed once; all randomness is one Philox stream per (seed, cell), so control and
+perturbed cells of one seed share reveal order and uniforms. Cells are computed in aligned tiles of
+a fixed shape: cell i is always row i mod tile of tile i // tile, whoever asks for what beside it.
+Knows nothing of jobs, files or processes.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lingshu_model.contracts import ArmRequest, Cells, Checkpoint, digest_json
+from lingshu_model.network import numerics, tokens
+from lingshu_model.network.cell_network import Network
+from lingshu_model.network.conditions import Conditions
+from lingshu_model.network.readout import Bucket
+from lingshu_model.network.vocabulary import Vocabulary
+from lingshu_model.network.weights import load_network
+from lingshu_model.sampling.inference import make_ready
+from lingshu_model.sampling.logits import Reading, Rows
+from lingshu_model.sampling.schedule import reveal_counts, reveal_steps
+from lingshu_model.sampling.streams import Purpose, raw, uniforms
+
+FIRST_STEPS_KEPT = 64
+FIRST_STEPS_BYTES = 256 << 20
+"""Running sums over a whole transcriptome and vocabulary are 40 MB a condition."""
+Sums = list[Tensor]
+"""Running sums [genes of the bucket, width], one tensor per bucket of the readout."""
+
+
+class Stopped(Exception):  # noqa: N818 - an answer to a request, not a fault
+    """Sampling was asked to stop between two steps; nothing of the tile is kept."""
+
+
+@dataclass(frozen=True)
+class _Noise:
+    """The randomness of one tile: when each gene is revealed, its uniform, each cell's depth.
+
+    int16 and float64 [tile, genes], float32 [tile]; step -1 = never.
+    """
+
+    step: Tensor
+    uniform: Tensor
+    depth: Tensor
+
+    def to(self, device: torch.device) -> "_Noise":
+        """Return the same on `device`."""
+        return _Noise(*(part.to(device) for part in (self.step, self.uniform, self.depth)))
+
+    def split(self, cells: int) -> "list[_Noise]":
+        """Return the same, `cells` at a time."""
+        parts = (part.split(cells) for part in (self.step, self.uniform, self.depth))
+        return [_Noise(*part) for part in zip(*parts, strict=True)]
+
+
+class Sampler:
+    """Draws tiles of cells of one checkpoint on one device; several threads may ask at a time.
+
+    A CPU computes their tiles side by side, an accelerator one after the other.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        network: Network,
+        vocabulary: Vocabulary,
+        dtype: torch.dtype,
+        compiled: str | None = None,
+    ) -> None:
+        """Take a loaded network, for good; `Sampler.load` is the usual way in."""
+        self.reading = Reading.of(network)
+        make_ready(network, dtype, compiled)
+        self.checkpoint, self.network, self.vocabulary = checkpoint, network, vocabulary
+        self.dtype, self.compiled = dtype, compiled
+        self.tile: int = checkpoint.config["sampler"]["tile"]
+        self.schedule: str = checkpoint.config["sampler"]["schedule"]
+        self.at_once = numerics.cells_at_once(self.device, self.tile, network.groups)
+        self._first: OrderedDict[str, Sums] = OrderedDict()
+        self._first_lock = threading.Lock()
+        self._turn = nullcontext() if self.device.type == "cpu" else threading.Lock()
+
+    @classmethod
+    def load(
+        cls,
+        checkpoint: Checkpoint,
+        *,
+        dtype: str = "auto",
+        threads: int | None = None,
+        device: str | None = None,
+        compiled: str | None = None,
+    ) -> "Sampler":
+        """Return a sampler; `dtype` is auto, float32 or bfloat16, `device` a torch device.
+
+        `compiled`: a mode of `torch.compile`, such as `default` or `max-autotune-no-cudagraphs`,
+        which is another numerics profile; None (the default) = not compiled.
+        """
+        numerics.prepare(threads)
+        where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        network, vocabulary = load_network(checkpoint)
+        chosen = numerics.choose_dtype(dtype, where)
+        return cls(checkpoint, network.to(where), vocabulary, chosen, compiled)
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self.network.norm.device
+
+    @cached_property
+    def _weights(self) -> NDArray[np.float64] | None:
+        """What each gene tells of the cell, where the schedule goes by it."""
+        if self.schedule != "information":
+            return None
+        if self.network.state is None:
+            message = f"{self.checkpoint.name} has no cell state: its schedule cannot go by it"
+            raise ValueError(message)
+        return self.network.state.information().double().cpu().numpy()
+
+    def profile(self) -> dict[str, Any]:
+        """Return the numerics profile: everything known to change a bit of a result."""
+        return numerics.profile(
+            self.device,
+            self.dtype,
+            self.tile,
+            length=self.network.groups,
+            at_once=self.at_once,
+            compiled=self.compiled,
+        )
+
+    def measured(self, arm: ArmRequest) -> NDArray[np.bool_]:
+        """Return bool [genes]: which genes the arm's context measures; the others stay masked."""
+        return self.checkpoint.measured(arm.context)
+
+    def sample_tile(
+        self, arm: ArmRequest, tile_index: int, should_stop: Callable[[], bool] | None = None
+    ) -> NDArray[np.int32]:
+        """Return UMI counts int32 [tile, genes] of cells `tile_index * tile` and on.
+
+        Unmeasured genes have count 0; `measured` tells them from zeros.
+
+        Raises:
+            ConditionError: the checkpoint has no token for the condition.
+            Stopped: `should_stop()` was true between two steps.
+        """
+        with torch.inference_mode():
+            start = self._start(arm).expand(self.tile, -1)
+            noise = self._noise(arm, tile_index, self._free(arm, start))
+            # Cells of one condition have the same first step, unless each has its own depth.
+            alike = self.network.state is None
+            return self._draw(arm, start, noise, should_stop or (lambda: False), alike=alike)
+
+    def complete_tile(
+        self,
+        arm: ArmRequest,
+        tile_index: int,
+        known: NDArray[np.int64],
+        depth: NDArray[np.float32],
+        should_stop: Callable[[], bool] | None = None,
+    ) -> NDArray[np.int32]:
+        """Return a tile of cells, UMI [tile, genes], whose hidden genes are drawn given the others.
+
+        Args:
+            arm: the condition, seed, steps and guidance; its clamps are laid over `known`.
+            tile_index: decides the streams, as in `sample_tile`.
+            known: tokens [tile, genes], MASK where a gene is to be drawn or not measured.
+            depth: ln UMI [tile] over the genes that the context measures.
+            should_stop: as in `sample_tile`.
+        """
+        with torch.inference_mode():
+            start = torch.from_numpy(known)
+            clamped = self._start(arm)
+            start = torch.where(clamped == tokens.MASK, start, clamped)
+            noise = self._noise(arm, tile_index, self._free(arm, start))
+            noise = replace(noise, depth=torch.from_numpy(depth))
+            return self._draw(arm, start, noise, should_stop or (lambda: False), alike=False)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Return the context in which the network computes in the sampler's dtype."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def _free(self, arm: ArmRequest, start: Tensor) -> NDArray[np.bool_]:
+        """Return which genes are to be drawn: hidden, and measured in the arm's context."""
+        return (start == tokens.MASK).numpy() & self.measured(arm)
+
+    def _draw(
+        self,
+        arm: ArmRequest,
+        start: Tensor,
+        noise: _Noise,
+        should_stop: Callable[[], bool],
+        *,
+        alike: bool,
+    ) -> NDArray[np.int32]:
+        """Return a tile's counts, `at_once` cells at a time, which bounds the memory held."""
+        done: list[Tensor] = []
+        with self._turn:  # an accelerator's begins when the host's part is done
+            parts = noise.to(self.device).split(self.at_once)
+            for tokens_of, part in zip(start.split(self.at_once), parts, strict=True):
+                current = tokens_of.to(self.device, copy=True)
+                for step in range(arm.steps):
+                    if should_stop():
+                        raise Stopped
+                    self._reveal(arm, current, part, step, alike=alike and step == 0)
+                done.append(current.cpu())
+        return _counts(torch.cat(done).numpy())
+
+    def _reveal(
+        self, arm: ArmRequest, current: Tensor, noise: _Noise, step: int, *, alike: bool
+    ) -> None:
+        """Draw the genes of one step into `current`, a bucket of genes at a time."""
+        now = noise.step == step
+        if not bool(now.any()):
+            return
+        first = self._first_step(arm, current[:1]) if alike else []
+        rows = None if alike else self._rows(arm, current, noise.depth)
+        for number, bucket in enumerate(self.network.readout):
+            cell, member = now[:, bucket.genes].nonzero(as_tuple=True)
+            gene = bucket.genes[member]
+            if not len(cell):
+                continue
+            if bucket.width == 1:
+                current[cell, gene] = 0
+            elif rows is None:
+                uniform = noise.uniform[cell, gene]
+                current[cell, gene] = inverse_cdf(first[number][member], uniform)
+            else:
+                for logits, part in self.reading.logits(rows, bucket, cell, member):
+                    at = (cell[part], gene[part])
+                    current[at] = inverse_cdf(cumulative(logits), noise.uniform[at])
+
+    def _start(self, arm: ArmRequest) -> Tensor:
+        """Return the tokens [genes] before the first step: all MASK but for clamped genes."""
+        start = torch.full((len(self.checkpoint.panel),), tokens.MASK)
+        for symbol, count in arm.clamp.items():
+            start[self.checkpoint.panel.index(symbol)] = int(tokens.encode(count))
+        return start
+
+    def _noise(self, arm: ArmRequest, tile_index: int, free: NDArray[np.bool_]) -> _Noise:
+        """Return a tile's randomness, for the genes `free` [tile, genes] of each cell."""
+        genes = free.shape[1]
+        step = np.full((self.tile, genes), -1, np.int16)
+        uniform = np.empty((self.tile, genes))
+        known = self.checkpoint.depth_quantiles(arm.context, arm.interventions)
+        depth = np.empty(self.tile, np.float32)
+        for row in range(self.tile):
+            cell = tile_index * self.tile + row
+            places = np.flatnonzero(free[row])
+            weights = None if self._weights is None else self._weights[places]
+            keys = raw(arm.seed, cell, Purpose.ORDER, genes)[places]
+            counts = reveal_counts(len(places), arm.steps, self.schedule, weights)
+            step[row, places] = reveal_steps(keys, counts, weights)
+            uniform[row] = uniforms(arm.seed, cell, Purpose.VALUE, genes)
+            (rank,) = uniforms(arm.seed, cell, Purpose.DEPTH, 1)
+            depth[row] = np.interp(rank, np.linspace(0, 1, len(known)), known)
+        return _Noise(*(torch.from_numpy(part) for part in (step, uniform, depth)))
+
+    def _rows(self, arm: ArmRequest, current: Tensor, depth: Tensor) -> Rows:
+        """Return what the network makes of the cells, guided against control.
+
+        Logits are linear in the rows, so guiding these gives the guided logits, with one product.
+        """
+        conditions = self.vocabulary.conditions(arm.context, arm.interventions)
+        hidden = self._branch(current, conditions, depth)
+        if not (arm.guidance and arm.interventions):
+            return lambda cell, place: hidden[cell, place]
+        control = self.vocabulary.conditions(arm.context, ())
+        base = self._branch(current, control, depth)
+
+        def guided(cell: Tensor, place: Tensor) -> Tensor:
+            at = base[cell, place].float()
+            return hidden[cell, place].float().sub_(at).mul_(arm.guidance + 1).add_(at)
+
+        return guided
+
+    def _branch(self, current: Tensor, conditions: Conditions, depth: Tensor) -> Tensor:
+        conditions = conditions.to(self.device).expand(len(current)).at_depth(depth)
+        with self.autocast():
+            return self.reading.result(current, conditions)
+
+    def _first_step(self, arm: ArmRequest, start: Tensor) -> Sums:
+        """Return the running sums of the first step from `start` [1, genes], once per condition."""
+        key = digest_json(arm.model_dump(include={"context", "interventions", "guidance", "clamp"}))
+        with self._first_lock:
+            if key not in self._first:
+                rows = self._rows(arm, start, torch.zeros(1, device=self.device))
+                self._first[key] = [self._sums(b, rows) for b in self.network.readout]
+                size = sum(sums.nbytes for sums in self._first[key])
+                while len(self._first) > max(1, min(FIRST_STEPS_KEPT, FIRST_STEPS_BYTES // size)):
+                    self._first.popitem(last=False)
+            self._first.move_to_end(key)
+            return self._first[key]
+
+    def _sums(self, bucket: Bucket, rows: Rows) -> Tensor:
+        """Return the running sums of all genes of a bucket, in the one cell of `rows`."""
+        sums = torch.empty(len(bucket.genes), bucket.width, dtype=torch.float64, device=self.device)
+        every = torch.arange(len(bucket.genes), device=self.device)
+        for logits, part in self.reading.logits(rows, bucket, torch.zeros_like(every), every):
+            sums[part] = cumulative(logits)
+        return sums
+
+
+def cumulative(logits: Tensor) -> Tensor:
+    """Return the running sums of softmax(logits), float64, same shape."""
+    law = torch.softmax(logits.double(), dim=-1)
+    # CUDA's cumsum adds in no fixed order, and is refused where that must not be.
+    return law.cumsum(dim=-1) if law.device.type == "cpu" else running_sums(law)
+
+
+def running_sums(values: Tensor) -> Tensor:
+    """Return the running sums of `values` [n, k] over their last axis, as one product."""
+    width = values.shape[-1]
+    return values @ torch.ones(width, width, dtype=values.dtype, device=values.device).triu()
+
+
+def inverse_cdf(cdf: Tensor, uniform: Tensor) -> Tensor:
+    """Return int64 [n]: the first value whose running sum in `cdf` [n, values] exceeds `uniform`.
+
+    The uniform is scaled by the last running sum, which rounding leaves near one.
+    """
+    target = uniform[:, None] * cdf[:, -1:]
+    index = torch.searchsorted(cdf.contiguous(), target, right=True)[:, 0]
+    return index.clamp_(max=cdf.shape[1] - 1)
+
+
+def sample_arm(sampler: Sampler, arm: ArmRequest, workers: int = 1) -> Cells:
+    """Return the cells an arm asks for, computed here, `workers` tiles at a time."""
+    first, last = arm.first_cell, arm.first_cell + arm.n_cells
+    tiles = range(first // sampler.tile, (last - 1) // sampler.tile + 1)
+    with ThreadPoolExecutor(workers) as pool:
+        counts = np.concatenate(list(pool.map(partial(sampler.sample_tile, arm), tiles)))
+    offset = tiles.start * sampler.tile
+    return Cells(counts[first - offset : last - offset], sampler.measured(arm))
+
+
+def _counts(values: NDArray[np.int64]) -> NDArray[np.int32]:
+    hidden = values == tokens.MASK
+    return np.where(hidden, 0, tokens.decode(np.where(hidden, 0, values))).astype(np.int32)

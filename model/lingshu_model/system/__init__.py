@@ -1,0 +1,1 @@
+"""Torch-free: files, locks, sockets, processes and secrets of this machine."""

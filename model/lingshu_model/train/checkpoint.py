@@ -1,0 +1,199 @@
+"""A trained network made into a checkpoint folder.
+
+Knows nothing of the training loop.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import save_file as save_arrays
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lingshu_model.contracts.catalogue import FORMAT, pack_genes, pin
+from lingshu_model.network.cell_network import Network
+from lingshu_model.train.data.cells import TrainingCells
+from lingshu_model.train.data.gene_names import Hgnc
+from lingshu_model.train.scratch import scratch
+from lingshu_model.train.spec import TrainingSpec
+
+QUANTILES = (5, 25, 50, 75, 95)
+DEPTHS = 33
+"""Quantiles of a condition's depths that are kept, evenly spaced."""
+SHARD_BYTES = 15_000_000
+
+
+def config_json(spec: TrainingSpec, cells: TrainingCells) -> dict[str, Any]:
+    """Return what `config.json` says of a spec and its cells alone."""
+    fields: dict[str, list[str]] = {}
+    for condition in cells.conditions:
+        for field, value in condition.context:
+            fields.setdefault(field, [])
+            fields[field] += [value] if value not in fields[field] else []
+    trained = [i for i in range(len(cells.conditions)) if len(cells.rows(i))]
+    seen = [_seen(cells, index) for index in trained]
+    interventions = [i for index in trained for i in cells.conditions[index].interventions]
+    sets = {f"source-{i}": pack_genes(mask) for i, mask in enumerate(cells.measured)}
+    sources = {i: int(cells.source[cells.rows(i)[0]]) for i in trained}
+    return {
+        "format": FORMAT,
+        "name": spec.name,
+        "network": spec.network,
+        "genes": len(cells.panel),
+        "context_fields": {field: sorted(values) for field, values in sorted(fields.items())},
+        "ontology": dict(spec.ontology),
+        "contexts": [
+            {
+                "context": dict(cells.conditions[i].context),
+                "n_cells": len(cells.rows(i)),
+                "measured": "all" if cells.measured_by(i).all() else f"source-{sources[i]}",
+            }
+            for i in trained
+            if not cells.conditions[i].interventions
+        ],
+        "measured_sets": sets if not cells.measured.all() else {},
+        "kinds": sorted({i.kind for i in interventions}),
+        "targets": sorted({i.target for i in interventions}),
+        "gene_features": spec.gene_features,
+        "seen": seen,
+        "sampler": spec.sampler.model_dump(mode="json"),
+        "training": spec.model_dump(mode="json"),
+    }
+
+
+def _seen(cells: TrainingCells, index: int) -> dict[str, Any]:
+    condition = cells.conditions[index]
+    return {
+        "context": dict(condition.context),
+        "interventions": [i.model_dump(exclude_none=True) for i in condition.interventions],
+        "n_cells": len(cells.rows(index)),
+        "depth_quantiles": _depths(cells.take(cells.rows(index))),
+    }
+
+
+def _depths(cells: TrainingCells) -> list[float]:
+    """Return evenly spaced quantiles of ln UMI per cell."""
+    found = np.quantile(np.log(cells.depth()), np.linspace(0, 1, DEPTHS))
+    return [round(float(value), 4) for value in found]
+
+
+def write(
+    path: Path,
+    spec: TrainingSpec,
+    config: Mapping[str, Any],
+    cells: TrainingCells,
+    network: Network,
+    weights: Mapping[str, Tensor],
+    hgnc: Path | None,
+) -> Path:
+    """Write the folder `path/NAME` and its pinned digests beside it; return the folder.
+
+    `hgnc` is HGNC's complete set, for the panel's aliases and Ensembl ids; None = symbols alone.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    tensors = {n: _stored(n, tensor) for n, tensor in {**network.state_dict(), **weights}.items()}
+    folder = path / spec.name
+    # Made beside and renamed, so that a disk that fills leaves no half of a checkpoint, and who
+    # reads it meanwhile finds the old one or the new one.
+    with scratch(path, ".partial-") as place:
+        new = place / spec.name
+        new.mkdir()
+        for number, shard in enumerate(_shards(tensors)):
+            save_file(shard, new / f"model-{number:02d}.safetensors")
+        save_arrays(reference(cells), new / "reference.safetensors")
+        write_json(new / "config.json", dict(config))
+        write_json(new / "panel.json", {"genes": panel_entries(cells.panel, hgnc)})
+        pins = pin(new)
+        if folder.exists():
+            folder.rename(place / "replaced")
+        new.rename(folder)
+        pins.replace(path / pins.name)
+    return folder
+
+
+def _stored(name: str, tensor: Tensor) -> Tensor:
+    """Return a tensor as it is stored: what is only ever multiplied needs no more than 16 bits."""
+    exact = tensor.numel() < 100_000 or not tensor.is_floating_point() or ".bias" in name
+    return (tensor if exact else tensor.to(torch.bfloat16)).contiguous().cpu()
+
+
+def _shards(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+    shards: list[dict[str, Tensor]] = [{}]
+    size = 0
+    for name, tensor in sorted(tensors.items()):
+        size += tensor.nbytes
+        if size > SHARD_BYTES and shards[-1]:
+            shards.append({})
+            size = tensor.nbytes
+        shards[-1][name] = tensor
+    return shards
+
+
+def reference(cells: TrainingCells) -> dict[str, NDArray[np.float16]]:
+    """Return summaries of the training cells, one row per entry of `config["seen"]`.
+
+    NaN for genes that no cell of the condition measures.
+    """
+    rows = [(i, r) for i in range(len(cells.conditions)) if len(r := cells.rows(i))]
+    parts = [_summary(cells.take(r), cells.measured_by(i)) for i, r in rows]
+    # Half precision: three digits of a mean are more than its sampling noise leaves.
+    return {name: np.stack([part[name] for part in parts]).astype(np.float16) for name in parts[0]}
+
+
+def _summary(cells: TrainingCells, measured: NDArray[np.bool_]) -> dict[str, Any]:
+    mean, log, zeros = np.zeros(len(measured)), np.zeros(len(measured)), 0
+    for block in cells.blocks():
+        counts = block.counts()
+        mean += counts.sum(axis=0) / len(cells)
+        log += log1p_cp10k(counts).sum(axis=0) / len(cells)
+        zeros += int((counts[:, measured] == 0).sum())
+    return {
+        "mean_count": np.where(measured, mean, np.nan),
+        "mean_log1p_cp10k": np.where(measured, log, np.nan),
+        "library_quantiles": np.percentile(cells.depth(), QUANTILES),
+        "zero_rate": np.array(zeros / max(1, len(cells) * int(measured.sum()))),
+    }
+
+
+def log1p_cp10k(counts: NDArray[Any]) -> NDArray[np.float64]:
+    """Return ln(1 + counts per 10,000) of UMI counts [cells, genes]."""
+    total = np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    found = counts / total
+    found *= 1e4
+    return np.log1p(found, out=found)
+
+
+def panel_entries(panel: Sequence[str], hgnc: Path | None) -> list[dict[str, Any]]:
+    """Return the rows of `panel.json`, with Ensembl ids and other names where HGNC has them."""
+    known = Hgnc.read(hgnc) if hgnc else None
+    entries: list[dict[str, Any]] = []
+    for symbol in panel:
+        gene = known.find(symbol) if known else None
+        aliases = {gene.symbol, *gene.aliases} - {symbol} if gene else set[str]()
+        entries.append(
+            {
+                "symbol": symbol,
+                "ensembl": gene.ensembl if gene else None,
+                "aliases": sorted(aliases),
+                "previous": sorted(set(gene.previous) - {symbol}) if gene else [],
+            }
+        )
+    return entries
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write a JSON object for people to read, and for git: a line per entry of a list."""
+    parts = [f" {json.dumps(name)}: {_laid_out(part)}" for name, part in value.items()]
+    path.write_text("{\n" + ",\n".join(parts) + "\n}\n", "utf-8")
+
+
+def _laid_out(value: Any) -> str:
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        lines = (json.dumps(entry, ensure_ascii=False) for entry in value)  # pyright: ignore
+        return "[\n  " + ",\n  ".join(lines) + "\n ]"
+    return json.dumps(value, ensure_ascii=False, indent=1).replace("\n", "\n ")

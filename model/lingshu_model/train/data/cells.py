@@ -1,0 +1,145 @@
+"""Training cells: sparse tokens, which genes each source measures, which condition a cell has.
+
+Counts lie in compressed rows, so that 18,080 genes of a hundred thousand cells fit where the
+non-zero ones do. A gene that a source lacks is unmeasured, which is not zero. Knows nothing of
+files.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+from scipy import sparse
+
+from lingshu_model.contracts import Intervention
+from lingshu_model.network import tokens
+from lingshu_model.train.data.store import Rows
+
+BLOCK = 1024
+"""Cells looked at together where all of them might not fit."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One (context, interventions) pair of the training cells."""
+
+    context: tuple[tuple[str, str], ...]
+    interventions: tuple[Intervention, ...] = ()
+
+    def is_about(self, context: dict[str, str], target: str) -> bool:
+        """Return whether this is `target` alone in a context that has the fields `context`."""
+        mine = dict(self.context)
+        targets = [one.target for one in self.interventions]
+        return targets == [target] and all(mine.get(k) == v for k, v in context.items())
+
+
+@dataclass(frozen=True)
+class TrainingCells:
+    """Cells of all sources over one panel.
+
+    Attributes:
+        panel: gene symbols.
+        tokens: uint16 [rows, genes] in compressed rows; 0 where zero or unmeasured.
+        index: int64 [cells], each cell's row of `tokens`; a cell may be there more than once.
+        source: int64 [cells], an index into `measured`.
+        measured: bool [sources, genes].
+        condition: int64 [cells], an index into `conditions`.
+        conditions: control conditions first, then perturbed ones, sorted.
+    """
+
+    panel: tuple[str, ...]
+    tokens: Rows
+    index: NDArray[np.int64]
+    source: NDArray[np.int64]
+    measured: NDArray[np.bool_]
+    condition: NDArray[np.int64]
+    conditions: tuple[Condition, ...]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def rows(self, condition: int) -> NDArray[np.int64]:
+        """Return the row numbers of the cells of one condition."""
+        return np.flatnonzero(self.condition == condition)
+
+    def take(self, rows: NDArray[np.int64]) -> "TrainingCells":
+        """Return the cells `rows`, with the same conditions."""
+        return replace(
+            self,
+            index=self.index[rows],
+            source=self.source[rows],
+            condition=self.condition[rows],
+        )
+
+    def blocks(self) -> Iterator["TrainingCells"]:
+        """Yield all cells in order, `BLOCK` at a time."""
+        for rows in np.array_split(np.arange(len(self)), -(-len(self) // BLOCK) or 1):
+            yield self.take(rows)
+
+    @property
+    def matrix(self) -> Rows:
+        """The cells' tokens, uint16 [cells, genes], read into memory."""
+        return self.tokens[self.index]
+
+    def dense(self, rows: NDArray[np.int64]) -> NDArray[np.uint16]:
+        """Return tokens uint16 [rows, genes], MASK where unmeasured."""
+        out = self.tokens[self.index[rows]].toarray()
+        out[~self.measured[self.source[rows]]] = tokens.MASK
+        return out
+
+    def counts(self, rows: NDArray[np.int64] | None = None) -> NDArray[np.int32]:
+        """Return decoded UMI [rows, genes], 0 where unmeasured; all cells by default."""
+        return (self if rows is None else self.take(rows)).umi(np.int32).toarray()
+
+    def umi(self, dtype: DTypeLike = np.float32) -> Rows:
+        """Return decoded UMI [cells, genes] in compressed rows."""
+        rows = self.matrix
+        data = tokens.LOWER_EDGES.astype(dtype)[rows.data]
+        return sparse.csr_matrix((data, rows.indices, rows.indptr), rows.shape)
+
+    def depth(self) -> NDArray[np.float64]:
+        """Return UMI per cell over its measured genes, at least 1."""
+        totals = [np.asarray(b.umi().sum(axis=1), np.float64).ravel() for b in self.blocks()]
+        return np.maximum(np.concatenate(totals), 1.0)
+
+    def measured_by(self, condition: int) -> NDArray[np.bool_]:
+        """Return which genes any cell of a condition measures, bool [genes]."""
+        sources = np.unique(self.source[self.rows(condition)])
+        return np.asarray(self.measured[sources].any(axis=0), bool)
+
+
+def controls(cells: TrainingCells) -> dict[tuple[tuple[str, str], ...], int]:
+    """Return the control condition of each context that has one."""
+    return {c.context: i for i, c in enumerate(cells.conditions) if not c.interventions}
+
+
+def add_shams(cells: TrainingCells, count: int, seed: int) -> TrainingCells:
+    """Return the cells and, below them, `count` random control subsets under sham conditions.
+
+    Each subset is as large as the median perturbed condition, drawn without replacement from the
+    control cells of one context: of a context that was perturbed, the one with the most control
+    cells. What the model makes of it is its null.
+    """
+    if not count:
+        return cells
+    sizes = [len(cells.rows(i)) for i, c in enumerate(cells.conditions) if c.interventions]
+    perturbed = {c.context for c in cells.conditions if c.interventions}
+    where = controls(cells)
+    chosen = [i for context, i in where.items() if context in perturbed] or [*where.values()]
+    home = max(chosen, key=lambda i: (len(cells.rows(i)), -i))
+    control = cells.rows(home)
+    size = min(int(np.median(sizes)) if sizes else len(control) // 2, len(control) // 2)
+    generator = np.random.Generator(np.random.Philox(key=[seed, 2]))
+    subsets = [generator.choice(control, size, replace=False) for _ in range(count)]
+    shams = [
+        Condition(cells.conditions[home].context, (Intervention(kind="sham", target=name),))
+        for name in (f"sham-{i:02d}" for i in range(count))
+    ]
+    labels = [np.full(size, len(cells.conditions) + i) for i in range(count)]
+    rows = np.concatenate([np.arange(len(cells)), *subsets])
+    return replace(
+        cells.take(rows),
+        condition=np.concatenate([cells.condition, *labels]),
+        conditions=(*cells.conditions, *shams),
+    )

@@ -1,0 +1,1 @@
+"""Initial values of the network's effect offsets, and their calibration."""
