@@ -1,38 +1,45 @@
-"""A proxy in front of an engine that gives two callers the answers to each other's requests."""
+"""A proxy in front of an engine that gives one caller the answers to another's requests."""
 
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
-
-PATIENCE_S = 20
 
 
 class CrossingProxy:
     """Takes an engine's place at its socket, and crosses answers while `crosses(path)` is true.
 
-    `whole` answers are crossed with their headers, as a shared connection does it; otherwise each
+    The requests of one caller are recorded first. A request that is crossed gets the engine's
+    answer to the recorded one of its kind, so no two callers have to meet.
+
+    `whole` answers are crossed with their headers, as a shared connection does it; otherwise the
     caller gets its own headers and the other's body.
     """
 
-    def __init__(self, path: Path, crosses: Callable[[str], bool], *, whole: bool) -> None:
-        self.crosses, self.whole = crosses, whole
+    def __init__(self, path: Path, *, whole: bool) -> None:
+        self.crosses: Callable[[str], bool] = lambda _: False
         self.crossed: list[str] = []
+        self._whole, self._path = whole, path
+        self._recorded: dict[str, bytes] = {}
+        self._recording = False
         self._behind = path.with_name("behind.sock")
         path.rename(self._behind)
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(path))
         path.chmod(0o600)
         self._listener.listen(32)
-        self._meeting = threading.Barrier(2)
-        self._answers: dict[int, bytes] = {}
-        self._turn = threading.Lock()
-        self._path = path
         threading.Thread(target=self._serve, daemon=True).start()
+
+    @contextmanager
+    def recording(self) -> Generator[None]:
+        """Take down the requests made meanwhile, whose answers others get later."""
+        self._recording = True
+        yield
+        self._recording = False
 
     def close(self) -> None:
         """Put the engine's own socket back."""
-        self._meeting.abort()
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self._behind.rename(self._path)
@@ -50,26 +57,30 @@ class CrossingProxy:
             request = _message(caller)
             if not request:
                 return  # the client's probe
-            path = request.split(b" ", 2)[1].decode()
-            with socket.socket(socket.AF_UNIX) as engine:
-                engine.connect(str(self._behind))
-                engine.sendall(request)
-                answer = _message(engine)
-            if self.crosses(path):
-                answer = self._other(path, answer)
+            path = request.split(b" ", 2)[1].decode().partition("?")[0]
+            answer = self._answer(request)
+            if self._recording:
+                self._recorded[kind_of(path)] = request
+            elif self.crosses(path):
+                self.crossed.append(path)
+                other = self._answer(self._recorded[kind_of(path)])
+                answer = other if self._whole else _with_body_of(answer, other)
             caller.sendall(answer)
 
-    def _other(self, path: str, answer: bytes) -> bytes:
-        try:
-            mine = self._meeting.wait(PATIENCE_S)
-            self._answers[mine] = answer
-            self._meeting.wait(PATIENCE_S)
-            other = self._answers[1 - mine]
-            self._meeting.wait(PATIENCE_S)
-        except threading.BrokenBarrierError:
-            return answer  # the other caller has gone
-        self.crossed.append(path)
-        return other if self.whole else _with_body_of(answer, other)
+    def _answer(self, request: bytes) -> bytes:
+        with socket.socket(socket.AF_UNIX) as engine:
+            engine.connect(str(self._behind))
+            engine.sendall(request)
+            return _message(engine)
+
+
+def kind_of(path: str) -> str:
+    """Return what a request is for: "submit", "cells", "wait", or its path."""
+    if path == "/v1/jobs":
+        return "submit"
+    if path.startswith("/v1/jobs/"):
+        return "cells" if path.endswith("/cells") else "wait"
+    return path
 
 
 def _message(source: socket.socket) -> bytes:

@@ -1,13 +1,12 @@
 """Every answer of the engine is bound to its request: what belongs to another is never used."""
 
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from crossing import CrossingProxy
+from crossing import CrossingProxy, kind_of
 
 from lingshu_model.contracts import ArmRequest, Catalogue, Cells, decode_cells
 from lingshu_model.contracts.messages import CALL_HEADER
@@ -23,12 +22,14 @@ SEEDS = (1, 2)
 
 
 @pytest.fixture
-def cross(lab: Any) -> Iterator[Callable[..., CrossingProxy]]:
-    """Host an engine and return what puts a crossing proxy in front of it."""
+def cross(lab: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., CrossingProxy]]:
+    """Return what puts a crossing proxy in front of the engine of `lab`."""
+    # An engine leaves when something else is at its socket's place, as the proxy is.
+    monkeypatch.setattr("lingshu_model.engine.service.Service._is_found", lambda _: True)
     proxies: list[CrossingProxy] = []
 
-    def start(crosses: Callable[[str], bool], *, whole: bool) -> CrossingProxy:
-        proxy = CrossingProxy(read_endpoint(lab.client().places).path, crosses, whole=whole)
+    def start(*, whole: bool) -> CrossingProxy:
+        proxy = CrossingProxy(read_endpoint(lab.client().places).path, whole=whole)
         proxies.append(proxy)
         return proxy
 
@@ -43,46 +44,21 @@ def cells_of(engine: Engine, arm: ArmRequest) -> Cells:
     return engine.cells(view.job_id)
 
 
-def both(work: Callable[[int], object]) -> dict[int, object]:
-    """Return what `work` returns or raises for each seed, done at the same time."""
-    found: dict[int, object] = {}
-
-    def run(seed: int) -> None:
-        try:
-            found[seed] = work(seed)
-        except Exception as error:  # noqa: BLE001
-            found[seed] = error
-
-    threads = [threading.Thread(target=run, args=(seed,)) for seed in SEEDS]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    return found
-
-
-def kind_of(path: str) -> str:
-    return "submit" if path == "/v1/jobs" else "cells" if path.endswith("/cells") else "wait"
-
-
 @pytest.mark.parametrize("whole", [True, False])
 @pytest.mark.parametrize("kind", ["submit", "wait", "cells"])
 def test_answers_that_cross_once_are_asked_for_again(lab: Any, cross, kind: str, whole: bool):
     lab.host()
     engine = lab.client()
-    arms = {seed: lab.arm("STAT1", seed=seed) for seed in SEEDS}
-    expected = {seed: cells_of(engine, arm).counts for seed, arm in arms.items()}
-    left = [kind] * len(SEEDS)
-
-    def crosses(path: str) -> bool:
-        return bool(kind_of(path) in left and (left.remove(kind_of(path)) or True))
-
-    proxy = cross(crosses, whole=whole)
-    found = both(lambda seed: cells_of(engine, arms[seed]))
-    assert [kind_of(path) for path in proxy.crossed] == [kind] * 2
-    for seed in SEEDS:
-        assert np.array_equal(found[seed].counts, expected[seed])
-        assert found[seed].origin.request == arms[seed].digest
+    arm = lab.arm("STAT1", seed=1)
+    expected = cells_of(engine, arm).counts
+    proxy = cross(whole=whole)
+    with proxy.recording():
+        cells_of(engine, lab.arm("STAT1", seed=2))
+    proxy.crosses = lambda path: kind_of(path) == kind and not proxy.crossed
+    found = cells_of(engine, arm)
+    assert [kind_of(path) for path in proxy.crossed] == [kind]
+    assert np.array_equal(found.counts, expected)
+    assert found.origin.request == arm.digest
 
 
 @pytest.mark.parametrize("whole", [True, False])
@@ -90,10 +66,13 @@ def test_answers_that_cross_once_are_asked_for_again(lab: Any, cross, kind: str,
 def test_answers_that_always_cross_are_refused(lab: Any, cross, kind: str, whole: bool):
     lab.host()
     engine = lab.client()
-    proxy = cross(lambda path: kind_of(path) == kind, whole=whole)
-    found = both(lambda seed: cells_of(engine, lab.arm(seed=seed)))
-    assert {type(error) for error in found.values()} == {ForeignAnswerError}, found
-    assert len(proxy.crossed) >= 2 * 2
+    proxy = cross(whole=whole)
+    with proxy.recording():
+        cells_of(engine, lab.arm(seed=2))
+    proxy.crosses = lambda path: kind_of(path) == kind
+    with pytest.raises(ForeignAnswerError):
+        cells_of(engine, lab.arm(seed=1))
+    assert len(proxy.crossed) >= 2
 
 
 @pytest.mark.parametrize("whole", [True, False])
@@ -102,29 +81,23 @@ def test_cells_of_another_experiment_are_never_sealed(tmp_path: Path, cross, lab
     lab.catalogue = Catalogue([root])
     lab.host()
     app = App(lab.home, engine=lab.client(), catalogue=lab.catalogue)
-    crossing = threading.Event()
-    crossing.set()
-    proxy = cross(lambda path: crossing.is_set() and kind_of(path) == "cells", whole=whole)
-
-    def ask(seed: int) -> str:
-        asked = {"n_cells": 16, "seed": seed, "wait_s": 20}
-        return str(call(app, "sample_cells", asked).experiment_id)
-
+    proxy = cross(whole=whole)
     try:
-        names = both(ask)
-        assert len(proxy.crossed) >= 2 * 2
-        for name in names.values():
-            assert app.ledger.outcome(name) is None
-        crossing.clear()
-        for seed, name in names.items():
-            result = call(app, "get_experiment", {"id": name, "wait_s": 20})
-            assert result.status == "succeeded", result.summary
-            stored = decode_cells(
-                app.ledger.object_file(app.ledger.outcome(name).artifacts["cells"])
-            )
-            (arm,) = design_of(app, app.ledger.experiment(name)).arms.values()
-            assert (arm.seed, arm.digest) == (seed, stored.origin.request)
-            assert np.array_equal(stored.counts, cells_of(app.engine, arm).counts)
+        with proxy.recording():
+            call(app, "sample_cells", {"n_cells": 16, "seed": 2, "wait_s": 20})
+        proxy.crosses = lambda path: kind_of(path) == "cells"
+        name = call(app, "sample_cells", {"n_cells": 16, "seed": 1, "wait_s": 20}).experiment_id
+        app.runner.wait([name], 60)
+        assert "used" in str(app.runner.trouble(name))
+        assert len(proxy.crossed) >= 2
+        assert app.ledger.outcome(name) is None
+        proxy.crosses = lambda _: False
+        result = call(app, "get_experiment", {"id": name, "wait_s": 20})
+        assert result.status == "succeeded", result.summary
+        stored = decode_cells(app.ledger.object_file(app.ledger.outcome(name).artifacts["cells"]))
+        (arm,) = design_of(app, app.ledger.experiment(name)).arms.values()
+        assert (arm.seed, arm.digest) == (1, stored.origin.request)
+        assert np.array_equal(stored.counts, cells_of(app.engine, arm).counts)
     finally:
         app.close()
 
