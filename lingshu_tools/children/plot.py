@@ -5,7 +5,7 @@ numbers give equal files.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -55,7 +55,7 @@ def run(job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     defaults = {k: v for k, v in mpl.rcParamsDefault.items() if k not in _NOT_OF_A_PICTURE}
     # Whatever a user's matplotlibrc says, a picture starts from matplotlib's own defaults.
     with mpl.rc_context(cast("Any", defaults | STYLE)):
-        figure, left = {"ranking": ranking, "volcano": volcano}[job["kind"]](job)
+        figure, left = DRAWINGS[job["kind"]](job)
         figure.savefig(folder / f"{job['name']}.png", dpi=DPI, metadata={"Software": None})
         nothing = {"Date": None, "Creator": None}
         figure.savefig(folder / f"{job['name']}.svg", metadata=nothing)
@@ -121,6 +121,11 @@ def volcano(job: Mapping[str, Any]) -> tuple[Figure, list[str]]:
         text = f"{len(left)} of {len(named)} called genes have no room for a name"
         axes.set_title(text, fontsize=6.5, color="#555555", loc="right", pad=3)
     return figure, left
+
+
+Drawing = Callable[[Mapping[str, Any]], tuple[Figure, list[str]]]
+DRAWINGS: dict[str, Drawing] = {"ranking": ranking, "volcano": volcano}
+"""From a job to its figure and the names that found no place, by kind."""
 
 
 def _figure(

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lingshu_model.contracts.messages import OWN_RNA
 from lingshu_model.system.lazy import Lazy
 from lingshu_tools.analysis import Effect, Residuals, ShamNull, interval
 from lingshu_tools.calls.results import Truncated, call_text, finite
@@ -103,14 +104,15 @@ class EffectView:
     def _check(self, gene: str, kind: str, index: int) -> TargetCheck:
         change = finite(self.effect.change[index])
         span = self._interval(self.effect.change, self.effect.change_se, index)
-        wanted = 1 if kind == "crispra" else -1
+        expected = OWN_RNA.get(kind)
         if change is None or span is None:
             note = "not measured, or too few cells to tell"
         elif span[0] <= 0 <= span[1]:
             note = "its own RNA does not change beyond Monte Carlo noise"
         else:
-            note = "as expected" if change * wanted > 0 else "against expectation"
-            note = f"its own RNA goes {'up' if change > 0 else 'down'}, {note}"
+            note = f"its own RNA goes {'up' if change > 0 else 'down'}"
+            if expected is not None:
+                note += ", as expected" if change * expected > 0 else ", against expectation"
         return TargetCheck(gene=gene, change=change, mc_interval=span, note=note)
 
     def _interval(

@@ -1,11 +1,12 @@
 """Arguments and views that several tools share. Knows nothing of any one tool."""
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from lingshu_model.contracts import MAX_CELLS, MAX_SEED, Intervention
+from lingshu_model.contracts.messages import Kind
 from lingshu_tools.app import App
 from lingshu_tools.calls.registry import Arguments
 from lingshu_tools.calls.results import Number, View, call_text
@@ -33,7 +34,7 @@ LOG1P = "log1p_cp10k: ln(1 + counts per 10,000)"
 class InterventionArgument(Arguments):
     """One thing done to the cells."""
 
-    kind: Literal["knockout", "crispri", "crispra", "cytokine", "drug", "sham"] = Field(
+    kind: Kind = Field(
         description="What is done; describe_model lists the kinds this checkpoint was trained on"
     )
     target: str = Field(

@@ -5,7 +5,8 @@ The drawing is done in a child process, which goes on when the call returns befo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -69,17 +70,11 @@ class PlotResult(Result):
 
 def plot_experiment(app: App, asked: PlotExperiment) -> PlotResult | Pending[PlotResult]:
     """Return the files of a picture of what is done so far, or the wait for them."""
-    fits: Kind = "ranking" if asked.id.startswith("scr_") else "volcano"
-    if asked.kind not in (None, fits):
-        message = (
-            f"kind={asked.kind!r} does not fit {asked.id!r}: a screen (scr_…) has a ranking, an "
-            "experiment (exp_…) a volcano. Leave kind out, or give an id of the other sort."
-        )
-        raise InputError(message)
+    fits = _kind(asked)
     request = f"{asked.id} {fits} {asked.top or ''}".strip()
     work = app.children.join("plot", request)
     if work is None:
-        job, numbers, facts = (_ranking if fits == "ranking" else _volcano)(app, asked)
+        job, numbers, facts = PLOTS[fits].draw(app, asked)
         # Named by what is drawn: another state of a screen is another picture.
         name = f"{asked.id}-{fits}-{digest_json(job)[7:15]}"
         job |= {"name": name, "numbers": numbers}
@@ -88,9 +83,30 @@ def plot_experiment(app: App, asked: PlotExperiment) -> PlotResult | Pending[Plo
     return when_made(work, asked.id, asked.wait_s, lambda: _result(app, asked, fits, work))
 
 
+def _kind(asked: PlotExperiment) -> Kind:
+    """Return the kind that is asked for, by default the first that fits the id.
+
+    Raises:
+        InputError: the kind is not one of that id's.
+    """
+    prefix = "scr_" if asked.id.startswith("scr_") else "exp_"
+    fitting: list[Kind] = [kind for kind, plot in PLOTS.items() if plot.prefix == prefix]
+    if asked.kind is None:
+        return fitting[0]
+    if asked.kind not in fitting:
+        kinds = "; ".join(f"{kind} of {plot.prefix}…" for kind, plot in PLOTS.items())
+        message = (
+            f"kind={asked.kind!r} does not fit {asked.id!r}; there are {kinds}. "
+            "Leave kind out, or give an id of the other sort."
+        )
+        raise InputError(message)
+    return asked.kind
+
+
 def _result(app: App, asked: PlotExperiment, kind: Kind, work: Answer | Work) -> PlotResult:
     drawn = app.children.result(work)
-    fields = _screen_fields(app, asked.id) if kind == "ranking" else _effect_fields(app, asked.id)
+    of_screen = PLOTS[kind].prefix == "scr_"
+    fields = (_screen_fields if of_screen else _effect_fields)(app, asked.id)
     return PlotResult(**fields | _shown(asked, kind, drawn), kind=kind)
 
 
@@ -194,6 +210,23 @@ def _volcano(app: App, asked: PlotExperiment) -> _Picture:
         "caveats": [] if threshold is not None else [why],
     }
     return job, [{k: v for k, v in row.items() if k != "y"} for row in table], facts
+
+
+@dataclass(frozen=True)
+class _Plot:
+    """A kind of plot.
+
+    Attributes:
+        prefix: how the ids begin that it is of: `scr_` (screens) or `exp_` (experiments).
+        draw: returns the job of the child that draws, the numbers behind it and the summary.
+    """
+
+    prefix: str
+    draw: Callable[[App, PlotExperiment], _Picture]
+
+
+PLOTS: dict[Kind, _Plot] = {"ranking": _Plot("scr_", _ranking), "volcano": _Plot("exp_", _volcano)}
+"""Of the plots that fit an id the first is the default."""
 
 
 def _genes(one: Shown, blob: bytes) -> tuple[list[dict[str, Any]], float | None, str]:

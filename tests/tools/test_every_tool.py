@@ -7,6 +7,8 @@ from typing import Any
 import jsonschema
 import pytest
 
+from lingshu_model.contracts import Checkpoint
+from lingshu_model.contracts.catalogue import pin
 from lingshu_testing import TARGETS
 from lingshu_tools.app import App
 from lingshu_tools.calls.dispatcher import call
@@ -180,3 +182,20 @@ def test_the_order_of_interventions_never_matters(app: App):
     assert results[0]["perturbation"] == "JAK2 knockout + STAT1 knockout"
     assert results[0]["support"]["tier"] == "combination_of_seen"
     assert "No held-out figure" in results[0]["summary"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "directed"), [("knockout", True), ("crispra", True), ("cytokine", False)]
+)
+def test_only_kinds_that_act_on_a_gene_have_an_expected_direction(
+    checkpoint: Checkpoint, open_app, engine, kind: str, directed: bool
+):
+    config = checkpoint.path / "config.json"
+    config.write_text(config.read_text("utf-8").replace('"knockout"', f'"{kind}"'), "utf-8")
+    pin(checkpoint.path)
+    given = [{"kind": kind, "target": target} for target in TARGETS]
+    results = [perturb(open_app(engine), interventions=[one], n_cells=64) for one in given]
+    notes = [result["target_check"][0]["note"] for result in results]
+    moved = [note for note in notes if "RNA goes" in note]
+    assert moved
+    assert all(("expect" in note) == directed for note in moved)

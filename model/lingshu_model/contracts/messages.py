@@ -7,13 +7,19 @@ Every HTTP message names the protocol, and every request a call, which its answe
 can so tell the answer to its request from any other. Job views repeat the digest of the arm too.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from lingshu_model.contracts.canonical import digest_json
 
-Kind = Literal["knockout", "crispri", "crispra", "cytokine", "drug", "sham"]
+TrainedKind = Literal["knockout", "crispri", "crispra", "cytokine", "drug"]
+"""Kinds of intervention that training data may have."""
+Kind = Literal[TrainedKind, "sham"]
+"""The same and null labels."""
+OWN_RNA: Mapping[str, int] = {"knockout": -1, "crispri": -1, "crispra": 1}
+"""Kinds that act on a gene, and the sign of the change that its own RNA is expected to show."""
 JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 PROTOCOL = 2
 """Version of what is exchanged here; client and engine must have the same."""

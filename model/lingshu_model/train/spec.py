@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from lingshu_model.contracts.messages import TrainedKind
 from lingshu_model.network.config import PRESETS
 
 
@@ -20,7 +21,7 @@ class Perturbations(_Strict):
 
     column: str
     control: str
-    kind: Literal["knockout", "crispri", "crispra", "cytokine", "drug"]
+    kind: TrainedKind
     targets: dict[str, str] = {}
     """What a value of the column is called, where that is not the value itself."""
     separator: str | None = None
