@@ -8,8 +8,8 @@ from threading import Lock
 from lingshu_model.system.lazy import Lazy
 from lingshu_tools.children import Children
 from lingshu_tools.errors import BudgetError
+from lingshu_tools.execution.runner import Runner
 from lingshu_tools.experiments.designs import cells_of
-from lingshu_tools.experiments.runner import Runner
 from lingshu_tools.experiments.workspace import Bench
 from lingshu_tools.ledger import Experiment, Ledger, NewExperiment
 from lingshu_tools.system.deadline import remaining

@@ -22,14 +22,26 @@ PACKAGES = [
     for name, root in PARTS.items()
     for path in sorted(root.rglob("__init__.py"))
 ]
+LAYERS = {
+    "lingshu_model": "system contracts effects network sampling train evaluate engine".split(),
+    "lingshu_tools": (
+        "errors system engine_client ledger archive analysis calls experiments planner execution "
+        "report children app tools lab cli"
+    ).split(),
+}
+"""Packages, and modules of the root, each importing only from itself and those before it."""
 HEAVY = ("torch", "scipy", "pandas", "anndata", "matplotlib")
 SLOW_TO_IMPORT = ("numpy", "pydantic", "sqlalchemy", "httpx", "mcp")
 LONGEST_FILE = 600
 MOST_MODULES = 16
 
 
-def imported(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+def imported(path: Path, *, of_types: bool = True) -> Iterator[str]:
+    """Modules and names that a file imports; `of_types`: also those only a type checker reads."""
+    tree = ast.parse(path.read_text("utf-8"))
+    if not of_types:
+        tree.body = [node for node in tree.body if not is_for_types(node)]
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -37,11 +49,15 @@ def imported(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def offences(paths: list[Path], forbidden: tuple[str, ...]) -> list[str]:
+def is_for_types(node: ast.stmt) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+
+
+def offences(paths: list[Path], forbidden: tuple[str, ...], *, of_types: bool = True) -> list[str]:
     return [
         f"{path.relative_to(ROOT)} imports {module}"
         for path in paths
-        for module in imported(path)
+        for module in imported(path, of_types=of_types)
         if any(module == name or module.startswith(f"{name}.") for name in forbidden)
     ]
 
@@ -74,6 +90,17 @@ def test_heavy_analysis_lives_in_child_processes():
 
 def test_the_model_imports_nothing_above_it():
     assert not offences(sources("lingshu_model"), ("lingshu_tools", "lingshu_mcp"))
+
+
+@pytest.mark.parametrize("part", LAYERS)
+def test_a_package_imports_only_those_of_the_layers_below_it(part: str):
+    order = LAYERS[part]
+    for path in sources(part):
+        name = path.relative_to(PARTS[part]).with_suffix("").parts[0]
+        if name == "__init__":
+            continue
+        above = tuple(f"{part}.{each}" for each in order[order.index(name) + 1 :])
+        assert not offences([path], above, of_types=False)
 
 
 @pytest.mark.parametrize("package", ["contracts", "system"])

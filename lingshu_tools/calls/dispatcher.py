@@ -30,9 +30,9 @@ from lingshu_tools.errors import (
     quoted,
 )
 from lingshu_tools.ledger.beginning import recording
-from lingshu_tools.report.plain_text import plain, plain_result
 from lingshu_tools.system.deadline import GRACE_S, time_limit
 from lingshu_tools.system.incidents import report_incident
+from lingshu_tools.system.plain_text import plain, plain_result
 
 if TYPE_CHECKING:
     from lingshu_tools.app import App

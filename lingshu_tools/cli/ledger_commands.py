@@ -67,7 +67,7 @@ def show_(experiment_id: str, database: Path | None) -> None:
     """Show an experiment or a screen as a page of a lab book."""
     app = _app(database)
     if not settings().as_json:
-        from lingshu_tools.report.lab_book import page
+        from lingshu_tools.cli.lab_book import page
 
         click.echo(page(app, experiment_id))
         return
@@ -96,7 +96,7 @@ def tag_(experiment_id: str, tags: tuple[str, ...]) -> None:
 def verify(ctx: click.Context, anchor: tuple[str, ...], database: Path | None) -> None:
     """Re-derive every hash, read every object, compare the schema; exits with 1 if one is wrong."""
     from lingshu_tools.ledger import Head
-    from lingshu_tools.report.plain_text import plain
+    from lingshu_tools.system.plain_text import plain
 
     anchors = [Head.parse(text) for text in anchor]
     with progress_bar("verify", "rows") as sink:

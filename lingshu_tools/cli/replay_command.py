@@ -23,7 +23,7 @@ from lingshu_tools.cli.common import (
 if TYPE_CHECKING:
     from lingshu_tools.app import App
     from lingshu_tools.calls.results import Result
-    from lingshu_tools.experiments.replay_many import Tally
+    from lingshu_tools.execution.replay_many import Tally
 
 _SHOWN = 20
 _PERCENT = re.compile(r"(\d+(?:\.\d+)?) ?%")
@@ -114,7 +114,7 @@ def verdict_of(result: Any) -> str | None:
 
 
 def _many(ctx: click.Context, share: float | None, database: Path | None) -> None:
-    from lingshu_tools.experiments.replay_many import finished, replay_many, sample
+    from lingshu_tools.execution.replay_many import finished, replay_many, sample
     from lingshu_tools.ledger import Ledger
 
     app = open_app()

@@ -20,7 +20,7 @@ from lingshu_tools.experiments.findings import strongest, unpack_effect
 from lingshu_tools.experiments.gene_names import resolve_genes
 from lingshu_tools.report.evidence import evidence_sentence
 from lingshu_tools.report.experiment_views import Shown
-from lingshu_tools.tools.common import GeneEffect, Magnitude, TargetCheck
+from lingshu_tools.report.result_parts import GeneEffect, Magnitude, TargetCheck
 
 UNITS = {
     "log2_fold_change": "log2((perturbed + 1) / (control + 1)) of mean counts per 10,000",

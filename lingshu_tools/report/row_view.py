@@ -14,7 +14,7 @@ from lingshu_tools.errors import MissingCheckpointError
 from lingshu_tools.ledger import Ledger, Screen
 from lingshu_tools.report.effect_view import MONTE_CARLO, UNITS, cut, kept_gene
 from lingshu_tools.report.experiment_views import Recorded
-from lingshu_tools.tools.sample_cells import GeneMean
+from lingshu_tools.report.result_parts import GeneMean
 
 _INSTALL = "Install the checkpoint that the caveat names; then ask again."
 

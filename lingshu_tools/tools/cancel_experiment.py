@@ -5,10 +5,10 @@ from lingshu_tools.calls.registry import Arguments, ToolSpec
 from lingshu_tools.calls.results import Result, call_text
 from lingshu_tools.calls.waiting import Pending
 from lingshu_tools.errors import InputError
-from lingshu_tools.experiments.cancelling import cancel_all
-from lingshu_tools.experiments.replay_screens import unfinished_replays
+from lingshu_tools.execution.cancelling import cancel_all
+from lingshu_tools.execution.replay_screens import unfinished_replays
+from lingshu_tools.execution.screens import candidates_of, locate_screen
 from lingshu_tools.experiments.replays import locate
-from lingshu_tools.experiments.screens import candidates_of, locate_screen
 from lingshu_tools.ledger import Experiment
 from lingshu_tools.tools.common import AnyId
 

@@ -9,11 +9,11 @@ from lingshu_model.contracts import MAX_CELLS, MAX_SEED, Intervention
 from lingshu_model.contracts.messages import Kind
 from lingshu_tools.app import App
 from lingshu_tools.calls.registry import Arguments
-from lingshu_tools.calls.results import Number, View, call_text
+from lingshu_tools.calls.results import call_text
 from lingshu_tools.calls.waiting import Pending, R
+from lingshu_tools.execution.resuming import asked_again
 from lingshu_tools.experiments.designs import Design, context_label, design, new_experiment
 from lingshu_tools.experiments.disk_space import require_room
-from lingshu_tools.experiments.resuming import asked_again
 from lingshu_tools.ledger.tagging import LONGEST, PATTERN
 from lingshu_tools.report.evidence import (
     cost_of,
@@ -134,43 +134,6 @@ class Simulation(CellSettings):
             wait_s=self.wait_s,
             finish=lambda: show(shown(app, experiment.id)),
         )
-
-
-class GeneEffect(View):
-    """One gene's paired effect."""
-
-    gene: str
-    log2_fold_change: Number | None
-    mc_interval: list[Number] | None = Field(
-        description="95 % Monte Carlo interval of log2_fold_change; says nothing of model error"
-    )
-    control_mean: Number | None
-    perturbed_mean: Number | None
-    change: Number | None = Field(description="perturbed_mean - control_mean")
-    change_mc_interval: list[Number] | None
-    prediction_error: Number | None = Field(
-        description="RMS held-out error of change for this gene; None where none was measured"
-    )
-    sham_q: Number | None = Field(description="FDR of change against the sham null")
-
-
-class Magnitude(View):
-    """The size of the whole effect: L2 norm of change over the measured genes."""
-
-    value: Number
-    mc_interval: list[Number] | None
-    sham_median: Number | None
-    sham_q95: Number | None
-    sham_p: Number | None = Field(description="Rank p against the shams; at best 1 / (shams + 1)")
-
-
-class TargetCheck(View):
-    """What happens to the target's own gene, where it is on the panel."""
-
-    gene: str
-    change: Number | None
-    mc_interval: list[Number] | None
-    note: str
 
 
 def planned(app: App, made: Design, asked: Simulation) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from lingshu_tools.calls.waiting import Pending
 from lingshu_tools.children import Answer, State, Task, Work
 from lingshu_tools.children.task import Kind
 from lingshu_tools.errors import InputError
-from lingshu_tools.experiments.screens import candidates_of, locate_screen
+from lingshu_tools.execution.screens import candidates_of, locate_screen
 from lingshu_tools.ledger import Experiment, digest_bytes
 from lingshu_tools.ledger.home import output_file
 from lingshu_tools.report.experiment_views import Shown, envelope, shown

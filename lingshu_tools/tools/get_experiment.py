@@ -12,23 +12,21 @@ from lingshu_tools.calls.registry import Arguments, ToolSpec
 from lingshu_tools.calls.results import Result, View, render
 from lingshu_tools.calls.waiting import Pending
 from lingshu_tools.errors import InputError, MissingCheckpointError, quoted
+from lingshu_tools.execution.screens import locate_screen
 from lingshu_tools.experiments.designs import replaces
 from lingshu_tools.experiments.replays import replayed, verdict_of
-from lingshu_tools.experiments.screens import locate_screen
 from lingshu_tools.planner import plan_of
 from lingshu_tools.report.experiment_views import Recorded, Shown, recorded, shown
+from lingshu_tools.report.result_parts import GeneEffect, GeneMean, Magnitude, TargetCheck
 from lingshu_tools.report.row_view import experiment_fields, screen_fields
 from lingshu_tools.tools.common import (
     MAX_ROWS,
     AnyId,
-    GeneEffect,
-    Magnitude,
-    TargetCheck,
     WaitS,
 )
 from lingshu_tools.tools.perturb_cells import gene_table, show_effect
 from lingshu_tools.tools.run_screen import ScreenResult, screen_shown, take_up_screen
-from lingshu_tools.tools.sample_cells import GeneMean, Quality, show_sample
+from lingshu_tools.tools.sample_cells import Quality, show_sample
 
 Detail = Literal["summary", "effects", "genes", "provenance"]
 _ROWS: dict[str, int] = {"summary": 5, "effects": 50, "genes": 50, "provenance": 0}

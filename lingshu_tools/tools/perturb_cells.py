@@ -15,12 +15,10 @@ from lingshu_tools.experiments.designs import Design
 from lingshu_tools.experiments.gene_names import resolve_genes
 from lingshu_tools.report.effect_view import effect_fields
 from lingshu_tools.report.experiment_views import Shown, envelope
+from lingshu_tools.report.result_parts import GeneEffect, Magnitude, TargetCheck
 from lingshu_tools.tools.common import (
-    GeneEffect,
     InterventionArgument,
-    Magnitude,
     Simulation,
-    TargetCheck,
     planned,
 )
 

@@ -19,16 +19,16 @@ from lingshu_tools.calls.results import (
 )
 from lingshu_tools.calls.waiting import Pending
 from lingshu_tools.errors import InputError
-from lingshu_tools.experiments.replay_screens import (
+from lingshu_tools.execution.replay_screens import (
     VERDICTS,
     Replayed,
     begin_replays,
     counts_of,
     replays_so_far,
 )
+from lingshu_tools.execution.resuming import begin_again
+from lingshu_tools.execution.screens import locate_screen
 from lingshu_tools.experiments.replays import Comparison, begin_replay, locate, replayed, verdict_of
-from lingshu_tools.experiments.resuming import begin_again
-from lingshu_tools.experiments.screens import locate_screen
 from lingshu_tools.ledger import Experiment, Ledger, Screen, Status
 from lingshu_tools.report.experiment_views import envelope, shown
 from lingshu_tools.tools.common import MAX_WAIT_S, AnyId, WaitS

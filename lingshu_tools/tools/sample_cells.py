@@ -23,6 +23,7 @@ from lingshu_tools.calls.waiting import Pending
 from lingshu_tools.experiments.designs import Design
 from lingshu_tools.experiments.findings import QUANTILES, seen_row
 from lingshu_tools.report.experiment_views import Shown, envelope
+from lingshu_tools.report.result_parts import GeneMean
 from lingshu_tools.tools.common import (
     InterventionArgument,
     Simulation,
@@ -46,14 +47,6 @@ class SampleCells(Simulation):
         description="What is done to the cells; default: nothing (control cells)",
     )
     top: int = Field(default=10, ge=1, le=50, description="Highest genes to show, 1 to 50")
-
-
-class GeneMean(View):
-    """One gene's mean over the sampled cells, beside the training cells'."""
-
-    gene: str
-    mean: Number
-    training_mean: Number | None
 
 
 class Quality(View):

@@ -12,11 +12,11 @@ from made_ledgers import KNOCKOUT, finished
 from lingshu_tools import Lab
 from lingshu_tools.app import App
 from lingshu_tools.calls.dispatcher import call
+from lingshu_tools.cli.lab_book import page
 from lingshu_tools.errors import InputError
 from lingshu_tools.ledger import digest_file
 from lingshu_tools.report.csv_tables import write_csv
-from lingshu_tools.report.lab_book import page
-from lingshu_tools.report.plain_text import plain
+from lingshu_tools.system.plain_text import plain
 
 NASTY = 'x"""\nimport os; os.abort()\n#\\\'{RECORD_STANDS_HERE}'
 

@@ -70,11 +70,11 @@ def test_a_call_ends_in_time_and_says_that_the_engine_does_not_answer(app: App):
 
 
 def test_work_outlasts_requests_that_were_given_up(app: App, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("lingshu_tools.experiments.jobs._PATIENCE_S", (0.2, 0.4))
+    monkeypatch.setattr("lingshu_tools.execution.jobs._PATIENCE_S", (0.2, 0.4))
     result = timed(app, "sample_cells", wait_s=3, n_cells=8, seed=1)
     assert result.status in ("queued", "running")
     assert "is there and does not answer" in result.summary
-    monkeypatch.setattr("lingshu_tools.experiments.jobs._PATIENCE_S", (10.0, 10.0))
+    monkeypatch.setattr("lingshu_tools.execution.jobs._PATIENCE_S", (10.0, 10.0))
     go_on(app)
     assert app.runner.wait([result.experiment_id], 40)
     assert call(app, "get_experiment", {"id": result.experiment_id}).status == "succeeded"
@@ -83,7 +83,7 @@ def test_work_outlasts_requests_that_were_given_up(app: App, monkeypatch: pytest
 def test_an_experiment_can_be_cancelled_while_the_engine_is_stuck(
     app: App, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("lingshu_tools.experiments.jobs._PATIENCE_S", (0.5, 0.5))
+    monkeypatch.setattr("lingshu_tools.execution.jobs._PATIENCE_S", (0.5, 0.5))
     begun = timed(app, "sample_cells", wait_s=1, n_cells=8, seed=1)
     result = timed(app, "cancel_experiment", wait_s=0, id=begun.experiment_id)
     assert result.status in ("cancelled", "running")

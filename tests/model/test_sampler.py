@@ -9,6 +9,7 @@ import torch
 from made_model import GENES, arm
 
 from lingshu_model.contracts import Checkpoint, decode_cells, encode_cells
+from lingshu_model.contracts.streams import Purpose, raw
 from lingshu_model.network import numerics, tokens
 from lingshu_model.network.vocabulary import ConditionError
 from lingshu_model.sampling import sampler as sampling
@@ -21,7 +22,6 @@ from lingshu_model.sampling.sampler import (
     sample_arm,
 )
 from lingshu_model.sampling.schedule import reveal_counts, reveal_steps
-from lingshu_model.sampling.streams import Purpose, raw
 
 
 def test_the_cosine_schedule_reveals_the_papers_counts() -> None:

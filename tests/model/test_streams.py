@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lingshu_model.sampling.streams import Purpose, raw, uniforms
+from lingshu_model.contracts.streams import Purpose, raw, uniforms
 
 # Random123's known-answer vectors for philox4x64, 10 rounds: counter, key, output.
 ONES = 2**64 - 1

@@ -10,8 +10,8 @@ from made_screens import PANEL, TARGETS, HaltingEngine, make_checkpoint, open_ap
 from lingshu_testing import FakeEngine
 from lingshu_tools.app import App
 from lingshu_tools.calls.dispatcher import call
+from lingshu_tools.execution.screens import candidates_of
 from lingshu_tools.experiments.designs import replaces
-from lingshu_tools.experiments.screens import candidates_of
 
 KNOCK_OUT = {"interventions": [{"kind": "knockout", "target": "T01"}], "n_cells": 8}
 

@@ -9,7 +9,7 @@ import pytest
 from lingshu_model.contracts import Catalogue, Checkpoint, JobView
 from lingshu_testing import FakeEngine, make_checkpoint
 from lingshu_tools.app import App
-from lingshu_tools.experiments.runner import Runner
+from lingshu_tools.execution.runner import Runner
 
 
 class HeldEngine(FakeEngine):

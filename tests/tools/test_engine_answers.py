@@ -29,7 +29,7 @@ def test_what_the_engine_refuses_is_sealed_as_failed_with_its_words(open_app, ch
 def test_an_engine_that_is_busy_is_waited_for_and_named_meanwhile(
     open_app, checkpoint, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("lingshu_tools.experiments.jobs._PAUSE_S", 0.01)
+    monkeypatch.setattr("lingshu_tools.execution.jobs._PAUSE_S", 0.01)
     free = threading.Event()
 
     class Busy(FakeEngine):

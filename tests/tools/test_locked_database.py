@@ -14,7 +14,7 @@ from lingshu_tools.calls import dispatcher
 from lingshu_tools.calls.dispatcher import call
 from lingshu_tools.calls.registry import TOOL_NAMES
 from lingshu_tools.errors import LingshuError, LockedError
-from lingshu_tools.experiments import runner
+from lingshu_tools.execution import runner
 
 LOCKER = Path(__file__).parent.parent / "ledger" / "locker.py"
 SAMPLE = {"n_cells": 8, "wait_s": 0}

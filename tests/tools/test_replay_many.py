@@ -12,8 +12,8 @@ from lingshu_testing import FakeEngine, make_checkpoint
 from lingshu_tools.app import App
 from lingshu_tools.calls.dispatcher import call
 from lingshu_tools.errors import EngineError
-from lingshu_tools.experiments import replay_many as many
-from lingshu_tools.experiments.replay_many import finished, replay_many, sample
+from lingshu_tools.execution import replay_many as many
+from lingshu_tools.execution.replay_many import finished, replay_many, sample
 from lingshu_tools.experiments.replays import begin_replay
 from lingshu_tools.ledger import Ledger
 
@@ -102,7 +102,7 @@ def test_a_replay_that_was_begun_is_finished_instead_of_another(app: App, done):
 
 def test_a_verdict_that_was_not_written_down_any_more_is(app: App, engine, done, monkeypatch):
     with monkeypatch.context() as patched:
-        patched.setattr("lingshu_tools.experiments.runner.record_verdict", lambda *_: None)
+        patched.setattr("lingshu_tools.execution.runner.record_verdict", lambda *_: None)
         replay_many(app, app.ledger, done)
     assert app.ledger.verifications(done[0]) == []
     engine.fresh.clear()

@@ -19,11 +19,11 @@ from lingshu_tools.app import App
 from lingshu_tools.calls.dispatcher import call, error_result
 from lingshu_tools.calls.registry import TOOL_NAMES, registry
 from lingshu_tools.cli import main
+from lingshu_tools.cli.lab_book import page
 from lingshu_tools.errors import InternalError, LingshuError
 from lingshu_tools.experiments.designs import design_of, new_experiment
 from lingshu_tools.ledger import NewOutcome
-from lingshu_tools.report.lab_book import page
-from lingshu_tools.report.plain_text import plain
+from lingshu_tools.system.plain_text import plain
 
 PASSWORD, TOKEN, ODD = "Tr0ub4dor", "tok-0123456789abcdef", "p@ss/w#rd"
 SECRETS = (PASSWORD, TOKEN, ODD, "p%40ss%2Fw%23rd")

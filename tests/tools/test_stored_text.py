@@ -11,7 +11,7 @@ from lingshu_tools.calls.registry import registry
 from lingshu_tools.calls.results import Result
 from lingshu_tools.errors import InputError
 from lingshu_tools.ledger import NewExperiment, NewOutcome
-from lingshu_tools.report.plain_text import LONGEST, plain, plain_result
+from lingshu_tools.system.plain_text import LONGEST, plain, plain_result
 
 PERTURB = {"interventions": [{"kind": "knockout", "target": "STAT1"}], "n_cells": 2, "wait_s": 30}
 HOSTILE = (

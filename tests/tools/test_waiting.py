@@ -115,7 +115,7 @@ def test_a_fault_in_the_analysis_is_sealed_as_an_incident(open_app, engine, monk
         message = "secret detail"
         raise ZeroDivisionError(message)
 
-    monkeypatch.setattr("lingshu_tools.experiments.runner.findings", broken)
+    monkeypatch.setattr("lingshu_tools.execution.runner.findings", broken)
     result = call(open_app(engine), "perturb_cells", PERTURB | {"wait_s": 30})
     assert result.status == "failed"
     assert "incident" in result.summary

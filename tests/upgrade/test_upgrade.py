@@ -16,13 +16,13 @@ from lingshu_tools.app import App
 from lingshu_tools.archive import export_ledger, import_ledger
 from lingshu_tools.calls.dispatcher import call
 from lingshu_tools.cli import main
+from lingshu_tools.cli.lab_book import page
 from lingshu_tools.errors import LingshuError, MissingCheckpointError
-from lingshu_tools.experiments.replay_many import replay_many
+from lingshu_tools.execution.replay_many import replay_many
 from lingshu_tools.experiments.replays import verdict_of
 from lingshu_tools.ledger import Ledger, sqlite
 from lingshu_tools.ledger.migrate import migrate
 from lingshu_tools.ledger.migrations import HEAD
-from lingshu_tools.report.lab_book import page
 
 STATES = {"succeeded": 5, "failed": 2, "cancelled": 1, "interrupted": 1, "queued": 1}
 TOOLS = ("sample_cells", "perturb_cells")

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from lingshu_model.contracts.streams import Purpose, uniforms
 from lingshu_model.effects.moments import (
     CP10K,
     Floats,
@@ -36,7 +37,6 @@ from lingshu_model.effects.moments import (
 )
 from lingshu_model.effects.quantiles import Quantiles, stray
 from lingshu_model.effects.roots import roots
-from lingshu_model.sampling.streams import Purpose, uniforms
 
 SEED = (1 << 62) + 15
 """Of the cells that ln phi is solved on; users begin at small numbers."""

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lingshu_model.contracts import ArmRequest, Cells, Checkpoint, digest_json
+from lingshu_model.contracts.streams import Purpose, raw, uniforms
 from lingshu_model.network import numerics, tokens
 from lingshu_model.network.cell_network import Network
 from lingshu_model.network.conditions import Conditions
@@ -32,7 +33,6 @@ from lingshu_model.network.weights import load_network
 from lingshu_model.sampling.inference import make_ready
 from lingshu_model.sampling.logits import Reading, Rows
 from lingshu_model.sampling.schedule import reveal_counts, reveal_steps
-from lingshu_model.sampling.streams import Purpose, raw, uniforms
 
 FIRST_STEPS_KEPT = 64
 FIRST_STEPS_BYTES = 256 << 20

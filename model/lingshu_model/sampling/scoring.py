@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lingshu_model.contracts import Intervention
+from lingshu_model.contracts.streams import Purpose, raw
 from lingshu_model.network import tokens
 from lingshu_model.network.conditions import Conditions
 from lingshu_model.network.readout import Bucket
 from lingshu_model.sampling.sampler import Sampler
-from lingshu_model.sampling.streams import Purpose, raw
 
 DRAWS = 8
 

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 from lingshu_model.contracts import CheckpointError
 from lingshu_tools.calls.results import EvidenceView, Result
 from lingshu_tools.errors import InputError, MissingCheckpointError
+from lingshu_tools.execution.screens import candidates_of, locate_screen
 from lingshu_tools.experiments.designs import context_label, replaces
 from lingshu_tools.experiments.replays import locate, replayed, verdict_of
-from lingshu_tools.experiments.screens import candidates_of, locate_screen
 from lingshu_tools.ledger import Experiment, Ledger, Outcome, Screen
 from lingshu_tools.report.experiment_views import shown
-from lingshu_tools.report.plain_text import plain
 from lingshu_tools.report.row_view import screen_fields
+from lingshu_tools.system.plain_text import plain
 from lingshu_tools.tools.perturb_cells import PerturbResult, gene_table, show_effect
 from lingshu_tools.tools.run_screen import ScreenResult, ranking_table, screen_shown
 from lingshu_tools.tools.sample_cells import SampleResult, sample_table, show_sample

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lingshu_tools.execution.resuming import in_place_of
 from lingshu_tools.experiments.disk_space import require_room
-from lingshu_tools.experiments.resuming import in_place_of
 from lingshu_tools.experiments.workspace import Bench
 from lingshu_tools.ledger import Experiment, Ledger, Screen
 from lingshu_tools.planner import Plan

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lingshu_tools.errors import EngineError, InputError
+from lingshu_tools.execution.screens import candidates_of
 from lingshu_tools.experiments.designs import design_of, row_like
 from lingshu_tools.experiments.disk_space import require_room
 from lingshu_tools.experiments.replays import (
@@ -24,7 +25,6 @@ from lingshu_tools.experiments.replays import (
     record_verdict,
     replayed,
 )
-from lingshu_tools.experiments.screens import candidates_of
 from lingshu_tools.experiments.workspace import Bench
 from lingshu_tools.ledger import Experiment, Ledger, NewExperiment, Outcome
 

@@ -27,10 +27,10 @@ from lingshu_tools.errors import (
     LockedError,
     SealedError,
 )
-from lingshu_tools.experiments.cancelling import withdraw
+from lingshu_tools.execution.cancelling import withdraw
+from lingshu_tools.execution.jobs import ENDED, ClosingError, Jobs
 from lingshu_tools.experiments.designs import Design, cells_of, design_of
 from lingshu_tools.experiments.findings import findings
-from lingshu_tools.experiments.jobs import ENDED, ClosingError, Jobs
 from lingshu_tools.experiments.replays import record_verdict, replayed
 from lingshu_tools.experiments.workspace import Bench
 from lingshu_tools.ledger import Attempt, Experiment, NewOutcome

@@ -1,0 +1,1 @@
+"""Experiments at work: background threads, engine jobs, cancelling, resuming, screens, replays."""
