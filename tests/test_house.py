@@ -23,11 +23,34 @@ PACKAGES = [
     for path in sorted(root.rglob("__init__.py"))
 ]
 LAYERS = {
-    "lingshu_model": "system contracts effects network sampling train evaluate engine".split(),
-    "lingshu_tools": (
-        "errors system engine_client ledger archive analysis calls experiments planner execution "
-        "report children app tools lab cli"
-    ).split(),
+    "lingshu_model": [
+        "system",
+        "contracts",
+        "effects",
+        "network",
+        "sampling",
+        "train",
+        "evaluate",
+        "engine",
+    ],
+    "lingshu_tools": [
+        "errors",
+        "system",
+        "engine_client",
+        "ledger",
+        "archive",
+        "analysis",
+        "calls",
+        "experiments",
+        "planner",
+        "execution",
+        "report",
+        "children",
+        "app",
+        "tools",
+        "lab",
+        "cli",
+    ],
 }
 """Packages, and modules of the root, each importing only from itself and those before it."""
 HEAVY = ("torch", "scipy", "pandas", "anndata", "matplotlib")
