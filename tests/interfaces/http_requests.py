@@ -19,6 +19,8 @@ from lingshu_tools.system.access_tokens import AccessTokens
 
 ADDRESS = Address("127.0.0.1", 8931)
 NUMBERS = count(1)
+ALONE = "2026-07-28"
+"""The revision of MCP without sessions."""
 ACCEPT = {"accept": "application/json, text/event-stream", "content-type": "application/json"}
 
 
@@ -57,6 +59,18 @@ class Caller:
         number = next(NUMBERS)
         message = {"jsonrpc": "2.0", "id": number, "method": method, "params": params}
         return await self.post(json.dumps(message))
+
+    async def ask_alone(self, tool: str, **arguments: Any) -> httpx2.Response:
+        """Call a tool in the form that knows no sessions."""
+        meta = {
+            "io.modelcontextprotocol/protocolVersion": ALONE,
+            "io.modelcontextprotocol/clientInfo": HELLO["clientInfo"],
+            "io.modelcontextprotocol/clientCapabilities": {},
+        }
+        params = {"name": tool, "arguments": arguments, "_meta": meta}
+        message = {"jsonrpc": "2.0", "id": next(NUMBERS), "method": "tools/call", "params": params}
+        headers = {"mcp_protocol_version": ALONE, "mcp_method": "tools/call", "mcp_name": tool}
+        return await self.post(json.dumps(message), **headers)
 
     async def greet(self) -> "Caller":
         self.session = {}

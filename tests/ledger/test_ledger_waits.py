@@ -32,7 +32,11 @@ def hold(home: Path) -> Iterator[Hold]:
         pipe = subprocess.PIPE
         process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
         started.append(process)
+        assert process.stdin is not None
         assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.stdin.write("lock\n")
+        process.stdin.flush()
         assert process.stdout.readline() == "locked\n"
         return process
 

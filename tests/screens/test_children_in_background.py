@@ -5,6 +5,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -127,18 +128,33 @@ def test_a_call_returns_before_its_child_is_done_and_the_next_one_has_the_file(
 def test_a_stopped_child_does_not_hold_up_a_call_and_is_killed_at_its_limit(
     tmp_path: Path, export: Export, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(pool, "_GRACE_S", 0.5)
-    children = Children(tmp_path / "home", limit_s={"export": 3.0})
+    stopped, limits = threading.Event(), list[float]()
+
+    class Child(subprocess.Popen[bytes]):
+        """Its limit is over as soon as it has been stopped, however slowly it started."""
+
+        def wait(self, timeout: float | None = None) -> int:
+            if timeout is None:
+                return super().wait()
+            limits.append(timeout)
+            stopped.wait(WAIT_S)
+            return super().wait(0.5)
+
+    monkeypatch.setattr("lingshu_tools.system.interpreter.subprocess.Popen", Child)
+    children = Children(tmp_path / "home", limit_s={"export": 300.0})
     assert run(children, export.task, 0) == "running"
     pid = export.pid()
     os.kill(pid, signal.SIGSTOP)
     begin = time.monotonic()
     assert join(children, export, 0.2) == "running"
-    assert time.monotonic() - begin < 2
-    with pytest.raises(ChildError, match="was killed, as it took more than 3 s"):
+    assert time.monotonic() - begin < WAIT_S / 4
+    stopped.set()
+    with pytest.raises(ChildError, match="was killed, as it took more than 300 s"):
         join(children, export, WAIT_S)
+    assert limits == [300.0 + pool._GRACE_S]
     until_gone(pid)
     export.release()
+    monkeypatch.undo()
     assert isinstance(run(Children(tmp_path / "home"), export.task, WAIT_S), Answer)
 
 

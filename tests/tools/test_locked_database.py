@@ -20,12 +20,13 @@ LOCKER = Path(__file__).parent.parent / "ledger" / "locker.py"
 SAMPLE = {"n_cells": 8, "wait_s": 0}
 GRACE_S = 0.4
 LATE_S = 8.0  # a machine may be slow; a wait without a limit takes 30 s or more
+Prepare = Callable[[App, str], subprocess.Popen[str]]
 Hold = Callable[[App, str], subprocess.Popen[str]]
 
 
 @pytest.fixture
-def hold() -> Iterator[Hold]:
-    """Lock an application's database in another process; its input is closed to let go."""
+def prepare() -> Iterator[Prepare]:
+    """Start a process that can `lock` an application's database; to let go its input is closed."""
     started: list[subprocess.Popen[str]] = []
 
     def start(app: App, how: str) -> subprocess.Popen[str]:
@@ -36,7 +37,7 @@ def hold() -> Iterator[Hold]:
         process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
         started.append(process)
         assert process.stdout is not None
-        assert process.stdout.readline() == "locked\n"
+        assert process.stdout.readline() == "ready\n"
         return process
 
     yield start
@@ -44,9 +45,32 @@ def hold() -> Iterator[Hold]:
         process.communicate()
 
 
+def lock(process: subprocess.Popen[str]) -> None:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write("lock\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == "locked\n"
+
+
+@pytest.fixture
+def hold(prepare: Prepare, monkeypatch: pytest.MonkeyPatch) -> Hold:
+    """Lock an application's database in another process; its input is closed to let go.
+
+    Calls have little time from then on.
+    """
+
+    def start(app: App, how: str) -> subprocess.Popen[str]:
+        process = prepare(app, how)
+        lock(process)
+        monkeypatch.setattr(dispatcher, "GRACE_S", GRACE_S)
+        return process
+
+    return start
+
+
 @pytest.fixture
 def app(open_app, engine, monkeypatch: pytest.MonkeyPatch) -> App:
-    monkeypatch.setattr(dispatcher, "GRACE_S", GRACE_S)
     monkeypatch.setattr(runner, "_LOCKED_PAUSE_S", 0.05)
     return open_app(engine)
 
@@ -119,7 +143,6 @@ def test_calls_at_once_wait_side_by_side_for_a_ledger_that_cannot_be_opened(app:
 def test_an_experiment_begun_before_is_sealed_when_the_lock_goes(
     open_app, held, hold: Hold, monkeypatch: pytest.MonkeyPatch, how: str
 ):
-    monkeypatch.setattr(dispatcher, "GRACE_S", GRACE_S)
     monkeypatch.setattr(runner, "_LOCKED_PAUSE_S", 0.05)
     # Background threads wait half a minute for a lock before they put an outcome aside.
     monkeypatch.setattr("lingshu_tools.ledger.database.BUSY_S", 0.5)
@@ -161,13 +184,15 @@ def test_a_replay_sealed_after_a_lock_has_its_verdict(
 
 
 def test_a_call_that_cannot_read_back_what_it_recorded_names_it(
-    app: App, hold: Hold, monkeypatch: pytest.MonkeyPatch
+    app: App, prepare: Prepare, monkeypatch: pytest.MonkeyPatch
 ):
     real = app.ledger.begin_many
+    # Started beforehand: the call has a limited time.
+    locker = prepare(app, "exclusive")
 
     def begin_many(*arguments: Any, **named: Any) -> Any:
         begun = real(*arguments, **named)
-        hold(app, "exclusive")
+        lock(locker)
         return begun
 
     monkeypatch.setattr(app.ledger, "begin_many", begin_many)
