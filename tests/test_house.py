@@ -107,8 +107,8 @@ def test_the_tools_import_of_the_model_only_its_contracts_and_its_system():
 
 
 def test_heavy_analysis_lives_in_child_processes():
-    own = [path for path in sources("lingshu_tools") if "children" not in path.parts]
-    assert not offences(own, ("scipy", "pandas", "anndata", "matplotlib"))
+    mine = [path for path in sources("lingshu_tools") if "children" not in path.parts]
+    assert not offences(mine, ("scipy", "pandas", "anndata", "matplotlib"))
 
 
 def test_the_model_imports_nothing_above_it():

@@ -61,9 +61,9 @@ def first(record: Ledger, tool: str) -> Experiment:
 def verdict_of(app: App, replay_id: str) -> Any:
     """The verdict of a replay, asked for as an agent does: again until it is done."""
     end = time.monotonic() + REPLAY_S
-    while (found := call(app, "get_experiment", {"id": replay_id, "wait_s": 45})).replay is None:
-        assert time.monotonic() < end, (found.summary, found.caveats)
-    return found.replay
+    while (result := call(app, "get_experiment", {"id": replay_id, "wait_s": 45})).replay is None:
+        assert time.monotonic() < end, (result.summary, result.caveats)
+    return result.replay
 
 
 def test_the_checkpoint_is_small_and_its_weights_are_the_pinned_ones(checkpoint: Checkpoint):
@@ -77,8 +77,8 @@ def test_every_file_of_a_shipped_checkpoint_is_the_pinned_one():
     assert pins
     for pinned in pins:
         folder = pinned.with_name(pinned.name.removesuffix(".digests.json"))
-        found = {p.name: digest_file(p) for p in folder.iterdir()}
-        assert found == json.loads(pinned.read_text("utf-8"))["files"], "see catalogue.pin"
+        result = {p.name: digest_file(p) for p in folder.iterdir()}
+        assert result == json.loads(pinned.read_text("utf-8"))["files"], "see catalogue.pin"
 
 
 def test_the_checkpoint_brings_held_out_evidence_beside_every_baseline(checkpoint: Checkpoint):
@@ -123,32 +123,34 @@ def test_every_row_of_the_record_is_what_its_hash_says(record: Ledger):
 def test_experiments_of_the_record_are_made_again_from_their_rows(app: App, record: Ledger):
     for original in (first(record, tool) for tool in ("sample_cells", "perturb_cells")):
         replay = call(app, "replay_experiment", {"id": original.id, "wait_s": 0})
-        found = verdict_of(app, replay.experiment_id)
-        if any(n.startswith("profile") for n in found.differs.get("environment", {})):
-            assert found.verdict in ("same_kind", "equivalent")  # and what differs is named
+        result = verdict_of(app, replay.experiment_id)
+        if any(n.startswith("profile") for n in result.differs.get("environment", {})):
+            assert result.verdict in ("same_kind", "equivalent")  # and what differs is named
         else:
-            assert found.verdict == "exact"
+            assert result.verdict == "exact"
 
 
 @pytest.mark.slow
 def test_an_experiment_that_travelled_in_an_archive_replays_exactly(app: App, tmp_path: Path):
-    asked: dict[str, Any] = {"checkpoint": "thp1-crispr", "n_cells": 8, "seed": 5, "wait_s": 0}
-    asked["interventions"] = [{"kind": "knockout", "target": "STAT1"}]
-    begun = call(app, "perturb_cells", asked).experiment_id
+    request: dict[str, Any] = {"checkpoint": "thp1-crispr", "n_cells": 8, "seed": 5, "wait_s": 0}
+    request["interventions"] = [{"kind": "knockout", "target": "STAT1"}]
+    begun = call(app, "perturb_cells", request).experiment_id
     end = time.monotonic() + REPLAY_S
-    while (done := call(app, "get_experiment", {"id": begun, "wait_s": 45})).status != "succeeded":
-        assert time.monotonic() < end, done.summary
+    while (
+        finished := call(app, "get_experiment", {"id": begun, "wait_s": 45})
+    ).status != "succeeded":
+        assert time.monotonic() < end, finished.summary
     archive = export_ledger(app.ledger, tmp_path / "a.zip").path
     with opened(import_ledger(archive, tmp_path / "new").home) as elsewhere:
         report = elsewhere.ledger.verify(anchors=[app.ledger.head()])
         assert report.problems == ()
         assert report.objects
         replay = call(elsewhere, "replay_experiment", {"id": begun, "wait_s": 0})
-        found = verdict_of(elsewhere, replay.experiment_id)
-        assert (found.verdict, found.differs) == ("exact", {})
+        result = verdict_of(elsewhere, replay.experiment_id)
+        assert (result.verdict, result.differs) == ("exact", {})
         # It was computed there, not looked up: the new home has an engine, and its own attempt.
         assert elsewhere.engine.info()
-        assert call(elsewhere, "get_experiment", {"id": begun}).genes == done.genes
+        assert call(elsewhere, "get_experiment", {"id": begun}).genes == finished.genes
         assert elsewhere.ledger.verify().ok
 
 

@@ -36,13 +36,13 @@ def published(path: Path, *, spoil: float = 0.0) -> tuple[np.ndarray, np.ndarray
 
 def test_counts_totals_and_control_come_back_exactly(tmp_path: Path) -> None:
     umi, total, control = published(tmp_path / "lfc.npz")
-    found = read(tmp_path / "lfc.npz")
-    assert found.misfit < 0.05
-    assert np.array_equal(found.umi, umi)
-    assert found.total == pytest.approx(total, rel=1e-6)
-    assert found.control_cpm == pytest.approx(control, rel=1e-4)
-    assert found.doubles[0] == ("T0", "T1")
-    assert found.conditions[:1] == (("T0",),)
+    result = read(tmp_path / "lfc.npz")
+    assert result.misfit < 0.05
+    assert np.array_equal(result.umi, umi)
+    assert result.total == pytest.approx(total, rel=1e-6)
+    assert result.control_cpm == pytest.approx(control, rel=1e-4)
+    assert result.doubles[0] == ("T0", "T1")
+    assert result.conditions[:1] == (("T0",),)
 
 
 def test_numbers_that_were_never_counts_are_refused(tmp_path: Path) -> None:

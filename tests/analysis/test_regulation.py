@@ -16,13 +16,13 @@ def change(network: Regulation, targets: tuple[str, ...]) -> np.ndarray:
 
 
 def test_a_network_and_its_cells_are_functions_of_their_seeds():
-    one, again, other = Regulation.draw(3, SMALL), Regulation.draw(3, SMALL), Regulation.draw(4)
-    assert np.array_equal(one.share(("REG00",)), again.share(("REG00",)))
-    cells = one.cells(("REG00", "REG01"), 5, seed=1)
+    item, again, other = Regulation.draw(3, SMALL), Regulation.draw(3, SMALL), Regulation.draw(4)
+    assert np.array_equal(item.share(("REG00",)), again.share(("REG00",)))
+    cells = item.cells(("REG00", "REG01"), 5, seed=1)
     assert np.array_equal(cells, again.cells(("REG01", "REG00"), 5, seed=1))
-    assert not np.array_equal(cells, one.cells(("REG00", "REG01"), 5, seed=2))
-    assert not np.array_equal(cells, one.cells(("REG00", "REG02"), 5, seed=1))
-    assert not np.array_equal(one.base[:60], other.base[:60])
+    assert not np.array_equal(cells, item.cells(("REG00", "REG01"), 5, seed=2))
+    assert not np.array_equal(cells, item.cells(("REG00", "REG02"), 5, seed=1))
+    assert not np.array_equal(item.base[:60], other.base[:60])
 
 
 def test_control_is_the_steady_state_it_was_drawn_as():

@@ -23,8 +23,8 @@ def fill(ledger: Ledger) -> str:
     """Put a row into every table; return the id of the experiment that succeeded."""
     screen = ledger.record_screen({"objective": {"lower": ["STAT1"]}})
     ledger.record_measurements(screen.id, {"STAT1": 0.5})
-    done = ledger.begin(request(parent=screen.id, position=0, perturbation="STAT1 knockout"))
-    with ledger.attempt(done.id) as attempt:
+    finished = ledger.begin(request(parent=screen.id, position=0, perturbation="STAT1 knockout"))
+    with ledger.attempt(finished.id) as attempt:
         environment = {"profile": {"device": "cpu", "threads": 2}}
         blobs = {"cells": b"some cells", "zeros": bytes(3_000_000)}
         ending = NewOutcome(kind="succeeded", environment=environment, artifacts=blobs)
@@ -33,14 +33,14 @@ def fill(ledger: Ledger) -> str:
     with ledger.attempt(failed.id) as attempt:
         ledger.seal(attempt, NewOutcome(kind="failed", error="not enough memory"))
     ledger.cancel(ledger.begin(request(seed=8)).id)
-    ledger.record_verification(done.id, "exact")
-    ledger.tag(done.id, ["pilot"])
-    return done.id
+    ledger.record_verification(finished.id, "exact")
+    ledger.tag(finished.id, ["pilot"])
+    return finished.id
 
 
 def finished(app: App, tool: str, arguments: dict):
     """The result when it has ended, however slow the machine."""
-    found = call(app, tool, arguments)
-    while found.status in ("queued", "running"):
-        found = call(app, "get_experiment", {"id": found.experiment_id, "wait_s": 45})
-    return found
+    result = call(app, tool, arguments)
+    while result.status in ("queued", "running"):
+        result = call(app, "get_experiment", {"id": result.experiment_id, "wait_s": 45})
+    return result

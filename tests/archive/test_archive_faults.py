@@ -60,10 +60,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 @pytest.fixture(scope="module")
 def trips() -> Iterator[Trips]:
-    found = Trips()
+    result = Trips()
     try:
-        with wired(found):
-            yield found
+        with wired(result):
+            yield result
     except OSError as error:
         pytest.skip(str(error))
 
@@ -73,12 +73,12 @@ def visited(
     trips: Trips, made: Made, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Counter[str]]:
     """How often each place is visited on a day on which nothing fails."""
-    found: dict[str, Counter[str]] = {}
-    for way in ("out", "in"):
+    result: dict[str, Counter[str]] = {}
+    for path in ("out", "in"):
         trips.arm("nowhere", 1)
-        made.do(way, tmp_path_factory.mktemp("fine"))
-        found[way] = trips.visits.copy()
-    return found
+        made.do(path, tmp_path_factory.mktemp("fine"))
+        result[path] = trips.visits.copy()
+    return result
 
 
 def ends(visits: int) -> list[int]:
@@ -112,17 +112,17 @@ def tell(made: Made, trips: Trips, way: str, folder: Path, place: str, k: int, l
 def loop(
     made: Made, trips: Trips, visits: dict[str, Counter[str]], way: str, folder: Path, which: Visits
 ) -> int:
-    done = 0
+    finished = 0
     for place in (*DISK, "commit"):
         for k in which(visits[way][place]) if visits[way][place] else ():
             for last in (False, True):
-                done += 1
+                finished += 1
                 try:
                     tell(made, trips, way, folder / f"{place}{k}{last}", place, k, last)
                 except BaseException as error:
                     error.add_note(f"{way}: {place} {k}, forever={last}")
                     raise
-    return done
+    return finished
 
 
 @pytest.mark.parametrize("way", ["out", "in"])
@@ -144,14 +144,14 @@ def die(
     made: Made, visits: dict[str, Counter[str]], way: str, folder: Path, which: Visits
 ) -> Counter[bool]:
     """Kill at these visits; return how often the thing was there and how often it was not."""
-    found: Counter[bool] = Counter()
+    result: Counter[bool] = Counter()
     for place in PLACES:
         for k in which(visits[way][place]) if visits[way][place] else ():
             here = folder / f"{place}{k}"
             here.mkdir()
             if killed(lambda here=here: made.do(way, here), place, k):
-                found[made.is_there(way, here)] += 1
-    return found
+                result[made.is_there(way, here)] += 1
+    return result
 
 
 @pytest.mark.parametrize("way", ["out", "in"])

@@ -22,8 +22,8 @@ def graph(archive: Path) -> dict[str, dict]:
 
 
 def references(value: object) -> list[str]:
-    found = value if isinstance(value, list) else [value]
-    return [one["@id"] for one in found if isinstance(one, dict)]
+    result = value if isinstance(value, list) else [value]
+    return [item["@id"] for item in result if isinstance(item, dict)]
 
 
 def test_descriptor_and_root_say_which_specifications_they_follow(graph: dict[str, dict]):
@@ -64,17 +64,17 @@ def test_each_experiment_that_ran_is_an_action_with_all_it_followed_from(
         instrument = graph[action["instrument"]["@id"]]
         assert instrument["@type"] == "SoftwareApplication"
         assert instrument["softwareVersion"] == experiment.checkpoint_digest
-        asked = graph[action["object"]["@id"]]
-        assert json.loads(asked["value"]) == experiment.request
+        request = graph[action["object"]["@id"]]
+        assert json.loads(request["value"]) == experiment.request
         assert graph[action["agent"]["@id"]]["name"] == experiment.principal
         results = [graph[r] for r in references(action.get("result", []))]
         assert {f"sha256:{r['sha256']}" for r in results} == set(outcome.artifacts.values())
         assert action["endTime"] == outcome.created_at[:23] + "+00:00"
         assert action["startTime"] <= action["endTime"]
-    done, failed = (actions[f"#{e.id}"] for e in sorted(ran, key=lambda e: e.seq))
-    assert done["actionStatus"].endswith("/CompletedActionStatus")
-    assert "error" not in done
-    ran_on = {graph[r]["name"]: graph[r]["value"] for r in references(done["environment"])}
+    finished, failed = (actions[f"#{e.id}"] for e in sorted(ran, key=lambda e: e.seq))
+    assert finished["actionStatus"].endswith("/CompletedActionStatus")
+    assert "error" not in finished
+    ran_on = {graph[r]["name"]: graph[r]["value"] for r in references(finished["environment"])}
     assert ran_on == {"profile.device": "cpu", "profile.threads": "2"}
     assert failed["actionStatus"].endswith("/FailedActionStatus")
     assert failed["error"] == "not enough memory"

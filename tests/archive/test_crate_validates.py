@@ -23,13 +23,13 @@ def issues() -> Callable[[Path], list[str]]:
         )
 
     def judge(archive: Path) -> list[str]:
-        told = subprocess.run(
+        messages = subprocess.run(
             [python, JUDGE, archive, "required"], capture_output=True, text=True, check=False
         )
-        assert told.returncode == 0, told.stderr
-        found = json.loads(told.stdout)
-        assert found["passed"] == (found["issues"] == [])
-        return found["issues"]
+        assert messages.returncode == 0, messages.stderr
+        result = json.loads(messages.stdout)
+        assert result["passed"] == (result["issues"] == [])
+        return result["issues"]
 
     return judge
 
@@ -53,4 +53,4 @@ def test_the_validator_would_find_an_action_without_its_instrument(
                     entity.pop("instrument", None)
                 data = json.dumps(crate).encode()
             copy.writestr(name, data)
-    assert [found for found in issues(broken) if "instrument" in found]
+    assert [result for result in issues(broken) if "instrument" in result]

@@ -34,9 +34,9 @@ def orphan(ledger: Ledger) -> Path:
 
 
 def test_nothing_is_deleted_unless_asked(ledger: Ledger, orphan: Path):
-    found = collect_garbage(ledger)
-    assert found.paths == (orphan,)
-    assert (found.bytes, found.deleted, found.kept) == (6, 0, 2)
+    result = collect_garbage(ledger)
+    assert result.paths == (orphan,)
+    assert (result.bytes, result.deleted, result.kept) == (6, 0, 2)
     assert orphan.exists()
 
 
@@ -44,9 +44,9 @@ def test_what_is_deleted_is_only_what_no_row_refers_to(ledger: Ledger, orphan: P
     half = orphan.with_name(".tmp-half")
     half.write_bytes(b"half written when its writer was killed")
     os.utime(half, (OLD, OLD))
-    found = collect_garbage(ledger, delete=True)
-    assert set(found.paths) == {orphan, half}
-    assert found.deleted == 2
+    result = collect_garbage(ledger, delete=True)
+    assert set(result.paths) == {orphan, half}
+    assert result.deleted == 2
     assert not orphan.exists()
     assert not half.exists()
     assert ledger.verify().ok
@@ -55,15 +55,15 @@ def test_what_is_deleted_is_only_what_no_row_refers_to(ledger: Ledger, orphan: P
 
 def test_what_is_young_is_left_for_its_row_to_arrive(ledger: Ledger, orphan: Path):
     young = put(ledger, b"young", old=False)
-    found = collect_garbage(ledger, delete=True)
-    assert found.young == 1
+    result = collect_garbage(ledger, delete=True)
+    assert result.young == 1
     assert young.exists()
 
 
 def test_storing_an_old_orphan_again_makes_it_young(ledger: Ledger, orphan: Path):
     ledger.put_object(b"orphan")
-    found = collect_garbage(ledger, delete=True)
-    assert (found.young, found.deleted) == (1, 0)
+    result = collect_garbage(ledger, delete=True)
+    assert (result.young, result.deleted) == (1, 0)
     assert ledger.get_object(ledger.put_object(b"orphan")) == b"orphan"
 
 
@@ -115,8 +115,8 @@ def test_what_a_killed_collector_had_in_its_hands_is_put_back_by_the_next(
     assert not orphan.exists()
     assert collect_garbage(ledger).paths == ()
     assert not orphan.exists()
-    found = collect_garbage(ledger, delete=True)
-    assert (found.young, found.deleted) == (1, 0)
+    result = collect_garbage(ledger, delete=True)
+    assert (result.young, result.deleted) == (1, 0)
     assert orphan.read_bytes() == b"orphan"
     assert [path.name for path in orphan.parent.iterdir()] == [orphan.name]
 

@@ -45,12 +45,12 @@ def test_text_that_a_spreadsheet_would_run_is_escaped(tmp_path: Path, text: str)
 
 
 def test_a_perturbation_as_csv_has_every_gene_and_the_tool_s_numbers(app: App, done: str):
-    found = export(app, done, "csv")
-    assert found.digest == digest_file(Path(found.path))
-    rows = list(csv.DictReader(Path(found.path).read_text("utf-8").splitlines()))
+    result = export(app, done, "csv")
+    assert result.digest == digest_file(Path(result.path))
+    rows = list(csv.DictReader(Path(result.path).read_text("utf-8").splitlines()))
     panel = app.catalogue.load("made").panel
     assert [row["gene"] for row in rows] == panel
-    assert found.rows == len(panel)
+    assert result.rows == len(panel)
     shown = call(app, "get_experiment", {"id": done, "detail": "genes", "genes": ["TAP1"]}).genes[0]
     row = rows[panel.index("TAP1")]
     assert float(row["change"]) == shown.change
@@ -71,13 +71,13 @@ def test_a_script_holds_what_is_stored_as_literals_alone(app: App, done: str):
     text = Path(export(app, done, "script").path).read_text("utf-8")
     tree = ast.parse(text)
     record = next(n.value for n in tree.body if isinstance(n, ast.Assign))
-    (one,) = ast.literal_eval(record)
+    (item,) = ast.literal_eval(record)
     row, outcome = app.ledger.experiment(done), app.ledger.outcome(done)
     assert outcome
-    assert one["id"] == done
-    assert {k: row.request[k] for k in one["arguments"]} == one["arguments"]
-    assert one["request_digest"] == row.request_digest
-    assert one["cells"] == {r: outcome.artifacts[r] for r in ("control", "perturbed")}
+    assert item["id"] == done
+    assert {k: row.request[k] for k in item["arguments"]} == item["arguments"]
+    assert item["request_digest"] == row.request_digest
+    assert item["cells"] == {r: outcome.artifacts[r] for r in ("control", "perturbed")}
 
 
 def test_nothing_stored_becomes_code_however_it_is_written(
@@ -85,7 +85,7 @@ def test_nothing_stored_becomes_code_however_it_is_written(
 ):
     clean = ast.parse(Path(export(app, done, "script").path).read_text("utf-8"))
     recorded = "lingshu_tools.report.replay_scripts._recorded"
-    monkeypatch.setattr(recorded, lambda one: {"id": NASTY, NASTY: [NASTY, None, -1.5, True]})
+    monkeypatch.setattr(recorded, lambda item: {"id": NASTY, NASTY: [NASTY, None, -1.5, True]})
     tree = ast.parse(Path(export(app, done, "script").path).read_text("utf-8"))
     record = next(n for n in tree.body if isinstance(n, ast.Assign))
     assert ast.literal_eval(record.value) == [{"id": NASTY, NASTY: [NASTY, None, -1.5, True]}]
@@ -94,19 +94,19 @@ def test_nothing_stored_becomes_code_however_it_is_written(
 
 
 def test_the_script_reproduces_the_experiment_in_another_home(app: App, done: str, open_app):
-    found = runpy.run_path(export(app, done, "script").path)
+    result = runpy.run_path(export(app, done, "script").path)
     again = open_app("another")
-    assert found["main"](Lab(app=again)) == 0
+    assert result["main"](Lab(app=again)) == 0
     assert [item.status for item in again.ledger.find().items] == ["succeeded"]
 
 
 def test_the_script_says_what_is_not_the_same(
     app: App, done: str, open_app, capsys: pytest.CaptureFixture[str]
 ):
-    found = runpy.run_path(export(app, done, "script").path)
-    found["RECORD"][0]["cells"]["perturbed"] = "sha256:" + "0" * 64
-    found["RECORD"][0]["request_digest"] = "sha256:" + "1" * 64
-    assert found["main"](Lab(app=open_app("another"))) == 1
+    result = runpy.run_path(export(app, done, "script").path)
+    result["RECORD"][0]["cells"]["perturbed"] = "sha256:" + "0" * 64
+    result["RECORD"][0]["request_digest"] = "sha256:" + "1" * 64
+    assert result["main"](Lab(app=open_app("another"))) == 1
     assert f"{done} differs in request, perturbed" in capsys.readouterr().out
 
 
@@ -115,12 +115,12 @@ def test_an_h5ad_says_when_it_was_sealed_and_how_it_replayed(app: App, done: str
 
     again = finished(app, "replay_experiment", {"id": done, "wait_s": 45}).experiment_id
     read = anndata.read_h5ad(export(app, done, "h5ad").path)
-    told = json.loads(read.uns["lingshu"])["experiments"][0]
+    messages = json.loads(read.uns["lingshu"])["experiments"][0]
     outcome = app.ledger.outcome(done)
     assert outcome
-    assert told["sealed_at"] == outcome.created_at
-    assert told["ledger_row"] == app.ledger.experiment(done).seq
-    assert [(r["replay"], r["verdict"]) for r in told["replays"]] == [(again, "exact")]
+    assert messages["sealed_at"] == outcome.created_at
+    assert messages["ledger_row"] == app.ledger.experiment(done).seq
+    assert [(r["replay"], r["verdict"]) for r in messages["replays"]] == [(again, "exact")]
 
 
 def test_a_page_tells_what_was_asked_what_came_out_and_what_it_is_worth(app: App, done: str):
@@ -133,13 +133,13 @@ def test_a_page_tells_what_was_asked_what_came_out_and_what_it_is_worth(app: App
         "profile.device", "fake", again, "exact", row.request_digest, row.checkpoint_digest,
         outcome.artifacts["perturbed"], str(app.ledger.head()),
     )  # fmt: skip
-    assert [one for one in wanted if one not in text] == []
+    assert [item for item in wanted if item not in text] == []
     assert f"exact, this one, of {done}" in page(app, again)
 
 
 def test_a_screen_s_page_ranks_and_names_its_experiments(app: App):
-    asked = {"objective": {"lower": ["CD274"]}, "candidates": ["STAT1", "JAK2"], "n_cells": 16}
-    screen = call(app, "run_screen", {**asked, "wait_s": 45}).screen_id
+    request = {"objective": {"lower": ["CD274"]}, "candidates": ["STAT1", "JAK2"], "n_cells": 16}
+    screen = call(app, "run_screen", {**request, "wait_s": 45}).screen_id
     while call(app, "get_experiment", {"id": screen, "wait_s": 45}).status == "running":
         pass
     text = page(app, screen)

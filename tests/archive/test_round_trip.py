@@ -23,14 +23,14 @@ def rows(database: Path) -> dict[str, list[tuple]]:
 
 
 def test_every_row_and_object_arrives_and_verifies(ledger: Ledger, archive: Path, tmp_path: Path):
-    made = import_ledger(archive, tmp_path / "new")
-    arrived = Ledger.open(made.home)
+    created = import_ledger(archive, tmp_path / "new")
+    arrived = Ledger.open(created.home)
     assert rows(arrived.database) == rows(ledger.database)
     assert all(rows(ledger.database).values())
     report = arrived.verify()
     assert report.ok
     assert (report.head, report.objects) == (ledger.head(), 2)
-    assert made.metadata.head == str(ledger.head())
+    assert created.metadata.head == str(ledger.head())
 
 
 def test_the_arrived_ledger_takes_new_experiments(archive: Path, tmp_path: Path):
@@ -72,9 +72,9 @@ def test_rows_committed_while_it_leaves_are_not_half_in_it(ledger: Ledger, tmp_p
             begun.append(ledger.head())
             fill(ledger)
 
-    made = export_ledger(ledger, tmp_path / "a.zip", progress=commit)
-    assert made.metadata.head == str(begun[0]) != str(ledger.head())
-    arrived = Ledger.open(import_ledger(made.path, tmp_path / "new").home)
+    created = export_ledger(ledger, tmp_path / "a.zip", progress=commit)
+    assert created.metadata.head == str(begun[0]) != str(ledger.head())
+    arrived = Ledger.open(import_ledger(created.path, tmp_path / "new").home)
     assert arrived.head() == begun[0]
 
 

@@ -29,10 +29,10 @@ def remember(cache: Path) -> None:
         message = "another RO-Crate than 1.1 in the package `rocrate`: install rocrate==0.13.0"
         raise SystemExit(message)
     session = CachedSession(str(cache), backend="sqlite")
-    asked = CachedRequest(method="GET", url=CONTEXT, headers={"Accept": "application/json"})
-    kept = {"content": content, "status_code": 200, "url": CONTEXT, "request": asked}
+    request = CachedRequest(method="GET", url=CONTEXT, headers={"Accept": "application/json"})
+    kept = {"content": content, "status_code": 200, "url": CONTEXT, "request": request}
     answer = CachedResponse(**kept, headers={"Content-Type": "application/ld+json"})
-    session.cache.save_response(answer, session.cache.create_key(asked))
+    session.cache.save_response(answer, session.cache.create_key(request))
 
 
 def main() -> None:
@@ -49,13 +49,13 @@ def main() -> None:
             offline=True,
         )
         result = services.validate(settings)
-        found = [
+        answer = [
             f"{issue.check.identifier} {issue.severity.name}: {issue.message}"
             for issue in result.get_issues()
         ]
     versions = {name: version(name) for name in ("roc-validator", "rocrate")}
-    told = {"profile": PROFILE, "level": level, "passed": result.passed(), "issues": found}
-    sys.stdout.write(json.dumps(versions | told, indent=2) + "\n")
+    messages = {"profile": PROFILE, "level": level, "passed": result.passed(), "issues": answer}
+    sys.stdout.write(json.dumps(versions | messages, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -186,10 +186,10 @@ def scores(seed: int, units: int, pearson: float, mse: float):
     ],
 )
 def test_margins_decide(pearson: float, mse: float, units: int, verdicts: list[str]):
-    found = holm(compare(scores(0, units, pearson, mse), "ours", ["simple"]))
-    assert [c.metric for c in found] == ["pearson", "mse"]
-    assert [c.verdict for c in found] == verdicts
-    assert all(c.worst <= c.difference + 0.06 for c in found if c.metric == "pearson")
+    result = holm(compare(scores(0, units, pearson, mse), "ours", ["simple"]))
+    assert [c.metric for c in result] == ["pearson", "mse"]
+    assert [c.verdict for c in result] == verdicts
+    assert all(c.worst <= c.difference + 0.06 for c in result if c.metric == "pearson")
 
 
 def test_holm_multiplies_the_smallest_by_all_and_never_falls():
@@ -208,8 +208,8 @@ def test_cells_that_do_not_move_are_unfit(monkeypatch: pytest.MonkeyPatch):
         return Mover(mover.rate, mover.size, mover.common, np.zeros(GENES), 1.0, mover.largest)
 
     monkeypatch.setattr(predictors, "fit_mover", unmoved)
-    found = fitness(train, NOTHING)
-    assert all(any("slope" in reason for reason in each.reasons) for each in found)
+    result = fitness(train, NOTHING)
+    assert all(any("slope" in reason for reason in each.reasons) for each in result)
 
 
 @pytest.fixture
@@ -274,7 +274,7 @@ def test_folds_of_another_recipe_are_made_again(small: list[str], monkeypatch: p
 
 
 def test_an_unknown_set_is_named_beside_those_that_are_there(small: list[str]):
-    found = CliRunner().invoke(command.main, [*small, "--set", "atlas"])
-    assert found.exit_code == 1
-    assert "'atlas'" in found.output
-    assert "made" in found.output
+    result = CliRunner().invoke(command.main, [*small, "--set", "atlas"])
+    assert result.exit_code == 1
+    assert "'atlas'" in result.output
+    assert "made" in result.output

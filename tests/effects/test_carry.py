@@ -53,17 +53,17 @@ def error(predicted: np.ndarray, truth: np.ndarray) -> float:
 @pytest.mark.parametrize("contexts", [1, 2])
 def test_one_or_two_contexts_give_the_mean_shift_and_say_so(contexts: int):
     sources, control, _ = world(0, contexts, "alike")
-    found = Carrier(sources).to(control)
+    result = Carrier(sources).to(control)
     plain = np.maximum(sources.change.mean(axis=0), -control)
-    np.testing.assert_allclose(found.effect.mean, plain, atol=0.05)
-    assert found.weights == {MEAN: 1.0}
-    assert ["one context", "two contexts"][contexts - 1] in found.note
+    np.testing.assert_allclose(result.effect.mean, plain, atol=0.05)
+    assert result.weights == {MEAN: 1.0}
+    assert ["one context", "two contexts"][contexts - 1] in result.note
 
 
 def test_one_context_leaves_the_size_of_an_effect_open():
     sources, control, _ = world(0, 1, "alike")
-    found = Carrier(sources).to(control).effect
-    assert (found.sd >= np.abs(found.mean)).all()
+    result = Carrier(sources).to(control).effect
+    assert (result.sd >= np.abs(result.mean)).all()
 
 
 @pytest.mark.parametrize("kind", ["alike", "same end", "lineages"])
@@ -86,10 +86,10 @@ def test_the_candidate_that_predicts_left_out_contexts_has_the_say(
     stacked, simple = [], []
     for seed in range(4):
         sources, control, truth = world(seed, contexts, kind)
-        found = Carrier(sources).to(control)
-        stacked.append(error(found.effect.mean, truth))
+        result = Carrier(sources).to(control)
+        stacked.append(error(result.effect.mean, truth))
         simple.append(error(np.maximum(sources.change.mean(axis=0), -control), truth))
-        assert sum(found.weights.get(name, 0.0) for name in best) > 0.4
+        assert sum(result.weights.get(name, 0.0) for name in best) > 0.4
     assert np.mean(stacked) < 0.6 * np.mean(simple)
 
 
@@ -123,9 +123,9 @@ def test_intervals_hold_the_truth_and_are_not_idle(contexts: int):
     held, width = [], []
     for seed in range(6):
         sources, control, truth = world(seed, contexts, "lineages" if contexts > 5 else "alike")
-        found = Carrier(sources).to(control).effect
-        held.append(np.abs(found.mean - truth) < 1.96 * found.sd)
-        width.append(found.sd)
+        result = Carrier(sources).to(control).effect
+        held.append(np.abs(result.mean - truth) < 1.96 * result.sd)
+        width.append(result.sd)
     assert np.mean(held) > 0.93
     assert np.mean(width) < 1.2
 
@@ -138,11 +138,11 @@ def test_a_gene_that_some_contexts_lack_comes_from_those_that_measure_it():
         sources.contexts, holed, np.where(np.isnan(holed), np.nan, sources.noise),
         np.where(np.isnan(holed), np.nan, sources.control), sources.control_noise, sources.variance,
     )  # fmt: skip
-    found = Carrier(lacking).to(control)
-    assert np.isfinite(found.effect.mean).all()
-    assert np.isfinite(found.effect.sd).all()
-    assert found.effect.mean[6] == pytest.approx(0.0, abs=1e-9)
-    assert found.effect.mean[5] * sources.change[3, 5] > 0
+    result = Carrier(lacking).to(control)
+    assert np.isfinite(result.effect.mean).all()
+    assert np.isfinite(result.effect.sd).all()
+    assert result.effect.mean[6] == pytest.approx(0.0, abs=1e-9)
+    assert result.effect.mean[5] * sources.change[3, 5] > 0
 
 
 def test_contexts_without_the_condition_are_nothing_to_carry_from():
@@ -158,12 +158,12 @@ def test_a_noisy_context_weighs_less_in_the_mean_shift():
     noisy[1] += 2.0 * rng.normal(size=GENES)
     noise = sources.noise.copy()
     noise[1] = 4.0
-    found = Carrier(
+    result = Carrier(
         Sources(
             sources.contexts, noisy, noise, sources.control, sources.control_noise, sources.variance
         )
     ).to(control)
-    assert error(found.effect.mean, truth) < 0.3 * error(noisy.mean(axis=0), truth)
+    assert error(result.effect.mean, truth) < 0.3 * error(noisy.mean(axis=0), truth)
 
 
 def test_the_process_is_the_posterior_of_a_normal_with_its_covariance():
@@ -171,12 +171,12 @@ def test_the_process_is_the_posterior_of_a_normal_with_its_covariance():
     profiles = rng.normal(size=(4, 50))
     y, s2 = rng.normal(size=(3, 50)), rng.uniform(0.05, 0.2, (3, 50))
     distance, rho = distances(profiles), 0.3
-    found = predict(y, s2, distance, rho)
+    result = predict(y, s2, distance, rho)
     for gene in (0, 17):
         v = max(float((y[:, gene] ** 2 - s2[:, gene]).mean()), 0.0)
         k = v * (1 - rho * distance)
         by_hand = k[3, :3] @ np.linalg.solve(k[:3, :3] + np.diag(s2[:, gene]), y[:, gene])
-        assert found[gene] == pytest.approx(by_hand, abs=1e-6)
+        assert result[gene] == pytest.approx(by_hand, abs=1e-6)
 
 
 def test_likeness_is_found_where_it_is_and_not_where_it_is_not():

@@ -26,10 +26,10 @@ def made(contexts: int, seed: int = 0, cells: int = 60, genes: int = 120):
 @pytest.mark.parametrize(("contexts", "source"), [(1, CELLS), (3, CELLS), (4, BOTH), (7, BOTH)])
 def test_an_effect_says_what_it_rests_on(contexts: int, source: str):
     effects, _ = made(contexts)
-    found = effects.seen("drug", "c0")
-    assert found.source == source
-    assert "60 cells against 80" in found.note
-    assert "no replicates named" in found.note
+    result = effects.seen("drug", "c0")
+    assert result.source == source
+    assert "60 cells against 80" in result.note
+    assert "no replicates named" in result.note
 
 
 def test_other_contexts_help_where_the_own_cells_are_few():
@@ -37,8 +37,8 @@ def test_other_contexts_help_where_the_own_cells_are_few():
     for seed in range(4):
         effects, truth = made(6, seed, cells=12)
         alone, _ = made(1, seed, cells=12)
-        found = effects.seen("drug", "c0").posterior.mean
-        with_others.append(((found - truth["c0"]) ** 2).mean())
+        result = effects.seen("drug", "c0").posterior.mean
+        with_others.append(((result - truth["c0"]) ** 2).mean())
         without.append(((alone.seen("drug", "c0").posterior.mean - truth["c0"]) ** 2).mean())
     assert np.mean(with_others) < 0.7 * np.mean(without)
 

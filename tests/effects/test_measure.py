@@ -25,16 +25,18 @@ def test_a_change_is_the_difference_of_mean_levels_of_its_own_context():
             ("y", "b", 10), ("y", "c", 10),
         ]
     }  # fmt: skip
-    found = measured(parts)
-    assert list(zip(found.conditions, found.contexts, strict=True)) == [
+    result = measured(parts)
+    assert list(zip(result.conditions, result.contexts, strict=True)) == [
         ("x", "a"), ("x", "b"), ("y", "b"),
     ]  # fmt: skip
-    for row, (condition, context) in enumerate(zip(found.conditions, found.contexts, strict=True)):
+    for row, (condition, context) in enumerate(
+        zip(result.conditions, result.contexts, strict=True)
+    ):
         arms = [levels(parts[Group(c, context)]).mean(axis=0) for c in (condition, "control")]
-        np.testing.assert_allclose(found.change[row], arms[0] - arms[1])
-    assert found.cells.tolist() == [[30, 40], [20, 50], [10, 50]]
+        np.testing.assert_allclose(result.change[row], arms[0] - arms[1])
+    assert result.cells.tolist() == [[30, 40], [20, 50], [10, 50]]
     np.testing.assert_allclose(
-        found.controls["b"].mean, levels(parts[Group("control", "b")]).mean(axis=0)
+        result.controls["b"].mean, levels(parts[Group("control", "b")]).mean(axis=0)
     )
 
 
@@ -51,22 +53,22 @@ def test_few_cells_of_rare_genes_are_seldom_sure_of_a_change_that_is_none(
     rng = np.random.default_rng(1)
     p = shares(rng, 400)
     large, squares, noise = [], 0.0, 0.0
-    own = []
+    mine = []
     for _ in range(20):
         parts = {
             Group("x", "a"): draw(rng, p, n, depth),
             Group("control", "a"): draw(rng, p, controls, depth),
             Group("y", "a"): draw(rng, p, 300, depth),
         }
-        found = measured(parts)
-        d, s2 = found.change[0], found.noise[0]
+        result = measured(parts)
+        d, s2 = result.change[0], result.noise[0]
         large.append(np.abs(d) > 3 * np.sqrt(s2))
         y = [levels(parts[Group(c, "a")]) for c in ("x", "control")]
         plain = y[0].var(axis=0, ddof=1) / n + y[1].var(axis=0, ddof=1) / controls
-        own.append(np.abs(d) > 3 * np.sqrt(np.maximum(plain, 1e-12)))
+        mine.append(np.abs(d) > 3 * np.sqrt(np.maximum(plain, 1e-12)))
         squares, noise = squares + (d**2).mean(), noise + s2.mean()
     assert np.mean(large) < 0.006
-    assert np.mean(own) > 2 * np.mean(large), "no test: the arms' own variances would do"
+    assert np.mean(mine) > 2 * np.mean(large), "no test: the arms' own variances would do"
     assert 0.8 < squares / noise < 1.15
 
 
@@ -86,8 +88,8 @@ def test_a_sure_change_of_many_cells_has_the_standard_error_of_its_arms():
 def donors(rng: np.random.Generator, names: list[str], scatter: float):
     """Profiles of donors around a common one."""
     p = shares(rng, 150, 0.8)
-    found = {name: p * np.exp(scatter * rng.normal(size=150)) for name in names}
-    return {name: share / share.sum() for name, share in found.items()}
+    result = {name: p * np.exp(scatter * rng.normal(size=150)) for name in names}
+    return {name: share / share.sum() for name, share in result.items()}
 
 
 @pytest.mark.parametrize("named", [True, False])
@@ -102,9 +104,9 @@ def test_replicates_of_their_own_enter_the_standard_error_where_they_are_named(n
             counts = draw(rng, share, 60, 1500.0)
             key = Group(arm, "a", name if named else "")
             parts[key] = np.concatenate([parts[key], counts]) if key in parts else counts
-        found = measured(parts)
-        assert found.replicates[0] == (4 if named else 1)
-        z.append(found.change[0] / np.sqrt(found.noise[0]))
+        result = measured(parts)
+        assert result.replicates[0] == (4 if named else 1)
+        z.append(result.change[0] / np.sqrt(result.noise[0]))
     spread = np.std(z)
     assert 0.85 < spread < 1.2 if named else spread > 2.0
 
@@ -133,10 +135,10 @@ def test_a_replicate_with_one_arm_only_is_left_aside():
         Group("control", "a", "r1"): draw(rng, of["r1"], 100, 1000.0),
         Group("control", "a", "r2"): draw(rng, of["r2"], 100, 1000.0),
     }
-    found = measured(parts)
+    result = measured(parts)
     arms = [levels(parts[Group(c, "a", "r1")]).mean(axis=0) for c in ("x", "control")]
-    np.testing.assert_allclose(found.change[0], arms[0] - arms[1])
-    assert found.cells.tolist() == [[100, 100]]
+    np.testing.assert_allclose(result.change[0], arms[0] - arms[1])
+    assert result.cells.tolist() == [[100, 100]]
 
 
 def test_a_gene_that_a_source_does_not_measure_is_unmeasured_and_not_zero():
@@ -148,12 +150,12 @@ def test_a_gene_that_a_source_does_not_measure_is_unmeasured_and_not_zero():
     known = np.ones((4, 12), bool)
     known[:, 3] = False
     known[[1, 3], 5] = False
-    found = measured(parts, known)
-    assert np.isnan(found.change[0, 3])
-    assert np.isnan(found.controls["a"].mean[3])
+    result = measured(parts, known)
+    assert np.isnan(result.change[0, 3])
+    assert np.isnan(result.controls["a"].mean[3])
     arms = [levels(parts[Group(c, "a", "s1")]).mean(axis=0)[5] for c in ("x", "control")]
-    np.testing.assert_allclose(found.change[0, 5], arms[0] - arms[1])
-    assert np.isfinite(np.delete(found.change[0], 3)).all()
+    np.testing.assert_allclose(result.change[0, 5], arms[0] - arms[1])
+    assert np.isfinite(np.delete(result.change[0], 3)).all()
 
 
 def test_the_library_ratio_is_that_of_geometric_means():

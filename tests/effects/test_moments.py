@@ -21,16 +21,16 @@ def made(cells: int = 300, genes: int = 40):
 def test_sums_are_those_of_the_whole_matrix_wherever_blocks_end(cuts: list[int]):
     counts, group = made()
     blocks = [rows(part) for part in np.split(counts, cuts)]
-    found = Moments.of(blocks, group, 5, 40)
+    result = Moments.of(blocks, group, 5, 40)
     for g in range(5):
         y = levels(counts[group == g])
-        np.testing.assert_allclose(found.mean[g], y.mean(axis=0), rtol=1e-12)
-        np.testing.assert_allclose(found.squares[g], (y**2).sum(axis=0), rtol=1e-12)
+        np.testing.assert_allclose(result.mean[g], y.mean(axis=0), rtol=1e-12)
+        np.testing.assert_allclose(result.squares[g], (y**2).sum(axis=0), rtol=1e-12)
         np.testing.assert_allclose(
-            found.log_depth[g], np.log(counts[group == g].sum(axis=1)).mean(), rtol=1e-12
+            result.log_depth[g], np.log(counts[group == g].sum(axis=1)).mean(), rtol=1e-12
         )
     np.testing.assert_allclose(
-        found.within(np.arange(5)),
+        result.within(np.arange(5)),
         sum(levels(counts[group == g]).var(axis=0) * (group == g).sum() for g in range(5)) / 295,
         rtol=1e-9,
     )
@@ -48,27 +48,27 @@ def test_a_block_larger_than_the_piece_worked_on_gives_the_same_sums(
 def test_entries_of_the_same_place_are_added_before_the_logarithm():
     counts, group = made()
     split = counts // 2
-    one, two = sparse.coo_matrix(split), sparse.coo_matrix(counts - split)
+    item, two = sparse.coo_matrix(split), sparse.coo_matrix(counts - split)
     twice = sparse.csr_matrix((300, 40))
-    order = np.argsort(np.concatenate([one.row, two.row]), kind="stable")
-    twice.data = np.concatenate([one.data, two.data])[order].astype(float)
-    twice.indices = np.concatenate([one.col, two.col])[order]
-    twice.indptr = np.searchsorted(np.sort(np.concatenate([one.row, two.row])), np.arange(301))
+    order = np.argsort(np.concatenate([item.row, two.row]), kind="stable")
+    twice.data = np.concatenate([item.data, two.data])[order].astype(float)
+    twice.indices = np.concatenate([item.col, two.col])[order]
+    twice.indptr = np.searchsorted(np.sort(np.concatenate([item.row, two.row])), np.arange(301))
     twice.has_canonical_format = False
     assert twice.nnz > np.count_nonzero(counts)
     before = twice.data.copy()
-    found = Moments.of([twice], group, 5, 40)
-    np.testing.assert_allclose(found.mean, Moments.of([rows(counts)], group, 5, 40).mean)
+    result = Moments.of([twice], group, 5, 40)
+    np.testing.assert_allclose(result.mean, Moments.of([rows(counts)], group, 5, 40).mean)
     assert (twice.data == before).all(), "the caller's matrix changed"
 
 
 def test_cells_of_a_negative_group_are_left_out():
     counts, group = made()
     some = np.where(group == 2, -1, group)
-    found = Moments.of([rows(counts)], some, 5, 40)
-    assert found.cells[2] == 0
-    assert np.isnan(found.mean[2]).all()
-    np.testing.assert_allclose(found.mean[0], levels(counts[group == 0]).mean(axis=0))
+    result = Moments.of([rows(counts)], some, 5, 40)
+    assert result.cells[2] == 0
+    assert np.isnan(result.mean[2]).all()
+    np.testing.assert_allclose(result.mean[0], levels(counts[group == 0]).mean(axis=0))
 
 
 @pytest.mark.parametrize("bad", [-1.0, np.nan, np.inf])

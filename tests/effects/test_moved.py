@@ -217,13 +217,13 @@ def test_quantiles_are_those_of_the_negative_binomial(size: float):
     for k in (0, 1, 2, 5, 40):
         counts = np.full((1, 3), float(k))
         v = np.full((1, 3), 0.37)
-        found = Quantiles.of(counts, mean, r, np.full((1, 3), 1e9), v)
+        result = Quantiles.of(counts, mean, r, np.full((1, 3), 1e9), v)
         law = stats.nbinom(size, size / (size + mean[0]))
         u = law.cdf(k - 1) + 0.37 * law.pmf(k)
-        used = ~found.stray[0]
-        np.testing.assert_allclose(np.exp(found.log_u[0])[used], u[used], rtol=1e-9)
+        used = ~result.stray[0]
+        np.testing.assert_allclose(np.exp(result.log_u[0])[used], u[used], rtol=1e-9)
         shifted = stats.nbinom(size, size / (size + 1.7 * mean[0]))
-        got = found.at(np.arange(3), np.full(3, 1.7), r)[0]
+        got = result.at(np.arange(3), np.full(3, 1.7), r)[0]
         sure = used & (u < 1 - 1e-9)
         np.testing.assert_array_equal(got[sure], shifted.ppf(u)[sure])
         assert (got[~used] == k).all()
@@ -236,27 +236,27 @@ def test_quantiles_of_high_means_are_those_of_the_distribution_nearly(size: floa
     mean, r = np.full((19, 1), 0.8), np.array([size])
     for k in (0.0, 1.0, 2.0):
         counts = np.full((19, 1), k)
-        found = Quantiles.of(counts, mean, r, np.full((19, 1), 1e9), v)
-        got = found.at(np.array([0]), np.array([fold]), r)[:, 0]
-        u = np.exp(found.log_u[:, 0])
+        result = Quantiles.of(counts, mean, r, np.full((19, 1), 1e9), v)
+        got = result.at(np.array([0]), np.array([fold]), r)[:, 0]
+        u = np.exp(result.log_u[:, 0])
         wanted = stats.nbinom(size, size / (size + 0.8 * fold)).ppf(u)
         np.testing.assert_allclose(got, wanted, rtol=0.03, atol=2.0)
 
 
 def test_a_count_far_below_a_high_mean_scales_and_does_not_vanish():
-    found = Quantiles.of(
+    result = Quantiles.of(
         np.full((1, 1), 60.0), np.full((1, 1), 5000.0), np.array([1e4]), np.full((1, 1), 1e9),
         np.full((1, 1), 0.5),
     )  # fmt: skip
-    assert found.at(np.array([0]), np.array([2.0]), np.array([1e4]))[0, 0] == 120
+    assert result.at(np.array([0]), np.array([2.0]), np.array([1e4]))[0, 0] == 120
 
 
 def test_counts_beyond_the_steps_scale_with_their_mean():
     counts = np.array([[LARGE + 36.0]])
-    found = Quantiles.of(
+    result = Quantiles.of(
         counts, np.array([[90.0]]), np.ones(1), np.array([[1e9]]), np.full((1, 1), 0.5)
     )
-    assert found.at(np.array([0]), np.array([1.5]), np.ones(1))[0, 0] == 150
+    assert result.at(np.array([0]), np.array([1.5]), np.ones(1))[0, 0] == 150
 
 
 def test_roots_of_step_functions_and_of_those_that_have_none():
@@ -265,6 +265,6 @@ def test_roots_of_step_functions_and_of_those_that_have_none():
     def miss(which: np.ndarray, x: np.ndarray) -> np.ndarray:
         return np.floor(50 * x) / 50 - goals[which]
 
-    found = roots(miss, np.zeros(5), 8.0, 1e-6)
-    np.testing.assert_allclose(found[[0, 1, 2, 4]], goals[[0, 1, 2, 4]], atol=0.021)
-    assert found[3] == 8.0
+    result = roots(miss, np.zeros(5), 8.0, 1e-6)
+    np.testing.assert_allclose(result[[0, 1, 2, 4]], goals[[0, 1, 2, 4]], atol=0.021)
+    assert result[3] == 8.0

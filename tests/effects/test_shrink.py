@@ -22,31 +22,31 @@ def test_effects_are_closer_to_the_truth_and_signs_as_wrong_as_said(
     share: float, spread: float, heavy: bool
 ):
     b, d, s2 = made(0, share, spread, heavy=heavy)
-    found = posterior(d, s2, fit_prior(d, s2))
-    assert ((found.mean - b) ** 2).mean() < 0.9 * ((d - b) ** 2).mean()
+    result = posterior(d, s2, fit_prior(d, s2))
+    assert ((result.mean - b) ** 2).mean() < 0.9 * ((d - b) ** 2).mean()
     for low, high in [(0.0, 0.05), (0.05, 0.3)]:
-        called = (found.lfsr >= low) & (found.lfsr < high)
-        wrong = np.sign(found.mean[called]) != np.sign(b[called])
-        expected, n = found.lfsr[called].mean(), called.sum()
+        called = (result.lfsr >= low) & (result.lfsr < high)
+        wrong = np.sign(result.mean[called]) != np.sign(b[called])
+        expected, n = result.lfsr[called].mean(), called.sum()
         # Null-biased: no more wrong than said, within three standard errors.
         assert wrong.mean() < expected + 3 * np.sqrt(expected / max(n, 1)) + 0.01
-    z = (b - found.mean)[found.sd > 0] / found.sd[found.sd > 0]
+    z = (b - result.mean)[result.sd > 0] / result.sd[result.sd > 0]
     assert 0.8 < np.sqrt((z**2).mean()) < 1.15
 
 
 def test_where_there_is_no_effect_none_is_claimed():
     _, d, s2 = made(1, 0.0, 1.0)
-    found = posterior(d, s2, fit_prior(d, s2))
-    assert (found.lfsr < 0.05).sum() <= 2
-    assert (found.mean**2).mean() < 0.02 * (d**2).mean()
+    result = posterior(d, s2, fit_prior(d, s2))
+    assert (result.lfsr < 0.05).sum() <= 2
+    assert (result.mean**2).mean() < 0.02 * (d**2).mean()
 
 
 def test_a_large_effect_among_nothing_is_hardly_shrunk():
     _, d, s2 = made(2, 0.0, 1.0)
     d[:3] = 40 * np.sqrt(s2[:3])
-    found = posterior(d, s2, fit_prior(d, s2))
-    np.testing.assert_allclose(found.mean[:3], d[:3], rtol=0.02)
-    assert found.lfsr[:3].max() < 1e-6
+    result = posterior(d, s2, fit_prior(d, s2))
+    np.testing.assert_allclose(result.mean[:3], d[:3], rtol=0.02)
+    assert result.lfsr[:3].max() < 1e-6
 
 
 def test_a_posterior_is_what_bayes_says_by_integration():
@@ -65,10 +65,10 @@ def test_a_posterior_is_what_bayes_says_by_integration():
     moments = [integrate.quad(density, -2, 2, (k,), points=edges[1:-1])[0] for k in range(3)]
     whole = moments[0] + at_zero
     below = integrate.quad(density, -2, 0, (0,))[0]
-    found = posterior(np.array([d]), np.array([s**2]), prior)
-    assert found.mean[0] == pytest.approx(moments[1] / whole, rel=1e-6)
-    assert found.sd[0] ** 2 == pytest.approx(moments[2] / whole - (moments[1] / whole) ** 2)
-    assert found.lfsr[0] == pytest.approx((below + at_zero) / whole, rel=1e-6)
+    result = posterior(np.array([d]), np.array([s**2]), prior)
+    assert result.mean[0] == pytest.approx(moments[1] / whole, rel=1e-6)
+    assert result.sd[0] ** 2 == pytest.approx(moments[2] / whole - (moments[1] / whole) ** 2)
+    assert result.lfsr[0] == pytest.approx((below + at_zero) / whole, rel=1e-6)
 
 
 def test_weights_are_those_of_greatest_likelihood():
@@ -88,18 +88,20 @@ def test_weights_are_those_of_greatest_likelihood():
 
 def test_what_is_not_measured_has_no_effect_and_no_sign():
     d, s2 = np.array([np.nan, 1.0]), np.array([np.nan, 0.01])
-    found = posterior(d, s2, fit_prior(d, s2))
-    assert (found.mean[0], found.sd[0], found.lfsr[0]) == (0.0, 0.0, 1.0)
+    result = posterior(d, s2, fit_prior(d, s2))
+    assert (result.mean[0], result.sd[0], result.lfsr[0]) == (0.0, 0.0, 1.0)
     nothing = np.full(3, np.nan)
     assert posterior(nothing, nothing, fit_prior(nothing, nothing)).mean.tolist() == [0, 0, 0]
 
 
 def test_a_prior_from_elsewhere_and_an_estimate_weigh_by_their_precision():
-    found = combine(np.array([1.0, np.nan]), np.array([0.04, np.nan]), np.zeros(2), np.full(2, 0.1))
-    np.testing.assert_allclose(found.mean, [0.2, 0.0])
-    np.testing.assert_allclose(found.sd, [np.sqrt(0.008), 0.1])
+    result = combine(
+        np.array([1.0, np.nan]), np.array([0.04, np.nan]), np.zeros(2), np.full(2, 0.1)
+    )
+    np.testing.assert_allclose(result.mean, [0.2, 0.0])
+    np.testing.assert_allclose(result.sd, [np.sqrt(0.008), 0.1])
 
 
 def test_the_sign_of_a_normal_posterior_is_wrong_as_often_as_its_tail():
-    found = Posterior.normal(np.array([-0.2, 0.0, 0.3]), np.array([0.1, 0.1, 0.3]))
-    np.testing.assert_allclose(found.lfsr, [stats.norm.cdf(-2), 0.5, stats.norm.cdf(-1)])
+    result = Posterior.normal(np.array([-0.2, 0.0, 0.3]), np.array([0.1, 0.1, 0.3]))
+    np.testing.assert_allclose(result.lfsr, [stats.norm.cdf(-2), 0.5, stats.norm.cdf(-1)])

@@ -41,11 +41,11 @@ def test_features_that_say_something_are_used_and_named():
     for seed in range(4):
         perturbed, blocks, truth = made(seed, 24, 0.3, 0.4)
         seen, row = split(blocks)
-        found = TargetModel(perturbed, seen).to(row)
-        assert found.block == "good"
-        assert "alike in good" in found.note
+        result = TargetModel(perturbed, seen).to(row)
+        assert result.block == "good"
+        assert "alike in good" in result.note
         simple = perturbed.change.mean(axis=0)
-        better.append(((found.effect.mean - truth) ** 2).mean() / ((simple - truth) ** 2).mean())
+        better.append(((result.effect.mean - truth) ** 2).mean() / ((simple - truth) ** 2).mean())
     assert np.mean(better) < 0.5
 
 
@@ -60,10 +60,10 @@ def test_features_that_say_nothing_are_seldom_used():
 
 def test_the_mean_ships_where_nothing_predicts_better():
     perturbed, _, truth = made(1, 20, 0.6, 0.0)
-    found = TargetModel(perturbed, {}).to({})
-    assert found.share == pytest.approx(1.0, abs=0.1)
-    assert "no feature" in found.note
-    np.testing.assert_allclose(found.effect.mean, truth, atol=0.4)
+    result = TargetModel(perturbed, {}).to({})
+    assert result.share == pytest.approx(1.0, abs=0.1)
+    assert "no feature" in result.note
+    np.testing.assert_allclose(result.effect.mean, truth, atol=0.4)
 
 
 def test_noise_that_targets_share_with_their_control_is_no_mean_change():
@@ -75,13 +75,13 @@ def test_noise_that_targets_share_with_their_control_is_no_mean_change():
 
 def test_a_target_has_on_its_own_gene_what_others_have_on_theirs():
     perturbed, _, _ = made(2, 6, 0.1, 0.0)
-    own = np.arange(6)
+    mine = np.arange(6)
     changed = perturbed.change.copy()
-    changed[own, own] = -3.0
+    changed[mine, mine] = -3.0
     control = np.where(np.arange(GENES) == 9, 1, 5.0)
     p = Perturbed(
         perturbed.targets, changed, perturbed.noise, changed, control,
-        perturbed.control_noise, perturbed.variance, own,
+        perturbed.control_noise, perturbed.variance, mine,
     )  # fmt: skip
     model = TargetModel(p, {})
     assert model.to({}, own=8).effect.mean[8] == pytest.approx(-3.0)
@@ -100,8 +100,8 @@ def test_intervals_hold_the_truth_of_unseen_targets():
     for seed in range(8):
         perturbed, blocks, truth = made(seed, 20, 0.3, 0.3)
         seen, row = split(blocks)
-        found = TargetModel(perturbed, seen).to(row).effect
-        held.append(np.abs(found.mean - truth) < 1.96 * found.sd)
+        result = TargetModel(perturbed, seen).to(row).effect
+        held.append(np.abs(result.mean - truth) < 1.96 * result.sd)
     assert np.mean(held) > 0.9
 
 

@@ -18,9 +18,9 @@ def main() -> None:
     sys.stdin.readline()
     for name in names:
         begin = time.monotonic()
-        found = call(app, "cancel_experiment", {"id": name})
+        result = call(app, "cancel_experiment", {"id": name})
         took = time.monotonic() - begin
-        sys.stdout.write(json.dumps([name, found.status, found.caveats, took]) + "\n")
+        sys.stdout.write(json.dumps([name, result.status, result.caveats, took]) + "\n")
         sys.stdout.flush()
     app.close()
 

@@ -12,8 +12,8 @@ from lingshu_tools.calls.dispatcher import call
 def main() -> None:
     home, tool, arguments = sys.argv[1:]
     app = App(Path(home))
-    found = call(app, tool, json.loads(arguments))
-    sys.stdout.write(f"{found.screen_id or found.experiment_id}\n")
+    result = call(app, tool, json.loads(arguments))
+    sys.stdout.write(f"{result.screen_id or result.experiment_id}\n")
     sys.stdout.flush()
     Event().wait()
 

@@ -55,10 +55,10 @@ def test_answers_that_cross_once_are_asked_for_again(lab: Any, cross, kind: str,
     with proxy.recording():
         cells_of(engine, lab.arm("STAT1", seed=2))
     proxy.crosses = lambda path: kind_of(path) == kind and not proxy.crossed
-    found = cells_of(engine, arm)
+    result = cells_of(engine, arm)
     assert [kind_of(path) for path in proxy.crossed] == [kind]
-    assert np.array_equal(found.counts, expected)
-    assert found.origin.request == arm.digest
+    assert np.array_equal(result.counts, expected)
+    assert result.origin.request == arm.digest
 
 
 @pytest.mark.parametrize("whole", [True, False])
@@ -125,7 +125,7 @@ def test_a_result_on_disk_under_the_wrong_key_is_computed_again(lab: Any):
     for file, other in zip(files, reversed(contents), strict=True):
         file.write_bytes(other)
     before = len(lab.tiles())
-    found = [cells_of(lab.client(), arm).counts for arm in arms]
-    for now, then in zip(found, expected, strict=True):
+    result = [cells_of(lab.client(), arm).counts for arm in arms]
+    for now, then in zip(result, expected, strict=True):
         assert np.array_equal(now, then)
     assert len(lab.tiles()) == 2 * before

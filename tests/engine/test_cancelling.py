@@ -51,14 +51,14 @@ class CancellingLab(Lab):
     apps: list[App]
 
     def app(self, **more: Any) -> App:
-        made = App(self.home, engine=self.client(), catalogue=self.catalogue, **more)
-        self.apps.append(made)
-        return made
+        created = App(self.home, engine=self.client(), catalogue=self.catalogue, **more)
+        self.apps.append(created)
+        return created
 
     def begin(self, app: App, tool: str = "perturb_cells", arguments: Any = PERTURB) -> str:
         """Return what was begun, when a tile is at work and all of it is in the queue."""
-        found = call(app, tool, arguments)
-        name = found.screen_id or found.experiment_id
+        result = call(app, tool, arguments)
+        name = result.screen_id or result.experiment_id
         wanted = {e.id for e in app.ledger.children(name)} or {name}
         until(lambda: wanted <= set(self.queued()) and self.tiles() != [])
         return name
@@ -96,11 +96,11 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[CancellingL
     monkeypatch.setenv("FAKE_GATE", str(home / "gate"))
     monkeypatch.setenv("LINGSHU_REFERENCE_LEDGER", str(tmp_path / "none.db"))
     checkpoint = make_checkpoint(tmp_path / "checkpoints")
-    made = CancellingLab(home, Catalogue([checkpoint.path.parent]))
-    made.apps = []
-    made.hold(HELD)
-    yield made
-    made.close()
+    created = CancellingLab(home, Catalogue([checkpoint.path.parent]))
+    created.apps = []
+    created.hold(HELD)
+    yield created
+    created.close()
 
 
 @pytest.fixture
@@ -202,9 +202,9 @@ def freeze(process: subprocess.Popen[str], app: App, name: str) -> None:
 def test_cancelled_before_the_worker_has_submitted_it_is_never_queued(lab):
     lab.host()
     app = lab.app()
-    done = call(app, "perturb_cells", PERTURB | {"seed": 2, "wait_s": 45}).experiment_id
-    made = design_of(app, app.ledger.experiment(done))
-    row = app.ledger.begin(new_experiment(app, made))
+    finished = call(app, "perturb_cells", PERTURB | {"seed": 2, "wait_s": 45}).experiment_id
+    created = design_of(app, app.ledger.experiment(finished))
+    row = app.ledger.begin(new_experiment(app, created))
     assert call(app, "cancel_experiment", {"id": row.id}).status == "cancelled"
     tiles = len(lab.tiles())
     app.runner.launch([row.id])
@@ -311,8 +311,8 @@ def test_arms_that_another_experiment_needs_go_on(lab):
     assert app.runner.wait([first], 60)
     assert lab.queued() == [second]
     (lab.gate / f"hold-{HELD}").unlink()
-    done = call(other, "get_experiment", {"id": second, "wait_s": 45})
-    assert done.status == "succeeded"
+    finished = call(other, "get_experiment", {"id": second, "wait_s": 45})
+    assert finished.status == "succeeded"
     # 3 tiles of each of its arms, each sampled once; of the cancelled one, those begun by then.
     arms = [line.split()[1] for line in lab.tiles()]
     needed = design_of(other, other.ledger.experiment(second)).arms
@@ -329,8 +329,8 @@ def test_an_experiment_that_fails_leaves_no_arm_at_work(lab):
         return view.model_copy(update={"state": "failed", "error": "not enough memory"})
 
     app.engine.wait = failing
-    found = call(app, "perturb_cells", PERTURB | {"wait_s": 45})
-    assert found.status == "failed"
+    result = call(app, "perturb_cells", PERTURB | {"wait_s": 45})
+    assert result.status == "failed"
     # Both arms are held in the engine, and nobody waits for them.
     until(lambda: lab.queued() == [])
 

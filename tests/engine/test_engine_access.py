@@ -128,13 +128,13 @@ def test_a_folder_of_another_user_is_avoided_on_both_sides(lab, temporary: Path)
             read_endpoint(places).connect(5)
         assert lab.client().info() is None
         lab.host()
-        found = Path(health(lab))
+        result = Path(health(lab))
         assert heard == []
-    assert found.parent.parent == temporary
-    assert found.parent.name.startswith("lingshu-0-")
-    assert stat.S_IMODE(found.parent.stat().st_mode) == 0o700
+    assert result.parent.parent == temporary
+    assert result.parent.name.startswith("lingshu-0-")
+    assert stat.S_IMODE(result.parent.stat().st_mode) == 0o700
     leave(lab)
-    assert not found.parent.exists()
+    assert not result.parent.exists()
 
 
 @pytest.mark.parametrize("open_to_others", ["engines", "engine.sock"])
@@ -238,9 +238,9 @@ def test_both_sides_look_at_who_the_kernel_says(lab, monkeypatch: pytest.MonkeyP
 
 
 def test_the_kernel_says_who_is_at_the_other_end():
-    one, other = socket.socketpair()
-    with one, other:
-        assert peers.peer_uid(one) == os.geteuid()
+    item, other = socket.socketpair()
+    with item, other:
+        assert peers.peer_uid(item) == os.geteuid()
 
 
 def test_credentials_are_read_as_each_system_writes_them(monkeypatch: pytest.MonkeyPatch):
@@ -262,11 +262,13 @@ def test_what_an_engine_leaves_in_a_home_is_private_whatever_the_umask(lab):
         assert view.state == "succeeded"
         engine.cells(view.job_id)
         folder = engine.places.folder
-        made = {path: stat.S_IMODE(path.lstat().st_mode) for path in (folder, *folder.rglob("*"))}
+        created = {
+            path: stat.S_IMODE(path.lstat().st_mode) for path in (folder, *folder.rglob("*"))
+        }
     finally:
         os.umask(before)
-    assert engine.places.log in made
-    assert made == {path: 0o700 if path.is_dir() else 0o600 for path in made}
+    assert engine.places.log in created
+    assert created == {path: 0o700 if path.is_dir() else 0o600 for path in created}
 
 
 # Where it listens
@@ -314,8 +316,8 @@ def test_an_open_folder_of_our_own_is_closed_before_it_is_used(lab, temporary: P
 
 def test_two_homes_with_long_paths_have_two_sockets(lab, catalogue, temporary: Path):
     places = [EnginePlaces(lab.home / (letter * 90)) for letter in "xy"]
-    with local_listener(places[0]) as one, local_listener(places[1]) as other:
-        assert one.endpoint.path != other.endpoint.path
+    with local_listener(places[0]) as item, local_listener(places[1]) as other:
+        assert item.endpoint.path != other.endpoint.path
     assert list((temporary / f"lingshu-{os.geteuid()}").iterdir()) == []
 
 

@@ -13,12 +13,12 @@ ORIGIN = Origin("sha256:request", "sha256:profile")
 
 
 def read(results: Results, key: str) -> bytes | None:
-    found = results.open(key, ORIGIN)
-    if found is None:
+    result = results.open(key, ORIGIN)
+    if result is None:
         return None
-    with found.file:
-        blob = found.file.read()
-    assert (found.digest, found.size) == (digest_bytes(blob), len(blob))
+    with result.file:
+        blob = result.file.read()
+    assert (result.digest, result.size) == (digest_bytes(blob), len(blob))
     return blob
 
 

@@ -53,9 +53,9 @@ def sample(seed: int) -> tuple[int, str, str]:
 def check_every_experiment(lab: Lab, expected: int) -> None:
     """Compare all sealed cells with those that the engine computes anew."""
     ledger, engine = lab.app.ledger, lab.app.engine
-    done = [item.experiment for item in ledger.find(status="succeeded", limit=500).items]
-    assert len(done) == expected
-    for experiment in done:
+    finished = [item.experiment for item in ledger.find(status="succeeded", limit=500).items]
+    assert len(finished) == expected
+    for experiment in finished:
         (arm,) = design_of(lab.app, experiment).arms.values()
         view = engine.wait(engine.submit(arm, fresh="again").job_id, 30)
         digest = ledger.outcome(experiment.id).artifacts["cells"]
@@ -79,12 +79,12 @@ def test_children_forked_while_calls_are_under_way_succeed_with_their_own_cells(
         thread.start()
     try:
         with FORK.Pool(4) as pool:
-            found = pool.map_async(sample, range(100, 124), chunksize=1).get(120)
+            result = pool.map_async(sample, range(100, 124), chunksize=1).get(120)
     finally:
         stop.set()
         for thread in threads:
             thread.join(60)
-    assert Counter(status for _, status, _ in found) == {"succeeded": 24}
+    assert Counter(status for _, status, _ in result) == {"succeeded": 24}
     assert set(mine) == {"succeeded"}
     check_every_experiment(shared, 1 + 24 + len(mine))
     servers = shared.app.ledger.find(status="succeeded", limit=500).items
@@ -93,8 +93,8 @@ def test_children_forked_while_calls_are_under_way_succeed_with_their_own_cells(
 
 def test_an_executor_of_forked_processes_succeeds(shared: Lab):
     with ProcessPoolExecutor(2, mp_context=FORK) as pool:
-        found = list(pool.map(sample, range(100, 106)))
-    assert Counter(status for _, status, _ in found) == {"succeeded": 6}
+        result = list(pool.map(sample, range(100, 106)))
+    assert Counter(status for _, status, _ in result) == {"succeeded": 6}
     check_every_experiment(shared, 7)
 
 
@@ -124,12 +124,12 @@ def test_locks_that_threads_hold_at_the_fork_do_not_stop_the_child(shared: Lab):
     app = shared.app
     runner, engine = app.runner, app.engine
     held = [runner._lock, runner._watcher._changed, engine._process._starting]
-    inside, done = threading.Barrier(len(held) + 1), threading.Event()
+    inside, finished = threading.Barrier(len(held) + 1), threading.Event()
 
     def hold(lock: Any) -> None:
         with lock:
             inside.wait()
-            done.wait()
+            finished.wait()
 
     threads = [threading.Thread(target=hold, args=(lock,)) for lock in held]
     for thread in threads:
@@ -138,14 +138,14 @@ def test_locks_that_threads_hold_at_the_fork_do_not_stop_the_child(shared: Lab):
     try:
         assert in_child(lambda: sample(7)[1]) == "succeeded"
     finally:
-        done.set()
+        finished.set()
         for thread in threads:
             thread.join()
     assert sample(8)[1] == "succeeded"
 
 
 def test_a_property_that_a_thread_works_out_at_the_fork_does_not_stop_the_child(home: Any):
-    inside, done = threading.Event(), threading.Event()
+    inside, finished = threading.Event(), threading.Event()
 
     class Slow(App):
         """Its ledger takes until the test is done, in the process that began with it."""
@@ -155,7 +155,7 @@ def test_a_property_that_a_thread_works_out_at_the_fork_does_not_stop_the_child(
         def __getattribute__(self, name: str) -> Any:
             if name == "home" and os.getpid() == Slow.pid and "ledger" not in self.__dict__:
                 inside.set()
-                done.wait()
+                finished.wait()
             return super().__getattribute__(name)
 
     app = Slow(home.home, engine=home.client(), catalogue=home.catalogue)
@@ -165,7 +165,7 @@ def test_a_property_that_a_thread_works_out_at_the_fork_does_not_stop_the_child(
     try:
         assert in_child(lambda: app.ledger.head().seq) == 1
     finally:
-        done.set()
+        finished.set()
         thread.join()
         app.close()
 

@@ -24,10 +24,10 @@ class Queue:
         self.scheduler, self.names = TileScheduler(), dict[Work, str]()
 
     def add(self, name: str, tiles: int, principal: str = "me", group: str | None = None) -> Work:
-        made = work(tiles)
-        self.names[made] = name
-        self.scheduler.add(principal, group or name, made)
-        return made
+        created = work(tiles)
+        self.names[created] = name
+        self.scheduler.add(principal, group or name, created)
+        return created
 
     def take(self, count: int = 1_000_000) -> list[str]:
         taken: list[str] = []

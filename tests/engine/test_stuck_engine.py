@@ -38,8 +38,8 @@ def app(lab: Any, tmp_path: Path) -> Iterator[App]:
 def timed(app: App, tool: str, wait_s: float = 0.0, **arguments: Any) -> Any:
     """Return a call's result, which must not be later than promised."""
     begin = time.monotonic()
-    asked = arguments | ({"wait_s": wait_s} if wait_s else {})
-    result = call(app, tool, asked)
+    request = arguments | ({"wait_s": wait_s} if wait_s else {})
+    result = call(app, tool, request)
     assert time.monotonic() - begin < wait_s + GRACE_S + SLACK_S
     return result
 

@@ -51,12 +51,12 @@ def test_cells_in_a_file_are_the_same_in_parts_and_in_pieces(
     blob = encode_cells(cells)
     (tmp_path / "blob").write_bytes(blob)
     monkeypatch.setattr(module, "PIECE", piece)
-    found = decode_cells(tmp_path / "blob")
+    result = decode_cells(tmp_path / "blob")
     (tmp_path / "blob").unlink()
-    assert np.array_equal(found.counts, cells.counts)
-    assert encode_cells(found) == blob
-    assert b"".join(Blob([found[:13], found[13:13], found[13:]])) == blob
-    assert np.array_equal(found[5:9].counts, cells.counts[5:9])
+    assert np.array_equal(result.counts, cells.counts)
+    assert encode_cells(result) == blob
+    assert b"".join(Blob([result[:13], result[13:13], result[13:]])) == blob
+    assert np.array_equal(result[5:9].counts, cells.counts[5:9])
 
 
 def test_a_large_file_is_not_read_before_its_cells_are_asked_for(tmp_path: Path):
@@ -110,10 +110,10 @@ def test_arrays_that_contradict_each_other_are_refused(blob: bytes, said: str):
 
 
 def test_parts_that_measure_other_genes_are_no_blob():
-    one, other = (
+    item, other = (
         Cells(np.ones((1, 2), np.int32), np.array([True, last])) for last in (True, False)
     )
-    for parts in ([one, other], []):
+    for parts in ([item, other], []):
         with pytest.raises(ValueError, match=r"different genes|at least one part"):
             b"".join(Blob(parts))
 
@@ -151,12 +151,12 @@ def test_a_blob_says_which_request_its_cells_answer(
     cells, origin = made(7, 5), Origin("sha256:r", profile)
     path = tmp_path / "blob"
     path.write_bytes(b"".join(Blob([cells], origin)))
-    found = decode_cells(path)
-    assert found.origin == read_origin(path) == origin
-    assert encode_cells(found) == path.read_bytes()
+    result = decode_cells(path)
+    assert result.origin == read_origin(path) == origin
+    assert encode_cells(result) == path.read_bytes()
     assert load(path.read_bytes())["counts"].tolist() == cells.values[:].tolist()
     # A part answers less than the whole.
-    assert found[:3].origin is None
+    assert result[:3].origin is None
     path.write_bytes(encode_cells(cells))
     assert read_origin(path) is None
     for damaged in (b"", b"\xff" * 40, path.read_bytes()[:30]):

@@ -80,8 +80,8 @@ class Truth:
 def condition(name: str) -> Condition:
     """Return the condition of a name."""
     parts = [] if name == CONTROL else name.split("+")
-    done = tuple(Intervention(kind="knockout", target=part) for part in parts)
-    return Condition(tuple(CONTEXT.items()), done)
+    finished = tuple(Intervention(kind="knockout", target=part) for part in parts)
+    return Condition(tuple(CONTEXT.items()), finished)
 
 
 def study(train: Mapping[str, NDArray[np.int32]], test: Mapping[str, NDArray[np.int32]]) -> Study:

@@ -15,8 +15,8 @@ from lingshu_model.evaluate.study import CONTROL
 
 
 def test_expression_is_the_log_of_counts_per_ten_thousand_and_one():
-    found = log1p_cp10k(np.array([[1, 3], [0, 0]]))
-    np.testing.assert_allclose(found.toarray(), [[np.log(2501), np.log(7501)], [0, 0]])
+    result = log1p_cp10k(np.array([[1, 3], [0, 0]]))
+    np.testing.assert_allclose(result.toarray(), [[np.log(2501), np.log(7501)], [0, 0]])
 
 
 def test_floats_are_expression_already():

@@ -70,14 +70,14 @@ def key(*words: object) -> str:
 
 
 def estimated(figure: Figure) -> Value:
-    found = of_row(figure.row)
-    return [found.value, *found.interval]
+    result = of_row(figure.row)
+    return [result.value, *result.interval]
 
 
 def apart(figure: Figure) -> Value:
     assert figure.difference is not None
-    found = of_row(figure.difference)
-    return [found.value, *found.interval]
+    result = of_row(figure.difference)
+    return [result.value, *result.interval]
 
 
 def flattened(report: Report, null: NullChanges) -> Iterator[tuple[str, Value]]:
@@ -150,9 +150,9 @@ def by_seed(table: Table, chosen: NamedSet) -> Iterator[tuple[str, Value]]:
             rows = table.of(PEARSON, figure.row.predictor, chosen)
             for seed in (0, 1):
                 mine = [row for row in rows if row.seed in (seed, None)]
-                found = of_row(mean_row(mine, chosen.name))
+                result = of_row(mean_row(mine, chosen.name))
                 where = (PEARSON, chosen.tier, "", name, figure.row.predictor, seed)
-                yield key(*where), [found.value, *found.interval]
+                yield key(*where), [result.value, *result.interval]
 
 
 def of_contrast(table: Table, contrast) -> Iterator[tuple[str, Value]]:
@@ -170,15 +170,15 @@ def of_contrast(table: Table, contrast) -> Iterator[tuple[str, Value]]:
 
 
 def of_copies(report: Report) -> Iterator[tuple[str, Value]]:
-    found = {(r.metric, r.population, r.seed, r.predictor): r.value for r in report.rows}
-    for (metric, population, seed, _), p in found.items():
+    result = {(r.metric, r.population, r.seed, r.predictor): r.value for r in report.rows}
+    for (metric, population, seed, _), p in result.items():
         if metric == "p_of_copies_exact":
             where = ("copies", population, seed)
-            near = found["p_of_copies_near", population, seed, MODEL]
+            near = result["p_of_copies_near", population, seed, MODEL]
             yield key(*where, "p"), [p, near]
             kinds = {"sampled": MODEL, "real": HELD_OUT, "training": "training_cells"}
             for name, kind in kinds.items():
-                distance = found["distance_to_training", population, seed, kind]
+                distance = result["distance_to_training", population, seed, kind]
                 yield key(*where, name), [distance]
 
 

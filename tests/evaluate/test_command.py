@@ -70,11 +70,11 @@ def test_evaluating_writes_tables_and_canonical_evidence_and_pins_it(
     printed = run(*common, "--write-evidence")
     assert len(sampler) == 2 * len(SIZES) + 3
     pinned = Catalogue([tmp_path]).load("synthetic")
-    found = pinned.evidence
-    assert pinned.digest == loaded.digest == found["checkpoint_digest"]
+    result = pinned.evidence
+    assert pinned.digest == loaded.digest == result["checkpoint_digest"]
     assert (out / "tables.md").read_text("utf-8") in printed
-    assert found["format"] == "lingshu-evidence-2"
-    tier = found["tiers"]["seen"]
+    assert result["format"] == "lingshu-evidence-2"
+    tier = result["tiers"]["seen"]
     headline = tier["headline"]
     assert headline["beats_trivial_baseline"] is True
     assert headline["baselines"]["control_mean"] == {"value": 0.0, "interval": [0.0, 0.0]}
@@ -82,12 +82,12 @@ def test_evaluating_writes_tables_and_canonical_evidence_and_pins_it(
     assert headline["set"] == "twelve strongest"
     assert np.shape(tier["residuals"]["values"]) == (len(SIZES) - 1, len(GENES))
     assert tier["residuals"]["perturbations"] == tier["residuals"]["names"]
-    assert np.shape(found["sham"]["changes"]) == (3, len(GENES))
-    assert found["data"]["held_out"] == {"field": "bio_rep", "value": "rep_3"}
-    assert found["folds"] == ["bio_rep=rep_3"]
-    assert found["settings"]["steps"] == 3
-    assert found["cost"]["seconds_per_cell"] > 0
-    assert found["cost"]["machine"] == "synthetic"
+    assert np.shape(result["sham"]["changes"]) == (3, len(GENES))
+    assert result["data"]["held_out"] == {"field": "bio_rep", "value": "rep_3"}
+    assert result["folds"] == ["bio_rep=rep_3"]
+    assert result["settings"]["steps"] == 3
+    assert result["cost"]["seconds_per_cell"] > 0
+    assert result["cost"]["machine"] == "synthetic"
     text = (checkpoint / "evidence.json").read_text("utf-8")
     assert text == dumps(json.loads(text))
     assert max(map(len, text.splitlines())) > 8 * len(GENES)
@@ -130,10 +130,10 @@ def test_rows_of_other_folds_are_added(
     first, second = tmp_path / "first", tmp_path / "second"
     run(*common, "--out", first, "--held-out", "validation")
     run(*common, "--out", second, "--fold", first)
-    found = json.loads((second / "evidence.json").read_text("utf-8"))
-    assert found["folds"] == ["bio_rep=rep_3", "validation"]
-    assert found["tiers"]["seen"]["n_folds"] == 2
-    assert found["tiers"]["seen"]["per_perturbation"]["weak"]["n_test_cells"] == 120 + 30
+    result = json.loads((second / "evidence.json").read_text("utf-8"))
+    assert result["folds"] == ["bio_rep=rep_3", "validation"]
+    assert result["tiers"]["seen"]["n_folds"] == 2
+    assert result["tiers"]["seen"]["per_perturbation"]["weak"]["n_test_cells"] == 120 + 30
     assert "rows.npz" in refused(*common, "--out", second, "--fold", tmp_path)
 
 
@@ -192,8 +192,8 @@ def test_a_condition_without_a_token_is_named_and_left_out(
     pin(checkpoint)
     common = (checkpoint, "--data", data, "--out", tmp_path, "--seeds", "0", "--n-cells", 50)
     assert "not evaluated, never trained on: weak" in run(*common)
-    found = json.loads((tmp_path / "evidence.json").read_text("utf-8"))
-    assert "weak" not in found["tiers"]["seen"]["per_perturbation"]
+    result = json.loads((tmp_path / "evidence.json").read_text("utf-8"))
+    assert "weak" not in result["tiers"]["seen"]["per_perturbation"]
 
 
 def _knockout(name: str) -> dict[str, str]:
@@ -262,6 +262,6 @@ def test_arms_of_a_context_are_pairs_and_contexts_share_no_cells(
 
 
 def test_figures_are_rounded_to_five_digits_and_never_nan():
-    found = rounded({"a": [1 / 3, float("nan"), -0.0], "b": 1_234_567, 1: (2.5,)})
-    assert found == {"a": [0.33333, None, 0.0], "b": 1_234_567, "1": [2.5]}
-    assert str(found["a"][2]) == "0.0"
+    result = rounded({"a": [1 / 3, float("nan"), -0.0], "b": 1_234_567, 1: (2.5,)})
+    assert result == {"a": [0.33333, None, 0.0], "b": 1_234_567, "1": [2.5]}
+    assert str(result["a"][2]) == "0.0"

@@ -33,9 +33,9 @@ def row(value: float, **about) -> Row:
 
 def test_an_interval_is_the_spread_of_the_draws_around_the_figure():
     draws = np.random.default_rng(0).normal(0.3, 0.1, 4000)
-    found = estimate(0.5, draws)
-    assert found.interval[0] == pytest.approx(0.5 - 0.196, abs=0.02)
-    assert found.interval[1] == pytest.approx(0.5 + 0.196, abs=0.02)
+    result = estimate(0.5, draws)
+    assert result.interval[0] == pytest.approx(0.5 - 0.196, abs=0.02)
+    assert result.interval[1] == pytest.approx(0.5 + 0.196, abs=0.02)
 
 
 def test_an_undefined_figure_has_an_undefined_interval():
@@ -82,24 +82,24 @@ def test_a_figure_without_draws_has_no_verdict():
 
 def test_units_count_equally_whatever_their_seeds():
     rows = [row(0.2, seed=0), row(0.4, seed=1), row(0.9, set="b")]
-    found = mean_row(rows, "all")
-    assert found.value == pytest.approx((0.3 + 0.9) / 2)
-    assert found.draws == pytest.approx([0.5, 0.7])
-    assert (found.set, found.seed, found.fold) == ("all", None, "test")
+    result = mean_row(rows, "all")
+    assert result.value == pytest.approx((0.3 + 0.9) / 2)
+    assert result.draws == pytest.approx([0.5, 0.7])
+    assert (result.set, result.seed, result.fold) == ("all", None, "test")
 
 
 def test_folds_are_averaged_and_counted():
-    found = mean_row([row(0.2, fold="1"), row(0.4, fold="2")], "all")
-    assert found.value == pytest.approx(0.3)
-    assert found.fold == "2 folds"
+    result = mean_row([row(0.2, fold="1"), row(0.4, fold="2")], "all")
+    assert result.value == pytest.approx(0.3)
+    assert result.fold == "2 folds"
 
 
 def test_the_pooled_magnitude_is_the_root_of_summed_squared_lengths():
     real = [row(4.0, draws=np.array([4.0])), row(-1.0, set="b", draws=np.array([-1.0]))]
     predicted = [row(12.0), row(0.0, set="b")]
-    found = pooled_magnitude(real, predicted, "all")
-    assert found.value == pytest.approx(2.0)
-    assert found.draws == pytest.approx([2.0])
+    result = pooled_magnitude(real, predicted, "all")
+    assert result.value == pytest.approx(2.0)
+    assert result.draws == pytest.approx([2.0])
     negative = pooled_magnitude(real, [row(-12.0), row(1.0, set="b")], "all")
     assert negative.value == 0
     lost = pooled_magnitude([row(-1.0)], [row(12.0)], "all")
@@ -112,13 +112,13 @@ def units(values, **about) -> list[Row]:
 
 def test_a_comparison_over_units_is_a_paired_t_test_with_a_margin():
     mine, theirs = [0.5, 0.6, 0.4, 0.7], [0.52, 0.6, 0.43, 0.69]
-    found = compare_units(units(mine), units(theirs, predictor="mean_shift"))
+    result = compare_units(units(mine), units(theirs, predictor="mean_shift"))
     d = np.subtract(mine, theirs)
-    assert found.difference.value == pytest.approx(d.mean())
-    assert found.p == pytest.approx(stats.ttest_1samp(d + 0.03, 0, alternative="greater").pvalue)
-    assert found.worst == ("cells: u2", pytest.approx(-0.03))
+    assert result.difference.value == pytest.approx(d.mean())
+    assert result.p == pytest.approx(stats.ttest_1samp(d + 0.03, 0, alternative="greater").pvalue)
+    assert result.worst == ("cells: u2", pytest.approx(-0.03))
     interval = stats.t.interval(0.95, 3, d.mean(), stats.sem(d))
-    assert found.difference.interval == pytest.approx(interval)
+    assert result.difference.interval == pytest.approx(interval)
 
 
 def test_the_margin_of_a_squared_error_is_a_share_and_less_is_better():
@@ -126,31 +126,31 @@ def test_the_margin_of_a_squared_error_is_a_share_and_less_is_better():
     rows = units(mine, metric=MSE), units(theirs, metric=MSE)
     d = np.subtract(theirs, mine) + 0.05 * np.array(theirs)
     expected = stats.ttest_1samp(d, 0, alternative="greater").pvalue
-    found = compare_units(*rows)
-    assert found.p == pytest.approx(expected)
-    assert found.worst == ("cells: u1", pytest.approx(-0.06))
+    result = compare_units(*rows)
+    assert result.p == pytest.approx(expected)
+    assert result.worst == ("cells: u1", pytest.approx(-0.06))
 
 
 def test_units_are_compared_where_both_have_them():
-    found = compare_units(units([0.5, 0.6, 0.4]), units([0.5, 0.6]))
-    assert found.n_units == 2
+    result = compare_units(units([0.5, 0.6, 0.4]), units([0.5, 0.6]))
+    assert result.n_units == 2
     with pytest.raises(ValueError, match="share no unit"):
         compare_units(units([0.5]), [row(0.5, set="elsewhere")])
 
 
 def test_one_unit_has_a_difference_and_no_p():
-    found = compare_units(units([0.5]), units([0.4]))
-    assert found.difference.value == pytest.approx(0.1)
-    assert np.isnan(found.p)
-    assert np.isnan(found.difference.interval).all()
+    result = compare_units(units([0.5]), units([0.4]))
+    assert result.difference.value == pytest.approx(0.1)
+    assert np.isnan(result.p)
+    assert np.isnan(result.difference.interval).all()
 
 
 def test_holm_multiplies_the_smallest_by_the_number_of_tests_and_stays_ordered():
-    found = holm({"a": 0.04, "b": 0.01, "c": 0.03, "d": float("nan")})
-    assert found["b"] == pytest.approx(0.03)
-    assert found["c"] == pytest.approx(0.06)
-    assert found["a"] == pytest.approx(0.06)
-    assert np.isnan(found["d"])
+    result = holm({"a": 0.04, "b": 0.01, "c": 0.03, "d": float("nan")})
+    assert result["b"] == pytest.approx(0.03)
+    assert result["c"] == pytest.approx(0.06)
+    assert result["a"] == pytest.approx(0.06)
+    assert np.isnan(result["d"])
 
 
 def test_an_estimate_is_json():

@@ -112,29 +112,29 @@ def test_a_prediction_for_a_context_never_uses_its_perturbed_cells(stimulated: P
     training = Training(stimulated, FAMILIES)
     for contrast in stimulated.contrasts:
         others = [c.value for name, c in training.changes.items() if name != contrast.name]
-        found = PREDICTORS["mean_shift"](training, contrast)
-        np.testing.assert_allclose(found.value, np.mean(others, axis=0))
+        result = PREDICTORS["mean_shift"](training, contrast)
+        np.testing.assert_allclose(result.value, np.mean(others, axis=0))
 
 
 def test_predictors_of_a_held_out_context_are_made_of_the_others(
     stimulated: Population, held_out: Contrast
 ):
     training = Training(stimulated, FAMILIES)
-    found = {name: predict(training, held_out) for name, predict in PREDICTORS.items()}
+    result = {name: predict(training, held_out) for name, predict in PREDICTORS.items()}
     shifts = {name: change.value for name, change in training.changes.items()}
-    np.testing.assert_allclose(found["nearest_context_shift"].value, shifts["CD8 T cell"])
+    np.testing.assert_allclose(result["nearest_context_shift"].value, shifts["CD8 T cell"])
     related = (shifts["B cell"] + shifts["CD8 T cell"]) / 2
-    np.testing.assert_allclose(found["related_mean_shift"].value, related)
-    assert not found["control_mean"].value.any()
-    assert not found["context_mean"].value.any()
-    assert found["additive"] is found["replicate_reference"] is None
+    np.testing.assert_allclose(result["related_mean_shift"].value, related)
+    assert not result["control_mean"].value.any()
+    assert not result["context_mean"].value.any()
+    assert result["additive"] is result["replicate_reference"] is None
     cells = [log1p_cp10k(stimulated.train[c.perturbed]).toarray() for c in stimulated.trained]
     control = log1p_cp10k(stimulated.train[CONTROL]).toarray().mean(axis=0)
     expected = np.concatenate(cells).mean(axis=0) - control
-    np.testing.assert_allclose(found["perturbed_mean"].value, expected)
+    np.testing.assert_allclose(result["perturbed_mean"].value, expected)
     sizes = [len(each) for each in cells]
     weighted = np.average([shifts[c.name] for c in stimulated.trained], axis=0, weights=sizes)
-    np.testing.assert_allclose(found["mean_shift_by_cells"].value, weighted)
+    np.testing.assert_allclose(result["mean_shift_by_cells"].value, weighted)
 
 
 def test_without_families_no_context_is_related(stimulated: Population, held_out: Contrast):
@@ -149,9 +149,9 @@ def test_a_context_alone_is_predicted_by_nothing_but_no_change():
     genes = [f"G{i}" for i in range(5)]
     alone = Population("x", genes, np.arange(5), cells, cells, [contrast], [contrast])
     training = Training(alone, FAMILIES)
-    found = {n: c for n, predict in PREDICTORS.items() if (c := predict(training, contrast))}
-    assert sorted(found) == ["context_mean", "control_mean", "replicate_reference"]
-    assert pearson(found["control_mean"].value, np.arange(5.0)) == 0
+    result = {n: c for n, predict in PREDICTORS.items() if (c := predict(training, contrast))}
+    assert sorted(result) == ["context_mean", "control_mean", "replicate_reference"]
+    assert pearson(result["control_mean"].value, np.arange(5.0)) == 0
 
 
 def test_contexts_with_few_training_cells_do_not_enter_means(
@@ -161,8 +161,8 @@ def test_contexts_with_few_training_cells_do_not_enter_means(
     few = stimulated.train | {name: stimulated.train[name][:9]}
     training = Training(Population(**{**stimulated.__dict__, "train": few}))
     others = [training.changes[n].value for n in ("B cell", "CD8 T cell")]
-    found = PREDICTORS["mean_shift"](training, held_out)
-    np.testing.assert_allclose(found.value, np.mean(others, axis=0))
+    result = PREDICTORS["mean_shift"](training, held_out)
+    np.testing.assert_allclose(result.value, np.mean(others, axis=0))
 
 
 def synthetic_intervention() -> Intervention:
@@ -235,9 +235,9 @@ def the_tools_read(checkpoint) -> None:
 
 def test_a_peer_may_have_expression_alone(tmp_path: Path):
     conditions = peer_of_expression(tmp_path)
-    found = read_peers({"moved": tmp_path}, conditions, {HELD_OUT: 5}, 60)["moved"]
-    assert found.arms[0][HELD_OUT].shape == (5, 60)
-    assert found.arms[0][HELD_OUT].dtype == np.float32
+    result = read_peers({"moved": tmp_path}, conditions, {HELD_OUT: 5}, 60)["moved"]
+    assert result.arms[0][HELD_OUT].shape == (5, 60)
+    assert result.arms[0][HELD_OUT].dtype == np.float32
     with pytest.raises(ValueError, match="has 60 genes; the panel has 61"):
         read_peers({"moved": tmp_path}, conditions, {HELD_OUT: 5}, 61)
 
@@ -246,8 +246,8 @@ def test_a_peer_with_far_fewer_cells_than_the_model_is_refused(tmp_path: Path):
     conditions = peer_of_expression(tmp_path)
     with pytest.raises(ValueError, match=r"has 9 cells; the model samples 12: lower --n-cells"):
         read_peers({"moved": tmp_path}, conditions, {HELD_OUT: 12}, 60)
-    found = read_peers({"moved": tmp_path}, conditions, {HELD_OUT: 10}, 60)["moved"]
-    assert found.arms[0][HELD_OUT].shape == (9, 60)
+    result = read_peers({"moved": tmp_path}, conditions, {HELD_OUT: 10}, 60)["moved"]
+    assert result.arms[0][HELD_OUT].shape == (9, 60)
 
 
 def peer_of_expression(folder: Path) -> dict[str, Condition]:
@@ -270,10 +270,10 @@ def test_all_sources_have_as_many_cells_as_the_one_with_fewest():
     whole = {"a": cells, "b": cells}
     population = Population("x", ["G0", "G1"], np.arange(2), whole, whole)
     sources = {"model": Source([0, 1], [whole, whole]), "peer": Source([0], [{"a": cells[:5]}])}
-    found = in_population(sources, population)
-    for arms in found["model"].arms:
+    result = in_population(sources, population)
+    for arms in result["model"].arms:
         assert {name: each.shape[0] for name, each in arms.items()} == {"a": 5, "b": 6}
-    assert (found["model"].arms[1]["a"] != cells[:5]).nnz == 0
+    assert (result["model"].arms[1]["a"] != cells[:5]).nnz == 0
 
 
 def test_other_numbers_of_steps_are_sources_beside_the_default(

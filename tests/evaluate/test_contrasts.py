@@ -55,9 +55,9 @@ def honest() -> Report:
 
 
 def test_strength_ranks_effects_and_is_about_one_for_none():
-    found = strengths(Training(Truth().study().populations[0]), Draws())
-    assert found["strong"] > found["middling"] > found["weak"] > 0
-    assert found["nothing"] == pytest.approx(1, abs=0.35)
+    result = strengths(Training(Truth().study().populations[0]), Draws())
+    assert result["strong"] > result["middling"] > result["weak"] > 0
+    assert result["nothing"] == pytest.approx(1, abs=0.35)
 
 
 def test_the_strongest_are_chosen_among_perturbations_with_fifty_held_out_cells():
@@ -104,19 +104,19 @@ def test_no_change_is_scored_zero_and_costs_the_whole_squared_change(honest: Rep
 
 
 def test_a_model_that_ignores_the_perturbation_wins_nothing():
-    found = report([without_effect(Truth().arms(600, 5))])
-    assert figure(found, "control_mean").verdict != "win"
-    assert figure(found, "replicate_reference").verdict == "loss"
-    assert figure(found, MODEL, "magnitude_ratio").row.value < 0.3
+    result = report([without_effect(Truth().arms(600, 5))])
+    assert figure(result, "control_mean").verdict != "win"
+    assert figure(result, "replicate_reference").verdict == "loss"
+    assert figure(result, MODEL, "magnitude_ratio").row.value < 0.3
 
 
 def test_a_model_equal_to_a_predictor_ties_with_it():
     truth = Truth()
-    found = report([truth.arms(300, 1)])
-    less = figure(found, "replicate_reference").difference
+    result = report([truth.arms(300, 1)])
+    less = figure(result, "replicate_reference").difference
     assert less is not None
     assert less.value == pytest.approx(0, abs=1e-12)
-    assert figure(found, "replicate_reference").verdict == "tie"
+    assert figure(result, "replicate_reference").verdict == "tie"
 
 
 def test_seeds_are_scored_each_and_averaged(honest: Report):
@@ -145,12 +145,12 @@ def test_a_combination_is_predicted_by_the_sum_of_its_parts():
     truth.folds["strong+weak"] = truth.folds["strong"] + truth.folds["weak"]
     train = truth.arms(300, 1)
     test = truth.arms(200, 2) | {"strong+weak": truth.cells("strong+weak", 200, 9)}
-    found = evaluate(study(train, test), {}, DRAWS, cells=False)
-    (contrast,) = [each for each in found.held_out if each.name == "strong+weak"]
+    result = evaluate(study(train, test), {}, DRAWS, cells=False)
+    (contrast,) = [each for each in result.held_out if each.name == "strong+weak"]
     assert contrast.tier == "combination_of_seen"
     assert contrast.targets == "strong+weak"
-    assert of_contrast(found, "strong+weak", "additive") > 0.9
-    tier = evidence(found, None, {})["tiers"]["combination_of_seen"]
+    assert of_contrast(result, "strong+weak", "additive") > 0.9
+    tier = evidence(result, None, {})["tiers"]["combination_of_seen"]
     assert tier["headline"]["set"] == "strong+weak"
     assert tier["headline"]["model"] is None
     assert tier["headline"]["baselines"]["additive"]["value"] > 0.9
@@ -160,13 +160,13 @@ def test_a_combination_is_predicted_by_the_sum_of_its_parts():
 def test_what_was_never_trained_on_is_a_tier_of_its_own():
     truth = Truth()
     train = {name: cells for name, cells in truth.arms(300, 1).items() if name != "strong"}
-    found = evaluate(study(train, truth.arms(200, 2)), {}, DRAWS, cells=False)
-    (contrast,) = [each for each in found.held_out if each.name == "strong"]
+    result = evaluate(study(train, truth.arms(200, 2)), {}, DRAWS, cells=False)
+    (contrast,) = [each for each in result.held_out if each.name == "strong"]
     assert contrast.tier == "unseen"
-    names = {row.predictor for row in found.rows if row.set == "strong"}
+    names = {row.predictor for row in result.rows if row.set == "strong"}
     assert {"control_mean", "mean_shift"} <= names
     assert not names & {"replicate_reference", "resampled_training_cells"}
-    tiers = evidence(found, None, {})["tiers"]
+    tiers = evidence(result, None, {})["tiers"]
     assert sorted(tiers["unseen"]["per_perturbation"]) == ["strong"]
     assert sorted(tiers["seen"]["per_perturbation"]) == ["middling", "nothing", "weak"]
 
@@ -178,9 +178,9 @@ def test_a_further_predictor_is_a_row_of_every_table():
         value = truth.change(contrast.name)
         return Change(value, 0 * value)
 
-    found = report([without_effect(truth.arms(200, 5))], oracle=oracle)
-    assert figure(found, "oracle").verdict == "loss"
-    assert of_contrast(found, "strong", "oracle") > 0.9
+    result = report([without_effect(truth.arms(200, 5))], oracle=oracle)
+    assert figure(result, "oracle").verdict == "loss"
+    assert of_contrast(result, "strong", "oracle") > 0.9
 
 
 def test_folds_are_merged_into_one_report(honest: Report):
@@ -188,10 +188,10 @@ def test_folds_are_merged_into_one_report(honest: Report):
     rows = [row.__class__(**{**row.__dict__, "fold": "second"}) for row in other.rows]
     held_out = [each.__class__(**{**each.__dict__, "fold": "second"}) for each in other.held_out]
     both = honest.merged(Report(rows, held_out, other.sets))
-    found = figure(both, MODEL)
-    assert found.row.fold == "2 folds"
+    result = figure(both, MODEL)
+    assert result.row.fold == "2 folds"
     expected = np.mean([figure(each, MODEL).row.value for each in (honest, other)])
-    assert found.row.value == pytest.approx(expected)
+    assert result.row.value == pytest.approx(expected)
     tier = evidence(both, None, {})["tiers"]["seen"]
     assert tier["n_folds"] == 2
     assert tier["per_perturbation"]["weak"]["n_folds"] == 2
@@ -235,8 +235,8 @@ def test_the_evidence_of_a_perturbation_names_its_best_simple_predictor(honest: 
 def test_tiers_are_those_that_a_checkpoint_reports(context: str, targets: str, tier: str):
     def about(context: str, targets: str) -> Condition:
         parts = targets.split("+") if targets else []
-        done = tuple(Intervention(kind="knockout", target=part) for part in parts)
-        return Condition((("line", context),), done)
+        finished = tuple(Intervention(kind="knockout", target=part) for part in parts)
+        return Condition((("line", context),), finished)
 
     trained = [about("here", t) for t in ("", "A", "B", "D+E")] + [about("there", "")]
     seen = [

@@ -43,15 +43,15 @@ def test_mixed_sets_have_an_ilisi_near_one_and_sets_apart_of_zero(n: int):
 
 def test_ilisi_of_half_overlapping_sets_lies_between():
     a, b = _points(200, 1), np.concatenate([_points(100, 2), _points(100, 3, 50.0)])
-    found = ilisi(a, b)
+    result = ilisi(a, b)
     # Where both are, there is one of b among two of a: 1 / (4/9 + 1/9) = 1.8 sets.
-    assert found == pytest.approx(300 / 400 * 0.8, abs=0.05)
+    assert result == pytest.approx(300 / 400 * 0.8, abs=0.05)
 
 
 def test_ilisi_weighs_a_neighbourhood_to_its_perplexity():
     a, b = _points(40, 1), _points(40, 2, 0.5)
     points, labels = np.concatenate([a, b]), np.repeat([0, 1], 40)
-    found = []
+    result = []
     for i, point in enumerate(points):
         squared = ((points - point) ** 2).sum(axis=1)
         order = [j for j in np.argsort(squared) if j != i][:30]
@@ -63,8 +63,8 @@ def test_ilisi_weighs_a_neighbourhood_to_its_perplexity():
             entropy = -sum(w * np.log(w) for w in weights if w > 0)
             low, high = (beta, high) if entropy > np.log(10) else (low, beta)
         shares = [weights[labels[order] == s].sum() for s in (0, 1)]
-        found.append(1 / sum(s * s for s in shares))
-    assert ilisi(a, b, perplexity=10) == pytest.approx(np.mean(found) - 1, abs=1e-6)
+        result.append(1 / sum(s * s for s in shares))
+    assert ilisi(a, b, perplexity=10) == pytest.approx(np.mean(result) - 1, abs=1e-6)
 
 
 def test_equal_points_do_not_divide_by_zero():

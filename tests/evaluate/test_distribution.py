@@ -60,10 +60,10 @@ def sample(counts: np.ndarray, frame: Frame) -> Sample:
 
 def test_equal_samples_differ_in_nothing(frame: Frame):
     cells = sample(Truth().cells("strong", 60, 1), frame)
-    found = {name: metric.compute(cells, cells) for name, metric in DISTRIBUTION.items()}
-    ilisi = found.pop("ilisi")
+    result = {name: metric.compute(cells, cells) for name, metric in DISTRIBUTION.items()}
+    ilisi = result.pop("ilisi")
     assert all(
-        value == pytest.approx(float(name in HIGHER), abs=1e-9) for name, value in found.items()
+        value == pytest.approx(float(name in HIGHER), abs=1e-9) for name, value in result.items()
     )
     assert 0.8 < ilisi <= 1
 
@@ -81,25 +81,25 @@ def test_means_are_correlated_as_scipy_says(frame: Frame):
 
 
 def test_a_model_that_draws_from_the_truth_is_as_close_as_a_real_half():
-    found = rows(Truth().arms(100, 5))
+    result = rows(Truth().arms(100, 5))
     for metric in DISTRIBUTION.keys() - HIGHER:
-        model, real = (mean(found, source, metric).value for source in (MODEL, REAL_HALF))
+        model, real = (mean(result, source, metric).value for source in (MODEL, REAL_HALF))
         assert abs(model) < abs(real) * 1.25 + 0.03
-    assert against(found, REAL_HALF, "correlation_error") == "tie"
+    assert against(result, REAL_HALF, "correlation_error") == "tie"
 
 
 def test_doubled_depth_is_seen_in_library_and_zeros():
-    found = rows(Truth().arms(100, 5, depth=2.0))
-    assert mean(found, MODEL, "library_mean_bias").value == pytest.approx(1, abs=0.1)
-    assert mean(found, MODEL, "zero_rate_bias").value < -0.03
+    result = rows(Truth().arms(100, 5, depth=2.0))
+    assert mean(result, MODEL, "library_mean_bias").value == pytest.approx(1, abs=0.1)
+    assert mean(result, MODEL, "zero_rate_bias").value < -0.03
     for metric in ("zero_rate_error", "library_quantile_error", "wasserstein_count"):
-        assert against(found, RESAMPLED, metric) == "loss"
+        assert against(result, RESAMPLED, metric) == "loss"
 
 
 def test_of_a_bias_the_size_counts_and_not_the_sign():
-    found = rows(Truth().arms(100, 5, depth=0.5))
-    assert mean(found, MODEL, "library_mean_bias").value < -0.4
-    assert {against(found, REAL_HALF, metric) for metric in SIGNED} == {"loss"}
+    result = rows(Truth().arms(100, 5, depth=0.5))
+    assert mean(result, MODEL, "library_mean_bias").value < -0.4
+    assert {against(result, REAL_HALF, metric) for metric in SIGNED} == {"loss"}
 
 
 def test_shuffling_genes_between_cells_breaks_correlations_alone():
@@ -120,8 +120,8 @@ def test_shuffling_genes_between_cells_breaks_correlations_alone():
 def test_conditions_with_too_few_held_out_cells_are_left_out():
     test = Truth().arms(200, 2)
     test["weak"] = test["weak"][:99]
-    found = rows(Truth().arms(60, 5), study(Truth().arms(300, 1), test))
-    assert {row.set for row in found} == {*SIZES} - {"weak"}
+    result = rows(Truth().arms(60, 5), study(Truth().arms(300, 1), test))
+    assert {row.set for row in result} == {*SIZES} - {"weak"}
 
 
 def test_every_source_is_compared_at_the_same_number_of_cells(monkeypatch: pytest.MonkeyPatch):
@@ -142,9 +142,9 @@ def test_every_source_is_compared_at_the_same_number_of_cells(monkeypatch: pytes
 def test_training_cells_are_no_source_where_a_condition_was_never_trained_on():
     truth = Truth()
     train = {name: cells for name, cells in truth.arms(300, 1).items() if name != "strong"}
-    found = rows(truth.arms(60, 5), study(train, truth.arms(200, 2)))
-    sources = {row.set: set() for row in found}
-    for row in found:
+    result = rows(truth.arms(60, 5), study(train, truth.arms(200, 2)))
+    sources = {row.set: set() for row in result}
+    for row in result:
         sources[row.set].add(row.predictor)
     assert sources["strong"] == {MODEL, REAL_HALF}
     assert sources["weak"] == {MODEL, REAL_HALF, RESAMPLED}
@@ -153,18 +153,18 @@ def test_training_cells_are_no_source_where_a_condition_was_never_trained_on():
 def test_a_peer_is_left_out_of_a_pool_that_it_lacks_cells_of():
     arms = Truth().arms(60, 5)
     half = {name: cells for name, cells in arms.items() if name != "strong"}
-    found = rows(arms, peer=half)
-    assert {row.set for row in found if row.predictor == "peer"} == {*SIZES} - {"strong"}
+    result = rows(arms, peer=half)
+    assert {row.set for row in result if row.predictor == "peer"} == {*SIZES} - {"strong"}
 
 
 def test_a_peer_without_counts_is_compared_in_what_it_has():
     arms = Truth().arms(60, 5)
     moved = {name: log1p_cp10k(cells).toarray() for name, cells in arms.items()}
-    found = rows(arms, moved=moved)
+    result = rows(arms, moved=moved)
     of_counts = {name for name, metric in DISTRIBUTION.items() if metric.needs == "counts"}
-    assert {row.metric for row in found if row.predictor == "moved"} == {*DISTRIBUTION} - of_counts
+    assert {row.metric for row in result if row.predictor == "moved"} == {*DISTRIBUTION} - of_counts
     for metric in ("energy_distance", "pearson_of_means", "variance_error"):
-        known = [mean(found, name, metric).value for name in ("moved", MODEL)]
+        known = [mean(result, name, metric).value for name in ("moved", MODEL)]
         assert known[0] == pytest.approx(known[1], rel=0.3)
 
 
@@ -172,18 +172,18 @@ def test_control_cells_moved_by_the_true_change_are_nearer_than_unmoved_ones():
     truth = Truth()
     value = truth.change("strong")
     changes = [("true", None, Change(value, 0 * value)), ("none", None, Change.zero(len(GENES)))]
-    found = rows(truth.arms(90, 5), predicted={"strong": changes})
-    moved = [row for row in found if row.predictor in ("true", "none")]
+    result = rows(truth.arms(90, 5), predicted={"strong": changes})
+    moved = [row for row in result if row.predictor in ("true", "none")]
     assert {row.metric for row in moved} == {"energy_distance", "mmd2", "ilisi"}
     assert {row.set for row in moved} == {"strong"}
-    true, none = (mean(found, name, "energy_distance").value for name in ("true", "none"))
+    true, none = (mean(result, name, "energy_distance").value for name in ("true", "none"))
     assert true < none / 3
-    assert against(found, "none", "energy_distance", "strong") == "win"
+    assert against(result, "none", "energy_distance", "strong") == "win"
 
 
 def test_cells_of_another_condition_lose_where_more_is_better():
     wrong = {name: Truth().cells("strong", 200, 9) for name in SIZES}
-    found = rows(wrong)
+    result = rows(wrong)
     for metric in HIGHER - {"spearman_of_means"}:
-        assert against(found, REAL_HALF, metric, "nothing") == "loss"
-    assert against(found, REAL_HALF, "energy_distance", CONTROL) == "loss"
+        assert against(result, REAL_HALF, metric, "nothing") == "loss"
+    assert against(result, REAL_HALF, "energy_distance", CONTROL) == "loss"

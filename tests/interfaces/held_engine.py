@@ -26,8 +26,8 @@ class HeldEngine(FakeEngine):
         view = super().wait(job_id, wait_s)
         if self.released.wait(min(wait_s, 0.05)):
             return view
-        done = 1 if wait_s else 0
-        return view.model_copy(update={"state": "running", "done": done})
+        finished = 1 if wait_s else 0
+        return view.model_copy(update={"state": "running", "done": finished})
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -92,15 +92,15 @@ def test_tool_definitions_are_printed_for_frameworks(shell: CliRunner, form: str
 
 
 def test_an_experiment_is_listed_shown_replayed_and_verified(shell: CliRunner):
-    made = json.loads(run(shell, "call", "perturb_cells", json.dumps(KNOCK_OUT)).stdout)
-    name = made["experiment_id"]
+    created = json.loads(run(shell, "call", "perturb_cells", json.dumps(KNOCK_OUT)).stdout)
+    name = created["experiment_id"]
     assert name in run(shell, "ledger", "list").stdout
     shown = json.loads(run(shell, "ledger", "show", name, "--json").stdout)
     assert shown["experiment_id"] == name
     replayed = run(shell, "replay", name, "--json")
     assert json.loads(replayed.stdout)["verdict"] == "exact"
     assert replayed.exit_code == 0
-    verified = run(shell, "ledger", "verify", "--json", "--anchor", made["ledger_head"])
+    verified = run(shell, "ledger", "verify", "--json", "--anchor", created["ledger_head"])
     assert json.loads(verified.stdout)["ok"] is True
     assert verified.exit_code == 0
 
@@ -108,11 +108,11 @@ def test_an_experiment_is_listed_shown_replayed_and_verified(shell: CliRunner):
 def test_a_ledger_is_exported_and_imported_elsewhere(shell: CliRunner, tmp_path: Path):
     name = json.loads(run(shell, "call", "perturb_cells", json.dumps(KNOCK_OUT)).stdout)
     zipped, other = str(tmp_path / "a.zip"), str(tmp_path / "other")
-    made = json.loads(run(shell, "ledger", "export", zipped, "--json").stdout)
-    assert made["head"] == name["ledger_head"]
-    told = run(shell, "ledger", "import", zipped, "--into", other)
-    assert told.exit_code == 0, told.output
-    assert made["head"] in told.stdout
+    created = json.loads(run(shell, "ledger", "export", zipped, "--json").stdout)
+    assert created["head"] == name["ledger_head"]
+    messages = run(shell, "ledger", "import", zipped, "--into", other)
+    assert messages.exit_code == 0, messages.output
+    assert created["head"] in messages.stdout
     assert run(shell, "ledger", "verify", "--home", other).exit_code == 0
     shown = run(shell, "ledger", "show", name["experiment_id"], "--home", other)
     assert "STAT1 knockout" in shown.stdout
@@ -151,9 +151,9 @@ def test_a_broken_chain_exits_with_one(shell: CliRunner):
 
 
 def test_an_unknown_experiment_is_an_error_for_people_and_for_programs(shell: CliRunner):
-    told = run(shell, "ledger", "show", "exp_none")
-    assert told.exit_code == 1
-    assert "exp_none" in told.stderr
+    messages = run(shell, "ledger", "show", "exp_none")
+    assert messages.exit_code == 1
+    assert "exp_none" in messages.stderr
     printed = run(shell, "ledger", "show", "exp_none", "--json")
     assert printed.exit_code == 1
     assert json.loads(printed.stdout)["status"] == "error"
@@ -258,11 +258,11 @@ def test_a_replay_line_that_says_too_much_or_too_little_is_refused(
 
 
 def test_experiments_are_tagged_and_listed_by_tag(shell: CliRunner):
-    asked = KNOCK_OUT | {"tags": ["pilot"]}
-    first = json.loads(run(shell, "call", "perturb_cells", json.dumps(asked)).stdout)
+    request = KNOCK_OUT | {"tags": ["pilot"]}
+    first = json.loads(run(shell, "call", "perturb_cells", json.dumps(request)).stdout)
     second = json.loads(run(shell, "call", "perturb_cells", json.dumps(KNOCK_OUT)).stdout)
-    told = run(shell, "ledger", "tag", second["experiment_id"], "to repeat", "plate 3")
-    assert told.stdout == f"{second['experiment_id']}: plate 3, to repeat\n"
+    messages = run(shell, "ledger", "tag", second["experiment_id"], "to repeat", "plate 3")
+    assert messages.stdout == f"{second['experiment_id']}: plate 3, to repeat\n"
     rows = json.loads(run(shell, "ledger", "list", "--tag", "pilot", "--json").stdout)
     assert [(r["experiment_id"], r["tags"]) for r in rows["experiments"]] == [
         (first["experiment_id"], ["pilot"])

@@ -38,8 +38,8 @@ def test_the_story_asks_ranks_replays_and_can_be_recorded(
             return await tell_the_story(Agent(client, Teller()))
 
     assert anyio.run(main) == "exact"
-    told = capsys.readouterr().out
-    assert all(name in told for name in (*TARGETS, *OBJECTIVE["lower"], "exact", ".png"))
+    messages = capsys.readouterr().out
+    assert all(name in messages for name in (*TARGETS, *OBJECTIVE["lower"], "exact", ".png"))
 
     recorded = tmp_path / "experiments.db"
     record_ledger(app.home, recorded)

@@ -104,18 +104,18 @@ def test_a_principal_finds_its_own_experiments_and_no_others(app: App):
     async def act(web: Web) -> None:
         alice, bob = await web.as_named("alice").greet(), await web.as_named("bob").greet()
         owner = await web.as_owner().greet()
-        made = (await alice.structured("perturb_cells", **PERTURB, wait_s=45))["experiment_id"]
+        created = (await alice.structured("perturb_cells", **PERTURB, wait_s=45))["experiment_id"]
         screen = (await alice.structured("run_screen", **SCREEN, wait_s=45))["screen_id"]
         for other in (bob, owner):
             for tool, arguments in {
-                "get_experiment": {"id": made},
-                "cancel_experiment": {"id": made},
-                "replay_experiment": {"id": made},
-                "plot_experiment": {"id": made},
-                "export_experiment": {"id": made, "format": "csv"},
+                "get_experiment": {"id": created},
+                "cancel_experiment": {"id": created},
+                "replay_experiment": {"id": created},
+                "plot_experiment": {"id": created},
+                "export_experiment": {"id": created, "format": "csv"},
             }.items():
                 text = await other.refused(tool, **arguments)
-                assert f"no experiment '{made}'" in text, tool
+                assert f"no experiment '{created}'" in text, tool
                 # The nearest ids are offered: none of another principal's.
                 assert text.count("exp_") == 1, tool
             for tool in ("get_experiment", "cancel_experiment", "plot_experiment"):
@@ -125,8 +125,8 @@ def test_a_principal_finds_its_own_experiments_and_no_others(app: App):
             plan = await other.structured("plan_screen", **SCREEN)
             assert plan["screen_id"] != screen
         listed = (await alice.structured("list_experiments", limit=20))["experiments"]
-        assert made in [row["experiment_id"] for row in listed]
-        assert (await alice.structured("get_experiment", id=made))["status"] == "succeeded"
+        assert created in [row["experiment_id"] for row in listed]
+        assert (await alice.structured("get_experiment", id=created))["status"] == "succeeded"
 
     drive(app, act)
     assert {e.experiment.principal for e in app.ledger.find(limit=50).items} == {"alice"}
@@ -203,8 +203,8 @@ def test_cells_beyond_the_budget_are_refused_with_what_is_left(held: App, engine
         engine.released.set()
         await alice.structured("get_experiment", id=first, wait_s=45)
         await until(lambda: web.gate.app_of("alice").runner.active == frozenset())
-        done = await alice.structured("perturb_cells", interventions=KNOCK_OUT, n_cells=14)
-        assert done["experiment_id"]
+        finished = await alice.structured("perturb_cells", interventions=KNOCK_OUT, n_cells=14)
+        assert finished["experiment_id"]
 
     drive(held, act)
 

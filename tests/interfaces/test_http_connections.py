@@ -124,9 +124,9 @@ def test_a_head_that_is_too_long_is_answered_with_431(gate: Any, piece: int):
         for i in range(0, len(head), piece):
             streams[1].write(head[i : i + piece])
             await asyncio.sleep(0.001)
-        found = await status(streams)
+        result = await status(streams)
         await close(streams)
-        return found
+        return result
 
     assert drive(act, gate) == b"431"
 
@@ -134,9 +134,9 @@ def test_a_head_that_is_too_long_is_answered_with_431(gate: Any, piece: int):
 def test_junk_is_answered_with_400(gate: Any):
     async def act(port: int) -> bytes:
         streams = await connect(port, b"\x16\x03\x01 hello\r\n\r\n")
-        found = await status(streams)
+        result = await status(streams)
         await close(streams)
-        return found
+        return result
 
     assert drive(act, gate) == b"400"
 

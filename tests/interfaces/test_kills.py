@@ -47,9 +47,9 @@ def go_on(
 ) -> dict[str, Any]:
     """Ask for the screen until it is as wanted."""
     end = time.monotonic() + LIMIT_S
-    while not until(found := call(process, "run_screen", screen_id=screen_id, wait_s=2, top=100)):
-        assert time.monotonic() < end, found["summary"]
-    return found
+    while not until(result := call(process, "run_screen", screen_id=screen_id, wait_s=2, top=100)):
+        assert time.monotonic() < end, result["summary"]
+    return result
 
 
 def sealed(home: Path, screen_id: str) -> dict[str, Outcome]:

@@ -66,8 +66,8 @@ def arguments_of(app: App) -> dict[str, dict[str, Any]]:
     ran = call(
         app, "auto", "perturb_cells", {"interventions": KNOCK_OUT, "n_cells": 8, "wait_s": 45}
     )
-    made = {"id": ran.structured_content["experiment_id"]}
-    app.runner.wait([made["id"]], 600)
+    created = {"id": ran.structured_content["experiment_id"]}
+    app.runner.wait([created["id"]], 600)
     screen = {
         "objective": {"lower": ["STAT1"]},
         "candidates": "all_seen",
@@ -80,12 +80,12 @@ def arguments_of(app: App) -> dict[str, dict[str, Any]]:
         "perturb_cells": PERTURB,
         "plan_screen": screen,
         "run_screen": {**screen, "wait_s": 45},
-        "get_experiment": made,
+        "get_experiment": created,
         "list_experiments": {},
-        "plot_experiment": {**made, "kind": "volcano", "wait_s": 45},
-        "export_experiment": {**made, "wait_s": 45},
-        "replay_experiment": {**made, "wait_s": 45},
-        "cancel_experiment": made,
+        "plot_experiment": {**created, "kind": "volcano", "wait_s": 45},
+        "export_experiment": {**created, "wait_s": 45},
+        "replay_experiment": {**created, "wait_s": 45},
+        "cancel_experiment": created,
     }
 
 
@@ -185,7 +185,7 @@ def test_a_waiting_client_hears_how_far_it_is(held: tuple[App, HeldEngine], mode
 
     assert drive(app, mode, act).structured_content["status"] == "succeeded"
     assert {total for _, total in heard} == {16}
-    assert any(0 < done < 16 for done, _ in heard)
+    assert any(0 < finished < 16 for finished, _ in heard)
 
 
 @both_eras
@@ -205,8 +205,8 @@ def test_cancelling_the_request_leaves_the_experiment_running(
 
             group.start_soon(ask)
         engine.go.set()
-        (made,) = app.ledger.find().items
-        return await client.call_tool("get_experiment", {"id": made.experiment.id, "wait_s": 45})
+        (created,) = app.ledger.find().items
+        return await client.call_tool("get_experiment", {"id": created.experiment.id, "wait_s": 45})
 
     assert drive(app, mode, act).structured_content["status"] == "succeeded"
 

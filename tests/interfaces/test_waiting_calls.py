@@ -91,8 +91,8 @@ def test_calls_that_wait_for_a_child_process_hold_no_thread(app: App):
     calls, statuses = Calls(), list[str]()
 
     async def act(client: Client) -> int:
-        made = await client.call_tool("perturb_cells", PERTURB | {"wait_s": 45})
-        name = made.structured_content["experiment_id"]
+        created = await client.call_tool("perturb_cells", PERTURB | {"wait_s": 45})
+        name = created.structured_content["experiment_id"]
         files = TaskFiles(app.home / "children", key_of("plot", f"{name} volcano"))
         private_folder(files.folder)
         held = try_lock(files.lock)  # as a child that is stuck would

@@ -31,19 +31,19 @@ INITIALIZE = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "initialize", "par
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The working folder, full of hostile files, none of which may have been run at the end."""
-    made = write_hostile_files(tmp_path / "project")
-    monkeypatch.chdir(made)
+    created = write_hostile_files(tmp_path / "project")
+    monkeypatch.chdir(created)
     monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
-    yield made
-    assert executed(made) == []
+    yield created
+    assert executed(created) == []
 
 
 def run(*line: str | Path, told: str = "") -> str:
-    done = subprocess.run(
+    finished = subprocess.run(
         line, input=told, capture_output=True, text=True, timeout=120, env=os.environ, check=False
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout
 
 
 @pytest.mark.parametrize("line", [["lingshu-mcp"], ["lingshu", "serve"]])
@@ -199,22 +199,22 @@ ALLOWED = {
 
 def starts_python(source: str) -> list[str]:
     """Return the expressions of a module that could start a process, or name the interpreter."""
-    found: list[str] = []
+    result: list[str] = []
     for node in ast.walk(ast.parse(source)):
         match node:
             case ast.Import(names=names):
-                found += [n.name for n in names if STARTERS & {*n.name.split(".")}]
+                result += [n.name for n in names if STARTERS & {*n.name.split(".")}]
             case ast.ImportFrom(module=str(module), names=names):
                 parts = {*module.split("."), *(n.name for n in names)}
-                found += sorted(parts & {*STARTERS, "ProcessPoolExecutor", "executable"})
-                found += [n.name for n in names if module == "os" and n.name.startswith(CALLS)]
+                result += sorted(parts & {*STARTERS, "ProcessPoolExecutor", "executable"})
+                result += [n.name for n in names if module == "os" and n.name.startswith(CALLS)]
             case ast.Attribute(attr=name, value=ast.Name(id=owner)):
                 process = owner in ("os", "asyncio", "anyio", "torch") and name.startswith(CALLS)
                 if process or (owner, name) == ("sys", "executable") or name in STARTERS:
-                    found.append(f"{owner}.{name}")
+                    result.append(f"{owner}.{name}")
             case _:
                 pass
-    return found
+    return result
 
 
 @pytest.mark.parametrize(
@@ -236,4 +236,4 @@ def test_one_module_alone_starts_python():
     names = {
         str(path.relative_to(ROOT)): starts_python(path.read_text("utf-8")) for path in sources
     }
-    assert {name for name, found in names.items() if found} == ALLOWED
+    assert {name for name, result in names.items() if result} == ALLOWED

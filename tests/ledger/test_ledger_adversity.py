@@ -100,20 +100,20 @@ def refuse_links(*_: object) -> None:
 def test_a_lock_file_that_was_replaced_meanwhile_is_not_mistaken_for_the_lock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, whole, asked = tmp_path / "exp_a.lock", fcntl.flock, []
+    path, whole, request = tmp_path / "exp_a.lock", fcntl.flock, []
 
     def late(handle: Any, how: int) -> None:
-        if not asked:
+        if not request:
             # Who held it before has just given it up, and somebody else begins.
             path.unlink()
             path.touch()
-        asked.append(how)
+        request.append(how)
         whole(handle, how)
 
     monkeypatch.setattr(fcntl, "flock", late)
     locks = FileLocks(tmp_path)
     lock = locks.acquire("exp_a")
-    assert len(asked) == 2
+    assert len(request) == 2
     assert locks.held(["exp_a"])
     assert lock
     lock.release()
@@ -250,8 +250,8 @@ def test_what_sqlite_itself_finds_is_reported(ledger: Ledger, new: New) -> None:
             " WHERE name = 'partial_index'"
         )
         connection.commit()
-    found = [str(problem) for problem in ledger.verify().problems]
-    assert [what for what in found if "integrity check says" in what]
+    result = [str(problem) for problem in ledger.verify().problems]
+    assert [what for what in result if "integrity check says" in what]
 
 
 @pytest.mark.usefixtures("database")
@@ -284,8 +284,8 @@ def test_only_so_many_problems_are_looked_for(
 def test_an_outcome_whose_artifact_has_no_row_is_named(ledger: Ledger, new: New) -> None:
     sealed(ledger, new)
     raw(ledger, "PRAGMA foreign_keys = OFF", "DELETE FROM artifact")
-    found = [str(problem) for problem in ledger.verify().problems]
-    assert [what for what in found if "its cells sha256:" in what and "no artifact row" in what]
+    result = [str(problem) for problem in ledger.verify().problems]
+    assert [what for what in result if "its cells sha256:" in what and "no artifact row" in what]
 
 
 def test_an_artifact_of_an_earlier_outcome_is_found_again(ledger: Ledger, new: New) -> None:
@@ -327,11 +327,11 @@ def test_processes_of_an_audit_are_ended_when_it_is(
 def test_a_status_that_locks_decide_is_looked_for_batch_after_batch(
     ledger: Ledger, new: New
 ) -> None:
-    made = ledger.begin_many([new(seed=seed) for seed in range(7)])
-    for experiment in made[2:]:
+    created = ledger.begin_many([new(seed=seed) for seed in range(7)])
+    for experiment in created[2:]:
         ledger.attempt(experiment.id).close()
     with ExitStack() as at_work:
-        for experiment in made[4:]:
+        for experiment in created[4:]:
             at_work.enter_context(ledger.attempt(experiment.id))
         assert seeds(ledger, status="queued") == [1, 0]
         # The newest three are somebody's.
@@ -343,8 +343,10 @@ def test_an_index_grows_and_is_read_a_batch_at_a_time(
     ledger: Ledger, new: New, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(search, "_BATCH", 2)
-    made = [new(seed=seed, tool="sample_cells" if seed else "perturb_cells") for seed in range(7)]
-    ledger.begin_many(made)
+    created = [
+        new(seed=seed, tool="sample_cells" if seed else "perturb_cells") for seed in range(7)
+    ]
+    ledger.begin_many(created)
     index = Search(ledger.database, ledger.read, writable=True)
     assert index.update(patience_s=0) is False
     assert 0 < index.mark() < ledger.head().seq
@@ -425,8 +427,8 @@ def test_what_somebody_did_to_a_server_s_triggers_is_named(served: Ledger, new: 
         "CREATE TRIGGER theirs BEFORE INSERT ON theirs FOR EACH STATEMENT"
         " EXECUTE FUNCTION ledger_insert_only()",
     )
-    found = sorted(str(problem) for problem in served.verify().problems)
-    assert [what.split(":")[0] for what in found] == [
+    result = sorted(str(problem) for problem in served.verify().problems)
+    assert [what.split(":")[0] for what in result] == [
         "trigger experiment_insert_only is missing",
         "trigger mine is none of the ledger's",
     ]

@@ -23,9 +23,9 @@ def test_a_file_is_found_again_by_its_address(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    made = SqliteBackend(Path(name), writable=True)
-    found = backend_of(made.address, writable=False)
-    assert (found.path, found.writable) == (tmp_path / name, False)
+    created = SqliteBackend(Path(name), writable=True)
+    result = backend_of(created.address, writable=False)
+    assert (result.path, result.writable) == (tmp_path / name, False)
 
 
 def test_a_password_is_in_no_message() -> None:

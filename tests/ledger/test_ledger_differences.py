@@ -127,8 +127,8 @@ def test_white_space_inside_a_literal_is_a_change(sealed: Ledger) -> None:
 
 def test_a_long_list_of_differences_is_cut(sealed: Ledger, home: Path) -> None:
     for table in ("chain", "outcome", "experiment", "attempt"):
-        for way in ("update", "delete", "replace"):
-            run(sealed.database, f"DROP TRIGGER {table}_no_{way}")
+        for path in ("update", "delete", "replace"):
+            run(sealed.database, f"DROP TRIGGER {table}_no_{path}")
     with pytest.raises(SchemaError, match=r"is missing and 2 more\. "):
         Ledger.open(home)
     assert len(named(sealed)) == 12
@@ -183,12 +183,12 @@ def test_migrate_restores_what_holds_no_rows_after_a_copy(
     sealed: Ledger, home: Path, what: str
 ) -> None:
     run(sealed.database, *RESTORED[what])
-    done = migrate(sealed.database)
-    assert done.restored == (what,)
+    finished = migrate(sealed.database)
+    assert finished.restored == (what,)
     assert Ledger.open(home).verify().ok
-    assert done.backup is not None
+    assert finished.backup is not None
     with pytest.raises(SchemaError, match=what):
-        Ledger.open_read_only(done.backup)
+        Ledger.open_read_only(finished.backup)
 
 
 def test_an_old_ledger_is_restored_and_brought_up_at_once(home: Path) -> None:
@@ -274,9 +274,9 @@ def test_migrate_restores_triggers_functions_and_views_of_a_server(
         "DROP VIEW screens",
     )
     assert len(named(sealed)) == 5
-    done = migrate_server(os.environ["LINGSHU_LEDGER"])
-    assert done.backup is None
-    assert "trigger standing_ends is changed" in done.restored
+    finished = migrate_server(os.environ["LINGSHU_LEDGER"])
+    assert finished.backup is None
+    assert "trigger standing_ends is changed" in finished.restored
     assert Ledger.open(home).verify().problems == ()
 
 

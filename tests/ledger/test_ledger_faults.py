@@ -120,13 +120,13 @@ def check(home: Path, told: Told) -> None:
 
 @pytest.fixture(scope="module")
 def trips() -> Iterator[Trips]:
-    made = Trips()
+    created = Trips()
     with ExitStack() as stack:
         try:
-            stack.enter_context(wired(made))
+            stack.enter_context(wired(created))
         except OSError as error:
             pytest.skip(str(error))
-        yield made
+        yield created
 
 
 @pytest.fixture
@@ -163,16 +163,16 @@ def fail_at(
     Two days may differ in the number of visits, so the last of one may not come in another.
     """
     while True:
-        told = Told()
+        messages = Told()
         if start.exists():
             shutil.copytree(start, home)
         trips.arm(place, k, forever=forever)
         try:
-            day(home, told)
+            day(home, messages)
         finally:
             trips.disarm()
         if trips.sprung:
-            return told, k
+            return messages, k
         assert 0 < trips.visits[place] < k
         k = trips.visits[place]
         shutil.rmtree(home)
@@ -183,11 +183,11 @@ def story(trips: Trips, start: Path, place: str, visits: Visits, *, forever: boo
     chosen = visits(clean_visits(trips, start)[place])
     for k in chosen:
         home = start.with_name(f"home{k}")
-        told, k = fail_at(trips, start, home, place, k, forever=forever)
+        messages, k = fail_at(trips, start, home, place, k, forever=forever)
         try:
-            check(home, told)
+            check(home, messages)
         except BaseException as error:
-            error.add_note(f"{place} {k}, forever={forever}: {told.errors}")
+            error.add_note(f"{place} {k}, forever={forever}: {messages.errors}")
             raise
         shutil.rmtree(home)
     return len(chosen)

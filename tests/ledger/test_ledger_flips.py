@@ -166,8 +166,8 @@ def test_a_flipped_header_is_refused_or_opens_the_same_ledger(small: Path) -> No
         (home / "experiments.db").write_bytes(damaged)
         try:
             opened = Ledger.open(home)
-            found = [item.experiment for item in opened.find(limit=500).items]
-            assert found == expected or not opened.verify(anchors=[ledger.head()]).ok, place
+            result = [item.experiment for item in opened.find(limit=500).items]
+            assert result == expected or not opened.verify(anchors=[ledger.head()]).ok, place
         except LingshuError:
             continue
 

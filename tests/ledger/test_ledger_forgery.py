@@ -15,12 +15,12 @@ New = Callable[..., NewExperiment]
 @pytest.fixture
 def heads(ledger: Ledger, new: New) -> list[Head]:
     """The heads that three results carried away."""
-    found: list[Head] = []
+    result: list[Head] = []
     for seed in range(3):
         with ledger.attempt(ledger.begin(new(seed=seed)).id) as attempt:
             ledger.seal(attempt, NewOutcome(kind="succeeded", result={"score": seed}))
-        found.append(ledger.head())
-    return found
+        result.append(ledger.head())
+    return result
 
 
 def forge(ledger: Ledger, change: str) -> None:
@@ -63,6 +63,6 @@ def test_the_heads_beside_the_database_are_such_a_witness(
 ) -> None:
     Ledger.open(ledger.database.parent)
     forge(ledger, "UPDATE experiment SET seed = 7 WHERE seed = 2")
-    found = [problem.what for problem in ledger.verify().problems]
-    assert len(found) == 1
-    assert "history rewritten" in found[0]
+    result = [problem.what for problem in ledger.verify().problems]
+    assert len(result) == 1
+    assert "history rewritten" in result[0]

@@ -47,14 +47,14 @@ def in_child(work: Callable[[], Any], timeout_s: float = 60.0) -> Any:
 @contextmanager
 def another_thread(work: Callable[[threading.Event, threading.Event], None]) -> Iterator[Any]:
     """Run `work(inside, done)` beside; `inside` is set when this begins."""
-    inside, done = threading.Event(), threading.Event()
-    thread = threading.Thread(target=work, args=(inside, done))
+    inside, finished = threading.Event(), threading.Event()
+    thread = threading.Thread(target=work, args=(inside, finished))
     thread.start()
     assert inside.wait(30)
     try:
-        yield done
+        yield finished
     finally:
-        done.set()
+        finished.set()
         thread.join(30)
 
 

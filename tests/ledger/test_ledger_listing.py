@@ -32,7 +32,7 @@ def test_pages_go_from_new_to_old_and_miss_none(ledger: Ledger, new: New) -> Non
 
 def test_filters_narrow_together(ledger: Ledger, new: New) -> None:
     screen = ledger.record_screen({})
-    made = ledger.begin_many(
+    created = ledger.begin_many(
         [
             new(seed=0, context="THP-1", perturbation="STAT1"),
             new(seed=1, context="THP-1", perturbation="JAK2", parent=screen.id),
@@ -47,18 +47,18 @@ def test_filters_narrow_together(ledger: Ledger, new: New) -> None:
     assert seeds(ledger.find(text="stat1")) == [2, 1, 0]
     assert seeds(ledger.find(text="50% of µ_")) == [3]
     assert seeds(ledger.find(text="5_% of")) == []
-    assert seeds(ledger.find(text=made[1].id)) == [1]
-    assert seeds(ledger.find(request_digest=made[3].request_digest)) == [3]
+    assert seeds(ledger.find(text=created[1].id)) == [1]
+    assert seeds(ledger.find(request_digest=created[3].request_digest)) == [3]
 
 
 def test_every_status_can_be_asked_for(ledger: Ledger, new: New) -> None:
-    made = ledger.begin_many([new(seed=s) for s in range(6)])
+    created = ledger.begin_many([new(seed=s) for s in range(6)])
     for seed, kind in ((0, "succeeded"), (1, "failed")):
-        with ledger.attempt(made[seed].id) as attempt:
+        with ledger.attempt(created[seed].id) as attempt:
             ledger.seal(attempt, NewOutcome(kind=kind))
-    ledger.cancel(made[2].id)
-    ledger.attempt(made[3].id).close()
-    with ledger.attempt(made[4].id):
+    ledger.cancel(created[2].id)
+    ledger.attempt(created[3].id).close()
+    with ledger.attempt(created[4].id):
         wanted = ("succeeded", "failed", "cancelled", "interrupted", "running", "queued")
         assert [seeds(ledger.find(status=s)) for s in wanted] == [[n] for n in range(6)]
         assert [i.status for i in ledger.find().items] == list(reversed(wanted))
@@ -135,9 +135,11 @@ def plan(ledger: Ledger, wanted: listing.Filter, held: list[str] | None = None) 
     query, place = wanted.query(held=held)
     with ledger._database.read() as connection:
         rendered = {"render_postcompile": True}
-        made = query.where(place < 9).compile(connection.engine, compile_kwargs=rendered)
-        values = tuple(made.params[name] for name in made.positiontup or ())
-        return [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {made}", values)]
+        created = query.where(place < 9).compile(connection.engine, compile_kwargs=rendered)
+        values = tuple(created.params[name] for name in created.positiontup or ())
+        return [
+            row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {created}", values)
+        ]
 
 
 @pytest.mark.of_files

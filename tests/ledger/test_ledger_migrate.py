@@ -81,15 +81,15 @@ def test_a_migrated_ledger_has_the_schema_of_a_new_one_and_all_its_rows(
 ) -> None:
     database = copied(fixture, home)
     ledger = Ledger.open_read_only(database)
-    found, kept = listed(ledger), rows(database)
-    done = migrate(database)
-    assert (done.before, done.after) == (fixture.stem.removeprefix("schema-"), HEAD)
+    result, kept = listed(ledger), rows(database)
+    finished = migrate(database)
+    assert (finished.before, finished.after) == (fixture.stem.removeprefix("schema-"), HEAD)
     fresh = Ledger.open(tmp_path / "fresh")
     assert schema(database) == schema(fresh.database)
     ledger = Ledger.open(home)
     ledger.put_object(b"1")  # the fixture's one artifact
     assert rows(database) == kept
-    assert listed(ledger) == found
+    assert listed(ledger) == result
     assert len(ask(database, "SELECT name FROM sqlite_master WHERE type = 'trigger'")) > 30
     experiment = ledger.begin(new(seed=99))
     assert listed(ledger)["queued"][0] == experiment.id
@@ -123,9 +123,9 @@ def test_of_two_that_migrate_at_once_the_second_has_nothing_left_to_do(
 
     # Threads, as processes would be: a lock on a file is between descriptors.
     with ThreadPoolExecutor(2) as pool:
-        done = sorted(pool.map(bring, range(2)), key=lambda each: each.before)
-    assert [each.before for each in done] == [fixture.stem.removeprefix("schema-"), HEAD]
-    assert [each.backup is None for each in done] == [False, True]
+        finished = sorted(pool.map(bring, range(2)), key=lambda each: each.before)
+    assert [each.before for each in finished] == [fixture.stem.removeprefix("schema-"), HEAD]
+    assert [each.backup is None for each in finished] == [False, True]
     assert len(list(home.glob("experiments.schema-*.db"))) == 1
     ledger = Ledger.open(home)
     ledger.put_object(b"1")  # the fixture's one artifact
@@ -133,8 +133,8 @@ def test_of_two_that_migrate_at_once_the_second_has_nothing_left_to_do(
 
 
 def test_the_revisions_that_code_knows_are_those_that_are_written() -> None:
-    found = sorted(path.stem[1:5] for path in (VERSIONS / "versions").glob("r*.py"))
-    assert tuple(found) == REVISIONS
+    result = sorted(path.stem[1:5] for path in (VERSIONS / "versions").glob("r*.py"))
+    assert tuple(result) == REVISIONS
 
 
 def test_a_second_migration_makes_what_is_derived_anew(
@@ -148,8 +148,8 @@ def test_a_second_migration_makes_what_is_derived_anew(
     (problem,) = ledger.verify().problems
     assert problem.seq == experiment.seq
     assert "ledger migrate" in str(problem)
-    done = migrate(ledger.database)
-    assert (done.before, done.after, done.backup) == (HEAD, HEAD, None)
+    finished = migrate(ledger.database)
+    assert (finished.before, finished.after, finished.backup) == (HEAD, HEAD, None)
     assert ledger.find(status="queued").items[0].experiment.id == experiment.id
     assert ledger.verify().ok
 
@@ -195,9 +195,9 @@ def test_a_newer_schema_is_refused_by_every_way_in(ledger: Ledger, home: Path) -
         lambda: Ledger.open_read_only(ledger.database),
         lambda: migrate(ledger.database),
     ]
-    for way in ways:
+    for path in ways:
         with pytest.raises(LedgerError, match=r"the schema '9999'.*newer lingshu-tools"):
-            way()
+            path()
 
 
 def test_no_file_is_made_by_migrating_one_that_is_missing(home: Path) -> None:
@@ -219,13 +219,13 @@ def test_views_say_in_plain_words_what_there_is(
 ) -> None:
     screen = ledger.record_screen({})
     ledger.record_measurements(screen.id, {"STAT1": 0.5})
-    made = ledger.begin_many([new(seed=s, parent=screen.id, position=s) for s in range(4)])
-    with ledger.attempt(made[0].id) as attempt:
+    created = ledger.begin_many([new(seed=s, parent=screen.id, position=s) for s in range(4)])
+    with ledger.attempt(created[0].id) as attempt:
         ledger.seal(attempt, NewOutcome(kind="succeeded", seconds=2.0))
-    ledger.cancel(made[1].id)
-    ledger.attempt(made[2].id).close()
-    found = ask(ledger.database, "SELECT status, seed, seconds FROM experiments ORDER BY seed")
-    assert found == [
+    ledger.cancel(created[1].id)
+    ledger.attempt(created[2].id).close()
+    result = ask(ledger.database, "SELECT status, seed, seconds FROM experiments ORDER BY seed")
+    assert result == [
         ("succeeded", 0, 2.0),
         ("cancelled", 1, None),
         ("running or interrupted", 2, None),

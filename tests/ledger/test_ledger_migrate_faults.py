@@ -48,10 +48,10 @@ def held(database: Path) -> str:
 
 @pytest.fixture(scope="module")
 def trips() -> Iterator[Trips]:
-    found = Trips()
+    result = Trips()
     try:
-        with wired(found):
-            yield found
+        with wired(result):
+            yield result
     except OSError as error:
         pytest.skip(str(error))
 
@@ -73,7 +73,7 @@ def every(visits: int) -> list[int]:
 
 
 def fail(trips: Trips, visited: Counter[str], folder: Path, which: Visits) -> Counter[str]:
-    found: Counter[str] = Counter()
+    result: Counter[str] = Counter()
     for place, last in ((p, last) for p in (*DISK, "commit") for last in (False, True)):
         for k in which(visited[place]) if visited[place] else ():
             database = begun(folder / f"{place}{k}{last}")
@@ -86,12 +86,12 @@ def fail(trips: Trips, visited: Counter[str], folder: Path, which: Visits) -> Co
             finally:
                 trips.disarm()
             revision = held(database)
-            found[revision] += 1
+            result[revision] += 1
             assert said or revision == HEAD, (place, k, last)
             assert revision == BASELINE or not said or "may or may not" in said, (place, k, said)
             assert migrate(database).after == HEAD == held(database)
             shutil.rmtree(database.parent)
-    return found
+    return result
 
 
 def test_a_disk_that_fails_here_or_there_leaves_the_ledger_as_it_was(
@@ -108,15 +108,15 @@ def test_a_disk_that_fails_anywhere_leaves_the_ledger_as_it_was(
 
 
 def die(visited: Counter[str], folder: Path, which: Visits) -> Counter[str]:
-    found: Counter[str] = Counter()
+    result: Counter[str] = Counter()
     for place in PLACES:
         for k in which(visited[place]) if visited[place] else ():
             database = begun(folder / f"{place}{k}")
             if killed(lambda database=database: migrate(database), place, k):
-                found[held(database)] += 1
+                result[held(database)] += 1
                 assert migrate(database).after == HEAD == held(database)
             shutil.rmtree(database.parent)
-    return found
+    return result
 
 
 def test_a_kill_here_or_there_leaves_one_schema_or_the_other(

@@ -54,19 +54,21 @@ def test_cells_that_answer_their_experiment_are_as_they_should_be(
     ledger: Ledger, new: New, tool: str
 ) -> None:
     experiment, arms = begun(ledger, new, tool)
-    found = {role: cells(1, digest) for role, digest in arms.items()}
-    sealed(ledger, experiment, {**found, "effects": b"no cells", "table": cells(1, None)})
+    result = {role: cells(1, digest) for role, digest in arms.items()}
+    sealed(ledger, experiment, {**result, "effects": b"no cells", "table": cells(1, None)})
     assert problems(ledger) == []
 
 
 def test_cells_of_another_seed_are_found(ledger: Ledger, new: New) -> None:
     _, other = begun(ledger, new, "sample_cells", seed=2)
-    experiment, own = begun(ledger, new, "sample_cells")
+    experiment, mine = begun(ledger, new, "sample_cells")
     seq = sealed(ledger, experiment, {"cells": cells(2, other["cells"])})
-    (found,) = problems(ledger)
-    assert found.startswith(f"row {seq}: its cells sha256:")
-    assert f"holds the cells of {other['cells']}, and its experiment's are {own['cells']}" in found
-    assert found.endswith(f"replay {experiment.id}")
+    (result,) = problems(ledger)
+    assert result.startswith(f"row {seq}: its cells sha256:")
+    assert (
+        f"holds the cells of {other['cells']}, and its experiment's are {mine['cells']}" in result
+    )
+    assert result.endswith(f"replay {experiment.id}")
 
 
 def test_a_pair_that_is_crossed_is_found(ledger: Ledger, new: New) -> None:
@@ -82,9 +84,9 @@ def test_cells_under_a_role_or_a_request_without_any_are_found(ledger: Ledger, n
     sealed(ledger, experiment, {"control": cells(1, arms["cells"])})
     odd = ledger.begin(new(tool="sample_cells", request={"n_cells": 3}))
     sealed(ledger, odd, {"cells": cells(2, arms["cells"])})
-    found = problems(ledger)
-    assert len(found) == 2
-    assert all("its experiment's are no request for cells" in each for each in found)
+    result = problems(ledger)
+    assert len(result) == 2
+    assert all("its experiment's are no request for cells" in each for each in result)
 
 
 def test_cells_that_say_nothing_of_a_request_stay_valid(ledger: Ledger, new: New) -> None:
@@ -99,5 +101,5 @@ def test_cells_that_are_missing_are_reported_once(ledger: Ledger, new: New) -> N
     outcome = ledger.outcome(experiment.id)
     assert outcome is not None
     ledger.objects.path(outcome.artifacts["cells"]).unlink()
-    (found,) = problems(ledger)
-    assert "is not in" in found
+    (result,) = problems(ledger)
+    assert "is not in" in result

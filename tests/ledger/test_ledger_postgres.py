@@ -82,8 +82,8 @@ def test_a_row_rewritten_with_its_trigger_off_is_named(
 ) -> None:
     off, on = (f"SET session_replication_role = {role}" for role in ("replica", "origin"))
     made._database.write(lambda c: [c.exec_driver_sql(text) for text in (off, change, on)] and None)
-    found = [str(problem) for problem in made.verify().problems]
-    assert [problem for problem in found if finding in problem], found
+    result = [str(problem) for problem in made.verify().problems]
+    assert [problem for problem in result if finding in problem], result
 
 
 @pytest.mark.parametrize(
@@ -105,8 +105,8 @@ def test_a_row_rewritten_with_its_trigger_off_is_named(
 )
 def test_a_trigger_off_changed_or_added_is_named(made: Ledger, change: str, finding: str) -> None:
     run(made, change)
-    found = [str(problem) for problem in made.verify().problems]
-    assert [problem for problem in found if finding in problem], found
+    result = [str(problem) for problem in made.verify().problems]
+    assert [problem for problem in result if finding in problem], result
 
 
 def test_a_lost_connection_ends_the_sign_of_life_but_not_the_work(
@@ -131,9 +131,9 @@ def test_a_lost_connection_ends_the_sign_of_life_but_not_the_work(
 
 def test_a_newer_schema_is_refused_by_every_way_in(made: Ledger, home: Path) -> None:
     run(made, "UPDATE alembic_version SET version_num = '9999'")
-    for way in (lambda: Ledger.open(home), lambda: migrate_server(os.environ["LINGSHU_LEDGER"])):
+    for path in (lambda: Ledger.open(home), lambda: migrate_server(os.environ["LINGSHU_LEDGER"])):
         with pytest.raises(LedgerError, match=r"the schema '9999'.*newer lingshu-tools"):
-            way()
+            path()
 
 
 def test_a_schema_that_no_server_ever_had_is_refused_with_what_to_do(made: Ledger) -> None:
@@ -146,8 +146,8 @@ def test_a_schema_that_no_server_ever_had_is_refused_with_what_to_do(made: Ledge
 def test_a_migration_makes_what_is_derived_anew(made: Ledger) -> None:
     run(made, "UPDATE standing SET status = 'failed'")
     assert not made.verify().ok
-    told = lingshu("ledger", "migrate")
-    assert f"schema {HEAD} already" in told.stdout, told.stderr
+    messages = lingshu("ledger", "migrate")
+    assert f"schema {HEAD} already" in messages.stdout, messages.stderr
     assert made.verify().ok
 
 
@@ -165,9 +165,9 @@ def test_its_archive_is_a_ledger_in_a_file_and_the_same_bytes_again(
     assert [i.experiment for i in arrived.find().items] == [i.experiment for i in made.find().items]
     assert export_ledger(arrived, tmp_path / "b.zip").digest == left.digest
     monkeypatch.setenv("LINGSHU_LEDGER", server)
-    told = lingshu("--home", tmp_path / "other", "ledger", "import", left.path)
-    assert told.returncode == 1
-    assert "unset it" in told.stderr
+    messages = lingshu("--home", tmp_path / "other", "ledger", "import", left.path)
+    assert messages.returncode == 1
+    assert "unset it" in messages.stderr
     assert not (tmp_path / "other").exists()
 
 

@@ -46,20 +46,20 @@ def test_experiments_and_screens_of_others_are_not_found_and_never_offered(
 
 def test_what_a_principal_records_is_in_the_one_chain(ledger: Ledger, new: New) -> None:
     seen = ledger.as_seen_by("alice")
-    made = seen.begin(new(principal="alice"))
-    with seen.attempt(made.id) as attempt:
+    created = seen.begin(new(principal="alice"))
+    with seen.attempt(created.id) as attempt:
         seen.seal(attempt, NewOutcome(kind="failed", error="no"))
-    assert ledger.outcome(made.id)
+    assert ledger.outcome(created.id)
     assert seen.head() == ledger.head()
     assert ledger.verify().ok
 
 
 def test_many_experiments_are_read_and_asked_for_outcomes_at_once(ledger: Ledger, new: New) -> None:
-    made = ledger.begin_many([new(seed=s) for s in range(1200)])
-    for experiment in made[:2]:
+    created = ledger.begin_many([new(seed=s) for s in range(1200)])
+    for experiment in created[:2]:
         with ledger.attempt(experiment.id) as attempt:
             ledger.seal(attempt, NewOutcome(kind="failed", error="no"))
-    ids = [experiment.id for experiment in made]
-    assert ledger.experiments([*reversed(ids), "exp_none"]) == made
+    ids = [experiment.id for experiment in created]
+    assert ledger.experiments([*reversed(ids), "exp_none"]) == created
     assert ledger.sealed([*ids, "exp_none"]) == set(ids[:2])
     assert ledger.sealed([]) == set()

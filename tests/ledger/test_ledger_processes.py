@@ -33,9 +33,9 @@ def test_eight_processes_make_one_new_ledger(worker: Worker, home: Path) -> None
     assert {line(p) for p in processes} == {"ready"}
     for process in processes:
         go(process)
-    made = {line(p) for p in processes}
+    created = {line(p) for p in processes}
     ledger = Ledger.open(home)
-    assert made == {item.experiment.id for item in ledger.find().items}
+    assert created == {item.experiment.id for item in ledger.find().items}
     report = ledger.verify()
     assert report.problems == ()
     assert report.head.seq == 1 + 8
@@ -46,8 +46,8 @@ def test_four_writers_lose_nothing_and_leave_one_chain(worker: Worker, home: Pat
     said = [process.communicate()[0].split() for process in processes]
     assert [(p.returncode, len(s)) for p, s in zip(processes, said, strict=True)] == [(0, 15)] * 4
     ledger = Ledger.open(home)
-    found = ledger.find(status="succeeded", limit=500).items
-    assert {item.experiment.id for item in found} == {i for s in said for i in s}
+    result = ledger.find(status="succeeded", limit=500).items
+    assert {item.experiment.id for item in result} == {i for s in said for i in s}
     report = ledger.verify()
     assert report.problems == ()
     # The ledger's own row, four servers, and three rows for each experiment.

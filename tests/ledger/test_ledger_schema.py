@@ -54,9 +54,9 @@ def test_every_constraint_has_a_name() -> None:
 
 def test_tables_are_strict(ledger: Ledger) -> None:
     connection = raw(ledger)
-    found = dict(connection.execute("SELECT name, strict FROM pragma_table_list").fetchall())
+    result = dict(connection.execute("SELECT name, strict FROM pragma_table_list").fetchall())
     connection.close()
-    assert [t for t in TABLES if not found[t]] == []
+    assert [t for t in TABLES if not result[t]] == []
 
 
 REWRITES = [
@@ -101,8 +101,8 @@ def test_settings_are_what_was_asked_for_on_every_connection(ledger: Ledger) -> 
             lambda c: {p: c.exec_driver_sql(f"PRAGMA {p}").scalar() for p in sqlite._PRAGMAS}
         )
 
-    for found in (settings(), settings()):
-        assert found | {"mmap_size": found["mmap_size"] or 0} == sqlite._PRAGMAS
+    for result in (settings(), settings()):
+        assert result | {"mmap_size": result["mmap_size"] or 0} == sqlite._PRAGMAS
 
 
 def test_a_setting_that_does_not_take_is_an_error(

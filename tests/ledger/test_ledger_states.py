@@ -96,21 +96,21 @@ class LedgerMachine(RuleBasedStateMachine):
             with pytest.raises(InputError, match="already stands for"):
                 self.ledger.begin(request(seed, key))
             return multiple()
-        made = self.ledger.begin(request(seed, key))
+        created = self.ledger.begin(request(seed, key))
         if known:
-            assert made.id == known
+            assert created.id == known
             return multiple()
-        assert made.id not in self.model
-        self.model[made.id] = Known(seed)
+        assert created.id not in self.model
+        self.model[created.id] = Known(seed)
         if key:
-            self.keys[key] = made.id
-        return made.id
+            self.keys[key] = created.id
+        return created.id
 
     @rule(target=experiments, parent=experiments, n=st.integers(0, 3))
     def begin_together(self, parent: str, n: int) -> Any:
-        made = self.ledger.begin_many([request(seed, parent=parent) for seed in range(n)])
-        self.model |= {one.id: Known(one.seed) for one in made}
-        return multiple(*(one.id for one in made))
+        created = self.ledger.begin_many([request(seed, parent=parent) for seed in range(n)])
+        self.model |= {item.id: Known(item.seed) for item in created}
+        return multiple(*(item.id for item in created))
 
     @rule(target=attempts, experiment=experiments)
     def attempt(self, experiment: str) -> Any:
@@ -198,9 +198,9 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule()
     def recover(self) -> None:
         """Whatever was interrupted is found and finished."""
-        found = {i.experiment.id for i in self.ledger.find(status="interrupted").items}
-        assert found == {e for e, known in self.model.items() if known.status == "interrupted"}
-        for experiment in sorted(found):
+        result = {i.experiment.id for i in self.ledger.find(status="interrupted").items}
+        assert result == {e for e, known in self.model.items() if known.status == "interrupted"}
+        for experiment in sorted(result):
             self.attempt(experiment)
             self._ends(experiment, NewOutcome(kind="succeeded", result={"again": True}))
 
@@ -226,16 +226,16 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(experiment=experiments)
     def look(self, experiment: str) -> None:
-        known, found = self.model[experiment], self.ledger.outcome(experiment)
+        known, result = self.model[experiment], self.ledger.outcome(experiment)
         assert self.ledger.experiment(experiment).seed == known.seed
         assert [v.verdict for v in self.ledger.verifications(experiment)] == known.verdicts
         assert self.ledger.cancel_requested(experiment) == known.to_stop
-        assert (found is None) == (known.outcome is None)
-        if found and known.outcome:
+        assert (result is None) == (known.outcome is None)
+        if result and known.outcome:
             wanted = known.outcome
-            assert (found.kind, found.result, found.error) == (
+            assert (result.kind, result.result, result.error) == (
                 wanted.kind, wanted.result, wanted.error)  # fmt: skip
-            stored = {role: self.ledger.get_object(d) for role, d in found.artifacts.items()}
+            stored = {role: self.ledger.get_object(d) for role, d in result.artifacts.items()}
             assert stored == dict(wanted.artifacts)
 
 

@@ -29,9 +29,9 @@ def finish(ledger: Ledger, experiment_id: str, **outcome: object) -> None:
 def test_what_was_begun_is_read_back_unchanged_in_another_opening(
     ledger: Ledger, home: Path, new: New
 ) -> None:
-    made = ledger.begin(new(seed=2**63 - 1, context="line=THP-1", perturbation="STAT1:knockout"))
-    again = Ledger.open(home).experiment(made.id)
-    assert again == made
+    created = ledger.begin(new(seed=2**63 - 1, context="line=THP-1", perturbation="STAT1:knockout"))
+    again = Ledger.open(home).experiment(created.id)
+    assert again == created
     assert (again.seed, again.request) == (2**63 - 1, new().request)
 
 
@@ -109,15 +109,15 @@ def test_experiments_begun_together_are_all_or_none(ledger: Ledger, new: New) ->
     with pytest.raises(NotFoundError):
         ledger.begin_many([new(), new(parent="scr_missing")])
     assert ledger.head() == head
-    made = ledger.begin_many([new(seed=s) for s in range(3)])
-    assert [e.seq for e in made] == [head.seq + 1, head.seq + 2, head.seq + 3]
+    created = ledger.begin_many([new(seed=s) for s in range(3)])
+    assert [e.seq for e in created] == [head.seq + 1, head.seq + 2, head.seq + 3]
 
 
 def test_a_screen_has_its_children_in_order(ledger: Ledger, new: New) -> None:
     screen = ledger.record_screen({"objective": {"raise": ["IRF1"]}}, principal="ann")
-    made = ledger.begin_many([new(parent=screen.id, position=p) for p in (2, 0, 1)])
+    created = ledger.begin_many([new(parent=screen.id, position=p) for p in (2, 0, 1)])
     assert [e.position for e in ledger.children(screen.id)] == [0, 1, 2]
-    assert {e.id for e in made} == {e.id for e in ledger.children(screen.id)}
+    assert {e.id for e in created} == {e.id for e in ledger.children(screen.id)}
     assert ledger.screen(screen.id) == screen
     assert ledger.find_screens(digest=screen.digest) == [screen]
     assert ledger.find_screens(digest="sha256:none") == []

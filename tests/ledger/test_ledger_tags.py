@@ -18,13 +18,13 @@ OLD = Path(__file__).with_name("fixtures") / "schema-0001.db"
 
 
 def listed(ledger: Ledger, **wanted: str) -> list[str]:
-    found: list[str] = []
+    result: list[str] = []
     before: str | None = None
     while True:
         page = ledger.find(**wanted, before=before, limit=2)  # type: ignore[arg-type]
-        found += [item.experiment.id for item in page.items]
+        result += [item.experiment.id for item in page.items]
         if (before := page.next_before) is None:
-            return found
+            return result
 
 
 @pytest.fixture

@@ -48,7 +48,7 @@ def problems(ledger: Ledger, *anchors: Head) -> list[str]:
 
 def test_an_untouched_ledger_has_no_problems(ledger: Ledger, made: list[str]) -> None:
     steps: list[tuple[int, int]] = []
-    report = ledger.verify(lambda done, total: steps.append((done, total)))
+    report = ledger.verify(lambda finished, total: steps.append((finished, total)))
     assert report.ok
     assert (report.rows, report.objects) == (ledger.head().seq, 3)
     assert steps[-1] == (report.rows + 3, report.rows + 3)
@@ -65,7 +65,7 @@ def test_processes_find_what_one_process_finds(
     monkeypatch.setattr(verify, "BATCH", 3)
     monkeypatch.setattr(verify, "_cores", lambda: 2)
     steps: list[int] = []
-    assert ledger.verify(lambda done, _: steps.append(done)) == alone
+    assert ledger.verify(lambda finished, _: steps.append(finished)) == alone
     assert len(alone.problems) == 3
     assert len(steps) > 3
     monkeypatch.setattr("lingshu_tools.system.interpreter.sys.executable", "/bin/true")
@@ -82,9 +82,9 @@ def test_a_row_that_cannot_be_read_is_named_and_the_others_are_checked(
         "UPDATE outcome SET seconds = 9e999 WHERE seq = 8",
         "UPDATE outcome SET artifacts = '{' WHERE seq = 11",
     )
-    found = [p for p in ledger.verify().problems if p.seq]
-    assert [p.seq for p in found] == [3, 8, 11]
-    assert "cannot be read" in str(found[0])
+    result = [p for p in ledger.verify().problems if p.seq]
+    assert [p.seq for p in result] == [3, 8, 11]
+    assert "cannot be read" in str(result[0])
 
 
 def test_a_trigger_of_somebody_else_is_named(ledger: Ledger, made: list[str]) -> None:
@@ -157,8 +157,8 @@ def test_a_change_by_raw_sql_is_named(
         connection.close()
     else:
         tamper(ledger, *change.split(";"))
-    found = problems(ledger)
-    assert [p for p in found if finding in p], found
+    result = problems(ledger)
+    assert [p for p in result if finding in p], result
 
 
 def test_the_first_bad_row_comes_first(ledger: Ledger, made: list[str]) -> None:
@@ -221,7 +221,7 @@ def test_a_flipped_or_missing_object_is_named(ledger: Ledger, home: Path, made: 
     data[0] ^= 1
     first.write_bytes(data)
     second.unlink()
-    found = problems(ledger)
-    assert len(found) == 2
-    assert [p for p in found if str(first) in p and "damaged" in p]
-    assert [p for p in found if second.name in p and "is not in" in p]
+    result = problems(ledger)
+    assert len(result) == 2
+    assert [p for p in result if str(first) in p and "damaged" in p]
+    assert [p for p in result if second.name in p and "is not in" in p]

@@ -20,7 +20,7 @@ def counts(n: int = 12) -> np.ndarray:
 
 def test_the_estimate_agrees_with_going_through_orders_gene_by_gene(sampler: Sampler) -> None:
     cell = counts()[:1]
-    found = score_cells(sampler, np.repeat(cell, 400, axis=0), ALL, CONTEXT, seed=5, draws=4)
+    result = score_cells(sampler, np.repeat(cell, 400, axis=0), ALL, CONTEXT, seed=5, draws=4)
     conditions = sampler.vocabulary.conditions(CONTEXT, ())
     depth = torch.log(torch.tensor([float(cell.sum())]))
     true = torch.from_numpy(tokens.encode(cell))[0]
@@ -31,8 +31,8 @@ def test_the_estimate_agrees_with_going_through_orders_gene_by_gene(sampler: Sam
         for i in range(len(GENES)):
             shown[i, order[:i]] = true[order[:i]]
         with torch.inference_mode():
-            told = conditions.expand(len(shown)).at_depth(depth.expand(len(shown)))
-            rows = sampler.network(shown, told)
+            messages = conditions.expand(len(shown)).at_depth(depth.expand(len(shown)))
+            rows = sampler.network(shown, messages)
             nats = 0.0
             for bucket in sampler.network.readout:
                 law = sampler.network.readout.of_bucket(bucket, rows[:, bucket.genes])
@@ -41,9 +41,9 @@ def test_the_estimate_agrees_with_going_through_orders_gene_by_gene(sampler: Sam
                     i = int(np.flatnonzero(order == gene)[0])
                     nats -= float(logs[i, member, true[gene]])
         total.append(nats / len(GENES) / np.log(2))
-    spread = np.hypot(found.bits.std() / np.sqrt(400), np.std(total) / np.sqrt(60))
-    assert abs(found.bits.mean() - np.mean(total)) < 4 * spread
-    assert np.mean(found.error) == pytest.approx(found.bits.std(), rel=0.9)
+    spread = np.hypot(result.bits.std() / np.sqrt(400), np.std(total) / np.sqrt(60))
+    assert abs(result.bits.mean() - np.mean(total)) < 4 * spread
+    assert np.mean(result.error) == pytest.approx(result.bits.std(), rel=0.9)
 
 
 def test_two_conditions_hide_the_same_genes_so_that_their_difference_is_sharp(
@@ -51,9 +51,9 @@ def test_two_conditions_hide_the_same_genes_so_that_their_difference_is_sharp(
 ) -> None:
     cells = np.repeat(counts()[:1], 60, axis=0)
     lost = [Intervention(kind="knockout", target="G5")]
-    one = score_cells(sampler, cells, ALL, CONTEXT, lost, seed=1).bits
+    item = score_cells(sampler, cells, ALL, CONTEXT, lost, seed=1).bits
     same, apart = (score_cells(sampler, cells, ALL, CONTEXT, seed=s).bits for s in (1, 2))
-    assert (one - same).std() < 0.8 * (one - apart).std()
+    assert (item - same).std() < 0.8 * (item - apart).std()
 
 
 def test_a_cells_score_does_not_depend_on_who_is_beside_it(sampler: Sampler) -> None:
@@ -67,9 +67,9 @@ def test_a_count_above_all_training_counts_is_said_and_scored_as_the_largest(
 ) -> None:
     cells = counts(2)
     cells[0, 3] = 5_000
-    found = score_cells(sampler, cells, ALL, CONTEXT)
-    assert found.clamped.tolist() == [1, 0]
-    assert np.isfinite(found.bits).all()
+    result = score_cells(sampler, cells, ALL, CONTEXT)
+    assert result.clamped.tolist() == [1, 0]
+    assert np.isfinite(result.bits).all()
 
 
 def test_what_cannot_be_scored_is_refused(sampler: Sampler) -> None:

@@ -45,7 +45,7 @@ def goal(**change: float) -> Goal:
 
 def test_sampled_changes_are_brought_to_their_goal(birth: Birth, newborn: Checkpoint) -> None:
     sampler = Sampler.load(newborn, threads=1)
-    row = 1 + [one.target for one in birth.tilts.goals].index("G1")
+    row = 1 + [item.target for item in birth.tilts.goals].index("G1")
     assert row == 1
     calibration = Calibration(sampler, birth.median_depth, birth.laws)
     calibration.theta[row] = 0.7
@@ -160,9 +160,9 @@ def test_tilts_are_stored_as_calibrated(birth: Birth, newborn: Checkpoint) -> No
     assert network.tilt
     network.tilt.theta.copy_(torch.from_numpy(theta))
     again = build.write(newborn.path.parent, SPEC, birth.config, birth.cells, network, {}, None)
-    found = Sampler.load(Catalogue([again.parent]).load(SPEC.name), threads=1).network.tilt
-    assert found
-    assert np.array_equal(found.theta.numpy(), theta)
+    result = Sampler.load(Catalogue([again.parent]).load(SPEC.name), threads=1).network.tilt
+    assert result
+    assert np.array_equal(result.theta.numpy(), theta)
 
 
 def test_training_ends_with_calibrated_tilts(folder: Path) -> None:
@@ -178,13 +178,13 @@ def test_training_ends_with_calibrated_tilts(folder: Path) -> None:
         "--out",
         ".",
     ]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    finished = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
     trained = Catalogue([folder / "made" / "checkpoint"]).load("made")
     assert trained.config["training"]["calibration"] == [16]
     assert not list((folder / "made").glob(".uncalibrated-*"))
     born = Birth(SPEC, add_shams(data.read_cells(SPEC, folder), 2, 0)).tilts
-    found = Sampler.load(trained, threads=1).network.tilt
-    assert found
-    assert found.theta.shape == born.theta.shape
-    assert not np.array_equal(found.theta.numpy(), born.theta)
+    result = Sampler.load(trained, threads=1).network.tilt
+    assert result
+    assert result.theta.shape == born.theta.shape
+    assert not np.array_equal(result.theta.numpy(), born.theta)

@@ -22,7 +22,7 @@ def entry(cell_type: str, depths: list[float], n_cells: int, *targets: str) -> d
 
 
 def checkpoint(*seen: dict[str, Any]) -> Checkpoint:
-    contexts = [{"context": one["context"]} for one in seen if not one["interventions"]]
+    contexts = [{"context": item["context"]} for item in seen if not item["interventions"]]
     return Checkpoint("made", Path("made"), "", {"seen": list(seen), "contexts": contexts}, {})
 
 

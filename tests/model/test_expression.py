@@ -58,15 +58,15 @@ def test_levels_are_at_the_median_depth(cells: TrainingCells) -> None:
 
 def test_components_are_those_of_the_centred_matrix(cells: TrainingCells) -> None:
     levels = Levels.of(cells, 60.0)
-    found = components(levels, 3)
+    result = components(levels, 3)
     plain = levels.values.toarray()
     plain = plain - plain.mean(axis=0)
     _, singular, v = np.linalg.svd(plain, full_matrices=False)
-    assert found.spread == pytest.approx(singular[:3] / np.sqrt(len(plain)), rel=1e-4)
-    for one, other in zip(found.loadings.T, v[:3], strict=True):
-        assert abs(one @ other) == pytest.approx(1, abs=1e-3)
+    assert result.spread == pytest.approx(singular[:3] / np.sqrt(len(plain)), rel=1e-4)
+    for item, other in zip(result.loadings.T, v[:3], strict=True):
+        assert abs(item @ other) == pytest.approx(1, abs=1e-3)
     again = components(levels, 3)
-    assert np.array_equal(found.loadings, again.loadings)
+    assert np.array_equal(result.loadings, again.loadings)
 
 
 def test_rows_kept_in_files_are_those_kept_in_memory(folder: Path, tmp_path: Path) -> None:

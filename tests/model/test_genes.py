@@ -38,8 +38,8 @@ def hgnc(tmp_path: Path) -> Hgnc:
     ],
 )
 def test_a_name_is_the_one_gene_that_ever_had_it(hgnc: Hgnc, name: str, symbol: str | None) -> None:
-    found = hgnc.find(name)
-    assert (found.symbol if found else None) == symbol
+    result = hgnc.find(name)
+    assert (result.symbol if result else None) == symbol
 
 
 def test_a_panel_and_a_file_of_different_years_agree_on_a_gene(hgnc: Hgnc) -> None:

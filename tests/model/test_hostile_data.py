@@ -198,8 +198,8 @@ def test_a_disk_that_fills_leaves_nothing_half_written_and_training_goes_on_late
     assert not re.search("^Traceback", full.stderr, re.MULTILINE)
     left = [path for path in (tmp_path / "runs").rglob("*") if path.is_file()]
     assert {path.name for path in left} <= {"log.csv"}
-    done = trained(tmp_path)
-    assert done.returncode == 0, done.stderr
+    finished = trained(tmp_path)
+    assert finished.returncode == 0, finished.stderr
     assert (tmp_path / "runs/made/checkpoint/made.digests.json").is_file()
 
 

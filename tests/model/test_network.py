@@ -42,10 +42,10 @@ def condition(*slots: tuple[int, int, int], present: list[bool] | None = None) -
 def test_the_order_of_interventions_changes_no_more_than_rounding() -> None:
     network = Network(PRESETS["lingshu-tiny"], 10, SIZES).eval()
     tokens = torch.arange(10)[None]
-    one = network(tokens, condition((1, 1, 2), (3, 2, 4)))
+    item = network(tokens, condition((1, 1, 2), (3, 2, 4)))
     other = network(tokens, condition((3, 2, 4), (1, 1, 2)))
-    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(one, network(tokens, condition((1, 1, 2), (2, 2, 4))), atol=1e-5)
+    torch.testing.assert_close(item, other, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(item, network(tokens, condition((1, 1, 2), (2, 2, 4))), atol=1e-5)
 
 
 def test_an_unused_slot_is_not_attended_to() -> None:

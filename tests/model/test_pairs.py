@@ -49,8 +49,8 @@ class Made:
         tilt = np.stack([self.tilt(each) for each in rows])
         tilt = tilt + self.noise * self._rng.normal(size=tilt.shape)
         parts = np.stack([self.theta[list(each)].sum(axis=0) for each in rows])
-        own = np.zeros(tilt.shape, bool)
-        return Combinations(rows, tilt, parts, np.ones_like(tilt), own)
+        mine = np.zeros(tilt.shape, bool)
+        return Combinations(rows, tilt, parts, np.ones_like(tilt), mine)
 
 
 FEATURES = torch.zeros(1 + GENES, 2)
@@ -85,67 +85,67 @@ def conditions(*rows: int, gene: int = 0) -> Conditions:
 def error(tilt: Tilt, made: Made, rows: tuple[int, ...]) -> tuple[float, float]:
     """Squared error of a combination, and of the sum of its tilts."""
     truth = made.tilt(rows)
-    found = tilt.of(conditions(*rows), FEATURES)[0].numpy()
-    return ((found - truth) ** 2).sum(), ((made.theta[list(rows)].sum(axis=0) - truth) ** 2).sum()
+    result = tilt.of(conditions(*rows), FEATURES)[0].numpy()
+    return ((result - truth) ** 2).sum(), ((made.theta[list(rows)].sum(axis=0) - truth) ** 2).sum()
 
 
 def test_pairs_that_were_never_met_are_told_by_those_that_were() -> None:
-    made = Made(noise=0.1)
-    tilt = module(made, made.trained(PAIRS[::2]))
-    of_pairs, of_sums = zip(*(error(tilt, made, rows) for rows in PAIRS[1::2]), strict=True)
+    created = Made(noise=0.1)
+    tilt = module(created, created.trained(PAIRS[::2]))
+    of_pairs, of_sums = zip(*(error(tilt, created, rows) for rows in PAIRS[1::2]), strict=True)
     assert np.sum(of_pairs) < 0.2 * np.sum(of_sums)
 
 
 def test_three_and_four_are_the_sum_of_their_pairs() -> None:
-    made = Made()
-    tilt = module(made, made.trained(PAIRS))
+    created = Made()
+    tilt = module(created, created.trained(PAIRS))
     for rows in ((1, 4, 9), (2, 3, 7, 12)):
-        of_pairs, of_sums = error(tilt, made, rows)
+        of_pairs, of_sums = error(tilt, created, rows)
         assert of_pairs < 0.2 * of_sums
 
 
 def test_saturation_is_found_again_and_divides_by_how_many_there_are() -> None:
-    made = Made(saturation=0.4, strength=0.0)
+    created = Made(saturation=0.4, strength=0.0)
     triples = [(1, 2, 3), (4, 5, 6), (7, 8, 9)]
-    pairs = fit_pairs(made.theta, INFORMS, made.trained([*PAIRS[::3], *triples]), RANK)
+    pairs = fit_pairs(created.theta, INFORMS, created.trained([*PAIRS[::3], *triples]), RANK)
     assert pairs.saturation == pytest.approx(0.4, abs=0.03)
-    tilt = module(made, made.trained([*PAIRS[::3], *triples]))
-    whole = made.theta[[1, 2, 3, 4]].sum(axis=0)
+    tilt = module(created, created.trained([*PAIRS[::3], *triples]))
+    whole = created.theta[[1, 2, 3, 4]].sum(axis=0)
     assert np.allclose(tilt.of(conditions(1, 2, 3, 4), FEATURES)[0], whole / 2.2, atol=0.1)
 
 
 def test_where_combinations_are_noise_nothing_is_added() -> None:
-    made = Made(strength=0.0, noise=1.0)
-    pairs = fit_pairs(made.theta, INFORMS, made.trained(PAIRS[::4]), RANK)
+    created = Made(strength=0.0, noise=1.0)
+    pairs = fit_pairs(created.theta, INFORMS, created.trained(PAIRS[::4]), RANK)
     assert pairs.left > 0.95
     added = np.abs(pairs.effects).max() * (np.abs(pairs.scores).max() ** 2)
     assert added < 0.5
 
 
 def test_order_and_unused_slots_mean_nothing_and_one_alone_is_its_tilt() -> None:
-    made = Made()
-    tilt = module(made, made.trained(PAIRS))
-    one = tilt.of(conditions(3, 5), FEATURES)
-    assert torch.allclose(one, tilt.of(conditions(5, 3), FEATURES), atol=1e-5)
-    assert torch.allclose(one, tilt.of(conditions(5, 0, 3, 0), FEATURES), atol=1e-5)
+    created = Made()
+    tilt = module(created, created.trained(PAIRS))
+    item = tilt.of(conditions(3, 5), FEATURES)
+    assert torch.allclose(item, tilt.of(conditions(5, 3), FEATURES), atol=1e-5)
+    assert torch.allclose(item, tilt.of(conditions(5, 0, 3, 0), FEATURES), atol=1e-5)
     alone = tilt.of(conditions(5, 0), FEATURES)[0].numpy()
-    assert np.allclose(alone, made.theta[5], atol=1e-5)
+    assert np.allclose(alone, created.theta[5], atol=1e-5)
     assert not tilt.of(conditions(0, 0), FEATURES).any()
 
 
 def test_a_targets_own_gene_neither_saturates_nor_interacts() -> None:
-    made = Made(saturation=0.5)
-    tilt = module(made, made.trained(PAIRS))
-    found = tilt.of(conditions(3, 5, gene=8), FEATURES)[0].numpy()
+    created = Made(saturation=0.5)
+    tilt = module(created, created.trained(PAIRS))
+    result = tilt.of(conditions(3, 5, gene=8), FEATURES)[0].numpy()
     plain = tilt.of(conditions(3, 5), FEATURES)[0].numpy()
-    assert found[7] == pytest.approx(made.theta[[3, 5], 7].sum(), abs=1e-5)
-    assert np.array_equal(np.delete(found, 7), np.delete(plain, 7))
+    assert result[7] == pytest.approx(created.theta[[3, 5], 7].sum(), abs=1e-5)
+    assert np.array_equal(np.delete(result, 7), np.delete(plain, 7))
 
 
 def test_more_directions_than_targets_do_no_harm() -> None:
-    made = Made()
-    tilt = module(made, made.trained(PAIRS), rank=2 * TARGETS)
-    of_pairs, of_sums = error(tilt, made, (1, 2))
+    created = Made()
+    tilt = module(created, created.trained(PAIRS), rank=2 * TARGETS)
+    of_pairs, of_sums = error(tilt, created, (1, 2))
     assert of_pairs < of_sums
 
 
@@ -161,8 +161,8 @@ SHAPE = Shape(genes=60, targets=6, relays=4, genes_per_pair=25, pairs=8, depth=1
 def cells() -> tuple[Regulation, TrainingCells]:
     """Control, all singles and all doubles of a made network."""
     network = Regulation.draw(5, SHAPE)
-    done = [s for k in (0, 1, 2) for s in combinations(network.targets, k)]
-    return network, _cells(network, done, control=400, each=150)
+    finished = [s for k in (0, 1, 2) for s in combinations(network.targets, k)]
+    return network, _cells(network, finished, control=400, each=150)
 
 
 def _cells(
@@ -203,16 +203,16 @@ def test_a_network_trained_on_doubles_is_born_nearer_to_triples_than_sums(
     assert tilt is not None
     errors = np.zeros(2)
     for targets in list(combinations(network.targets, 3))[::5]:
-        done = tuple(Intervention(kind="knockout", target=t) for t in targets)
-        named = birth.vocabulary.conditions(CONTEXT, done)
+        finished = tuple(Intervention(kind="knockout", target=t) for t in targets)
+        named = birth.vocabulary.conditions(CONTEXT, finished)
         # The truth as tilts: those of very many cells.
         many = _cells(network, [(), targets], control=4_000, each=4_000)
         truth = Birth(SPEC, _alone(many)).tilts.theta[1]
         rest = ~np.isin(network.genes, targets)
-        for i, found in enumerate(
+        for i, result in enumerate(
             (tilt.of(named, features)[0].numpy(), tilt.theta[named.tilt[0]].sum(0))
         ):
-            errors[i] += ((np.asarray(found) - truth)[rest] ** 2).sum()
+            errors[i] += ((np.asarray(result) - truth)[rest] ** 2).sum()
     assert errors[0] < 0.85 * errors[1]
 
 

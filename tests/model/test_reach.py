@@ -49,9 +49,9 @@ def test_the_command_writes_a_table_that_reads_back(tmp_path: Path) -> None:
     run = CliRunner().invoke(prior_tables.main, [str(gmt), "--out", str(out), "--width", "3"])
     assert run.exit_code == 0, run.output
     assert "9 genes of 4 sets, 3 numbers each" in run.output
-    read, made = read_features(out), features_of_sets(SETS, 3)
-    assert list(read) == list(made)
-    assert np.allclose(np.stack([*read.values()]), np.stack([*made.values()]), atol=1e-5)
+    read, created = read_features(out), features_of_sets(SETS, 3)
+    assert list(read) == list(created)
+    assert np.allclose(np.stack([*read.values()]), np.stack([*created.values()]), atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -116,9 +116,9 @@ def test_targets_that_share_nothing_leave_an_unseen_one_without_a_tilt() -> None
 
 def test_own_genes_are_kept_apart() -> None:
     theta = made(FEATURES, told=0.0)
-    own = np.where(np.arange(24) < 10, np.arange(24), -1)
+    mine = np.where(np.arange(24) < 10, np.arange(24), -1)
     theta[np.arange(10), np.arange(10)] = -2.5
-    reach = fit_reach(theta, FEATURES, own)
+    reach = fit_reach(theta, FEATURES, mine)
     assert reach is not None
     assert reach.own == pytest.approx(-2.5)
 
@@ -137,7 +137,9 @@ def many() -> TrainingCells:
     for target, each in zip(targets, counts, strict=True):
         if target is not None:
             each[:, [7, target]] = 0
-    done = [() if t is None else (Intervention(kind="knockout", target=f"G{t}"),) for t in targets]
+    finished = [
+        () if t is None else (Intervention(kind="knockout", target=f"G{t}"),) for t in targets
+    ]
     whole = np.concatenate(counts)
     return TrainingCells(
         genes,
@@ -146,7 +148,7 @@ def many() -> TrainingCells:
         np.zeros(len(whole), np.int64),
         np.ones((1, 30), bool),
         np.repeat(np.arange(7), 120),
-        tuple(Condition(tuple(CONTEXT.items()), one) for one in done),
+        tuple(Condition(tuple(CONTEXT.items()), item) for item in finished),
     )
 
 
@@ -161,8 +163,8 @@ def test_a_network_is_born_with_what_an_unseen_target_shares_with_the_seen(
     assert birth.config["gene_features"] == SPEC.gene_features + 2
 
     def theta(target: str) -> np.ndarray:
-        done = (Intervention(kind="knockout", target=target),)
-        named = birth.vocabulary.conditions(CONTEXT, done)
+        finished = (Intervention(kind="knockout", target=target),)
+        named = birth.vocabulary.conditions(CONTEXT, finished)
         with torch.inference_mode():
             return network.tilt.of(named, network.prefix.gene_features)[0].numpy()
 
@@ -177,7 +179,7 @@ def test_a_network_is_born_with_what_an_unseen_target_shares_with_the_seen(
 
 def test_priors_are_part_of_what_a_run_must_match(folder: Path) -> None:
     cells = data.read_cells(SPEC, folder)
-    one, other = {"G1": np.ones(2)}, {"G1": np.zeros(2)}
-    digests = [run_digest(SPEC, cells, priors) for priors in (None, one, other)]
+    item, other = {"G1": np.ones(2)}, {"G1": np.zeros(2)}
+    digests = [run_digest(SPEC, cells, priors) for priors in (None, item, other)]
     assert len(set(digests)) == 3
     assert digests[0] == run_digest(SPEC, cells, {})

@@ -39,12 +39,12 @@ def test_logits_straight_from_groups_are_those_of_w_up_and_the_head(sampler: Sam
         hidden = network(current, condition)[cell, bucket.genes[member]]
         expected = network.readout.of_rows(bucket, hidden, member)
         states = sampler.reading.result(current, condition)
-        found = torch.full_like(expected, torch.nan)
+        result = torch.full_like(expected, torch.nan)
         for logits, part in sampler.reading.logits(
             lambda at, group: states[at, group], bucket, cell, member
         ):
-            found[part] = logits
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+            result[part] = logits
+    torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_long_network_with_a_level_path_is_read_gene_by_gene(sampler: Sampler) -> None:

@@ -42,12 +42,12 @@ def split_folder(folder: Path, made: Sizes = CELLS, genes: list[str] = GENES) ->
     folder.mkdir(parents=True)
     for seed, (name, sizes) in enumerate(made.items()):
         cells(sizes, seed, genes).write_h5ad(folder / name)
-    told = {
+    messages = {
         name: {**dict(zip(LABELS, [*name.split(", "), "control"], strict=False)), "n_cells": n}
         for file in ("test.h5ad", "unseen.h5ad")
         for name, n in made[file].items()
     }
-    (folder / "wanted.json").write_text(json.dumps(told))
+    (folder / "wanted.json").write_text(json.dumps(messages))
     return folder
 
 

@@ -44,13 +44,13 @@ def test_a_peer_sees_no_held_out_cell(places: Places):
 def test_a_peer_leaves_as_many_cells_of_every_wanted_condition_as_are_held_out(
     places: Places, seed: int
 ):
-    found = {
+    result = {
         path.name.removesuffix(".safetensors"): decode_cells(path.read_bytes())
         for path in (places.out / "made" / f"seed-{seed}").glob("*.safetensors")
     }
-    sizes = {name: len(cells) for name, cells in found.items()}
+    sizes = {name: len(cells) for name, cells in result.items()}
     assert sizes == {"T, one": 3, "B, two": 2, "B, one": 7, "B, one, IFN": 7}
-    assert (found["T, one"].counts == seed + 1).all()
+    assert (result["T, one"].counts == seed + 1).all()
 
 
 def test_what_a_data_set_does_not_measure_is_no_count(places: Places):

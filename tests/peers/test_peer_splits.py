@@ -35,9 +35,9 @@ def test_the_control_of_a_held_out_response_is_wanted_too(tmp_path: Path):
 
 def test_a_trained_perturbation_is_wanted_in_numbers_that_make_a_change(tmp_path: Path):
     folder = split_folder(tmp_path / "split")
-    told = json.loads((folder / "wanted.json").read_text())
-    told["T, one, IFN"] = {**told["T, one"], "perturbation": "IFN", "n_cells": 4}
-    (folder / "wanted.json").write_text(json.dumps(told))
+    messages = json.loads((folder / "wanted.json").read_text())
+    messages["T, one, IFN"] = {**messages["T, one"], "perturbation": "IFN", "n_cells": 4}
+    (folder / "wanted.json").write_text(json.dumps(messages))
     wanted = split.wanted(folder)
     assert wanted["T, one"]["n_cells"] == wanted["T, one, IFN"]["n_cells"] == split.LEAST
     assert wanted["B, one, IFN"]["n_cells"] == 7
@@ -45,8 +45,8 @@ def test_a_trained_perturbation_is_wanted_in_numbers_that_make_a_change(tmp_path
 
 def test_a_condition_that_would_name_another_folder_is_refused(tmp_path: Path):
     folder = split_folder(tmp_path / "split")
-    told = json.loads((folder / "wanted.json").read_text())
-    (folder / "wanted.json").write_text(json.dumps({"../T": told["T, one"]}))
+    messages = json.loads((folder / "wanted.json").read_text())
+    (folder / "wanted.json").write_text(json.dumps({"../T": messages["T, one"]}))
     with pytest.raises(ValueError, match="cannot name a file"):
         split.wanted(folder)
 
@@ -126,7 +126,7 @@ def test_the_knock_outs_are_split_by_replicate_and_by_the_trainers_own_slice(tmp
     sizes = {p.stem: anndata.read_h5ad(p).n_obs for p in (tmp_path / "out").glob("*.h5ad")}
     assert sizes == {"train": 72, "validation": 8, "test": 40}
     wanted = split.wanted(tmp_path / "out")
-    assert {name: told["n_cells"] for name, told in wanted.items()} == {
+    assert {name: messages["n_cells"] for name, messages in wanted.items()} == {
         "control": 300,
         "STAT1": 300,
     }

@@ -24,10 +24,10 @@ WELL = {
 
 
 def a_call(**changed: object) -> dict[str, object]:
-    made = {"at": 1.0, "client": "l", "kind": "lab", "tool": "sample_cells", "wait_s": 2.0,
+    created = {"at": 1.0, "client": "l", "kind": "lab", "tool": "sample_cells", "wait_s": 2.0,
             "seconds": 1.0, "outcome": "ok", "status": "succeeded", "id": None, "head": None,
             "text": ""}  # fmt: skip
-    return made | changed
+    return created | changed
 
 
 def test_a_call_counts_as_late_only_beyond_its_wait_and_if_it_was_answered():
@@ -38,11 +38,11 @@ def test_a_call_counts_as_late_only_beyond_its_wait_and_if_it_was_answered():
         a_call(seconds=60, outcome="lost", status=None, text="the server is gone"),
         a_call(seconds=32, outcome="hung", status=None),
     ]
-    found = counted(calls)
-    assert found["late"] == 2
-    assert [one["tool"] for one in found["latest"]] == ["sample_cells", "describe_model"]
-    assert found["outcomes"] == {"ok": 3, "lost": 1, "hung": 1}
-    assert found["seconds_beyond_wait_s"]["lab"]["max_s"] == 30
+    result = counted(calls)
+    assert result["late"] == 2
+    assert [item["tool"] for item in result["latest"]] == ["sample_cells", "describe_model"]
+    assert result["outcomes"] == {"ok": 3, "lost": 1, "hung": 1}
+    assert result["seconds_beyond_wait_s"]["lab"]["max_s"] == 30
 
 
 @pytest.mark.parametrize("promise", ["late", "never_ended", "lost", "different"])
@@ -64,8 +64,8 @@ def app(tmp_path: Path) -> App:
 
 
 def test_what_was_acknowledged_and_is_not_in_the_ledger_is_found(app: App):
-    made = call(app, "sample_cells", {"n_cells": 4, "wait_s": 45})
-    name, head = made.experiment_id, made.ledger_head
+    created = call(app, "sample_cells", {"n_cells": 4, "wait_s": 45})
+    name, head = created.experiment_id, created.ledger_head
     good = [a_call(id=name, head=head), a_call(id="scr_x", status="running")]
     assert lost(app.ledger, good) == []
     assert app.ledger.verify(anchors=heads_of(good)).ok

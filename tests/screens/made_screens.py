@@ -57,8 +57,8 @@ def make_checkpoint(folder: Path, evidence: dict | None = None) -> Path:
     seen = [{"context": CONTEXT, "interventions": [], "n_cells": 900}]
     for kind, names in (("knockout", TARGETS), ("sham", ["sham-00", "sham-01"])):
         for name in names:
-            one = Intervention(kind=kind, target=name).model_dump(mode="json")
-            seen.append({"context": CONTEXT, "interventions": [one], "n_cells": 120})
+            item = Intervention(kind=kind, target=name).model_dump(mode="json")
+            seen.append({"context": CONTEXT, "interventions": [item], "n_cells": 120})
     config = {
         "format": FORMAT,
         "contexts": [{"context": CONTEXT, "n_cells": 900}],
@@ -105,11 +105,11 @@ SMALL = {
 
 def run(app: App, **arguments):
     """The screen when it has ended, however slow the machine."""
-    asked = {**SMALL, "wait_s": 45, **arguments}
-    found = call(app, "run_screen", asked)
-    while found.status in ("queued", "running") and asked["wait_s"]:
-        found = call(app, "run_screen", asked)
-    return found
+    request = {**SMALL, "wait_s": 45, **arguments}
+    result = call(app, "run_screen", request)
+    while result.status in ("queued", "running") and request["wait_s"]:
+        result = call(app, "run_screen", request)
+    return result
 
 
 class HaltingEngine(FakeEngine):

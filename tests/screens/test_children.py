@@ -33,9 +33,9 @@ def screen_id(app: App) -> str:
 
 
 def perturb(app: App) -> str:
-    found = call(app, "perturb_cells", {"interventions": T01, "n_cells": 40, "wait_s": 45})
-    assert found.status == "succeeded"
-    return found.experiment_id
+    result = call(app, "perturb_cells", {"interventions": T01, "n_cells": 40, "wait_s": 45})
+    assert result.status == "succeeded"
+    return result.experiment_id
 
 
 def png_size(path: Path) -> tuple[int, int]:
@@ -63,8 +63,8 @@ def test_a_ranking_is_drawn_with_the_numbers_behind_it(app: App, screen_id: str)
 
 def test_a_volcano_is_drawn_and_equal_numbers_give_equal_files(app: App):
     name = perturb(app)
-    asked = {"id": name, "wait_s": 45, "top": 5}
-    drawn = call(app, "plot_experiment", asked)
+    request = {"id": name, "wait_s": 45, "top": 5}
+    drawn = call(app, "plot_experiment", request)
     assert png_size(Path(drawn.png)) == (drawn.width_px, drawn.height_px)
     assert "sham interventions" in Path(drawn.svg).read_text("utf-8")
     assert len(list(csv.DictReader(Path(drawn.csv).read_text("utf-8").splitlines()))) == len(PANEL)
@@ -88,9 +88,9 @@ def test_a_screen_that_was_only_planned_has_nothing_to_draw_or_export(app: App):
 
 def test_an_exported_experiment_reads_back_with_equal_counts(app: App):
     name = perturb(app)
-    found = call(app, "export_experiment", {"id": name, "wait_s": 45})
-    assert found.digest == digest_file(Path(found.path))
-    read = anndata.read_h5ad(found.path)
+    result = call(app, "export_experiment", {"id": name, "wait_s": 45})
+    assert result.digest == digest_file(Path(result.path))
+    read = anndata.read_h5ad(result.path)
     assert sparse.issparse(read.X)
     assert read.X.dtype == np.int32
     outcome = app.ledger.outcome(name)
@@ -136,9 +136,9 @@ ENCODINGS = {
 
 
 def test_an_export_has_only_encodings_that_old_readers_know(app: App, screen_id: str):
-    found = call(app, "export_experiment", {"id": screen_id, "wait_s": 45})
+    result = call(app, "export_experiment", {"id": screen_id, "wait_s": 45})
     encodings: dict[str, str] = {}
-    with h5py.File(found.path) as file:
+    with h5py.File(result.path) as file:
         assert (file.attrs["encoding-type"], file.attrs["encoding-version"]) == ("anndata", "0.1.0")
         file.visititems(lambda name, item: encodings.update({name: describe(item)}))
         texts = {n for n in encodings if isinstance(file[n], h5py.Dataset) and file[n].dtype == "O"}
@@ -185,21 +185,21 @@ def test_stored_cells_that_were_damaged_are_not_exported(app: App):
 def test_an_export_carries_where_it_came_from(app: App):
     name = perturb(app)
     read = anndata.read_h5ad(call(app, "export_experiment", {"id": name, "wait_s": 45}).path)
-    told = json.loads(read.uns["lingshu"])
+    messages = json.loads(read.uns["lingshu"])
     row = app.ledger.experiment(name)
-    assert told["experiments"][0]["request"] == row.request
-    assert told["experiments"][0]["request_digest"] == row.request_digest
-    assert told["experiments"][0]["environment"]["profile"] == {"device": "fake"}
-    assert told["checkpoint"]["digest"] == row.checkpoint_digest
-    assert told["ledger_head"] == str(app.ledger.head())
-    assert told["evidence"]["seen"]["metric"] == "pearson_of_change"
-    assert "not measured" in told["note"]
+    assert messages["experiments"][0]["request"] == row.request
+    assert messages["experiments"][0]["request_digest"] == row.request_digest
+    assert messages["experiments"][0]["environment"]["profile"] == {"device": "fake"}
+    assert messages["checkpoint"]["digest"] == row.checkpoint_digest
+    assert messages["ledger_head"] == str(app.ledger.head())
+    assert messages["evidence"]["seen"]["metric"] == "pearson_of_change"
+    assert "not measured" in messages["note"]
 
 
 def test_an_exported_screen_holds_its_control_once(app: App, screen_id: str):
-    found = call(app, "export_experiment", {"id": screen_id, "wait_s": 45})
-    read = anndata.read_h5ad(found.path)
-    assert found.n_obs == 4 * 32
+    result = call(app, "export_experiment", {"id": screen_id, "wait_s": 45})
+    read = anndata.read_h5ad(result.path)
+    assert result.n_obs == 4 * 32
     assert read.obs_names.is_unique
     assert read.obs.groupby("perturbation", observed=True).size().to_dict() == {
         "control": 32,
@@ -215,8 +215,10 @@ def test_an_export_does_not_depend_on_the_libraries_whose_format_changes():
         "import sys, lingshu_tools.children.export, lingshu_tools.children.table; "
         "print(*sorted({'anndata', 'pandas', 'torch', 'mcp'} & {*sys.modules}))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == ""
+    finished = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert finished.stdout.strip() == ""
 
 
 def test_the_tools_load_no_heavy_library():
@@ -225,5 +227,7 @@ def test_the_tools_load_no_heavy_library():
         "heavy = {'torch', 'scipy', 'pandas', 'anndata', 'matplotlib', 'mcp'}; "
         "print(*sorted(heavy & {*sys.modules}))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == ""
+    finished = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert finished.stdout.strip() == ""

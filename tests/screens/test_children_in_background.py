@@ -67,10 +67,10 @@ class Export:
 
 @pytest.fixture
 def export(tmp_path: Path) -> Iterator[Export]:
-    made = Export(tmp_path)
-    yield made
-    if made.files.lock.exists() and is_held(made.files.lock):
-        os.kill(made.pid(), signal.SIGKILL)
+    created = Export(tmp_path)
+    yield created
+    if created.files.lock.exists() and is_held(created.files.lock):
+        os.kill(created.pid(), signal.SIGKILL)
 
 
 @pytest.fixture
@@ -221,10 +221,10 @@ def test_a_child_goes_on_when_the_process_that_started_it_ends(
         "print(run(Children(Path(sys.argv[1]) / 'home'), export.task, 0))"
     )
     command = [sys.executable, "-c", code, str(tmp_path), str(Path(__file__).parent)]
-    done = subprocess.run(
+    finished = subprocess.run(
         command, env=environ_of(), capture_output=True, text=True, check=False, timeout=WAIT_S
     )
-    assert done.stdout == "running\n", done.stderr
+    assert finished.stdout == "running\n", finished.stderr
     pid = export.pid()
     assert run(children, export.task, 0) == "running"
     assert export.pid() == pid
@@ -315,8 +315,8 @@ def test_a_folder_that_is_a_link_is_not_written_to(children: Children, export: E
 
 def test_the_tools_answer_while_the_files_are_made_and_the_same_call_returns_them(app: App):
     knock_out = [{"kind": "knockout", "target": "T01"}]
-    made = call(app, "perturb_cells", {"interventions": knock_out, "n_cells": 8, "wait_s": 45})
-    name = made.experiment_id
+    created = call(app, "perturb_cells", {"interventions": knock_out, "n_cells": 8, "wait_s": 45})
+    name = created.experiment_id
     for tool, kind, request, given in (
         ("plot_experiment", "plot", f"{name} volcano", {"id": name}),
         ("export_experiment", "export", f"{name} h5ad", {"id": name}),

@@ -76,7 +76,7 @@ def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def digests(app: App, screen_id: str) -> list[dict[str, str]]:
     """Return the digests of the files of a ranking, a volcano and two exports."""
     plotted = [{"id": screen_id}, {"id": app.ledger.children(screen_id)[0].id}]
-    drawn = [call(app, "plot_experiment", {**asked, "wait_s": 45}) for asked in plotted]
+    drawn = [call(app, "plot_experiment", {**request, "wait_s": 45}) for request in plotted]
     exported = [
         call(app, "export_experiment", {"id": screen_id, "format": form, "wait_s": 45})
         for form in ("h5ad", "csv")

@@ -59,7 +59,7 @@ class AbsentEngine(FakeEngine):
 
 def calls_in(text: str) -> list[tuple[str, dict[str, Any]]]:
     """Return the calls of tools in a text, as (tool, arguments)."""
-    found: list[tuple[str, dict[str, Any]]] = []
+    result: list[tuple[str, dict[str, Any]]] = []
     for match in re.finditer(rf"\b({'|'.join(TOOL_NAMES)})\(", text):
         # The shortest text that is an expression ends at the call's own parenthesis.
         for end in (m.end() for m in re.finditer(r"\)", text[match.start() :])):
@@ -69,13 +69,13 @@ def calls_in(text: str) -> list[tuple[str, dict[str, Any]]]:
                 continue
             assert isinstance(node, ast.Call), text
             assert not node.args, text
-            found.append(
+            result.append(
                 (match[1], {k.arg or "": ast.literal_eval(k.value) for k in node.keywords})
             )
             break
         else:
             pytest.fail(f"no call: {text[match.start() :]}")
-    return found
+    return result
 
 
 def tools_without_a_call(text: str) -> list[str]:
@@ -203,9 +203,9 @@ def test_a_candidate_of_every_end_leads_to_its_result(home: Path):
 @pytest.mark.parametrize("state", ["running", "interrupted", "failed", "cancelled", "succeeded"])
 def test_a_replay_in_every_state_leads_to_its_verdict(home: Path, state: str):
     with opened(home) as app:
-        done = call(app, "perturb_cells", KNOCK_OUT | {"wait_s": 45}).experiment_id
+        finished = call(app, "perturb_cells", KNOCK_OUT | {"wait_s": 45}).experiment_id
     with opened(home, ENGINES[state]()) as app:
-        first = call(app, "replay_experiment", {"id": done, "wait_s": 0})
+        first = call(app, "replay_experiment", {"id": finished, "wait_s": 0})
         replay = first.experiment_id
         if state == "cancelled":
             call(app, "cancel_experiment", {"id": replay})
@@ -215,7 +215,7 @@ def test_a_replay_in_every_state_leads_to_its_verdict(home: Path, state: str):
     with opened(home) as app:
         for begin in (first, looked):
             assert follow(app, begin).status == "succeeded"
-        assert {v.verdict for v in app.ledger.verifications(done)} == {"exact"}
+        assert {v.verdict for v in app.ledger.verifications(finished)} == {"exact"}
 
 
 @pytest.mark.parametrize("state", ["running", "interrupted", "failed", "cancelled", "succeeded"])
@@ -339,8 +339,8 @@ def test_lists_descriptions_and_searches_name_only_what_there_is(home: Path):
                 "describe_model": {},
                 "find_genes": {"names": ["T01", "G01", "NOSUCH"]},
             }.items():
-                found = call(app, tool, arguments)
-                assert follow(app, found).status == "succeeded"
+                result = call(app, tool, arguments)
+                assert follow(app, result).status == "succeeded"
             call(app, "perturb_cells", KNOCK_OUT | {"wait_s": 45})
         page = call(app, "list_experiments", {"limit": 1, "tool": "perturb_cells"})
         call(app, "perturb_cells", KNOCK_OUT | {"wait_s": 45})
@@ -352,10 +352,10 @@ def test_lists_descriptions_and_searches_name_only_what_there_is(home: Path):
 @pytest.mark.slow
 def test_what_is_drawn_and_written_is_what_the_next_steps_say(home: Path):
     with opened(home) as app:
-        done = follow(app, call(app, "perturb_cells", KNOCK_OUT | {"wait_s": 45}))
+        finished = follow(app, call(app, "perturb_cells", KNOCK_OUT | {"wait_s": 45}))
         screen = follow(app, call(app, "run_screen", SCREEN | {"wait_s": 45}))
         sample = follow(app, call(app, "sample_cells", SAMPLE | {"wait_s": 45}))
-        for result in (done, screen, sample):
+        for result in (finished, screen, sample):
             for tool, arguments in calls_in(result.next_step):
                 assert execute(app, tool, arguments).status == "succeeded"
         csv = {"id": sample.experiment_id, "format": "csv"}
@@ -369,8 +369,8 @@ def test_what_is_drawn_and_written_is_what_the_next_steps_say(home: Path):
 
 def test_the_command_of_an_exported_script_runs(home: Path):
     with opened(home) as app:
-        done = follow(app, call(app, "perturb_cells", KNOCK_OUT | {"wait_s": 45}))
-        written = call(app, "export_experiment", {"id": done.experiment_id, "format": "script"})
+        finished = follow(app, call(app, "perturb_cells", KNOCK_OUT | {"wait_s": 45}))
+        written = call(app, "export_experiment", {"id": finished.experiment_id, "format": "script"})
     command = shlex.split(written.next_step.split("`")[1])
     # Without an engine here it cannot end well, but it is a program that takes this folder.
     python, safe_path, program, folder = command

@@ -115,14 +115,14 @@ def test_a_summary_is_that_of_the_dense_counts():
     counts[3] = 0
     measured = np.arange(12) != 5
     cells = Cells(np.where(measured, counts, 0), measured)
-    found, dense = summarised(cells), cells.counts[:, measured]
+    result, dense = summarised(cells), cells.counts[:, measured]
     normal = log1p_cp10k(cells)
-    assert np.array_equal(found.mean, normal.mean(0))
-    assert np.array_equal(found.se, normal.std(0, ddof=1) / np.sqrt(40))
-    assert np.array_equal(found.mean_count, dense.mean(0))
-    assert np.array_equal(found.zero_rate, (dense == 0).mean(0))
-    assert np.array_equal(found.totals, dense.sum(1))
-    assert found.zeros == (dense == 0).mean()
+    assert np.array_equal(result.mean, normal.mean(0))
+    assert np.array_equal(result.se, normal.std(0, ddof=1) / np.sqrt(40))
+    assert np.array_equal(result.mean_count, dense.mean(0))
+    assert np.array_equal(result.zero_rate, (dense == 0).mean(0))
+    assert np.array_equal(result.totals, dense.sum(1))
+    assert result.zeros == (dense == 0).mean()
     assert summarised(cells[:1]).se is None
 
 

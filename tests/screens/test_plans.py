@@ -15,17 +15,17 @@ def plan(app: App, **arguments):
 
 
 def test_a_plan_says_what_it_costs_and_simulates_nothing(app: App, engine: FakeEngine):
-    made = plan(app)
-    assert made.screen_id.startswith("scr_")
-    assert made.n_candidates == 25
-    assert made.cost.n_cells == 26 * 256
-    assert made.support.mix == {"seen": 25}
-    assert made.evidence.tier == "seen"
-    assert "mean shift 0.31" in made.summary
-    assert made.will_show
-    assert made.wont_show
+    created = plan(app)
+    assert created.screen_id.startswith("scr_")
+    assert created.n_candidates == 25
+    assert created.cost.n_cells == 26 * 256
+    assert created.support.mix == {"seen": 25}
+    assert created.evidence.tier == "seen"
+    assert "mean shift 0.31" in created.summary
+    assert created.will_show
+    assert created.wont_show
     assert not engine.arms
-    assert app.ledger.children(made.screen_id) == []
+    assert app.ledger.children(created.screen_id) == []
 
 
 def test_shams_are_never_among_all_seen(app: App):
@@ -33,14 +33,14 @@ def test_shams_are_never_among_all_seen(app: App):
 
 
 def test_equal_plans_in_any_order_and_by_any_name_are_one_screen(app: App):
-    one = plan(app, candidates=["T03", "T01", "T02"])
+    item = plan(app, candidates=["T03", "T01", "T02"])
     other = plan(
         app,
         objective={"lower": ["oldG02", "ENSG00000000026", "G02"]},
         candidates=["T02", [{"kind": "knockout", "target": "oldT01"}], "T03", "T03"],
         context={"cell_line": "THP-1"},
     )
-    assert (one.screen_id, one.plan_digest) == (other.screen_id, other.plan_digest)
+    assert (item.screen_id, item.plan_digest) == (other.screen_id, other.plan_digest)
     assert other.candidates == ["T01 knockout", "T02 knockout", "T03 knockout"]
 
 
@@ -53,12 +53,12 @@ def test_another_seed_size_or_objective_is_another_screen(app: App, changed: dic
 
 def test_a_combination_is_one_candidate_and_lowers_the_screens_evidence(app: App):
     pair = [{"kind": "knockout", "target": "T02"}, {"kind": "knockout", "target": "T01"}]
-    made = plan(app, candidates=["T01", pair])
-    assert made.candidates == ["T01 knockout", "T01 knockout + T02 knockout"]
-    assert made.support.tier == "mixed"
-    assert made.support.mix == {"seen": 1, "combination_of_seen": 1}
-    assert made.evidence is None
-    assert "no held-out figure" in made.summary.lower()
+    created = plan(app, candidates=["T01", pair])
+    assert created.candidates == ["T01 knockout", "T01 knockout + T02 knockout"]
+    assert created.support.tier == "mixed"
+    assert created.support.mix == {"seen": 1, "combination_of_seen": 1}
+    assert created.evidence is None
+    assert "no held-out figure" in created.summary.lower()
 
 
 def test_a_budget_lowers_the_cells_of_every_arm(app: App):
@@ -67,8 +67,8 @@ def test_a_budget_lowers_the_cells_of_every_arm(app: App):
 
 
 def test_the_plan_names_own_genes_that_will_be_left_out(app: App):
-    made = plan(app, objective={"lower": ["T01", "G01"]})
-    assert any("left out" in c and "T01 knockout" in c for c in made.caveats)
+    created = plan(app, objective={"lower": ["T01", "G01"]})
+    assert any("left out" in c and "T01 knockout" in c for c in created.caveats)
 
 
 def test_the_reach_of_shams_is_that_of_their_scores(app: App):

@@ -26,7 +26,7 @@ def test_all_that_tools_leave_in_a_home_is_private_whatever_the_umask(app: App, 
     before = os.umask(mask)
     try:
         name = perturb(app)
-        made = [
+        created = [
             call(app, "plot_experiment", {"id": name, "wait_s": 45}).png,
             *(
                 call(app, "export_experiment", {"id": name, "format": f, "wait_s": 45}).path
@@ -36,9 +36,9 @@ def test_all_that_tools_leave_in_a_home_is_private_whatever_the_umask(app: App, 
         run(app, objective={"lower": ["G01"]}, candidates=["T01", "T02"], n_cells=16)
     finally:
         os.umask(before)
-    assert all(Path(path).is_file() for path in made)
-    found = {path: stat.S_IMODE(path.lstat().st_mode) for path in (app.home, *app.home.rglob("*"))}
-    assert found == {path: 0o700 if path.is_dir() else 0o600 for path in found}
+    assert all(Path(path).is_file() for path in created)
+    result = {path: stat.S_IMODE(path.lstat().st_mode) for path in (app.home, *app.home.rglob("*"))}
+    assert result == {path: 0o700 if path.is_dir() else 0o600 for path in result}
 
 
 @pytest.mark.parametrize("form", FORMATS)

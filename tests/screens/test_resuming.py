@@ -65,9 +65,9 @@ def test_a_cancelled_screen_goes_on_by_its_id_and_keeps_what_is_done(cancelled: 
     assert shown.status == "cancelled"
     assert f'run_screen(screen_id="{screen_id}")' in shown.next_step
 
-    found = finish(app, call(app, "run_screen", {"screen_id": screen_id, "wait_s": 45}))
-    assert (found.screen_id, found.status) == (screen_id, "succeeded")
-    assert len(found.ranking) == 5
+    result = finish(app, call(app, "run_screen", {"screen_id": screen_id, "wait_s": 45}))
+    assert (result.screen_id, result.status) == (screen_id, "succeeded")
+    assert len(result.ranking) == 5
 
     after = app.ledger.children(screen_id)
     stopped = [i for i, outcome in before.items() if outcome and outcome.kind == "cancelled"]
@@ -125,8 +125,8 @@ def test_a_screen_cancelled_again_and_again_goes_on_each_time(cancelled: tuple[A
         halted.runner.wait([c.id for c in candidates_of(app.ledger, screen_id)], 45)
         halted.close()
         assert call(app, "get_experiment", {"id": screen_id}).status == "cancelled"
-    found = finish(app, call(app, "run_screen", {"screen_id": screen_id, "wait_s": 45}))
-    assert (found.status, len(found.ranking)) == ("succeeded", 5)
+    result = finish(app, call(app, "run_screen", {"screen_id": screen_id, "wait_s": 45}))
+    assert (result.status, len(result.ranking)) == ("succeeded", 5)
     assert len(app.ledger.children(screen_id)) == 5 + 4 * 2
 
 
@@ -134,21 +134,23 @@ def test_the_same_plan_again_goes_on_too_and_a_look_begins_nothing(cancelled: tu
     app, screen_id = cancelled
     call(app, "get_experiment", {"id": screen_id, "wait_s": 1})
     assert len(app.ledger.children(screen_id)) == 5
-    found = finish(app, run(app))
-    assert (found.screen_id, found.status, len(found.ranking)) == (screen_id, "succeeded", 5)
+    result = finish(app, run(app))
+    assert (result.screen_id, result.status, len(result.ranking)) == (screen_id, "succeeded", 5)
 
 
 def test_failed_candidates_are_begun_again_when_nothing_else_is_under_way(tmp_path: Path):
     make_checkpoint(tmp_path / "checkpoints")
     app = open_app(tmp_path / "home", FailingEngine("T02"))
-    found = finish(app, run(app))
-    assert (found.status, found.n_done) == ("succeeded", 4)
-    assert len(app.ledger.children(found.screen_id)) == 5
+    result = finish(app, run(app))
+    assert (result.status, result.n_done) == ("succeeded", 4)
+    assert len(app.ledger.children(result.screen_id)) == 5
     app.close()
 
     mended = open_app(tmp_path / "home", FailingEngine())
-    found = finish(mended, call(mended, "run_screen", {"screen_id": found.screen_id, "wait_s": 45}))
-    assert (found.status, len(found.ranking)) == ("succeeded", 5)
+    result = finish(
+        mended, call(mended, "run_screen", {"screen_id": result.screen_id, "wait_s": 45})
+    )
+    assert (result.status, len(result.ranking)) == ("succeeded", 5)
     assert set(mended.engine.submitted) == {"T02"}
     mended.close()
 
@@ -164,12 +166,12 @@ def test_asking_on_while_a_screen_runs_repeats_no_failure(tmp_path: Path):
             return view
 
     app = open_app(tmp_path / "home", Engine(done=0))
-    found = run(app, wait_s=0)
-    first = app.ledger.children(found.screen_id)[0].id
+    result = run(app, wait_s=0)
+    first = app.ledger.children(result.screen_id)[0].id
     assert app.runner.wait([first], 45)
     for _ in range(3):
         assert run(app, wait_s=0).status == "running"
-    assert len(app.ledger.children(found.screen_id)) == 5
+    assert len(app.ledger.children(result.screen_id)) == 5
     app.close()
 
 
@@ -191,7 +193,7 @@ def test_an_experiment_asked_for_again_after_it_was_cancelled_names_the_old_one(
     assert row.request_digest == app.ledger.experiment(old).request_digest
     assert app.ledger.status(old) == "cancelled"
     listed = call(app, "list_experiments", {"parent": old}).experiments
-    assert [one.experiment_id for one in listed] == [new.experiment_id]
+    assert [item.experiment_id for item in listed] == [new.experiment_id]
     shown = call(app, "get_experiment", {"id": new.experiment_id})
     assert shown.replay is None
     assert f'id="{new.experiment_id}"' in call(app, "get_experiment", {"id": old}).next_step
@@ -234,31 +236,31 @@ def test_replaying_a_cancelled_experiment_begins_it_once(tmp_path: Path):
 def test_a_replay_that_was_cancelled_is_begun_again_as_a_replay(tmp_path: Path):
     make_checkpoint(tmp_path / "checkpoints")
     app = open_app(tmp_path / "home", FakeEngine(PANEL))
-    done = call(app, "perturb_cells", KNOCK_OUT | {"wait_s": 45}).experiment_id
+    finished = call(app, "perturb_cells", KNOCK_OUT | {"wait_s": 45}).experiment_id
     app.close()
     halted = open_app(tmp_path / "home", HaltingEngine(done=0))
-    replay = call(halted, "replay_experiment", {"id": done, "wait_s": 0}).experiment_id
+    replay = call(halted, "replay_experiment", {"id": finished, "wait_s": 0}).experiment_id
     call(halted, "cancel_experiment", {"id": replay})
     halted.runner.wait([replay], 45)
     halted.close()
     app = open_app(tmp_path / "home", FakeEngine(PANEL))
-    found = call(app, "replay_experiment", {"id": replay, "wait_s": 45})
-    assert (found.verdict, found.replay_of) == ("exact", done)
-    assert replaces(app.ledger.experiment(found.experiment_id)) == replay
-    assert [v.replay_id for v in app.ledger.verifications(done)] == [found.experiment_id]
+    result = call(app, "replay_experiment", {"id": replay, "wait_s": 45})
+    assert (result.verdict, result.replay_of) == ("exact", finished)
+    assert replaces(app.ledger.experiment(result.experiment_id)) == replay
+    assert [v.replay_id for v in app.ledger.verifications(finished)] == [result.experiment_id]
     app.close()
 
 
 def test_the_pages_of_a_ranking_are_the_whole_ranking(tmp_path: Path):
     make_checkpoint(tmp_path / "checkpoints")
     app = open_app(tmp_path / "home", FakeEngine(PANEL))
-    found = finish(app, run(app, candidates=TARGETS, n_cells=2, top=25))
+    result = finish(app, run(app, candidates=TARGETS, n_cells=2, top=25))
     pages = [
-        call(app, "get_experiment", {"id": found.screen_id, "limit": 10, "offset": offset})
+        call(app, "get_experiment", {"id": result.screen_id, "limit": 10, "offset": offset})
         for offset in (0, 10, 20)
     ]
     names = [row["perturbation"] for page in pages for row in page.ranking]
-    whole = call(app, "get_experiment", {"id": found.screen_id, "limit": 25}).ranking
+    whole = call(app, "get_experiment", {"id": result.screen_id, "limit": 25}).ranking
     assert names == [row["perturbation"] for row in whole]
     assert len(set(names)) == 25
     app.close()

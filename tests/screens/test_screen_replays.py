@@ -40,10 +40,10 @@ class OtherEngine(FakeEngine):
 
 def replay(app: App, name: str, **more: Any) -> Any:
     """Return the replay of a screen when nothing of it is under way any more."""
-    found = call(app, "replay_experiment", {"id": name, "wait_s": 45} | more)
-    while found.status == "running":
-        found = call(app, "replay_experiment", {"id": name, "wait_s": 45} | more)
-    return found
+    result = call(app, "replay_experiment", {"id": name, "wait_s": 45} | more)
+    while result.status == "running":
+        result = call(app, "replay_experiment", {"id": name, "wait_s": 45} | more)
+    return result
 
 
 @pytest.fixture
@@ -65,24 +65,24 @@ def done(app: App) -> str:
 
 
 def test_every_finished_experiment_has_its_verdict_and_the_screen_the_worst(app: App, done: str):
-    found = replay(app, done)
-    assert (found.status, found.verdict, found.verdicts) == ("succeeded", "exact", {"exact": 5})
-    assert (found.screen_id, found.replay_of, found.experiment_id) == (done, done, None)
-    assert {one.replay_of for one in found.replays} == {e.id for e in app.ledger.children(done)}
-    for one in found.replays:
-        (written,) = app.ledger.verifications(one.replay_of)
-        assert (written.verdict, written.replay_id) == ("exact", one.experiment_id)
-    assert found.progress.done == found.progress.total == 5 * 2 * 48
-    assert found.next_step is None
+    result = replay(app, done)
+    assert (result.status, result.verdict, result.verdicts) == ("succeeded", "exact", {"exact": 5})
+    assert (result.screen_id, result.replay_of, result.experiment_id) == (done, done, None)
+    assert {item.replay_of for item in result.replays} == {e.id for e in app.ledger.children(done)}
+    for item in result.replays:
+        (written,) = app.ledger.verifications(item.replay_of)
+        assert (written.verdict, written.replay_id) == ("exact", item.experiment_id)
+    assert result.progress.done == result.progress.total == 5 * 2 * 48
+    assert result.next_step is None
 
 
 def test_the_worst_verdict_comes_first(home: Path, done: str):
     app = open_app(home, OtherEngine("T02"))
-    found = replay(app, done)
-    assert (found.verdict, found.verdicts) == ("different", {"same_kind": 4, "different": 1})
-    assert [one.verdict for one in found.replays] == ["different"] + ["same_kind"] * 4
-    assert found.replays[0].perturbation == "T02 knockout"
-    assert "artifacts" in found.differs[found.replays[0].replay_of]
+    result = replay(app, done)
+    assert (result.verdict, result.verdicts) == ("different", {"same_kind": 4, "different": 1})
+    assert [item.verdict for item in result.replays] == ["different"] + ["same_kind"] * 4
+    assert result.replays[0].perturbation == "T02 knockout"
+    assert "artifacts" in result.differs[result.replays[0].replay_of]
     app.close()
 
 
@@ -97,10 +97,10 @@ def test_a_replay_goes_on_where_it_was(home: Path, done: str):
     halted.close()
 
     app = open_app(home, FakeEngine(PANEL))
-    found = replay(app, done)
-    assert (found.verdict, found.verdicts) == ("exact", {"exact": 5})
+    result = replay(app, done)
+    assert (result.verdict, result.verdicts) == ("exact", {"exact": 5})
     again = replay(app, done)
-    assert again.replays == found.replays
+    assert again.replays == result.replays
     assert len(app.ledger.children_of([e.id for e in app.ledger.children(done)])) == 5
     app.close()
 
@@ -124,8 +124,8 @@ def test_without_a_running_engine_one_replay_is_begun_which_starts_it(home: Path
     assert replay(app, done).verdicts == {"exact": 5}
     app.close()
     app = open_app(home, Sleeping(PANEL))
-    found = replay(app, done)
-    assert (found.verdict, found.verdicts) == ("exact", {"exact": 5})
+    result = replay(app, done)
+    assert (result.verdict, result.verdicts) == ("exact", {"exact": 5})
     assert len(app.ledger.children_of([e.id for e in app.ledger.children(done)])) == 6
     app.close()
 
@@ -139,10 +139,10 @@ def test_what_failed_is_begun_again_when_called_again(home: Path, done: str):
             return view
 
     app = open_app(home, Broken(PANEL))
-    found = replay(app, done)
-    assert (found.status, found.verdict, found.verdicts) == ("failed", None, {"exact": 4})
-    assert any("T02" in caveat for caveat in found.caveats)
-    assert found.next_step.startswith(f'replay_experiment(id="{done}"')
+    result = replay(app, done)
+    assert (result.status, result.verdict, result.verdicts) == ("failed", None, {"exact": 4})
+    assert any("T02" in caveat for caveat in result.caveats)
+    assert result.next_step.startswith(f'replay_experiment(id="{done}"')
     app.close()
     mended = open_app(home, FakeEngine(PANEL))
     assert replay(mended, done).verdicts == {"exact": 5}
@@ -160,9 +160,9 @@ def test_only_what_is_finished_is_replayed_and_the_rest_is_said(home: Path):
     halted.runner.wait(ids, 45)
     halted.close()
     app = open_app(home, FakeEngine(PANEL))
-    found = replay(app, screen_id)
-    assert found.verdicts == {"exact": 3}
-    assert any("3 finished of 5" in caveat for caveat in found.caveats)
+    result = replay(app, screen_id)
+    assert result.verdicts == {"exact": 3}
+    assert any("3 finished of 5" in caveat for caveat in result.caveats)
     app.close()
 
 
@@ -180,10 +180,10 @@ def test_cancelling_a_screen_stops_its_replays(home: Path, done: str):
 
 
 def test_a_long_list_is_cut_to_the_worst(app: App, done: str):
-    found = replay(app, done, limit=2)
-    assert len(found.replays) == 2
-    assert (found.truncated.shown, found.truncated.total) == (2, 5)
-    assert "limit=5" in found.truncated.how_to_get_more
+    result = replay(app, done, limit=2)
+    assert len(result.replays) == 2
+    assert (result.truncated.shown, result.truncated.total) == (2, 5)
+    assert "limit=5" in result.truncated.how_to_get_more
 
 
 def test_a_screen_of_the_reference_ledger_is_replayed_too(
@@ -194,10 +194,10 @@ def test_a_screen_of_the_reference_ledger_is_replayed_too(
         database.execute("VACUUM INTO ?", (str(place),))
     monkeypatch.setenv("LINGSHU_REFERENCE_LEDGER", str(place))
     another = open_app(home.parent / "another", FakeEngine(PANEL))
-    found = replay(another, done)
-    assert (found.verdict, found.verdicts) == ("exact", {"exact": 5})
-    assert found.verification_written is False
-    assert replay(another, done).replays == found.replays
+    result = replay(another, done)
+    assert (result.verdict, result.verdicts) == ("exact", {"exact": 5})
+    assert result.verification_written is False
+    assert replay(another, done).replays == result.replays
     another.close()
 
 
@@ -205,9 +205,9 @@ def test_the_command_line_replays_a_screen_and_names_each(
     app: App, done: str, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("lingshu_tools.cli.replay_command.open_app", lambda: app)
-    told = CliRunner().invoke(main, ["replay", done])
-    assert told.exit_code == 0, told.output
-    assert all(e.id in told.output for e in app.ledger.children(done))
-    assert "5 exact" in told.output
+    messages = CliRunner().invoke(main, ["replay", done])
+    assert messages.exit_code == 0, messages.output
+    assert all(e.id in messages.output for e in app.ledger.children(done))
+    assert "5 exact" in messages.output
     result = json.loads(CliRunner().invoke(main, ["replay", done, "--json"]).output)
     assert result["verdicts"] == {"exact": 5}

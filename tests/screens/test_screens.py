@@ -29,16 +29,16 @@ from lingshu_tools.errors import InputError, NotFoundError
 
 
 def test_all_25_seen_are_ranked_best_first_against_one_control_arm(app: App, engine: FakeEngine):
-    found = run(app, candidates="all_seen", n_cells=8, top=100)
-    scores = [row.score for row in found.ranking]
-    assert found.status == "succeeded"
-    assert len(scores) == found.n_done == 25
+    result = run(app, candidates="all_seen", n_cells=8, top=100)
+    scores = [row.score for row in result.ranking]
+    assert result.status == "succeeded"
+    assert len(scores) == result.n_done == 25
     assert scores == sorted(scores, reverse=True)
-    assert {row.perturbation for row in found.ranking} == {f"{t} knockout" for t in TARGETS}
-    assert found.progress.done == found.progress.total == 26 * 8
+    assert {row.perturbation for row in result.ranking} == {f"{t} knockout" for t in TARGETS}
+    assert result.progress.done == result.progress.total == 26 * 8
     assert len(engine.arms) == 26
     assert sum(not arm.interventions for arm in engine.arms.values()) == 1
-    outcomes = [app.ledger.outcome(c.id) for c in app.ledger.children(found.screen_id)]
+    outcomes = [app.ledger.outcome(c.id) for c in app.ledger.children(result.screen_id)]
     assert len({o.artifacts["control"] for o in outcomes}) == 1
 
 
@@ -54,42 +54,42 @@ def test_a_score_is_that_of_the_cells_the_engine_gave(app: App, engine: FakeEngi
 
 
 def test_a_ranking_needs_the_ledger_file_alone(app: App):
-    found = run(app, top=100)
+    result = run(app, top=100)
     shutil.rmtree(app.home / "objects")
-    again = call(app, "run_screen", {"screen_id": found.screen_id, "top": 100})
-    assert again.ranking == found.ranking
+    again = call(app, "run_screen", {"screen_id": result.screen_id, "top": 100})
+    assert again.ranking == result.ranking
 
 
 def test_errors_and_false_discovery_rates_stand_beside_every_score(app: App):
-    found = run(app, top=100)
-    assert all(row.prediction_error > 0 and row.support == "seen" for row in found.ranking)
-    assert all(0 <= row.fdr <= 1 for row in found.ranking)
-    assert min(row.fdr for row in found.ranking) < 0.05
-    assert "twelve strongest" in found.summary
-    assert "mean shift 0.31" in found.summary
-    assert "prediction error" in found.summary
-    assert set(found.units) == {"score", "mc_interval", "prediction_error"}
+    result = run(app, top=100)
+    assert all(row.prediction_error > 0 and row.support == "seen" for row in result.ranking)
+    assert all(0 <= row.fdr <= 1 for row in result.ranking)
+    assert min(row.fdr for row in result.ranking) < 0.05
+    assert "twelve strongest" in result.summary
+    assert "mean shift 0.31" in result.summary
+    assert "prediction error" in result.summary
+    assert set(result.units) == {"score", "mc_interval", "prediction_error"}
 
 
 def test_a_targets_own_gene_is_left_out_and_the_result_says_so(app: App):
-    found = run(app, top=100)
-    left_out = {row.perturbation: row.left_out for row in found.ranking if row.left_out}
+    result = run(app, top=100)
+    left_out = {row.perturbation: row.left_out for row in result.ranking if row.left_out}
     assert left_out == {"T03 knockout": ["T03"]}
-    assert any("own gene is left out" in c and "T03" in c for c in found.caveats)
+    assert any("own gene is left out" in c and "T03" in c for c in result.caveats)
 
 
 def test_a_candidate_whose_only_gene_is_its_own_has_no_score(app: App):
-    found = run(app, objective={"lower": ["T03"]}, candidates=["T03", "T04"])
-    assert [row.perturbation for row in found.ranking] == ["T04 knockout", "T03 knockout"]
-    assert found.ranking[1].score is None
-    assert any("Without a score" in c and "T03" in c for c in found.caveats)
+    result = run(app, objective={"lower": ["T03"]}, candidates=["T03", "T04"])
+    assert [row.perturbation for row in result.ranking] == ["T04 knockout", "T03 knockout"]
+    assert result.ranking[1].score is None
+    assert any("Without a score" in c and "T03" in c for c in result.caveats)
 
 
 def test_rows_that_are_cut_are_told(app: App):
-    found = run(app, top=3)
-    assert len(found.ranking) == 3
-    assert (found.truncated.shown, found.truncated.total) == (3, 5)
-    assert "top=5" in found.truncated.how_to_get_more
+    result = run(app, top=3)
+    assert len(result.ranking) == 3
+    assert (result.truncated.shown, result.truncated.total) == (3, 5)
+    assert "top=5" in result.truncated.how_to_get_more
 
 
 def test_the_same_plan_again_computes_nothing(app: App, engine: FakeEngine):
@@ -103,9 +103,9 @@ def test_the_same_plan_again_computes_nothing(app: App, engine: FakeEngine):
 
 def test_a_dry_run_costs_and_records_nothing(app: App, engine: FakeEngine):
     head = str(app.ledger.head())
-    found = run(app, dry_run=True)
-    assert (found.status, found.screen_id, found.ranking) == ("planned", None, [])
-    assert found.cost.n_cells == 6 * 48
+    result = run(app, dry_run=True)
+    assert (result.status, result.screen_id, result.ranking) == ("planned", None, [])
+    assert result.cost.n_cells == 6 * 48
     assert str(app.ledger.head()) == head
     assert not engine.arms
 
@@ -114,24 +114,24 @@ def test_without_a_sham_null_nothing_is_called_and_the_result_says_why(tmp_path:
     evidence = make_evidence()
     del evidence["sham"]
     make_checkpoint(tmp_path / "checkpoints", evidence)
-    found = run(open_app(tmp_path / "home", FakeEngine(PANEL)))
-    assert all(row.fdr is None for row in found.ranking)
-    assert any("no recorded effects of sham" in c for c in found.caveats)
+    result = run(open_app(tmp_path / "home", FakeEngine(PANEL)))
+    assert all(row.fdr is None for row in result.ranking)
+    assert any("no recorded effects of sham" in c for c in result.caveats)
 
 
 def test_shams_of_other_settings_are_no_null(tmp_path: Path):
     evidence = make_evidence()
     evidence["sham"]["steps"] = 32
     make_checkpoint(tmp_path / "checkpoints", evidence)
-    found = run(open_app(tmp_path / "home", FakeEngine(PANEL)))
-    assert all(row.fdr is None for row in found.ranking)
-    assert any("32 steps, this with 8" in c for c in found.caveats)
+    result = run(open_app(tmp_path / "home", FakeEngine(PANEL)))
+    assert all(row.fdr is None for row in result.ranking)
+    assert any("32 steps, this with 8" in c for c in result.caveats)
 
 
 def test_a_checkpoint_that_loses_to_the_baseline_says_so_in_the_summary(tmp_path: Path):
     make_checkpoint(tmp_path / "checkpoints", make_evidence(beats=False))
-    found = run(open_app(tmp_path / "home", FakeEngine(PANEL)))
-    assert "does not beat" in found.summary
+    result = run(open_app(tmp_path / "home", FakeEngine(PANEL)))
+    assert "does not beat" in result.summary
 
 
 def test_one_pair_of_cells_has_a_score_without_an_interval(app: App):
@@ -143,10 +143,10 @@ def test_one_pair_of_cells_has_a_score_without_an_interval(app: App):
 def test_a_running_screen_shows_the_ranking_so_far(tmp_path: Path):
     make_checkpoint(tmp_path / "checkpoints")
     app = open_app(tmp_path / "home", HaltingEngine(done=0))
-    found = run(app, wait_s=0)
-    assert found.status in ("queued", "running")
-    assert found.next_step == f'get_experiment(id="{found.screen_id}", wait_s=45)'
-    assert found.ranking == []
+    result = run(app, wait_s=0)
+    assert result.status in ("queued", "running")
+    assert result.next_step == f'get_experiment(id="{result.screen_id}", wait_s=45)'
+    assert result.ranking == []
     app.runner.close()
 
 
@@ -185,8 +185,8 @@ def test_what_a_killed_process_sealed_is_not_repeated(tmp_path: Path):
     sealed = {i: o for i, o in before.items() if o is not None}
     assert len(before) == 5
     assert len(sealed) == 2
-    found = run(app)
-    assert (found.screen_id, found.status, found.n_done) == (screen_id, "succeeded", 5)
+    result = run(app)
+    assert (result.screen_id, result.status, result.n_done) == (screen_id, "succeeded", 5)
     assert [c.id for c in app.ledger.children(screen_id)] == list(before)
     assert all(app.ledger.outcome(i) == o for i, o in sealed.items())
     assert sum(bool(arm.interventions) for arm in engine.arms.values()) == 3
@@ -197,24 +197,24 @@ def test_what_a_killed_process_sealed_is_not_repeated(tmp_path: Path):
 def test_a_failed_candidate_is_named_and_the_rest_is_ranked(tmp_path: Path):
     make_checkpoint(tmp_path / "checkpoints")
     app = open_app(tmp_path / "home", BrokenEngine(PANEL))
-    found = run(app, top=100)
-    assert (found.status, found.n_done) == ("succeeded", 4)
-    assert any(c.startswith("Failed") and "T02" in c for c in found.caveats)
+    result = run(app, top=100)
+    assert (result.status, result.n_done) == ("succeeded", 4)
+    assert any(c.startswith("Failed") and "T02" in c for c in result.caveats)
     app.runner.close()
 
 
 def test_a_cancelled_screen_keeps_what_is_done(tmp_path: Path):
     make_checkpoint(tmp_path / "checkpoints")
     app = open_app(tmp_path / "home", HaltingEngine(done=3))
-    found = run(app, wait_s=0)
-    ids = [c.id for c in app.ledger.children(found.screen_id)]
+    result = run(app, wait_s=0)
+    ids = [c.id for c in app.ledger.children(result.screen_id)]
     app.runner.wait(ids[:3], 45)
-    call(app, "cancel_experiment", {"id": found.screen_id})
+    call(app, "cancel_experiment", {"id": result.screen_id})
     app.runner.wait(ids, 45)
-    found = call(app, "get_experiment", {"id": found.screen_id})
-    assert (found.status, len(found.ranking)) == ("cancelled", 3)
-    assert any(c.startswith("Cancelled") for c in found.caveats)
-    assert all(row["fdr"] is None for row in found.ranking)
+    result = call(app, "get_experiment", {"id": result.screen_id})
+    assert (result.status, len(result.ranking)) == ("cancelled", 3)
+    assert any(c.startswith("Cancelled") for c in result.caveats)
+    assert all(row["fdr"] is None for row in result.ranking)
     app.runner.close()
 
 

@@ -63,10 +63,10 @@ def test_a_new_home_is_private_whatever_the_umask(
         umask(mask)
         fill(place / "new" / "home")
         umask(0o022)
-    made = modes(place / "new")
-    assert {"new/home/experiments.db", "new/home/heads.txt", "new/home/objects"} <= made.keys()
-    expected = {name: 0o700 if (place / name).is_dir() else 0o600 for name in made}
-    assert made == expected
+    created = modes(place / "new")
+    assert {"new/home/experiments.db", "new/home/heads.txt", "new/home/objects"} <= created.keys()
+    expected = {name: 0o700 if (place / name).is_dir() else 0o600 for name in created}
+    assert created == expected
 
 
 @by_root
@@ -189,8 +189,8 @@ def test_a_home_made_of_an_archive_is_private(tmp_path: Path, umask: Callable[[i
     umask(0)
     home = import_ledger(archive, tmp_path / "arrived").home
     umask(0o022)
-    made = modes(home)
-    assert made == {name: 0o700 if (tmp_path / name).is_dir() else 0o600 for name in made}
+    created = modes(home)
+    assert created == {name: 0o700 if (tmp_path / name).is_dir() else 0o600 for name in created}
 
 
 # lingshu doctor

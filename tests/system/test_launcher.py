@@ -141,15 +141,15 @@ def environment_of_training(
 def test_training_alone_sees_no_rank(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     for name, value in RANK_1_OF_2.items():
         monkeypatch.setenv(name, value)
-    found = environment_of_training(monkeypatch, tmp_path, "--ranks", "1")
-    assert not found.keys() & RANK_1_OF_2.keys()
+    result = environment_of_training(monkeypatch, tmp_path, "--ranks", "1")
+    assert not result.keys() & RANK_1_OF_2.keys()
 
 
 def test_training_by_ranks_sees_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     for name, value in RANK_1_OF_2.items():
         monkeypatch.setenv(name, value)
-    found = environment_of_training(monkeypatch, tmp_path, "--ranks", "2")
-    assert found.items() >= RANK_1_OF_2.items()
+    result = environment_of_training(monkeypatch, tmp_path, "--ranks", "2")
+    assert result.items() >= RANK_1_OF_2.items()
 
 
 def test_a_module_that_does_not_know_whether_it_is_a_rank_asks(

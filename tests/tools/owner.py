@@ -29,8 +29,8 @@ def main() -> None:
     engine = Announcing(catalogue.load("made").panel)
     app = App(Path(sys.argv[1]), engine=engine, catalogue=catalogue)
     knockout = [{"kind": "knockout", "target": "STAT1"}]
-    asked = {"interventions": knockout, "n_cells": 8, "wait_s": 0, "checkpoint": "made"}
-    begun = call(app, "perturb_cells", asked).experiment_id
+    request = {"interventions": knockout, "n_cells": 8, "wait_s": 0, "checkpoint": "made"}
+    begun = call(app, "perturb_cells", request).experiment_id
     engine.at_work.wait()
     sys.stdout.write(f"{begun}\n")
     sys.stdout.flush()

@@ -20,9 +20,9 @@ def test_the_owners_token_is_made_once_and_lies_in_a_private_file(tmp_path: Path
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert stat.S_IMODE(home.stat().st_mode) == 0o700
     assert AccessTokens(home).ensure_owner().read_text().strip() == value
-    found = AccessTokens(home).find(value)
-    assert found
-    assert found.name == "local"
+    result = AccessTokens(home).find(value)
+    assert result
+    assert result.name == "local"
 
 
 def test_tokens_are_known_by_their_value_alone_and_stored_as_hashes(tmp_path: Path):
@@ -30,10 +30,10 @@ def test_tokens_are_known_by_their_value_alone_and_stored_as_hashes(tmp_path: Pa
     alice = tokens.add("alice", max_calls=3, max_cells=100)
     bob = tokens.add("bob", **NO_LIMITS)
     assert alice != bob
-    found = tokens.find(alice)
-    assert found
-    assert (found.name, found.max_calls, found.max_cells) == ("alice", 3, 100)
-    for value in ("", "alice", alice[:-1], alice + "x", found.digest, "\udc80"):
+    result = tokens.find(alice)
+    assert result
+    assert (result.name, result.max_calls, result.max_cells) == ("alice", 3, 100)
+    for value in ("", "alice", alice[:-1], alice + "x", result.digest, "\udc80"):
         assert tokens.find(value) is None
     stored = b"".join(path.read_bytes() for path in tmp_path.iterdir() if path.is_file())
     assert alice.encode() not in stored

@@ -47,9 +47,9 @@ def test_an_engine_that_is_busy_is_waited_for_and_named_meanwhile(
     assert "`lingshu engine stop`" in waiting.summary
     free.set()
     assert app.runner.wait([waiting.experiment_id], 20)
-    done = call(app, "get_experiment", {"id": waiting.experiment_id})
-    assert done.status == "succeeded"
-    assert "0.0.9" not in done.summary
+    finished = call(app, "get_experiment", {"id": waiting.experiment_id})
+    assert finished.status == "succeeded"
+    assert "0.0.9" not in finished.summary
 
 
 def test_a_busy_engine_does_not_keep_an_application_from_closing(open_app, checkpoint):

@@ -48,7 +48,7 @@ def perturb(app: App, **more: Any) -> dict[str, Any]:
 
 def calls(app: App) -> dict[str, dict[str, Any]]:
     """A good call of every tool."""
-    done = perturb(app)["experiment_id"]
+    finished = perturb(app)["experiment_id"]
     screen = {"objective": {"lower": ["PSMB9"]}, "candidates": ["STAT1", "JAK2"], "n_cells": 8}
     return {
         "describe_model": {},
@@ -57,10 +57,10 @@ def calls(app: App) -> dict[str, dict[str, Any]]:
         "perturb_cells": {"interventions": KNOCK_OUT, "n_cells": 16, "wait_s": 30},
         "plan_screen": screen,
         "run_screen": screen | {"wait_s": 30},
-        "get_experiment": {"id": done},
+        "get_experiment": {"id": finished},
         "list_experiments": {},
-        "replay_experiment": {"id": done, "wait_s": 30},
-        "cancel_experiment": {"id": done},
+        "replay_experiment": {"id": finished, "wait_s": 30},
+        "cancel_experiment": {"id": finished},
     }
 
 
@@ -152,14 +152,14 @@ def test_genes_are_found_by_any_of_their_names(app: App):
     genes = run(app, "find_genes", names=names)["genes"]
     assert [g["gene"] for g in genes] == ["CD274"] * 4 + [None]
     assert genes[4]["nearest"][0] == "STAT1"
-    found = run(app, "find_genes", query="ifngr")["genes"]
-    assert [g["gene"] for g in found] == ["IFNGR1", "IFNGR2"]
-    assert found[0]["perturbed_by"] == ["knockout"]
+    result = run(app, "find_genes", query="ifngr")["genes"]
+    assert [g["gene"] for g in result] == ["IFNGR1", "IFNGR2"]
+    assert result[0]["perturbed_by"] == ["knockout"]
 
 
 def test_a_result_says_where_every_number_came_from(app: App):
-    done = perturb(app)["experiment_id"]
-    provenance = run(app, "get_experiment", id=done, detail="provenance")["provenance"]
+    finished = perturb(app)["experiment_id"]
+    provenance = run(app, "get_experiment", id=finished, detail="provenance")["provenance"]
     assert provenance["request"]["checkpoint_digest"].startswith("sha256:")
     assert provenance["request"]["steps"] == 8
     assert set(provenance["artifacts"]) == {"control", "perturbed", "effects"}

@@ -110,9 +110,9 @@ def good_calls(done: str) -> dict[str, dict[str, Any]]:
 def test_every_tool_of_a_process_that_has_just_begun_answers_in_time(
     open_app, engine, app: App, hold: Hold, how: str
 ):
-    done = call(app, "sample_cells", SAMPLE | {"wait_s": 30}).experiment_id
+    finished = call(app, "sample_cells", SAMPLE | {"wait_s": 30}).experiment_id
     process = hold(app, how)
-    tools = good_calls(done)
+    tools = good_calls(finished)
     assert set(tools) == set(TOOL_NAMES)
     if how == "guard":
         # Nobody needs it once the ledger is there; starting a child takes too long to be timed.
@@ -156,8 +156,8 @@ def test_an_experiment_begun_before_is_sealed_when_the_lock_goes(
     said = answered(app, "get_experiment", {"id": begun})
     assert f"locked by process {process.pid}" in said
     process.communicate()
-    done = call(app, "get_experiment", {"id": begun, "wait_s": 30})
-    assert done.status == "succeeded", done.summary
+    finished = call(app, "get_experiment", {"id": begun, "wait_s": 30})
+    assert finished.status == "succeeded", finished.summary
     with app.ledger.read() as connection:
         assert connection.exec_driver_sql("SELECT count(*) FROM outcome").scalar() == 1
     assert app.ledger.verify().ok

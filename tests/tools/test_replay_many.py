@@ -61,8 +61,8 @@ def engine(checkpoint) -> Counting:
 def done(app) -> list[str]:
     """Three knock-outs and a sample, newest first as they are listed."""
     for seed in range(3):
-        one = {"interventions": [{"kind": "knockout", "target": "STAT1"}], "n_cells": 8}
-        call(app, "perturb_cells", one | {"seed": seed, "wait_s": 30})
+        item = {"interventions": [{"kind": "knockout", "target": "STAT1"}], "n_cells": 8}
+        call(app, "perturb_cells", item | {"seed": seed, "wait_s": 30})
     call(app, "sample_cells", {"n_cells": 8, "wait_s": 30})
     return finished(app.ledger)
 

@@ -111,8 +111,8 @@ def test_a_replay_that_is_not_done_is_found_again_by_its_id(open_app, done, held
 
 
 def test_a_sample_is_replayed_too(app):
-    done = call(app, "sample_cells", {"n_cells": 8, "wait_s": 30}).experiment_id
-    assert replay(app, done).verdict == "exact"
+    finished = call(app, "sample_cells", {"n_cells": 8, "wait_s": 30}).experiment_id
+    assert replay(app, finished).verdict == "exact"
 
 
 def test_what_has_not_finished_cannot_be_replayed(open_app, held):

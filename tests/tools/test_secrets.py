@@ -230,19 +230,19 @@ def test_what_ends_a_process_is_printed_without_a_secret():
         "    raise RuntimeError(url)\n"
         "main(['fail'])\n"
     )
-    told = subprocess.run(
+    messages = subprocess.run(
         [sys.executable, "-P", "-c", script],
         capture_output=True,
         text=True,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         check=False,
     )
-    assert told.returncode == 1
-    assert leaks(told.stdout + told.stderr) == []
+    assert messages.returncode == 1
+    assert leaks(messages.stdout + messages.stderr) == []
     shown = f"http://user:{MASK}@127.0.0.1:1"
     # The log, the thread's traceback and the one that ended the process.
-    assert told.stderr.count(shown) >= 3, told.stderr
-    assert shown in told.stdout
+    assert messages.stderr.count(shown) >= 3, messages.stderr
+    assert shown in messages.stdout
 
 
 def test_a_protected_stream_is_otherwise_the_stream(monkeypatch: pytest.MonkeyPatch):

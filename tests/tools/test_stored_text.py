@@ -28,9 +28,9 @@ def hidden(text: str) -> list[str]:
 @pytest.fixture
 def hostile(app) -> str:
     """A failed experiment whose every free text was written by somebody with bad intentions."""
-    done = call(app, "perturb_cells", PERTURB).experiment_id
-    made = app.ledger.experiment(done)
-    values = {field.name: getattr(made, field.name) for field in fields(NewExperiment)}
+    finished = call(app, "perturb_cells", PERTURB).experiment_id
+    created = app.ledger.experiment(finished)
+    values = {field.name: getattr(created, field.name) for field in fields(NewExperiment)}
     texts = dict.fromkeys(("principal", "perturbation", "context"), HOSTILE)
     experiment = app.ledger.begin(NewExperiment(**values | texts))
     with app.ledger.attempt(experiment.id) as attempt:
@@ -48,8 +48,8 @@ def hostile(app) -> str:
     ],
 )
 def test_results_show_stored_text_without_its_power(app, hostile, tool, more):
-    asked = more if tool == "list_experiments" else {"id": hostile, **more}
-    result = call(app, tool, asked)
+    request = more if tool == "list_experiments" else {"id": hostile, **more}
+    result = call(app, tool, request)
     structured = json.dumps(result.model_dump(mode="json"), ensure_ascii=False)
     assert SHOWN in structured
     assert hidden(structured) == []

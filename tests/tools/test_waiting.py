@@ -25,10 +25,10 @@ def test_a_call_that_may_not_wait_says_how_to_go_on(open_app, held):
     assert first.progress.total == 16
     assert first.experiment_id in first.next_step
     held.gate.set()
-    done = call(app, "get_experiment", {"id": first.experiment_id, "wait_s": 30})
-    assert done.status == "succeeded"
-    assert done.perturbation == "STAT1 knockout"
-    assert len(done.genes) == 5
+    finished = call(app, "get_experiment", {"id": first.experiment_id, "wait_s": 30})
+    assert finished.status == "succeeded"
+    assert finished.perturbation == "STAT1 knockout"
+    assert len(finished.genes) == 5
 
 
 def test_a_waiting_call_tells_its_door_how_far_it_is(open_app, held):
@@ -106,8 +106,8 @@ def test_without_an_engine_the_experiment_waits_for_one(open_app, checkpoint, en
     assert result.status == "interrupted"
     assert "pip install" in result.summary
     mended = open_app(engine)
-    done = call(mended, "get_experiment", {"id": result.experiment_id, "wait_s": 30})
-    assert done.status == "succeeded"
+    finished = call(mended, "get_experiment", {"id": result.experiment_id, "wait_s": 30})
+    assert finished.status == "succeeded"
 
 
 def test_a_fault_in_the_analysis_is_sealed_as_an_incident(open_app, engine, monkeypatch, capsys):
@@ -147,8 +147,8 @@ def test_an_experiment_whose_owner_was_killed_is_finished_by_another(owner, open
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert app.ledger.status(begun) == "interrupted"
-    done = call(app, "get_experiment", {"id": begun, "wait_s": 30})
-    assert done.status == "succeeded"
+    finished = call(app, "get_experiment", {"id": begun, "wait_s": 30})
+    assert finished.status == "succeeded"
     same = call(app, "perturb_cells", PERTURB | {"wait_s": 30})
     assert app.ledger.outcome(begun).artifacts == app.ledger.outcome(same.experiment_id).artifacts
 

@@ -59,14 +59,14 @@ def test_it_is_verified_and_what_waited_in_its_spool_is_recorded(left: Left) -> 
 
 def test_it_is_migrated_after_a_copy_was_made(left: Left) -> None:
     before = rows(left.database)
-    done = migrate(left.database)
-    assert done.after == HEAD
+    finished = migrate(left.database)
+    assert finished.after == HEAD
     assert rows(left.database) == before
-    if done.before != HEAD:
-        assert done.backup is not None
-        assert rows(done.backup) == before
-        assert Ledger.open_read_only(done.backup).schema == done.before
-    assert done.restored == ()
+    if finished.before != HEAD:
+        assert finished.backup is not None
+        assert rows(finished.backup) == before
+        assert Ledger.open_read_only(finished.backup).schema == finished.before
+    assert finished.restored == ()
     assert Ledger.open(left.home).verify().ok
 
 
@@ -136,12 +136,12 @@ def finished(app: App, tool: str, **arguments: Any) -> Any:
 
 def replayed(app: App, name: str) -> str:
     replay = finished(app, "replay_experiment", id=name).experiment_id
-    found = verdict_of(app, app.ledger.experiment(replay))
-    assert found is not None, app.ledger.outcome(replay)
+    result = verdict_of(app, app.ledger.experiment(replay))
+    assert result is not None, app.ledger.outcome(replay)
     # Exact where the profile is that of the fixture; where it is another, `differs` names it.
-    same = not any(key.startswith("profile") for key in found.differs.get("environment", {}))
-    assert (found.verdict == "exact") == same, found
-    return found.verdict
+    same = not any(key.startswith("profile") for key in result.differs.get("environment", {}))
+    assert (result.verdict == "exact") == same, result
+    return result.verdict
 
 
 # Without the checkpoint
