@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from lingshu_model.contracts import Catalogue
 from lingshu_model.evaluate.arms import ArmStore, seen_conditions
 from lingshu_model.evaluate.compare import Estimate, estimate
-from lingshu_model.evaluate.metrics.matrices import log1p_cp10k
+from lingshu_model.evaluate.metrics.matrices import expression_levels
 from lingshu_model.evaluate.metrics.resampling import stream
 from lingshu_model.evaluate.tables import shown, table
 from lingshu_model.train.data.cells import Condition
@@ -59,7 +59,7 @@ def _arms(store: ArmStore, condition: Condition, seed: int, steps: int) -> list[
     """Return perturbed cells, paired control cells and unpaired ones, log1p_cp10k."""
     control = Condition(condition.context)
     arms = [(condition, seed), (control, seed), (control, seed + OTHER_SEED)]
-    return [log1p_cp10k(store.counts(c, s, steps=steps)).toarray() for c, s in arms]
+    return [expression_levels(store.counts(c, s, steps=steps)).toarray() for c, s in arms]
 
 
 def gains(

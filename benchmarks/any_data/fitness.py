@@ -6,7 +6,7 @@ import numpy as np
 
 from benchmarks.any_data.predictors import MOVED, SEEN, MovedCells, Priors, pearson
 from benchmarks.any_data.sets import Cells, Judged
-from lingshu_model.effects.moments import cell_totals, log1p_cp10k
+from lingshu_model.effects.moments import cell_totals, expression_levels
 
 SURE = 0.05
 """Local false sign rate below which a gene's change is certain."""
@@ -59,7 +59,7 @@ def _fitness(predictor: MovedCells, condition: str, context: str) -> Fitness:
     judged = Judged(condition, context, "", none, none)
     target = predictor.posterior(judged)
     moved, control = predictor.cells(judged, MOVED)
-    difference = log1p_cp10k(moved).toarray() - log1p_cp10k(control).toarray()
+    difference = expression_levels(moved).toarray() - expression_levels(control).toarray()
     delivered = difference.mean(axis=0)
     error = difference.std(axis=0, ddof=1) / np.sqrt(len(difference))
     runaway = float((np.abs(delivered - target.mean) - 2 * error).max().clip(min=0))

@@ -30,7 +30,7 @@ from lingshu_model.effects import (
     set_block,
     together,
 )
-from lingshu_model.effects.moments import log1p_cp10k
+from lingshu_model.effects.moments import expression_levels
 
 SEEN, CARRIED, UNSEEN, COMBINATION = "seen", "carried", "unseen", "combination"
 ALL = frozenset({SEEN, CARRIED, UNSEEN, COMBINATION})
@@ -162,7 +162,7 @@ class Nearest(Simple):
         ]
 
     def _levels(self, context: str) -> Floats:
-        return log1p_cp10k(self.train.counts[self.train.where(CONTROL, context)]).toarray()
+        return expression_levels(self.train.counts[self.train.where(CONTROL, context)]).toarray()
 
 
 class Resampled(Simple):
@@ -175,7 +175,7 @@ class Resampled(Simple):
         for condition in (judged.condition, CONTROL):
             rows = self.train.where(condition, judged.context)
             drawn = self.train.counts[rng.choice(rows, len(rows))]
-            means.append(np.asarray(log1p_cp10k(drawn).mean(axis=0)).ravel())
+            means.append(np.asarray(expression_levels(drawn).mean(axis=0)).ravel())
         return means[0] - means[1]
 
 
@@ -296,7 +296,7 @@ class MovedCells(ClosedForm):
 
     def predict_change(self, judged: Judged) -> Floats:
         moved, control = self.cells(judged, MOVED)
-        means = [np.asarray(log1p_cp10k(c).mean(axis=0)).ravel() for c in (moved, control)]
+        means = [np.asarray(expression_levels(c).mean(axis=0)).ravel() for c in (moved, control)]
         return means[0] - means[1]
 
 

@@ -12,11 +12,11 @@ import numpy as np
 
 from benchmarks.any_data.sets import FIFTHS, Floats, generator
 from benchmarks.combinations.norman import Recovered, read
+from lingshu_model.contracts.levels import CP10K
 from lingshu_model.effects import Range, fit_prior, fit_saturation, posterior, together
 
 SIZE, REAL_DEPTH = 2.0, 12_000.0
 """Negative binomial size and counts per cell that counting noise is reckoned with."""
-PER = 1e4
 
 
 def changes(found: Recovered) -> tuple[Floats, Floats, Floats]:
@@ -26,12 +26,12 @@ def changes(found: Recovered) -> tuple[Floats, Floats, Floats]:
     k + k^2 / (size cells), by the delta method on ln(1 + 10,000 k / N).
     """
     share = found.umi / found.total[:, None]
-    control = np.log1p(found.control_cpm / 1e6 * PER)
+    control = np.log1p(found.control_cpm / 1e6 * CP10K)
     cells = found.total[:, None] / REAL_DEPTH
     variance = share / found.total[:, None] + share**2 / (SIZE * cells)
-    slope = PER / (1.0 + PER * share)
+    slope = CP10K / (1.0 + CP10K * share)
     half = slope**2 * 0.5 / found.total[:, None] ** 2
-    return np.log1p(PER * share) - control, slope**2 * variance + half, control
+    return np.log1p(CP10K * share) - control, slope**2 * variance + half, control
 
 
 def folds(data: Path) -> Iterator[tuple[str, list[tuple[str, Floats, dict[str, Floats]]]]]:

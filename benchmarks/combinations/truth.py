@@ -16,11 +16,12 @@ import pandas
 from numpy.typing import NDArray
 from scipy import sparse
 
+from lingshu_model.contracts.levels import CP10K
+
 Floats = NDArray[np.float64]
 Targets = frozenset[str]
 CONTROL = "control"
 JOIN = "+"
-CP10K = 1e4
 
 
 def change(share: Floats, control: Floats) -> Floats:

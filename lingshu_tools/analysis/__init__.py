@@ -3,7 +3,7 @@
 Plain numpy, no state, no clock. Knows nothing of ledgers, engines, tools or doors.
 """
 
-from lingshu_tools.analysis.effects import Effect, cp10k, interval, log1p_cp10k, paired_effect
+from lingshu_tools.analysis.effects import Effect, expression_levels, interval, paired_effect
 from lingshu_tools.analysis.interactions import NotMeasuredError, expected, interaction
 from lingshu_tools.analysis.null import ShamNull
 from lingshu_tools.analysis.residuals import PredictionError, Residuals
@@ -21,11 +21,10 @@ __all__ = [
     "ShamNull",
     "Summary",
     "benjamini_hochberg",
-    "cp10k",
     "expected",
+    "expression_levels",
     "interaction",
     "interval",
-    "log1p_cp10k",
     "paired_effect",
     "paired_score",
     "summarised",

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lingshu_model.contracts import Cells, row_blocks
+from lingshu_model.contracts.levels import cp10k
 from lingshu_tools.analysis.student import t_quantile
 
-CP10K = 1e4
 JACKKNIFE_BLOCKS = 20
 _LARGEST_BLOCK = 512
 
@@ -106,29 +106,23 @@ def paired_effect(control: Cells, perturbed: Cells) -> Effect:
     )
 
 
-def cp10k(cells: Cells, measured: NDArray[np.bool_] | None = None) -> Floats:
-    """Return counts per 10,000 of the measured genes, float64 [cells, measured genes].
+def expression_levels(cells: Cells, measured: NDArray[np.bool_] | None = None) -> Floats:
+    """Return log1p_cp10k of the measured genes, float64 [cells, measured genes].
 
     A cell without a single count is zero everywhere.
     """
-    return normalised(cells, measured)[0]
-
-
-def log1p_cp10k(cells: Cells, measured: NDArray[np.bool_] | None = None) -> Floats:
-    """Return ln(1 + counts per 10,000) of the measured genes, float64 [cells, measured genes]."""
     return normalised(cells, measured)[1]
 
 
 def normalised(cells: Cells, measured: NDArray[np.bool_] | None = None) -> tuple[Floats, Floats]:
-    """Return `cp10k` and `log1p_cp10k` of cells that are few enough to be dense."""
+    """Return cp10k and log1p_cp10k of cells that are few enough to be dense."""
     chosen = cells.measured if measured is None else measured
     within = cells[:]
     kept = chosen[within.indices[:]]
     row = within.row_of_each[kept]
     column = (np.cumsum(chosen) - 1)[within.indices[:][kept]]
     counts = within.values[:][kept].astype(np.float64)
-    total = np.bincount(row, weights=counts, minlength=len(cells))[row]
-    scaled = np.divide(counts * CP10K, total, out=np.zeros_like(counts), where=total > 0)
+    scaled = cp10k(counts, np.bincount(row, weights=counts, minlength=len(cells))[row])
     # By columns in memory: numpy then sums over cells pairwise, which loses fewer digits.
     y, x = (np.zeros((len(cells), int(chosen.sum())), order="F") for _ in range(2))
     x[row, column], y[row, column] = scaled, np.log1p(scaled)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lingshu_model.contracts import Cells, row_blocks
-from lingshu_tools.analysis.effects import interval, log1p_cp10k
+from lingshu_tools.analysis.effects import expression_levels, interval
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def paired_score(
     used = np.flatnonzero(kept)
     per_cell = np.empty(len(control))
     for rows in row_blocks(*control.shape):
-        before, after = (log1p_cp10k(arm[rows], measured) for arm in (control, perturbed))
+        before, after = (expression_levels(arm[rows], measured) for arm in (control, perturbed))
         per_cell[rows] = (after[:, used] - before[:, used]) @ kept[used]
     n = len(per_cell)
     se = None if n == 1 else float(per_cell.std(ddof=1)) / math.sqrt(n)

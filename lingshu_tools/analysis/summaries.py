@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lingshu_model.contracts import Cells, row_blocks
-from lingshu_tools.analysis.effects import Floats, log1p_cp10k
+from lingshu_tools.analysis.effects import Floats, expression_levels
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def summarised(cells: Cells) -> Summary:
     counts, present = np.zeros(panel, np.int64), np.zeros(panel, np.int64)
     for rows in row_blocks(*cells.shape):
         block = cells[rows]
-        total += log1p_cp10k(block).sum(axis=0)
+        total += expression_levels(block).sum(axis=0)
         totals[rows] = np.bincount(block.row_of_each, block.values[:], len(block))
         counts += np.bincount(block.indices[:], block.values[:], panel).astype(np.int64)
         present += np.bincount(block.indices[:], minlength=panel)
@@ -61,5 +61,5 @@ def _squares(cells: Cells, mean: Floats) -> Floats:
     """Return the summed squares about the mean; squares about 0 would lose digits."""
     sums = np.zeros_like(mean)
     for rows in row_blocks(*cells.shape):
-        sums += ((log1p_cp10k(cells[rows]) - mean) ** 2).sum(axis=0)
+        sums += ((expression_levels(cells[rows]) - mean) ** 2).sum(axis=0)
     return sums

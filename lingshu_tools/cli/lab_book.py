@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from lingshu_model.contracts import CheckpointError
 from lingshu_tools.calls.results import EvidenceView, Result
 from lingshu_tools.errors import InputError, MissingCheckpointError
-from lingshu_tools.execution.screens import candidates_of, locate_screen
+from lingshu_tools.execution.screens import candidates_of
 from lingshu_tools.experiments.designs import context_label, replaces
-from lingshu_tools.experiments.replays import locate, replayed, verdict_of
+from lingshu_tools.experiments.lookup import is_screen, locate, locate_screen
+from lingshu_tools.experiments.replays import replayed, verdict_of
 from lingshu_tools.ledger import Experiment, Ledger, Outcome, Screen
 from lingshu_tools.report.experiment_views import shown
 from lingshu_tools.report.row_view import screen_fields
@@ -39,7 +40,7 @@ def page(app: App, name: str) -> str:
     Raises:
         NotFoundError: there is none of that id here or in the reference ledger.
     """
-    made = _screen_page(app, name) if name.startswith("scr_") else _experiment_page(app, name)
+    made = _screen_page(app, name) if is_screen(name) else _experiment_page(app, name)
     return plain("\n".join(made))
 
 

@@ -72,8 +72,9 @@ def show_(experiment_id: str, database: Path | None) -> None:
         click.echo(page(app, experiment_id))
         return
     from lingshu_tools.calls.dispatcher import call
+    from lingshu_tools.experiments.lookup import is_screen
 
-    detail = "summary" if experiment_id.startswith("scr_") else "provenance"
+    detail = "summary" if is_screen(experiment_id) else "provenance"
     show(call(app, "get_experiment", {"id": experiment_id, "detail": detail, "wait_s": 0}))
 
 

@@ -83,9 +83,10 @@ def replay(
         message = "--ledger goes with --all and --sample"
         raise click.UsageError(message)
     from lingshu_tools.calls.registry import registry
+    from lingshu_tools.experiments.lookup import is_screen
 
     app = open_app()
-    if experiment_id.startswith("scr_"):
+    if is_screen(experiment_id):
         result = _screen(app, experiment_id)
         show(result, registry()["replay_experiment"].text(result))
     else:

@@ -31,6 +31,7 @@ from lingshu_tools.execution.cancelling import withdraw
 from lingshu_tools.execution.jobs import ENDED, ClosingError, Jobs
 from lingshu_tools.experiments.designs import Design, cells_of, design_of
 from lingshu_tools.experiments.findings import findings
+from lingshu_tools.experiments.lookup import is_screen
 from lingshu_tools.experiments.replays import record_verdict, replayed
 from lingshu_tools.experiments.workspace import Bench
 from lingshu_tools.ledger import Attempt, Experiment, NewOutcome
@@ -284,7 +285,7 @@ class Runner:
     def _objective(self, experiment: Experiment) -> Objective | None:
         """Return what the screen that an experiment belongs to scores."""
         parent = experiment.parent or ""
-        if not parent.startswith("scr_"):
+        if not is_screen(parent):
             return None
         return objective_of(self._bench.ledger.screen(parent).plan)
 

@@ -11,15 +11,6 @@ from lingshu_tools.ledger import Experiment, Ledger, Screen
 from lingshu_tools.planner import Plan
 
 
-def locate_screen(bench: Bench, screen_id: str) -> tuple[Ledger, Screen]:
-    """Return a screen and the ledger it is in: this home's, else the reference ledger.
-
-    Raises:
-        NotFoundError: in neither.
-    """
-    return bench.locate(lambda ledger: ledger.screen(screen_id))
-
-
 def candidates_of(ledger: Ledger, screen_id: str) -> list[Experiment]:
     """Return the experiments of a screen that count, by position: of each position the newest."""
     latest = {child.position: child for child in ledger.children(screen_id)}

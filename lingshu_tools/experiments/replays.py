@@ -21,6 +21,7 @@ from lingshu_model.contracts import Blob, decode_cells, row_blocks
 from lingshu_model.contracts.canonical import digest_pieces
 from lingshu_tools.experiments.designs import design_of, new_experiment, replaces
 from lingshu_tools.experiments.disk_space import require_room
+from lingshu_tools.experiments.lookup import is_screen, locate
 from lingshu_tools.experiments.workspace import Bench
 from lingshu_tools.ledger import Experiment, Ledger, Outcome, Verdict
 
@@ -72,11 +73,11 @@ def group_of(bench: Bench, experiment: Experiment) -> str:
     experiment has its own.
     """
     parent = experiment.parent or ""
-    if parent.startswith("scr_"):
+    if is_screen(parent):
         return parent
     if original := replayed(experiment):
         screen = locate(bench, original)[1].parent or ""
-        if screen.startswith("scr_"):
+        if is_screen(screen):
             return f"replay of {screen}"
     return experiment.id
 
@@ -84,15 +85,6 @@ def group_of(bench: Bench, experiment: Experiment) -> str:
 def profile_of(ledger: Ledger, environment: str | None) -> str | None:
     """Return the digest of the numerics profile of an environment, by the environment's digest."""
     return ledger.environment(environment).get("profile_digest") if environment else None
-
-
-def locate(bench: Bench, experiment_id: str) -> tuple[Ledger, Experiment]:
-    """Return an experiment and the ledger it is in: this home's, else the reference ledger.
-
-    Raises:
-        NotFoundError: in neither; the nearest ids are given.
-    """
-    return bench.locate(lambda ledger: ledger.experiment(experiment_id))
 
 
 def verdict_of(bench: Bench, replay: Experiment) -> Comparison | None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from lingshu_tools.calls.results import Progress, call_text
 from lingshu_tools.execution.resuming import newest
 from lingshu_tools.experiments.designs import Design, design_of
-from lingshu_tools.experiments.replays import locate
+from lingshu_tools.experiments.lookup import locate
 from lingshu_tools.ledger import Experiment, Ledger, Outcome
 from lingshu_tools.report.evidence import evidence_view, support_view
 

@@ -7,8 +7,8 @@ from lingshu_tools.calls.waiting import Pending
 from lingshu_tools.errors import InputError
 from lingshu_tools.execution.cancelling import cancel_all
 from lingshu_tools.execution.replay_screens import unfinished_replays
-from lingshu_tools.execution.screens import candidates_of, locate_screen
-from lingshu_tools.experiments.replays import locate
+from lingshu_tools.execution.screens import candidates_of
+from lingshu_tools.experiments.lookup import is_screen, locate, locate_screen
 from lingshu_tools.ledger import Experiment
 from lingshu_tools.tools.common import AnyId
 
@@ -51,7 +51,7 @@ def _result(
     stopped = [i for i in stopping if i in outcomes and outcomes[i].kind == "cancelled"]
     kept = sum(outcome.kind == "succeeded" for outcome in outcomes.values())
     late = [i for i in stopping if i not in outcomes]
-    screen = name.startswith("scr_")
+    screen = is_screen(name)
     caveats = [f"The engine could not be told, and may work on: {trouble}"] if trouble else []
     return CancelResult(
         status="running" if late else "cancelled" if stopped else "succeeded",
@@ -76,7 +76,7 @@ def _next_step(name: str, *, late: bool, trouble: bool) -> str:
 
 def _experiments(app: App, name: str) -> list[Experiment]:
     """Return what an id stands for: an experiment; or a screen's, and their unfinished replays."""
-    if name.startswith("scr_"):
+    if is_screen(name):
         ledger, screen = locate_screen(app, name)
         candidates = candidates_of(ledger, screen.id)
         replays = unfinished_replays(app, [e.id for e in candidates])

@@ -20,7 +20,8 @@ from lingshu_tools.calls.waiting import Pending
 from lingshu_tools.children import Answer, State, Task, Work
 from lingshu_tools.children.task import Kind
 from lingshu_tools.errors import InputError
-from lingshu_tools.execution.screens import candidates_of, locate_screen
+from lingshu_tools.execution.screens import candidates_of
+from lingshu_tools.experiments.lookup import is_screen, locate_screen
 from lingshu_tools.ledger import Experiment, digest_bytes
 from lingshu_tools.ledger.home import output_file
 from lingshu_tools.report.experiment_views import Shown, envelope, shown
@@ -88,7 +89,7 @@ def _result(app: App, asked: ExportExperiment, work: Answer | Work) -> ExportRes
 
 def _subject(app: App, name: str) -> dict[str, Any]:
     """Return the fields that do not depend on the file."""
-    if name.startswith("scr_"):
+    if is_screen(name):
         return {"screen_id": name, "ledger_head": str(app.ledger.head())}
     return envelope(app, shown(app, name))
 
@@ -188,7 +189,7 @@ def _script(app: App, asked: ExportExperiment) -> dict[str, Any]:
 
 def _finished(app: App, name: str, form: str) -> list[Shown]:
     ids = [name]
-    if name.startswith("scr_"):
+    if is_screen(name):
         ledger, screen = locate_screen(app, name)
         ids = [child.id for child in candidates_of(ledger, screen.id)]
     ones = [one for one in (shown(app, i) for i in ids) if one.succeeded]
@@ -265,7 +266,7 @@ def _provenance(app: App, name: str, ones: Sequence[Shown]) -> dict[str, Any]:
             "digest": checkpoint.digest,
             "panel_digest": checkpoint.panel_digest,
         },
-        "screen": dict(locate_screen(app, name)[1].plan) if name.startswith("scr_") else None,
+        "screen": dict(locate_screen(app, name)[1].plan) if is_screen(name) else None,
         "experiments": [_row(one) for one in ones],
         "evidence": {t: (measured.get(t) or {}).get("headline") for t in tiers},
         "ledger_head": str(ones[0].ledger.head()),
@@ -300,7 +301,7 @@ def _row(one: Shown) -> dict[str, Any]:
 
 
 def _missing(app: App, name: str, ones: Sequence[Shown]) -> list[str]:
-    if not name.startswith("scr_"):
+    if not is_screen(name):
         return []
     total = len(locate_screen(app, name)[1].plan["candidates"])
     return [] if len(ones) == total else [f"Only the {len(ones)} finished of {total} candidates."]

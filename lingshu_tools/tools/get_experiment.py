@@ -12,8 +12,8 @@ from lingshu_tools.calls.registry import Arguments, ToolSpec
 from lingshu_tools.calls.results import Result, View, render
 from lingshu_tools.calls.waiting import Pending
 from lingshu_tools.errors import InputError, MissingCheckpointError, quoted
-from lingshu_tools.execution.screens import locate_screen
 from lingshu_tools.experiments.designs import replaces
+from lingshu_tools.experiments.lookup import is_screen, locate_screen
 from lingshu_tools.experiments.replays import replayed, verdict_of
 from lingshu_tools.planner import plan_of
 from lingshu_tools.report.experiment_views import Recorded, Shown, recorded, shown
@@ -97,7 +97,7 @@ class GetResult(Result):
 
 def get_experiment(app: App, asked: GetExperiment) -> GetResult | Pending[GetResult]:
     """Return an experiment, after taking it up again where its worker has died."""
-    if asked.id.startswith("scr_"):
+    if is_screen(asked.id):
         return _screen(app, asked)
     try:
         one = shown(app, asked.id)

@@ -21,13 +21,14 @@ from lingshu_tools.children import Answer, State, Task, Work
 from lingshu_tools.errors import InputError
 from lingshu_tools.experiments.designs import context_label
 from lingshu_tools.experiments.findings import strongest, unpack_effect
+from lingshu_tools.experiments.lookup import is_screen, locate_screen
 from lingshu_tools.planner import Plan, Ranked, plan_of
 from lingshu_tools.planner.ranking import sham_null
 from lingshu_tools.report.evidence import evidence_view
 from lingshu_tools.report.experiment_views import Shown, envelope, shown
 from lingshu_tools.tools.common import AnyId, WaitS
 from lingshu_tools.tools.plan_screen import in_words, sham_limit, support_of, weakest
-from lingshu_tools.tools.run_screen import HIT_FDR, locate_screen, ranking_of
+from lingshu_tools.tools.run_screen import HIT_FDR, ranking_of
 from lingshu_tools.tools.unfinished_files import unfinished, when_made
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def _kind(asked: PlotExperiment) -> Kind:
     Raises:
         InputError: the kind is not one of that id's.
     """
-    prefix = "scr_" if asked.id.startswith("scr_") else "exp_"
+    prefix = "scr_" if is_screen(asked.id) else "exp_"
     fitting: list[Kind] = [kind for kind, plot in PLOTS.items() if plot.prefix == prefix]
     if asked.kind is None:
         return fitting[0]

@@ -27,8 +27,8 @@ from lingshu_tools.execution.replay_screens import (
     replays_so_far,
 )
 from lingshu_tools.execution.resuming import begin_again
-from lingshu_tools.execution.screens import locate_screen
-from lingshu_tools.experiments.replays import Comparison, begin_replay, locate, replayed, verdict_of
+from lingshu_tools.experiments.lookup import is_screen, locate, locate_screen
+from lingshu_tools.experiments.replays import Comparison, begin_replay, replayed, verdict_of
 from lingshu_tools.ledger import Experiment, Ledger, Screen, Status
 from lingshu_tools.report.experiment_views import envelope, shown
 from lingshu_tools.tools.common import MAX_WAIT_S, AnyId, WaitS
@@ -88,7 +88,7 @@ def replay_experiment(app: App, asked: ReplayExperiment) -> Pending[ReplayResult
 
     One that was cancelled or failed is begun again, which is no comparison.
     """
-    if asked.id.startswith("scr_"):
+    if is_screen(asked.id):
         return _screen(app, asked)
     ledger, original = locate(app, asked.id)
     outcome = ledger.outcome(original.id)

@@ -27,7 +27,8 @@ from lingshu_tools.calls.results import (
 )
 from lingshu_tools.calls.waiting import Pending, R
 from lingshu_tools.errors import InputError
-from lingshu_tools.execution.screens import begin_screen, candidates_of, locate_screen
+from lingshu_tools.execution.screens import begin_screen, candidates_of
+from lingshu_tools.experiments.lookup import locate_screen
 from lingshu_tools.ledger import Experiment, Ledger, Screen, Status
 from lingshu_tools.planner import Plan, Ranked, Ranking, plan_of, rank
 from lingshu_tools.report.evidence import evidence_sentence, evidence_view

@@ -12,7 +12,7 @@ from scipy import sparse
 
 from lingshu_model.contracts import ArmRequest, Cells, Intervention
 from lingshu_model.contracts.catalogue import FORMAT, pin
-from lingshu_model.evaluate.metrics.matrices import csr, log1p_cp10k
+from lingshu_model.evaluate.metrics.matrices import csr, expression_levels
 from lingshu_model.evaluate.study import CONTROL, Split, Study, build_study
 from lingshu_model.train.data.cells import Condition
 from lingshu_model.train.spec import TrainingSpec
@@ -73,7 +73,7 @@ class Truth:
     def change(self, name: str) -> NDArray[np.float64]:
         """Return the true change, from very many cells."""
         many = [self.cells(k, 20_000, 77) for k in (name, CONTROL)]
-        perturbed, control = (log1p_cp10k(cells).toarray().mean(axis=0) for cells in many)
+        perturbed, control = (expression_levels(cells).toarray().mean(axis=0) for cells in many)
         return perturbed - control
 
 

@@ -9,26 +9,26 @@ from lingshu_model.evaluate.metrics.changes import (
     paired_change,
     pearson,
 )
-from lingshu_model.evaluate.metrics.matrices import csr, log1p_cp10k
+from lingshu_model.evaluate.metrics.matrices import csr, expression_levels
 from lingshu_model.evaluate.metrics.resampling import bootstrap_means, half_means, halves, stream
 from lingshu_model.evaluate.study import CONTROL
 
 
 def test_expression_is_the_log_of_counts_per_ten_thousand_and_one():
-    result = log1p_cp10k(np.array([[1, 3], [0, 0]]))
+    result = expression_levels(np.array([[1, 3], [0, 0]]))
     np.testing.assert_allclose(result.toarray(), [[np.log(2501), np.log(7501)], [0, 0]])
 
 
 def test_floats_are_expression_already():
     values = np.array([[0.5, 0.0], [2.0, 1.0]])
-    np.testing.assert_array_equal(log1p_cp10k(values).toarray(), values)
+    np.testing.assert_array_equal(expression_levels(values).toarray(), values)
 
 
 def test_the_squared_length_of_no_effect_is_zero_on_average():
     truth = Truth()
     lengths = []
     for seed in range(60):
-        a, b = (log1p_cp10k(truth.cells(CONTROL, 50, 2 * seed + i)) for i in (0, 1))
+        a, b = (expression_levels(truth.cells(CONTROL, 50, 2 * seed + i)) for i in (0, 1))
         lengths.append(change_between(a, b).squared_length)
     assert abs(np.mean(lengths)) < 3 * np.std(lengths) / np.sqrt(len(lengths))
     assert min(lengths) < 0 < max(lengths)
@@ -38,8 +38,8 @@ def test_the_noise_of_a_change_is_the_sampling_variance_of_its_entries():
     truth = Truth()
     drawn = [
         change_between(
-            log1p_cp10k(truth.cells("strong", 30, 2 * seed)),
-            log1p_cp10k(truth.cells(CONTROL, 40, 2 * seed + 1)),
+            expression_levels(truth.cells("strong", 30, 2 * seed)),
+            expression_levels(truth.cells(CONTROL, 40, 2 * seed + 1)),
         )
         for seed in range(300)
     ]
@@ -66,7 +66,9 @@ def test_cells_without_a_partner_are_in_no_pair():
 
 def test_a_weighted_mean_of_changes_weighs_values_and_noise():
     truth = Truth()
-    cells = [log1p_cp10k(truth.cells(n, 20, i)) for i, n in enumerate(("strong", "weak", CONTROL))]
+    cells = [
+        expression_levels(truth.cells(n, 20, i)) for i, n in enumerate(("strong", "weak", CONTROL))
+    ]
     first, second = (change_between(c, cells[2]) for c in cells[:2])
     mean = mean_change([first, second], [3, 1])
     np.testing.assert_allclose(mean.value, 0.75 * first.value + 0.25 * second.value)

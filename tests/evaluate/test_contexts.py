@@ -14,7 +14,7 @@ from lingshu_model.evaluate import Contrast, Draws, Population, Study, build_stu
 from lingshu_model.evaluate.__main__ import main
 from lingshu_model.evaluate.data import load_split
 from lingshu_model.evaluate.metrics.changes import pearson
-from lingshu_model.evaluate.metrics.matrices import csr, log1p_cp10k
+from lingshu_model.evaluate.metrics.matrices import csr, expression_levels
 from lingshu_model.evaluate.predictors import PREDICTORS, Training
 from lingshu_model.evaluate.sources import Source, in_population, read_peers
 from lingshu_model.train.data.cells import Condition
@@ -128,8 +128,8 @@ def test_predictors_of_a_held_out_context_are_made_of_the_others(
     assert not result["control_mean"].value.any()
     assert not result["context_mean"].value.any()
     assert result["additive"] is result["replicate_reference"] is None
-    cells = [log1p_cp10k(stimulated.train[c.perturbed]).toarray() for c in stimulated.trained]
-    control = log1p_cp10k(stimulated.train[CONTROL]).toarray().mean(axis=0)
+    cells = [expression_levels(stimulated.train[c.perturbed]).toarray() for c in stimulated.trained]
+    control = expression_levels(stimulated.train[CONTROL]).toarray().mean(axis=0)
     expected = np.concatenate(cells).mean(axis=0) - control
     np.testing.assert_allclose(result["perturbed_mean"].value, expected)
     sizes = [len(each) for each in cells]

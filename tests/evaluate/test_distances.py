@@ -3,7 +3,7 @@ import pytest
 
 from lingshu_model.evaluate.metrics.distances import energy_distance, ilisi, mmd2
 from lingshu_model.evaluate.metrics.frame import Frame
-from lingshu_model.evaluate.metrics.matrices import csr, log1p_cp10k, moments
+from lingshu_model.evaluate.metrics.matrices import csr, expression_levels, moments
 
 
 def _points(n: int, seed: int, shift: float = 0.0) -> np.ndarray:
@@ -75,7 +75,7 @@ def test_equal_points_do_not_divide_by_zero():
 def test_a_frame_is_the_principal_axes_of_the_training_cells():
     counts = np.random.default_rng(0).poisson(np.linspace(0.1, 9, 12), (80, 12))
     frame = Frame.fit([counts[:30], csr(counts[30:])])
-    values = log1p_cp10k(counts).toarray()
+    values = expression_levels(counts).toarray()
     centred = values - values.mean(axis=0)
     _, size, axes = np.linalg.svd(centred, full_matrices=False)
     k = frame.axes.shape[1]
@@ -105,7 +105,7 @@ def test_the_most_variable_genes_are_chosen_and_constant_ones_never():
 def test_moments_are_those_of_the_dense_values():
     counts = np.random.default_rng(0).poisson(0.3, (40, 9))
     counts[3] = 0
-    values = log1p_cp10k(csr(counts))
+    values = expression_levels(csr(counts))
     mean, variance = moments(values)
     np.testing.assert_allclose(mean, values.toarray().mean(axis=0))
     np.testing.assert_allclose(variance, values.toarray().var(axis=0), atol=1e-12)

@@ -13,7 +13,7 @@ from lingshu_model.evaluate.distribution import REAL_HALF, distribution_rows
 from lingshu_model.evaluate.metrics import samples
 from lingshu_model.evaluate.metrics.changes import Change
 from lingshu_model.evaluate.metrics.frame import Frame
-from lingshu_model.evaluate.metrics.matrices import csr, log1p_cp10k
+from lingshu_model.evaluate.metrics.matrices import csr, expression_levels
 from lingshu_model.evaluate.metrics.samples import Sample
 from lingshu_model.evaluate.predictors import RESAMPLED
 from lingshu_model.evaluate.rows import MODEL
@@ -54,7 +54,7 @@ def against(found: list[Row], source: str, metric: str, pool: str | None = None)
 
 
 def sample(counts: np.ndarray, frame: Frame) -> Sample:
-    values = log1p_cp10k(counts)
+    values = expression_levels(counts)
     return Sample(frame, frame.scores(values), csr(counts), values)
 
 
@@ -159,7 +159,7 @@ def test_a_peer_is_left_out_of_a_pool_that_it_lacks_cells_of():
 
 def test_a_peer_without_counts_is_compared_in_what_it_has():
     arms = Truth().arms(60, 5)
-    moved = {name: log1p_cp10k(cells).toarray() for name, cells in arms.items()}
+    moved = {name: expression_levels(cells).toarray() for name, cells in arms.items()}
     result = rows(arms, moved=moved)
     of_counts = {name for name, metric in DISTRIBUTION.items() if metric.needs == "counts"}
     assert {row.metric for row in result if row.predictor == "moved"} == {*DISTRIBUTION} - of_counts

@@ -6,9 +6,8 @@ import pytest
 from lingshu_model.contracts import Cells
 from lingshu_tools.analysis import (
     Objective,
-    cp10k,
+    expression_levels,
     interval,
-    log1p_cp10k,
     paired_effect,
     paired_score,
     summarised,
@@ -116,7 +115,7 @@ def test_a_summary_is_that_of_the_dense_counts():
     measured = np.arange(12) != 5
     cells = Cells(np.where(measured, counts, 0), measured)
     result, dense = summarised(cells), cells.counts[:, measured]
-    normal = log1p_cp10k(cells)
+    normal = expression_levels(cells)
     assert np.array_equal(result.mean, normal.mean(0))
     assert np.array_equal(result.se, normal.std(0, ddof=1) / np.sqrt(40))
     assert np.array_equal(result.mean_count, dense.mean(0))
@@ -149,7 +148,7 @@ def test_an_unmeasured_gene_has_no_number_and_no_part_in_the_library_size():
 
 def test_an_empty_cell_counts_as_zero_everywhere():
     cells = Cells(np.array([[0, 0], [3, 1]], np.int32), np.ones(2, bool))
-    np.testing.assert_array_equal(cp10k(cells), [[0, 0], [7500, 2500]])
+    np.testing.assert_array_equal(expression_levels(cells), np.log1p([[0, 0], [7500, 2500]]))
     assert np.isfinite(paired_effect(cells, cells).change).all()
 
 

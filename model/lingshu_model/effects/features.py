@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
-from lingshu_model.effects.moments import Floats, Rows, canonical, log1p_cp10k
+from lingshu_model.effects.moments import Floats, Rows, canonical, expression_levels
 
 COMPONENTS = 10
 CELLS = 5000
@@ -32,7 +32,7 @@ def expression_blocks(
         targets: genes that are perturbed, whether or not among `genes`.
     """
     few = controls[:: max(controls.shape[0] // CELLS, 1)]
-    levels = log1p_cp10k(canonical(few))
+    levels = expression_levels(canonical(few))
     mean = np.asarray(levels.mean(axis=0), np.float64).ravel()
     squares = np.asarray(levels.multiply(levels).mean(axis=0), np.float64).ravel()
     scale = np.sqrt(np.maximum(squares - mean**2, 0.0)) + 0.1

@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from lingshu_model.contracts.levels import CP10K, log1p_cp10k
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Rows = Any
 """Counts or levels [cells, genes] as a csr_matrix of scipy, whose types pyright cannot follow."""
-CP10K = 1e4
 BLOCK = 4096
 """Cells whose levels are held at a time."""
 
@@ -63,11 +64,11 @@ class Moments:
                 break
             umi = cell_totals(block)
             member = _membership(of_cell)
-            levels = log1p_cp10k(block, umi)
+            values = expression_levels(block, umi)
             rows = member.groups
-            total[rows] += (member.matrix @ levels).toarray()
-            levels.data **= 2
-            squares[rows] += (member.matrix @ levels).toarray()
+            total[rows] += (member.matrix @ values).toarray()
+            values.data **= 2
+            squares[rows] += (member.matrix @ values).toarray()
             step[rows] += member.matrix @ np.log1p(CP10K / np.maximum(umi, 1.0))
             log_depth[rows] += member.matrix @ np.log(np.maximum(umi, 1.0))
         if first != len(group):
@@ -124,11 +125,11 @@ def cell_totals(counts: Rows) -> Floats:
     return np.asarray(counts.sum(axis=1), np.float64).ravel()
 
 
-def log1p_cp10k(counts: Rows, umi: Floats | None = None) -> Rows:
-    """Return ln(1 + count / cell total × 10,000); an empty cell stays 0."""
+def expression_levels(counts: Rows, umi: Floats | None = None) -> Rows:
+    """Return log1p_cp10k of counts [cells, genes] as a csr_matrix; an empty cell stays 0."""
     umi = cell_totals(counts) if umi is None else umi
-    scaled = counts.data * np.repeat(CP10K / np.maximum(umi, 1.0), np.diff(counts.indptr))
-    return sparse.csr_matrix((np.log1p(scaled), counts.indices, counts.indptr), counts.shape)
+    values = log1p_cp10k(counts.data, np.repeat(umi, np.diff(counts.indptr)))
+    return sparse.csr_matrix((values, counts.indices, counts.indptr), counts.shape)
 
 
 @dataclass(frozen=True)

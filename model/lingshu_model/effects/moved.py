@@ -33,7 +33,7 @@ from lingshu_model.effects.moments import (
     Rows,
     canonical,
     cell_totals,
-    log1p_cp10k,
+    expression_levels,
 )
 from lingshu_model.effects.quantiles import Quantiles, stray
 from lingshu_model.effects.roots import roots
@@ -148,7 +148,7 @@ class _Fit:
     def __init__(self, cells: Rows, draws: Floats, change: Floats) -> None:
         self.cells, self.draws = cells, draws
         self.umi = np.maximum(cell_totals(cells), 1.0)
-        self.before = np.asarray(log1p_cp10k(cells).mean(axis=0), np.float64).ravel()
+        self.before = np.asarray(expression_levels(cells).mean(axis=0), np.float64).ravel()
         self.target = np.where(np.abs(change) >= NEGLIGIBLE, change, 0.0)
 
     def run(self, mover: Mover) -> Mover:

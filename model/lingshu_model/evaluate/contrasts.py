@@ -17,7 +17,7 @@ from lingshu_model.evaluate.metrics.changes import (
     mean_change,
     paired_differences,
 )
-from lingshu_model.evaluate.metrics.matrices import Floats, Sparse, log1p_cp10k
+from lingshu_model.evaluate.metrics.matrices import Floats, Sparse, expression_levels
 from lingshu_model.evaluate.metrics.resampling import Draws, bootstrap_means, half_means, stream
 from lingshu_model.evaluate.predictors import Predictor, Training, predictions
 from lingshu_model.evaluate.rows import (
@@ -55,7 +55,7 @@ class Arm:
     @classmethod
     def of(cls, name: str, counts: Sparse, draws: Draws) -> "Arm":
         """Return the arm of these cells; its streams are keyed by the condition's name."""
-        values = log1p_cp10k(counts)
+        values = expression_levels(counts)
         return cls(
             values,
             bootstrap_means(values, draws.bootstrap, stream("bootstrap", name)),
@@ -146,7 +146,7 @@ def _model_draws(contrast: Contrast, sources: Sources, draws: Draws) -> dict[int
         return {}
     resampled: dict[int, Floats] = {}
     for i, (seed, arms) in enumerate(zip(model.seeds, model.arms, strict=True)):
-        differences = paired_differences(*(log1p_cp10k(arms[n]) for n in names))
+        differences = paired_differences(*(expression_levels(arms[n]) for n in names))
         generator = stream("monte carlo", contrast.perturbed, i)
         resampled[seed] = bootstrap_means(differences, draws.monte_carlo, generator)
     return resampled

@@ -14,7 +14,12 @@ from scipy import sparse
 
 from lingshu_model.evaluate.contrasts import Predicted
 from lingshu_model.evaluate.metrics.frame import Frame
-from lingshu_model.evaluate.metrics.matrices import Floats, Indices, is_expression, log1p_cp10k
+from lingshu_model.evaluate.metrics.matrices import (
+    Floats,
+    Indices,
+    expression_levels,
+    is_expression,
+)
 from lingshu_model.evaluate.metrics.resampling import Draws, halves, stream
 from lingshu_model.evaluate.metrics.samples import DISTRIBUTION, Sample
 from lingshu_model.evaluate.predictors import RESAMPLED
@@ -98,7 +103,7 @@ def distribution_rows(
 
 
 def _sample(cells: Any, frame: Frame) -> Sample:
-    values = log1p_cp10k(cells)
+    values = expression_levels(cells)
     return Sample(frame, frame.scores(values), None if is_expression(cells) else cells, values)
 
 
@@ -116,7 +121,7 @@ def _moved(
     if len(conditions) != 1 or conditions[0] not in predicted:
         return {}
     # Moving every cell by a change moves its scores by the change along the axes, [k].
-    start = frame.scores(log1p_cp10k(population.train[controls[conditions[0]]]))
+    start = frame.scores(expression_levels(population.train[controls[conditions[0]]]))
     changes = [(name, change) for name, _, change in predicted[conditions[0]] if name != RESAMPLED]
     return {name: start + change.value @ frame.axes for name, change in changes}
 

@@ -21,7 +21,7 @@ from lingshu_model.evaluate.metrics.changes import (
 from lingshu_model.evaluate.metrics.matrices import (
     Floats,
     Sparse,
-    log1p_cp10k,
+    expression_levels,
     stacked,
     standard_error2,
 )
@@ -51,7 +51,7 @@ class Training:
     @cached_property
     def expression(self) -> dict[str, Sparse]:
         """Training cells in log1p_cp10k, CSR [cells, genes], by condition."""
-        return {name: log1p_cp10k(cells) for name, cells in self.population.train.items()}
+        return {name: expression_levels(cells) for name, cells in self.population.train.items()}
 
     @cached_property
     def changes(self) -> dict[str, Change]:

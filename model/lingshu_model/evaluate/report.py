@@ -12,7 +12,7 @@ from lingshu_model.evaluate.distribution import distribution_rows
 from lingshu_model.evaluate.figures import merged_sets, named_sets
 from lingshu_model.evaluate.metrics.changes import paired_change
 from lingshu_model.evaluate.metrics.frame import Frame
-from lingshu_model.evaluate.metrics.matrices import Floats, Sparse, log1p_cp10k
+from lingshu_model.evaluate.metrics.matrices import Floats, Sparse, expression_levels
 from lingshu_model.evaluate.metrics.resampling import Draws
 from lingshu_model.evaluate.predictors import Predictor, Training
 from lingshu_model.evaluate.rows import MODEL, HeldOut, NamedSet, Row, Unit
@@ -129,7 +129,7 @@ def null_changes(store: ArmStore, study: Study, seed: int, each: Each) -> NullCh
             np.arange(len(panel)),
         )
         conditions = (label, replace(label, interventions=()))
-        arms = (log1p_cp10k(store.counts(c, seed)[:, columns]) for c in conditions)
+        arms = (expression_levels(store.counts(c, seed)[:, columns]) for c in conditions)
         values[i, columns] = paired_change(*arms).value
         each()
     known = np.flatnonzero(np.isfinite(values).any(axis=0))  # a context may lack genes

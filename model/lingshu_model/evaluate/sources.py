@@ -14,7 +14,7 @@ from safetensors.numpy import load
 
 from lingshu_model.contracts import decode_cells
 from lingshu_model.evaluate.metrics.changes import Change, change_between, paired_change
-from lingshu_model.evaluate.metrics.matrices import Sparse, csr, log1p_cp10k
+from lingshu_model.evaluate.metrics.matrices import Sparse, csr, expression_levels
 from lingshu_model.evaluate.study import Contrast, Population
 from lingshu_model.train.data.cells import Condition
 from lingshu_model.train.split import condition_name
@@ -55,7 +55,7 @@ class Source:
         control = arms.get(contrast.control, population.train[contrast.control])
         paired = self.paired or perturbed.shape[0] == control.shape[0]
         between = paired_change if paired else change_between
-        return between(log1p_cp10k(perturbed), log1p_cp10k(control))
+        return between(expression_levels(perturbed), expression_levels(control))
 
 
 Sources = Mapping[str, Source]

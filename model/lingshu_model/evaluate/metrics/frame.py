@@ -15,7 +15,7 @@ from lingshu_model.evaluate.metrics.matrices import (
     Floats,
     Indices,
     Sparse,
-    log1p_cp10k,
+    expression_levels,
     moments,
     stacked,
 )
@@ -46,7 +46,7 @@ class Frame:
     @classmethod
     def fit(cls, train: Iterable[Any]) -> "Frame":
         """Return the frame of training cells, given as counts matrices [cells, genes]."""
-        values = log1p_cp10k(stacked(train))
+        values = expression_levels(stacked(train))
         mean, variance = moments(values)
         axes, spread = _components(values, mean, _reproduced(values))
         chosen = np.argsort(-variance, kind="stable")[:VARIABLE_GENES]

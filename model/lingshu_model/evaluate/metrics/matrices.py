@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from lingshu_model.contracts.levels import log1p_cp10k
+
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 Sparse = Any
@@ -34,16 +36,15 @@ def is_expression(cells: Any) -> bool:
     return np.issubdtype(cells.dtype, np.floating)
 
 
-def log1p_cp10k(cells: Any) -> Sparse:
-    """Return ln(1 + 10,000 count / UMI of the cell), float64 CSR; an empty cell stays 0.
+def expression_levels(cells: Any) -> Sparse:
+    """Return log1p_cp10k of cells [cells, genes], float64 CSR; an empty cell stays 0.
 
     Floats are log1p_cp10k already and only change their type.
     """
     values = sparse.csr_array(cells, dtype=np.float64, copy=True)
     if not is_expression(cells):
         totals = np.asarray(values.sum(axis=1), np.float64)
-        values.data *= np.repeat(1e4 / np.maximum(totals, 1.0), np.diff(values.indptr))
-        np.log1p(values.data, out=values.data)
+        values.data = log1p_cp10k(values.data, np.repeat(totals, np.diff(values.indptr)))
     return values
 
 
