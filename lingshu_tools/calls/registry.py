@@ -13,9 +13,10 @@ from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic.fields import FieldInfo
 
 from lingshu_tools.calls.results import Result, render
 from lingshu_tools.calls.waiting import Pending
@@ -41,9 +42,40 @@ TOOL_NAMES = (
 
 
 class Arguments(BaseModel):
-    """Base of every tool's input: unknown fields, `"5"` for 5, and NaN are errors."""
+    """Base of every tool's input: unknown fields, `"5"` for 5, and NaN are errors.
+
+    64.0 is an integer, as in JSON Schema. A null stands for an optional field that is left out:
+    clients fill in every field that a schema names.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_in_json_schema(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        fields = {field.alias or name: field for name, field in cls.model_fields.items()}
+        arguments: dict[str, Any] = {}
+        for name, value in given.items():
+            field = fields.get(name)
+            if field is None:
+                arguments[name] = value
+            elif value is not None or field.is_required():
+                arguments[name] = _whole(value) if _takes_integers(field) else value
+        return arguments
+
+
+def _takes_integers(field: FieldInfo) -> bool:
+    return field.annotation is int or int in get_args(field.annotation)
+
+
+def _whole(value: Any) -> Any:
+    """Return the integer that a float stands for, any other value unchanged."""
+    # Beyond 2**53 a float is not every integer near it.
+    if isinstance(value, float) and value.is_integer() and abs(value) <= 2**53:
+        return int(value)
+    return value
 
 
 @dataclass(frozen=True)

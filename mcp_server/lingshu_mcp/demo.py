@@ -171,6 +171,8 @@ def main(record: Path | None) -> None:
     teller.title("An agent asks a virtual cell, over MCP", f"home {home}")
     try:
         good = anyio.run(run, home, teller)
+    except KeyboardInterrupt:
+        raise SystemExit(interrupts.INTERRUPTED) from None
     finally:
         Engine(home).shutdown()
     if good and record is not None:

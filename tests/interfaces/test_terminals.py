@@ -6,8 +6,11 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
+import anyio
 import pytest
 
 from lingshu_tools.cli.commands import main, read_json
@@ -127,3 +130,51 @@ def test_ctrl_c_ends_a_command_as_a_shell_expects_it(
     shown = capsys.readouterr()
     assert shown.out == ""
     assert shown.err == "\ninterrupted; experiments begun before are kept\n"
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """Put the handlers of signals back that a command changes."""
+    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(
+    ("module", "where"),
+    [
+        ("lingshu_model.train.__main__", "lingshu_model.train.command.train"),
+        ("lingshu_model.evaluate.__main__", "lingshu_model.evaluate.__main__._store"),
+        ("lingshu_mcp.demo", "lingshu_mcp.demo.run"),
+    ],
+    ids=["train", "evaluate", "demo"],
+)
+@pytest.mark.usefixtures("handlers")
+def test_ctrl_c_ends_what_a_command_becomes_in_the_same_way(
+    module: str,
+    where: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    def press(*_: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+        pytest.fail("nothing happened")
+
+    async def press_and_wait(*_: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+        await anyio.sleep(60)
+
+    monkeypatch.setenv("LINGSHU_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(where, press_and_wait if module == "lingshu_mcp.demo" else press)
+    (tmp_path / "specification.json").touch()
+    line = {
+        "lingshu_model.train.__main__": [str(tmp_path / "specification.json")],
+        "lingshu_model.evaluate.__main__": ["made", "--out", str(tmp_path)],
+        "lingshu_mcp.demo": [],
+    }[module]
+    with pytest.raises(SystemExit) as ended:
+        import_module(module).main(line, prog_name="lingshu")
+    assert ended.value.code == 130
+    assert "Aborted" not in capsys.readouterr().err

@@ -8,7 +8,8 @@ import pytest
 from lingshu_model.contracts import Catalogue
 from lingshu_testing import FakeEngine, make_checkpoint
 from lingshu_tools.app import App
-from lingshu_tools.calls.dispatcher import call, error_result
+from lingshu_tools.calls.dispatcher import call, error_result, find_tool, parse
+from lingshu_tools.calls.registry import TOOL_NAMES
 from lingshu_tools.errors import InputError, InternalError, NotFoundError
 
 STAT1 = {"kind": "knockout", "target": "STAT1"}
@@ -150,3 +151,55 @@ def test_an_error_can_be_shown_in_the_shape_of_a_result(app: App):
 def test_arguments_that_are_no_json_are_refused(app: App):
     with pytest.raises(InputError, match="JSON"):
         call(app, "find_genes", {"names": {"STAT1"}})
+
+
+REQUIRED: dict[str, dict[str, object]] = {
+    "perturb_cells": {"interventions": [STAT1]},
+    "plan_screen": {"objective": {"lower": ["PSMB9"]}, "candidates": ["STAT1"]},
+    **{
+        name: {"id": "exp_x"}
+        for name in (
+            "get_experiment",
+            "plot_experiment",
+            "export_experiment",
+            "replay_experiment",
+            "cancel_experiment",
+        )
+    },
+}
+
+
+@pytest.mark.parametrize("tool", TOOL_NAMES)
+def test_a_null_is_an_optional_argument_left_out(tool: str):
+    spec, given = find_tool(tool), REQUIRED.get(tool, {})
+    names = [field.alias or name for name, field in spec.arguments.model_fields.items()]
+    nulls = dict.fromkeys(names) | given
+    assert parse(spec, nulls) == parse(spec, given)
+    assert parse(spec, nulls).model_fields_set == set(given)
+
+
+@pytest.mark.parametrize("tool", TOOL_NAMES)
+def test_a_required_argument_is_not_null(tool: str):
+    spec = find_tool(tool)
+    for name, field in spec.arguments.model_fields.items():
+        if field.is_required():
+            with pytest.raises(InputError, match=f"{name}.* = None"):
+                parse(spec, REQUIRED[tool] | {name: None})
+
+
+def test_a_whole_number_is_an_integer_as_in_json_schema():
+    spec = find_tool("perturb_cells")
+    given = {"interventions": [STAT1], "n_cells": 64.0, "seed": 1e15, "wait_s": 4.0}
+    arguments = parse(spec, given)
+    assert (arguments.n_cells, arguments.seed) == (64, 10**15)
+    assert isinstance(arguments.n_cells, int)
+    for seed in (1e16, 0.5, float("nan"), float("inf")):
+        with pytest.raises(InputError, match="seed = "):
+            parse(spec, given | {"seed": seed})
+
+
+def test_a_null_inside_an_intervention_is_left_out_too():
+    spec = find_tool("perturb_cells")
+    assert parse(spec, {"interventions": [{**STAT1, "dose": None}]}) == parse(
+        spec, {"interventions": [STAT1]}
+    )

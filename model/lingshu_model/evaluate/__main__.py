@@ -21,6 +21,7 @@ from lingshu_model.evaluate.sources import read_peers
 from lingshu_model.evaluate.study import Study, build_study, condition_names
 from lingshu_model.evaluate.tables import as_csv, markdown
 from lingshu_model.system.redaction import protect_streams
+from lingshu_model.train.scratch import end_by_signals
 
 
 @click.command()
@@ -64,6 +65,7 @@ from lingshu_model.system.redaction import protect_streams
 )
 def main(checkpoint: str, data: Path, held_out: str | None, out: Path, **options: Any) -> None:
     """Compare CHECKPOINT (a name or a folder) with held-out cells and with simple predictors."""
+    end_by_signals()
     # `lingshu evaluate` keeps Ctrl-C back until here.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     if options["curve"]:

@@ -34,13 +34,13 @@ def main(
     expected: int | None,
 ) -> None:
     """Train the checkpoint described by SPEC_FILE into OUT/NAME/."""
+    end_by_signals()
     # `lingshu train` keeps Ctrl-C back until here.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     try:
         _settle(expected)
     except LauncherError as error:
         sys.exit(f"lingshu train: {error}")
-    end_by_signals()
     from lingshu_model.train.command import train  # torch and accelerate read the environment
 
     train(spec_file, data_dir, out, threads, epochs, expected)

@@ -50,9 +50,9 @@ def remove_abandoned(folder: Path) -> None:
 
 
 def end_by_signals() -> None:
-    """Let SIGTERM and SIGHUP end this process in order, with the status that shells give it."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        # Under nohup a hangup is ignored, and stays so.
+    """Let Ctrl-C, SIGTERM and SIGHUP end this process in order, with the status of shells."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # Under nohup a hangup is ignored, in the background of a script Ctrl-C, and stays so.
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _end)
 
