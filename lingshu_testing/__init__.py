@@ -9,6 +9,7 @@ from lingshu_testing.fakes import (
     make_checkpoint,
 )
 from lingshu_testing.regulation import Regulation, Shape
+from lingshu_testing.tool_calls import tool_calls
 
 __all__ = [
     "CONTEXT",
@@ -19,4 +20,5 @@ __all__ = [
     "Regulation",
     "Shape",
     "make_checkpoint",
+    "tool_calls",
 ]

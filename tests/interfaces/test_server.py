@@ -13,7 +13,7 @@ from mcp import Client
 from lingshu_mcp import build_server
 from lingshu_mcp.server import INSTRUCTIONS
 from lingshu_model.contracts import Catalogue, JobView
-from lingshu_testing import FakeEngine
+from lingshu_testing import FakeEngine, tool_calls
 from lingshu_tools.app import App
 from lingshu_tools.calls.registry import ToolSpec, registry
 
@@ -63,30 +63,10 @@ def test_the_tool_list_fits_what_clients_keep(app: App):
 
 def arguments_of(app: App) -> dict[str, dict[str, Any]]:
     """A good call of every tool, in an order in which each has what it needs."""
-    ran = call(
-        app, "auto", "perturb_cells", {"interventions": KNOCK_OUT, "n_cells": 8, "wait_s": 45}
-    )
-    created = {"id": ran.structured_content["experiment_id"]}
-    app.runner.wait([created["id"]], 600)
-    screen = {
-        "objective": {"lower": ["STAT1"]},
-        "candidates": "all_seen",
-        "n_cells": 8,
-    }
-    return {
-        "describe_model": {},
-        "find_genes": {"names": ["STAT1"]},
-        "sample_cells": {"n_cells": 8, "wait_s": 45},
-        "perturb_cells": PERTURB,
-        "plan_screen": screen,
-        "run_screen": {**screen, "wait_s": 45},
-        "get_experiment": created,
-        "list_experiments": {},
-        "plot_experiment": {**created, "kind": "volcano", "wait_s": 45},
-        "export_experiment": {**created, "wait_s": 45},
-        "replay_experiment": {**created, "wait_s": 45},
-        "cancel_experiment": created,
-    }
+    ran = call(app, "auto", "perturb_cells", PERTURB)
+    experiment_id = ran.structured_content["experiment_id"]
+    app.runner.wait([experiment_id], 600)
+    return tool_calls(experiment_id, wait_s=45)
 
 
 @both_eras

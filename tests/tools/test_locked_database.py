@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from lingshu_testing import tool_calls
 from lingshu_tools.app import App
 from lingshu_tools.calls import dispatcher
 from lingshu_tools.calls.dispatcher import call
-from lingshu_tools.calls.registry import TOOL_NAMES
 from lingshu_tools.errors import LingshuError, LockedError
 from lingshu_tools.execution import runner
 
@@ -86,34 +86,13 @@ def answered(app: App, tool: str, arguments: dict[str, Any]) -> str:
     return said
 
 
-def good_calls(done: str) -> dict[str, dict[str, Any]]:
-    """A good call of every tool that waits for nothing but the database."""
-    knockout = [{"kind": "knockout", "target": "STAT1"}]
-    plan = {"objective": {"lower": ["PSMB9"]}, "candidates": ["STAT1"], "n_cells": 8}
-    return {
-        "describe_model": {},
-        "find_genes": {"names": ["STAT1"]},
-        "sample_cells": SAMPLE | {"seed": 5},
-        "perturb_cells": {"interventions": knockout, "n_cells": 8, "wait_s": 0},
-        "plan_screen": plan,
-        "run_screen": plan | {"wait_s": 0},
-        "get_experiment": {"id": done},
-        "list_experiments": {},
-        "plot_experiment": {"id": done},
-        "export_experiment": {"id": done},
-        "replay_experiment": {"id": done, "wait_s": 0},
-        "cancel_experiment": {"id": done},
-    }
-
-
 @pytest.mark.parametrize("how", ["exclusive", "guard"])
 def test_every_tool_of_a_process_that_has_just_begun_answers_in_time(
     open_app, engine, app: App, hold: Hold, how: str
 ):
     finished = call(app, "sample_cells", SAMPLE | {"wait_s": 30}).experiment_id
     process = hold(app, how)
-    tools = good_calls(finished)
-    assert set(tools) == set(TOOL_NAMES)
+    tools = tool_calls(finished)
     if how == "guard":
         # Nobody needs it once the ledger is there; starting a child takes too long to be timed.
         del tools["plot_experiment"], tools["export_experiment"]

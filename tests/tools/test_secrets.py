@@ -7,7 +7,6 @@ import sys
 import time
 from contextlib import redirect_stderr
 from pathlib import Path
-from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -15,6 +14,7 @@ from click.testing import CliRunner
 from lingshu_model.system import redaction
 from lingshu_model.system.endpoints import Endpoint
 from lingshu_model.system.redaction import MASK, protect_streams, redact
+from lingshu_testing import tool_calls
 from lingshu_tools.app import App
 from lingshu_tools.calls.dispatcher import call, error_result
 from lingshu_tools.calls.registry import TOOL_NAMES, registry
@@ -115,20 +115,6 @@ def test_an_invisible_character_does_not_hide_a_secret():
     assert plain(f"with {TOKEN[:3]}\u200b{TOKEN[3:]}") == "with ***"
 
 
-def good_calls() -> dict[str, dict[str, Any]]:
-    plan = {"objective": {"lower": ["PSMB9"]}, "candidates": ["STAT1"]}
-    named = {"id": "exp_aaaaaaaaaaaaaaaa"}
-    return dict.fromkeys(TOOL_NAMES, named) | {
-        "describe_model": {},
-        "find_genes": {"names": ["STAT1"]},
-        "sample_cells": {},
-        "perturb_cells": {"interventions": [{"kind": "knockout", "target": "STAT1"}]},
-        "plan_screen": plan,
-        "run_screen": plan,
-        "list_experiments": {},
-    }
-
-
 @pytest.mark.parametrize("tool", TOOL_NAMES)
 @pytest.mark.parametrize(
     "url",
@@ -147,7 +133,9 @@ def test_no_tool_shows_the_secret_of_a_ledger_that_cannot_be_opened(
     errors = io.StringIO()
     with redirect_stderr(errors):
         try:
-            said = call(open_app(engine), tool, good_calls()[tool]).model_dump_json()
+            said = call(
+                open_app(engine), tool, tool_calls("exp_aaaaaaaaaaaaaaaa")[tool]
+            ).model_dump_json()
         except LingshuError as error:
             said = error_result(error).model_dump_json()
     assert leaks(said + errors.getvalue()) == [], said

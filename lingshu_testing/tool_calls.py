@@ -1,0 +1,35 @@
+"""A good call of every tool, for the tests of all tools. A new tool adds its own here."""
+
+from typing import Any
+
+KNOCK_OUT = [{"kind": "knockout", "target": "STAT1"}]
+
+
+def tool_calls(experiment_id: str, wait_s: float = 0) -> dict[str, dict[str, Any]]:
+    """Return arguments by tool, in the order of the registry, for `make_checkpoint`'s checkpoint.
+
+    Args:
+        experiment_id: of a perturb_cells experiment; a plot needs one that succeeded.
+        wait_s: for the tools that wait.
+    """
+    wait = {"wait_s": wait_s}
+    experiment = {"id": experiment_id}
+    screen = {
+        "objective": {"lower": ["PSMB9"]},
+        "candidates": ["STAT1", "JAK2"],
+        "n_cells": 8,
+    }
+    return {
+        "describe_model": {},
+        "find_genes": {"names": ["STAT1"]},
+        "sample_cells": {"n_cells": 8, **wait},
+        "perturb_cells": {"interventions": KNOCK_OUT, "n_cells": 8, **wait},
+        "plan_screen": screen,
+        "run_screen": {**screen, **wait},
+        "get_experiment": experiment,
+        "list_experiments": {},
+        "plot_experiment": {**experiment, **wait},
+        "export_experiment": {**experiment, **wait},
+        "replay_experiment": {**experiment, **wait},
+        "cancel_experiment": experiment,
+    }
