@@ -4,10 +4,13 @@ import ast
 import importlib
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from lingshu_tools.calls.registry import TOOL_NAMES
 
 ROOT = Path(__file__).parent.parent
 PARTS = {
@@ -189,8 +192,10 @@ def public_names(path: Path) -> Iterator[str]:
 
 
 def test_no_folder_of_the_packages_has_more_than_sixteen_modules():
-    counts = {path.parent: len(list(path.parent.glob("*.py"))) for path in SOURCES}
+    # The ledger is frozen; a tool has a module of its own, so that folder grows with the tools.
     frozen = PARTS["lingshu_tools"] / "ledger"
+    tools = {PARTS["lingshu_tools"] / "tools" / f"{name}.py" for name in TOOL_NAMES}
+    counts = Counter(path.parent for path in SOURCES if path not in tools)
     assert not {
         str(folder.relative_to(ROOT)): n
         for folder, n in counts.items()
