@@ -91,6 +91,24 @@ def test_an_experiment_can_be_cancelled_while_the_engine_is_stuck(
     assert call(app, "get_experiment", {"id": begun.experiment_id}).status == "cancelled"
 
 
+def test_an_experiment_at_work_can_be_cancelled_while_the_engine_is_stuck(
+    app: App, lab: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("lingshu_tools.execution.jobs._PATIENCE_S", (0.5, 0.5))
+    go_on(app)
+    lab.hold(3)
+    begun = call(app, "sample_cells", {"n_cells": 8, "seed": 3, "wait_s": 0}).experiment_id
+    end = time.monotonic() + 40
+    while app.ledger.status(begun) != "running":
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    os.kill(app.engine.ensure().pid, signal.SIGSTOP)
+    result = timed(app, "cancel_experiment", wait_s=0, id=begun)
+    assert result.status in ("cancelled", "running")
+    assert app.runner.wait([begun], 20)
+    assert call(app, "get_experiment", {"id": begun}).status == "cancelled"
+
+
 def test_a_stuck_engine_that_is_ended_is_replaced_and_the_work_goes_on(app: App, lab: Any):
     result = timed(app, "sample_cells", wait_s=1, n_cells=8, seed=1)
     assert lab.client().stop() == "killed"

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Engine, event
 
 from lingshu_tools.errors import (
     BusyError,
@@ -15,7 +16,14 @@ from lingshu_tools.errors import (
     NotFoundError,
     SealedError,
 )
-from lingshu_tools.ledger import Head, Ledger, NewExperiment, NewOutcome, default_home
+from lingshu_tools.ledger import (
+    Experiment,
+    Head,
+    Ledger,
+    NewExperiment,
+    NewOutcome,
+    default_home,
+)
 
 New = Callable[..., NewExperiment]
 pytestmark = pytest.mark.usefixtures("database")
@@ -111,6 +119,36 @@ def test_experiments_begun_together_are_all_or_none(ledger: Ledger, new: New) ->
     assert ledger.head() == head
     created = ledger.begin_many([new(seed=s) for s in range(3)])
     assert [e.seq for e in created] == [head.seq + 1, head.seq + 2, head.seq + 3]
+
+
+def statements(work: Callable[[], object]) -> int:
+    """Return how many statements SQLAlchemy executed meanwhile, one for many rows counted once."""
+    executed: list[str] = []
+
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        executed.append(statement)
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        work()
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+    return len(executed)
+
+
+def test_many_experiments_begin_and_stop_in_as_many_statements_as_few(
+    ledger: Ledger, new: New
+) -> None:
+    begun: list[Experiment] = []
+    few, many = (
+        statements(lambda n=n: begun.extend(ledger.begin_many([new(seed=s) for s in range(n)])))
+        for n in (3, 60)
+    )
+    assert many == few
+    ids = [experiment.id for experiment in begun]
+    few, many = (statements(lambda some=some: ledger.cancel_many(some)) for some in (ids[:3], ids))
+    # Each is looked for in the spool, which is a file; nothing else is done once for each.
+    assert many <= few + 3
 
 
 def test_a_screen_has_its_children_in_order(ledger: Ledger, new: New) -> None:

@@ -221,10 +221,19 @@ def test_a_child_goes_on_when_the_process_that_started_it_ends(
         "print(run(Children(Path(sys.argv[1]) / 'home'), export.task, 0))"
     )
     command = [sys.executable, "-c", code, str(tmp_path), str(Path(__file__).parent)]
-    finished = subprocess.run(
-        command, env=environ_of(), capture_output=True, text=True, check=False, timeout=WAIT_S
-    )
-    assert finished.stdout == "running\n", finished.stderr
+    with subprocess.Popen(
+        command,
+        env=environ_of(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        out, err = process.communicate(timeout=WAIT_S)
+    assert out == "running\n", err
+    # Its terminal is closed: that ends all that belongs to the process.
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGHUP)
     pid = export.pid()
     assert run(children, export.task, 0) == "running"
     assert export.pid() == pid
