@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import json
 import subprocess
 import sys
 from collections import Counter
@@ -200,6 +201,23 @@ def test_no_folder_of_the_packages_has_more_than_sixteen_modules():
         str(folder.relative_to(ROOT)): n
         for folder, n in counts.items()
         if n > MOST_MODULES and folder != frozen
+    }
+
+
+def test_no_gene_and_no_cells_of_a_data_set_are_constants_of_the_library():
+    checkpoints = PARTS["lingshu_model"] / "checkpoints"
+    panels = [json.loads(path.read_text("utf-8")) for path in checkpoints.glob("*/panel.json")]
+    configs = [json.loads(path.read_text("utf-8")) for path in checkpoints.glob("*/config.json")]
+    names = {gene["symbol"] for panel in panels for gene in panel["genes"]}
+    names |= {v for c in configs for entry in c["contexts"] for v in entry["context"].values()}
+    assert len(names) > 10_000
+    demo = PARTS["lingshu_mcp"] / "demo.py"  # asks one question of one shipped checkpoint
+    assert not {
+        f"{path.relative_to(ROOT)}: {node.value!r}"
+        for path in SOURCES
+        if path != demo
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Constant) and node.value in names
     }
 
 

@@ -33,11 +33,6 @@ class ShamNull:
     steps: int | None = None
 
     @classmethod
-    def from_effects(cls, effects: Sequence[Effect], steps: int | None = None) -> "ShamNull":
-        """Return the null that these sham effects make."""
-        return cls(np.array([e.change for e in effects]), steps)
-
-    @classmethod
     def from_evidence(cls, evidence: Mapping[str, Any], panel: Sequence[str]) -> "ShamNull | None":
         """Return the null written in a checkpoint's evidence, in panel order; None without one.
 

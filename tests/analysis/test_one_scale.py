@@ -44,7 +44,7 @@ def test_the_tools_and_the_evaluation_compute_the_same_effect_of_the_same_cells(
     tool = paired_effect(cells(arms["control"]), cells(arms["perturbed"]))
     panel = {name: sparse.csr_array(counts) for name, counts in arms.items()}
     genes = [f"G{i}" for i in COLUMNS]
-    population = Population("made", genes, COLUMNS, train=panel, test=panel)
+    population = Population("made", genes, COLUMNS, train={}, test=panel)
     contrast = Contrast("made", "perturbed", "control", Condition({}, ()), "seen")
     source = Source([0], [population.cut(panel)], paired=True)
     evaluated = source.change(0, contrast, population)

@@ -52,7 +52,9 @@ class Source:
         """
         arms = self.arms[position]
         perturbed = arms[contrast.perturbed]
-        control = arms.get(contrast.control, population.train[contrast.control])
+        control = arms.get(contrast.control)
+        if control is None:
+            control = population.train[contrast.control]
         paired = self.paired or perturbed.shape[0] == control.shape[0]
         between = paired_change if paired else change_between
         return between(expression_levels(perturbed), expression_levels(control))

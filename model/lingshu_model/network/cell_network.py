@@ -227,10 +227,6 @@ class Network(nn.Module):
         table = torch.einsum("dsg,tg->std", by_slot, self.token.weight.float())
         self.table = table.reshape(-1, table.shape[-1]).contiguous()
 
-    def backbone_parameters(self) -> int:
-        """Return the parameters of the blocks and the final norm, the paper's '85M'."""
-        return sum(p.numel() for p in self.blocks.parameters()) + self.norm.numel()
-
 
 def _key_mask(conditions: Conditions, length: int) -> Tensor | None:
     """Hide unused intervention slots from attention; None when there are none."""

@@ -6,8 +6,7 @@ does not have: a narrower gene width, an embedding per group position, an output
 tilt per condition and gene, and a cell state. Knows nothing of data.
 """
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -58,10 +57,6 @@ class NetworkConfig:
     def levelled(self) -> bool:
         """Whether a gene's logits have a level path: a tilt along ln(1 + count)."""
         return self.tilt or self.state_rank > 0
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as a JSON object."""
-        return asdict(self)
 
 
 def _small(

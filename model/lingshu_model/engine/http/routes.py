@@ -7,7 +7,7 @@ protocol is refused with the command that ends this engine.
 import asyncio
 import math
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -44,7 +44,6 @@ HEALTH = "/v1/health"
 SHUTDOWN = "/v1/shutdown"
 _EXPERIMENTS = TypeAdapter(list[str])
 _LOCAL = "lingshu.local"
-Handler = Callable[[Request], Awaitable[Response]]
 
 
 @dataclass
