@@ -135,7 +135,12 @@ class Engine:
         return self._process.ensure(waiting)
 
     def submit(
-        self, arm: ArmRequest, *, fresh: str | None = None, requester: Requester | None = None
+        self,
+        arm: ArmRequest,
+        *,
+        fresh: str | None = None,
+        requester: Requester | None = None,
+        allow_unfit: bool = False,
     ) -> JobView:
         """Return the job that computes `arm`; an equal arm gives the same job.
 
@@ -145,13 +150,14 @@ class Engine:
                 the arm is computed anew, once for each such name.
             requester: on whose behalf; by default this client's principal, for no experiment. An
                 experiment that was withdrawn gets a job that is cancelled.
+            allow_unfit: whether a condition may have failed its fitness check.
 
         Raises:
             InputError: the checkpoint cannot do this arm; the message says what it can.
             EngineBusyError: the engine cannot be used now.
             EngineError: no engine could be reached or started.
         """
-        job = JobRequest(arm=arm, fresh=fresh or "", roots=self._roots)
+        job = JobRequest(arm=arm, fresh=fresh or "", roots=self._roots, allow_unfit=allow_unfit)
         submission = _Submission(job, requester or Requester(principal=self._principal))
         view = self._again(lambda: view_of(self._post(submission), job))
         self._submissions[view.job_id] = submission
@@ -334,7 +340,12 @@ class Engine:
             message = f"the engine does not know job {job_id!r}: submit its arm (again) first"
             raise CellsGoneError(message)
         lost = self._submissions[job_id]
-        return self.submit(lost.job.arm, fresh=lost.job.fresh, requester=lost.requester)
+        return self.submit(
+            lost.job.arm,
+            fresh=lost.job.fresh,
+            requester=lost.requester,
+            allow_unfit=lost.job.allow_unfit,
+        )
 
     def _job(self, job_id: str) -> JobRequest | None:
         known = self._submissions.get(job_id)

@@ -82,7 +82,8 @@ class Jobs:
         )
 
         def ask() -> JobView:
-            return self._bench.engine.submit(arm, fresh=fresh, requester=requester)
+            more = {"allow_unfit": True} if experiment.request.get("allow_unfit") else {}
+            return self._bench.engine.submit(arm, fresh=fresh, requester=requester, **more)
 
         def stopped() -> bool:
             return self._bench.ledger.cancel_requested(experiment.id)

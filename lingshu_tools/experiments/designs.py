@@ -43,6 +43,7 @@ class Design:
     first_cell: int
     steps: int
     guidance: float
+    allow_unfit: bool = False
 
     @property
     def label(self) -> str:
@@ -82,6 +83,8 @@ class Design:
             "first_cell": self.first_cell,
             "steps": self.steps,
             "guidance": self.guidance,
+            # Only where it is asked for: rows of the same cells keep their hashes.
+            **({"allow_unfit": True} if self.allow_unfit else {}),
         }
 
 
@@ -114,12 +117,14 @@ def design(
     n_cells: int,
     seed: int,
     first_cell: int = 0,
+    allow_unfit: bool = False,
 ) -> Design:
     """Return the resolved design of what was asked.
 
     Raises:
         InputError: an unknown checkpoint, context, kind or target, or an impossible size; the
-            nearest names or the allowed range are given.
+            nearest names or the allowed range are given. Also a condition that failed its fitness
+            check, unless `allow_unfit`.
     """
     loaded = resolve_checkpoint(bench, checkpoint)
     steps, guidance = sampling(loaded)
@@ -133,8 +138,10 @@ def design(
         first_cell=first_cell,
         steps=steps,
         guidance=guidance,
+        allow_unfit=allow_unfit,
     )
     _check_size(made)
+    _check_fit(made)
     return made
 
 
@@ -174,6 +181,7 @@ def written_design(tool: str, request: Mapping[str, Any], checkpoint: Checkpoint
         context=request["context"],
         interventions=tuple(Intervention(**i) for i in request["interventions"]),
         **{k: request[k] for k in ("n_cells", "seed", "first_cell", "steps", "guidance")},
+        allow_unfit=bool(request.get("allow_unfit", False)),
     )
 
 
@@ -313,6 +321,18 @@ def _target(checkpoint: Checkpoint, known: Mapping[str, list[str]], one: Interve
         f"{did_you_mean(one.target, names)} Trained {one.kind} targets: {shown}."
     )
     raise NotFoundError(message)
+
+
+def _check_fit(made: Design) -> None:
+    reasons = made.checkpoint.unfit(made.context, made.interventions)
+    if reasons and not made.allow_unfit:
+        message = (
+            f"{made.label} in {context_label(made.context)} is unfit in {made.checkpoint.name!r}: "
+            f"its sampled cells do not deliver the effect ({'; '.join(reasons)}). Choose another "
+            "condition, train the checkpoint again, or set allow_unfit=true to have the cells "
+            "all the same."
+        )
+        raise InputError(message)
 
 
 def _check_size(made: Design) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lingshu_model.contracts.effects import NoEffectError, StoredEffect
 from lingshu_model.contracts.messages import OWN_RNA
 from lingshu_model.system.lazy import Lazy
 from lingshu_tools.analysis import Effect, Residuals, ShamNull, interval
@@ -29,6 +30,9 @@ UNITS = {
     "change": "log1p_cp10k",
     "prediction_error": "log1p_cp10k",
     "magnitude": "log1p_cp10k (L2 norm over genes)",
+    "model_mean": "log1p_cp10k",
+    "sd": "log1p_cp10k",
+    "lfsr": "probability",
 }
 MONTE_CARLO = (
     "mc_interval covers only the noise of sampling finitely many cells; prediction_error, the "
@@ -47,6 +51,7 @@ class EffectView:
         self.effect = effect
         self._checkpoint = design.checkpoint
         self._tier = design.support.tier
+        self._stored = stored_effect(design)
 
     @Lazy
     def null(self) -> ShamNull | None:
@@ -72,6 +77,7 @@ class EffectView:
     def gene(self, index: int) -> GeneEffect:
         """Return one gene's effect."""
         e = self.effect
+        believed = self._stored.posterior if self._stored else None
         return GeneEffect(
             gene=self._checkpoint.panel[index],
             log2_fold_change=finite(e.log2_fold_change[index]),
@@ -82,6 +88,9 @@ class EffectView:
             change_mc_interval=self._interval(e.change, e.change_se, index),
             prediction_error=finite(self._errors[index]),
             sham_q=finite(self._q[index]),
+            model_mean=finite(believed.mean[index]) if believed else None,
+            sd=finite(believed.sd[index]) if believed else None,
+            lfsr=finite(believed.lfsr[index]) if believed else None,
         )
 
     def magnitude(self) -> Magnitude:
@@ -147,6 +156,17 @@ class EffectView:
         if any(i.kind == "sham" for i in self._design.interventions):
             said.append("a sham is a label without a meaning: its effect is the model's noise")
         return said
+
+
+def stored_effect(design: Design) -> StoredEffect | None:
+    """Return the effect that a checkpoint stores or works out; None where it stores none."""
+    effects = design.checkpoint.effects
+    if effects is None or not design.interventions:
+        return None
+    try:
+        return effects.effect(design.context, design.interventions)
+    except NoEffectError:
+        return None
 
 
 def effect_fields(

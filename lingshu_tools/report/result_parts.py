@@ -21,6 +21,15 @@ class GeneEffect(View):
         description="RMS held-out error of change for this gene; None where none was measured"
     )
     sham_q: Number | None = Field(description="FDR of change against the sham null")
+    model_mean: Number | None = Field(
+        default=None,
+        description="Posterior mean of change, which sampled cells deliver; None where the "
+        "checkpoint stores no effects",
+    )
+    sd: Number | None = Field(default=None, description="Posterior standard deviation of change")
+    lfsr: Number | None = Field(
+        default=None, description="Local false sign rate: how likely the sign of change is wrong"
+    )
 
 
 class Magnitude(View):

@@ -83,6 +83,10 @@ Tags = Annotated[
     ),
 ]
 DryRun = Annotated[bool, Field(description="Return the cost only; nothing is run or logged")]
+AllowUnfit = Annotated[
+    bool,
+    Field(description="Also where the checkpoint's fitness check failed for this condition"),
+]
 AnyId = Annotated[
     str, Field(min_length=1, max_length=80, description="Experiment id exp_… or screen id scr_…")
 ]
@@ -105,6 +109,7 @@ class Simulation(CellSettings):
     tags: Tags = Field(default_factory=list[str])
     wait_s: WaitS = 4
     dry_run: DryRun = False
+    allow_unfit: AllowUnfit = False
 
     def design(self, app: App, tool: str) -> Design:
         """Return what is asked for, every name resolved."""
@@ -117,6 +122,7 @@ class Simulation(CellSettings):
             n_cells=self.n_cells,
             seed=self.seed,
             first_cell=self.first_cell,
+            allow_unfit=self.allow_unfit,
         )
 
     def begin(self, app: App, made: Design, show: Callable[[Shown], R]) -> Pending[R]:

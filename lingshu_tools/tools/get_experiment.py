@@ -86,6 +86,8 @@ class GetResult(Result):
     perturbation: str | None = None
     context: dict[str, str] | None = None
     n_cells: int | None = None
+    effect_source: str | None = None
+    effect_note: str | None = None
     magnitude: Magnitude | None = None
     target_check: list[TargetCheck] | None = None
     genes: list[GeneEffect] | list[GeneMean] | None = None

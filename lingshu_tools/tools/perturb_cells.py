@@ -13,7 +13,7 @@ from lingshu_tools.calls.results import Result, render, text_table
 from lingshu_tools.calls.waiting import Pending
 from lingshu_tools.experiments.designs import Design
 from lingshu_tools.experiments.gene_names import resolve_genes
-from lingshu_tools.report.effect_view import effect_fields
+from lingshu_tools.report.effect_view import effect_fields, stored_effect
 from lingshu_tools.report.experiment_views import Shown, envelope
 from lingshu_tools.report.result_parts import GeneEffect, Magnitude, TargetCheck
 from lingshu_tools.tools.common import (
@@ -46,6 +46,14 @@ class PerturbResult(Result):
     perturbation: str
     context: dict[str, str]
     n_cells: int
+    effect_source: str | None = Field(
+        default=None,
+        description="Where the effect comes from: this condition's cells (and other contexts), "
+        "carried from other contexts, combination, or features; None: learned by the network",
+    )
+    effect_note: str | None = Field(
+        default=None, description="How the effect was estimated, with the numbers that limit it"
+    )
     magnitude: Magnitude | None = None
     target_check: list[TargetCheck] = Field(default_factory=list[TargetCheck])
     genes: list[GeneEffect] = Field(default_factory=list[GeneEffect])
@@ -75,7 +83,14 @@ def show_effect(
 
 
 def _facts(made: Design) -> dict[str, Any]:
-    return {"perturbation": made.label, "context": dict(made.context), "n_cells": made.n_cells}
+    stored = stored_effect(made)
+    return {
+        "perturbation": made.label,
+        "context": dict(made.context),
+        "n_cells": made.n_cells,
+        "effect_source": stored.source if stored else None,
+        "effect_note": stored.note if stored else None,
+    }
 
 
 def gene_table(genes: list[GeneEffect]) -> str:

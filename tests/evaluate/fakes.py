@@ -21,8 +21,11 @@ def fake_sampler(
         return sampled(request)
 
     sampler = SimpleNamespace(profile=lambda: {"device": "synthetic"})
-    loader = SimpleNamespace(load=lambda _checkpoint, threads: sampler)
-    module = SimpleNamespace(Sampler=loader, sample_arm=sample_arm)
-    patch.setitem(sys.modules, "lingshu_model.sampling.sampler", module)
-    patch.setattr(lingshu_model.sampling, "sampler", module, raising=False)
+    modules = {
+        "sampler": SimpleNamespace(sample_arm=sample_arm),
+        "load": SimpleNamespace(load_sampler=lambda _checkpoint, threads: sampler),
+    }
+    for name, module in modules.items():
+        patch.setitem(sys.modules, f"lingshu_model.sampling.{name}", module)
+        patch.setattr(lingshu_model.sampling, name, module, raising=False)
     return requests

@@ -9,13 +9,12 @@ import pytest
 from made_model import SPEC
 from scipy import sparse
 
+from lingshu_model.finishing.estimate import EffectFit
 from lingshu_model.train import checkpoint as build
 from lingshu_model.train.data import h5ad
 from lingshu_model.train.data import sources as data
 from lingshu_model.train.data.cells import add_shams
-from lingshu_model.train.data.expression import Levels
 from lingshu_model.train.data.store import Stored
-from lingshu_model.train.effect_offsets.estimates import effects_of
 from lingshu_model.train.initialisation import Birth, run_digest
 from lingshu_testing.memory import most_held
 
@@ -66,17 +65,14 @@ def test_training_holds_numbers_of_a_cell_and_not_its_counts(
     assert many - few < (MANY - FEW) * OF_A_CELL
 
 
-def test_shams_are_measured_one_after_the_other(tmp_path: Path) -> None:
-    plain = data.read_cells(SPEC, folder_of(1024, tmp_path))
-    control = next(i for i, c in enumerate(plain.conditions) if not c.interventions)
+def test_effects_hold_sums_of_conditions_and_not_counts(tmp_path: Path) -> None:
+    def measure(n: int) -> int:
+        cells = data.read_cells(SPEC, folder_of(n, tmp_path), tmp_path / f"store-{n}")
+        fit = EffectFit(add_shams(cells, 2, 0))
+        return most_held(lambda: fit.run(unseen=False))
 
-    def measure(shams: int) -> int:
-        cells = add_shams(plain, shams, 0)
-        levels, context = Levels.of(cells, 200.0), cells.conditions[control].context
-        return most_held(lambda: effects_of(cells, levels, context, control))
-
-    of_control = 12 * PER_CELL * len(plain.rows(control))
-    assert measure(12) - measure(2) < of_control
+    few, many = (measure(n) for n in (FEW, MANY))
+    assert many - few < (MANY - FEW) * OF_A_CELL
 
 
 def test_rows_beyond_2_31_counts_are_read_alone() -> None:

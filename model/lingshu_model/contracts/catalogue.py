@@ -1,8 +1,11 @@
 """Checkpoint folders read without torch: what a checkpoint knows, and that its files are intact.
 
-A checkpoint is a folder `NAME/` with `config.json`, `panel.json`, `*.safetensors`, `evidence.json`
-and `card.md`; the digests of its files are pinned beside it, in `NAME.digests.json`. A checkpoint
-that was written anew since it was read is read again.
+A checkpoint is a folder `NAME/` with `config.json`, `panel.json`, `*.safetensors`, `evidence.json`,
+`fitness.json` and `card.md`; the digests of its files are pinned beside it, in `NAME.digests.json`.
+A checkpoint that was written anew since it was read is read again.
+
+Format 2 stores effects (`lingshu_model.contracts.effects`) and moves cells by them. Format 1 has
+effect offsets within the network's weights instead; it is read and sampled as it always was.
 """
 
 import base64
@@ -20,16 +23,28 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from lingshu_model.contracts.canonical import digest_file, digest_json
+from lingshu_model.contracts.effects import (
+    GENES,
+    ROWS,
+    Identity,
+    StoredEffects,
+    entry_identity,
+    identity,
+)
 from lingshu_model.contracts.messages import Intervention
 from lingshu_model.system.durable import write_durably
 from lingshu_model.system.lazy import Lazy
 
-FORMAT = "lingshu-checkpoint-1"
+OFFSETS_FORMAT = "lingshu-checkpoint-1"
+"""Effects as offsets in the network's weights (`tilt.theta`)."""
+FORMAT = "lingshu-checkpoint-2"
+FORMATS = (OFFSETS_FORMAT, FORMAT)
 SHIPPED = Path(__file__).parent.parent / "checkpoints"
 Tier = Literal["seen", "seen_elsewhere", "combination_of_seen", "unseen"]
 # What the checkpoint digest covers: everything that decides a sampled count. The evidence and the
 # card are pinned too, but may be rewritten without making the old experiments another model's.
 _IDENTITY = ("config.json", "panel.json")
+_IDENTITY_TABLES = ("model", "effects-", "pool-")
 _PINS = ".digests.json"
 _REPLACING_S, _REPLACING_PAUSE_S = 1.0, 0.05
 _Stamp = tuple[int, int, int]
@@ -91,6 +106,63 @@ class Checkpoint:
         found = load_file(self.verify_file("reference.safetensors"))
         return {name: array.astype(np.float64) for name, array in found.items()}
 
+    @Lazy
+    def effects(self) -> StoredEffects | None:
+        """The stored effects; None in a checkpoint of format 1."""
+        if "effects" not in self.config:
+            return None
+        stored = self.config["effects"]
+        rows = {_context_key(e["context"]): i for i, e in self._controls()}
+        means = self.reference["mean_log1p_cp10k"]
+        controls = [means[rows[_context_key(c["context"])]] for c in stored["contexts"]]
+        empty = np.zeros((0, len(self.panel)))
+        return StoredEffects(
+            stored,
+            self.panel,
+            np.stack(controls) if controls else empty,
+            self.tables(ROWS),
+            self.tables(GENES),
+        )
+
+    @property
+    def delivery(self) -> str | None:
+        """How cells of a perturbation come about; None = by effect offsets in the network."""
+        return self.config.get("delivery")
+
+    @Lazy
+    def fitness(self) -> dict[str, Any]:
+        """What the check at the end of training found; empty where there was none."""
+        return self._json("fitness.json") if "fitness.json" in self.pinned else {}
+
+    def unfit(self, context: Mapping[str, str], interventions: Iterable[Intervention]) -> list[str]:
+        """Return why sampled cells of a condition do not deliver its effect; empty = they do.
+
+        A combination is unfit where one of its parts is.
+        """
+        interventions = tuple(interventions)
+        wanted = [identity(interventions), *(identity((one,)) for one in interventions)]
+        return [
+            reason
+            for entry in self.fitness.get("conditions", [])
+            if entry["context"] == dict(context) and entry_identity(entry) in wanted
+            for reason in entry["reasons"]
+        ]
+
+    def tables(self, prefix: str) -> dict[str, NDArray[Any]]:
+        """Return the tensors of the files `PREFIX-NN.safetensors`, put together along axis 0."""
+        names = sorted(n for n in self.pinned if n.startswith(f"{prefix}-"))
+        parts = [load_file(self.verify_file(name)) for name in names]
+        joined = {
+            key: [part[key] for part in parts if key in part] for part in parts for key in part
+        }
+        return {
+            key: arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+            for key, arrays in joined.items()
+        }
+
+    def _controls(self) -> Iterator[tuple[int, Mapping[str, Any]]]:
+        return ((i, e) for i, e in enumerate(self.config["seen"]) if not e["interventions"])
+
     @property
     def contexts(self) -> list[dict[str, str]]:
         """The contexts it was trained on."""
@@ -119,12 +191,12 @@ class Checkpoint:
         Where there were none, those of the context's control cells, or of the nearest context's,
         moved by as much as the same interventions moved the depth of other contexts.
         """
-        wanted = _identity(interventions)
+        wanted = identity(interventions)
         found = self._depths(dict(context), wanted)
         if found is None:
-            found = self._depths(dict(context), [])
+            found = self._depths(dict(context), ())
             if found is None:
-                found = self._depths(self.nearest(context)["context"], [])
+                found = self._depths(self.nearest(context)["context"], ())
             if found is not None:
                 found = found + self._deeper(wanted)
         if found is None:
@@ -132,18 +204,18 @@ class Checkpoint:
             raise CheckpointError(message)
         return found
 
-    def _depths(self, context: Mapping[str, str], done: list[Any]) -> NDArray[np.float64] | None:
+    def _depths(self, context: Mapping[str, str], done: Identity) -> NDArray[np.float64] | None:
         for entry in self.config["seen"]:
-            if entry["context"] == context and _entry_identity(entry) == done:
+            if entry["context"] == context and entry_identity(entry) == done:
                 return np.array(entry["depth_quantiles"])
         return None
 
-    def _deeper(self, done: list[Any]) -> float:
+    def _deeper(self, done: Identity) -> float:
         """Return the mean change of ln UMI under interventions, over the training cells of them."""
         total, cells = 0.0, 0
         for entry in self.config["seen"]:
-            if done and _entry_identity(entry) == done:
-                control = self._depths(entry["context"], [])
+            if done and entry_identity(entry) == done:
+                control = self._depths(entry["context"], ())
                 if control is not None:
                     moved = float(np.mean(entry["depth_quantiles"]) - control.mean())
                     total, cells = total + moved * entry["n_cells"], cells + entry["n_cells"]
@@ -151,11 +223,11 @@ class Checkpoint:
 
     def seen(self, context: Mapping[str, str], interventions: Iterable[Intervention]) -> int:
         """Training cells of exactly this condition; 0 when it was never trained on."""
-        wanted = _identity(interventions)
+        wanted = identity(interventions)
         return sum(
             entry["n_cells"]
             for entry in self.config["seen"]
-            if entry["context"] == dict(context) and _entry_identity(entry) == wanted
+            if entry["context"] == dict(context) and entry_identity(entry) == wanted
         )
 
     def support(self, context: Mapping[str, str], interventions: Iterable[Intervention]) -> Support:
@@ -164,8 +236,8 @@ class Checkpoint:
         count = self.seen(context, interventions)
         if count:
             return Support("seen", count, f"{count} training cells of this condition")
-        wanted = _identity(interventions)
-        elsewhere = [e["context"] for e in self.config["seen"] if _entry_identity(e) == wanted]
+        wanted = identity(interventions)
+        elsewhere = [e["context"] for e in self.config["seen"] if entry_identity(e) == wanted]
         if elsewhere and dict(context) in self.contexts:
             return Support("seen_elsewhere", 0, f"seen in {len(elsewhere)} other contexts")
         singles = [self.seen(context, (one,)) for one in interventions]
@@ -274,8 +346,9 @@ class Catalogue:
                 raise
             time.sleep(_REPLACING_PAUSE_S)
             return self._at(pins)
-        if config.get("format") != FORMAT:
-            message = f"{path} has the format {config.get('format')!r}; this version reads {FORMAT}"
+        if config.get("format") not in FORMATS:
+            known = " and ".join(FORMATS)
+            message = f"{path} has the format {config.get('format')!r}; this version reads {known}"
             raise CheckpointError(message)
         checkpoint = Checkpoint(path.name, path, identity_digest(pinned), config, pinned)
         self._read[pins] = stamp, checkpoint
@@ -288,7 +361,9 @@ class Catalogue:
 
 def identity_digest(pinned: Mapping[str, str]) -> str:
     """Return the checkpoint digest: over the files that decide a count, weights included."""
-    return digest_json({n: d for n, d in pinned.items() if n in _IDENTITY or n.startswith("model")})
+    return digest_json(
+        {n: d for n, d in pinned.items() if n in _IDENTITY or n.startswith(_IDENTITY_TABLES)}
+    )
 
 
 def pin(path: Path) -> Path:
@@ -332,9 +407,5 @@ def _verify(path: Path, expected: str) -> Path:
     return path
 
 
-def _identity(interventions: Iterable[Intervention]) -> list[tuple[str, str]]:
-    return sorted((i.target, i.kind) for i in interventions)
-
-
-def _entry_identity(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return sorted((i["target"], i["kind"]) for i in entry["interventions"])
+def _context_key(context: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted(context.items()))

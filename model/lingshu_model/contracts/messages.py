@@ -83,11 +83,13 @@ class JobRequest(Wire):
         fresh: names one recomputation of the arm, which takes nothing from any other; empty: none.
         roots: folders, as absolute paths, in which the client finds checkpoints; an engine looks
             there too, if the client is of its own machine.
+        allow_unfit: whether cells are wanted of a condition that failed its fitness check.
     """
 
     arm: ArmRequest
     roots: Annotated[tuple[str, ...], Field(max_length=100)] = ()
     fresh: Annotated[str, Field(max_length=200)] = ""
+    allow_unfit: bool = False
 
 
 class JobView(Wire):

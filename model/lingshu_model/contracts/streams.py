@@ -19,6 +19,7 @@ class Purpose(IntEnum):
     VALUE = 2
     DEPTH = 3
     MOVE = 4
+    POOL = 5
     SCORE = 16
     """And up: one for each draw of a score."""
 

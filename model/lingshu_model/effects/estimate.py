@@ -18,14 +18,12 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from lingshu_model.contracts.effects import BOTH, CARRIED, CELLS
 from lingshu_model.effects.contexts import Carried, Carrier, Sources
 from lingshu_model.effects.measure import Controls, Group, Measured, measure
 from lingshu_model.effects.moments import Floats, Ints, Moments, Rows
 from lingshu_model.effects.shrink import Posterior, combine, fit_prior, posterior
 
-CELLS = "this condition's cells"
-BOTH = "this condition's cells and other contexts"
-CARRIED = "carried from other contexts"
 OTHERS = 3
 """Other contexts from which what they say is the prior."""
 

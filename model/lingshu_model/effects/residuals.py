@@ -70,3 +70,10 @@ class Residuals:
         k = self.units
         own = self.gene * (self.per_variance * self.variance + self.per_square * predicted**2)
         return np.sqrt(np.maximum(own, noise) * (k + 1) / max(k - 1, 1))
+
+    def variance_parts(self, noise: Floats) -> tuple[Floats, Floats, Floats]:
+        """Return b, q and n, [genes] each: the variance of a prediction f is max(b + q f^2, n)."""
+        k = self.units
+        wider = (k + 1) / max(k - 1, 1)
+        base = wider * self.gene * self.per_variance * self.variance
+        return base, wider * self.gene * self.per_square, wider * noise

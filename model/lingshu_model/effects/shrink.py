@@ -19,7 +19,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import ndtr
 
+from lingshu_model.contracts.posterior import Posterior
 from lingshu_model.effects.moments import Floats
+
+__all__ = ["Mixture", "Posterior", "combine", "fit_prior", "posterior"]
 
 NULL = 10.0
 """Pseudo-effects of nothing (the default of Stephens' ashr)."""
@@ -44,27 +47,6 @@ class Mixture:
 
     sigma: Floats
     weight: Floats
-
-
-@dataclass(frozen=True)
-class Posterior:
-    """What is believed of effects; changes of mean log1p_cp10k.
-
-    Attributes:
-        mean: [..., genes].
-        sd: posterior standard deviation, the same shape.
-        lfsr: local false sign rate, from 0 to 1, the same shape.
-    """
-
-    mean: Floats
-    sd: Floats
-    lfsr: Floats
-
-    @classmethod
-    def normal(cls, mean: Floats, sd: Floats) -> "Posterior":
-        """Return a normal posterior; where `sd` is 0 and the mean is not, the sign is certain."""
-        z = np.abs(mean) / np.maximum(sd, 1e-12)
-        return cls(mean, sd, np.where(mean == 0, 0.5, ndtr(-z)))
 
 
 def fit_prior(change: Floats, noise: Floats) -> Mixture:

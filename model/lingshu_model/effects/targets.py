@@ -89,6 +89,29 @@ class _Ridge:
     penalty: float
 
 
+@dataclass(frozen=True)
+class Parts:
+    """What a prediction is made of: `lingshu_model.contracts.effects.Unseen` without its features.
+
+    Attributes:
+        share_mean: share of the mean change, [genes].
+        slope: [features, genes]; no features where none count.
+        block: the features that count; empty = none.
+        base, per_square, least: parts of the error variance, [genes].
+        floor: minus the control level, below which no change goes, [genes].
+        own: change of a target's own gene; None where too few are known.
+    """
+
+    share_mean: Floats
+    slope: Floats
+    block: str
+    base: Floats
+    per_square: Floats
+    least: Floats
+    floor: Floats
+    own: float | None
+
+
 class TargetModel:
     """Predicts the effects of unseen targets in one context."""
 
@@ -123,6 +146,27 @@ class TargetModel:
             self.weights = self._weights([self._mean, self._mean + self._left_out(best)])
         self._residuals = self._fit_residuals()
         self._own_change = self._own()
+
+    def parts(self) -> "Parts":
+        """Return what the prediction of any target is made of."""
+        p, known = self._p, self._p.control
+        features = 0 if self.ridge is None else self._blocks[self.ridge.block].shape[1]
+        slope = np.zeros((features, p.change.shape[1]))
+        if self.ridge is not None:
+            slope = self.weights[1] * self._slope(self.ridge, np.ones(len(p.targets), bool))
+        noise = np.nan_to_num(np.nanmean(p.noise, axis=0)) / len(p.targets)
+        base, per_square, least = self._residuals.variance_parts(noise)
+        block = self.ridge.block if self.ridge and self.weights[1] > 0 else ""
+        return Parts(
+            share_mean=float(self.weights.sum()) * self._change.mean(axis=0),
+            slope=slope if block else slope[:0],
+            block=block,
+            base=base,
+            per_square=per_square,
+            least=least,
+            floor=np.where(np.isfinite(known), -known, 0.0),
+            own=self._own_change,
+        )
 
     def to(self, features: Mapping[str, Floats], own: int = -1) -> Unseen:
         """Return the effect of a target.

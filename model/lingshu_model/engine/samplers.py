@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from lingshu_model.contracts import ArmRequest, Catalogue, Checkpoint, digest_json
 
-DEFAULT = "lingshu_model.sampling.sampler:Sampler.load"
+DEFAULT = "lingshu_model.sampling.load:load_sampler"
 KEPT = 8
 """Checkpoints in memory at most."""
 Counts = NDArray[np.int32]

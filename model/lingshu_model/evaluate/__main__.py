@@ -1,7 +1,6 @@
 """`python -m lingshu_model.evaluate CHECKPOINT`: sample, compare, write tables and evidence."""
 
 import os
-import platform
 import signal
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from lingshu_model.evaluate.rows import MODEL, read_rows, write_rows
 from lingshu_model.evaluate.sources import read_peers
 from lingshu_model.evaluate.study import Study, build_study, condition_names
 from lingshu_model.evaluate.tables import as_csv, markdown
+from lingshu_model.system.machine import machine_name
 from lingshu_model.system.redaction import protect_streams
 from lingshu_model.train.scratch import end_by_signals
 
@@ -162,20 +162,9 @@ def _head(store: ArmStore, study: Study, seeds: list[int], files: dict[str, Any]
         },
         "cost": {
             "seconds_per_cell": seconds / sum(request.n_cells for request in requests),
-            "machine": _machine(notes[0]["profile"]),
+            "machine": machine_name(notes[0]["profile"]),
         },
     }
-
-
-def _machine(profile: Mapping[str, Any]) -> str:
-    """Return the device of the cells: a GPU's name, or this machine's processor."""
-    device = str(profile.get("device", "cpu"))
-    if device != "cpu":
-        return device
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text("utf-8").splitlines() if path.is_file() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{models[0] if models else platform.machine()}, {os.cpu_count()} cores"
 
 
 def _numbers(text: str) -> list[int]:

@@ -91,10 +91,10 @@ class ArmStore:
         return self.folder / f"{request.digest.removeprefix('sha256:')[:32]}.{suffix}"
 
     def _sample(self, request: ArmRequest, path: Path) -> None:
-        from lingshu_model.sampling import sampler
+        from lingshu_model.sampling import load, sampler
 
         if self._sampler is None:
-            self._sampler = sampler.Sampler.load(self.checkpoint, threads=1)
+            self._sampler = load.load_sampler(self.checkpoint, threads=1)
         started = time.perf_counter()
         parts = [sampler.sample_arm(self._sampler, part, self.workers) for part in _parts(request)]
         note = {"seconds": time.perf_counter() - started, "profile": self._sampler.profile()}

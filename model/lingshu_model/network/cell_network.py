@@ -21,14 +21,13 @@ from lingshu_model.network.tokens import MASK, VOCABULARY
 
 
 class Tilt(nn.Module):
-    """A path from the condition straight to each gene's logits: an exponential tilt of its counts.
+    """Effect offsets of checkpoints of format 1: a path from the condition to each gene's logits.
 
-    Logits move by theta x ln(1 + count): theta is the condition's, from the training cells (see
-    `train.effect_offsets.estimates`), summed over interventions, 0 for control and where nothing is
-    known. With a pair rank the sum saturates and every pair adds its own, but on a target's own
-    gene (`train.effect_offsets.pairwise`). With reach a target never perturbed has the tilt that
-    its gene's features say (`train.effect_offsets.unseen_targets`). A learned gate on the gene's
-    hidden vector says how much of it the genes already revealed leave to be told.
+    Logits move by theta x ln(1 + count): theta is stored for each condition, summed over
+    interventions, 0 for control and where nothing is known. With a pair rank the sum saturates and
+    every pair adds its own, but on a target's own gene. With reach a target never perturbed has
+    the offset that its gene's features say. A learned gate on the gene's hidden vector says how
+    much of it the genes already revealed leave open. Nothing of it is trained any more.
     """
 
     theta: Tensor

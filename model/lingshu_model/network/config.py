@@ -6,7 +6,7 @@ does not have: a narrower gene width, an embedding per group position, an output
 tilt per condition and gene, and a cell state. Knows nothing of data.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,9 @@ class NetworkConfig:
         d_gene: width of a gene's embedding before W_down and after W_up; the paper's is d_model.
         group_embedding: add a learned vector per group position.
         gene_bias: add a learned logit per gene and token.
-        tilt: start each condition's effect on each gene at what the training cells show.
-        pair_rank: directions of what targets do alone, by which combinations are told what two do
-            together beyond the sum of their tilts (`train.effect_offsets.pairwise`); 0 = nothing.
-        reach: give targets never perturbed the tilt that their features say
-            (`lingshu_model.train.effect_offsets.unseen_targets`).
+        tilt: an effect offset per condition and gene; of checkpoints of format 1 only.
+        pair_rank: directions by which combinations have offsets beyond their sum; of format 1.
+        reach: offsets of targets never perturbed, from their features; of format 1.
         state_rank: components of the cell state, which carries the cell's depth and what its
             revealed genes say together; 0 = none.
     """
@@ -57,6 +55,10 @@ class NetworkConfig:
     def levelled(self) -> bool:
         """Whether a gene's logits have a level path: a tilt along ln(1 + count)."""
         return self.tilt or self.state_rank > 0
+
+    def without_offsets(self) -> "NetworkConfig":
+        """Return the shape without effect offsets, which format 2 stores apart."""
+        return replace(self, tilt=False, pair_rank=0, reach=False)
 
 
 def _small(

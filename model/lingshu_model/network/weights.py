@@ -8,6 +8,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from lingshu_model.contracts import Checkpoint, CheckpointError
+from lingshu_model.contracts.catalogue import OFFSETS_FORMAT
 from lingshu_model.network.cell_network import Network
 from lingshu_model.network.config import PRESETS
 from lingshu_model.network.vocabulary import Vocabulary
@@ -20,8 +21,13 @@ def load_network(checkpoint: Checkpoint) -> tuple[Network, Vocabulary]:
         CheckpointError: a file is missing, truncated or changed (its name and both digests), or
             its tensors do not fit the network that `config.json` names.
     """
+    if not checkpoint.config.get("network"):
+        message = f"{checkpoint.path} has no network: it was trained with the recipe `effects`"
+        raise CheckpointError(message)
     vocabulary = Vocabulary.from_config(checkpoint.config, checkpoint.panel)
     config = PRESETS[checkpoint.config["network"]]
+    if checkpoint.config["format"] != OFFSETS_FORMAT:
+        config = config.without_offsets()
     shards = sorted(
         n for n in checkpoint.pinned if n.startswith("model") and n.endswith(".safetensors")
     )

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -334,7 +334,23 @@ def inverse_cdf(cdf: Tensor, uniform: Tensor) -> Tensor:
     return index.clamp_(max=cdf.shape[1] - 1)
 
 
-def sample_arm(sampler: Sampler, arm: ArmRequest, workers: int = 1) -> Cells:
+class Tiles(Protocol):
+    """What draws tiles of cells: a `Sampler`, or one that delivers effects."""
+
+    tile: int
+
+    def measured(self, arm: ArmRequest) -> NDArray[np.bool_]:
+        """Return which genes get a count, bool [genes]."""
+        ...
+
+    def sample_tile(
+        self, arm: ArmRequest, tile_index: int, should_stop: Callable[[], bool] | None = None
+    ) -> NDArray[np.int32]:
+        """Return the counts of a tile, int32 [tile, genes]."""
+        ...
+
+
+def sample_arm(sampler: Tiles, arm: ArmRequest, workers: int = 1) -> Cells:
     """Return the cells an arm asks for, computed here, `workers` tiles at a time."""
     first, last = arm.first_cell, arm.first_cell + arm.n_cells
     tiles = range(first // sampler.tile, (last - 1) // sampler.tile + 1)

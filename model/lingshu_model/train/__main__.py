@@ -25,6 +25,21 @@ from lingshu_model.train.scratch import end_by_signals
 @click.option(
     "--ranks", "expected", type=int, default=None, help="Refuse another number of processes."
 )
+@click.option(
+    "--recipe",
+    type=click.Choice(["default", "effects"]),
+    default=None,
+    help="Instead of the spec's: `effects` trains no network and takes seconds.",
+)
+@click.option(
+    "--network-from",
+    help="A checkpoint, by name or folder, whose network is taken; nothing is trained.",
+)
+@click.option(
+    "--allow-unfit",
+    is_flag=True,
+    help="End with status 0 also where sampled cells do not deliver an effect.",
+)
 def main(
     spec_file: Path,
     data_dir: Path,
@@ -32,6 +47,10 @@ def main(
     threads: int | None,
     epochs: int | None,
     expected: int | None,
+    recipe: str | None,
+    network_from: str | None,
+    *,
+    allow_unfit: bool,
 ) -> None:
     """Train the checkpoint described by SPEC_FILE into OUT/NAME/."""
     end_by_signals()
@@ -43,7 +62,17 @@ def main(
         sys.exit(f"lingshu train: {error}")
     from lingshu_model.train.command import train  # torch and accelerate read the environment
 
-    train(spec_file, data_dir, out, threads, epochs, expected)
+    train(
+        spec_file,
+        data_dir,
+        out,
+        threads,
+        epochs,
+        expected,
+        recipe,
+        allow_unfit=allow_unfit,
+        network_from=network_from,
+    )
 
 
 def _settle(expected: int | None) -> None:

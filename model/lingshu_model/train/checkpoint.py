@@ -26,10 +26,12 @@ QUANTILES = (5, 25, 50, 75, 95)
 DEPTHS = 33
 """Quantiles of a condition's depths that are kept, evenly spaced."""
 SHARD_BYTES = 15_000_000
+Tables = Mapping[str, NDArray[Any]]
+"""Tensors by name."""
 
 
 def config_json(spec: TrainingSpec, cells: TrainingCells) -> dict[str, Any]:
-    """Return what `config.json` says of a spec and its cells alone."""
+    """Return what `config.json` says of a spec and its cells alone, null labels among them."""
     fields: dict[str, list[str]] = {}
     for condition in cells.conditions:
         for field, value in condition.context:
@@ -91,29 +93,64 @@ def write(
     weights: Mapping[str, Tensor],
     hgnc: Path | None,
 ) -> Path:
-    """Write the folder `path/NAME` and its pinned digests beside it; return the folder.
+    """Write a checkpoint of a network alone, `path/NAME` and its digests; return the folder.
 
     `hgnc` is HGNC's complete set, for the panel's aliases and Ensembl ids; None = symbols alone.
     """
     path.mkdir(parents=True, exist_ok=True)
-    tensors = {n: _stored(n, tensor) for n, tensor in {**network.state_dict(), **weights}.items()}
-    folder = path / spec.name
-    # Made beside and renamed, so that a disk that fills leaves no half of a checkpoint, and who
-    # reads it meanwhile finds the old one or the new one.
     with scratch(path, ".partial-") as place:
         new = place / spec.name
-        new.mkdir()
-        for number, shard in enumerate(_shards(tensors)):
-            save_file(shard, new / f"model-{number:02d}.safetensors")
-        save_arrays(reference(cells), new / "reference.safetensors")
-        write_json(new / "config.json", dict(config))
-        write_json(new / "panel.json", {"genes": panel_entries(cells.panel, hgnc)})
-        pins = pin(new)
-        if folder.exists():
-            folder.rename(place / "replaced")
-        new.rename(folder)
-        pins.replace(path / pins.name)
+        write_folder(new, config, cells, stored(network, weights), hgnc)
+        return install(new, path)
+
+
+def write_folder(
+    folder: Path,
+    config: Mapping[str, Any],
+    cells: TrainingCells,
+    tensors: Mapping[str, Tensor],
+    hgnc: Path | None,
+    tables: Mapping[str, Tables] | None = None,
+) -> Path:
+    """Write the files of a checkpoint into a new folder, and pin them; return the folder.
+
+    Args:
+        folder: named as the checkpoint.
+        config: of `config.json`.
+        cells: training cells, null labels among them.
+        tensors: of the network; none = there is no network.
+        hgnc: as in `write`.
+        tables: further tensors by the prefix of their files (`lingshu_model.finishing.tables`).
+    """
+    folder.mkdir(parents=True)
+    for number, shard in enumerate(_shards(tensors) if tensors else []):
+        save_file(shard, folder / f"model-{number:02d}.safetensors")
+    for prefix, each in (tables or {}).items():
+        write_tables(folder, prefix, each)
+    save_arrays(reference(cells), folder / "reference.safetensors")
+    write_json(folder / "config.json", dict(config))
+    write_json(folder / "panel.json", {"genes": panel_entries(cells.panel, hgnc)})
+    pin(folder)
     return folder
+
+
+def install(new: Path, path: Path) -> Path:
+    """Move a finished checkpoint folder and its digests to `path`; return where it is then.
+
+    It is made beside and renamed, so that a disk that fills leaves no half of a checkpoint, and who
+    reads it meanwhile finds the old one or the new one.
+    """
+    folder, pins = path / new.name, pin(new)
+    if folder.exists():
+        folder.rename(new.parent / "replaced")
+    new.rename(folder)
+    pins.replace(path / pins.name)
+    return folder
+
+
+def stored(network: Network, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a network's tensors as they are stored, those of `weights` in place of its own."""
+    return {n: _stored(n, tensor) for n, tensor in {**network.state_dict(), **weights}.items()}
 
 
 def _stored(name: str, tensor: Tensor) -> Tensor:
@@ -197,3 +234,25 @@ def _laid_out(value: Any) -> str:
         lines = (json.dumps(entry, ensure_ascii=False) for entry in value)  # pyright: ignore
         return "[\n  " + ",\n  ".join(lines) + "\n ]"
     return json.dumps(value, ensure_ascii=False, indent=1).replace("\n", "\n ")
+
+
+def write_tables(folder: Path, prefix: str, tables: Tables) -> None:
+    """Write `PREFIX-NN.safetensors`, cut along the first axis so that none is above 15 MB."""
+    shards: list[dict[str, NDArray[Any]]] = [{}]
+    size = 0
+    for name, whole in tables.items():
+        for part in _table_parts(whole):
+            if (size + part.nbytes > SHARD_BYTES and shards[-1]) or name in shards[-1]:
+                shards.append({})
+                size = 0
+            shards[-1][name] = np.ascontiguousarray(part)
+            size += part.nbytes
+    for number, shard in enumerate(shards):
+        save_arrays(shard, folder / f"{prefix}-{number:02d}.safetensors")
+
+
+def _table_parts(whole: NDArray[Any]) -> list[NDArray[Any]]:
+    if whole.nbytes <= SHARD_BYTES or not len(whole):
+        return [whole]
+    rows = max(1, SHARD_BYTES // (whole.nbytes // len(whole)))
+    return [whole[i : i + rows] for i in range(0, len(whole), rows)]

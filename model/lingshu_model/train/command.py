@@ -1,8 +1,9 @@
 """From a specification and data files to a checkpoint: one training run on this rank."""
 
 import sys
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
@@ -10,16 +11,22 @@ from accelerate import Accelerator
 from pydantic import ValidationError
 from safetensors import SafetensorError
 
+from lingshu_model.contracts import Catalogue, Checkpoint, CheckpointError, digest_file
+from lingshu_model.finishing.choice import choose
+from lingshu_model.finishing.finish import Finish, Finished
+from lingshu_model.finishing.fitness import table
 from lingshu_model.network import numerics
 from lingshu_model.train import ranks
-from lingshu_model.train.data.cells import add_shams
 from lingshu_model.train.data.sources import read_cells
 from lingshu_model.train.data.sources import split as split_cells
 from lingshu_model.train.initialisation import Birth
 from lingshu_model.train.priors import read_features
-from lingshu_model.train.run import run
+from lingshu_model.train.run import learn, reuse
 from lingshu_model.train.scratch import scratch
 from lingshu_model.train.spec import TrainingSpec
+
+UNFIT = 3
+"""The exit status where a condition does not deliver its effect."""
 
 
 def train(
@@ -29,14 +36,22 @@ def train(
     threads: int | None,
     epochs: int | None,
     expected: int | None,
+    recipe: str | None = None,
+    *,
+    allow_unfit: bool = False,
+    network_from: str | None = None,
 ) -> None:
-    """Train the checkpoint described by `spec_file` into OUT/NAME/; exits where it cannot."""
+    """Train the checkpoint described by `spec_file` into OUT/NAME/; exits where it cannot.
+
+    `network_from` is a checkpoint, by name or folder, whose network is taken instead of training.
+    """
+    changes = {"epochs": epochs, "recipe": recipe, "allow_unfit": allow_unfit or None}
+    given = {name: value for name, value in changes.items() if value is not None}
     try:
         spec = TrainingSpec.read(spec_file)
+        spec = TrainingSpec.model_validate({**spec.model_dump(), **given})
     except ValidationError as error:
         sys.exit(f"lingshu train: {spec_file}: {error}")
-    if epochs is not None:
-        spec = spec.model_copy(update={"epochs": epochs})
     numerics.prepare(threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     fast = numerics.has_fast_bf16(device)
@@ -44,8 +59,8 @@ def train(
     try:
         ranks.check(accelerator, expected)
         with ranks.together(accelerator):
-            _run(spec, data_dir, out, accelerator)
-    except ValueError as error:
+            _run(spec, data_dir, out, accelerator, network_from)
+    except (ValueError, CheckpointError) as error:
         sys.exit(f"lingshu train: {error}")
     except ranks.RankLostError as error:
         click.echo(f"lingshu train: {error}", err=True)
@@ -57,17 +72,60 @@ def train(
         )
 
 
-def _run(spec: TrainingSpec, data_dir: Path, out: Path, accelerator: Accelerator) -> None:
+def _run(
+    spec: TrainingSpec,
+    data_dir: Path,
+    out: Path,
+    accelerator: Accelerator,
+    network_from: str | None,
+) -> None:
     folder = out / spec.name
     folder.mkdir(parents=True, exist_ok=True)
     with scratch(folder, ".cells-") as store:
         cells = read_cells(spec, data_dir, store)
         parts = split_cells(cells, spec)
         priors = read_features(data_dir / spec.priors) if spec.priors else {}
-        training = add_shams(cells.take(parts.train), spec.shams, spec.seed)
-        birth = Birth(spec, training, priors)
-        held_out = replace(cells.take(parts.validation), conditions=birth.cells.conditions)
+        train, held_out = cells.take(parts.train), cells.take(parts.validation)
+        learned = None
+        if spec.recipe == "default" and network_from:
+            learned = reuse(_found(network_from), cells.panel)
+        elif spec.recipe == "default":
+            learned = learn(Birth(spec, train, priors), held_out, folder, accelerator)
+        if not accelerator.is_main_process:
+            return
         hgnc = data_dir / spec.aliases if spec.aliases else None
-        checkpoint = run(birth, held_out, folder, accelerator, hgnc)
-        if checkpoint is not None:
-            click.echo(f"{checkpoint} written; `lingshu evaluate` adds its evidence")
+        paths = [data_dir / source.file for source in spec.sources]
+        files = {"files": {path.name: digest_file(path) for path in paths}}
+        finish = Finish(spec, train, held_out, learned, priors, hgnc, files)
+        finished = finish.run(folder, choose)
+    _report(finished, spec)
+
+
+def _found(name: str) -> Checkpoint:
+    """Return a checkpoint by its folder or by its name."""
+    folder = Path(name)
+    if folder.is_dir():
+        return Catalogue([folder.resolve().parent]).load(folder.resolve().name)
+    return Catalogue().load(name)
+
+
+def _report(finished: Finished, spec: TrainingSpec) -> None:
+    """Say what was written; exit with `UNFIT` where a condition does not deliver its effect."""
+    if finished.checked:
+        click.echo(table(finished.checked))
+    config = finished.checkpoint.config
+    click.echo(f"cells of perturbations: {config['delivery']} ({_said(config['delivery_basis'])})")
+    click.echo(f"{finished.path} written")
+    unfit = [f.name for f in finished.checked if f.reasons]
+    if unfit and not spec.allow_unfit:
+        click.echo(
+            f"lingshu train: {len(unfit)} conditions do not deliver their effect and are marked "
+            f"unfit: {'; '.join(unfit[:5])}. The checkpoint is kept and refuses them by name; "
+            "--allow-unfit accepts that",
+            err=True,
+        )
+        sys.exit(UNFIT)
+
+
+def _said(basis: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in basis.items())

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from lingshu_model.contracts.canonical import digest_json
 from lingshu_model.network.cell_network import Network
-from lingshu_model.network.config import PRESETS
+from lingshu_model.network.config import PRESETS, NetworkConfig
 from lingshu_model.network.vocabulary import Vocabulary
 from lingshu_model.train.checkpoint import config_json
-from lingshu_model.train.data.cells import Condition, TrainingCells
+from lingshu_model.train.data.cells import TrainingCells
 from lingshu_model.train.data.expression import (
     Components,
     Levels,
@@ -28,12 +28,10 @@ from lingshu_model.train.data.expression import (
     largest_tokens,
     log_frequencies,
 )
-from lingshu_model.train.effect_offsets.estimates import Laws, Tilts, tilts
-from lingshu_model.train.effect_offsets.pairwise import Pairs, combinations_of, fit_pairs
-from lingshu_model.train.effect_offsets.unseen_targets import Reach, fit_reach
 from lingshu_model.train.priors import unit_rows
 from lingshu_model.train.spec import TrainingSpec
 
+_AFTERWARDS = {"sampler", "calibration", "delivery", "allow_unfit"}
 SAMPLED = 50_000_000
 """Non-zero counts from which components and effects are computed in memory."""
 
@@ -45,7 +43,8 @@ def run_digest(
 ) -> str:
     """Return what a training state must match to be gone on from: the spec and the very data.
 
-    How the checkpoint is sampled and calibrated is no part of it: both come after training.
+    How the checkpoint is sampled and how effects reach its cells is no part of it: both come after
+    the network's training.
     """
     parts = (
         cells.tokens.data,
@@ -58,7 +57,7 @@ def run_digest(
     for part in parts:
         data.update(np.ascontiguousarray(part).data)
     whole = {
-        "spec": spec.model_dump(mode="json", exclude={"sampler", "calibration"}),
+        "spec": spec.model_dump(mode="json", exclude=_AFTERWARDS),
         "cells": data.hexdigest(),
     }
     if priors:
@@ -77,6 +76,18 @@ class Birth:
         default_factory=dict[str, NDArray[np.float64]]
     )
     """Features of genes from a table (`lingshu_model.train.priors`), empty = none."""
+
+    @property
+    def shape(self) -> NetworkConfig:
+        """The network's shape.
+
+        Raises:
+            ValueError: the specification names no network.
+        """
+        if self.spec.network is None:
+            message = f"{self.spec.name} has no network: its recipe is {self.spec.recipe!r}"
+            raise ValueError(message)
+        return PRESETS[self.spec.network].without_offsets()
 
     @cached_property
     def counts(self) -> NDArray[np.int64]:
@@ -109,44 +120,6 @@ class Birth:
         return Levels.of(self.sample, self.median_depth)
 
     @cached_property
-    def tilts(self) -> Tilts:
-        """Shrunken effects."""
-        if not PRESETS[self.spec.network].tilt:
-            return Tilts((), np.zeros((1, len(self.cells.panel)), np.float32))
-        return tilts(self.sample, self.levels, self.laws)
-
-    @cached_property
-    def laws(self) -> Laws:
-        """How each gene's counts are distributed over all control cells."""
-        control = [i for i, c in enumerate(self.cells.conditions) if not c.interventions]
-        rows = np.flatnonzero(np.isin(self.cells.condition, control))
-        return Laws.of(histogram(self.cells, rows), largest_tokens(self.counts))
-
-    @cached_property
-    def pairs(self) -> Pairs | None:
-        """What combinations do beyond their parts; None = nothing is told of it."""
-        rank = PRESETS[self.spec.network].pair_rank
-        if not rank:
-            return None
-        theta = self.tilts.theta
-        trained = combinations_of(self.sample, self.levels, self.laws, theta, self._tilt_rows)
-        if trained is None:
-            return None
-        return fit_pairs(theta, self._informs, trained, rank)
-
-    @cached_property
-    def reach(self) -> Reach | None:
-        """What is told of targets never perturbed; None = nothing."""
-        if not PRESETS[self.spec.network].reach:
-            return None
-        seen = np.flatnonzero(self._informs)
-        targets = [self.tilts.about[row - 1]["target"] for row in seen]
-        panel = {gene: i for i, gene in enumerate(self.cells.panel)}
-        features = np.stack([self._features_of(target) for target in targets] or [self._nothing])
-        own = np.array([panel.get(target, -1) for target in targets], np.int64)
-        return fit_reach(self.tilts.theta[seen].astype(np.float64), features[: len(seen)], own)
-
-    @cached_property
     def features(self) -> NDArray[np.float64]:
         """Features of the panel's genes: co-expression, then priors, each at length 1."""
         loadings = self.components.loadings[:, : self.spec.gene_features]
@@ -158,35 +131,16 @@ class Birth:
         width = len(next(iter(self.priors.values()))) if self.priors else 0
         return np.zeros(width)
 
-    def _features_of(self, target: str) -> NDArray[np.float64]:
-        """Return a target's features; outside the panel it has priors alone."""
-        if target in self.cells.panel:
-            return self.features[self.cells.panel.index(target)]
-        prior = unit_rows(self.priors.get(target, self._nothing)[None])[0]
-        return np.concatenate([np.zeros(self.spec.gene_features), prior])
-
-    @cached_property
-    def _informs(self) -> NDArray[np.bool_]:
-        """Which rows of the tilt table say what perturbations do: not control's, not the shams'."""
-        done = [one for c in self.cells.conditions for one in c.interventions]
-        shams = {one.target for one in done if one.kind == "sham"}
-        return np.array([False, *(about["target"] not in shams for about in self.tilts.about)])
-
-    def _tilt_rows(self, condition: Condition) -> list[int]:
-        found = self.vocabulary.conditions(dict(condition.context), condition.interventions)
-        return found.tilt[0].tolist()
-
     @cached_property
     def components(self) -> Components:
         """Principal components: for the cell state, and as the features of genes."""
-        rank = max(PRESETS[self.spec.network].state_rank, self.spec.gene_features)
+        rank = max(self.shape.state_rank, self.spec.gene_features)
         return components(self.levels, rank)
 
     @cached_property
     def config(self) -> dict[str, Any]:
         """`config.json`: shape, conditions, what was seen how often, sampler, training."""
         return config_json(self.spec, self.cells) | {
-            "tilts": [dict(about) for about in self.tilts.about],
             "depth": float(np.log(self.median_depth)),
             "gene_features": self.spec.gene_features + len(self._nothing),
         }
@@ -200,7 +154,7 @@ class Birth:
         """Return the network as it is before training."""
         ceiling = torch.from_numpy(largest_tokens(self.counts))
         network = Network(
-            PRESETS[self.spec.network],
+            self.shape,
             len(self.cells.panel),
             self.vocabulary.sizes,
             self.spec.seed,
@@ -216,17 +170,8 @@ class Birth:
             self.__dict__.pop(name, None)
 
     def _set(self, network: Network) -> None:
-        """Start bias, features, tilts and cell state where the data are."""
+        """Start bias, features and cell state where the data are."""
         network.readout.set_bias(torch.from_numpy(log_frequencies(self.counts)))
-        if network.tilt is not None:
-            network.tilt.theta.copy_(torch.from_numpy(self.tilts.theta))
-            if self.reach is not None:
-                network.tilt.unseen.copy_(torch.from_numpy(self.reach.effects))
-                network.tilt.own.fill_(self.reach.own)
-            if self.pairs is not None:
-                network.tilt.saturation.fill_(self.pairs.saturation)
-                network.tilt.scores.copy_(torch.from_numpy(self.pairs.scores))
-                network.tilt.effects.copy_(torch.from_numpy(self.pairs.effects))
         network.prefix.gene_features[1:].copy_(torch.from_numpy(self.features))
         if network.state is not None and network.write is not None:
             self._set_state(network, self.components.loadings[:, : network.config.state_rank])

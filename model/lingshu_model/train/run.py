@@ -1,40 +1,50 @@
-"""From a network at its birth to a checkpoint folder: trained, calibrated, written.
+"""A network trained from its start or taken from a checkpoint; effects come after (`finishing`)."""
 
-Knows nothing of specifications read, cells split or the command line.
-"""
-
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from lingshu_model.contracts import Catalogue
+from lingshu_model.contracts import Checkpoint, CheckpointError
 from lingshu_model.network.cell_network import Network
 from lingshu_model.network.vocabulary import stack
-from lingshu_model.train import checkpoint, loop
+from lingshu_model.network.weights import load_network
+from lingshu_model.train import loop
 from lingshu_model.train.data.cells import TrainingCells
-from lingshu_model.train.effect_offsets.calibration import calibrated
 from lingshu_model.train.initialisation import Birth, run_digest
-from lingshu_model.train.scratch import scratch
+
+VOCABULARY = ("context_fields", "kinds", "targets", "gene_features", "depth")
+"""What `config.json` says of the network's prefix values."""
 
 
-def run(
-    birth: Birth,
-    held_out: TrainingCells,
-    folder: Path,
-    accelerator: Accelerator,
-    hgnc: Path | None = None,
-) -> Path | None:
-    """Train what `birth` describes, going on from what `folder` holds; return the checkpoint.
+@dataclass(frozen=True)
+class Learned:
+    """A trained network.
+
+    Attributes:
+        network: as it is before sampling.
+        weights: averaged weights by name.
+        vocabulary: what `config.json` says of its prefix values.
+    """
+
+    network: Network
+    weights: Mapping[str, Tensor]
+    vocabulary: Mapping[str, Any]
+
+
+def learn(
+    birth: Birth, held_out: TrainingCells, folder: Path, accelerator: Accelerator
+) -> Learned | None:
+    """Train what `birth` describes, going on from what `folder` holds; None on other ranks.
 
     Args:
         birth: the specification and the training cells.
         held_out: cells with the conditions of `birth`, on which the bound is logged; may be none.
-        folder: for the state, the log and the checkpoint.
-        accelerator: of this rank; the main one writes, the others return None.
-        hgnc: HGNC's complete set, for the panel's aliases and Ensembl ids; None = symbols alone.
+        folder: for the state and the log.
+        accelerator: of this rank; the main one returns the network.
     """
     vocabulary = birth.vocabulary
     network = birth.network().to(accelerator.device)
@@ -55,25 +65,29 @@ def run(
         run_digest(birth.spec, birth.cells, birth.priors),
         accelerator,
     )
-    return _finish(birth, network, average, folder, hgnc) if accelerator.is_main_process else None
+    if not accelerator.is_main_process:
+        return None
+    return Learned(network, average, _vocabulary(birth.config))
 
 
-def _finish(
-    birth: Birth,
-    network: Network,
-    average: Mapping[str, Tensor],
-    folder: Path,
-    hgnc: Path | None,
-) -> Path:
-    """Write the checkpoint, its tilts calibrated where the spec says so; return its folder."""
-    spec = birth.spec
+def reuse(checkpoint: Checkpoint, panel: Sequence[str]) -> Learned:
+    """Return the network of a checkpoint of either format, without its effect offsets.
 
-    def write(where: Path) -> Path:
-        return checkpoint.write(where, spec, birth.config, birth.cells, network, average, hgnc)
+    Control cells have no offsets, so that their network is the same in both formats.
 
-    if spec.calibration and network.tilt is not None:
-        with scratch(folder, ".uncalibrated-") as place:
-            write(place)
-            theta = calibrated(Catalogue([place]).load(spec.name), birth, spec.calibration)
-        network.tilt.theta.copy_(torch.from_numpy(theta))
-    return write(folder / "checkpoint")
+    Raises:
+        CheckpointError: it has no network, or one over other genes than `panel`.
+    """
+    if checkpoint.panel != list(panel):
+        message = (
+            f"{checkpoint.path} has {len(checkpoint.panel)} genes, others than the {len(panel)} "
+            "of these cells; name a checkpoint of the same panel, or train a network"
+        )
+        raise CheckpointError(message)
+    network, _ = load_network(checkpoint)
+    network.tilt = None
+    return Learned(network, {}, _vocabulary(checkpoint.config))
+
+
+def _vocabulary(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: config[name] for name in VOCABULARY}

@@ -15,7 +15,7 @@ from types import FrameType
 
 from lingshu_model.system.file_locks import FileLock, NoLocksError, is_held, try_lock
 
-PREFIXES = (".cells-", ".partial-", ".uncalibrated-")
+PREFIXES = (".cells-", ".partial-", ".uncalibrated-", ".candidate-")
 _LOCK = ".lock"
 
 

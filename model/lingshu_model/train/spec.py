@@ -4,9 +4,9 @@ Knows nothing of how the data are read or the network trained.
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lingshu_model.contracts.messages import TrainedKind
 from lingshu_model.network.config import PRESETS
@@ -76,8 +76,21 @@ class TrainingSpec(_Strict):
     """A CSV whose first column lists the panel's symbols; None = the first source's genes."""
     aliases: str | None = None
     """HGNC's complete set, to match names by and for `panel.json`; None = symbols alone."""
-    network: Literal[*PRESETS]  # pyright: ignore[reportInvalidTypeForm]
-    epochs: Annotated[int, Field(ge=1)]
+    recipe: Literal["default", "effects"] = "default"
+    """`default`: a network and effects; `effects`: effects and stored control cells, no network."""
+    delivery: Literal["auto", "moved", "training_cells", "pinned"] = "auto"
+    """How effects reach cells (`lingshu_model.sampling.delivery`); `auto`: what is nearer to the
+    validation cells."""
+    replicate: str | None = None
+    """The obs column of the replicate, donor or batch; None = cells are taken as independent."""
+    dose: str | None = None
+    """The obs column of the dose of a perturbed cell; every dose is a condition of its own."""
+    time: str | None = None
+    """The obs column of the time; it becomes the context field `time`."""
+    allow_unfit: bool = False
+    """Whether conditions that fail the fitness check leave the exit status at 0."""
+    network: Literal[*PRESETS] | None = None  # pyright: ignore[reportInvalidTypeForm]
+    epochs: Annotated[int, Field(ge=1)] = 8
     batch: Annotated[int, Field(ge=1)] = 256
     micro_batch: Annotated[int, Field(ge=1)] = 64
     lr: Annotated[float, Field(gt=0)] = 2e-4
@@ -95,9 +108,18 @@ class TrainingSpec(_Strict):
     test: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     seed: Annotated[int, Field(ge=0)] = 0
     calibration: list[Annotated[int, Field(ge=2)]] = []
-    """Pairs of cells sampled of each perturbation after training, round after round, to bring what
-    tilts do to what they are to do (`train.effect_offsets.calibration`); empty = none."""
+    """Of specifications before effects were stored apart; it has no meaning any more."""
     sampler: SamplerDefaults = SamplerDefaults()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.recipe == "default" and self.network is None:
+            message = f"the default recipe needs a network, one of {', '.join(PRESETS)}"
+            raise ValueError(message)
+        if self.recipe == "effects" and self.delivery not in ("auto", "training_cells"):
+            message = f"delivery {self.delivery!r} needs a network; the recipe `effects` has none"
+            raise ValueError(message)
+        return self
 
     @classmethod
     def read(cls, path: Path) -> "TrainingSpec":

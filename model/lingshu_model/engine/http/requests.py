@@ -7,6 +7,7 @@ import difflib
 from collections.abc import Iterable
 
 from lingshu_model.contracts import ArmRequest, Checkpoint
+from lingshu_model.contracts.effects import NoEffectError
 
 MAX_COUNT = 1_000_000
 
@@ -19,15 +20,46 @@ class BadRequestError(Exception):
         self.status = status
 
 
-def check_arm(arm: ArmRequest, checkpoint: Checkpoint) -> None:
+def check_arm(arm: ArmRequest, checkpoint: Checkpoint, *, allow_unfit: bool = False) -> None:
     """Return if a checkpoint can compute an arm.
 
+    Args:
+        arm: what is asked for.
+        checkpoint: of which.
+        allow_unfit: whether cells may be asked for that do not deliver their effect.
+
     Raises:
-        BadRequestError: 422, a context, an intervention or a clamp that it does not know.
+        BadRequestError: 422, a context, an intervention or a clamp that it does not know, an effect
+            that it does not have, or a condition that failed its fitness check.
     """
     _check_context(arm.context, checkpoint)
     _check_interventions(arm, checkpoint)
     _check_clamp(arm.clamp, checkpoint)
+    if arm.interventions:
+        _check_effect(arm, checkpoint)
+        if not allow_unfit:
+            _check_fit(arm, checkpoint)
+
+
+def _check_effect(arm: ArmRequest, checkpoint: Checkpoint) -> None:
+    if checkpoint.delivery is None or checkpoint.effects is None:
+        return
+    try:
+        checkpoint.effects.effect(arm.context, arm.interventions)
+    except NoEffectError as error:
+        message = f"{checkpoint.name}: {error}"
+        raise BadRequestError(message) from error
+
+
+def _check_fit(arm: ArmRequest, checkpoint: Checkpoint) -> None:
+    reasons = checkpoint.unfit(arm.context, arm.interventions)
+    if reasons:
+        message = (
+            f"{_list(i.target for i in arm.interventions)} in {arm.context} is unfit in "
+            f"{checkpoint.name}: its sampled cells do not deliver the effect ({'; '.join(reasons)})"
+            ". Ask with allow_unfit=true to have them all the same"
+        )
+        raise BadRequestError(message)
 
 
 def _check_context(context: dict[str, str], checkpoint: Checkpoint) -> None:

@@ -114,7 +114,7 @@ class Face:
 
         def find() -> Checkpoint:
             checkpoint = self.samplers.find(name, digest, roots)
-            check_arm(arm, checkpoint)
+            check_arm(arm, checkpoint, allow_unfit=wanted.allow_unfit)
             return checkpoint
 
         loaded = await self._loaded(find, 422)

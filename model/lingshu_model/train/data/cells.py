@@ -46,6 +46,7 @@ class TrainingCells:
         measured: bool [sources, genes].
         condition: int64 [cells], an index into `conditions`.
         conditions: control conditions first, then perturbed ones, sorted.
+        replicate: str [cells], the replicate of each; "" where none is named. None: of none.
     """
 
     panel: tuple[str, ...]
@@ -55,6 +56,7 @@ class TrainingCells:
     measured: NDArray[np.bool_]
     condition: NDArray[np.int64]
     conditions: tuple[Condition, ...]
+    replicate: NDArray[np.str_] | None = None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -70,6 +72,7 @@ class TrainingCells:
             index=self.index[rows],
             source=self.source[rows],
             condition=self.condition[rows],
+            replicate=None if self.replicate is None else self.replicate[rows],
         )
 
     def blocks(self) -> Iterator["TrainingCells"]:

@@ -50,6 +50,7 @@ class _Part:
     rows: NDArray[np.int64]
     labels: list[Condition]
     genes: dict[int, int]
+    replicate: NDArray[np.str_]
 
     @property
     def measured(self) -> NDArray[np.int64]:
@@ -83,12 +84,16 @@ def read_cells(spec: TrainingSpec, folder: Path, store: Path | None = None) -> T
     panel = _panel(spec, folder)
     with ExitStack() as files:
         parts = [
-            _part(source, files.enter_context(opened(folder / source.file)), panel, hgnc)
+            _part(spec, source, files.enter_context(opened(folder / source.file)), panel, hgnc)
             for source in spec.sources
         ]
         blocks = (block for part in parts for block in part.tokens(panel))
         matrix = gathered(blocks, len(panel), store)
     labels = [label for part in parts for label in part.labels]
+    replicate = np.concatenate([part.replicate for part in parts])
+    if spec.replicate and not (replicate != "").any():
+        message = f"no file has an obs column {spec.replicate!r}: name another as `replicate`"
+        raise DataError(message)
     order = sorted(set(labels), key=lambda c: (c.interventions != (), repr(c)))
     number = {condition: i for i, condition in enumerate(order)}
     measured = np.zeros((len(parts), len(panel)), bool)
@@ -102,6 +107,7 @@ def read_cells(spec: TrainingSpec, folder: Path, store: Path | None = None) -> T
         measured=measured,
         condition=np.array([number[label] for label in labels], np.int64),
         conditions=tuple(order),
+        replicate=replicate if spec.replicate else None,
     )
 
 
@@ -134,7 +140,9 @@ def _panel(spec: TrainingSpec, folder: Path) -> tuple[str, ...]:
     return tuple(line.split(",")[0].strip() for line in lines if line.strip())
 
 
-def _part(source: Source, file: H5ad, panel: Sequence[str], hgnc: Hgnc | None) -> _Part:
+def _part(
+    spec: TrainingSpec, source: Source, file: H5ad, panel: Sequence[str], hgnc: Hgnc | None
+) -> _Part:
     rows = np.flatnonzero(_wanted(file, source))
     if not len(rows):
         message = f"{file.path}: no cell has {source.where} and a name for {[*source.rename]}"
@@ -145,8 +153,16 @@ def _part(source: Source, file: H5ad, panel: Sequence[str], hgnc: Hgnc | None) -
             f"{file.path} has none of the panel's {len(panel)} genes; it names {file.genes[:3]} …"
         )
         raise DataError(message)
-    labels = _conditions(file, source)
-    return _Part(file, rows, [labels[i] for i in rows], found)
+    labels = _conditions(file, source, spec)
+    return _Part(file, rows, [labels[i] for i in rows], found, _replicates(file, spec)[rows])
+
+
+def _replicates(file: H5ad, spec: TrainingSpec) -> NDArray[np.str_]:
+    """Return the replicate of every cell of a file; "" where the file names none."""
+    if spec.replicate is None or spec.replicate not in file.obs:
+        return np.full(len(file.obs), "", dtype="U1")
+    values = file.column(spec.replicate)
+    return np.where(values == "nan", "", values)
 
 
 def _wanted(file: H5ad, source: Source) -> NDArray[np.bool_]:
@@ -179,15 +195,22 @@ def _encoded(counts: NDArray[Any], path: Path) -> NDArray[np.uint16]:
         raise DataError(message) from error
 
 
-def _conditions(file: H5ad, source: Source) -> list[Condition]:
+def _conditions(file: H5ad, source: Source, spec: TrainingSpec) -> list[Condition]:
     """Return the condition of every cell of the file, wanted or not."""
+    if spec.time:
+        source = source.model_copy(
+            update={"context": {**source.context, "time": f"obs:{spec.time}"}}
+        )
     fields = {f: _values(file, source, f) for f in sorted(source.context)}
 
     @cache  # Cells are many and conditions few.
     def condition(done: tuple[Intervention, ...], *values: str) -> Condition:
         return Condition(tuple(zip(fields, map(str, values), strict=True)), done)
 
-    return [*map(condition, _interventions(file, source), *fields.values())]
+    done = _interventions(file, source)
+    if spec.dose:
+        done = _dosed(done, file, spec.dose)
+    return [*map(condition, done, *fields.values())]
 
 
 def _values(file: H5ad, source: Source, field: str) -> Sequence[str]:
@@ -215,3 +238,30 @@ def _interventions(file: H5ad, source: Source) -> list[tuple[Intervention, ...]]
 
     made = {label: done(label) for label in set(labels)}
     return [made[label] for label in labels]
+
+
+def _dosed(
+    done: list[tuple[Intervention, ...]], file: H5ad, column: str
+) -> list[tuple[Intervention, ...]]:
+    """Return the interventions with the doses of an obs column; control cells need none.
+
+    Raises:
+        DataError: the dose of a perturbed cell is no number above 0.
+    """
+    labels = file.column(column).tolist()
+
+    @cache  # Cells are many and doses few.
+    def dosed(interventions: tuple[Intervention, ...], label: str) -> tuple[Intervention, ...]:
+        try:
+            dose = float(label)
+        except ValueError:
+            dose = 0.0
+        if not 0 < dose < np.inf:
+            message = (
+                f"{file.path}: obs[{column!r}] is {label!r} for a perturbed cell; a dose is a "
+                "number above 0. Correct the column, or train without `dose`"
+            )
+            raise DataError(message)
+        return tuple(one.model_copy(update={"dose": dose}) for one in interventions)
+
+    return [dosed(d, label) if d else d for d, label in zip(done, labels, strict=True)]

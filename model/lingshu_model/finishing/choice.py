@@ -1,0 +1,97 @@
+"""How effects reach cells: chosen by what is nearer to validation cells of perturbed conditions.
+
+Each candidate is a provisional checkpoint with effects of the training cells alone. Of up to `MOST`
+conditions with the most validation cells it samples as many cells as there are, and their energy
+distance to these is taken along axes of the training cells. Moved control cells of training are
+the simplest candidate: the network's cells are preferred unless these are nearer by more than a
+standard error over conditions, since a network gives cells beyond the stored ones.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lingshu_model.contracts import Checkpoint
+from lingshu_model.evaluate.metrics.distances import energy_distance
+from lingshu_model.evaluate.metrics.frame import Frame
+from lingshu_model.evaluate.metrics.matrices import expression_levels
+from lingshu_model.finishing.estimate import EffectFit, Fitted
+from lingshu_model.finishing.finish import Finish, request, sampled
+from lingshu_model.sampling.delivery import MOVED, TRAINING_CELLS
+from lingshu_model.sampling.load import load_sampler
+from lingshu_model.train.data.cells import Condition, TrainingCells
+
+MOST = 12
+"""Conditions compared."""
+FEWEST = 20
+"""Validation cells of a condition that is compared."""
+LARGEST = 200
+"""Validation cells of it that are used."""
+FRAME_CELLS = 4000
+SEED = (1 << 62) + 17
+
+
+def choose(finish: Finish, place: Path) -> tuple[str, dict[str, Any]]:
+    """Return the delivery and what it was decided by, as JSON."""
+    judged = _judged(finish.held_out)
+    if not judged:
+        reason = f"no condition has {FEWEST} validation cells to compare by"
+        return MOVED, {"reason": reason}
+    fitted = EffectFit(finish.train, finish.priors).run()
+    known = {row.condition for row in fitted.rows}
+    judged = {c: rows for c, rows in judged.items() if c in known}
+    checkpoints = finish.candidate(place, _only(fitted, judged), (MOVED, TRAINING_CELLS))
+    frame = _frame(finish.train)
+    distances = {
+        name: _distances(checkpoint, finish.held_out, judged, frame)
+        for name, checkpoint in checkpoints.items()
+    }
+    less = np.array(distances[MOVED]) - np.array(distances[TRAINING_CELLS])
+    error = float(less.std(ddof=1) / np.sqrt(len(less))) if len(less) > 1 else float("inf")
+    delivery = TRAINING_CELLS if less.mean() > error else MOVED
+    means = {name: round(float(np.mean(d)), 4) for name, d in distances.items()}
+    return delivery, {
+        "metric": "energy distance to validation cells, mean over conditions",
+        "conditions": len(less),
+        **means,
+        "standard_error_of_difference": round(error, 4) if np.isfinite(error) else None,
+    }
+
+
+def _judged(held_out: TrainingCells) -> dict[Condition, np.ndarray]:
+    """Return the validation cells of the perturbed conditions that have most of them."""
+    rows = {c: held_out.rows(i) for i, c in enumerate(held_out.conditions) if c.interventions}
+    enough = [c for c, r in rows.items() if len(r) >= FEWEST]
+    chosen = sorted(enough, key=lambda c: (-len(rows[c]), repr(c)))[:MOST]
+    return {c: rows[c][:LARGEST] for c in chosen}
+
+
+def _only(fitted: Fitted, judged: Mapping[Condition, object]) -> Fitted:
+    rows = tuple(row for row in fitted.rows if row.condition in judged)
+    return replace(fitted, rows=rows, unseen={})
+
+
+def _frame(train: TrainingCells) -> Frame:
+    step = max(1, len(train) // FRAME_CELLS)
+    return Frame.fit([train.take(np.arange(0, len(train), step)).umi(np.int32)])
+
+
+def _distances(
+    checkpoint: Checkpoint,
+    held_out: TrainingCells,
+    judged: Mapping[Condition, np.ndarray],
+    frame: Frame,
+) -> list[float]:
+    sampler = load_sampler(checkpoint, threads=1)
+    found: list[float] = []
+    for number, (condition, rows) in enumerate(judged.items()):
+        # A seed of its own: what control cells of one seed have in common would not average out.
+        context, seed = dict(condition.context), SEED + number
+        arm = request(checkpoint, context, condition.interventions, len(rows), seed)
+        real = held_out.take(rows).umi(np.int32)
+        cells = sampled(sampler, arm).astype(np.int32)
+        found.append(energy_distance(*(frame.scores(expression_levels(c)) for c in (cells, real))))
+    return found

@@ -1,0 +1,417 @@
+"""The effects of a training set in closed form, as they are stored in its checkpoint.
+
+A row for every pair of a trained perturbation and a context with control cells: estimated from
+cells of the context where there are any, carried over from other contexts elsewhere
+(`lingshu_model.effects`). Null labels, random control cells, are held against the control cells
+that they leave.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lingshu_model.contracts.effects import CARRIED, CELLS, MEASURED
+from lingshu_model.effects import (
+    Effects,
+    Group,
+    Moments,
+    Perturbed,
+    Posterior,
+    Saturation,
+    TargetModel,
+    expression_blocks,
+    fit_saturation,
+    measure,
+)
+from lingshu_model.effects.moments import Floats, Ints
+from lingshu_model.effects.shrink import fit_prior, posterior
+from lingshu_model.effects.targets import FEWEST, Parts
+from lingshu_model.train.data.cells import Condition, TrainingCells, controls
+
+CONTROL = "control"
+GENETIC = ("knockout", "crispri", "crispra")
+"""Kinds whose target is a gene, of which other genes may say something."""
+MOST_ROWS = 200_000_000
+"""Values of rows beyond which perturbations are not carried to contexts without cells of them."""
+MOST_TARGETS = 100
+"""Targets from which an unseen one is predicted: more cost time and say little more."""
+Priors = Mapping[str, Floats]
+"""Features of genes from a table, by symbol."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """The effect of a perturbation in a context.
+
+    Attributes:
+        condition: both.
+        posterior: change of mean log1p_cp10k, [genes].
+        source: where it comes from (`lingshu_model.contracts.effects`).
+        note: how it came about.
+        cells: perturbed and control training cells in this context.
+        replicates: of the arm that has fewer; 1 = none named; 0 = no cells.
+        library: library size of its cells over that of control cells.
+    """
+
+    condition: Condition
+    posterior: Posterior
+    source: str
+    note: str
+    cells: tuple[int, int] = (0, 0)
+    replicates: int = 0
+    library: float = 1.0
+
+
+@dataclass(frozen=True)
+class UnseenTargets:
+    """What one context's targets say of others.
+
+    Attributes:
+        kinds: of intervention.
+        parts: the prediction.
+        features: of every gene of the panel, [genes, features].
+        note: how it came about.
+    """
+
+    kinds: tuple[str, ...]
+    parts: Parts
+    features: Floats
+    note: str
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """All effects of a training set.
+
+    Attributes:
+        rows: of every perturbation and context, in the order of the conditions.
+        contexts: control conditions, in their order.
+        saturation: how much less than their sum perturbations do together.
+        unseen: by context's number.
+        measured: bool [contexts, genes].
+    """
+
+    rows: tuple[Row, ...]
+    contexts: tuple[Condition, ...]
+    saturation: Saturation
+    unseen: Mapping[int, UnseenTargets]
+    measured: NDArray[np.bool_]
+
+    def number(self, condition: Condition) -> int:
+        """Return the number of a condition's context."""
+        return self.contexts.index(replace(condition, interventions=()))
+
+
+@dataclass(frozen=True)
+class EffectFit:
+    """Estimates the effects of training cells.
+
+    Attributes:
+        cells: null labels may be among them (`lingshu_model.train.data.cells.add_shams`).
+        priors: features of genes, where a table is given.
+    """
+
+    cells: TrainingCells
+    priors: Priors = field(default_factory=dict[str, Floats])
+
+    def run(self, *, carry: bool = True, unseen: bool = True) -> Fitted:
+        """Return all effects.
+
+        Args:
+            carry: to contexts without cells of a perturbation.
+            unseen: also what contexts say of targets that were never perturbed.
+
+        Raises:
+            ValueError: a perturbation has no context with control cells.
+        """
+        rows = [*self._seen(), *(self._carried() if carry else ()), *self._null_labels()]
+        order = {c: i for i, c in enumerate(self.cells.conditions)}
+        rows.sort(key=lambda row: (order.get(row.condition, len(order)), repr(row.condition)))
+        return Fitted(
+            tuple(rows),
+            self.contexts,
+            self.saturation(rows),
+            self._unseen(rows) if unseen else {},
+            self._measured,
+        )
+
+    @cached_property
+    def contexts(self) -> tuple[Condition, ...]:
+        """The control conditions with cells."""
+        home = controls(self.cells)
+        return tuple(self.cells.conditions[i] for i in home.values() if len(self.cells.rows(i)))
+
+    @property
+    def control_means(self) -> Floats:
+        """Mean level of the control cells, [contexts, genes]; NaN where not measured."""
+        known = self.effects.measured.controls
+        return np.stack([known[context_key(c)].mean for c in self.contexts])
+
+    @cached_property
+    def _measured(self) -> NDArray[np.bool_]:
+        home = controls(self.cells)
+        masks = [self.cells.measured_by(home[c.context]) for c in self.contexts]
+        return np.stack(masks) if masks else np.zeros((0, len(self.cells.panel)), bool)
+
+    @cached_property
+    def perturbed(self) -> tuple[Condition, ...]:
+        """Perturbed conditions with cells and with control cells, null labels left out."""
+        known = {c.context for c in self.contexts}
+        rows = np.bincount(self.cells.condition, minlength=len(self.cells.conditions))
+        found = tuple(
+            c
+            for i, c in enumerate(self.cells.conditions)
+            if c.interventions and rows[i] and not _is_null(c)
+        )
+        orphans = [c for c in found if c.context not in known]
+        if orphans:
+            message = (
+                f"{orphans[0].interventions[0].target!r} has cells in the context "
+                f"{dict(orphans[0].context)}, which has no control cells to compare them with: "
+                "name the control label, or leave these cells out with `without`"
+            )
+            raise ValueError(message)
+        return found
+
+    @cached_property
+    def _sums(self) -> tuple[Moments, list[tuple[int, int, str]]]:
+        """Sums of levels per condition, source and replicate, and which these are."""
+        cells = self.cells
+        replicate = np.full(len(cells), "") if cells.replicate is None else cells.replicate
+        names, code = np.unique(replicate, return_inverse=True)
+        keys = np.stack([cells.condition, cells.source, code.ravel()], axis=1)
+        unique, group = np.unique(keys, axis=0, return_inverse=True)
+        blocks = (block.umi(np.float64) for block in cells.blocks())
+        moments = Moments.of(blocks, group.ravel(), len(unique), len(cells.panel))
+        return moments, [(int(c), int(s), str(names[r])) for c, s, r in unique]
+
+    @cached_property
+    def effects(self) -> Effects:
+        """The effects of all conditions but null labels."""
+        moments, keys = self._sums
+        several = {c for c, s, _ in keys if any(o == c and t != s for o, t, _ in keys)}
+        kept = [i for i, (c, _, _) in enumerate(keys) if not _is_null(self.cells.conditions[c])]
+        groups = [_group(self.cells.conditions[c], s if c in several else None, r)
+                  for c, s, r in (keys[i] for i in kept)]  # fmt: skip
+        measured = self.cells.measured[[keys[i][1] for i in kept]]
+        return Effects(measure(_taken(moments, kept), groups, CONTROL, measured), CONTROL)
+
+    def _seen(self) -> list[Row]:
+        if not self.perturbed:
+            return []
+        m = self.effects.measured
+        rows: list[Row] = []
+        for condition in self.perturbed:
+            name, context = condition_key(condition), context_key(condition)
+            number = int(m.rows(condition=name, context=context)[0])
+            found = self.effects.seen(name, context)
+            rows.append(
+                Row(
+                    condition,
+                    self._masked(found.posterior, condition),
+                    found.source,
+                    found.note,
+                    (int(m.cells[number, 0]), int(m.cells[number, 1])),
+                    int(m.replicates[number]),
+                    float(m.library[number]),
+                )
+            )
+        return rows
+
+    def _carried(self) -> list[Row]:
+        """Return perturbations in contexts that have control cells and none of theirs."""
+        every = {c.interventions: c for c in self.perturbed}
+        seen = set(self.perturbed)
+        wanted = [
+            Condition(home.context, done)
+            for home in self.contexts
+            for done in every
+            if Condition(home.context, done) not in seen
+        ]
+        if len(wanted) * len(self.cells.panel) > MOST_ROWS:
+            return []
+        rows: list[Row] = []
+        for condition in wanted:
+            home = self.effects.measured.controls[context_key(condition)]
+            found = self.effects.carried(condition_key(condition), home)
+            masked = self._masked(found.posterior, condition)
+            rows.append(Row(condition, masked, CARRIED, found.note, (0, home.cells)))
+        return rows
+
+    def _null_labels(self) -> list[Row]:
+        """Return the effects of null labels against the control cells that they leave."""
+        moments, keys = self._sums
+        rows: list[Row] = []
+        for i, condition in enumerate(self.cells.conditions):
+            mine = np.array([k for k, (c, _, _) in enumerate(keys) if c == i], np.int64)
+            if not _is_null(condition) or not len(mine):
+                continue
+            home = controls(self.cells)[condition.context]
+            rest = np.array([k for k, (c, _, _) in enumerate(keys) if c == home], np.int64)
+            label, control = moments.pooled(mine), moments.pooled(rest)
+            pair = _stacked(label, _less(control, label))
+            m = measure(pair, [Group("null", "here"), Group(CONTROL, "here")], CONTROL)
+            prior = fit_prior(m.change[0], m.noise[0])
+            note = f"{m.cells[0, 0]} random control cells against the other {m.cells[0, 1]}"
+            found = self._masked(posterior(m.change[0], m.noise[0], prior), condition)
+            cells = (int(m.cells[0, 0]), int(m.cells[0, 1]))
+            rows.append(Row(condition, found, CELLS, note, cells, 1, float(m.library[0])))
+        return rows
+
+    def _masked(self, found: Posterior, condition: Condition) -> Posterior:
+        """Return a posterior with no effect on genes that the context does not measure."""
+        measured = self._measured[self.contexts.index(replace(condition, interventions=()))]
+        return Posterior(
+            np.where(measured, found.mean, 0.0),
+            np.where(measured, found.sd, 0.0),
+            np.where(measured, found.lfsr, 1.0),
+        )
+
+    def saturation(self, rows: Sequence[Row]) -> Saturation:
+        """Return how trained combinations compare with the sum of their parts."""
+        measured = [row for row in rows if row.source in MEASURED]
+        known = {row.condition for row in measured}
+        sums: list[Floats] = []
+        doubles: list[Floats] = []
+        noise: list[Floats] = []
+        sizes: list[int] = []
+        for row in measured:
+            parts = [
+                replace(row.condition, interventions=(i,)) for i in row.condition.interventions
+            ]
+            if len(parts) < 2 or not known.issuperset(parts):
+                continue
+            m, of = self.effects.measured, [self._row(part) for part in parts]
+            sums.append(m.change[of].sum(axis=0))
+            noise.append(m.noise[of].sum(axis=0))
+            doubles.append(m.change[self._row(row.condition)])
+            sizes.append(len(parts))
+        if not sums:
+            return Saturation()
+        return fit_saturation(np.stack(sums), np.stack(doubles), np.stack(noise), sizes)
+
+    def _row(self, condition: Condition) -> int:
+        m = self.effects.measured
+        found = m.rows(condition=condition_key(condition), context=context_key(condition))
+        return int(found[0])
+
+    def _unseen(self, rows: Sequence[Row]) -> dict[int, UnseenTargets]:
+        """Return what each context says of targets that were never perturbed."""
+        found: dict[int, UnseenTargets] = {}
+        for number, home in enumerate(self.contexts):
+            singles = [
+                row
+                for row in rows
+                if row.condition.context == home.context
+                and row.source in MEASURED
+                and len(row.condition.interventions) == 1
+                and row.condition.interventions[0].kind in GENETIC
+            ]
+            by_kind: dict[str, list[Row]] = {}
+            for row in singles:
+                by_kind.setdefault(row.condition.interventions[0].kind, []).append(row)
+            if by_kind and len(most := max(by_kind.values(), key=len)) >= FEWEST:
+                found[number] = self._unseen_in(home, most)
+        return found
+
+    def _unseen_in(self, home: Condition, rows: Sequence[Row]) -> UnseenTargets:
+        places = np.linspace(0, len(rows) - 1, min(len(rows), MOST_TARGETS)).astype(np.int64)
+        chosen = [rows[i] for i in places]
+        numbers = np.array([self._row(row.condition) for row in chosen])
+        targets = [row.condition.interventions[0].target for row in chosen]
+        panel, m = self.cells.panel, self.effects.measured
+        place = {gene: i for i, gene in enumerate(panel)}
+        outside = [t for t in targets if t not in place]
+        blocks = self._blocks(home, [*panel, *outside])
+        index = {t: place.get(t, len(panel) + outside.index(t) if t in outside else -1)
+                 for t in targets}  # fmt: skip
+        mine: Ints = np.array([index[t] for t in targets])
+        control = m.controls[context_key(home)]
+        model = TargetModel(
+            Perturbed(
+                tuple(targets),
+                m.change[numbers],
+                m.noise[numbers],
+                np.stack([row.posterior.mean for row in chosen]),
+                control.mean,
+                control.noise,
+                m.variance,
+                np.array([place.get(t, -1) for t in targets]),
+            ),
+            {name: block[mine] for name, block in blocks.items()},
+        )
+        parts = model.parts()
+        features = blocks[parts.block][: len(panel)] if parts.block else np.zeros((len(panel), 0))
+        note = model.to({name: block[0] for name, block in blocks.items()}).note
+        kind = chosen[0].condition.interventions[0].kind
+        return UnseenTargets((kind,), parts, features, note)
+
+    def _blocks(self, home: Condition, targets: Sequence[str]) -> dict[str, Floats]:
+        rows = self.cells.rows(controls(self.cells)[home.context])
+        few = self.cells.take(rows[:: max(1, len(rows) // 2000)])
+        blocks = expression_blocks(few.umi(np.float64), self.cells.panel, targets)
+        if self.priors:
+            width = len(next(iter(self.priors.values())))
+            nothing = np.zeros(width)
+            blocks["gene features"] = np.stack([self.priors.get(t, nothing) for t in targets])
+        return blocks
+
+
+def condition_key(condition: Condition) -> str:
+    """Return a perturbation as one text, the same for any order."""
+    done = sorted(condition.interventions, key=lambda one: one.sort_key)
+    return json.dumps([one.model_dump(exclude_none=True) for one in done]) if done else CONTROL
+
+
+def context_key(condition: Condition) -> str:
+    """Return a context as one text."""
+    return json.dumps(condition.context)
+
+
+def _is_null(condition: Condition) -> bool:
+    return any(one.kind == "sham" for one in condition.interventions)
+
+
+def _group(condition: Condition, source: int | None, replicate: str) -> Group:
+    where = replicate if source is None else f"{source}/{replicate}"
+    return Group(condition_key(condition), context_key(condition), where)
+
+
+def _taken(m: Moments, groups: Sequence[int]) -> Moments:
+    """Return the sums of the groups `groups`."""
+    chosen = np.array(groups, np.int64)
+    return Moments(
+        m.cells[chosen], m.total[chosen], m.squares[chosen], m.step[chosen], m.log_depth[chosen]
+    )
+
+
+def _stacked(one: Moments, other: Moments) -> Moments:
+    """Return the sums of both, one below the other."""
+    return Moments(
+        np.concatenate([one.cells, other.cells]),
+        np.concatenate([one.total, other.total]),
+        np.concatenate([one.squares, other.squares]),
+        np.concatenate([one.step, other.step]),
+        np.concatenate([one.log_depth, other.log_depth]),
+    )
+
+
+def _less(whole: Moments, part: Moments) -> Moments:
+    """Return the sums of a group without those of some of its cells."""
+    n = whole.cells - part.cells
+    left = np.maximum(n, 1)
+
+    def mean(both: Floats, some: Floats) -> Floats:
+        return (both * whole.cells - some * part.cells) / left
+
+    return Moments(
+        n,
+        whole.total - part.total,
+        np.maximum(whole.squares - part.squares, 0.0),
+        mean(whole.step, part.step),
+        mean(whole.log_depth, part.log_depth),
+    )

@@ -1,0 +1,350 @@
+"""From training cells, and a trained network where there is one, to a checkpoint with effects.
+
+Effects are estimated in closed form, and solved on the control cells that the checkpoint samples.
+How they reach cells is chosen on the validation cells (`finishing.choice`); then effects are
+estimated once more with these cells, the checkpoint is written, and every condition is checked
+(`finishing.fitness`).
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from torch import Tensor
+from tqdm import tqdm
+
+from lingshu_model.contracts import ArmRequest, Catalogue, Checkpoint, Intervention, digest_json
+from lingshu_model.contracts.catalogue import pin
+from lingshu_model.contracts.posterior import Posterior
+from lingshu_model.effects.moments import Rows
+from lingshu_model.effects.moved import SEED
+from lingshu_model.evaluate.evidence import dumps
+from lingshu_model.finishing import fitness
+from lingshu_model.finishing.estimate import EffectFit, Fitted, Priors
+from lingshu_model.finishing.evidence import count_folds, rotated
+from lingshu_model.finishing.moving import Solved, fit_cells, largest_shares, solve
+from lingshu_model.finishing.tables import (
+    Tables,
+    control_pool,
+    effect_tables,
+    effects_entry,
+)
+from lingshu_model.sampling.delivery import TRAINING_CELLS, DeliveringSampler
+from lingshu_model.sampling.load import load_sampler
+from lingshu_model.sampling.pool import POOL, Pool
+from lingshu_model.sampling.sampler import Sampler
+from lingshu_model.system.machine import machine_name
+from lingshu_model.train import checkpoint as build
+from lingshu_model.train.data.cells import TrainingCells, add_shams
+from lingshu_model.train.run import Learned
+from lingshu_model.train.scratch import scratch
+from lingshu_model.train.spec import TrainingSpec
+
+CHECK_SEED = (1 << 62) + 16
+"""Of the cells of the fitness check, other than those that effects are solved on."""
+
+
+@dataclass(frozen=True)
+class Finish:
+    """Makes the checkpoint of a training run.
+
+    Attributes:
+        spec: of the training.
+        train: cells that the network learned from, without null labels.
+        held_out: validation cells, with the same conditions; may be none.
+        learned: the network; None with the recipe `effects`.
+        priors: features of genes from a table.
+        hgnc: HGNC's complete set; None = symbols alone.
+        files: what the evidence says of the data files.
+    """
+
+    spec: TrainingSpec
+    train: TrainingCells
+    held_out: TrainingCells
+    learned: Learned | None
+    priors: Priors = field(default_factory=dict[str, NDArray[np.float64]])
+    hgnc: Path | None = None
+    files: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    def run(self, folder: Path, choose: "Choose", *, rotate: bool = True) -> "Finished":
+        """Return the checkpoint, written to `folder`/checkpoint.
+
+        Args:
+            folder: where.
+            choose: returns the delivery and why, given candidates (`finishing.choice`).
+            rotate: whether `evidence.json` is written.
+        """
+        target = folder / "checkpoint"
+        target.mkdir(parents=True, exist_ok=True)
+        with scratch(target, ".candidate-") as place:
+            delivery, basis = self._delivery(place, choose)
+            whole = self._labelled(self._joined())
+            fitted = EffectFit(whole, self.priors).run()
+            pool = control_pool(whole, fitted, self.spec.seed)
+            made = self._written(place / "last", delivery, basis, whole, fitted, pool)
+            check = check_checkpoint(made)
+            report = json.dumps(fitness.report(check.found, check.pairs), indent=1)
+            (made.path / "fitness.json").write_text(f"{report}\n", "utf-8")
+            if rotate:
+                text = dumps(self._evidence(made, check))
+                (made.path / "evidence.json").write_text(text, "utf-8")
+            path = build.install(made.path, target)
+        return Finished(Catalogue([target]).load(self.spec.name), path, check.found)
+
+    def _evidence(self, made: Checkpoint, check: "Check") -> dict[str, Any]:
+        """Return held-out figures of the closed form, rotated over folds."""
+        cells = self._joined()
+        chosen = made.config["sampler"]
+        head = {
+            "checkpoint_digest": made.digest,
+            "data": {**self.files, "held_out": "each fold in turn"},
+            "settings": {
+                "steps": chosen["steps"],
+                "guidance": chosen["guidance"],
+                "n_cells": check.pairs,
+                "seeds": [CHECK_SEED],
+                "profile_digest": digest_json(check.profile),
+            },
+            "cost": {
+                "seconds_per_cell": check.seconds_per_cell,
+                "machine": machine_name(check.profile),
+            },
+        }
+        total = count_folds(cells)
+        with tqdm(total=total, unit="fold", desc="held-out folds", disable=None) as bar:
+            return rotated(cells, self.priors, check.found, head, bar.update)
+
+    def _joined(self) -> TrainingCells:
+        """Return training and validation cells."""
+        if not len(self.held_out):
+            return self.train
+        t, v = self.train, self.held_out
+        replicate = None
+        if t.replicate is not None and v.replicate is not None:
+            replicate = np.concatenate([t.replicate, v.replicate])
+        return replace(
+            t,
+            index=np.concatenate([t.index, v.index]),
+            source=np.concatenate([t.source, v.source]),
+            condition=np.concatenate([t.condition, v.condition]),
+            replicate=replicate,
+        )
+
+    def _labelled(self, cells: TrainingCells) -> TrainingCells:
+        return add_shams(cells, self.spec.shams, self.spec.seed)
+
+    def _delivery(self, place: Path, choose: "Choose") -> tuple[str, dict[str, Any]]:
+        """Return how effects reach cells, and what that was decided by."""
+        if self.learned is None:
+            return TRAINING_CELLS, {"reason": "the recipe `effects` has no network"}
+        if self.spec.delivery != "auto":
+            return self.spec.delivery, {"reason": "the training specification says so"}
+        return choose(self, place)
+
+    def candidate(
+        self, place: Path, fitted: Fitted, deliveries: Sequence[str]
+    ) -> dict[str, Checkpoint]:
+        """Return a provisional checkpoint for each delivery, with the effects of training cells."""
+        pool = control_pool(self.train, fitted, self.spec.seed)
+        return {d: self._written(place / d, d, {}, self.train, fitted, pool) for d in deliveries}
+
+    def _written(
+        self,
+        place: Path,
+        delivery: str,
+        basis: Mapping[str, Any],
+        cells: TrainingCells,
+        fitted: Fitted,
+        pool: Pool,
+    ) -> Checkpoint:
+        """Return a checkpoint in the folder `place`."""
+        config = self._config(cells, delivery, basis)
+        tensors: dict[str, Tensor] = {}
+        if self.learned is not None:
+            tensors = build.stored(self.learned.network, self.learned.weights)
+        folder = place / self.spec.name
+        build.write_folder(folder, config, cells, tensors, self.hgnc)
+        control = self._control(Catalogue([place]).load(self.spec.name), delivery, fitted, pool)
+        with tqdm(total=len(fitted.rows), unit="effect", desc="solving", disable=None) as bar:
+            solved = solve(fitted, control, largest_shares(cells), bar.update)
+        self._complete(folder, config, fitted, solved, pool if delivery == TRAINING_CELLS else None)
+        return Catalogue([place]).load(self.spec.name)
+
+    def _config(
+        self, cells: TrainingCells, delivery: str, basis: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        config = build.config_json(self.spec, cells)
+        if self.learned is None:
+            config["sampler"] |= {"steps": 1, "guidance": 0.0}
+        else:
+            config |= self.learned.vocabulary
+        return config | {
+            "recipe": self.spec.recipe,
+            "delivery": delivery,
+            "delivery_basis": dict(basis),
+        }
+
+    def _control(
+        self, checkpoint: Checkpoint, delivery: str, fitted: Fitted, pool: Pool
+    ) -> Callable[[int], Rows]:
+        """Return what gives the control cells of a context that effects are solved on."""
+        if delivery == TRAINING_CELLS:
+            return pool.of
+        sampler = Sampler.load(replace(checkpoint, config=_network_only(checkpoint)), threads=1)
+        n = fit_cells(len(fitted.contexts))
+        return partial(_network_cells, sampler, fitted, n)
+
+    @staticmethod
+    def _complete(
+        folder: Path,
+        config: Mapping[str, Any],
+        fitted: Fitted,
+        solved: Solved,
+        pool: Pool | None,
+    ) -> None:
+        """Add effects, and the pool where cells come from it, to a checkpoint folder."""
+        tables: dict[str, Tables] = effect_tables(fitted, solved)
+        if pool is not None:
+            tables[POOL] = pool.tables()
+        for prefix, each in tables.items():
+            build.write_tables(folder, prefix, each)
+        build.write_json(
+            folder / "config.json", {**config, "effects": effects_entry(fitted, solved)}
+        )
+        pin(folder)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A written checkpoint.
+
+    Attributes:
+        checkpoint: as it is read.
+        path: its folder.
+        checked: fitness of every condition.
+    """
+
+    checkpoint: Checkpoint
+    path: Path
+    checked: list[fitness.Fitness]
+
+
+Choose = Callable[[Finish, Path], tuple[str, dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Check:
+    """The fitness of a checkpoint.
+
+    Attributes:
+        found: of every stored row.
+        pairs: cells sampled of either arm.
+        profile: the numerics profile of the sampler.
+        seconds_per_cell: of control and perturbed cells together.
+    """
+
+    found: list[fitness.Fitness]
+    pairs: int
+    profile: Mapping[str, Any]
+    seconds_per_cell: float
+
+
+def check_checkpoint(checkpoint: Checkpoint) -> Check:
+    """Return the fitness of every stored row of a checkpoint."""
+    sampler = load_sampler(checkpoint, threads=1)
+    assert isinstance(sampler, DeliveringSampler)  # noqa: S101 - only format 2 is checked
+    effects = checkpoint.effects
+    rows = effects.rows if effects else []
+    pairs = fitness.pairs_of(len(rows), len(checkpoint.panel))
+    pairs = -(-pairs // sampler.tile) * sampler.tile
+
+    def conditions() -> Iterator[tuple[Any, Callable[[int], tuple[Rows, Rows, Posterior]]]]:
+        # By context, so that control cells are still in memory.
+        order = sorted(range(len(rows)), key=lambda i: json.dumps(rows[i]["context"]))
+        for i in tqdm(order, unit="condition", desc="checking", disable=None):
+            yield rows[i], partial(_pair, sampler, checkpoint, i)
+
+    began = time.perf_counter()
+    found = fitness.check(conditions(), pairs)
+    contexts = len({json.dumps(row["context"]) for row in rows})
+    cells = pairs * max(1, len(rows) + contexts)
+    return Check(found, pairs, sampler.profile(), (time.perf_counter() - began) / cells)
+
+
+def _pair(
+    sampler: DeliveringSampler, checkpoint: Checkpoint, row: int, n: int
+) -> tuple[Rows, Rows, Posterior]:
+    assert checkpoint.effects is not None  # noqa: S101
+    entry = checkpoint.effects.rows[row]
+    done = tuple(Intervention(**one) for one in entry["interventions"])
+    arms = [
+        request(checkpoint, entry["context"], interventions, n, CHECK_SEED)
+        for interventions in (done, ())
+    ]
+    cells, control = (sampled(sampler, arm) for arm in arms)
+    return cells, control, checkpoint.effects.posterior(row)
+
+
+def sampled(sampler: Sampler | DeliveringSampler, arm: ArmRequest) -> Rows:
+    """Return the cells of an arm of whole tiles, float64 in compressed rows, tiles side by side."""
+    tiles = range(
+        arm.first_cell // sampler.tile, -(-(arm.first_cell + arm.n_cells) // sampler.tile)
+    )
+
+    def tile(index: int) -> Rows:
+        return sparse.csr_matrix(sampler.sample_tile(arm, index))
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        parts = list(pool.map(tile, tiles))
+    whole = sparse.csr_matrix(sparse.vstack(parts, "csr"), dtype=np.float64)
+    first = arm.first_cell - tiles.start * sampler.tile
+    return whole[first : first + arm.n_cells]
+
+
+def request(
+    checkpoint: Checkpoint,
+    context: Mapping[str, str],
+    interventions: tuple[Intervention, ...],
+    n: int,
+    seed: int,
+) -> ArmRequest:
+    """Return a request for cells as the checkpoint samples them by default."""
+    chosen = checkpoint.config["sampler"]
+    return ArmRequest(
+        checkpoint=checkpoint.name,
+        checkpoint_digest=checkpoint.digest,
+        context=dict(context),
+        interventions=interventions,
+        seed=seed,
+        n_cells=n,
+        steps=chosen["steps"],
+        guidance=chosen["guidance"],
+    )
+
+
+def _network_cells(sampler: Sampler, fitted: Fitted, n: int, number: int) -> Rows:
+    context = dict(fitted.contexts[number].context)
+    return sampled(sampler, request(sampler.checkpoint, context, (), n, SEED))
+
+
+def _network_only(checkpoint: Checkpoint) -> dict[str, Any]:
+    return {k: v for k, v in checkpoint.config.items() if k != "delivery"}
+
+
+__all__ = [
+    "Choose",
+    "Finish",
+    "Finished",
+    "check_checkpoint",
+    "request",
+    "sampled",
+]

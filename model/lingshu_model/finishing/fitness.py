@@ -1,0 +1,225 @@
+"""Whether sampled cells of every condition deliver its effect: the check that ends a training.
+
+Of each condition cells are sampled and held against their own control cells. Over genes whose
+change is certain (lfsr below `CERTAIN`) the delivered mean change must follow the target with a
+slope of .9 to 1.1 and a Pearson correlation of at least .95; the library must be within a tenth
+of the target's or of the control's; and no gene may be farther than `RUNAWAY` from its target
+beyond two standard errors. A condition that fails is sampled again, `MORE` times as many cells up
+to `MOST`: what so few cells leave open is no fault of the effect. One that still fails is *unfit*.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from lingshu_model.contracts.posterior import Posterior
+from lingshu_model.effects.moments import Floats, Rows, cell_totals, expression_levels
+
+FORMAT = "lingshu-fitness-1"
+CERTAIN = 0.05
+FEWEST = 3
+"""Certain genes from which slope and correlation are estimated."""
+SLOPES = (0.9, 1.1)
+CORRELATION = 0.95
+LIBRARIES = (0.9, 1.1)
+RUNAWAY = 0.25
+CELLS = (128, 256)
+"""Pairs of cells sampled of each condition: with many conditions and genes the fewer."""
+MORE, MOST = 4, 4096
+SHOWN = 40
+"""Conditions that are listed on a screen."""
+
+
+@dataclass(frozen=True)
+class Fitness:
+    """How sampled cells of a condition compare with its target.
+
+    Attributes:
+        context: field to value.
+        interventions: kind and target of each.
+        source: where the effect comes from.
+        n_cells: training cells of the condition.
+        certain: genes whose change is certain.
+        slope: of the delivered change on the target over these; None with fewer than three.
+        pearson: likewise; None also where the targets differ less than the cells' noise.
+        library: library size over that of the control cells.
+        target_library: what it was to be.
+        runaway: largest distance of a gene from its target beyond two standard errors.
+        reasons: bounds that are not kept; empty = fit.
+    """
+
+    context: Mapping[str, str]
+    interventions: Sequence[Mapping[str, Any]]
+    source: str
+    n_cells: int
+    certain: int
+    slope: float | None
+    pearson: float | None
+    library: float
+    target_library: float
+    runaway: float
+    reasons: tuple[str, ...]
+    change: Floats = field(default_factory=lambda: np.zeros(0), compare=False, repr=False)
+    """Delivered, [genes]."""
+
+    @property
+    def name(self) -> str:
+        """The condition in words."""
+        done = " + ".join(str(one["target"]) for one in self.interventions)
+        return ", ".join([done, *self.context.values()])
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """What cells show.
+
+    Attributes:
+        change: mean difference of log1p_cp10k between pairs, [genes].
+        error: its standard error, [genes].
+        library: total counts over those of the control cells.
+    """
+
+    change: Floats
+    error: Floats
+    library: float
+
+
+def delivered(cells: Rows, control: Rows) -> Delivered:
+    """Return what perturbed cells show against the control cells that they are paired with."""
+    n = cells.shape[0]
+    difference = expression_levels(cells) - expression_levels(control)
+    change = np.asarray(difference.mean(axis=0), np.float64).ravel()
+    squares = np.asarray(difference.multiply(difference).mean(axis=0), np.float64).ravel()
+    error = np.sqrt(np.maximum(squares - change**2, 0.0) / max(n - 1, 1))
+    library = float(cell_totals(cells).sum() / max(cell_totals(control).sum(), 1.0))
+    return Delivered(change, error, library)
+
+
+def judge(found: Delivered, target: Posterior, library: float) -> dict[str, Any]:
+    """Return the figures and reasons of a `Fitness`.
+
+    Args:
+        found: what the cells show.
+        target: the effect.
+        library: library size that its cells are to have, over that of control cells.
+    """
+    beyond = np.abs(found.change - target.mean) - 2 * found.error
+    runaway = float(beyond.max(initial=0.0))
+    sure = np.flatnonzero(target.lfsr < CERTAIN)
+    slope = correlation = None
+    reasons: list[str] = []
+    if len(sure) >= FEWEST:
+        wanted, got = target.mean[sure], found.change[sure]
+        slope = float(got @ wanted / (wanted @ wanted))
+        # Targets that differ by no more than the cells' noise have no correlation to speak of.
+        if wanted.std() > 4 * float(np.sqrt((found.error[sure] ** 2).mean())):
+            correlation = _pearson(got, wanted)
+        if not SLOPES[0] <= slope <= SLOPES[1]:
+            reasons.append(f"slope {slope:.2f}")
+        if correlation is not None and correlation < CORRELATION:
+            reasons.append(f"Pearson {correlation:.2f}")
+    if not any(LIBRARIES[0] <= found.library / goal <= LIBRARIES[1] for goal in (1.0, library)):
+        reasons.append(f"library {found.library:.2f}")
+    if runaway > RUNAWAY:
+        reasons.append(f"a gene {runaway:.2f} from its target")
+    return {
+        "certain": len(sure),
+        "slope": slope,
+        "pearson": correlation,
+        "library": found.library,
+        "target_library": library,
+        "runaway": runaway,
+        "reasons": tuple(reasons),
+    }
+
+
+def pairs_of(conditions: int, genes: int) -> int:
+    """Return how many pairs of cells of each condition are sampled."""
+    return CELLS[0] if conditions * genes > 1_000_000 else CELLS[1]
+
+
+def report(checked: Sequence[Fitness], pairs: int) -> dict[str, Any]:
+    """Return the JSON of `fitness.json`."""
+    return {
+        "format": FORMAT,
+        "bounds": {
+            "slope": list(SLOPES),
+            "pearson": CORRELATION,
+            "library": list(LIBRARIES),
+            "runaway_log1p_cp10k": RUNAWAY,
+            "certain_lfsr": CERTAIN,
+        },
+        "pairs_of_cells": pairs,
+        "n_unfit": sum(bool(f.reasons) for f in checked),
+        "conditions": [_entry(f) for f in checked],
+    }
+
+
+def table(checked: Sequence[Fitness]) -> str:
+    """Return the check as text: the unfit conditions, then others, at most `SHOWN`."""
+    unfit = [f for f in checked if f.reasons]
+    shown = [*unfit, *(f for f in checked if not f.reasons)][:SHOWN]
+    head = ("condition", "certain", "slope", "Pearson", "library", "verdict")
+    lines = [head, *(_line(f) for f in shown)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    text = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in lines]
+    more = [f"… and {len(checked) - len(shown)} more, all fit"] if len(shown) < len(checked) else []
+    if len(unfit) > SHOWN:
+        more = [f"… and {len(checked) - SHOWN} more, {len(unfit) - SHOWN} of them unfit"]
+    summary = f"{len(checked) - len(unfit)} of {len(checked)} conditions are fit"
+    return "\n".join(line.rstrip() for line in [*text, *more, summary])
+
+
+def check(
+    conditions: Iterable[tuple[Mapping[str, Any], Callable[[int], tuple[Rows, Rows, Posterior]]]],
+    pairs: int,
+) -> list[Fitness]:
+    """Return the fitness of conditions.
+
+    Args:
+        conditions: the row of `config.json` of each, and what samples so many perturbed and control
+            cells of it and gives its target.
+        pairs: cells of either arm, at first.
+    """
+    found: list[Fitness] = []
+    for row, sample in conditions:
+        figures: dict[str, Any] = {"reasons": ("nothing sampled",)}
+        n = pairs
+        while figures["reasons"] and n <= max(pairs, MOST):
+            cells, control, target = sample(n)
+            shown = delivered(cells, control)
+            figures = judge(shown, target, float(row["library"])) | {"change": shown.change}
+            n *= MORE
+        source, n_cells = str(row["source"]), int(row["n_cells"][0])
+        found.append(Fitness(row["context"], row["interventions"], source, n_cells, **figures))
+    return found
+
+
+def _entry(f: Fitness) -> dict[str, Any]:
+    return _rounded({k: v for k, v in asdict(f).items() if k != "change"})
+
+
+def _line(f: Fitness) -> tuple[str, ...]:
+    def number(value: float | None) -> str:
+        return "-" if value is None else f"{value:.2f}"
+
+    verdict = f"unfit: {', '.join(f.reasons)}" if f.reasons else "fit"
+    figures = (number(f.slope), number(f.pearson), number(f.library))
+    return (f.name, str(f.certain), *figures, verdict)
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.5g}")
+    if isinstance(value, Mapping):
+        return {k: _rounded(v) for k, v in value.items()}
+    return [_rounded(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def _pearson(a: Floats, b: Floats) -> float:
+    """Return Pearson's correlation, 0 where either is constant."""
+    a, b = a - a.mean(), b - b.mean()
+    scale = float(np.sqrt((a @ a) * (b @ b)))
+    return float(a @ b) / scale if scale > 1e-12 else 0.0

@@ -1,0 +1,109 @@
+"""What moves control cells by every stored effect, solved on the control cells that are sampled.
+
+The cells are those of the checkpoint's own sampler: where the network's control cells differ from
+those of training, the change that arrives is still the posterior mean.
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lingshu_model.effects.moments import Floats, Rows
+from lingshu_model.effects.moved import Mover, fit_mover, largest_share
+from lingshu_model.finishing.estimate import Fitted
+from lingshu_model.train.data.cells import TrainingCells
+
+FIT_CELLS = (96, 256)
+"""Control cells of a context that effects are solved on: at least and at most."""
+ALL_FIT_CELLS = 4096
+"""Over all contexts."""
+NO_SHARE = -1e4
+"""Logarithm of the largest share of a gene that no cell has."""
+
+
+@dataclass(frozen=True)
+class Solved:
+    """Movers of all rows.
+
+    Attributes:
+        log_fold: ln phi, float16 [rows, genes].
+        library: of the moved cells over that of control cells, [rows].
+        log_rate: ln of a gene's share of a control cell's counts, float16 [contexts, genes].
+        log_size: ln of the size of its count distribution, the same shape.
+        common: size of the typical gene, [contexts].
+        log_largest: ln of the largest share of a cell that a gene may have, float16 [genes].
+    """
+
+    log_fold: NDArray[np.float16]
+    library: Floats
+    log_rate: NDArray[np.float16]
+    log_size: NDArray[np.float16]
+    common: Floats
+    log_largest: NDArray[np.float16]
+
+
+def fit_cells(contexts: int) -> int:
+    """Return how many control cells of each context effects are solved on."""
+    return int(np.clip(ALL_FIT_CELLS // max(contexts, 1), *FIT_CELLS))
+
+
+def largest_shares(cells: TrainingCells) -> Floats:
+    """Return the largest share that each gene has of a training cell, [genes]."""
+    found = [largest_share(block.umi(np.float64)) for block in cells.blocks()]
+    return np.max(found, axis=0)
+
+
+def solve(
+    fitted: Fitted,
+    control: Callable[[int], Rows],
+    largest: Floats,
+    each: Callable[[], object] = lambda: None,
+) -> Solved:
+    """Return the movers of all rows.
+
+    Args:
+        fitted: the effects.
+        control: control cells of a context by its number, whole counts [cells, genes].
+        largest: largest share of a cell that a gene may have, [genes].
+        each: called after every row.
+    """
+    rows, genes = len(fitted.rows), fitted.measured.shape[1]
+    log_fold, library = np.zeros((rows, genes), np.float16), np.ones(rows)
+    contexts = len(fitted.contexts)
+    log_rate, log_size = (np.zeros((contexts, genes), np.float16) for _ in range(2))
+    common = np.ones(contexts)
+    here: dict[int, list[int]] = {}
+    for i, row in enumerate(fitted.rows):
+        here.setdefault(fitted.number(row.condition), []).append(i)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for number, mine in here.items():
+            cells = control(number)
+            for i, mover in zip(mine, pool.map(_Solve(fitted, cells, largest), mine), strict=True):
+                log_fold[i], library[i] = mover.log_fold, mover.library
+                log_rate[number] = np.log(np.maximum(mover.rate, 1e-12))
+                log_size[number], common[number] = np.log(mover.size), mover.common
+                each()
+    with np.errstate(divide="ignore"):
+        log_largest = np.maximum(np.log(largest), NO_SHARE).astype(np.float16)
+    return Solved(log_fold, library, log_rate, log_size, common, log_largest)
+
+
+@dataclass(frozen=True)
+class _Solve:
+    fitted: Fitted
+    cells: Rows
+    largest: Floats
+
+    def __call__(self, row: int) -> Mover:
+        wanted = self.fitted.rows[row]
+        return fit_mover(self.cells, wanted.posterior.mean, self.largest, wanted.library)
+
+
+def by_context(contexts: Sequence[Rows]) -> Callable[[int], Rows]:
+    """Return a function that gives the cells of a context by its number."""
+    known: Mapping[int, Rows] = dict(enumerate(contexts))
+    return known.__getitem__

@@ -1,0 +1,140 @@
+"""Effects and control cells as a checkpoint stores them: entries of `config.json`, and tensors."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from lingshu_model.contracts.effects import (
+    CONTEXTS,
+    GENES,
+    ROWS,
+    StoredEffects,
+    pack_lfsr,
+    pack_sd,
+)
+from lingshu_model.contracts.posterior import Floats
+from lingshu_model.finishing.estimate import Fitted
+from lingshu_model.finishing.moving import Solved
+from lingshu_model.sampling.pool import Pool
+from lingshu_model.train.checkpoint import Tables
+from lingshu_model.train.data.cells import TrainingCells, controls
+
+POOL_COUNTS = 3_000_000
+"""Non-zero counts in a pool, over all contexts: 12 MB."""
+POOL_CELLS = (2048, 1024, 512, 384, 256, 192, 128, 96, 64)
+"""Cells of a context in a pool: as many as fit."""
+
+
+def effects_entry(fitted: Fitted, solved: Solved | None = None) -> dict[str, Any]:
+    """Return the `effects` of `config.json`; without movers, libraries are those of the cells."""
+    libraries = [row.library for row in fitted.rows] if solved is None else solved.library
+    commons = [1.0] * len(fitted.contexts) if solved is None else solved.common
+    rows = [
+        {
+            "context": dict(row.condition.context),
+            "interventions": [
+                i.model_dump(mode="json", exclude_none=True) for i in row.condition.interventions
+            ],
+            "n_cells": list(row.cells),
+            "replicates": row.replicates,
+            "source": row.source,
+            "note": row.note,
+            "library": round(float(library), 4),
+        }
+        for row, library in zip(fitted.rows, libraries, strict=True)
+    ]
+    contexts: list[dict[str, Any]] = []
+    for number, (home, common) in enumerate(zip(fitted.contexts, commons, strict=True)):
+        entry: dict[str, Any] = {"context": dict(home.context), "common": float(f"{common:.6g}")}
+        unseen = fitted.unseen.get(number)
+        if unseen is not None:
+            entry["unseen"] = {
+                "kinds": list(unseen.kinds),
+                "own": unseen.parts.own,
+                "note": unseen.note,
+            }
+        contexts.append(entry)
+    s = fitted.saturation
+    return {
+        "units": "log1p_cp10k",
+        "saturation": {"strength": s.strength, "doubles": s.doubles},
+        "contexts": contexts,
+        "rows": rows,
+    }
+
+
+def stored_effects(fitted: Fitted, panel: Sequence[str], controls: Floats) -> StoredEffects:
+    """Return effects as they are read from a checkpoint.
+
+    Args:
+        fitted: the effects.
+        panel: gene symbols.
+        controls: mean level of control cells, [contexts, genes]; NaN where not measured.
+    """
+    rows, genes = posterior_tables(fitted), unseen_tables(fitted)
+    return StoredEffects(effects_entry(fitted), panel, controls, rows, genes)
+
+
+def effect_tables(fitted: Fitted, solved: Solved) -> dict[str, Tables]:
+    """Return the tensors of the effects by the prefix of their files."""
+    rows = {**posterior_tables(fitted), "log_fold": solved.log_fold}
+    genes = {**unseen_tables(fitted), "log_largest": solved.log_largest}
+    contexts = {"log_rate": solved.log_rate, "log_size": solved.log_size}
+    return {ROWS: rows, CONTEXTS: contexts, GENES: genes}
+
+
+def posterior_tables(fitted: Fitted) -> dict[str, NDArray[Any]]:
+    """Return posterior mean, sd and lfsr of every row, [rows, genes] each."""
+    posteriors = [row.posterior for row in fitted.rows]
+    return {
+        "mean": _stacked([p.mean for p in posteriors], fitted).astype(np.float16),
+        "sd": pack_sd(_stacked([p.sd for p in posteriors], fitted)),
+        "lfsr": pack_lfsr(_stacked([p.lfsr for p in posteriors], fitted)),
+    }
+
+
+def unseen_tables(fitted: Fitted) -> dict[str, NDArray[Any]]:
+    """Return what contexts say of targets that were never perturbed."""
+    genes: dict[str, NDArray[Any]] = {}
+    for number, unseen in fitted.unseen.items():
+        p = unseen.parts
+        named = {
+            "share_mean": p.share_mean,
+            "slope": p.slope,
+            "features": unseen.features,
+            "base": p.base,
+            "per_square": p.per_square,
+            "least": p.least,
+            "floor": p.floor,
+        }
+        # Variances of rare genes are far below what half precision holds.
+        exact = ("base", "per_square", "least")
+        genes |= {
+            f"unseen-{number}/{name}": values.astype(np.float32 if name in exact else np.float16)
+            for name, values in named.items()
+        }
+    return genes
+
+
+def _stacked(values: list[NDArray[np.float64]], fitted: Fitted) -> NDArray[np.float64]:
+    return np.stack(values) if values else np.zeros((0, fitted.measured.shape[1]))
+
+
+def control_pool(cells: TrainingCells, fitted: Fitted, seed: int) -> Pool:
+    """Return control cells of every context, at most as many as `POOL_COUNTS` allows."""
+    home = controls(cells)
+    rows = [cells.rows(home[c.context]) for c in fitted.contexts]
+    generator = np.random.Generator(np.random.Philox(key=[seed, 7]))
+    shuffled = [generator.permutation(r) for r in rows]
+    size = np.diff(cells.tokens.indptr)[cells.index]
+    most = next(
+        (n for n in POOL_CELLS if sum(int(size[r[:n]].sum()) for r in shuffled) <= POOL_COUNTS),
+        POOL_CELLS[-1],
+    )
+    chosen = [np.sort(r[:most]) for r in shuffled]
+    first = np.cumsum([0, *(len(r) for r in chosen)]).astype(np.int64)
+    parts = [cells.take(r).umi(np.int32) for r in chosen]
+    return Pool(sparse.csr_matrix(sparse.vstack(parts, "csr")), first)

@@ -1,0 +1,131 @@
+"""Control cells of training drawn with replacement: what `--recipe effects` samples from.
+
+A cell of a context is one of the stored control cells of that context, chosen by the cell's own
+stream, so cell i of a seed is the same whatever is sampled beside it.
+"""
+
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy
+import torch
+from numpy.typing import NDArray
+from scipy import sparse
+
+from lingshu_model.contracts import ArmRequest, Checkpoint, CheckpointError
+from lingshu_model.contracts.streams import Purpose, uniforms
+from lingshu_model.effects.moments import Rows
+
+POOL = "pool"
+"""Files of stored control cells."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Control cells by context.
+
+    Attributes:
+        counts: UMI, int32 [cells, genes] in compressed rows; 0 where not measured.
+        first: number of each context's first cell, and of what follows the last, [contexts + 1].
+    """
+
+    counts: Rows
+    first: NDArray[np.int64]
+
+    def of(self, context: int) -> Rows:
+        """Return the cells of a context, [cells, genes]."""
+        return self.counts[self.first[context] : self.first[context + 1]]
+
+    def tables(self) -> dict[str, NDArray[Any]]:
+        """Return the pool as tensors that are stored."""
+        return {
+            "indptr": self.counts.indptr.astype(np.int64),
+            "indices": self.counts.indices.astype(np.uint16 if self._narrow else np.int32),
+            "counts": self.counts.data.astype(np.uint16),
+            "first": self.first,
+        }
+
+    @property
+    def _narrow(self) -> bool:
+        return self.counts.shape[1] <= np.iinfo(np.uint16).max
+
+    @classmethod
+    def of_tables(cls, tables: Mapping[str, NDArray[Any]], genes: int) -> "Pool":
+        """Return the pool that `tables` gave."""
+        counts, indices = tables["counts"].astype(np.int32), tables["indices"].astype(np.int32)
+        indptr = tables["indptr"]
+        shape = (len(indptr) - 1, genes)
+        return cls(sparse.csr_matrix((counts, indices, indptr), shape), tables["first"])
+
+
+class PoolSampler:
+    """Draws control cells from the pool of a checkpoint; it knows no perturbation."""
+
+    def __init__(self, checkpoint: Checkpoint, pool: Pool) -> None:
+        """Take the pool of `checkpoint`; `PoolSampler.load` is the usual way in."""
+        self.checkpoint, self.pool = checkpoint, pool
+        self.tile: int = checkpoint.config["sampler"]["tile"]
+        contexts = [c["context"] for c in checkpoint.config["effects"]["contexts"]]
+        self._number = {tuple(sorted(c.items())): i for i, c in enumerate(contexts)}
+
+    @classmethod
+    def load(cls, checkpoint: Checkpoint) -> "PoolSampler":
+        """Return the sampler of a checkpoint that has a pool.
+
+        Raises:
+            CheckpointError: it has none.
+        """
+        tables = checkpoint.tables(POOL)
+        if not tables:
+            message = f"{checkpoint.path} has no pool of control cells to draw from"
+            raise CheckpointError(message)
+        return cls(checkpoint, Pool.of_tables(tables, len(checkpoint.panel)))
+
+    def profile(self) -> dict[str, Any]:
+        """Return the numerics profile: everything known to change a bit of a result."""
+        return {
+            "device": "cpu",
+            "dtype": "float64",
+            "machine": platform.machine(),
+            "tile": self.tile,
+            "compiled": False,
+            **numeric_libraries(),
+        }
+
+    def measured(self, arm: ArmRequest) -> NDArray[np.bool_]:
+        """Return which genes the arm's context measures, bool [genes]."""
+        return self.checkpoint.measured(arm.context)
+
+    def sample_tile(
+        self, arm: ArmRequest, tile_index: int, should_stop: Callable[[], bool] | None = None
+    ) -> NDArray[np.int32]:
+        """Return UMI int32 [tile, genes] of control cells `tile_index * tile` and on.
+
+        Raises:
+            CheckpointError: the pool has no cells of the context.
+        """
+        del should_stop  # A tile takes milliseconds.
+        number = self._number.get(tuple(sorted(arm.context.items())))
+        if number is None:
+            message = f"{self.checkpoint.name} has no control cells of {arm.context}"
+            raise CheckpointError(message)
+        cells = self.pool.of(number)
+        numbers = range(tile_index * self.tile, (tile_index + 1) * self.tile)
+        ranks = [uniforms(arm.seed, cell, Purpose.POOL, 1)[0] for cell in numbers]
+        chosen = (np.array(ranks) * cells.shape[0]).astype(np.int64)
+        out = cells[chosen].toarray().astype(np.int32)
+        for symbol, count in arm.clamp.items():
+            out[:, self.checkpoint.panel.index(symbol)] = count
+        return out
+
+
+def numeric_libraries() -> dict[str, str]:
+    """Return the libraries that compute moved cells, and the instructions they choose by."""
+    return {
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "numpy": np.__version__,
+        "scipy": scipy.__version__,
+    }

@@ -1,1 +1,0 @@
-"""Initial values of the network's effect offsets, and their calibration."""

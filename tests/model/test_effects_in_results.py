@@ -1,0 +1,111 @@
+"""What a checkpoint stores of an effect reaches results; unfit conditions are refused."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from made_training import PANEL, finished, training_cells
+
+from lingshu_model.contracts import ArmRequest, Catalogue, Intervention
+from lingshu_model.contracts.catalogue import pin
+from lingshu_model.engine.http.requests import BadRequestError, check_arm
+from lingshu_model.finishing.finish import request
+from lingshu_testing import FakeEngine
+from lingshu_tools.app import App
+from lingshu_tools.calls.dispatcher import call
+from lingshu_tools.errors import InputError
+
+
+class Allowing(FakeEngine):
+    """A fake engine that remembers which arms were asked for with `allow_unfit`."""
+
+    def __init__(self) -> None:
+        super().__init__(list(PANEL))
+        self.allowed: list[ArmRequest] = []
+
+    def submit(self, arm, *, allow_unfit=False, **more):
+        if allow_unfit:
+            self.allowed.append(arm)
+        return super().submit(arm, **more)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("made")
+    cells = training_cells(contexts=("a", "b"), targets=("G3", "G5"), absent=(("b", "G5"),))
+    made = finished(cells, root, shams=0)
+    report = json.loads((made.path / "fitness.json").read_text())
+    for entry in report["conditions"]:
+        if entry["context"] == {"line": "b"} and entry["interventions"][0]["target"] == "G3":
+            entry["reasons"] = ["slope 2.00"]
+    (made.path / "fitness.json").write_text(json.dumps(report))
+    pin(made.path)
+    return made.path.parent
+
+
+@pytest.fixture
+def engine() -> Allowing:
+    return Allowing()
+
+
+@pytest.fixture
+def app(folder: Path, tmp_path: Path, engine: Allowing) -> Iterator[App]:
+    opened = App(tmp_path / "home", engine=engine, catalogue=Catalogue([folder]))
+    yield opened
+    opened.runner.close()
+
+
+def asked(target: str, line: str, **more: object) -> dict[str, object]:
+    done = [{"kind": "knockout", "target": target}]
+    return {"context": {"line": line}, "interventions": done, "n_cells": 8, "wait_s": 30, **more}
+
+
+@pytest.mark.parametrize(
+    ("target", "line", "source"),
+    [("G3", "a", "this condition's cells"), ("G5", "b", "carried from other contexts")],
+)
+def test_a_result_says_where_its_effect_comes_from(app: App, target: str, line: str, source: str):
+    found = call(app, "perturb_cells", asked(target, line, genes=["G3", "G20"]))
+    assert found.status == "succeeded"
+    assert found.effect_source == source
+    assert found.effect_note
+    effects = Catalogue(app.catalogue.roots).load("made").effects
+    assert effects
+    stored = effects.effect({"line": line}, [Intervention(kind="knockout", target=target)])
+    for gene, number in zip(found.genes, (3, 20), strict=True):
+        assert gene.model_mean == pytest.approx(stored.posterior.mean[number], rel=1e-3, abs=1e-6)
+        assert gene.sd == pytest.approx(stored.posterior.sd[number], rel=1e-3)
+        assert gene.lfsr == pytest.approx(stored.posterior.lfsr[number], rel=1e-3)
+
+
+def test_a_combination_is_said_to_be_one(app: App):
+    wanted = asked("G3", "a")
+    wanted["interventions"] = [{"kind": "knockout", "target": t} for t in ("G3", "G5")]
+    assert call(app, "perturb_cells", wanted).effect_source == "combination"
+
+
+def test_an_unfit_condition_is_refused_by_name_unless_it_is_allowed(app: App, engine: Allowing):
+    with pytest.raises(InputError, match=r"G3 knockout in line=b is unfit .*slope 2.00.*allow_unf"):
+        call(app, "perturb_cells", asked("G3", "b"))
+    found = call(app, "perturb_cells", asked("G3", "b", allow_unfit=True))
+    assert found.status == "succeeded"
+    assert len(engine.allowed) == 2
+    row = app.ledger.experiment(found.experiment_id)
+    assert row.request["allow_unfit"] is True
+    engine.allowed.clear()
+    fit = call(app, "perturb_cells", asked("G3", "a"))
+    assert engine.allowed == []
+    assert "allow_unfit" not in app.ledger.experiment(fit.experiment_id).request
+
+
+def test_the_engine_refuses_it_too_and_what_it_has_no_effect_of(folder: Path):
+    checkpoint = Catalogue([folder]).load("made")
+    done = (Intervention(kind="knockout", target="G3"),)
+    arm = request(checkpoint, {"line": "b"}, done, 8, 0)
+    with pytest.raises(BadRequestError, match="is unfit in made"):
+        check_arm(arm, checkpoint)
+    check_arm(arm, checkpoint, allow_unfit=True)
+    unknown = (Intervention(kind="knockout", target="G30"),)
+    with pytest.raises(BadRequestError, match="nothing is known of knockout of 'G30'"):
+        check_arm(request(checkpoint, {"line": "a"}, unknown, 8, 0), checkpoint)

@@ -1,0 +1,173 @@
+"""A training ends with effects in the checkpoint, a fitness check, and held-out figures."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_model import CONTEXT, SPEC, made_cells
+from made_training import spec, training_cells
+
+from lingshu_model.contracts import Catalogue, Checkpoint, Intervention
+from lingshu_model.finishing import evidence, fitness
+from lingshu_model.finishing.estimate import EffectFit
+from lingshu_model.finishing.finish import request
+from lingshu_model.sampling.delivery import MOVED, PINNED, TRAINING_CELLS, DeliveringSampler
+from lingshu_model.sampling.load import load_sampler
+from lingshu_model.sampling.sampler import Sampler, sample_arm
+from lingshu_model.train import command
+from lingshu_model.train.spec import TrainingSpec
+
+LOST = [18, 20, 22, 24]
+KNOCKOUT = (Intervention(kind="knockout", target="G1"),)
+
+
+def trained(folder: Path, n: int = 120, **changes: object) -> Checkpoint:
+    """The checkpoint that the command makes of `n` made cells."""
+    cells = made_cells(n)
+    # Four genes of middling expression are lost too, so that some changes are certain.
+    cells.X[np.ix_(cells.obs["guide"] == "G1", LOST)] = 0
+    cells.write_h5ad(folder / "made.h5ad")
+    allowed = {"allow_unfit": True, "epochs": 1, **changes}
+    fields = TrainingSpec.model_validate(SPEC.model_dump() | allowed)
+    (folder / "spec.json").write_text(fields.model_dump_json())
+    command.train(folder / "spec.json", folder, folder / "runs", 1, None, None)
+    return Catalogue([folder / "runs" / "made" / "checkpoint"]).load("made")
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few bootstrap draws: what is written counts here, not how exact it is."""
+    monkeypatch.setattr(evidence, "DRAWS", evidence.Draws(bootstrap=5, monte_carlo=2, halves=3))
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_trained_network_gets_effects_a_check_and_evidence(tmp_path: Path):
+    checkpoint = trained(tmp_path)
+    assert checkpoint.delivery == MOVED
+    assert "validation cells" in checkpoint.config["delivery_basis"]["reason"]
+    sampler = load_sampler(checkpoint)
+    assert isinstance(sampler, DeliveringSampler)
+    assert isinstance(sampler.base, Sampler)
+    assert sampler.base.network.tilt is None
+    control, moved = (
+        sample_arm(sampler, request(checkpoint, CONTEXT, done, 64, 3)).counts
+        for done in ((), KNOCKOUT)
+    )
+    assert moved[:, LOST].sum() < 0.2 * control[:, LOST].sum()
+    checked = {c["interventions"][0]["target"]: c for c in checkpoint.fitness["conditions"]}
+    assert set(checked) == {"G1", "G5", "sham-00", "sham-01"}
+    # All cells are used in the end, those that chose the delivery among them.
+    assert checked["G1"]["n_cells"] == 40
+    tiers = checkpoint.evidence["tiers"]
+    assert tiers["unseen"] is None
+    assert checkpoint.evidence["not_estimable"]["seen"].endswith("the largest has 40; 50 would do")
+    assert len(checkpoint.evidence["sham"]["changes"]) == 2
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_delivery_is_chosen_on_validation_cells(tmp_path: Path):
+    checkpoint = trained(tmp_path, n=360, validation=0.25, shams=0)
+    basis = checkpoint.config["delivery_basis"]
+    assert basis["conditions"] == 2
+    assert checkpoint.delivery in (MOVED, TRAINING_CELLS)
+    less = basis[MOVED] - basis[TRAINING_CELLS]
+    assert (checkpoint.delivery == TRAINING_CELLS) == (less > basis["standard_error_of_difference"])
+    assert len(checkpoint.evidence["folds"]) == evidence.PARTS
+
+
+@pytest.mark.usefixtures("quick")
+def test_pinned_genes_have_moved_counts_and_the_network_draws_the_rest(tmp_path: Path):
+    checkpoint = trained(tmp_path, delivery=PINNED, shams=0)
+    sampler = load_sampler(checkpoint)
+    assert isinstance(sampler, DeliveringSampler)
+    assert checkpoint.effects
+    certain = checkpoint.effects.effect(CONTEXT, KNOCKOUT).posterior.lfsr < 0.05
+    assert certain[LOST].all()
+    asked = request(checkpoint, CONTEXT, KNOCKOUT, 48, 3)
+    pinned = sample_arm(sampler, asked).counts
+    sampler.delivery = MOVED
+    moved = sample_arm(sampler, asked).counts
+    assert np.array_equal(pinned[:, certain], moved[:, certain])
+    again = load_sampler(checkpoint)
+    assert np.array_equal(again.sample_tile(asked, 1), pinned[16:32])
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_unfit_condition_fails_the_command_unless_it_is_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(fitness, "SLOPES", (2.0, 3.0))
+    with pytest.raises(SystemExit) as ended:
+        trained(tmp_path, recipe="effects", allow_unfit=False, shams=0)
+    assert ended.value.code == command.UNFIT
+    said = capsys.readouterr()
+    assert "G1" in said.err
+    assert "unfit: slope" in said.out
+    kept = Catalogue([tmp_path / "runs" / "made" / "checkpoint"]).load("made")
+    assert kept.unfit(CONTEXT, KNOCKOUT)[0].startswith("slope")
+    again = tmp_path / "again"
+    again.mkdir()
+    assert trained(again, recipe="effects", shams=0).unfit(CONTEXT, KNOCKOUT)
+
+
+def test_effects_without_a_network_need_no_name_of_one():
+    fields = {"name": "x", "sources": [{"file": "a", "context": {}}]}
+    assert TrainingSpec.model_validate({**fields, "recipe": "effects"}).network is None
+    with pytest.raises(ValueError, match="needs a network, one of"):
+        TrainingSpec.model_validate(fields)
+
+
+def test_a_condition_without_control_cells_is_named():
+    cells = training_cells(cells=20, contexts=("a", "b"))
+    control_b = [i for i, c in enumerate(cells.conditions) if dict(c.context) == {"line": "b"}
+                 and not c.interventions]  # fmt: skip
+    left = cells.take(np.flatnonzero(~np.isin(cells.condition, control_b)))
+    with pytest.raises(ValueError, match=r"'G3' .*'line': 'b'.* no control cells"):
+        EffectFit(left).run()
+
+
+def test_null_labels_have_no_certain_change():
+    from lingshu_model.train.data.cells import add_shams
+
+    cells = add_shams(training_cells(cells=60, targets=("G3",)), 4, 0)
+    null = [r for r in EffectFit(cells).run().rows if r.condition.interventions[0].kind == "sham"]
+    assert len(null) == 4
+    assert sum((row.posterior.lfsr < 0.05).sum() for row in null) <= 1
+    assert all(row.cells == (60, 240) for row in null)
+
+
+def test_each_tier_is_rotated_over_folds_and_what_is_missing_is_said(quick: None):
+    del quick
+    cells = training_cells(cells=60, contexts=("a", "b", "c"), targets=("G3", "G5"))
+    head = {"checkpoint_digest": "d", "data": {}, "settings": {"n_cells": 1, "steps": 1},
+            "cost": {}}  # fmt: skip
+    found = json.loads(json.dumps(evidence.rotated(cells, {}, [], head)))
+    seen, carried = (found["tiers"][t]["headline"] for t in ("seen", "seen_elsewhere"))
+    assert seen["model"]["value"] > seen["baselines"]["resampled_training_cells"]["value"] > 0.2
+    assert carried["model"]["value"] > 0.4
+    assert found["tiers"]["seen"]["n_folds"] == evidence.PARTS
+    assert found["tiers"]["seen_elsewhere"]["n_folds"] == 3
+    assert set(found["not_estimable"]) == {"combination_of_seen", "unseen"}
+    assert "0 combinations" in found["not_estimable"]["combination_of_seen"]
+    assert "2 perturbed targets" in found["not_estimable"]["unseen"]
+
+
+def test_replicates_that_arms_share_are_left_out_in_turn():
+    cells = training_cells(cells=60, targets=("G3",))
+    from dataclasses import replace
+
+    names = np.array(["r1", "r2", "r3"])[np.arange(len(cells)) % 3]
+    folds = [f for f in evidence._folds(replace(cells, replicate=names), {}) if f.tier == "seen"]
+    assert [f.name for f in folds] == ["replicate r1", "replicate r2", "replicate r3"]
+    perturbed = cells.condition > 0
+    own = np.where(perturbed, np.where(np.arange(len(cells)) % 2, "p1", "p2"),
+                   np.where(np.arange(len(cells)) % 2, "c1", "c2"))  # fmt: skip
+    folds = [f for f in evidence._folds(replace(cells, replicate=own), {}) if f.tier == "seen"]
+    assert [f.name for f in folds] == ["replicates p1 and c1", "replicates p2 and c2"]
+    assert all({*f.train} | {*f.test} == {*range(len(cells))} for f in folds)
+
+
+def test_recipe_and_unfit_are_fields_of_the_specification():
+    assert spec(replicate="donor").replicate == "donor"
+    assert not spec().allow_unfit
