@@ -65,10 +65,17 @@ def test_the_first_line_names_url_and_token_file_and_one_signal_ends_all(
         assert token not in line
         headers = session(url_of(line), ACCEPT | {"authorization": f"Bearer {token}"})
         call = message("tools/call", number=2, name="sample_cells", arguments=SAMPLE)
+        address = "127.0.0.1", int(url_of(line).split(":")[2][:-4])
+        half = f"POST /mcp HTTP/1.1\r\nHost: {address[0]}:{address[1]}\r\n"
+        half += f"Authorization: Bearer {token}\r\nContent-Length: 100\r\n\r\n{{"
         with (
-            socket.create_connection(("127.0.0.1", int(url_of(line).split(":")[2][:-4]))),
+            socket.create_connection(address),
+            socket.create_connection(address) as slow,
             httpx2.stream("POST", url_of(line), content=call, headers=headers) as answer,
         ):
+            # Its body has 30 s to arrive.
+            slow.sendall(half.encode())
+            httpx2.get(f"http://{address[0]}:{address[1]}/health")
             begin = time.monotonic()
             process.send_signal(number)
             text = answer.read().decode()
