@@ -159,6 +159,23 @@ def test_a_stopped_child_does_not_hold_up_a_call_and_is_killed_at_its_limit(
 
 
 def test_a_child_ends_itself_at_its_limit_when_its_parent_is_gone(tmp_path: Path, export: Export):
+    code = (
+        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2])\n"
+        "from lingshu_tools.children import Children\n"
+        "from test_children_in_background import Export, run\n"
+        "export = Export(Path(sys.argv[1]))\n"
+        "children = Children(Path(sys.argv[1]) / 'home', limit_s={'export': 3.0})\n"
+        "print(run(children, export.task, 0), export.pid())"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path), str(Path(__file__).parent)]
+    done = subprocess.run(command, env=environ_of(), capture_output=True, text=True, check=True)
+    state, pid = done.stdout.split()
+    assert state == "running"
+    until_gone(int(pid))
+    assert not is_held(export.files.lock)
+
+
+def test_a_child_at_its_limit_is_named_with_it(tmp_path: Path, export: Export):
     children = Children(tmp_path / "home", limit_s={"export": 2.0})
     with pytest.raises(ChildError, match="was killed, as it took more than 2 s"):
         run(children, export.task, WAIT_S)
