@@ -1,8 +1,7 @@
 """Peak memory of the engine and of its client against the number of cells.
 
 Each n has an engine, a client and a home of its own. The client calls perturb_cells through the
-real tools and ledger (two arms of n cells), then export_experiment. Knows nothing of speed: the
-seconds it prints say how long to wait.
+real tools and ledger (two arms of n cells), then export_experiment.
 
     python -m benchmarks.memory                          # 18,080 genes, a sampler of sparse noise
     python -m benchmarks.memory --real thp1-crispr --cells 256 2048

@@ -1,8 +1,5 @@
 # ruff: noqa: D102, ARG002 - the methods are those of the engine's client
-"""Fakes for tests: an engine without torch, and a checkpoint without weights.
-
-Knows nothing of biology: its cells are Poisson counts whose rates come out of digests.
-"""
+"""Fakes for tests: an engine without torch, and a checkpoint without weights."""
 
 import json
 from collections.abc import Sequence

@@ -1,7 +1,4 @@
-"""What a piece of work holds in memory, as Python and numpy count it.
-
-Knows nothing of what is done.
-"""
+"""What a piece of work holds in memory, as Python and numpy count it."""
 
 import tracemalloc
 from collections.abc import Callable

@@ -9,7 +9,7 @@ interactions of every order; the products make some pairs strong. Targets belong
 of what a target does, alone and with another, is what its pathway does, the rest is its own.
 
 Cells are negative binomial counts around that steady state, each cell at a depth of its own.
-Everything is a function of the seed. Knows nothing of models, and of nature only this much.
+Everything is a function of the seed.
 """
 
 from collections.abc import Collection

@@ -1,6 +1,6 @@
 """Typed tools with which agents run experiments on a virtual cell, logged and replayable.
 
-`Lab` is the way in from Python. Knows nothing of MCP or torch.
+`Lab` is the way in from Python.
 """
 
 import sys

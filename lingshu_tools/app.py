@@ -10,7 +10,7 @@ from lingshu_tools.children import Children
 from lingshu_tools.errors import BudgetError
 from lingshu_tools.execution.runner import Runner
 from lingshu_tools.experiments.designs import cells_of
-from lingshu_tools.experiments.workspace import Bench
+from lingshu_tools.experiments.workspace import Workspace
 from lingshu_tools.ledger import Experiment, Ledger, NewExperiment
 from lingshu_tools.system.deadline import remaining
 
@@ -32,7 +32,7 @@ class Budget:
     max_cells: int | None = None
 
 
-class App(Bench):
+class App(Workspace):
     """What tools run on; thread-safe as far as its parts are."""
 
     budget = Budget()
@@ -81,7 +81,7 @@ class PrincipalApp(App):
 
     @Lazy
     def children(self) -> Children:
-        """The child processes of the server, whoever wants their files."""
+        """The child processes of the server, for all principals."""
         return self._owner.children
 
     def _admit(

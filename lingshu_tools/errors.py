@@ -1,24 +1,22 @@
 """What can go wrong, as one tree.
 
-    LingshuError
-    ├── InputError            the caller can mend it: value, what is allowed, what to do next
-    │   └── NotFoundError     an id, a checkpoint or a gene that does not exist
-    │       └── MissingCheckpointError  the one that a row names by its digest is not here
-    ├── EngineError           the engine could not be reached, started or finish an arm
-    │   ├── EngineBusyError   not now: it does not answer, or others use it; work is tried again
-    │   ├── CellsGoneError    the engine no longer keeps the cells; they are computed again
-    │   └── ForeignAnswerError  the answer belongs to another request, and was not used
-    ├── LedgerError           the ledger cannot be opened, written or trusted
-    │   ├── BusyError         somebody alive is at work on the experiment
-    │   ├── LockedError       another program holds the database's lock
-    │   ├── SealedError       the experiment has its outcome already
-    │   ├── SchemaError       a table, view, trigger or index is not as its revision says
-    │   └── TamperError       a row or an object is not what its hash says
-    ├── BudgetError           the principal has as much at work as it may have at a time
-    ├── CancelledError        the experiment was cancelled; what was done is kept
-    └── InternalError         a fault of ours: a fixed sentence and an incident id
-
-Knows nothing of how a door shows an error.
+LingshuError
+├── InputError            the caller can mend it: value, what is allowed, what to do next
+│   └── NotFoundError     an id, a checkpoint or a gene that does not exist
+│       └── MissingCheckpointError  the one that a row names by its digest is not here
+├── EngineError           the engine could not be reached, started or finish an arm
+│   ├── EngineBusyError   not now: it does not answer, or others use it; work is tried again
+│   ├── CellsGoneError    the engine no longer keeps the cells; they are computed again
+│   └── ForeignAnswerError  the answer belongs to another request, and was not used
+├── LedgerError           the ledger cannot be opened, written or trusted
+│   ├── BusyError         somebody alive is at work on the experiment
+│   ├── LockedError       another program holds the database's lock
+│   ├── SealedError       the experiment has its outcome already
+│   ├── SchemaError       a table, view, trigger or index is not as its revision says
+│   └── TamperError       a row or an object is not what its hash says
+├── BudgetError           the principal has as much at work as it may have at a time
+├── CancelledError        the experiment was cancelled; what was done is kept
+└── InternalError         a fault of ours: a fixed sentence and an incident id
 """
 
 import difflib
@@ -129,5 +127,5 @@ def nearest(name: str, known: Iterable[str], n: int = 3) -> list[str]:
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ` Did you mean …?`, or nothing where no known name is close."""
-    found = nearest(name, known)
-    return f" Did you mean {' or '.join(repr(f) for f in found)}?" if found else ""
+    near = nearest(name, known)
+    return f" Did you mean {' or '.join(repr(f) for f in near)}?" if near else ""

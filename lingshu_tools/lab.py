@@ -1,7 +1,4 @@
-"""The Python door: every tool as a method, `Lab().perturb_cells(interventions=[…])`.
-
-Knows nothing of any one tool; the methods are the registry's.
-"""
+"""The Python door: every tool as a method, `Lab().perturb_cells(interventions=[…])`."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """One memory of compiled statements for all engines of a process.
 
 Each engine compiles its statements for itself, which is half of what a ledger costs that is opened
-for a fraction of a second, as those here are. What SQLite is told stays the same. Knows nothing of
-what is asked.
+for a fraction of a second, as those here are. What SQLite is told stays the same.
 """
 
 from collections.abc import Generator

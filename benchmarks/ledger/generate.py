@@ -8,7 +8,7 @@ one in ten has the tag `pilot`, one in a thousand `to repeat`.
 There are no object files, so `verify` judges such a ledger by its rows alone.
 
 They are written past the ledger's own code, without syncs, triggers or indexes, which are put back
-at the end: an interrupted run leaves no ledger. Knows nothing of what the rows mean.
+at the end: an interrupted run leaves no ledger.
 """
 
 import argparse

@@ -1,7 +1,4 @@
-"""What parts of a long run gave, a line each, so that a run that was stopped can go on.
-
-Knows nothing of what the parts are.
-"""
+"""What parts of a long run gave, a line each, so that a run that was stopped can go on."""
 
 import json
 from collections.abc import Mapping

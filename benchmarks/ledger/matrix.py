@@ -6,7 +6,7 @@ started for it, one tile and one experiment at a time or several, forwards and b
 another process. All of it is one numerics profile, so each verdict must be `exact`. Then by an
 engine of another dtype, and one of two threads a tile: those must be `same_kind` where the cells
 are the same and otherwise `equivalent`, and name the one thing that differs. Exits with 1 where a
-verdict is not as it must be. Knows nothing of how cells are made.
+verdict is not as it must be.
 """
 
 import argparse

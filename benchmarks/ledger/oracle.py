@@ -1,6 +1,6 @@
 """What was acknowledged, and whether a ledger still has exactly that.
 
-Rows are read with plain SQL, not through the library that is on trial. Knows nothing of processes.
+Rows are read with plain SQL, not through the library that is on trial.
 """
 
 import json

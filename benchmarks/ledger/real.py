@@ -1,7 +1,6 @@
 """The real server and the real engine killed in the middle of screens, as often as asked.
 
 What is done to them is what `tests/interfaces/test_kills.py` does; here it goes on, on one home.
-Knows nothing of the fake engine's writers.
 """
 
 import os

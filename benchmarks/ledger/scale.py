@@ -1,10 +1,10 @@
 """Measures what a large ledger costs: `python -m benchmarks.ledger.scale --help`.
 
-Makes ledgers of growing size with `generate.py`, one at a time, and measures on each a page of
-20 experiments by every filter, one experiment with all that is known of it, and a whole `verify`.
+Makes ledgers of growing size with `generate.py`, one at a time, and measures on each a page of 20
+experiments by every filter, one experiment with all that is known of it, and a whole `verify`.
 Every question opens the file anew, as the tools do. Of several tries [least, median, processor] are
 reported: the least and the median time that passed, and the least processor time. On a busy machine
-the median measures the others. Knows nothing of the machine: say what it was.
+the median measures the others.
 """
 
 import argparse

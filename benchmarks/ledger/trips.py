@@ -1,16 +1,14 @@
 """Trip wires at every place where a ledger changes the disk: the k-th visit fails, or kills.
 
-    write     half of the bytes are written (SQLite's pages, an object, the spool, a lock, heads)
-    sync      the bytes are not yet forced to the disk
-    rename    an object is whole but has no name yet
-    truncate  SQLite's commit point under a rollback journal
-    delete    a lock or a spooled outcome that has arrived
-    open      a file or a folder that is about to be made
-    stored    an artifact is on the disk, its row is not
-    commit    every row is written, none is committed
-    committed the rows are on the disk, nobody has been told
-
-Knows nothing of what is being written.
+write     half of the bytes are written (SQLite's pages, an object, the spool, a lock, heads)
+sync      the bytes are not yet forced to the disk
+rename    an object is whole but has no name yet
+truncate  SQLite's commit point under a rollback journal
+delete    a lock or a spooled outcome that has arrived
+open      a file or a folder that is about to be made
+stored    an artifact is on the disk, its row is not
+commit    every row is written, none is committed
+committed the rows are on the disk, nobody has been told
 """
 
 import errno

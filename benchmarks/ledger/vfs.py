@@ -1,7 +1,7 @@
 """SQLite's own file system, with a question before each write, sync, truncation and deletion.
 
 The answer may be an I/O error, or never come. It works below SQLite, in the process that asked, so
-a fault lands inside a commit as a failing disk's would. Knows nothing of ledgers.
+a fault lands inside a commit as a failing disk's would.
 """
 
 import _sqlite3

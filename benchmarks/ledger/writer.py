@@ -1,7 +1,6 @@
 """What a writer does until it is killed: real tool calls, and the ledger's own calls, both told.
 
-Each thing is said on the pipe once the library has said that it is done: an acknowledgement. Knows
-nothing of who kills it or of what is checked afterwards.
+Each thing is said on the pipe once the library has said that it is done: an acknowledgement.
 """
 
 import json

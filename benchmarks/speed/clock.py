@@ -1,7 +1,7 @@
 """Work and matrix products timed in turn, on the same threads, so that a busy machine hits both.
 
 Wall time is what a user waits; processor time (CPU only) leaves out what other processes took, so
-it tells what the code costs even on a machine that is not quiet. Knows nothing of models.
+it tells what the code costs even on a machine that is not quiet.
 """
 
 import resource

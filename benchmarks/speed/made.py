@@ -1,7 +1,7 @@
 """Samplers to time: a shipped checkpoint, or a preset with random weights over a made panel.
 
 Random weights draw any token as often as another, which is the worst case for caches; ceilings are
-the whole vocabulary, so nothing is saved on logits either. Knows nothing of clocks.
+the whole vocabulary, so nothing is saved on logits either.
 """
 
 from dataclasses import dataclass

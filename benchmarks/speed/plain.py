@@ -1,9 +1,8 @@
 """The plain reference sampler, kept to be compared with: the textbook algorithm, without tricks.
 
 Float32; every step runs the whole network in each branch, the first step too; logits of all genes
-over the whole vocabulary; Gumbel noise in float64 for every one of them, of which only the genes
-to be revealed are kept. Same law as `lingshu_model.sampling.sampler`, other draws.
-Knows nothing of tiles, seeds per cell or replay.
+over the whole vocabulary; Gumbel noise in float64 for every one of them, of which only the genes to
+be revealed are kept. Same law as `lingshu_model.sampling.sampler`, other draws.
 """
 
 import torch

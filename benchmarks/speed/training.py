@@ -1,7 +1,4 @@
-"""One optimiser step of the real training loop, on made cells: forward, backward, AdamW, average.
-
-Knows nothing of clocks.
-"""
+"""One optimiser step of the real training loop, on made cells: forward, backward, AdamW, mean."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

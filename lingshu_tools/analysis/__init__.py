@@ -1,11 +1,11 @@
-"""The numbers: paired effects, the sham null, interactions, objective scores and held-out errors.
+"""The numbers: paired effects, the null labels, interactions, objective scores and held-out errors.
 
-Plain numpy, no state, no clock. Knows nothing of ledgers, engines, tools or doors.
+Plain numpy, no state, no clock.
 """
 
 from lingshu_tools.analysis.effects import Effect, expression_levels, interval, paired_effect
 from lingshu_tools.analysis.interactions import NotMeasuredError, expected, interaction
-from lingshu_tools.analysis.null import ShamNull
+from lingshu_tools.analysis.null import NullLabels
 from lingshu_tools.analysis.residuals import PredictionError, Residuals
 from lingshu_tools.analysis.scores import Objective, Score, paired_score
 from lingshu_tools.analysis.student import benjamini_hochberg, t_quantile, t_two_sided
@@ -14,11 +14,11 @@ from lingshu_tools.analysis.summaries import Summary, summarised
 __all__ = [
     "Effect",
     "NotMeasuredError",
+    "NullLabels",
     "Objective",
     "PredictionError",
     "Residuals",
     "Score",
-    "ShamNull",
     "Summary",
     "benjamini_hochberg",
     "expected",

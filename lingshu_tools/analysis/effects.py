@@ -3,7 +3,7 @@
 Control and perturbed cells of one experiment share their random streams, so cell i of one arm is
 paired with cell i of the other and every standard error is over the paired differences. It is a
 Monte Carlo error: it says how far these n cells are from infinitely many cells of the same model,
-not how far the model is from nature. Knows nothing of ledgers, engines or objectives.
+not how far the model is from nature.
 """
 
 import math
@@ -197,7 +197,7 @@ def _jackknife_norm(blocks: Floats, sizes: Floats) -> float | None:
         return None
     whole, rest = blocks.sum(0), sizes.sum() - sizes
     without = ((whole - block) / n for block, n in zip(blocks, rest, strict=True))
-    norms = np.array([np.linalg.norm(one[None], axis=1)[0] for one in without])
+    norms = np.array([np.linalg.norm(record[None], axis=1)[0] for record in without])
     g = len(blocks)
     return float(np.sqrt((g - 1) / g * ((norms - norms.mean()) ** 2).sum()))
 

@@ -4,7 +4,7 @@ The change of a set is the sum of the interactions of all its subsets, so an int
 set does beyond everything its smaller subsets explain: of one intervention its own change, of two
 the double less both singles, of three what no pair explains. A null of order 1 is the additive one,
 of order 2 the pairwise one. Changes are on whatever scale they come, and what is additive on one
-scale is not on another. Knows nothing of noise.
+scale is not on another.
 """
 
 from collections.abc import Collection, Mapping

@@ -1,9 +1,8 @@
-"""The sham null: what the model makes of a label that means nothing.
+"""The null labels: what the model makes of a label that means nothing.
 
 Paired controls are the same cells, so a control against a control is identically zero and no null.
-A checkpoint is therefore trained with sham interventions (random control subsets labelled as if
-perturbed); an effect is called significant when it is unlike theirs. Knows nothing of how the shams
-were sampled.
+A checkpoint is therefore trained with null labels (random control subsets labelled as if
+perturbed); an effect is called significant when it is unlike theirs.
 """
 
 import math
@@ -21,11 +20,11 @@ PRIOR_DF = 4.0
 
 
 @dataclass(frozen=True)
-class ShamNull:
-    """Effects of the sham interventions of one checkpoint.
+class NullLabels:
+    """Effects of the null labels of one checkpoint.
 
     Attributes:
-        changes: float64 [shams, genes], log1p_cp10k in panel order; NaN where unmeasured.
+        changes: float64 [null labels, genes], log1p_cp10k in panel order; NaN where unmeasured.
         steps: sampling steps they were made with; None where not recorded.
     """
 
@@ -33,29 +32,31 @@ class ShamNull:
     steps: int | None = None
 
     @classmethod
-    def from_evidence(cls, evidence: Mapping[str, Any], panel: Sequence[str]) -> "ShamNull | None":
+    def from_evidence(
+        cls, evidence: Mapping[str, Any], panel: Sequence[str]
+    ) -> "NullLabels | None":
         """Return the null written in a checkpoint's evidence, in panel order; None without one.
 
-        Fewer than three shams make no null.
+        Fewer than three null labels make no null.
         """
-        sham = evidence.get("sham")
-        if not sham or len(sham["changes"]) < 3:
+        recorded = evidence.get("sham")
+        if not recorded or len(recorded["changes"]) < 3:
             return None
-        by_gene = {g: i for i, g in enumerate(sham["genes"])}
-        wide = np.full((len(sham["changes"]), len(panel)), np.nan)
+        by_gene = {g: i for i, g in enumerate(recorded["genes"])}
+        wide = np.full((len(recorded["changes"]), len(panel)), np.nan)
         kept = [i for i, gene in enumerate(panel) if gene in by_gene]
-        values = np.array(sham["changes"], np.float64)
+        values = np.array(recorded["changes"], np.float64)
         wide[:, kept] = values[:, [by_gene[panel[i]] for i in kept]]
-        return cls(wide, sham.get("steps"))
+        return cls(wide, recorded.get("steps"))
 
     @property
     def n_shams(self) -> int:
-        """How many sham effects there are."""
+        """How many effects of null labels there are."""
         return len(self.changes)
 
     @property
     def magnitudes(self) -> Floats:
-        """L2 norm of each sham effect, log1p_cp10k."""
+        """L2 norm of each null label effect, log1p_cp10k."""
         return np.sqrt(np.nansum(self.changes**2, axis=1))
 
     def gene_q(self, effect: Effect) -> Floats:
@@ -63,27 +64,27 @@ class ShamNull:
         return benjamini_hochberg(self.gene_p(effect))
 
     def gene_p(self, effect: Effect) -> Floats:
-        """Return the two-sided p of each gene's change against the shams' changes of that gene."""
+        """Return the two-sided p of each gene's change against those of the null labels."""
         return self._p(self.changes, effect.change, effect.change_se)
 
     def score_p(self, weights: NDArray[np.float64], score: float, se: float | None) -> float | None:
-        """Return the two-sided p of an objective's score against the shams' scores.
+        """Return the two-sided p of an objective's score against the null labels' scores.
 
         Args:
             weights: float64 [genes], what each gene's change counts in the score.
             score: the score, log1p_cp10k.
             se: its Monte Carlo standard error.
         """
-        shams = self._scores(weights)
-        if shams is None:
+        scores = self._scores(weights)
+        if scores is None:
             return None
         errors = None if se is None else np.array([se])
-        return float(self._p(shams[:, None], np.array([score]), errors)[0])
+        return float(self._p(scores[:, None], np.array([score]), errors)[0])
 
     def score_spread(self, weights: NDArray[np.float64]) -> float | None:
-        """Return the standard deviation of a new sham's score, or None where a gene is missing."""
-        shams = self._scores(weights)
-        return None if shams is None else float(_spread(shams.var(ddof=1), len(shams)))
+        """Return the standard deviation of a new label's score; None where a gene is missing."""
+        scores = self._scores(weights)
+        return None if scores is None else float(_spread(scores.var(ddof=1), len(scores)))
 
     def magnitude_p(self, effect: Effect) -> float:
         """Return the rank p of the magnitude: at least 1 / (n_shams + 1), however large it is."""
@@ -95,13 +96,13 @@ class ShamNull:
         scores = self.changes[:, used] @ weights[used]
         return scores if np.isfinite(scores).all() else None
 
-    def _p(self, shams: Floats, value: Floats, se: Floats | None) -> Floats:
-        spread = _spread(_floored(shams.var(axis=0, ddof=1), self.n_shams - 1), self.n_shams)
+    def _p(self, labels: Floats, value: Floats, se: Floats | None) -> Floats:
+        spread = _spread(_floored(labels.var(axis=0, ddof=1), self.n_shams - 1), self.n_shams)
         if se is not None:
-            # The shams' spread holds their own Monte Carlo error, but the weaker an effect the
-            # smaller that of paired cells: the tested effect's comes on top, whole.
+            # The spread of null labels includes their Monte Carlo error. That of paired cells is
+            # smaller the weaker an effect is, so the tested effect's is added in full.
             spread = np.hypot(spread, se)
-        distance = value - shams.mean(axis=0)
+        distance = value - labels.mean(axis=0)
         with np.errstate(divide="ignore", invalid="ignore"):
             t = distance / spread
         return np.where(distance == 0, 1.0, t_two_sided(t, self.n_shams - 1))
@@ -115,8 +116,8 @@ def _spread(variance: Floats, n: int) -> Floats:
 def _floored(variance: Floats, df: int) -> Floats:
     """Return variances, none smaller than itself shrunk towards the pooled one.
 
-    Sixteen shams can agree by accident; shrinking keeps such a gene from being called. It only ever
-    widens: shrinking a variable gene downwards would make its p too small.
+    Sixteen null labels can agree by chance; shrinking keeps such a gene from being called. It only
+    ever widens: shrinking a variable gene downwards would make its p too small.
     """
     finite = variance[np.isfinite(variance)]
     if len(finite) < 2:

@@ -2,7 +2,7 @@
 
 Read from `evidence["tiers"][tier]["residuals"]`, predicted - observed change (log1p_cp10k) of every
 held-out perturbation and gene. The observed side has its own sampling noise, so these errors are an
-upper bound of the model's. Knows nothing of how they were measured.
+upper bound of the model's.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,11 +40,11 @@ class Residuals:
     @classmethod
     def from_evidence(cls, evidence: Mapping[str, Any], tier: str) -> "Residuals | None":
         """Return the residuals of a support tier; None where none were measured."""
-        found = ((evidence.get("tiers") or {}).get(tier) or {}).get("residuals")
-        if not found:
+        residuals = ((evidence.get("tiers") or {}).get(tier) or {}).get("residuals")
+        if not residuals:
             return None
-        values = np.array(found["values"], np.float64)
-        return cls(values, tuple(found["genes"]), tuple(found["perturbations"]))
+        values = np.array(residuals["values"], np.float64)
+        return cls(values, tuple(residuals["genes"]), tuple(residuals["perturbations"]))
 
     def of_genes(self, panel: Sequence[str]) -> Floats:
         """Return each gene's root mean square residual in panel order, NaN where unknown."""

@@ -2,7 +2,7 @@
 
 score = mean over the objective's genes of sign x change (log1p_cp10k); sign is +1 for a gene to
 raise and -1 for one to lower, so a larger score is always better. A perturbation's own target genes
-are left out: lowering the gene one knocks out is no finding. Knows nothing of screens or ledgers.
+are left out: lowering the gene one knocks out is no finding.
 """
 
 import math

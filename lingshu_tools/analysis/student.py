@@ -1,7 +1,4 @@
-"""Student's t and Benjamini-Hochberg in plain numpy, since the server process loads no scipy.
-
-Knows nothing of genes or experiments.
-"""
+"""Student's t and Benjamini-Hochberg in plain numpy, since the server process loads no scipy."""
 
 import math
 from functools import cache

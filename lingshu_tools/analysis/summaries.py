@@ -1,6 +1,6 @@
 """What sampled cells are like, gene by gene and as a whole.
 
-Cells are gone through twice, a block at a time. Knows nothing of training cells or of effects.
+Cells are gone through twice, a block at a time.
 """
 
 from dataclasses import dataclass

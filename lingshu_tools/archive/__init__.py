@@ -1,7 +1,4 @@
-"""A whole ledger as one zip, and back: nothing is let in that does not verify.
-
-Knows nothing of tools or of how experiments are run.
-"""
+"""A whole ledger as one zip, and back: nothing is let in that does not verify."""
 
 from lingshu_tools.archive.arriving import import_ledger
 from lingshu_tools.archive.form import ArchiveError, Limits, Metadata

@@ -2,8 +2,7 @@
 
 Everything is unpacked and checked in a folder beside the home, which is put in place by one rename:
 before it nothing can be seen of the archive, after it all of it is on the disk. The database that
-arrived is only read; its rows are copied into one of ours. Knows nothing of how zips can lie, which
-is `members`' to know, or of what rows mean.
+arrived is only read; its rows are copied into one of ours.
 """
 
 import errno
@@ -123,8 +122,8 @@ def _file(members: Members, metadata: Metadata, name: str, target: Path) -> None
     if described is None or described.bytes != members.size(name):
         message = f"its {name} is not the one that its {form.METADATA} describes"
         raise ArchiveError(message)
-    if (found := _written(members, name, target)) != described.digest:
-        message = f"its {name} is {found}, but its {form.METADATA} says {described.digest}"
+    if (digest := _written(members, name, target)) != described.digest:
+        message = f"its {name} is {digest}, but its {form.METADATA} says {described.digest}"
         raise ArchiveError(message)
 
 
@@ -165,8 +164,8 @@ def _readable(connection: Connection, metadata: Metadata) -> Head:
             message = f"SQLite finds its {form.DATABASE} damaged: {said}"
             raise ArchiveError(message)
     _plain(connection)
-    found = inspect(connection)
-    if not all(found.has_table(table.name) for table in (schema.chain, schema.ledger)):
+    present = inspect(connection)
+    if not all(present.has_table(table.name) for table in (schema.chain, schema.ledger)):
         message = f"its {form.DATABASE} is a database, but not a ledger"
         raise ArchiveError(message)
     _known(connection)
@@ -218,9 +217,9 @@ def _objects(members: Members, metadata: Metadata, staged: Path) -> None:
     named = {form.member_of(digest): size for digest, size in sizes.items()}
     _same(named.keys() - set(members.objects), "lacks", "that its rows name")
     _same(set(members.objects) - named.keys(), "holds", "that no row names")
-    found = form.Objects(count=len(named), bytes=sum(named.values()))
-    if found != metadata.objects:
-        message = f"its rows name {found}, but its {form.METADATA} says {metadata.objects}"
+    objects = form.Objects(count=len(named), bytes=sum(named.values()))
+    if objects != metadata.objects:
+        message = f"its rows name {objects}, but its {form.METADATA} says {metadata.objects}"
         raise ArchiveError(message)
     for name, size in sorted(named.items()):
         if members.size(name) != size:

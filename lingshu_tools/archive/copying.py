@@ -3,7 +3,7 @@
 A ledger is insert-only, so all rows up to a head are one state of it, however long they take to
 read: the copy goes in short transactions and writers need not wait. Only known tables and columns
 are read, and the target's schema is ours, so nothing else of a source survives, be it free pages,
-triggers or views. Knows nothing of zips; hashes are `verify`'s to judge.
+triggers or views.
 """
 
 import sqlite3
@@ -48,9 +48,9 @@ def copy_rows(
         for start in range(1, head.seq + 1, BATCH):
             end = min(start + BATCH - 1, head.seq)
             with read() as connection:
-                found = [(table, _between(connection, table, columns, start, end))
+                parts = [(table, _between(connection, table, columns, start, end))
                          for table, columns in sources]  # fmt: skip
-            for table, rows in found:
+            for table, rows in parts:
                 if rows:
                     into.execute(insert(table), rows)
             progress(end, head.seq)
@@ -71,10 +71,10 @@ def _refusals() -> Generator[None]:
 
 def _known(connection: Connection, table: Table) -> list[Any]:
     # A column or a table that a later version added is missing in older files: NULL, or no rows.
-    found = inspect(connection)
-    if not found.has_table(table.name):
+    present = inspect(connection)
+    if not present.has_table(table.name):
         return []
-    names = {column["name"] for column in found.get_columns(table.name)}
+    names = {column["name"] for column in present.get_columns(table.name)}
     return [column for column in table.c if column.name in names]
 
 

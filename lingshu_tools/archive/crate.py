@@ -2,7 +2,7 @@
 
 One `CreateAction` for each experiment that succeeded or failed: the checkpoint as its instrument,
 the resolved request as its object, the artifacts as its results. The description follows from the
-rows alone; the rows remain what counts. Knows nothing of zips.
+rows alone; the rows remain what counts.
 """
 
 import json
@@ -21,7 +21,7 @@ CRATE = "https://w3id.org/ro/crate/1.1"
 TERMS = "https://w3id.org/ro/terms/workflow-run"
 # The two terms of the profile that are used, so that a reader need not fetch its context.
 CONTEXT = [f"{CRATE}/context", {name: f"{TERMS}#{name}" for name in ("environment", "sha256")}]
-UNLICENSED = "No licence was stated: ask whoever gave you this archive."
+UNLICENSED = "No licence was stated: ask the person who gave you this archive."
 STATUS = {
     "succeeded": "http://schema.org/CompletedActionStatus",
     "failed": "http://schema.org/FailedActionStatus",
@@ -39,8 +39,10 @@ def describe(connection: Connection, terms: str | None = None) -> Entity:
     ledger = connection.execute(select(schema.ledger)).mappings().one()
     runs = list(_runs(connection))
     environments = list(_environments(connection))
-    variables = {digest: [one["@id"] for one in found] for digest, found in environments}
-    files = [*_own_files(), *_objects(connection)]
+    variables = {
+        digest: [record["@id"] for record in properties] for digest, properties in environments
+    }
+    files = [*_crate_files(), *_objects(connection)]
     actions = [_action(run, variables) for run in runs]
     principals = sorted({run["principal"] for run in runs})
     licence = _licence(terms)
@@ -72,7 +74,7 @@ def describe(connection: Connection, terms: str | None = None) -> Entity:
         *files,
         *_instruments(runs),
         *(_agent(name) for name in principals),
-        *(one for _, found in environments for one in found),
+        *(record for _, properties in environments for record in properties),
         *(_request(run) for run in runs),
         *actions,
     ]
@@ -97,7 +99,7 @@ def _action(run: RowMapping, variables: Mapping[str, list[str]]) -> Entity:
     artifacts: dict[str, str] = json.loads(run["outcome_artifacts"])
     what = " in ".join(run[name] for name in ("perturbation", "context") if run[name])
     ran_on = variables.get(run["environment_digest"] or "", [])
-    found = {
+    entity = {
         "@id": f"#{run['id']}",
         "@type": "CreateAction",
         "name": f"{run['id']}: {run['tool']}",
@@ -112,7 +114,7 @@ def _action(run: RowMapping, variables: Mapping[str, list[str]]) -> Entity:
         "environment": _refs(ran_on),
         "error": run["outcome_error"],
     }
-    return _filled(found)
+    return _filled(entity)
 
 
 def _request(run: RowMapping) -> Entity:
@@ -126,7 +128,7 @@ def _request(run: RowMapping) -> Entity:
 
 
 def _instruments(runs: list[RowMapping]) -> list[Entity]:
-    found = {
+    entities = {
         _instrument_id(run): {
             "@id": _instrument_id(run),
             "@type": "SoftwareApplication",
@@ -137,7 +139,7 @@ def _instruments(runs: list[RowMapping]) -> list[Entity]:
         }
         for run in runs
     }
-    return [found[name] for name in sorted(found)]
+    return [entities[name] for name in sorted(entities)]
 
 
 def _instrument_id(run: RowMapping) -> str:
@@ -183,7 +185,7 @@ def _leaves(value: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str
             yield f"{path}{key}", text
 
 
-def _own_files() -> list[Entity]:
+def _crate_files() -> list[Entity]:
     return [
         _file(form.DATABASE, "ledger", "Every row, hash-chained.", "application/vnd.sqlite3"),
         _file(form.METADATA, "archive metadata", "Head, counts and digests.", "application/json"),
@@ -199,9 +201,9 @@ def _objects(connection: Connection) -> Iterator[Entity]:
     query = select(schema.artifact).order_by(schema.artifact.c.digest)
     for row in connection.execute(query).mappings():
         name, digest = roles.get(row["digest"], "object"), row["digest"]
-        made = _file(form.member_of(digest), name, f"Arrays of the role {name}.", _SAFETENSORS)
+        entity = _file(form.member_of(digest), name, f"Arrays of the role {name}.", _SAFETENSORS)
         sized = {"contentSize": str(row["size"]), "sha256": digest.removeprefix("sha256:")}
-        yield {**made, **sized}
+        yield {**entity, **sized}
 
 
 def _file(name: str, title: str, description: str, encoding: str) -> Entity:
@@ -230,8 +232,8 @@ def _filled(entity: Entity) -> Entity:
 
 def _refs(identifiers: Iterable[str]) -> Any:
     """Return references; a single one stands alone, as the specification asks."""
-    found = [_ref(one) for one in identifiers]
-    return found[0] if len(found) == 1 else found
+    references = [_ref(record) for record in identifiers]
+    return references[0] if len(references) == 1 else references
 
 
 def _ref(identifier: str) -> dict[str, str]:
@@ -241,4 +243,4 @@ def _ref(identifier: str) -> dict[str, str]:
 def _newest(connection: Connection, created_at: str) -> str:
     tables = (schema.outcome, schema.experiment, schema.screen, schema.verification)
     newest = (select(t.c.created_at).order_by(t.c.seq.desc()).limit(1) for t in tables)
-    return max([created_at, *(found for q in newest if (found := connection.scalar(q)))])
+    return max([created_at, *(time for q in newest if (time := connection.scalar(q)))])

@@ -1,6 +1,6 @@
 """What an archive is: its members, its metadata and how much of it is accepted.
 
-`docs/file-format.md` is the page for people. Knows nothing of zips or rows.
+`docs/file-format.md` is the page for people.
 """
 
 import json
@@ -87,23 +87,23 @@ class Metadata(_Part):
         """
         try:
             value: Any = json.loads(data)
-            found = value["format"]
+            version = value["format"]
         except (ValueError, RecursionError, KeyError, TypeError) as error:
             message = f"its {METADATA} is not the metadata of an archive ({error!r}); export again"
             raise ArchiveError(message) from error
-        if found != FORMAT:
+        if version != FORMAT:
             message = (
-                f"it has the format {found!r}, and this version reads {FORMAT!r}: use the "
+                f"it has the format {version!r}, and this version reads {FORMAT!r}: use the "
                 "lingshu-tools that wrote it, or a newer one"
             )
             raise ArchiveError(message)
         try:
-            made = cls.model_validate(value)
-            Head.parse(made.head)
+            metadata = cls.model_validate(value)
+            Head.parse(metadata.head)
         except (ValidationError, InputError) as error:
             message = f"its {METADATA} does not describe an archive: {error}"
             raise ArchiveError(message) from error
-        return made
+        return metadata
 
     @property
     def newest(self) -> Head:
@@ -136,7 +136,7 @@ def disk(path: Path) -> Generator[None]:
 def beside(path: Path, prefix: str) -> Generator[Path]:
     """Give a folder on the same disk as `path`, for as long as it is worked on.
 
-    Whoever is killed leaves it there. One that cannot be removed is no reason to fail.
+    A process that is killed leaves it there. One that cannot be removed is no reason to fail.
     """
     with tempfile.TemporaryDirectory(
         prefix=prefix, dir=path.parent, ignore_cleanup_errors=True

@@ -1,7 +1,7 @@
 """Export: the rows, the objects they name and a description of both, in one zip.
 
 The same ledger gives the same bytes (with one version of this library, SQLite and zlib): entries
-are sorted, carry no time of their own and no owner. Knows nothing of how an archive is let in.
+are sorted, carry no time of their own and no owner.
 """
 
 import stat
@@ -36,7 +36,7 @@ from lingshu_tools.ledger.reading import Reading
 CHUNK = 1024 * 1024
 # zlib's default level squeezes harder than this trial at its fastest, but not eight times as hard.
 _STORED_FROM = form.MAX_RATIO / 8
-_ONE_FILE = sqlite.Journal("truncate", "an archive holds one file")
+_SINGLE_FILE = sqlite.Journal("truncate", "an archive holds one file")
 Chunks = Callable[[], Iterable[bytes]]
 
 
@@ -78,7 +78,7 @@ def _exported(ledger: Reading, out: Path, terms: str | None, progress: Progress 
     with form.beside(out, ".export-") as folder:
         database = folder / form.DATABASE
         head = ledger.head()
-        counted = copy_rows(ledger.read, head, database, _ONE_FILE, progress or _silent)
+        counted = copy_rows(ledger.read, head, database, _SINGLE_FILE, progress or _silent)
         copy = Ledger.open_read_only(database, objects=ledger.objects.root)
         with copy.read() as connection:
             sizes = sizes_of(connection)

@@ -1,7 +1,7 @@
 """A zip from somebody else, looked at before anything is unpacked.
 
 What its directory says is checked first (count, names, kinds, sizes), and what is read is then held
-to what it said. Nothing here writes. Knows nothing of what the members mean.
+to what it said. Nothing here writes.
 """
 
 import stat
@@ -17,7 +17,7 @@ from lingshu_tools.archive import form
 from lingshu_tools.archive.form import ArchiveError, Limits
 
 CHUNK = 1024 * 1024
-_OWN = (form.METADATA, form.CRATE, form.DATABASE)
+_FIXED_MEMBERS = (form.METADATA, form.CRATE, form.DATABASE)
 _KINDS = (0, stat.S_IFREG)
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 # Small things may compress as well as they like.
@@ -37,7 +37,7 @@ class Members:
     @property
     def objects(self) -> list[str]:
         """The members that are objects, sorted."""
-        return sorted(set(self._infos) - set(_OWN))
+        return sorted(set(self._infos) - set(_FIXED_MEMBERS))
 
     @property
     def total(self) -> int:
@@ -136,7 +136,7 @@ def _acceptable(infos: list[zipfile.ZipInfo], size: int, limits: Limits) -> None
     if times > 1:
         message = f"it holds {name!r} {times} times: which one is meant cannot be known"
         raise ArchiveError(message)
-    if missing := set(_OWN) - {info.filename for info in infos}:
+    if missing := set(_FIXED_MEMBERS) - {info.filename for info in infos}:
         message = f"it lacks {', '.join(sorted(missing))}: it is no archive of a ledger"
         raise ArchiveError(message)
     total = sum(info.file_size for info in infos)
@@ -159,7 +159,7 @@ def _refused(info: zipfile.ZipInfo, limits: Limits) -> str | None:
         return "is a link"
     if kind not in _KINDS or info.is_dir():
         return "is no ordinary file"
-    if name not in _OWN and not form.OBJECT.fullmatch(name):
+    if name not in _FIXED_MEMBERS and not form.OBJECT.fullmatch(name):
         return "is no part of an archive"
     if info.flag_bits & 1:
         return "is encrypted"

@@ -1,7 +1,6 @@
-"""Validation errors rewritten for whoever has to mend the call.
+"""Validation errors rewritten for the caller that has to correct the call.
 
 Each line says the field, the value got, what is allowed and, for a misspelt name, the nearest.
-Knows nothing of what the fields mean.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ def teach(spec: ToolSpec, error: ValidationError) -> str:
     """Return the text of a refused call: a line for each wrong field, then what to do."""
     schema = spec.input_schema
     details = error.errors(include_url=False, include_context=True)
-    lines = [f"- {_line(schema, one)}" for one in details[:_MOST_LINES]]
+    lines = [f"- {_line(schema, record)}" for record in details[:_MOST_LINES]]
     if len(details) > _MOST_LINES:
         lines.append(f"- and {len(details) - _MOST_LINES} more")
     fields = ", ".join(_field(schema, name) for name in schema.get("properties", {}))
@@ -38,20 +37,20 @@ def teach(spec: ToolSpec, error: ValidationError) -> str:
     )
 
 
-def _line(schema: dict[str, Any], one: ErrorDetails) -> str:
-    path = _path(one["loc"])
-    if one["type"] == "extra_forbidden":
-        known = _properties(schema, one["loc"][:-1])
+def _line(schema: dict[str, Any], record: ErrorDetails) -> str:
+    path = _path(record["loc"])
+    if record["type"] == "extra_forbidden":
+        known = _properties(schema, record["loc"][:-1])
         allowed = f" Allowed: {', '.join(known)}." if known else " Leave it out."
-        return f"{path} is not an argument.{did_you_mean(str(one['loc'][-1]), known)}{allowed}"
-    if one["type"] == "missing":
-        return f"{path} is missing. {_about(schema, one['loc'])}".rstrip()
-    if one["type"] == "json_invalid":
-        return f"the arguments are not JSON: {_cut(one['msg'], _LONGEST_REASON)}"
-    reason = one["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+        return f"{path} is not an argument.{did_you_mean(str(record['loc'][-1]), known)}{allowed}"
+    if record["type"] == "missing":
+        return f"{path} is missing. {_about(schema, record['loc'])}".rstrip()
+    if record["type"] == "json_invalid":
+        return f"the arguments are not JSON: {_cut(record['msg'], _LONGEST_REASON)}"
+    reason = record["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     reason = _cut(reason, _LONGEST_REASON)
-    got = _cut(repr(one["input"]), _LONGEST)
-    return f"{path} = {got}: it should be {reason}. {_about(schema, one['loc'])}".rstrip()
+    got = _cut(repr(record["input"]), _LONGEST)
+    return f"{path} = {got}: it should be {reason}. {_about(schema, record['loc'])}".rstrip()
 
 
 def _path(loc: tuple[int | str, ...]) -> str:
@@ -67,12 +66,14 @@ def _cut(text: str, longest: int) -> str:
 
 def _about(schema: dict[str, Any], loc: tuple[int | str, ...]) -> str:
     """Return the description of the innermost described field of a path."""
-    found = ""
+    description = ""
     for depth in range(1, len(loc) + 1):
         name = loc[depth - 1]
         if isinstance(name, str):
-            found = _properties(schema, loc[: depth - 1]).get(name, {}).get("description", found)
-    return found
+            description = (
+                _properties(schema, loc[: depth - 1]).get(name, {}).get("description", description)
+            )
+    return description
 
 
 def _properties(schema: dict[str, Any], loc: tuple[int | str, ...]) -> dict[str, Any]:
@@ -92,9 +93,9 @@ def _object(root: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
     if "$ref" in node:
         return root.get("$defs", {}).get(node["$ref"].rsplit("/", 1)[-1], {})
     for option in node.get("anyOf", ()):
-        found = _object(root, option)
-        if found.get("type") in ("object", "array"):
-            return found
+        schema_of_option = _object(root, option)
+        if schema_of_option.get("type") in ("object", "array"):
+            return schema_of_option
     return node
 
 

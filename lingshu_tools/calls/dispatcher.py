@@ -1,7 +1,4 @@
-"""The one way in: a tool name and JSON arguments become a result or an error that teaches.
-
-Knows nothing of who asks; every door calls `call`.
-"""
+"""The one way in: a tool name and JSON arguments become a result or an error that teaches."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """How a waiting call tells its door how far an experiment is, without knowing the door.
 
-The door opens `reporting(sink)` around a call; whoever waits calls `report`. The sink lives in a
-context variable, so calls of one process do not hear each other. Knows nothing of experiments.
+The door opens `reporting(sink)` around a call; code that waits calls `report`. The sink lives in a
+context variable, so calls of one process do not hear each other.
 """
 
 from collections.abc import Callable, Generator

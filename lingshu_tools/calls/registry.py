@@ -1,7 +1,7 @@
 """The registry: every tool once, in a fixed order, for every door.
 
-A tool is a module of `lingshu_tools.tools` holding a `SPEC`. Modules are read when the registry
-is first asked, not at import. Knows nothing of MCP, click or the engine.
+A tool is a module of `lingshu_tools.tools` holding a `SPEC`. Modules are read when the registry is
+first asked, not at import.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The envelope every tool result comes in, and how one is rendered for a reader.
 
 A NaN or an infinity cannot be put into a result: what could not be computed is None, and a caveat
-says why. Knows nothing of tools, ledgers or doors.
+says why.
 """
 
 import json

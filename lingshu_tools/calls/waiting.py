@@ -23,7 +23,7 @@ POLL_S = 0.5
 """
 _PAUSE_S = 0.01
 """The least time between two looks, so that many announcements share one."""
-_LOOK_S = 2.0
+_CHECK_S = 2.0
 """How long one look may wait for a locked ledger."""
 
 
@@ -57,7 +57,7 @@ class Experiments(Protocol):
         """Return whether this process cannot go on with any of these."""
         ...
 
-    def made(self, ids: Sequence[str], sealed: set[str]) -> Progress:
+    def progress_of(self, ids: Sequence[str], sealed: set[str]) -> Progress:
         """Return how many cells of these experiments there are."""
         ...
 
@@ -136,22 +136,22 @@ class Watcher:
                 ledger = time.monotonic() >= self._ledger_due_at
                 if ledger:
                     self._ledger_due_at = time.monotonic() + POLL_S
-            # A ledger that cannot be read now is read again; whoever finishes a call reports it.
-            with suppress(LingshuError), time_limit(_LOOK_S):
-                self._look(watches, ledger=ledger)
+            # A ledger that cannot be read now is read again; what finishes a call reports it.
+            with suppress(LingshuError), time_limit(_CHECK_S):
+                self._check(watches, ledger=ledger)
             time.sleep(_PAUSE_S)
             with self._changed:
                 self._changed.wait_for(
                     lambda: self._nudged, max(self._ledger_due_at - time.monotonic(), 0)
                 )
 
-    def _look(self, watches: list[Watch], *, ledger: bool) -> None:
+    def _check(self, watches: list[Watch], *, ledger: bool) -> None:
         pending = sorted(set[str]().union(*(w.pending for w in watches)))
         sealed = self._experiments.sealed(pending, ledger=ledger)
         for watch in watches:
             watch.pending -= sealed
             ended = set(watch.ids) - watch.pending
-            progress = self._experiments.made(watch.ids, ended)
+            progress = self._experiments.progress_of(watch.ids, ended)
             over = not watch.pending or self._experiments.stopped(sorted(watch.pending))
             if over != watch.over or progress != watch.progress:
                 watch.over, watch.progress = over, progress

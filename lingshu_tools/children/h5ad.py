@@ -114,8 +114,8 @@ def _write_array(group: h5py.Group, name: str, values: NDArray[Any]) -> None:
 
 def _write_texts(group: h5py.Group, name: str, texts: Sequence[str]) -> None:
     packed = _COMPRESSION if texts else {}
-    made = group.create_dataset(name, data=np.array(texts, object), dtype=_TEXT, **packed)
-    _encode(made, "string-array", "0.2.0")
+    dataset = group.create_dataset(name, data=np.array(texts, object), dtype=_TEXT, **packed)
+    _encode(dataset, "string-array", "0.2.0")
 
 
 def _encode(element: h5py.Group | h5py.Dataset, kind: str, version: str) -> None:

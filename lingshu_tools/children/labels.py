@@ -1,7 +1,7 @@
 """Point labels that do not collide: each is put at the first free place around its point.
 
 A label covers no point, no other label and no leader line, and its own line crosses no label; one
-that finds no such place is left out, and who drew says how many. Knows nothing of what is plotted.
+that finds no such place is left out, and who drew says how many.
 """
 
 from collections.abc import Iterator, Sequence
@@ -46,10 +46,10 @@ def label_points(
     figure = cast("Figure", axes.figure)
     finite = others[np.isfinite(others).all(axis=1)]
     inside = np.asarray(axes.get_window_extent().extents, dtype=np.float64)
-    room = _Room(axes.transData.transform(finite), inside, figure.dpi / 72)
+    placement = _Placement(axes.transData.transform(finite), inside, figure.dpi / 72)
     left: list[str] = []
     for point, text, side in zip(points, texts, _sizes(figure, texts, size), strict=True):
-        offset = room.take(axes.transData.transform(point), side)
+        offset = placement.take(axes.transData.transform(point), side)
         if offset is None:
             left.append(text)
             continue
@@ -66,7 +66,7 @@ def label_points(
     return left
 
 
-class _Room:
+class _Placement:
     """What is taken of the axes, as boxes x0, y0, x1, y1 in pixels."""
 
     def __init__(self, points: Floats, inside: Floats, scale: float) -> None:
@@ -123,7 +123,7 @@ def _sizes(figure: Figure, texts: Sequence[str], size: float) -> list[tuple[floa
     renderer = FigureCanvasAgg(figure).get_renderer()
     sides: list[tuple[float, float]] = []
     for text in texts:
-        made = Text(0, 0, text, fontsize=size, fontstyle="italic", figure=figure)
-        box = made.get_window_extent(renderer)
+        artist = Text(0, 0, text, fontsize=size, fontstyle="italic", figure=figure)
+        box = artist.get_window_extent(renderer)
         sides.append((box.width, box.height))
     return sides

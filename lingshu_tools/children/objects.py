@@ -12,8 +12,8 @@ def checked(path: Path, digest: str) -> Path:
     Raises:
         TamperError: they are not those it was stored with.
     """
-    found = digest_file(path)
-    if found != digest:
-        message = f"{path} is {found}, not {digest}: it is damaged; replay its experiment"
+    actual = digest_file(path)
+    if actual != digest:
+        message = f"{path} is {actual}, not {digest}: it is damaged; replay its experiment"
         raise TamperError(message)
     return path

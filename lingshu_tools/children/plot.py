@@ -149,11 +149,11 @@ def _figure(
 def _line(figure: Figure, text: str, y: float, **style: Any) -> None:
     """Write a line over the figure's width, smaller where it would not fit."""
     width = figure.get_figwidth()
-    made = figure.text(_MARGIN / width, y, text, **style)
-    room = (width - 2 * _MARGIN) * figure.dpi
-    excess = made.get_window_extent().width / room
+    artist = figure.text(_MARGIN / width, y, text, **style)
+    width_px = (width - 2 * _MARGIN) * figure.dpi
+    excess = artist.get_window_extent().width / width_px
     if excess > 1:
-        made.set_fontsize(style["fontsize"] / excess)
+        artist.set_fontsize(style["fontsize"] / excess)
 
 
 def _ranked(axes: Axes, y: int, row: Mapping[str, Any]) -> None:
@@ -172,8 +172,8 @@ def _ranking_keys(rows: list[Mapping[str, Any]], limit: float | None) -> list[An
     dot: dict[str, Any] = {"marker": "o", "ls": "", "ms": 3.8, "mec": BLUE}
     keys: list[Any] = []
     if tested:
-        keys.append(Line2D([], [], mfc=BLUE, label="score, unlike shams (FDR ≤ 5 %)", **dot))
-    plain = "score, not told from shams" if tested else "score"
+        keys.append(Line2D([], [], mfc=BLUE, label="score, unlike null labels (FDR ≤ 5 %)", **dot))
+    plain = "score, not told from null labels" if tested else "score"
     keys.append(Line2D([], [], mfc="white", label=plain, **dot))
     keys.append(
         Line2D([], [], color=DARK, lw=1.0, marker="|", ms=6, label="95 % Monte Carlo interval")
@@ -181,7 +181,7 @@ def _ranking_keys(rows: list[Mapping[str, Any]], limit: float | None) -> list[An
     if any(r["prediction_error"] is not None for r in rows):
         keys.append(Line2D([], [], color="#9ecae1", lw=5.5, label="± held-out prediction error"))
     if limit is not None:
-        keys.append(Patch(color="#e9e9e9", label="reach of a meaningless (sham) label, 95 %"))
+        keys.append(Patch(color="#e9e9e9", label="95 % range of null labels"))
     return keys
 
 
@@ -193,7 +193,12 @@ def _volcano_keys(called: Any, job: Mapping[str, Any]) -> list[Any]:
         for s, c, m, t in (
             (-1, BLUE, "v", "lower"),
             (1, ORANGE, "^", "higher"),
-            (0, GREY, "o", "not told from shams" if job.get("threshold") is not None else "gene"),
+            (
+                0,
+                GREY,
+                "o",
+                "not told from null labels" if job.get("threshold") is not None else "gene",
+            ),
         )
         if s == 0 or job.get("threshold") is not None
     ]

@@ -46,7 +46,7 @@ def _work(task: dict[str, Any], out: Path, files: TaskFiles) -> Answer:
     module = importlib.import_module(f"lingshu_tools.children.{task['kind']}")
     unfinished = Path(tempfile.mkdtemp(prefix=files.prefix, dir=out))
     try:
-        made = module.run(task["job"], unfinished)
+        answer = module.run(task["job"], unfinished)
         digests: dict[str, str] = {}
         placed: dict[str, tuple[str, int, int]] = {}
         for file in sorted(unfinished.iterdir()):
@@ -61,7 +61,7 @@ def _work(task: dict[str, Any], out: Path, files: TaskFiles) -> Answer:
         sync_folder(out)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-    return Answer(task["digest"], made, placed, digests, task["facts"], time.time())
+    return Answer(task["digest"], answer, placed, digests, task["facts"], time.time())
 
 
 def remove_unfinished(out: Path, files: TaskFiles) -> None:

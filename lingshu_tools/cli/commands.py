@@ -1,7 +1,7 @@
 """The command line: the same tools and dispatcher as every other door.
 
 Commands import what they need when they run. Torch and MCP live in processes of their own, which
-`train`, `evaluate`, `engine run`, `serve` and `demo` become. Knows nothing of how tools work.
+`train`, `evaluate`, `engine run`, `serve` and `demo` become.
 """
 
 import json

@@ -1,6 +1,6 @@
 """What every command shares: `--home`, `--json`, errors as text or JSON, progress on a terminal.
 
-Imports click alone, so that `--help` answers at once; knows nothing of any one command.
+Imports click alone, so that `--help` answers at once.
 """
 
 import errno

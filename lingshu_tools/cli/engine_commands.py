@@ -1,4 +1,4 @@
-"""`lingshu engine`: the process that holds the checkpoints. Knows nothing of what it computes."""
+"""`lingshu engine`: the process that holds the checkpoints."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -203,12 +203,12 @@ def _ledger(app: "App") -> dict[str, Any]:
     try:
         # Who calls a doctor may have a database that is locked.
         with time_limit(_LEDGER_S):
-            return _named_ledger(url) if url else _own_ledger(app)
+            return _named_ledger(url) if url else _home_ledger(app)
     except LingshuError as error:
         return {"problem": str(error)}
 
 
-def _own_ledger(app: "App") -> dict[str, Any]:
+def _home_ledger(app: "App") -> dict[str, Any]:
     from lingshu_tools.ledger import Ledger
     from lingshu_tools.ledger.migrations import HEAD
     from lingshu_tools.ledger.sqlite import journal_for

@@ -1,7 +1,7 @@
 """An experiment or a screen as a page of a lab book: asked, came out, evidence, made on, record.
 
 Begins nothing and waits for nothing. Text that came from outside is shown without characters that
-could steer a terminal. Knows nothing of how a result is worked out.
+could steer a terminal.
 """
 
 from __future__ import annotations
@@ -40,39 +40,39 @@ def page(app: App, name: str) -> str:
     Raises:
         NotFoundError: there is none of that id here or in the reference ledger.
     """
-    made = _screen_page(app, name) if is_screen(name) else _experiment_page(app, name)
-    return plain("\n".join(made))
+    lines = _screen_page(app, name) if is_screen(name) else _experiment_page(app, name)
+    return plain("\n".join(lines))
 
 
 def _experiment_page(app: App, name: str) -> list[str]:
     ledger, row = locate(app, name)
     outcome = ledger.outcome(row.id)
-    found = _found(app, row)
+    result = _result(app, row)
     return _laid_out(
         f"{row.id}  {row.tool}  {ledger.status(row.id)}",
         [
-            ("asked", _asked(row, ledger.tags([row.id]).get(row.id, []))),
-            ("came out", _came_out(found, outcome)),
-            ("evidence", _evidence(found) if isinstance(found, Result) else []),
-            ("made on", _made_on(ledger, outcome)),
+            ("asked", _call_lines(row, ledger.tags([row.id]).get(row.id, []))),
+            ("came out", _came_out(result, outcome)),
+            ("evidence", _evidence(result) if isinstance(result, Result) else []),
+            ("made on", _environment_lines(ledger, outcome)),
             ("replays", [*_verdict(app, row), *_replays(ledger, row)]),
             ("record", _record(ledger, row, outcome)),
         ],
     )
 
 
-def _found(app: App, row: Experiment) -> Result | str:
+def _result(app: App, row: Experiment) -> Result | str:
     """Return the result as tools show it, or why it cannot be shown with its checkpoint's eyes."""
     try:
-        one = shown(app, row.id)
+        record = shown(app, row.id)
     except (InputError, CheckpointError) as error:
         return str(error)
     if row.tool == "sample_cells":
-        return show_sample(app, one, limit=ROWS)
-    return show_effect(app, one, limit=ROWS)
+        return show_sample(app, record, limit=ROWS)
+    return show_effect(app, record, limit=ROWS)
 
 
-def _asked(row: Experiment, tags: Sequence[str]) -> list[str]:
+def _call_lines(row: Experiment, tags: Sequence[str]) -> list[str]:
     request = row.request
     who = f"{row.principal}, through {row.door}"
     origin = replayed(row)
@@ -103,27 +103,31 @@ def _chosen(values: Mapping[str, Any], names: Iterable[str]) -> str:
     return ", ".join(f"{name} {values[name]}" for name in names if name in values)
 
 
-def _came_out(found: Result | str, outcome: Outcome | None) -> list[str]:
-    if isinstance(found, str):
+def _came_out(result: Result | str, outcome: Outcome | None) -> list[str]:
+    if isinstance(result, str):
         kept = ((outcome and outcome.result) or {}).get("kept", [])[:ROWS]
-        return [*_wrapped(found), *(f"{row['gene']}  {row['value']:+.3g}" for row in kept)]
-    lines = _wrapped(found.summary)
-    if isinstance(found, PerturbResult):
-        if size := found.magnitude:
-            null = "" if size.sham_q95 is None else f"; 95 % of shams are below {size.sham_q95:.3g}"
+        return [*_wrapped(result), *(f"{row['gene']}  {row['value']:+.3g}" for row in kept)]
+    lines = _wrapped(result.summary)
+    if isinstance(result, PerturbResult):
+        if size := result.magnitude:
+            null = (
+                ""
+                if size.sham_q95 is None
+                else f"; 95 % of null labels are below {size.sham_q95:.3g}"
+            )
             lines += ["", f"magnitude {size.value:.3g} (log1p_cp10k, L2 over genes){null}"]
-        lines += [f"target {one.gene}: {one.note}" for one in found.target_check]
-        lines += _table(gene_table(found.genes)) if found.genes else []
-    if isinstance(found, SampleResult) and found.genes:
-        lines += _table(sample_table(found))
+        lines += [f"target {record.gene}: {record.note}" for record in result.target_check]
+        lines += _table(gene_table(result.genes)) if result.genes else []
+    if isinstance(result, SampleResult) and result.genes:
+        lines += _table(sample_table(result))
     return lines
 
 
-def _evidence(found: Result) -> list[str]:
-    support, evidence = found.support, found.evidence
+def _evidence(result: Result) -> list[str]:
+    support, evidence = result.support, result.evidence
     lines = [f"support: {support.tier}; {support.note}"] if support else []
     lines += _figures(evidence) if evidence else ["no held-out figure for this support tier"]
-    return [*lines, *(line for caveat in found.caveats for line in _wrapped(caveat, "! "))]
+    return [*lines, *(line for caveat in result.caveats for line in _wrapped(caveat, "! "))]
 
 
 def _figures(evidence: EvidenceView) -> list[str]:
@@ -133,17 +137,21 @@ def _figures(evidence: EvidenceView) -> list[str]:
         *_pairs(
             {
                 name.replace("_", " "): "undefined"
-                if one.value is None
-                else f"{one.value:.2f}"
-                + (f"  [{one.interval[0]:.2f}, {one.interval[1]:.2f}]" if one.interval else "")
-                for name, one in figures.items()
+                if record.value is None
+                else f"{record.value:.2f}"
+                + (
+                    f"  [{record.interval[0]:.2f}, {record.interval[1]:.2f}]"
+                    if record.interval
+                    else ""
+                )
+                for name, record in figures.items()
             }
         ),
         f"verdict: {evidence.verdict}",
     ]
 
 
-def _made_on(ledger: Ledger, outcome: Outcome | None) -> list[str]:
+def _environment_lines(ledger: Ledger, outcome: Outcome | None) -> list[str]:
     if outcome is None or outcome.environment_digest is None:
         return []
     took = None if outcome.seconds is None else f"{outcome.seconds:.3g} s"
@@ -160,15 +168,15 @@ def _leaves(value: Mapping[str, Any], path: str = "") -> Iterable[tuple[str, str
 
 
 def _verdict(app: App, row: Experiment) -> list[str]:
-    found = verdict_of(app, row) if replayed(row) and row.parent else None
-    return [f"{found.verdict}, this one, of {replayed(row)}"] if found else []
+    verdict = verdict_of(app, row) if replayed(row) and row.parent else None
+    return [f"{verdict.verdict}, this one, of {replayed(row)}"] if verdict else []
 
 
 def _replays(ledger: Ledger, row: Experiment) -> list[str]:
     return [
-        f"{one.verdict}  {one.created_at}  {one.replay_id or 'no experiment of its own'}"
-        + (f"  differs in {', '.join(one.differs)}" if one.differs else "")
-        for one in ledger.verifications(row.id)
+        f"{record.verdict}  {record.created_at}  {record.replay_id or 'no experiment of its own'}"
+        + (f"  differs in {', '.join(record.differs)}" if record.differs else "")
+        for record in ledger.verifications(row.id)
     ]
 
 
@@ -195,9 +203,9 @@ def _record(ledger: Ledger, row: Experiment, outcome: Outcome | None) -> list[st
 def _screen_page(app: App, name: str) -> list[str]:
     ledger, screen = locate_screen(app, name)
     plan = screen.plan
-    found = _found_screen(app, ledger, screen)
+    result = _screen_result(app, ledger, screen)
     aims = (f"{verb} {', '.join(genes)}" for verb, genes in plan["objective"].items() if genes)
-    asked = {
+    arguments = {
         "objective": "; ".join(aims),
         "candidates": str(len(plan["candidates"])),
         "in": context_label(plan["context"]),
@@ -214,22 +222,22 @@ def _screen_page(app: App, name: str) -> list[str]:
         "head": str(ledger.head()),
         "ledger": ledger.name,
     }
-    ranked = found.ranking if isinstance(found, ScreenResult) else []
+    ranked = result.ranking if isinstance(result, ScreenResult) else []
     ranking = _table(ranking_table(ranked)) if ranked else []
     sections = [
-        ("asked", _pairs(asked)),
-        ("came out", [*_wrapped(found.summary), *ranking]),
-        ("evidence", _evidence(found)),
+        ("asked", _pairs(arguments)),
+        ("came out", [*_wrapped(result.summary), *ranking]),
+        ("evidence", _evidence(result)),
         (
             "experiments",
             [f"{child.id}  {child.perturbation}" for child in candidates_of(ledger, name)],
         ),
         ("record", _pairs(kept)),
     ]
-    return _laid_out(f"{name}  screen  {found.status}", sections)
+    return _laid_out(f"{name}  screen  {result.status}", sections)
 
 
-def _found_screen(app: App, ledger: Ledger, screen: Screen) -> Result:
+def _screen_result(app: App, ledger: Ledger, screen: Screen) -> Result:
     try:
         return screen_shown(app, screen.id, top=ROWS)
     except MissingCheckpointError as error:

@@ -1,7 +1,4 @@
-"""`lingshu ledger`: look at what was run, prove that nobody changed it, take it elsewhere.
-
-Knows nothing of hashes: the ledger verifies itself.
-"""
+"""`lingshu ledger`: look at what was run, prove that nobody changed it, take it elsewhere."""
 
 import os
 from collections.abc import Sequence
@@ -53,8 +50,8 @@ def list_(
     from lingshu_tools.calls.dispatcher import call
     from lingshu_tools.calls.registry import registry
 
-    asked = {"tool": tool, "status": status, "tag": tag, "limit": limit, "before": before}
-    arguments = {name: value for name, value in asked.items() if value is not None}
+    request = {"tool": tool, "status": status, "tag": tag, "limit": limit, "before": before}
+    arguments = {name: value for name, value in request.items() if value is not None}
     result = call(_app(database), "list_experiments", arguments)
     show(result, registry()["list_experiments"].text(result))
 
@@ -85,8 +82,8 @@ def show_(experiment_id: str, database: Path | None) -> None:
 def tag_(experiment_id: str, tags: tuple[str, ...]) -> None:
     """Tag an experiment, so that `list --tag` finds it; a tag is never taken away."""
     app = open_app()
-    found = app.ledger.tag(experiment_id, tags, principal=app.principal)
-    _tell({"experiment_id": experiment_id, "tags": found}, f"{experiment_id}: {', '.join(found)}")
+    names = app.ledger.tag(experiment_id, tags, principal=app.principal)
+    _tell({"experiment_id": experiment_id, "tags": names}, f"{experiment_id}: {', '.join(names)}")
 
 
 @ledger.command()
@@ -128,16 +125,16 @@ def export_(out: Path, terms: str | None, database: Path | None) -> None:
     from lingshu_tools.archive import export_ledger
 
     with progress_bar("export") as sink:
-        made = export_ledger(_app(database).ledger, out, terms=terms, progress=sink)
-    told = made.metadata.model_dump(mode="json")
-    rows, objects = sum(made.metadata.rows.values()), made.metadata.objects
+        archive = export_ledger(_app(database).ledger, out, terms=terms, progress=sink)
+    metadata = archive.metadata.model_dump(mode="json")
+    rows, objects = sum(archive.metadata.rows.values()), archive.metadata.objects
     _tell(
-        {"path": str(made.path), "digest": made.digest, "bytes": made.bytes, **told},
-        f"{made.path}: {rows} rows and {objects.count} objects, {made.bytes:,} bytes\n"
-        f"{made.digest}\nhead {made.metadata.head}",
+        {"path": str(archive.path), "digest": archive.digest, "bytes": archive.bytes, **metadata},
+        f"{archive.path}: {rows} rows and {objects.count} objects, {archive.bytes:,} bytes\n"
+        f"{archive.digest}\nhead {archive.metadata.head}",
         [
             f"the outcome of {name} still waits for the database; it is not in"
-            for name in made.spooled
+            for name in archive.spooled
         ],
     )
 
@@ -166,12 +163,14 @@ def import_(archive: Path, into: Path | None, max_gib: int) -> None:
         raise InputError(message)
     home = into.expanduser().absolute() if into else open_app().home
     with progress_bar("import") as sink:
-        made = import_ledger(archive, home, limits=Limits(total=max_gib * 1024**3), progress=sink)
-    rows, objects = sum(made.metadata.rows.values()), made.metadata.objects
+        imported = import_ledger(
+            archive, home, limits=Limits(total=max_gib * 1024**3), progress=sink
+        )
+    rows, objects = sum(imported.metadata.rows.values()), imported.metadata.objects
     _tell(
-        {"home": str(made.home), **made.metadata.model_dump(mode="json")},
-        f"{made.home}: {rows} rows and {objects.count} objects, all verified\n"
-        f"head {made.metadata.head}: compare it with one the sender names",
+        {"home": str(imported.home), **imported.metadata.model_dump(mode="json")},
+        f"{imported.home}: {rows} rows and {objects.count} objects, all verified\n"
+        f"head {imported.metadata.head}: compare it with one the sender names",
     )
 
 
@@ -190,23 +189,23 @@ def gc(older_than: float, *, delete: bool) -> None:
     """List objects that no row refers to, or delete them; safe while others are at work."""
     from lingshu_tools.ledger.garbage import DAY_S, collect_garbage
 
-    found = collect_garbage(open_app().ledger, min_age_s=older_than * DAY_S, delete=delete)
-    named = [str(path) for path in found.paths]
-    counted = f"{len(named)} objects, {found.bytes:,} bytes, that no row refers to"
-    done = f"{found.deleted} deleted" if delete else "nothing deleted; --delete does it"
+    garbage = collect_garbage(open_app().ledger, min_age_s=older_than * DAY_S, delete=delete)
+    named = [str(path) for path in garbage.paths]
+    counted = f"{len(named)} objects, {garbage.bytes:,} bytes, that no row refers to"
+    outcome = f"{garbage.deleted} deleted" if delete else "nothing deleted; --delete does it"
     _tell(
         {
             "objects": named,
-            "bytes": found.bytes,
-            "young": found.young,
-            "kept": found.kept,
-            "deleted": found.deleted,
+            "bytes": garbage.bytes,
+            "young": garbage.young,
+            "kept": garbage.kept,
+            "deleted": garbage.deleted,
         },
         "\n".join(
             [
                 *named,
-                f"{counted}: {done}",
-                f"kept: {found.kept} in use, {found.young} younger than {older_than:g} days",
+                f"{counted}: {outcome}",
+                f"kept: {garbage.kept} in use, {garbage.young} younger than {older_than:g} days",
             ]
         ),
     )

@@ -1,4 +1,4 @@
-"""`lingshu ledger migrate`: bring a ledger to this version's schema. Knows nothing of schemas."""
+"""`lingshu ledger migrate`: bring a ledger to this version's schema."""
 
 import os
 from pathlib import Path
@@ -26,17 +26,21 @@ def migrate(database: Path | None) -> None:
     from lingshu_tools.ledger.migrate import migrate_server
 
     url = None if database else os.environ.get("LINGSHU_LEDGER")
-    done = migrate_server(url) if url else bring(database or open_app().home / "experiments.db")
+    migrated = migrate_server(url) if url else bring(database or open_app().home / "experiments.db")
     if settings().as_json:
-        backup = None if done.backup is None else str(done.backup)
-        changed = {"before": done.before, "after": done.after, "restored": done.restored}
+        backup = None if migrated.backup is None else str(migrated.backup)
+        changed = {
+            "before": migrated.before,
+            "after": migrated.after,
+            "restored": migrated.restored,
+        }
         echo_json({"status": "succeeded", **changed, "backup": backup})
         return
-    for restored in done.restored:
+    for restored in migrated.restored:
         click.echo(f"restored: {restored}")
-    if done.before == done.after:
-        click.echo(f"schema {done.after} already; what is derived from the rows was made anew")
+    if migrated.before == migrated.after:
+        click.echo(f"schema {migrated.after} already; what is derived from the rows was made anew")
     else:
-        click.echo(f"schema {done.before} is now {done.after}")
-    if done.backup is not None:
-        click.echo(f"as it was, it is in {done.backup}")
+        click.echo(f"schema {migrated.before} is now {migrated.after}")
+    if migrated.backup is not None:
+        click.echo(f"as it was, it is in {migrated.backup}")

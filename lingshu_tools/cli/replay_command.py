@@ -1,7 +1,4 @@
-"""`lingshu replay`: one experiment, a sample, or all of them, run again from their rows.
-
-Knows nothing of how a replay is judged.
-"""
+"""`lingshu replay`: one experiment, a sample, or all of them, run again from their rows."""
 
 import re
 from pathlib import Path
@@ -32,8 +29,8 @@ _PERCENT = re.compile(r"(\d+(?:\.\d+)?) ?%")
 def _share(_: click.Context, __: click.Parameter, value: str | None) -> float | None:
     if value is None:
         return None
-    found = _PERCENT.fullmatch(value.strip())
-    share = float(found[1]) / 100 if found else 0.0
+    match = _PERCENT.fullmatch(value.strip())
+    share = float(match[1]) / 100 if match else 0.0
     if not 0 < share <= 1:
         message = f"{value!r} is no share: write it in per cent, such as 1% or 0.5%"
         raise click.BadParameter(message)
@@ -102,16 +99,16 @@ def _screen(app: "App", screen_id: str) -> "Result":
 
     with progress_bar("replay") as sink, reporting(sink):
         while True:
-            asked = {"id": screen_id, "wait_s": WAIT_S, "limit": 2000}
-            result = call(app, "replay_experiment", asked)
+            arguments = {"id": screen_id, "wait_s": WAIT_S, "limit": 2000}
+            result = call(app, "replay_experiment", arguments)
             if result.status not in ("queued", "running"):
                 return result
 
 
 def verdict_of(result: Any) -> str | None:
     """Return the verdict of a replay, whether it was waited for or asked for later."""
-    found = getattr(result, "replay", result)
-    return getattr(found, "verdict", None)
+    replay = getattr(result, "replay", result)
+    return getattr(replay, "verdict", None)
 
 
 def _many(ctx: click.Context, share: float | None, database: Path | None) -> None:
@@ -132,7 +129,7 @@ def _tell(tally: "Tally", of: int) -> None:
     earlier = len(tally.verdicts) - tally.now
     others = {name: verdict for name, verdict in tally.verdicts.items() if verdict != "exact"}
     if settings().as_json:
-        told = {
+        fields = {
             "status": "succeeded" if tally.ok else "failed",
             "finished": of,
             "chosen": len(tally.verdicts) + len(tally.failed),
@@ -142,7 +139,7 @@ def _tell(tally: "Tally", of: int) -> None:
             "not_exact": others,
             "without_verdict": tally.failed,
         }
-        echo_json(told)
+        echo_json(fields)
         return
     counted = ", ".join(f"{count} {verdict}" for verdict, count in tally.counts.items())
     lines = [

@@ -78,11 +78,11 @@ def view_of(
     except ValidationError as error:
         message = f"the engine answered {response.text[:200]!r}, which is no view of a job"
         raise ForeignAnswerError(message) from error
-    asked = (wanted.arm.digest, wanted.fresh) if wanted else (view.request, view.fresh)
-    if (view.request, view.fresh) != asked or job_id not in (None, view.job_id):
+    arguments = (wanted.arm.digest, wanted.fresh) if wanted else (view.request, view.fresh)
+    if (view.request, view.fresh) != arguments or job_id not in (None, view.job_id):
         message = (
             f"the engine answered with job {view.job_id} of arm {view.request}, and "
-            f"{job_id or 'a job'} of {asked[0]} was asked for: the answer was not used"
+            f"{job_id or 'a job'} of {arguments[0]} was asked for: the answer was not used"
         )
         raise ForeignAnswerError(message)
     if view.profile is not None and digest_json(view.profile) != view.profile_digest:
@@ -91,7 +91,7 @@ def view_of(
     return view
 
 
-def bound_cells(file: IO[bytes], arm: ArmRequest) -> Cells:
+def cells_of_request(file: IO[bytes], arm: ArmRequest) -> Cells:
     """Return the cells in a file, which must be those of an arm.
 
     Raises:

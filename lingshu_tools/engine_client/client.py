@@ -34,7 +34,12 @@ from lingshu_model.contracts import (
 from lingshu_model.contracts.canonical import HASH_PREFIX
 from lingshu_model.system.places import EnginePlaces
 from lingshu_model.system.private import private_folder
-from lingshu_tools.engine_client.answers import bound_cells, checked, requester_headers, view_of
+from lingshu_tools.engine_client.answers import (
+    cells_of_request,
+    checked,
+    requester_headers,
+    view_of,
+)
 from lingshu_tools.engine_client.ending import Ending
 from lingshu_tools.engine_client.http import Connection, LostError, OtherEngineError
 from lingshu_tools.engine_client.process import EngineProcess, Start
@@ -294,12 +299,12 @@ class Engine:
             with closing(response):
                 private_folder(folder)
                 with tempfile.TemporaryFile(dir=folder) as file:
-                    found = self._copied(response, file)
+                    cells = self._copied(response, file)
                     sent = response.headers.get("X-Lingshu-Digest")
-                    if sent != found:
-                        message = f"cells came as {found} and were sent as {sent}: ask again"
+                    if sent != cells:
+                        message = f"cells came as {cells} and were sent as {sent}: ask again"
                         raise ForeignAnswerError(message)
-                    return bound_cells(file, arm)
+                    return cells_of_request(file, arm)
         except OSError as error:
             message = (
                 f"the cells of {arm.digest} cannot be kept in {folder} ({error}): free some space "

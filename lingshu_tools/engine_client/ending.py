@@ -18,19 +18,19 @@ _TERM_S = 5.0
 _POLL_S = 0.05
 
 
-def end_holder(lock: Path, *, told: bool) -> Ending:
+def end_holder(lock: Path, *, requested: bool) -> Ending:
     """Return how the holder of an engine's lock ended, after it has.
 
     Args:
         lock: the lock file, in which the holder wrote who it is.
-        told: whether it was told to exit already.
+        requested: whether it was asked to exit already.
 
     Raises:
         EngineError: it runs on another machine, or nobody can tell which process it is.
     """
     if not is_held(lock):
-        return "exited" if told else "none"
-    if told and _is_free(lock, _LEAVING_S):
+        return "exited" if requested else "none"
+    if requested and _is_free(lock, _LEAVING_S):
         return "exited"
     pid = _holder(lock)
     if pid is None:

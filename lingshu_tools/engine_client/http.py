@@ -1,7 +1,7 @@
 """HTTP to an engine: every answer is matched with its request before anything is read from it.
 
 A request carries a random call id and the protocol's version, and the engine repeats both. What
-comes back without them is not used, whoever sent it, and the request is sent again. Requests may be
+comes back without them is not used, and the request is sent again. Requests may be
 repeated: equal ones mean the same job.
 
 Every request has a connection of its own. One that waits in a pool would be shared with processes
@@ -97,7 +97,7 @@ class Connection:
             method: the HTTP method.
             path: the URL's path.
             headers: those of this request alone.
-            stream: whether the body is to be read later; whoever asked closes the answer.
+            stream: whether the body is to be read later; the caller closes the answer.
             wait_s: seconds that the engine is asked to wait before it answers.
             options: as httpx takes them.
 

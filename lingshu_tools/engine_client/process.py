@@ -72,11 +72,11 @@ class EngineProcess:
         end = time.monotonic() + remaining(self._plan.timeout_s)
         with self._starting:
             while time.monotonic() < end:
-                found = self._info(None, _ENSURE_S) or self._start(waiting)
-                if found is not None and self._is_ours(found):
-                    return found
-                if found is not None:
-                    self._replace(found)
+                view = self._info(None, _ENSURE_S) or self._start(waiting)
+                if view is not None and self._is_ours(view):
+                    return view
+                if view is not None:
+                    self._replace(view)
         message = (
             f"no engine of lingshu {__version__} has answered at {self._place} for "
             f"{remaining(self._plan.timeout_s):.0f} s, and another one holds "
@@ -105,10 +105,10 @@ class EngineProcess:
         if self._url:
             return "exited" if self.shutdown() else "none"
         try:
-            told = self.shutdown()
+            requested = self.shutdown()
         except EngineBusyError:
-            told = False
-        return end_holder(self._plan.places.lock, told=told)
+            requested = False
+        return end_holder(self._plan.places.lock, requested=requested)
 
     @property
     def _place(self) -> str:
@@ -167,9 +167,9 @@ class EngineProcess:
     ) -> EngineInfo | None:
         # One that does not answer in time is waited for again by the next call.
         self._started = started
-        found = wait_until(info, started, limit_s, waiting)
+        answer = wait_until(info, started, limit_s, waiting)
         self._started = None
-        return found
+        return answer
 
     def _is_ours(self, info: EngineInfo) -> bool:
         same = self._url is not None or info.version == __version__

@@ -1,7 +1,4 @@
-"""Starting an engine detached from whoever needs it first.
-
-Knows nothing of jobs or of what the engine computes.
-"""
+"""Starting an engine detached from the process that needs it first."""
 
 import importlib.util
 import os
@@ -69,14 +66,14 @@ def turn_to_start(
     """Give None while this process alone may start an engine, or the info of one that answers.
 
     Each start loads torch, which takes seconds of computing: clients that begin at one moment would
-    hold up the one engine that is needed. Whoever ends inside the context gives the turn away.
+    hold up the one engine that is needed. A process that ends inside the context gives up its turn.
 
     Raises:
         EngineBusyError: another one has been starting for `timeout_s` seconds.
         EngineError: the folder of the engine cannot be written.
     """
-    begin, found = time.monotonic(), None
-    while (turn := _turn(places)) is None and (found := info()) is None:
+    begin, view = time.monotonic(), None
+    while (turn := _turn(places)) is None and (view := info()) is None:
         if (waited := time.monotonic() - begin) > timeout_s:
             message = (
                 f"an engine that is starting or leaving holds {places.lock} or {places.starting} "
@@ -88,7 +85,7 @@ def turn_to_start(
             waiting(waited)
         time.sleep(_POLL_S)
     if turn is None:
-        yield found
+        yield view
         return
     with turn:
         yield None
@@ -158,10 +155,10 @@ def wait_until(
     begin = time.monotonic()
     while (waited := time.monotonic() - begin) < timeout_s:
         ended = started.process.poll()
-        if (found := info()) is not None:
-            if found.pid == started.process.pid:
+        if (view := info()) is not None:
+            if view.pid == started.process.pid:
                 _make_current(started.places, started.log)
-            return found
+            return view
         if ended == ALREADY_RUNNING:
             return None
         if ended is not None:

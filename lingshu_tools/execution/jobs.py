@@ -26,7 +26,7 @@ from lingshu_tools.errors import (
 )
 from lingshu_tools.experiments.designs import Design
 from lingshu_tools.experiments.replays import CELL_ROLES, group_of, replayed
-from lingshu_tools.experiments.workspace import Bench
+from lingshu_tools.experiments.workspace import Workspace
 from lingshu_tools.ledger import Experiment
 from lingshu_tools.system.deadline import time_limit
 
@@ -57,12 +57,12 @@ class Computed:
 class Jobs:
     """Views of jobs by experiment and role; usable from several threads."""
 
-    def __init__(self, bench: Bench, closing: Event) -> None:
+    def __init__(self, workspace: Workspace, closing: Event) -> None:
         """Start without any job; `closing` is set when this process stops working."""
-        self._bench, self._closing = bench, closing
+        self._workspace, self._closing = workspace, closing
         self._views: dict[tuple[str, str], JobView] = {}
         self._note: str | None = None
-        self.n_cells_made = 0
+        self.n_cells_sampled = 0
         # When each thread's request ought to have been answered at the latest.
         self._due: dict[int, float] = {}
 
@@ -78,15 +78,15 @@ class Jobs:
         requester = Requester(
             principal=experiment.principal,
             experiment=experiment.id,
-            group=group_of(self._bench, experiment),
+            group=group_of(self._workspace, experiment),
         )
 
         def ask() -> JobView:
             more = {"allow_unfit": True} if experiment.request.get("allow_unfit") else {}
-            return self._bench.engine.submit(arm, fresh=fresh, requester=requester, **more)
+            return self._workspace.engine.submit(arm, fresh=fresh, requester=requester, **more)
 
         def stopped() -> bool:
-            return self._bench.ledger.cancel_requested(experiment.id)
+            return self._workspace.ledger.cancel_requested(experiment.id)
 
         view = self._patiently(experiment, ask, stopped)
         self._keep(experiment, role, view)
@@ -126,7 +126,7 @@ class Jobs:
         )
         raise EngineError(message)
 
-    def done(self, experiment_id: str) -> int:
+    def n_computed(self, experiment_id: str) -> int:
         """Return how many cells of an experiment are computed, as far as is known."""
         views = [self._views.get((experiment_id, role)) for role in CELL_ROLES]
         return sum(view.done for view in views if view)
@@ -176,11 +176,11 @@ class Jobs:
         before = self._views.get((experiment.id, role))
         self._views[experiment.id, role] = view
         if before is not None:
-            self.n_cells_made += max(view.done - before.done, 0)
+            self.n_cells_sampled += max(view.done - before.done, 0)
 
     def _waited(self, experiment: Experiment, job_id: str, stopped: Callable[[], bool]) -> JobView:
         def ask() -> JobView:
-            return self._bench.engine.wait(job_id, _SLICE_S)
+            return self._workspace.engine.wait(job_id, _SLICE_S)
 
         return self._patiently(experiment, ask, stopped, wait_s=_SLICE_S)
 
@@ -192,7 +192,9 @@ class Jobs:
         view: JobView,
         stopped: Callable[[], bool],
     ) -> Cells:
-        cells = self._patiently(experiment, lambda: self._bench.engine.cells(view.job_id), stopped)
+        cells = self._patiently(
+            experiment, lambda: self._workspace.engine.cells(view.job_id), stopped
+        )
         arm = design.arms[role]
         if cells.origin and cells.origin.profile != view.profile_digest:
             # Computed anew by an engine that replaced the one that had them.
@@ -228,12 +230,12 @@ class Jobs:
             self._due[get_ident()] = time.monotonic() + wait_s
             try:
                 with time_limit(wait_s + patience):
-                    found = ask()
+                    answer = ask()
             except EngineBusyError as error:
                 self._note = f"{error}."
             else:
                 self._note = None
-                return found
+                return answer
             finally:
                 self._due.pop(get_ident(), None)
             if _is_stopped(stopped):

@@ -2,8 +2,7 @@
 
 An experiment is due until there is a verdict on it under the numerics profile of today's engine. So
 a run that was ended, in whatever way, goes on where it was: verdicts that are there are counted,
-replays that were begun are finished, and only the rest are begun. Knows nothing of how a verdict
-comes about or is shown.
+replays that were begun are finished, and only the rest are begun.
 """
 
 from __future__ import annotations
@@ -62,14 +61,14 @@ class Tally:
 
 def finished(ledger: Ledger) -> list[str]:
     """Return the experiments that succeeded, newest first, without those that are replays."""
-    found: list[str] = []
+    ids: list[str] = []
     before: str | None = None
     while True:
         page = ledger.find(status="succeeded", before=before, limit=_PAGE)
-        found += [i.experiment.id for i in page.items if replayed(i.experiment) is None]
+        ids += [i.experiment.id for i in page.items if replayed(i.experiment) is None]
         before = page.next_before
         if before is None:
-            return found
+            return ids
 
 
 def sample(ids: Sequence[str], share: float) -> list[str]:
@@ -102,15 +101,15 @@ def replay_many(
     def settle() -> None:
         name, replay = under_way.popleft()
         _settle(app, tally, name, replay)
-        told()
+        report_progress()
 
-    def told() -> None:
+    def report_progress() -> None:
         if progress:
             progress(len(tally.verdicts) + len(tally.failed), len(ids))
 
     for name, replay in _launched(app, ledger, ids, tally):
         if replay is None:
-            told()
+            report_progress()
             continue
         under_way.append((name, replay))
         if len(under_way) >= AT_ONCE:
@@ -154,12 +153,12 @@ def _settle(app: App, tally: Tally, name: str, replay: Experiment) -> None:
             return
         # Another process may have had it, and ended.
         app.runner.launch([replay.id])
-    found = verdict_of(app, replay)
-    if found is None:
+    verdict = verdict_of(app, replay)
+    if verdict is None:
         outcome = app.ledger.outcome(replay.id)
         tally.failed[name] = (outcome and outcome.error) or "its replay was cancelled"
         return
-    tally.verdicts[name] = found.verdict
+    tally.verdicts[name] = verdict.verdict
     tally.now += 1
 
 
@@ -177,8 +176,8 @@ def _known(app: App, ledger: Ledger, original: Experiment) -> Verdict | None:
             # A read-only ledger has its verdicts nowhere, and this home's lacks one if the process
             # was ended between a replay's outcome and its verdict.
             record_verdict(app, replay)
-            found = verdict_of(app, replay)
-            return found and found.verdict
+            verdict = verdict_of(app, replay)
+            return verdict and verdict.verdict
     return None
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from lingshu_tools.errors import EngineError, InputError
 from lingshu_tools.execution.screens import candidates_of
 from lingshu_tools.experiments.designs import design_of, row_like
-from lingshu_tools.experiments.disk_space import require_room
+from lingshu_tools.experiments.disk_space import require_free_space
 from lingshu_tools.experiments.replays import (
     REPLAY_OF,
     Comparison,
@@ -25,7 +25,7 @@ from lingshu_tools.experiments.replays import (
     record_verdict,
     replayed,
 )
-from lingshu_tools.experiments.workspace import Bench
+from lingshu_tools.experiments.workspace import Workspace
 from lingshu_tools.ledger import Experiment, Ledger, NewExperiment, Outcome
 
 VERDICTS = ("exact", "same_kind", "equivalent", "different")
@@ -48,7 +48,7 @@ class Replayed:
     verdict: Comparison | None
 
 
-def begin_replays(bench: Bench, ledger: Ledger, screen_id: str) -> list[Experiment]:
+def begin_replays(workspace: Workspace, ledger: Ledger, screen_id: str) -> list[Experiment]:
     """Return the unfinished replays of a screen's finished experiments, those missing begun.
 
     A replay that failed or was cancelled is begun again when no other is under way.
@@ -63,8 +63,8 @@ def begin_replays(bench: Bench, ledger: Ledger, screen_id: str) -> list[Experime
             f'run_screen(screen_id="{screen_id}", wait_s=45) goes on with it.'
         )
         raise InputError(message)
-    made = design_of(bench, originals[0])
-    known = _Known(bench, ledger, originals)
+    design = design_of(workspace, originals[0])
+    known = _Known(workspace, ledger, originals)
     newest = {e.id: known.newest(e) for e in originals}
     under_way = [r for r in newest.values() if r and r.id not in known.outcomes]
     due = [e for e in originals if newest[e.id] is None]
@@ -73,60 +73,62 @@ def begin_replays(bench: Bench, ledger: Ledger, screen_id: str) -> list[Experime
     elif known.profile is None and not due:
         due = originals[:1]
     if due:
-        require_room(bench, made, stored_cells=len(due) * made.total_cells)
-        under_way += bench.ledger.begin_many([known.row(e) for e in due])
+        require_free_space(workspace, design, stored_cells=len(due) * design.total_cells)
+        under_way += workspace.ledger.begin_many([known.row(e) for e in due])
     return under_way
 
 
-def replays_so_far(bench: Bench, ledger: Ledger, screen_id: str) -> list[Replayed]:
+def replays_so_far(workspace: Workspace, ledger: Ledger, screen_id: str) -> list[Replayed]:
     """Return the finished experiments of a screen with their replays, by position."""
     originals = _finished(ledger, screen_id)
-    known = _Known(bench, ledger, [original for original, _ in originals])
-    found: list[Replayed] = []
+    known = _Known(workspace, ledger, [original for original, _ in originals])
+    replays: list[Replayed] = []
     for original, before in originals:
         replay = known.newest(original) or known.last_failed(original)
         after = known.outcomes.get(replay.id) if replay else None
         verdict = None
         if after is not None and after.kind == "succeeded":
-            verdict = compared(ledger, before, bench.ledger, after)
-        found.append(Replayed(original, replay, after, verdict))
+            verdict = compared(ledger, before, workspace.ledger, after)
+        replays.append(Replayed(original, replay, after, verdict))
     if not ledger.read_only:
-        _write_verdicts(bench, ledger, found)
-    return found
+        _write_verdicts(workspace, ledger, replays)
+    return replays
 
 
 def counts_of(replays: Sequence[Replayed]) -> dict[str, int]:
     """Return how many there are of each verdict, the best first."""
-    counted = Counter(one.verdict.verdict for one in replays if one.verdict)
+    counted = Counter(record.verdict.verdict for record in replays if record.verdict)
     return {verdict: counted[verdict] for verdict in VERDICTS if verdict in counted}
 
 
-def unfinished_replays(bench: Bench, originals: Sequence[str]) -> list[Experiment]:
+def unfinished_replays(workspace: Workspace, originals: Sequence[str]) -> list[Experiment]:
     """Return the replays of experiments that have no outcome yet."""
-    wanted, found = set(originals), list[Experiment]()
+    wanted, replays = set(originals), list[Experiment]()
     for status in ("queued", "running", "interrupted"):
         before: str | None = None
         while True:
-            page = bench.ledger.find(status=status, before=before, limit=500)
-            found += [i.experiment for i in page.items if replayed(i.experiment) in wanted]
+            page = workspace.ledger.find(status=status, before=before, limit=500)
+            replays += [i.experiment for i in page.items if replayed(i.experiment) in wanted]
             before = page.next_before
             if before is None:
                 break
-    return found
+    return replays
 
 
 class _Known:
     """The replays of a screen's experiments in this home, and today's profile; None if unknown."""
 
-    def __init__(self, bench: Bench, ledger: Ledger, originals: Sequence[Experiment]) -> None:
-        self._bench, self._ledger = bench, ledger
+    def __init__(
+        self, workspace: Workspace, ledger: Ledger, originals: Sequence[Experiment]
+    ) -> None:
+        self._workspace, self._ledger = workspace, ledger
         self._replays: dict[str, list[Experiment]] = {}
-        for replay in sorted(_replays(bench, ledger, originals), key=lambda e: e.seq):
+        for replay in sorted(_replays(workspace, ledger, originals), key=lambda e: e.seq):
             self._replays.setdefault(replayed(replay) or "", []).append(replay)
         ids = [e.id for replays in self._replays.values() for e in replays]
-        self.outcomes = bench.ledger.outcomes(ids)
-        self._stopping = bench.ledger.cancellations([i for i in ids if i not in self.outcomes])
-        self.profile = _profile(bench, originals[0].checkpoint) if originals else None
+        self.outcomes = workspace.ledger.outcomes(ids)
+        self._stopping = workspace.ledger.cancellations([i for i in ids if i not in self.outcomes])
+        self.profile = _profile(workspace, originals[0].checkpoint) if originals else None
 
     def newest(self, original: Experiment) -> Experiment | None:
         """Return the newest replay that counts: under way, or succeeded under today's profile."""
@@ -150,7 +152,7 @@ class _Known:
         }
         if self._ledger.read_only:
             changes |= {"parent": None, "request": {**original.request, REPLAY_OF: original.id}}
-        return row_like(self._bench, original, **changes)
+        return row_like(self._workspace, original, **changes)
 
     def _counts(self, replay: Experiment) -> bool:
         outcome = self.outcomes.get(replay.id)
@@ -158,41 +160,45 @@ class _Known:
             return replay.id not in self._stopping
         if outcome.kind != "succeeded":
             return False
-        profile = profile_of(self._bench.ledger, outcome.environment_digest)
+        profile = profile_of(self._workspace.ledger, outcome.environment_digest)
         return self.profile in (None, profile)
 
 
 def _finished(ledger: Ledger, screen_id: str) -> list[tuple[Experiment, Outcome]]:
     candidates = candidates_of(ledger, screen_id)
     outcomes = ledger.outcomes([e.id for e in candidates])
-    found = [(e, outcomes[e.id]) for e in candidates if e.id in outcomes]
-    return [(experiment, outcome) for experiment, outcome in found if outcome.kind == "succeeded"]
+    pairs = [(e, outcomes[e.id]) for e in candidates if e.id in outcomes]
+    return [(experiment, outcome) for experiment, outcome in pairs if outcome.kind == "succeeded"]
 
 
-def _replays(bench: Bench, ledger: Ledger, originals: Sequence[Experiment]) -> list[Experiment]:
+def _replays(
+    workspace: Workspace, ledger: Ledger, originals: Sequence[Experiment]
+) -> list[Experiment]:
     if not ledger.read_only:
-        beside = bench.ledger.children_of([e.id for e in originals])
+        beside = workspace.ledger.children_of([e.id for e in originals])
         return [e for e in beside if replayed(e)]
     return [
         item.experiment
         for original in originals
-        for item in bench.ledger.find(text=f'"{REPLAY_OF}":"{original.id}"', limit=500).items
+        for item in workspace.ledger.find(text=f'"{REPLAY_OF}":"{original.id}"', limit=500).items
     ]
 
 
-def _profile(bench: Bench, checkpoint: str) -> str | None:
+def _profile(workspace: Workspace, checkpoint: str) -> str | None:
     """Return the numerics profile of the engine that runs; None where it cannot be known now."""
     try:
-        info = bench.engine.info(checkpoint)
+        info = workspace.engine.info(checkpoint)
     except EngineError:
         return None
     return info and info.profile_digest
 
 
-def _write_verdicts(bench: Bench, ledger: Ledger, replays: Sequence[Replayed]) -> None:
+def _write_verdicts(workspace: Workspace, ledger: Ledger, replays: Sequence[Replayed]) -> None:
     """Write down verdicts whose process ended between a replay's outcome and its verdict."""
-    judged = [one for one in replays if one.replay and one.verdict]
-    written = {v.replay_id for v in ledger.verifications_of([one.original.id for one in judged])}
-    for one in judged:
-        if one.replay and one.replay.id not in written:
-            record_verdict(bench, one.replay)
+    judged = [record for record in replays if record.replay and record.verdict]
+    written = {
+        v.replay_id for v in ledger.verifications_of([record.original.id for record in judged])
+    }
+    for record in judged:
+        if record.replay and record.replay.id not in written:
+            record_verdict(workspace, record.replay)

@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lingshu_tools.experiments.designs import AGAIN, design_of, replaces, row_like
-from lingshu_tools.experiments.disk_space import require_room
+from lingshu_tools.experiments.disk_space import require_free_space
 from lingshu_tools.experiments.replays import begin_replay, replayed
-from lingshu_tools.experiments.workspace import Bench
+from lingshu_tools.experiments.workspace import Workspace
 from lingshu_tools.ledger import Experiment, Ledger, NewExperiment, digest_json
 
 _LATEST = 20
@@ -33,41 +33,41 @@ def is_stopped(ledger: Ledger, experiment: Experiment) -> bool:
 def newest(ledger: Ledger, experiment: Experiment) -> Experiment:
     """Return the experiment that stands in the place of this one: itself, unless begun again."""
     later = experiment
-    while found := _replacements(ledger, later):
-        later = found[-1]
+    while replacements := _replacements(ledger, later):
+        later = replacements[-1]
     return later
 
 
-def begin_again(bench: Bench, ledger: Ledger, stopped: Experiment) -> Experiment:
+def begin_again(workspace: Workspace, ledger: Ledger, stopped: Experiment) -> Experiment:
     """Return the experiment in place of one of `ledger` that was cancelled or failed, begun if new.
 
     Raises:
         InputError: the checkpoint here is not the one it was to be made with.
     """
     if ledger.read_only:
-        return begin_replay(bench, ledger, stopped)
+        return begin_replay(workspace, ledger, stopped)
     last = newest(ledger, stopped)
     outcome = ledger.outcome(last.id)
     if not is_stopped(ledger, last) and not (outcome and outcome.kind == "failed"):
         return last
-    require_room(bench, design_of(bench, last))
-    return ledger.begin(in_place_of(bench, last))
+    require_free_space(workspace, design_of(workspace, last))
+    return ledger.begin(in_place_of(workspace, last))
 
 
-def in_place_of(bench: Bench, old: Experiment) -> NewExperiment:
+def in_place_of(workspace: Workspace, old: Experiment) -> NewExperiment:
     """Return the row that asks the same as an experiment and names it."""
     if old.position is not None:
-        return row_like(bench, old, client_key=f"{old.parent}/{old.position}/{old.id}")
+        return row_like(workspace, old, client_key=f"{old.parent}/{old.position}/{old.id}")
     parent = old.parent if replayed(old) else old.id
-    return row_like(bench, old, parent=parent, client_key=f"{AGAIN}/{old.id}")
+    return row_like(workspace, old, parent=parent, client_key=f"{AGAIN}/{old.id}")
 
 
-def asked_again(bench: Bench, row: NewExperiment) -> NewExperiment:
+def repeated(workspace: Workspace, row: NewExperiment) -> NewExperiment:
     """Return the row of an experiment by itself, which names the one before if that was cancelled.
 
     The one before is the newest of the same request, tool and principal.
     """
-    page = bench.ledger.find(request_digest=digest_json(row.request), limit=_LATEST)
+    page = workspace.ledger.find(request_digest=digest_json(row.request), limit=_LATEST)
     alone = [
         item.experiment
         for item in page.items
@@ -75,9 +75,9 @@ def asked_again(bench: Bench, row: NewExperiment) -> NewExperiment:
         and item.experiment.position is None
         and replayed(item.experiment) is None
     ]
-    if not alone or not is_stopped(bench.ledger, alone[0]):
+    if not alone or not is_stopped(workspace.ledger, alone[0]):
         return row
-    return in_place_of(bench, alone[0])
+    return in_place_of(workspace, alone[0])
 
 
 def _replacements(ledger: Ledger, old: Experiment) -> Sequence[Experiment]:

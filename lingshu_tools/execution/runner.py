@@ -33,7 +33,7 @@ from lingshu_tools.experiments.designs import Design, cells_of, design_of
 from lingshu_tools.experiments.findings import findings
 from lingshu_tools.experiments.lookup import is_screen
 from lingshu_tools.experiments.replays import record_verdict, replayed
-from lingshu_tools.experiments.workspace import Bench
+from lingshu_tools.experiments.workspace import Workspace
 from lingshu_tools.ledger import Attempt, Experiment, NewOutcome
 from lingshu_tools.planner import objective_of
 from lingshu_tools.system.incidents import report_incident
@@ -46,8 +46,8 @@ _LOCKED_PAUSE_S = 1.0
 class Runner:
     """The experiments this process works on."""
 
-    def __init__(self, bench: Bench) -> None:
-        self._bench = bench
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
         self.after_fork()
         forks.register(self)
 
@@ -63,7 +63,7 @@ class Runner:
         self._judging: set[str] = set()
         self._threads: list[Thread] = []
         self._closing = Event()
-        self._jobs = Jobs(self._bench, self._closing)
+        self._jobs = Jobs(self._workspace, self._closing)
 
     def launch(self, ids: Sequence[str]) -> None:
         """Work on experiments in one background thread, in order, all arms submitted first.
@@ -98,13 +98,13 @@ class Runner:
 
     def progress(self, ids: Sequence[str]) -> Progress:
         """Return how many cells of these experiments the engine has made, as far as is known."""
-        return self.made(ids, self.sealed(ids, ledger=True))
+        return self.progress_of(ids, self.sealed(ids, ledger=True))
 
-    def made(self, ids: Sequence[str], sealed: set[str]) -> Progress:
+    def progress_of(self, ids: Sequence[str], sealed: set[str]) -> Progress:
         """Return how many cells of these experiments there are; all of those that are `sealed`."""
         totals = self._total_cells(ids)
-        done = sum(totals[i] if i in sealed else self._cells_made(i) for i in ids)
-        return Progress(done=done, total=sum(totals[i] for i in ids))
+        n_done = sum(totals[i] if i in sealed else self._cells_sampled(i) for i in ids)
+        return Progress(done=n_done, total=sum(totals[i] for i in ids))
 
     def sealed(self, ids: Sequence[str], *, ledger: bool) -> set[str]:
         """Return those with an outcome, and a replay's verdict written where it is ours.
@@ -113,7 +113,7 @@ class Runner:
         """
         unknown = [i for i in ids if i not in self._ended] if ledger else []
         if unknown:
-            self._ended |= self._bench.ledger.sealed(unknown)
+            self._ended |= self._workspace.ledger.sealed(unknown)
         return {i for i in ids if i in self._ended and i not in self._judging}
 
     def stopped(self, ids: Sequence[str]) -> bool:
@@ -127,14 +127,14 @@ class Runner:
             return frozenset(self._active)
 
     @property
-    def n_cells_made(self) -> int:
+    def n_cells_sampled(self) -> int:
         """How many cells the engine has made for this process."""
-        return self._jobs.n_cells_made
+        return self._jobs.n_cells_sampled
 
     def cells_left(self) -> int:
         """Return how many cells of the experiments at work here are still to be made."""
         ids = sorted(self.active)
-        progress = self.made(ids, self.sealed(ids, ledger=False))
+        progress = self.progress_of(ids, self.sealed(ids, ledger=False))
         return progress.total - progress.done
 
     def trouble(self, experiment_id: str) -> str | None:
@@ -153,20 +153,20 @@ class Runner:
 
     def _total_cells(self, ids: Sequence[str]) -> dict[str, int]:
         missing = [i for i in ids if i not in self._totals]
-        for experiment in self._bench.ledger.experiments(missing) if missing else ():
+        for experiment in self._workspace.ledger.experiments(missing) if missing else ():
             self._totals[experiment.id] = cells_of(experiment.tool, experiment.request)
         return {i: self._totals[i] for i in ids}
 
-    def _cells_made(self, experiment_id: str) -> int:
-        return min(self._totals[experiment_id], self._jobs.done(experiment_id))
+    def _cells_sampled(self, experiment_id: str) -> int:
+        return min(self._totals[experiment_id], self._jobs.n_computed(experiment_id))
 
     def _work(self, ids: Sequence[str]) -> None:
         try:
-            for i, made in [(i, self._submitted(i)) for i in ids]:
+            for i, prepared in [(i, self._submitted(i)) for i in ids]:
                 if self._closing.is_set():
                     return
-                if made:
-                    self._guarded(i, partial(self._attempt, *made))
+                if prepared:
+                    self._guarded(i, partial(self._attempt, *prepared))
         except ClosingError:
             pass
         except EngineError as error:
@@ -180,23 +180,23 @@ class Runner:
 
     def _submitted(self, experiment_id: str) -> tuple[Experiment, Design] | None:
         """Submit an experiment's arms ahead of its turn, so that the engine always has work."""
-        made: list[tuple[Experiment, Design]] = []
+        prepared: list[tuple[Experiment, Design]] = []
 
         def submit() -> None:
-            if self._bench.ledger.status(experiment_id) in ENDED:
+            if self._workspace.ledger.status(experiment_id) in ENDED:
                 return
-            experiment = self._bench.ledger.experiment(experiment_id)
-            design = design_of(self._bench, experiment)
-            made.append((experiment, design))
+            experiment = self._workspace.ledger.experiment(experiment_id)
+            design = design_of(self._workspace, experiment)
+            prepared.append((experiment, design))
             # What the engine refuses is refused again in the attempt, and sealed there.
             with suppress(InputError):
                 for role, arm in design.arms.items():
                     self._jobs.submit(experiment, role, arm)
-            if self._bench.ledger.cancel_requested(experiment_id):
+            if self._workspace.ledger.cancel_requested(experiment_id):
                 raise CancelledError(experiment_id)
 
         self._guarded(experiment_id, submit)
-        return made[0] if made else None
+        return prepared[0] if prepared else None
 
     def _guarded(self, experiment_id: str, act: Callable[[], None]) -> None:
         """Act; what stops one experiment must not stop its siblings, an absent engine must.
@@ -217,7 +217,7 @@ class Runner:
             pass
         except (SealedError, CancelledError):
             # It ended elsewhere: what was submitted for it here is not to be computed.
-            withdraw(self._bench, experiment_id)
+            withdraw(self._workspace, experiment_id)
         except (EngineError, ClosingError):
             raise
         except LockedError as error:
@@ -235,7 +235,7 @@ class Runner:
         try:
             self._seal(experiment, design)
             if replayed(experiment):
-                record_verdict(self._bench, experiment)
+                record_verdict(self._workspace, experiment)
             self._ended.add(experiment.id)
         except LockedError:
             # Comes back: the verdict of a replay is still to be written.
@@ -248,12 +248,12 @@ class Runner:
     def _seal(self, experiment: Experiment, design: Design) -> None:
         """Seal the experiment by what is computed for it."""
         try:
-            with self._bench.ledger.attempt(experiment.id) as attempt:
+            with self._workspace.ledger.attempt(experiment.id) as attempt:
                 outcome = self._outcome(attempt, experiment, design)
                 self._judging.add(experiment.id)
-                self._bench.ledger.seal(attempt, outcome)
+                self._workspace.ledger.seal(attempt, outcome)
             if outcome.kind != "succeeded":
-                withdraw(self._bench, experiment.id)
+                withdraw(self._workspace, experiment.id)
         except SealedError:
             # Ours, if it waited in the spool while the database was locked.
             if experiment.id not in self._judging:
@@ -263,7 +263,7 @@ class Runner:
         started = time.monotonic()
         try:
             computed = self._jobs.computed(experiment, design, attempt.cancel_requested)
-            found = findings(design, computed.cells, self._objective(experiment))
+            computed_findings = findings(design, computed.cells, self._objective(experiment))
         except CancelledError:
             return NewOutcome(kind="cancelled", seconds=time.monotonic() - started)
         except (EngineError, LedgerError, ClosingError):
@@ -276,8 +276,8 @@ class Runner:
             return NewOutcome(kind="failed", error=text, seconds=time.monotonic() - started)
         return NewOutcome(
             kind="succeeded",
-            result=found.result,
-            artifacts=found.artifacts,
+            result=computed_findings.result,
+            artifacts=computed_findings.artifacts,
             environment=computed.environment,
             seconds=time.monotonic() - started,
         )
@@ -287,7 +287,7 @@ class Runner:
         parent = experiment.parent or ""
         if not is_screen(parent):
             return None
-        return objective_of(self._bench.ledger.screen(parent).plan)
+        return objective_of(self._workspace.ledger.screen(parent).plan)
 
 
 def _incident(experiment_id: str, error: Exception) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lingshu_tools.execution.resuming import in_place_of
-from lingshu_tools.experiments.disk_space import require_room
-from lingshu_tools.experiments.workspace import Bench
+from lingshu_tools.experiments.disk_space import require_free_space
+from lingshu_tools.experiments.workspace import Workspace
 from lingshu_tools.ledger import Experiment, Ledger, Screen
 from lingshu_tools.planner import Plan
 
@@ -17,23 +17,23 @@ def candidates_of(ledger: Ledger, screen_id: str) -> list[Experiment]:
     return list(latest.values())
 
 
-def begin_screen(bench: Bench, plan: Plan, screen: Screen, tags: Sequence[str]) -> None:
+def begin_screen(workspace: Workspace, plan: Plan, screen: Screen, tags: Sequence[str]) -> None:
     """Begin what a screen lacks: all its experiments, or those that were cancelled or failed.
 
     A failed one is begun again when nothing of the screen is unfinished, so that asking how far a
     running screen is repeats no failure.
     """
     # The rows have client keys, so that a second process begins none twice.
-    there = candidates_of(bench.ledger, screen.id)
+    there = candidates_of(workspace.ledger, screen.id)
     if len(there) < len(plan.candidates):
-        require_room(bench, plan.designs[0], stored_cells=plan.total_cells)
-        bench.ledger.begin_many(plan.children(bench, screen.id), tags=tags)
+        require_free_space(workspace, plan.designs[0], stored_cells=plan.total_cells)
+        workspace.ledger.begin_many(plan.children(workspace, screen.id), tags=tags)
         return
-    again = stopped_of(bench.ledger, there)
+    again = stopped_of(workspace.ledger, there)
     if again:
         cells = (len(again) + 1) * plan.control.n_cells
-        require_room(bench, plan.designs[0], stored_cells=cells)
-        bench.ledger.begin_many([in_place_of(bench, old) for old in again], tags=tags)
+        require_free_space(workspace, plan.designs[0], stored_cells=cells)
+        workspace.ledger.begin_many([in_place_of(workspace, old) for old in again], tags=tags)
 
 
 def stopped_of(ledger: Ledger, candidates: Sequence[Experiment]) -> list[Experiment]:

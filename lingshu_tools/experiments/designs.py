@@ -1,8 +1,7 @@
 """What an experiment is: a resolved design, the arms it asks of the engine, and its ledger row.
 
 A design holds everything that decides a count (checkpoint digest, steps, guidance and seed
-included), so the row alone is enough to run it again. Knows nothing of threads, processes or how a
-result is shown.
+included), so the row alone is enough to run it again.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from lingshu_tools.errors import (
     quoted,
 )
 from lingshu_tools.experiments.gene_names import gene_names
-from lingshu_tools.experiments.workspace import Bench
+from lingshu_tools.experiments.workspace import Workspace
 from lingshu_tools.ledger import Experiment, NewExperiment
 
 AGAIN = "again"
@@ -108,7 +107,7 @@ def context_label(context: Mapping[str, str]) -> str:
 
 
 def design(
-    bench: Bench,
+    workspace: Workspace,
     *,
     tool: str,
     checkpoint: str | None,
@@ -126,9 +125,9 @@ def design(
             nearest names or the allowed range are given. Also a condition that failed its fitness
             check, unless `allow_unfit`.
     """
-    loaded = resolve_checkpoint(bench, checkpoint)
+    loaded = resolve_checkpoint(workspace, checkpoint)
     steps, guidance = sampling(loaded)
-    made = Design(
+    result = Design(
         tool=tool,
         checkpoint=loaded,
         context=resolve_context(loaded, context),
@@ -140,12 +139,12 @@ def design(
         guidance=guidance,
         allow_unfit=allow_unfit,
     )
-    _check_size(made)
-    _check_fit(made)
-    return made
+    _check_size(result)
+    _check_fit(result)
+    return result
 
 
-def design_of(bench: Bench, experiment: Experiment) -> Design:
+def design_of(workspace: Workspace, experiment: Experiment) -> Design:
     """Return the design written in a ledger row.
 
     Raises:
@@ -153,11 +152,11 @@ def design_of(bench: Bench, experiment: Experiment) -> Design:
     """
     request = experiment.request
     return written_design(
-        experiment.tool, request, recorded_checkpoint(bench, experiment.id, request)
+        experiment.tool, request, recorded_checkpoint(workspace, experiment.id, request)
     )
 
 
-def recorded_checkpoint(bench: Bench, what: str, record: Mapping[str, Any]) -> Checkpoint:
+def recorded_checkpoint(workspace: Workspace, what: str, record: Mapping[str, Any]) -> Checkpoint:
     """Return the checkpoint that a request or a plan in the ledger names by its digest.
 
     Raises:
@@ -165,7 +164,7 @@ def recorded_checkpoint(bench: Bench, what: str, record: Mapping[str, Any]) -> C
     """
     name, digest = record["checkpoint"], record["checkpoint_digest"]
     try:
-        loaded = bench.catalogue.find(name, digest)
+        loaded = workspace.catalogue.find(name, digest)
     except CheckpointError as error:
         message = f"{what} was made with {name} {digest}, which is not here: {error}"
         raise MissingCheckpointError(message) from error
@@ -186,8 +185,8 @@ def written_design(tool: str, request: Mapping[str, Any], checkpoint: Checkpoint
 
 
 def new_experiment(
-    bench: Bench,
-    made: Design,
+    workspace: Workspace,
+    design: Design,
     *,
     parent: str | None = None,
     position: int | None = None,
@@ -198,25 +197,25 @@ def new_experiment(
     `extra` is written in the request beside what decides the counts.
     """
     return NewExperiment(
-        tool=made.tool,
-        request={**made.request, **(extra or {})},
-        checkpoint=made.checkpoint.name,
-        checkpoint_digest=made.checkpoint.digest,
-        panel_digest=made.checkpoint.panel_digest,
-        seed=made.seed,
-        principal=bench.principal,
-        door=bench.door,
+        tool=design.tool,
+        request={**design.request, **(extra or {})},
+        checkpoint=design.checkpoint.name,
+        checkpoint_digest=design.checkpoint.digest,
+        panel_digest=design.checkpoint.panel_digest,
+        seed=design.seed,
+        principal=workspace.principal,
+        door=workspace.door,
         parent=parent,
         position=position,
-        context=context_label(made.context),
-        perturbation=made.label,
+        context=context_label(design.context),
+        perturbation=design.label,
     )
 
 
-def row_like(bench: Bench, experiment: Experiment, **changes: Any) -> NewExperiment:
+def row_like(workspace: Workspace, experiment: Experiment, **changes: Any) -> NewExperiment:
     """Return the row of an experiment that asks the same as another, but for `changes`."""
     same: dict[str, Any] = {f.name: getattr(experiment, f.name) for f in fields(NewExperiment)}
-    same |= {"principal": bench.principal, "door": bench.door}
+    same |= {"principal": workspace.principal, "door": workspace.door}
     return NewExperiment(**(same | changes))
 
 
@@ -232,9 +231,9 @@ def replaces(experiment: Experiment) -> str | None:
     return old if old != key and old.startswith("exp_") else None
 
 
-def resolve_checkpoint(bench: Bench, name: str | None) -> Checkpoint:
+def resolve_checkpoint(workspace: Workspace, name: str | None) -> Checkpoint:
     """Return the named checkpoint, or the only one there is."""
-    names = bench.catalogue.names()
+    names = workspace.catalogue.names()
     if name is None and len(names) == 1:
         name = names[0]
     if name is None:
@@ -246,22 +245,22 @@ def resolve_checkpoint(bench: Bench, name: str | None) -> Checkpoint:
         near = did_you_mean(name, names)
         message = f"no checkpoint {quoted(name)}.{near} There are: {', '.join(names)}."
         raise NotFoundError(message)
-    return bench.catalogue.load(name)
+    return workspace.catalogue.load(name)
 
 
-def resolve_context(checkpoint: Checkpoint, asked: Mapping[str, str] | None) -> dict[str, str]:
+def resolve_context(checkpoint: Checkpoint, arguments: Mapping[str, str] | None) -> dict[str, str]:
     """Return the one trained context that fits what was asked; fields left out are free.
 
     Raises:
         InputError: none or several fit; the contexts are listed.
     """
-    asked = dict(asked or {})
-    fitting = [c for c in checkpoint.contexts if asked.items() <= c.items()]
+    arguments = dict(arguments or {})
+    fitting = [c for c in checkpoint.contexts if arguments.items() <= c.items()]
     if len(fitting) == 1:
         return fitting[0]
     shown = "; ".join(map(str, (fitting or checkpoint.contexts)[:8]))
     reason = "fits no context" if not fitting else f"fits {len(fitting)} contexts; choose one"
-    message = f"context={quoted(asked)} {reason} of {checkpoint.name!r}: {shown}"
+    message = f"context={quoted(arguments)} {reason} of {checkpoint.name!r}: {shown}"
     raise InputError(message)
 
 
@@ -272,16 +271,16 @@ def sampling(checkpoint: Checkpoint) -> tuple[int, float]:
 
 
 def targets(checkpoint: Checkpoint) -> dict[str, list[str]]:
-    """Return the trained targets of each intervention kind, sorted, shams included."""
-    found: dict[str, set[str]] = {}
+    """Return the trained targets of each intervention kind, sorted, null labels included."""
+    by_kind: dict[str, set[str]] = {}
     for entry in checkpoint.config["seen"]:
-        for one in entry["interventions"]:
-            found.setdefault(one["kind"], set()).add(one["target"])
-    return {kind: sorted(names) for kind, names in sorted(found.items())}
+        for record in entry["interventions"]:
+            by_kind.setdefault(record["kind"], set()).add(record["target"])
+    return {kind: sorted(names) for kind, names in sorted(by_kind.items())}
 
 
 def resolve_interventions(
-    checkpoint: Checkpoint, asked: Sequence[Intervention]
+    checkpoint: Checkpoint, arguments: Sequence[Intervention]
 ) -> tuple[Intervention, ...]:
     """Return interventions on trained targets, in their canonical order.
 
@@ -289,45 +288,48 @@ def resolve_interventions(
         InputError: an unknown kind or target, or a target named twice.
     """
     known = targets(checkpoint)
-    made = [one.model_copy(update={"target": _target(checkpoint, known, one)}) for one in asked]
-    names = [i.target for i in made]
+    resolved = [
+        record.model_copy(update={"target": _target(checkpoint, known, record)})
+        for record in arguments
+    ]
+    names = [i.target for i in resolved]
     twice = next((n for n in names if names.count(n) > 1), None)
     if twice is not None:
         message = f"interventions name {twice!r} twice; each target can be acted on once"
         raise InputError(message)
-    return tuple(sorted(made, key=lambda i: i.sort_key))
+    return tuple(sorted(resolved, key=lambda i: i.sort_key))
 
 
-def _target(checkpoint: Checkpoint, known: Mapping[str, list[str]], one: Intervention) -> str:
-    if one.kind not in known:
+def _target(checkpoint: Checkpoint, known: Mapping[str, list[str]], record: Intervention) -> str:
+    if record.kind not in known:
         kinds = ", ".join(k for k in known if k != "sham")
         message = (
-            f"{checkpoint.name!r} was not trained on kind={one.kind!r}. Trained kinds: {kinds}."
+            f"{checkpoint.name!r} was not trained on kind={record.kind!r}. Trained kinds: {kinds}."
         )
         raise InputError(message)
-    names = known[one.kind]
+    names = known[record.kind]
     by_fold = {name.casefold(): name for name in names}
-    if one.target.strip().casefold() in by_fold:
-        return by_fold[one.target.strip().casefold()]
+    if record.target.strip().casefold() in by_fold:
+        return by_fold[record.target.strip().casefold()]
     try:
-        symbol = gene_names(checkpoint).find(one.target).symbol
+        symbol = gene_names(checkpoint).find(record.target).symbol
     except NotFoundError:
-        symbol = one.target
+        symbol = record.target
     if symbol in names:
         return symbol
     shown = ", ".join(names[:40]) + (f" … ({len(names)} in all)" if len(names) > 40 else "")
     message = (
-        f"{checkpoint.name!r} has no {one.kind} target {quoted(one.target)}."
-        f"{did_you_mean(one.target, names)} Trained {one.kind} targets: {shown}."
+        f"{checkpoint.name!r} has no {record.kind} target {quoted(record.target)}."
+        f"{did_you_mean(record.target, names)} Trained {record.kind} targets: {shown}."
     )
     raise NotFoundError(message)
 
 
-def _check_fit(made: Design) -> None:
-    reasons = made.checkpoint.unfit(made.context, made.interventions)
-    if reasons and not made.allow_unfit:
+def _check_fit(design: Design) -> None:
+    reasons = design.checkpoint.unfit(design.context, design.interventions)
+    if reasons and not design.allow_unfit:
         message = (
-            f"{made.label} in {context_label(made.context)} is unfit in {made.checkpoint.name!r}: "
+            f"{design.label} in {context_label(design.context)} is unfit in {design.checkpoint.name!r}: "
             f"its sampled cells do not deliver the effect ({'; '.join(reasons)}). Choose another "
             "condition, train the checkpoint again, or set allow_unfit=true to have the cells "
             "all the same."
@@ -335,13 +337,13 @@ def _check_fit(made: Design) -> None:
         raise InputError(message)
 
 
-def _check_size(made: Design) -> None:
-    genes = len(made.checkpoint.panel)
-    if made.total_cells * genes > MAX_COUNTS:
-        most = MAX_COUNTS // (genes * len(made.arms))
+def _check_size(design: Design) -> None:
+    genes = len(design.checkpoint.panel)
+    if design.total_cells * genes > MAX_COUNTS:
+        most = MAX_COUNTS // (genes * len(design.arms))
         message = (
-            f"n_cells={made.n_cells} x {len(made.arms)} arms x {genes} genes is "
-            f"{made.total_cells * genes:,} counts; at most {MAX_COUNTS:,} fit in one experiment. "
+            f"n_cells={design.n_cells} x {len(design.arms)} arms x {genes} genes is "
+            f"{design.total_cells * genes:,} counts; at most {MAX_COUNTS:,} fit in one experiment. "
             f"Ask for n_cells between 1 and {most}, and go on with first_cell={most}."
         )
         raise InputError(message)

@@ -1,7 +1,4 @@
-"""Whether the disk has room for the cells that are asked for, as far as can be told beforehand.
-
-Knows nothing of quotas, nor of what else fills the disk meanwhile.
-"""
+"""Whether the disk has room for the cells that are asked for, as far as can be told beforehand."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from pathlib import Path
 from lingshu_model.contracts import Checkpoint, CheckpointError
 from lingshu_tools.errors import InputError
 from lingshu_tools.experiments.designs import Design
-from lingshu_tools.experiments.workspace import Bench
+from lingshu_tools.experiments.workspace import Workspace
 
 BYTES_PER_COUNT = 8
 COPIES = 3
@@ -19,28 +16,30 @@ COPIES = 3
 SPARE = 64 << 20
 
 
-def require_room(bench: Bench, made: Design, *, stored_cells: int | None = None) -> None:
+def require_free_space(
+    workspace: Workspace, design: Design, *, stored_cells: int | None = None
+) -> None:
     """Refuse an experiment whose cells will not fit on the disk of the home.
 
     Args:
-        bench: where it would be kept.
-        made: the experiment, or one of equal ones.
+        workspace: where it would be kept.
+        design: the experiment, or one of equal ones.
         stored_cells: cells kept in the end; those of the one experiment by default.
 
     Raises:
         InputError: what is needed, what is free and what to do.
     """
-    kept = made.total_cells if stored_cells is None else stored_cells
-    cells = kept + (COPIES - 1) * made.total_cells
-    free = shutil.disk_usage(_existing(bench.home)).free - SPARE
-    if cells * len(made.checkpoint.panel) * BYTES_PER_COUNT <= free:
+    kept = design.total_cells if stored_cells is None else stored_cells
+    cells = kept + (COPIES - 1) * design.total_cells
+    free = shutil.disk_usage(_existing(workspace.home)).free - SPARE
+    if cells * len(design.checkpoint.panel) * BYTES_PER_COUNT <= free:
         return
-    needed = int(cells * counts_per_cell(made.checkpoint) * BYTES_PER_COUNT)
+    needed = int(cells * counts_per_cell(design.checkpoint) * BYTES_PER_COUNT)
     if needed > free:
         message = (
-            f"n_cells={made.n_cells}: {kept:,} cells need about {_gb(needed)} on the disk of "
-            f"{bench.home} while they are made, and {_gb(max(free, 0))} are free. Free some space, "
-            "ask for fewer cells, or set LINGSHU_HOME to a folder on another disk."
+            f"n_cells={design.n_cells}: {kept:,} cells need about {_gb(needed)} on the disk of "
+            f"{workspace.home} while they are made, and {_gb(max(free, 0))} are free. Free some "
+            "space, ask for fewer cells, or set LINGSHU_HOME to a folder on another disk."
         )
         raise InputError(message)
 

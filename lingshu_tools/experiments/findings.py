@@ -1,7 +1,7 @@
 """What an experiment's cells say: the result and the artifacts its outcome is sealed with.
 
 Every number here follows from the cells alone; what the checkpoint's evidence makes of them is
-added when a result is shown, since evidence may improve. Knows nothing of threads or ledgers.
+added when a result is shown, since evidence may improve.
 """
 
 from collections.abc import Iterable, Mapping
@@ -38,16 +38,16 @@ def findings(
     # cells of one request so have equal bytes on every machine.
     arms = design.arms
     blobs: dict[str, bytes | Iterable[bytes]] = {
-        role: Blob([found], Origin(arms[role].digest)) for role, found in cells.items()
+        role: Blob([blob], Origin(arms[role].digest)) for role, blob in cells.items()
     }
     if "cells" in cells:
         return Findings(_sample(design, cells["cells"]), blobs)
     effect = paired_effect(cells["control"], cells["perturbed"])
     result = _effect_result(design, effect)
     if objective is not None:
-        own = {i.target for i in design.interventions}
+        targets = {i.target for i in design.interventions}
         arms = cells["control"], cells["perturbed"]
-        result["score"] = paired_score(*arms, objective, design.checkpoint.panel, own).record
+        result["score"] = paired_score(*arms, objective, design.checkpoint.panel, targets).record
     return Findings(result, {**blobs, "effects": pack_effect(effect)})
 
 
@@ -100,14 +100,14 @@ def _effect_result(design: Design, effect: Effect) -> dict[str, Any]:
 def _sample(design: Design, cells: Cells) -> dict[str, Any]:
     panel = design.checkpoint.panel
     genes = np.flatnonzero(cells.measured)
-    found = summarised(cells)
-    mean, se = found.mean, found.se
+    summary = summarised(cells)
+    mean, se = summary.mean, summary.se
     order = strongest(mean)[:KEPT_GENES]
     return {
         "n_cells": len(cells),
         "measured_genes": len(genes),
-        "library_quantiles": [finite(q) for q in np.quantile(found.totals, QUANTILES).tolist()],
-        "zero_rate": finite(found.zeros),
+        "library_quantiles": [finite(q) for q in np.quantile(summary.totals, QUANTILES).tolist()],
+        "zero_rate": finite(summary.zeros),
         "pearson_with_training": finite(_pearson_with_training(design, mean, genes)),
         "kept": [
             {
@@ -137,7 +137,7 @@ def seen_row(design: Design) -> int | None:
     """Return the row of the training reference that is exactly this condition, or None."""
     wanted = sorted((i.target, i.kind) for i in design.interventions)
     for row, entry in enumerate(design.checkpoint.config["seen"]):
-        found = sorted((i["target"], i["kind"]) for i in entry["interventions"])
-        if entry["context"] == dict(design.context) and found == wanted:
+        interventions = sorted((i["target"], i["kind"]) for i in entry["interventions"])
+        if entry["context"] == dict(design.context) and interventions == wanted:
             return row
     return None

@@ -1,7 +1,7 @@
 """Gene names: what a user calls a gene, resolved to the panel's symbol.
 
 A symbol, an Ensembl id (with or without version), an alias or a previous symbol will do, whatever
-the case; a name that fits several genes is refused. Knows nothing of cells or tools.
+the case; a name that fits several genes is refused.
 """
 
 from collections import defaultdict
@@ -13,7 +13,7 @@ from typing import Any
 from lingshu_model.contracts import Checkpoint
 from lingshu_tools.errors import NotFoundError, did_you_mean, quoted
 
-_WAYS = ("symbol", "ensembl", "alias", "previous symbol")
+_NAME_KINDS = ("symbol", "ensembl", "alias", "previous symbol")
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class GeneNames:
     def __init__(self, entries: Sequence[dict[str, Any]], checkpoint: str) -> None:
         self.symbols = [entry["symbol"] for entry in entries]
         self._checkpoint = checkpoint
-        self._ways: list[dict[str, set[int]]] = [defaultdict(set) for _ in _WAYS]
+        self._indexes: list[dict[str, set[int]]] = [defaultdict(set) for _ in _NAME_KINDS]
         for index, entry in enumerate(entries):
             names = (
                 [entry["symbol"]],
@@ -39,9 +39,9 @@ class GeneNames:
                 entry.get("aliases") or [],
                 entry.get("previous") or [],
             )
-            for way, found in zip(self._ways, names, strict=True):
-                for name in found:
-                    way[_key(name)].add(index)
+            for by_name, listed in zip(self._indexes, names, strict=True):
+                for name in listed:
+                    by_name[_key(name)].add(index)
 
     def find(self, name: str) -> Match:
         """Return the gene of a name; a current symbol wins over every older one.
@@ -50,16 +50,16 @@ class GeneNames:
             NotFoundError: no gene, or several, of that name; the nearest names are given.
         """
         key = _key(name)
-        for label, way in zip(_WAYS, self._ways, strict=True):
-            found = sorted(way.get(key, ()))
-            if len(found) > 1:
-                several = ", ".join(self.symbols[i] for i in found)
+        for label, index in zip(_NAME_KINDS, self._indexes, strict=True):
+            indices = sorted(index.get(key, ()))
+            if len(indices) > 1:
+                several = ", ".join(self.symbols[i] for i in indices)
                 message = (
                     f"{quoted(name)} is a {label} of several genes: {several}. Name one of these."
                 )
                 raise NotFoundError(message)
-            if found:
-                return Match(found[0], self.symbols[found[0]], label)
+            if indices:
+                return Match(indices[0], self.symbols[indices[0]], label)
         message = (
             f"no gene {quoted(name)} in the {len(self.symbols)}-gene panel of {self._checkpoint!r}."
             f"{did_you_mean(name, self.symbols)} find_genes searches by part of a name."
@@ -69,18 +69,18 @@ class GeneNames:
     def search(self, query: str) -> list[Match]:
         """Return the genes with a name that contains `query`, in panel order."""
         key = _key(query)
-        found: dict[int, Match] = {}
-        for label, way in zip(_WAYS, self._ways, strict=True):
-            for name, indices in way.items():
+        matches: dict[int, Match] = {}
+        for label, index in zip(_NAME_KINDS, self._indexes, strict=True):
+            for name, indices in index.items():
                 if key in name:
                     for i in indices:
-                        found.setdefault(i, Match(i, self.symbols[i], label))
-        return [found[i] for i in sorted(found)]
+                        matches.setdefault(i, Match(i, self.symbols[i], label))
+        return [matches[i] for i in sorted(matches)]
 
 
 def gene_names(checkpoint: Checkpoint) -> GeneNames:
     """Return the gene names of a checkpoint, made once for each checkpoint digest."""
-    return _made(_Once(checkpoint))
+    return _built(_Once(checkpoint))
 
 
 def resolve_genes(checkpoint: Checkpoint, names: Iterable[str]) -> list[str]:
@@ -107,7 +107,7 @@ class _Once:
 
 
 @lru_cache(maxsize=8)
-def _made(once: _Once) -> GeneNames:
+def _built(once: _Once) -> GeneNames:
     return GeneNames(once.checkpoint.panel_entries, once.checkpoint.name)
 
 

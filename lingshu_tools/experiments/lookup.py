@@ -1,6 +1,6 @@
 """Experiments and screens by their ids: in this home's ledger, else in the reference ledger."""
 
-from lingshu_tools.experiments.workspace import Bench
+from lingshu_tools.experiments.workspace import Workspace
 from lingshu_tools.ledger import Experiment, Ledger, Screen
 
 
@@ -9,19 +9,19 @@ def is_screen(name: str) -> bool:
     return name.startswith("scr_")
 
 
-def locate(bench: Bench, experiment_id: str) -> tuple[Ledger, Experiment]:
+def locate(workspace: Workspace, experiment_id: str) -> tuple[Ledger, Experiment]:
     """Return an experiment and the ledger it is in: this home's, else the reference ledger.
 
     Raises:
         NotFoundError: in neither; the nearest ids are given.
     """
-    return bench.locate(lambda ledger: ledger.experiment(experiment_id))
+    return workspace.locate(lambda ledger: ledger.experiment(experiment_id))
 
 
-def locate_screen(bench: Bench, screen_id: str) -> tuple[Ledger, Screen]:
+def locate_screen(workspace: Workspace, screen_id: str) -> tuple[Ledger, Screen]:
     """Return a screen and the ledger it is in: this home's, else the reference ledger.
 
     Raises:
         NotFoundError: in neither.
     """
-    return bench.locate(lambda ledger: ledger.screen(screen_id))
+    return workspace.locate(lambda ledger: ledger.screen(screen_id))

@@ -4,8 +4,6 @@ exact       the same cells, bit for bit, under the same numerics profile
 same_kind   the same cells under another profile, named in `differs`
 equivalent  other cells under another profile, but effects that agree within Monte Carlo error
 different   anything else; under the same profile, a fault worth reporting
-
-Knows nothing of threads or how a verdict is shown.
 """
 
 from __future__ import annotations
@@ -20,9 +18,9 @@ import numpy as np
 from lingshu_model.contracts import Blob, decode_cells, row_blocks
 from lingshu_model.contracts.canonical import digest_pieces
 from lingshu_tools.experiments.designs import design_of, new_experiment, replaces
-from lingshu_tools.experiments.disk_space import require_room
+from lingshu_tools.experiments.disk_space import require_free_space
 from lingshu_tools.experiments.lookup import is_screen, locate
-from lingshu_tools.experiments.workspace import Bench
+from lingshu_tools.experiments.workspace import Workspace
 from lingshu_tools.ledger import Experiment, Ledger, Outcome, Verdict
 
 REPLAY_OF = "replay_of"
@@ -53,20 +51,22 @@ def replayed(experiment: Experiment) -> str | None:
     return experiment.request.get(REPLAY_OF)
 
 
-def begin_replay(bench: Bench, ledger: Ledger, original: Experiment) -> Experiment:
+def begin_replay(workspace: Workspace, ledger: Ledger, original: Experiment) -> Experiment:
     """Return the experiment that is to replay one of `ledger`, begun but not launched.
 
     Raises:
         InputError: the checkpoint here is not the one it was made with.
     """
-    made = design_of(bench, original)
-    require_room(bench, made)
+    design = design_of(workspace, original)
+    require_free_space(workspace, design)
     if ledger.read_only:
-        return bench.ledger.begin(new_experiment(bench, made, extra={REPLAY_OF: original.id}))
-    return bench.ledger.begin(new_experiment(bench, made, parent=original.id))
+        return workspace.ledger.begin(
+            new_experiment(workspace, design, extra={REPLAY_OF: original.id})
+        )
+    return workspace.ledger.begin(new_experiment(workspace, design, parent=original.id))
 
 
-def group_of(bench: Bench, experiment: Experiment) -> str:
+def group_of(workspace: Workspace, experiment: Experiment) -> str:
     """Return the name under which the engine schedules an experiment's arms.
 
     A screen's experiments have one, the replays of a screen's experiments another; any other
@@ -76,7 +76,7 @@ def group_of(bench: Bench, experiment: Experiment) -> str:
     if is_screen(parent):
         return parent
     if original := replayed(experiment):
-        screen = locate(bench, original)[1].parent or ""
+        screen = locate(workspace, original)[1].parent or ""
         if is_screen(screen):
             return f"replay of {screen}"
     return experiment.id
@@ -87,28 +87,28 @@ def profile_of(ledger: Ledger, environment: str | None) -> str | None:
     return ledger.environment(environment).get("profile_digest") if environment else None
 
 
-def verdict_of(bench: Bench, replay: Experiment) -> Comparison | None:
+def verdict_of(workspace: Workspace, replay: Experiment) -> Comparison | None:
     """Return how a replay compares with what it replays; None unless both succeeded."""
-    ledger, original = locate(bench, replayed(replay) or "")
-    before, after = ledger.outcome(original.id), bench.ledger.outcome(replay.id)
+    ledger, original = locate(workspace, replayed(replay) or "")
+    before, after = ledger.outcome(original.id), workspace.ledger.outcome(replay.id)
     if before is None or after is None or {before.kind, after.kind} != {"succeeded"}:
         return None
-    return compared(ledger, before, bench.ledger, after)
+    return compared(ledger, before, workspace.ledger, after)
 
 
-def record_verdict(bench: Bench, replay: Experiment) -> None:
+def record_verdict(workspace: Workspace, replay: Experiment) -> None:
     """Write a replay's verdict beside the original, once; the reference ledger is never written."""
-    ledger, original = locate(bench, replayed(replay) or "")
-    found = verdict_of(bench, replay)
-    if found is None or ledger.read_only:
+    ledger, original = locate(workspace, replayed(replay) or "")
+    verdict = verdict_of(workspace, replay)
+    if verdict is None or ledger.read_only:
         return
     if replay.id in [v.replay_id for v in ledger.verifications(original.id)]:
         return
     ledger.record_verification(
         original.id,
-        found.verdict,
-        differs=found.differs,
-        environment=_environment(bench.ledger, bench.ledger.outcome(replay.id)),
+        verdict.verdict,
+        differs=verdict.differs,
+        environment=_environment(workspace.ledger, workspace.ledger.outcome(replay.id)),
         replay_id=replay.id,
     )
 

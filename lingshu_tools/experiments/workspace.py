@@ -1,7 +1,4 @@
-"""What experiments are worked on with: home, ledger, engine and catalogue, opened when needed.
-
-Knows nothing of who works here: neither of the threads that do nor of tools and doors.
-"""
+"""What experiments are worked on with: home, ledger, engine and catalogue, opened when needed."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ T = TypeVar("T")
 REFERENCE_LEDGER = Path(__file__).parents[2] / "experiments.db"
 
 
-class Bench:
+class Workspace:
     """One home and what belongs to it; thread-safe as far as its parts are.
 
     Args:

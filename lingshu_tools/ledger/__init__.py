@@ -1,7 +1,4 @@
-"""The ledger: every experiment written down before it runs, sealed once, chained by hashes.
-
-Knows nothing of tools, models or MCP.
-"""
+"""The ledger: every experiment written down before it runs, sealed once, chained by hashes."""
 
 from lingshu_tools.ledger.canonical import canonical_json, digest_bytes, digest_file, digest_json
 from lingshu_tools.ledger.home import default_home, open_home

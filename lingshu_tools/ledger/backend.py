@@ -1,7 +1,6 @@
 """What differs between the databases that can hold a ledger, as one set of questions.
 
-`sqlite.py` and `postgres.py` answer them; nothing else may ask which one it is. Knows nothing of
-rows.
+`sqlite.py` and `postgres.py` answer them; nothing else may ask which one it is.
 """
 
 from collections.abc import Iterator, Sequence

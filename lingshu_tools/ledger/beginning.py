@@ -16,7 +16,7 @@ from lingshu_tools.ledger import schema, sealing
 from lingshu_tools.ledger.canonical import digest_bytes
 from lingshu_tools.ledger.chain import append_many
 from lingshu_tools.ledger.records import Experiment, NewExperiment, Screen
-from lingshu_tools.ledger.rows import new_id, now, one, record, records, text_of
+from lingshu_tools.ledger.rows import new_id, now, record, records, row_by_id, text_of
 
 _Key = tuple[str, str | int]
 """A principal and its client key; the row's number where it has none."""
@@ -69,17 +69,17 @@ def begin(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> list[Exp
     ]
     begun = _known(connection, rows)
     for parent in sorted({row["parent"] for row in rows} - {None}):
-        one(connection, Screen if parent.startswith("scr_") else Experiment, parent)
+        row_by_id(connection, Screen if parent.startswith("scr_") else Experiment, parent)
     new: dict[_Key, Mapping[str, Any]] = {}
     for key, row in zip(keys, rows, strict=True):
         if key not in begun:
             new.setdefault(key, row)
-    made = append_many(
+    rows_added = append_many(
         connection,
         schema.experiment,
         ({**row, "id": new_id("exp"), "created_at": now()} for row in new.values()),
     )
-    begun |= {key: record(Experiment, row) for key, row in zip(new, made, strict=True)}
+    begun |= {key: record(Experiment, row) for key, row in zip(new, rows_added, strict=True)}
     return [_same(begun[key], row) for key, row in zip(keys, rows, strict=True)]
 
 
@@ -108,7 +108,7 @@ def ask_to_stop(
     )
     for name in experiment_ids:
         if name not in there:
-            one(connection, Experiment, name, principal=owner)
+            row_by_id(connection, Experiment, name, principal=owner)
     left = _without(connection, experiment_ids, schema.outcome, schema.cancellation)
     stamp = {"principal": principal, "created_at": now()}
     append_many(connection, schema.cancellation, ({"experiment_id": i, **stamp} for i in left))
@@ -123,11 +123,11 @@ def stop(connection: Connection, experiment_ids: Sequence[str]) -> None:
 
 def _without(connection: Connection, names: Sequence[str], *tables: Table) -> list[str]:
     """Return which experiments have no row in any of the tables, each once."""
-    found: set[str] = set()
+    present: set[str] = set()
     for table in tables:
         column = table.c.experiment_id
-        found.update(connection.scalars(select(column).where(column.in_(names))))
-    return [name for name in dict.fromkeys(names) if name not in found]
+        present.update(connection.scalars(select(column).where(column.in_(names))))
+    return [name for name in dict.fromkeys(names) if name not in present]
 
 
 def _known(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> dict[_Key, Experiment]:
@@ -136,12 +136,12 @@ def _known(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> dict[_K
     for row in rows:
         if row["client_key"] is not None:
             keys.setdefault(row["principal"], []).append(row["client_key"])
-    found = [
+    present = [
         experiment
         for principal, named in keys.items()
         for experiment in records(connection, Experiment, principal=principal, client_key=named)
     ]
-    return {(e.principal, e.client_key or ""): e for e in found}
+    return {(e.principal, e.client_key or ""): e for e in present}
 
 
 def _same(begun: Experiment, row: Mapping[str, Any]) -> Experiment:

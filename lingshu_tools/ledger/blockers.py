@@ -18,9 +18,9 @@ def blockers(*files: Path) -> str:
     Those that write are named, or where none does, those that read. Empty where the kernel lists
     nobody.
     """
-    found = list(_locks(files))
-    writers = {pid for pid, writes in found if writes}
-    pids = sorted(writers or {pid for pid, _ in found})
+    locks = list(_locks(files))
+    writers = {pid for pid, writes in locks if writes}
+    pids = sorted(writers or {pid for pid, _ in locks})
     return ", ".join(f"process {pid}{_name(pid)}" for pid in pids)
 
 

@@ -4,7 +4,7 @@ r"""The hash chain over all rows: how a row is hashed, linked and appended.
                columns that are NULL left out
     hash     = digest of "PREVIOUS_HASH\nSEQ\nROW_HASH", the first row's previous hash being empty
 
-Knows nothing of what rows mean; needs a transaction that nobody else can write beside.
+It needs a transaction beside which no other process can write.
 """
 
 import json
@@ -144,10 +144,10 @@ def checked(kind: str, row: dict[str, Any]) -> dict[str, Any]:
         TamperError: it is not what the chain says it was.
     """
     chained = row.pop("chained")
-    found = rehash(kind, tuple(row), tuple(row.values()))
-    if found != chained:
+    actual = rehash(kind, tuple(row), tuple(row.values()))
+    if actual != chained:
         message = (
-            f"{kind} row {row['seq']} hashes to {found}, but the chain has {chained}: it "
+            f"{kind} row {row['seq']} hashes to {actual}, but the chain has {chained}: it "
             "was changed after it was written; do not rely on it, and run `lingshu ledger verify`"
         )
         raise TamperError(message)

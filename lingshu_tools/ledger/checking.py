@@ -2,7 +2,7 @@
 
 Stretches do not depend on each other, so that processes can share a ledger out. As a program, it
 reads one JSON value per line: where the ledger is, then stretches, each of which it answers with a
-line. See `verify.py`. Knows nothing of the file as a whole.
+line. See `verify.py`.
 """
 
 import json
@@ -88,52 +88,56 @@ def check(engine: Engine, place: Place, start: int, end: int) -> Checked:
             what = f"cannot be read: {error.orig if isinstance(error, DatabaseError) else error}"
             return Checked(1, 0, [Problem(start, what)])
     middle = (start + end) // 2
-    done = check(engine, place, start, middle)
-    if len(done.problems) < MAX_PROBLEMS:
-        done += check(engine, place, middle + 1, end)
-    return done
+    part = check(engine, place, start, middle)
+    if len(part.problems) < MAX_PROBLEMS:
+        part += check(engine, place, middle + 1, end)
+    return part
 
 
 def _check(connection: Connection, place: Place, start: int, end: int) -> Checked:
-    done = Checked(rows=end - start + 1)
+    checked = Checked(rows=end - start + 1)
     claimed: dict[int, tuple[str, str]] = {}
     previous = _before(connection, start)
     links = {seq: link for seq, *link in _between(connection, chain, start, end)}
     for seq in range(start, end + 1):
         if seq not in links:
-            done.note(seq, "is missing from the chain")
+            checked.note(seq, "is missing from the chain")
             continue
         kind, row_hash, linked = links[seq]
         if hash_link(previous, seq, row_hash) != linked:
-            done.note(seq, "the chain breaks here: this link or the one before was changed")
+            checked.note(seq, "the chain breaks here: this link or the one before was changed")
         previous = linked
         claimed[seq] = kind, row_hash
     stored: set[str] = set()
     for name, table in tables_at(place.revision).items():
         rows = _between(connection, table, start, end)
-        _rows(done, name, tuple(table.c.keys()), rows, claimed)
+        _rows(checked, name, tuple(table.c.keys()), rows, claimed)
         if table is artifact:
             stored = {row.digest for row in rows}
             if place.objects is not None:
-                _objects(done, ObjectStore(Path(place.objects), writable=False), rows)
+                _objects(checked, ObjectStore(Path(place.objects), writable=False), rows)
         if table is tag:
             for row in rows:
                 if not is_tag(str(row.name)):
-                    done.note(row.seq, f"{quoted(row.name)} is no tag: one short line was expected")
+                    checked.note(
+                        row.seq, f"{quoted(row.name)} is no tag: one short line was expected"
+                    )
         if table is outcome:
-            _references(done, connection, rows, stored)
+            _references(checked, connection, rows, stored)
             if place.objects is not None:
-                _origins(done, connection, ObjectStore(Path(place.objects), writable=False), rows)
+                _origins(
+                    checked, connection, ObjectStore(Path(place.objects), writable=False), rows
+                )
     for seq, (kind, _) in claimed.items():
-        done.note(seq, f"{kind} row is missing")
+        checked.note(seq, f"{kind} row is missing")
     if place.revision >= STANDING:
         for seq, true, kept in derived.wrong(connection, start, end):
-            done.note(seq, f"is {true}, but `standing` says {kept!r}: `lingshu ledger migrate`")
-    return done
+            checked.note(seq, f"is {true}, but `standing` says {kept!r}: `lingshu ledger migrate`")
+    return checked
 
 
 def _rows(
-    done: Checked,
+    checked: Checked,
     name: str,
     columns: tuple[str, ...],
     rows: Sequence[Row[Any]],
@@ -144,11 +148,11 @@ def _rows(
         seq: int = row[0]
         kind, expected = claimed.get(seq, (None, None))
         if kind != name:
-            done.note(seq, f"{name} row that is not in the chain")
+            checked.note(seq, f"{name} row that is not in the chain")
             continue
         del claimed[seq]
-        if (found := rehash(name, columns, row)) != expected:
-            done.note(seq, f"{name} row hashes to {found}, not {expected}: it was changed")
+        if (actual := rehash(name, columns, row)) != expected:
+            checked.note(seq, f"{name} row hashes to {actual}, not {expected}: it was changed")
 
 
 def _before(connection: Connection, start: int) -> str:
@@ -157,7 +161,7 @@ def _before(connection: Connection, start: int) -> str:
 
 
 def _references(
-    done: Checked, connection: Connection, rows: Sequence[Row[Any]], stored: set[str]
+    checked: Checked, connection: Connection, rows: Sequence[Row[Any]], stored: set[str]
 ) -> None:
     """Note artifacts without a row; those `stored` in this stretch, which is most, have one."""
     named: dict[str, tuple[int, str]] = {}
@@ -170,32 +174,32 @@ def _references(
     known = select(artifact.c.digest).where(artifact.c.digest.in_(list(named)))
     for digest in named.keys() - set(connection.scalars(known)):
         seq, role = named[digest]
-        done.note(seq, f"its {role} {digest} has no artifact row")
+        checked.note(seq, f"its {role} {digest} has no artifact row")
 
 
-def _objects(done: Checked, objects: ObjectStore, rows: Sequence[Row[Any]]) -> None:
+def _objects(checked: Checked, objects: ObjectStore, rows: Sequence[Row[Any]]) -> None:
     for row in rows:
-        done.objects += 1
+        checked.objects += 1
         try:
             objects.checked(row.digest)
         except (LingshuError, OSError) as error:
-            done.note(row.seq, str(error))
+            checked.note(row.seq, str(error))
 
 
 def _origins(
-    done: Checked, connection: Connection, objects: ObjectStore, rows: Sequence[Row[Any]]
+    checked: Checked, connection: Connection, objects: ObjectStore, rows: Sequence[Row[Any]]
 ) -> None:
     """Note outcomes whose cells say that they answer another request."""
     columns = experiment.c.id, experiment.c.tool, experiment.c.request
     about = {row.experiment_id for row in rows}
     query = select(*columns).where(experiment.c.id.in_(about))
-    asked = {name: (tool, request) for name, tool, request in connection.execute(query)}
+    arguments = {name: (tool, request) for name, tool, request in connection.execute(query)}
     for row in rows:
-        if row.experiment_id in asked:
+        if row.experiment_id in arguments:
             for role, digest, what in foreign_cells(
-                objects, *asked[row.experiment_id], row.artifacts
+                objects, *arguments[row.experiment_id], row.artifacts
             ):
-                done.note(row.seq, f"its {role} {digest} {what}: replay {row.experiment_id}")
+                checked.note(row.seq, f"its {role} {digest} {what}: replay {row.experiment_id}")
 
 
 def _between(connection: Connection, table: Table, start: int, end: int) -> Sequence[Row[Any]]:
@@ -208,7 +212,7 @@ def main() -> None:
         place = Place(**json.loads(sys.stdin.readline()))
         engine = place.engine()
         for line in sys.stdin:
-            done = check(engine, place, *json.loads(line))
-            problems = [[p.seq, p.what] for p in done.problems]
-            sys.stdout.write(json.dumps([done.rows, done.objects, problems]) + "\n")
+            checked = check(engine, place, *json.loads(line))
+            problems = [[p.seq, p.what] for p in checked.problems]
+            sys.stdout.write(json.dumps([checked.rows, checked.objects, problems]) + "\n")
             sys.stdout.flush()

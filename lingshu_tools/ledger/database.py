@@ -1,7 +1,4 @@
-"""Transactions on a ledger: short, retried, and with one kind of error.
-
-Knows nothing of what is read or written.
-"""
+"""Transactions on a ledger: short, retried, and with one kind of error."""
 
 import time
 from collections.abc import Callable, Generator
@@ -64,7 +61,7 @@ class Database:
             LedgerError: it is no ledger, one of another format, or cannot be opened.
             SchemaError: its schema is not as its revision says.
         """
-        # Most are there already, and are opened without waiting for whoever writes.
+        # Most are there already, and are opened without waiting for a process that writes.
         self = cls(backend)
         if backend.exists and self._is_ledger():
             return self
@@ -127,17 +124,17 @@ class Database:
         # Everything inside waits for the rest of this time at most.
         with time_limit(remaining(BUSY_S)):
             while True:
-                done = _NOTHING
+                effect = _NOTHING
                 try:
                     with self._writer.begin() as connection:
-                        made = work(connection)
-                        done = _UNKNOWN
-                    return made
+                        result = work(connection)
+                        effect = _UNKNOWN
+                    return result
                 except UNREADABLE as error:
                     if cause := self.backend.cause(error):
                         raise LedgerError(cause) from error
                     if not self.backend.is_busy(error):
-                        message = f"{self.name} cannot be written: {why(error)}; {done}"
+                        message = f"{self.name} cannot be written: {why(error)}; {effect}"
                         raise LedgerError(message) from error
                     if remaining(BUSY_S) <= LEAST_S:
                         raise self._locked(started, _NOTHING) from error
@@ -153,14 +150,14 @@ class Database:
 
     def _required(self, connection: Connection) -> str:
         """Return the revision, and refuse a database that is not as it says."""
-        found = revision_of(connection)
-        require_none(self.backend.differences(connection, found), self.name, found)
-        return found
+        revision = revision_of(connection)
+        require_none(self.backend.differences(connection, revision), self.name, revision)
+        return revision
 
-    def _locked(self, started: float, done: str) -> LockedError:
+    def _locked(self, started: float, effect: str) -> LockedError:
         who = self.backend.blockers() or "another program"
         message = (
-            f"{self.name} is locked by {who}; waited {time.monotonic() - started:.1f} s, {done}. "
+            f"{self.name} is locked by {who}; waited {time.monotonic() - started:.1f} s, {effect}. "
             "A backup or a database browser holds such locks: close it or wait until it has ended, "
             "then ask again"
         )
@@ -180,13 +177,13 @@ def revision_of(connection: Connection) -> str:
     Raises:
         LedgerError: it is no ledger, or one of another format or a newer revision.
     """
-    found = None
+    revision = None
     if inspect(connection).has_table(schema.ledger.name):
-        found = connection.scalar(select(schema.ledger.c.format))
-    if found != schema.FORMAT:
+        revision = connection.scalar(select(schema.ledger.c.format))
+    if revision != schema.FORMAT:
         message = (
-            f"this file has the format {found!r}, and this version reads {schema.FORMAT!r}: "
-            + ("use a newer lingshu-tools" if found else "it is not a ledger, name another file")
+            f"this file has the format {revision!r}, and this version reads {schema.FORMAT!r}: "
+            + ("use a newer lingshu-tools" if revision else "it is not a ledger, name another file")
         )
         raise LedgerError(message)
     return _revision(connection)
@@ -195,11 +192,11 @@ def revision_of(connection: Connection) -> str:
 def _revision(connection: Connection) -> str:
     if not inspect(connection).has_table(schema.revision.name):
         return BASELINE
-    found = connection.scalar(select(schema.revision.c.version_num))
-    if found not in REVISIONS:
+    revision = connection.scalar(select(schema.revision.c.version_num))
+    if revision not in REVISIONS:
         message = (
-            f"this ledger has the schema {found!r}, and this version knows {', '.join(REVISIONS)}: "
-            "it was made by a newer lingshu-tools; use that one"
+            f"this ledger has the schema {revision!r}, and this version knows "
+            f"{', '.join(REVISIONS)}: it was made by a newer lingshu-tools; use that one"
         )
         raise LedgerError(message)
-    return str(found)
+    return str(revision)

@@ -74,8 +74,8 @@ def wrong(connection: Connection, start: int, end: int) -> list[tuple[int, str, 
     query = query.where(true.c.status.is_distinct_from(standing.c.status))
     strays = select(standing.c.seq).where(standing.c.seq.between(start, end))
     strays = strays.where(standing.c.seq.not_in(select(experiment.c.seq)))
-    found = [(seq, status, kept) for seq, status, kept in connection.execute(query)]
-    return found + [(seq, "no experiment", "something") for seq in connection.scalars(strays)]
+    rows = [(seq, status, kept) for seq, status, kept in connection.execute(query)]
+    return rows + [(seq, "no experiment", "something") for seq in connection.scalars(strays)]
 
 
 _true = select(experiment.c.seq, func.coalesce(outcome.c.kind, OPEN).label("status")).outerjoin(

@@ -41,10 +41,10 @@ class Difference(NamedTuple):
         return f"{self}: {_MEANING.get(self.kind, 'it may change any answer')}"
 
 
-def compare(found: Iterable[Entry], expected: Iterable[Entry]) -> Iterator[Difference]:
+def compare(entries: Iterable[Entry], expected: Iterable[Entry]) -> Iterator[Difference]:
     """Yield how one schema differs from another, in the order of the expected one."""
     actual: dict[tuple[str, str], str] = {}
-    for kind, name, text in found:
+    for kind, name, text in entries:
         if (kind, name) in actual:
             yield Difference(kind, name, "is there twice")
         actual[kind, name] = text
@@ -56,20 +56,20 @@ def compare(found: Iterable[Entry], expected: Iterable[Entry]) -> Iterator[Diffe
         yield Difference(kind, name, FOREIGN)
 
 
-def require_none(found: Sequence[Difference], name: str, revision: str) -> None:
+def require_none(differences: Sequence[Difference], name: str, revision: str) -> None:
     """Refuse a database that could show or allow something else than one of its revision.
 
     Tables, views and indexes that somebody added change no answer; only `verify` names them.
 
     Args:
-        found: what differs.
+        differences: what differs.
         name: what messages call the database.
         revision: the one it says it has.
 
     Raises:
         SchemaError: what is missing, changed or added, and what to do.
     """
-    wrong = [str(d) for d in found if d.kind == "trigger" or d.what != FOREIGN]
+    wrong = [str(d) for d in differences if d.kind == "trigger" or d.what != FOREIGN]
     if wrong:
         more = f" and {len(wrong) - _MOST_NAMED} more" if len(wrong) > _MOST_NAMED else ""
         message = (

@@ -5,7 +5,7 @@ age tells them apart: storing makes an object young, even one that is there alre
 younger than an hour is ever taken. Whatever is taken is first moved aside and looked at again, so a
 writer that stores the same bytes at that moment either finds its object missing, and writes it, or
 has made it young, and it is put back: if need be by the next collector, should this one die in
-between. Knows nothing of what the objects are.
+between.
 """
 
 import os
@@ -65,23 +65,23 @@ def collect_garbage(
         )
         raise InputError(message)
     root = ledger.objects.root
-    own = root.parent / "experiments.db"
-    if own.exists() and not ledger.is_at(own):
-        message = f"{root} serves {own} as well, whose rows {ledger.name} does not know"
+    database = root.parent / "experiments.db"
+    if database.exists() and not ledger.is_at(database):
+        message = f"{root} serves {database} as well, whose rows {ledger.name} does not know"
         raise InputError(message)
     if delete:
         _put_back(root)
     limit = time.time() - min_age_s
     # Listed before the rows are read: a row committed in between is seen.
-    found = [(path, path.stat()) for path in _files(root)]
+    files = [(path, path.stat()) for path in _files(root)]
     used = _used(ledger)
-    loose = [(path, stat) for path, stat in found if path not in used]
+    loose = [(path, stat) for path, stat in files if path not in used]
     old = [(path, stat.st_size) for path, stat in loose if stat.st_mtime < limit]
     return Garbage(
         paths=tuple(path for path, _ in old),
         bytes=sum(size for _, size in old),
         young=len(loose) - len(old),
-        kept=len(found) - len(loose),
+        kept=len(files) - len(loose),
         deleted=sum(_taken(path, limit) for path, _ in old) if delete else 0,
     )
 

@@ -1,7 +1,4 @@
-"""Heads seen earlier, as plain lines: a witness, beside the database, against a cut tail.
-
-Knows nothing of how a head is computed.
-"""
+"""Heads seen earlier, as plain lines: a witness, beside the database, against a cut tail."""
 
 from pathlib import Path
 

@@ -40,7 +40,7 @@ def default_home() -> Path:
 def open_home(home: Path) -> Path:
     """Return `home`, made with the mode 0700 where it was missing, once it is safe to use.
 
-    The home itself may be a symbolic link. What is in it may not: whoever can put a link into a
+    The home itself may be a symbolic link. What is in it may not: a user who can put a link into a
     home would decide which file is written.
 
     Raises:

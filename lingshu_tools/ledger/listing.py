@@ -1,7 +1,4 @@
-"""Finding experiments: filters, newest first, and the status that is derived and never stored.
-
-Knows nothing of writing.
-"""
+"""Finding experiments: filters, newest first, and the status that is derived and never stored."""
 
 import sqlite3
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -150,9 +147,9 @@ def page(
     else:
         batches = _looked_up(read, query, place, cursor, limit + 1, search, wanted.text)
     for rows in batches:
-        found = unsealed([row["id"] for row in rows if row["kind"] is None])
+        unsealed_ids = unsealed([row["id"] for row in rows if row["kind"] is None])
         for row in rows:
-            status = row.pop("kind") or found[row["id"]]
+            status = row.pop("kind") or unsealed_ids[row["id"]]
             if wanted.status in (None, status):
                 if len(items) == limit:
                     return Page(tuple(items), str(items[-1].experiment.seq))
@@ -204,8 +201,8 @@ def _looked_up(
     try:
         for seqs in search.candidates(text, before) if mark else ():
             with read() as connection:
-                found = connection.execute(query.where(experiment.c.seq.in_(seqs))).mappings()
-                rows = [dict(row) for row in found]
+                matches = connection.execute(query.where(experiment.c.seq.in_(seqs))).mappings()
+                rows = [dict(row) for row in matches]
             yield rows
             before = seqs[-1]
     except sqlite3.Error:

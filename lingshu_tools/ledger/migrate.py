@@ -1,8 +1,7 @@
 """Brings a ledger to this version's schema: a copy first, then all revisions in one transaction.
 
 Only `lingshu ledger migrate` calls it, never a tool: an older ledger works as it is. The file is
-locked against other processes of this library, and against every writer by BEGIN IMMEDIATE. Knows
-nothing of what the revisions do.
+locked against other processes of this library, and against every writer by BEGIN IMMEDIATE.
 
 On a PostgreSQL server no schema but the newest was ever released: there, only what is derived is
 made anew.
@@ -104,7 +103,7 @@ def _migrate(connection: Connection, backend: Backend) -> Migrated:
 def _copy(path: Path, revision: str) -> Path:
     # Writers wait for the transaction that is open, so the copy is what will be changed.
     target = _unused(path, revision)
-    # What has the name of a copy is whole, whoever is killed.
+    # What has the name of a copy is whole, whichever process is killed.
     unfinished = target.with_name(f"{UNFINISHED}{target.name}")
     try:
         unfinished.unlink(missing_ok=True)

@@ -1,7 +1,6 @@
 """A content-addressed store: bytes under their digest, durable before they are named.
 
-`objects/ab/cdef…` holds the bytes whose SHA-256 is `abcdef…`. Knows nothing of what the bytes are
-or of who needs them.
+`objects/ab/cdef…` holds the bytes whose SHA-256 is `abcdef…`.
 """
 
 import hashlib
@@ -63,7 +62,7 @@ class ObjectStore:
             raise LedgerError(message)
         try:
             if _touched(path, digest):
-                # Whoever stored it may have died before its name was on the disk.
+                # The process that stored it may have died before its name was on the disk.
                 sync_name(path)
             else:
                 private_folder(self.root)
@@ -116,10 +115,10 @@ class ObjectStore:
             message = f"{path} cannot be read: {error}; replay its experiment to make it again"
             raise LedgerError(message) from error
 
-    def _compare(self, digest: str, found: str) -> None:
-        if found != digest:
+    def _compare(self, digest: str, actual: str) -> None:
+        if actual != digest:
             path = self.path(digest)
-            message = f"{path} is {found}, not {digest}: it is damaged; replay its experiment"
+            message = f"{path} is {actual}, not {digest}: it is damaged; replay its experiment"
             raise TamperError(message)
 
 
@@ -142,13 +141,13 @@ def _is_object(path: Path) -> bool:
 
 
 def _touched(path: Path, digest: str) -> bool:
-    """Return whether an object is there and whole, and young again for whoever collects garbage."""
+    """Return whether an object is there and whole, and young again for a garbage collection."""
     if not _is_object(path):
         return False
     try:
         # In this order: an object taken away in between is missed here, and written anew.
         os.utime(path)
-        # A damaged object is replaced by whoever brings the right bytes again.
+        # A damaged object is replaced by the next write of the right bytes.
         return digest_file(path) == digest
     except FileNotFoundError:
         return False

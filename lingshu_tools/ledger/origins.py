@@ -28,10 +28,10 @@ def foreign_cells(
     """
     answered = dict(_answered(objects, json.loads(artifacts)))
     arms = _arms(tool, request) if answered else {}
-    for (role, digest), found in answered.items():
+    for (role, digest), origins in answered.items():
         expected = arms[role].digest if role in arms else "no request for cells"
-        if found != expected:
-            yield role, digest, f"holds the cells of {found}, and its experiment's are {expected}"
+        if origins != expected:
+            yield role, digest, f"holds the cells of {origins}, and its experiment's are {expected}"
 
 
 def _answered(

@@ -2,7 +2,7 @@
 
 Writing transactions take one advisory lock first, so that the chain stays a line; the reader's see
 one state and are read-only. An attempt is alive as long as the connection that holds its advisory
-lock. No connection outlives its transaction but that one. Knows nothing of what the tables mean.
+lock. No connection outlives its transaction but that one.
 """
 
 import math
@@ -38,7 +38,7 @@ from lingshu_tools.ledger.search import Read
 from lingshu_tools.system.deadline import remaining
 
 _CONNECT_S = 10
-_ONE_WRITER = "SELECT pg_advisory_xact_lock(hashtextextended('ledger ' || current_schema(), 0))"
+_WRITER_LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('ledger ' || current_schema(), 0))"
 _TAKE = "SELECT pg_try_advisory_lock(hashtextextended(:name, 0))"
 _SETTINGS = {"synchronous_commit": "on"}
 # The last is a statement that took the time that a call had left.
@@ -88,7 +88,7 @@ class PostgresBackend:
         engine = self._engine()
 
         def on_begin(connection: Connection) -> None:
-            connection.exec_driver_sql(_ONE_WRITER)
+            connection.exec_driver_sql(_WRITER_LOCK)
 
         # After the one that limits how long it waits.
         event.listen(engine, "begin", on_begin)
@@ -184,7 +184,7 @@ class AdvisoryLock:
         """Whether it has not been released yet, in the process that took it.
 
         A server that restarted has let it go all the same. Work that went on meanwhile may still be
-        sealed: an experiment takes one outcome, whoever is first.
+        sealed: an experiment takes one outcome, the first.
         """
         return self._pid == os.getpid() and not self._connection.closed
 

@@ -120,35 +120,35 @@ def differences(connection: Connection, engine: Engine, at: str) -> list[Differe
         engine: makes a connection of its own, on which the schema is created and rolled back.
         at: the revision; only the newest was ever made on a server.
     """
-    found = trigger_differences(connection, at)
+    entries = trigger_differences(connection, at)
     space, name = connection.exec_driver_sql(_SPACE).one()
     try:
         right = _expected(engine)
     except DBAPIError as error:
         what = f"could not be compared ({error.orig}); grant TEMPORARY on the database"
-        return [*found, Difference("schema", name, what)]
-    return found + list(compare(_described(connection, space, name, _OTHERS), right))
+        return [*entries, Difference("schema", name, what)]
+    return entries + list(compare(_described(connection, space, name, _OTHERS), right))
 
 
 def restore(connection: Connection, engine: Engine, at: str) -> None:
     """Put functions, triggers and views back, and drop foreign triggers of the ledger's tables."""
-    found = differences(connection, engine, at)
-    if any(each.kind == "trigger" for each in found):
+    entries = differences(connection, engine, at)
+    if any(each.kind == "trigger" for each in entries):
         for name in FUNCTIONS:
             connection.exec_driver_sql(_function(name, "", "OR REPLACE "))
         # Those that were wrong for their function alone are right now.
         for _, name, what in trigger_differences(connection, at):
-            for (table,) in _asked(connection, _TABLE_OF, trigger=name):
+            for (table,) in _query(connection, _TABLE_OF, trigger=name):
                 connection.exec_driver_sql(f'DROP TRIGGER "{name}" ON {table}')
             if what != FOREIGN:
                 connection.exec_driver_sql(_trigger(name, ""))
-    for kind, name, _ in found:
+    for kind, name, _ in entries:
         if kind == "view" and name in derived.VIEWS:
             connection.exec_driver_sql(f"DROP VIEW IF EXISTS {name}")
             connection.exec_driver_sql(derived.VIEWS[name])
 
 
-def _asked(connection: Connection, query: str, **values: Any) -> list[tuple[Any, ...]]:
+def _query(connection: Connection, query: str, **values: Any) -> list[tuple[Any, ...]]:
     space, _ = connection.exec_driver_sql(_SPACE).one()
     values = {"space": space, "relations": _RELATIONS} | values
     return [tuple(row) for row in connection.execute(text(_OURS + query), values)]
@@ -175,7 +175,7 @@ def _described(
     connection: Connection, space: int, name: str, queries: tuple[str, ...]
 ) -> Iterator[Entry]:
     for query in queries:
-        for kind, part, definition in _asked(connection, query, space=space):
+        for kind, part, definition in _query(connection, query, space=space):
             # Some definitions name their table in full; newer servers call any temporary schema so.
             for prefix in (f"{name}.", "pg_temp.") if name else ():
                 part, definition = part.removeprefix(prefix), definition.replace(prefix, "")

@@ -1,6 +1,6 @@
 """What can be asked of a ledger, open for writing or not.
 
-`running` and `interrupted` are looked up, never stored. Knows nothing of how anything got in.
+`running` and `interrupted` are looked up, never stored.
 """
 
 import json
@@ -33,7 +33,7 @@ from lingshu_tools.ledger.records import (
     Verification,
     VerifyReport,
 )
-from lingshu_tools.ledger.rows import one, records
+from lingshu_tools.ledger.rows import records, row_by_id
 from lingshu_tools.ledger.spool import Spool
 from lingshu_tools.ledger.verify import Audit
 
@@ -122,7 +122,7 @@ class Reading:
             NotFoundError: there is none with this id.
         """
         with self._database.read() as connection:
-            return one(connection, Screen, screen_id, principal=self._principal)
+            return row_by_id(connection, Screen, screen_id, principal=self._principal)
 
     def find_screens(self, *, digest: str | None = None, limit: int = 20) -> list[Screen]:
         """Return screens, newest first: all, or those whose plan has this digest."""
@@ -132,7 +132,10 @@ class Reading:
         if self._principal is not None:
             query = query.where(schema.screen.c.principal == self._principal)
         with self._database.read() as connection:
-            return [one(connection, Screen, found) for found in connection.scalars(query).all()]
+            return [
+                row_by_id(connection, Screen, identifier)
+                for identifier in connection.scalars(query).all()
+            ]
 
     def measurements(self, screen_id: str) -> list[Measurement]:
         """Return what was measured for a screen, oldest first."""
@@ -146,19 +149,19 @@ class Reading:
             NotFoundError: there is none with this id.
         """
         with self._database.read() as connection:
-            return one(connection, Experiment, experiment_id, principal=self._principal)
+            return row_by_id(connection, Experiment, experiment_id, principal=self._principal)
 
     def experiments(self, ids: Sequence[str]) -> list[Experiment]:
         """Return the experiments with these ids, oldest first; unknown ids are left out."""
         with self._database.read() as connection:
-            found = [e for part in _parts(ids) for e in records(connection, Experiment, id=part)]
-        return sorted(found, key=lambda e: e.seq)
+            rows = [e for part in _parts(ids) for e in records(connection, Experiment, id=part)]
+        return sorted(rows, key=lambda e: e.seq)
 
     def children(self, parent_id: str) -> list[Experiment]:
         """Return the experiments of a screen by position, or the replays of one by age."""
         with self._database.read() as connection:
-            found = records(connection, Experiment, parent=parent_id)
-        return sorted(found, key=lambda e: (e.position is None, e.position or 0, e.seq))
+            rows = records(connection, Experiment, parent=parent_id)
+        return sorted(rows, key=lambda e: (e.position is None, e.position or 0, e.seq))
 
     def children_of(self, ids: Sequence[str]) -> list[Experiment]:
         """Return the replays of experiments, or the experiments of screens, oldest first."""
@@ -221,11 +224,11 @@ class Reading:
             return {}
         query = select(schema.experiment.c.id, schema.tag.c.name).order_by(schema.tag.c.name)
         query = query.join(schema.tag, schema.tag.c.experiment_seq == schema.experiment.c.seq)
-        found: dict[str, list[str]] = {}
+        names: dict[str, list[str]] = {}
         with self._database.read() as connection:
             for name, tag in connection.execute(query.where(schema.experiment.c.id.in_(ids))):
-                found.setdefault(name, []).append(tag)
-        return found
+                names.setdefault(name, []).append(tag)
+        return names
 
     def status(self, experiment_id: str) -> Status:
         """Return where an experiment stands.
@@ -234,9 +237,9 @@ class Reading:
             NotFoundError: there is none with this id.
         """
         with self._database.read() as connection:
-            one(connection, Experiment, experiment_id, principal=self._principal)
+            row_by_id(connection, Experiment, experiment_id, principal=self._principal)
             tried = has(connection, schema.attempt, experiment_id=experiment_id)
-        # In this order: whoever seals does it before the lock is freed.
+        # In this order: a process seals before it frees the lock.
         alive = bool(self._locks.held([experiment_id]))
         sealed = self.outcome(experiment_id)
         return status_of(sealed and sealed.kind, tried=tried, alive=alive)
@@ -262,8 +265,8 @@ class Reading:
     def outcome(self, experiment_id: str) -> Outcome | None:
         """Return how an experiment ended; None until it has."""
         with self._database.read() as connection:
-            found = records(connection, Outcome, experiment_id=experiment_id)
-        return found[0] if found else None
+            rows = records(connection, Outcome, experiment_id=experiment_id)
+        return rows[0] if rows else None
 
     def sealed(self, ids: Sequence[str]) -> set[str]:
         """Return those of these experiments that have an outcome, in one transaction."""
@@ -278,12 +281,12 @@ class Reading:
     def outcomes(self, ids: Sequence[str]) -> dict[str, Outcome]:
         """Return how experiments ended; those that have not are left out."""
         with self._database.read() as connection:
-            found = [
+            rows = [
                 outcome
                 for part in _parts(ids)
                 for outcome in records(connection, Outcome, experiment_id=part)
             ]
-        return {outcome.experiment_id: outcome for outcome in found}
+        return {outcome.experiment_id: outcome for outcome in rows}
 
     def cancel_requested(self, experiment_id: str) -> bool:
         """Return whether somebody asked that an experiment stop."""
@@ -304,11 +307,11 @@ class Reading:
         """
         if digest not in self._environments:
             with self._database.read() as connection:
-                found = fetch(connection, schema.environment, digest=digest)
-            if not found:
+                row = fetch(connection, schema.environment, digest=digest)
+            if not row:
                 message = f"there is no environment {quoted(digest)}; outcomes name theirs"
                 raise InputError(message)
-            self._environments[digest] = found[0]["document"]
+            self._environments[digest] = row[0]["document"]
         return json.loads(self._environments[digest])
 
     def verifications(self, experiment_id: str) -> list[Verification]:
@@ -339,7 +342,7 @@ class Reading:
         return self._objects.checked(digest)
 
     def object_path(self, digest: str) -> Path:
-        """Return where an object is kept, not checked; whoever reads it there checks its bytes."""
+        """Return where an object is kept, not checked; the reader checks its bytes."""
         return self._objects.path(digest)
 
     def has_object(self, digest: str) -> bool:

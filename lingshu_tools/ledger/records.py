@@ -1,7 +1,4 @@
-"""What goes into a ledger and what comes out: frozen values, times as UTC text, digests as text.
-
-Knows nothing of SQL, files or locks.
-"""
+"""What goes into a ledger and what comes out: frozen values, times as UTC text, digests as text."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -19,7 +16,7 @@ _HEAD = re.compile(r"[0-9]+:sha256:[0-9a-f]{64}")
 
 @dataclass(frozen=True, order=True)
 class Head:
-    """The newest row of the chain; whoever keeps it can later detect a cut or rewritten tail."""
+    """The newest row of the chain; with it kept, a reader detects a cut or rewritten tail."""
 
     seq: int
     hash: str

@@ -1,4 +1,4 @@
-"""Rows to records and back: JSON columns, ids, times. Knows nothing of transactions."""
+"""Rows to records and back: JSON columns, ids, times."""
 
 import base64
 import json
@@ -81,7 +81,7 @@ def records(connection: Connection, kind: type[R], **equals: Any) -> list[R]:
     return [record(kind, row) for row in rows]
 
 
-def one(
+def row_by_id(
     connection: Connection, kind: type[R], identifier: str, *, principal: str | None = None
 ) -> R:
     """Return the record with this id.
@@ -97,10 +97,10 @@ def one(
     """
     table = _TABLES[kind][0]
     owner = {} if principal is None else {"principal": principal}
-    found = records(connection, kind, id=identifier, **owner)
-    if not found:
+    rows = records(connection, kind, id=identifier, **owner)
+    if not rows:
         raise not_found(table, identifier, _near(connection, table, identifier, owner))
-    return found[0]
+    return rows[0]
 
 
 def not_found(table: Table, identifier: str, known: Iterable[str]) -> NotFoundError:

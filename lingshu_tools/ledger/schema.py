@@ -3,7 +3,7 @@
 Every table of `metadata` shares the chain's `seq`, so one counter orders all that ever happened,
 and a table needs no link columns of its own. A column added later is NULL in old rows, and the hash
 leaves NULL out, so widening a table never changes an old hash. Written for SQLite and PostgreSQL
-alike. Knows nothing of how rows get in or out.
+alike.
 """
 
 from typing import Any

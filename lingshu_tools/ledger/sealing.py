@@ -1,7 +1,6 @@
 """How an attempt begins and how it ends, as rows: the one seal, and what it refers to.
 
-Each function runs in a transaction that somebody else opened. Knows nothing of locks, objects or
-the spool.
+Each function runs in a transaction that somebody else opened.
 """
 
 import json

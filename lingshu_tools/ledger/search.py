@@ -2,8 +2,8 @@
 
 `experiments.db.search` holds the trigrams of each experiment's id and request, for rows up to a
 mark: a `seq` and the chain's hash there, so that an index of another ledger is never used. What it
-offers is looked at again by whoever asked, so it can at worst leave a row out. It is brought up to
-date a little at a time by those who search. Knows nothing of filters.
+offers is checked again by the caller, so it can at worst leave a row out. It is brought up to
+date a little at a time by those who search.
 """
 
 import sqlite3
@@ -63,8 +63,8 @@ class Search:
         """
         query = "SELECT rowid FROM words WHERE words MATCH ? AND rowid < ? ORDER BY rowid DESC"
         with closing(self._open()) as index:
-            found = index.execute(query, (_match(text), before))
-            while rows := found.fetchmany(_BATCH):
+            rows = index.execute(query, (_match(text), before))
+            while rows := rows.fetchmany(_BATCH):
                 yield [seq for (seq,) in rows]
 
     def update(self, patience_s: float = _PATIENCE_S) -> bool:
@@ -77,14 +77,14 @@ class Search:
         deadline = time.monotonic() + patience_s
         try:
             with closing(self._open()) as index:
-                while not (done := self._add(index)) and time.monotonic() < deadline:
+                while not (complete := self._add(index)) and time.monotonic() < deadline:
                     pass
         except sqlite3.OperationalError:  # somebody else is at it, or the disk takes nothing
             return False
         except sqlite3.DatabaseError:
             self.path.unlink(missing_ok=True)
             return False
-        return done
+        return complete
 
     def _add(self, index: sqlite3.Connection) -> bool:
         index.execute("BEGIN IMMEDIATE")

@@ -1,7 +1,7 @@
 """Outcomes that the database would not take: kept as durable files until it does.
 
 `spool/exp_….json` is one outcome row and what it refers to, after a line with its digest: what was
-damaged while it waited is never recorded. Knows nothing of how it gets into the ledger.
+damaged while it waited is never recorded.
 """
 
 import json

@@ -1,8 +1,7 @@
 """All that is SQLite's own: how a file is opened, which journal it gets, what stops a rewrite.
 
 Two engines per ledger: the writer's transactions begin IMMEDIATE, so that they wait for each other
-instead of failing; the reader is `query_only`. No connection outlives its transaction. Knows
-nothing of what the tables mean.
+instead of failing; the reader is `query_only`. No connection outlives its transaction.
 """
 
 import sqlite3

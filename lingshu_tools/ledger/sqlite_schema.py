@@ -46,9 +46,9 @@ def create_tables(connection: Connection, at: str = HEAD) -> None:
 
 def differences(connection: Connection, at: str) -> list[Difference]:
     """Return what of the open database is not as in revision `at`."""
-    found = sorted(entry for entry, _ in _read(connection))
+    entries = sorted(entry for entry, _ in _read(connection))
     # Creating a schema to compare with takes 10 ms, the digest less than 1.
-    return [] if digest_of(found) == DIGESTS[at] else list(compare(found, expected(at)))
+    return [] if digest_of(entries) == DIGESTS[at] else list(compare(entries, expected(at)))
 
 
 def restore(connection: Connection, at: str) -> None:

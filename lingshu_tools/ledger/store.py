@@ -5,7 +5,7 @@
     seal     its one outcome; the artifacts are on the disk before the row
 
 `running` and `interrupted` are looked up, never stored, so nothing has to be repaired after a
-crash. Knows nothing of tools, engines or what a request means.
+crash.
 """
 
 import os
@@ -116,11 +116,11 @@ class Ledger(Reading):
         """
         url = url or os.environ.get("LINGSHU_LEDGER")
         open_home(home)
-        own = SqliteBackend(home / "experiments.db", writable=True)
-        database = Database.open(backend_of(url) if url else own)
+        database = SqliteBackend(home / "experiments.db", writable=True)
+        database = Database.open(backend_of(url) if url else database)
         self = cls(database, home, ObjectStore(home / "objects"))
         self._heads.add(self.head())
-        # Whoever opens it only to read shall not wait long for somebody who writes.
+        # Opening it only to read must not wait long for a process that writes.
         with time_limit(_INGEST_S), suppress(LockedError):
             for experiment_id in self._spool.waiting():
                 self._ingest_if_possible(experiment_id)
@@ -185,8 +185,8 @@ class Ledger(Reading):
 
         def work(connection: Connection) -> list[Experiment]:
             begun = beginning.begin(connection, rows)
-            for made, name in product(begun, tags):
-                tagging.add(connection, made, name, made.principal)
+            for experiment, name in product(begun, tags):
+                tagging.add(connection, experiment, name, experiment.principal)
             return begun
 
         begun = self._admit(requests, lambda: self._database.write(work))
@@ -213,12 +213,12 @@ class Ledger(Reading):
             InputError: a tag is none: what one looks like is said.
             NotFoundError: there is no such experiment.
         """
-        found = self.experiment(experiment_id)
+        experiment = self.experiment(experiment_id)
         self._check_tags(tags)
 
         def work(connection: Connection) -> None:
             for name in tags:
-                tagging.add(connection, found, name, principal)
+                tagging.add(connection, experiment, name, principal)
 
         self._database.write(work)
         return self.tags([experiment_id]).get(experiment_id, [])
@@ -262,7 +262,7 @@ class Ledger(Reading):
             InputError: the result is no JSON; the attempt lives on and can be sealed as failed.
             SealedError: another attempt was first.
             LockedError: the database stays locked: the outcome is kept in a file, and the next
-                attempt, or whoever opens the ledger next, records it.
+                attempt, or the next process that opens the ledger, records it.
             LedgerError: the attempt is closed, or the database cannot be written: the outcome is
                 kept in the same way.
         """
@@ -298,7 +298,7 @@ class Ledger(Reading):
     ) -> dict[str, Status]:
         """Return the status of each experiment after asking that all of them stop.
 
-        One that nobody works on is `cancelled` at once; `running` means that whoever works on it
+        One that nobody works on is `cancelled` at once; `running` means that the process at work
         sees the request and stops; an outcome stays what it is. All requests are recorded before
         the first experiment is sealed.
 
@@ -311,7 +311,7 @@ class Ledger(Reading):
         self._database.write(
             lambda c: beginning.ask_to_stop(c, experiment_ids, principal, owner=owner)
         )
-        # No attempt begins after this commit, so whoever is not at work now never will be.
+        # No attempt begins after this commit, so no other process will begin to work on these.
         alive = self._locks.held(experiment_ids)
         free = [name for name in experiment_ids if name not in alive]
         self._database.write(lambda c: beginning.stop(c, free))

@@ -1,4 +1,4 @@
-"""Tags: what people call groups of experiments, as rows. Knows nothing of transactions."""
+"""Tags: what people call groups of experiments, as rows."""
 
 import re
 

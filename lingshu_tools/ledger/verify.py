@@ -2,8 +2,7 @@
 
 A long ledger is shared out to processes, a stretch of the chain at a time. Reads in short
 transactions, so writers need not wait. What it cannot see: a tail cut off when no earlier head is
-known, and a whole chain forged by somebody who could also replace every anchor. Knows nothing of
-locks or of what rows mean.
+known, and a whole chain forged by somebody who could also replace every anchor.
 """
 
 import json
@@ -44,7 +43,7 @@ class Audit:
         self._engine = database.reader
         self._flaws = database.backend.flaws
         self._progress = progress or _silent
-        self._found = Checked()
+        self._checked = Checked()
 
     def run(self, anchors: Iterable[Head], others: Iterable[Problem] = ()) -> VerifyReport:
         """Return the report; `others` are problems found elsewhere."""
@@ -52,11 +51,11 @@ class Audit:
         try:
             head = self._everything(anchors)
         except UNREADABLE as error:
-            self._found.note(None, f"the database cannot be read: {why(error)}")
-        found = [*others, *self._found.problems]
-        problems = sorted(found, key=lambda p: (p.seq is None, p.seq or 0))
-        objects = None if self._place.objects is None else self._found.objects
-        return VerifyReport(head, self._found.rows, objects, tuple(problems[:MAX_PROBLEMS]))
+            self._checked.note(None, f"the database cannot be read: {why(error)}")
+        problems = [*others, *self._checked.problems]
+        problems = sorted(problems, key=lambda p: (p.seq is None, p.seq or 0))
+        objects = None if self._place.objects is None else self._checked.objects
+        return VerifyReport(head, self._checked.rows, objects, tuple(problems[:MAX_PROBLEMS]))
 
     def _everything(self, anchors: Iterable[Head]) -> Head:
         whole = Checked()
@@ -77,11 +76,11 @@ class Audit:
         # The database looks itself through while the rows are hashed.
         with ThreadPoolExecutor(1) as beside, self._checkers(last) as checked:
             file = beside.submit(self._file)
-            for done in checked(stretches):
-                self._found += done
-                self._progress(self._found.rows + self._found.objects, total)
-            self._found += whole
-            self._found += file.result()
+            for part in checked(stretches):
+                self._checked += part
+                self._progress(self._checked.rows + self._checked.objects, total)
+            self._checked += whole
+            self._checked += file.result()
         return head
 
     @contextmanager
@@ -108,12 +107,12 @@ class Audit:
     ) -> None:
         for anchor in anchors:
             query = select(chain.c.hash).where(chain.c.seq == anchor.seq)
-            found = connection.scalar(query)
-            if found is None:
+            digest = connection.scalar(query)
+            if digest is None:
                 what = f"once was the head, but the chain ends at {head.seq}: cut off"
                 whole.note(anchor.seq, what)
-            elif found != anchor.hash:
-                what = f"had the hash {anchor.hash}, now {found}: history rewritten"
+            elif digest != anchor.hash:
+                what = f"had the hash {anchor.hash}, now {digest}: history rewritten"
                 whole.note(anchor.seq, what)
 
     def _strays(self, whole: Checked, connection: Connection, head: Head) -> None:
@@ -131,7 +130,7 @@ def _workers(place: Place, count: int) -> Generator[Callable[[Stretch], Checked]
 
     def ask(stretch: Stretch) -> Checked:
         process = free.get()
-        answer = _told(process, json.dumps(stretch))
+        answer = _answer(process, json.dumps(stretch))
         free.put(process)
         if not answer:
             message = "a process of the audit ended early; run `lingshu ledger verify` again"
@@ -163,7 +162,7 @@ def _start(place: Place) -> Process[bytes]:
     return process
 
 
-def _told(process: Process[bytes], line: str) -> str:
+def _answer(process: Process[bytes], line: str) -> str:
     """Return the line that a process answers; nothing where it has ended."""
     _tell(process, line)
     return cast("IO[bytes]", process.stdout).readline().decode()

@@ -1,7 +1,4 @@
-"""The planner: an objective and candidates become a plan, and its experiments a ranking.
-
-Knows nothing of tools, doors or pictures.
-"""
+"""The planner: an objective and candidates become a plan, and its experiments a ranking."""
 
 from lingshu_tools.planner.plan import Plan, make_plan, objective_of, plan_of
 from lingshu_tools.planner.ranking import Ranked, Ranking, rank

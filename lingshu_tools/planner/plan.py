@@ -1,7 +1,7 @@
 """Plans: what a screen will simulate, resolved and in canonical order.
 
 Equal plans have equal records, whatever the order in which genes and candidates were named, so a
-screen can be found again by the digest of its plan. Knows nothing of how a plan is run or shown.
+screen can be found again by the digest of its plan.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from lingshu_tools.experiments.designs import (
     targets,
 )
 from lingshu_tools.experiments.gene_names import resolve_genes
-from lingshu_tools.experiments.workspace import Bench
+from lingshu_tools.experiments.workspace import Workspace
 from lingshu_tools.ledger import NewExperiment, digest_json
 
 Perturbation = tuple[Intervention, ...]
@@ -81,19 +81,19 @@ class Plan:
         """The digest of the record."""
         return digest_json(self.record)
 
-    def children(self, bench: Bench, screen_id: str) -> list[NewExperiment]:
+    def children(self, workspace: Workspace, screen_id: str) -> list[NewExperiment]:
         """Return the rows of all experiments, each keyed by its place so that it is begun once."""
         return [
             replace(
-                new_experiment(bench, made, parent=screen_id, position=i),
+                new_experiment(workspace, design, parent=screen_id, position=i),
                 client_key=f"{screen_id}/{i}",
             )
-            for i, made in enumerate(self.designs)
+            for i, design in enumerate(self.designs)
         ]
 
 
 def make_plan(
-    bench: Bench,
+    workspace: Workspace,
     *,
     objective: Mapping[Literal["raise", "lower"], Sequence[str]],
     candidates: Sequence[Candidate] | Literal["all_seen"],
@@ -107,10 +107,10 @@ def make_plan(
     """Return the resolved plan of what was asked.
 
     Args:
-        bench: where checkpoints are looked up.
+        workspace: where checkpoints are looked up.
         objective: genes to raise and to lower, by any name.
         candidates: perturbations, each a target's name or its interventions; or `all_seen`, every
-            perturbation trained in this context, shams left out.
+            perturbation trained in this context, null labels left out.
         checkpoint: by name; the only one there is by default.
         context: fields with one value may be left out.
         n_cells: paired cells for each candidate.
@@ -123,7 +123,7 @@ def make_plan(
             leaves too few cells; what is allowed is in the message.
     """
     control = design(
-        bench,
+        workspace,
         tool="perturb_cells",
         checkpoint=checkpoint,
         context=context,
@@ -132,12 +132,14 @@ def make_plan(
         seed=seed,
         first_cell=first_cell,
     )
-    made = _candidates(control, candidates)
+    designs = _candidates(control, candidates)
     wanted = _objective(control.checkpoint, objective)
-    return Plan(wanted, replace(control, n_cells=_affordable(n_cells, len(made), budget)), made)
+    return Plan(
+        wanted, replace(control, n_cells=_affordable(n_cells, len(designs), budget)), designs
+    )
 
 
-def plan_of(bench: Bench, record: Mapping[str, Any]) -> Plan:
+def plan_of(workspace: Workspace, record: Mapping[str, Any]) -> Plan:
     """Return the plan written in a ledger's screen row.
 
     Raises:
@@ -146,7 +148,7 @@ def plan_of(bench: Bench, record: Mapping[str, Any]) -> Plan:
     fields = ("context", "n_cells", "seed", "first_cell", "steps", "guidance")
     control = Design(
         tool="perturb_cells",
-        checkpoint=recorded_checkpoint(bench, "this screen", record),
+        checkpoint=recorded_checkpoint(workspace, "this screen", record),
         interventions=(),
         **{k: record[k] for k in fields},
     )
@@ -161,10 +163,10 @@ def objective_of(record: Mapping[str, Any]) -> Objective:
 
 
 def _objective(
-    checkpoint: Checkpoint, asked: Mapping[Literal["raise", "lower"], Sequence[str]]
+    checkpoint: Checkpoint, arguments: Mapping[Literal["raise", "lower"], Sequence[str]]
 ) -> Objective:
-    up = sorted(resolve_genes(checkpoint, asked.get("raise", ())))
-    down = sorted(resolve_genes(checkpoint, asked.get("lower", ())))
+    up = sorted(resolve_genes(checkpoint, arguments.get("raise", ())))
+    down = sorted(resolve_genes(checkpoint, arguments.get("lower", ())))
     both = sorted(set(up) & set(down))
     if both:
         message = f"objective raises and lowers {both[0]!r}; name each gene once"
@@ -178,14 +180,14 @@ def _objective(
 
 
 def _candidates(
-    control: Design, asked: Sequence[Candidate] | Literal["all_seen"]
+    control: Design, arguments: Sequence[Candidate] | Literal["all_seen"]
 ) -> tuple[Perturbation, ...]:
-    found = (
+    listed = (
         _all_seen(control)
-        if isinstance(asked, str)
-        else [_perturbation(control.checkpoint, one) for one in asked]
+        if isinstance(arguments, str)
+        else [_perturbation(control.checkpoint, record) for record in arguments]
     )
-    unique = {tuple(i.sort_key for i in p): p for p in found}
+    unique = {tuple(i.sort_key for i in p): p for p in listed}
     if not 1 <= len(unique) <= MAX_CANDIDATES:
         message = (
             f"candidates hold {len(unique)} perturbations; 1 to {MAX_CANDIDATES} fit in one "
@@ -204,39 +206,39 @@ def _all_seen(control: Design) -> list[Perturbation]:
     return [p for p in entries if p and all(i.kind != "sham" for i in p)]
 
 
-def _perturbation(checkpoint: Checkpoint, asked: Candidate) -> Perturbation:
-    if not isinstance(asked, str):
-        return resolve_interventions(checkpoint, _combination(asked))
-    found: list[Perturbation] = []
+def _perturbation(checkpoint: Checkpoint, arguments: Candidate) -> Perturbation:
+    if not isinstance(arguments, str):
+        return resolve_interventions(checkpoint, _combination(arguments))
+    perturbations: list[Perturbation] = []
     refused: list[NotFoundError] = []
     for kind in targets(checkpoint):
         if kind == "sham":
             continue
-        one = Intervention.model_validate({"kind": kind, "target": asked})
+        record = Intervention.model_validate({"kind": kind, "target": arguments})
         try:
-            found.append(resolve_interventions(checkpoint, [one]))
+            perturbations.append(resolve_interventions(checkpoint, [record]))
         except NotFoundError as error:
             refused.append(error)
-    if len(found) == 1:
-        return found[0]
-    if refused and not found:
+    if len(perturbations) == 1:
+        return perturbations[0]
+    if refused and not perturbations:
         raise refused[0]
-    kinds = ", ".join(label_of(p) for p in found) or "nothing: it has no intervention kind"
+    kinds = ", ".join(label_of(p) for p in perturbations) or "nothing: it has no intervention kind"
     message = (
-        f"candidate {quoted(asked)} could be {kinds}. Write it as its interventions, "
-        f'e.g. [{{"kind": "knockout", "target": "{asked}"}}].'
+        f"candidate {quoted(arguments)} could be {kinds}. Write it as its interventions, "
+        f'e.g. [{{"kind": "knockout", "target": "{arguments}"}}].'
     )
     raise InputError(message)
 
 
-def _combination(asked: Sequence[Intervention]) -> Sequence[Intervention]:
-    if not 1 <= len(asked) <= MAX_TOGETHER:
+def _combination(arguments: Sequence[Intervention]) -> Sequence[Intervention]:
+    if not 1 <= len(arguments) <= MAX_TOGETHER:
         message = (
-            f"a candidate holds {len(asked)} interventions; 1 to {MAX_TOGETHER} can be combined. "
-            "The control needs no place in the list: every candidate is scored against it."
+            f"a candidate holds {len(arguments)} interventions; 1 to {MAX_TOGETHER} can be "
+            "combined. The control is not listed: every candidate is scored against it."
         )
         raise InputError(message)
-    return asked
+    return arguments
 
 
 def _affordable(n_cells: int, candidates: int, budget: int | None) -> int:

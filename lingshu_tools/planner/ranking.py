@@ -1,18 +1,17 @@
 """Rankings: candidates ordered by how far their sealed cells move the objective.
 
 Every outcome keeps its own score; the ranking is worked out from them whenever it is asked for and
-stored nowhere, so it can never disagree with them. Knows nothing of how experiments run or how a
-ranking is shown.
+stored nowhere, so it can never disagree with them.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from lingshu_tools.analysis import (
+    NullLabels,
     PredictionError,
     Residuals,
     Score,
-    ShamNull,
     benjamini_hochberg,
 )
 from lingshu_tools.experiments.designs import Design
@@ -26,7 +25,7 @@ class Ranked:
 
     Attributes:
         error: held-out error of such a score for its support tier; None where none was measured.
-        p: against the sham null, two-sided; None without one.
+        p: against the null labels, two-sided; None without one.
         fdr: Benjamini-Hochberg over the whole screen; None until all candidates are done.
     """
 
@@ -48,12 +47,12 @@ class Ranking:
     """The candidates done so far, best first, those without a score last.
 
     Attributes:
-        null: the sham null behind the FDR; None where there is none for this plan.
+        null: the null labels behind the FDR; None where there is none for this plan.
         why_no_null: why there is none.
     """
 
     rows: tuple[Ranked, ...]
-    null: ShamNull | None
+    null: NullLabels | None
     why_no_null: str | None
 
 
@@ -65,12 +64,12 @@ def rank(plan: Plan, ledger: Ledger, children: Sequence[Experiment]) -> Ranking:
         ledger: where outcomes are.
         children: the screen's experiments; the newest of a position counts.
     """
-    null, why = sham_null(plan.control)
+    null, why = null_labels(plan.control)
     latest = {child.position: child for child in children}
     outcomes = ledger.outcomes([child.id for child in latest.values()])
     rows = [
-        _ranked(plan, made, child, outcome, null)
-        for position, made in enumerate(plan.designs)
+        _ranked(plan, design, child, outcome, null)
+        for position, design in enumerate(plan.designs)
         if (child := latest.get(position)) is not None
         and (outcome := outcomes.get(child.id)) is not None
         and outcome.kind == "succeeded"
@@ -80,44 +79,42 @@ def rank(plan: Plan, ledger: Ledger, children: Sequence[Experiment]) -> Ranking:
     return Ranking(tuple(sorted(rows, key=_best_first)), null, why)
 
 
-def sham_null(design: Design) -> tuple[ShamNull | None, str | None]:
-    """Return the sham null that fits a design, or None and the reason."""
+def null_labels(design: Design) -> tuple[NullLabels | None, str | None]:
+    """Return the null labels that fit a design, or None and the reason."""
     checkpoint = design.checkpoint
-    null = ShamNull.from_evidence(checkpoint.evidence, checkpoint.panel)
+    null = NullLabels.from_evidence(checkpoint.evidence, checkpoint.panel)
     if null is None:
-        return None, (
-            f"no significance: {checkpoint.name} has no recorded effects of sham interventions"
-        )
+        return None, (f"no significance: {checkpoint.name} has no recorded effects of null labels")
     if null.steps not in (None, design.steps):
         return None, (
-            f"no significance: the sham effects of {checkpoint.name} were made with {null.steps} "
-            f"steps, this with {design.steps}"
+            f"no significance: the null labels of {checkpoint.name} were sampled with "
+            f"{null.steps} steps, this with {design.steps}"
         )
     return null, None
 
 
 def errors_by_tier(plan: Plan) -> Mapping[str, PredictionError]:
     """Return the held-out error of the whole objective's score for each support tier present."""
-    found = {t: _error(plan, t, ()) for t in plan.support_mix}
-    return {tier: error for tier, error in found.items() if error is not None}
+    errors = {t: _error(plan, t, ()) for t in plan.support_mix}
+    return {tier: error for tier, error in errors.items() if error is not None}
 
 
 def _ranked(
     plan: Plan,
-    made: Design,
+    design: Design,
     child: Experiment,
     outcome: Outcome,
-    null: ShamNull | None,
+    null: NullLabels | None,
 ) -> Ranked:
-    panel = made.checkpoint.panel
+    panel = design.checkpoint.panel
     score = Score.of_record((outcome.result or {})["score"], plan.objective, panel)
     if score.value is None:
-        return Ranked(made, child.id, score, None, None)
+        return Ranked(design, child.id, score, None, None)
     p = None
     if null is not None and score.weights is not None:
         p = null.score_p(score.weights, score.value, score.se)
-    error = _error(plan, made.support.tier, score.left_out)
-    return Ranked(made, child.id, score, error, p)
+    error = _error(plan, design.support.tier, score.left_out)
+    return Ranked(design, child.id, score, error, p)
 
 
 def _error(plan: Plan, tier: str, left_out: Sequence[str]) -> PredictionError | None:
@@ -128,8 +125,8 @@ def _error(plan: Plan, tier: str, left_out: Sequence[str]) -> PredictionError | 
 def _with_fdr(rows: Sequence[Ranked]) -> list[Ranked]:
     tested = [row for row in rows if row.p is not None]
     fdr = benjamini_hochberg([row.p for row in tested if row.p is not None]).tolist()
-    found = {row.experiment_id: q for row, q in zip(tested, fdr, strict=True)}
-    return [replace(row, fdr=found.get(row.experiment_id)) for row in rows]
+    by_id = {row.experiment_id: q for row, q in zip(tested, fdr, strict=True)}
+    return [replace(row, fdr=by_id.get(row.experiment_id)) for row in rows]
 
 
 def _best_first(row: Ranked) -> tuple[bool, float, str]:

@@ -1,7 +1,4 @@
-"""Numbers as CSV for spreadsheets: numbers stay numbers, and no text is taken for a formula.
-
-Knows nothing of where the rows come from.
-"""
+"""Numbers as CSV for spreadsheets: numbers stay numbers, and no text is taken for a formula."""
 
 import csv
 import os

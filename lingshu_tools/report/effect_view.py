@@ -1,7 +1,4 @@
-"""A sealed perturbation as a result: genes with intervals, magnitude, target check, a summary.
-
-Knows nothing of how the experiment was run.
-"""
+"""A sealed perturbation as a result: genes with intervals, magnitude, target check, a summary."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from numpy.typing import NDArray
 from lingshu_model.contracts.effects import NoEffectError, StoredEffect
 from lingshu_model.contracts.messages import OWN_RNA
 from lingshu_model.system.lazy import Lazy
-from lingshu_tools.analysis import Effect, Residuals, ShamNull, interval
+from lingshu_tools.analysis import Effect, NullLabels, Residuals, interval
 from lingshu_tools.calls.results import Truncated, call_text, finite
 from lingshu_tools.experiments.designs import Design
 from lingshu_tools.experiments.findings import strongest, unpack_effect
@@ -38,9 +35,9 @@ MONTE_CARLO = (
     "mc_interval covers only the noise of sampling finitely many cells; prediction_error, the "
     "error against held-out cells, is usually the larger"
 )
-NO_NULL = "no sham null for this checkpoint: significance is not given"
+NO_NULL = "no null labels for this checkpoint: significance is not given"
 NOT_STORED = "the cells of this experiment are not stored here; only the genes kept in its row are"
-ONE_CELL = "one pair of cells has no interval; ask for n_cells of at least 2"
+SINGLE_CELL = "one pair of cells has no interval; ask for n_cells of at least 2"
 
 
 class EffectView:
@@ -54,9 +51,9 @@ class EffectView:
         self._stored = stored_effect(design)
 
     @Lazy
-    def null(self) -> ShamNull | None:
-        """The checkpoint's sham null, if it has one."""
-        return ShamNull.from_evidence(self._checkpoint.evidence, self._checkpoint.panel)
+    def null(self) -> NullLabels | None:
+        """The checkpoint's null labels, if it has any."""
+        return NullLabels.from_evidence(self._checkpoint.evidence, self._checkpoint.panel)
 
     @Lazy
     def _errors(self) -> NDArray[np.float64]:
@@ -94,7 +91,7 @@ class EffectView:
         )
 
     def magnitude(self) -> Magnitude:
-        """Return the size of the whole effect beside the shams'."""
+        """Return the size of the whole effect beside those of null labels."""
         e, null = self.effect, self.null
         return Magnitude(
             value=e.magnitude,
@@ -107,8 +104,8 @@ class EffectView:
     def target_checks(self) -> list[TargetCheck]:
         """Return what happens to each target's own gene; empty where none is on the panel."""
         panel = self._checkpoint.panel
-        own = [i for i in self._design.interventions if i.target in panel]
-        return [self._check(i.target, i.kind, panel.index(i.target)) for i in own]
+        interventions = [i for i in self._design.interventions if i.target in panel]
+        return [self._check(i.target, i.kind, panel.index(i.target)) for i in interventions]
 
     def _check(self, gene: str, kind: str, index: int) -> TargetCheck:
         change = finite(self.effect.change[index])
@@ -134,27 +131,29 @@ class EffectView:
     def summary(self) -> str:
         """Return what was found and what it is worth, fit to be quoted."""
         panel = self._checkpoint.panel
-        own = {i.target for i in self._design.interventions}
-        top = [i for i in self.order if panel[i] not in own][:3]
+        targets = {i.target for i in self._design.interventions}
+        top = [i for i in self.order if panel[i] not in targets][:3]
         genes = ", ".join(f"{panel[i]} {self.effect.change[i]:+.2f}" for i in top)
-        found = f"{self._design.where}: strongest changes (log1p_cp10k) {genes or 'none'}"
+        sentence = f"{self._design.where}: strongest changes (log1p_cp10k) {genes or 'none'}"
         if self.null:
             below = int((self.null.magnitudes < self.effect.magnitude).sum())
-            found += f"; its magnitude exceeds {below} of {self.null.n_shams} shams"
-        return f"{found}. {evidence_sentence(self._checkpoint, self._tier)}"
+            sentence += f"; its magnitude exceeds {below} of {self.null.n_shams} null labels"
+        return f"{sentence}. {evidence_sentence(self._checkpoint, self._tier)}"
 
     def caveats(self) -> list[str]:
         """Return what a reader must know before believing the numbers."""
-        said = [MONTE_CARLO] if self.effect.n_cells > 1 else [ONE_CELL]
+        said = [MONTE_CARLO] if self.effect.n_cells > 1 else [SINGLE_CELL]
         if self.null is None:
             said.append(NO_NULL)
         elif self.null.steps not in (None, self._design.steps):
             said.append(
-                f"the sham null was sampled with {self.null.steps} steps, this with "
+                f"the null labels were sampled with {self.null.steps} steps, this with "
                 f"{self._design.steps}: sham_q and sham_p are approximate"
             )
         if any(i.kind == "sham" for i in self._design.interventions):
-            said.append("a sham is a label without a meaning: its effect is the model's noise")
+            said.append(
+                "a null label is a label without a meaning: its effect is the model's noise"
+            )
         return said
 
 
@@ -170,16 +169,16 @@ def stored_effect(design: Design) -> StoredEffect | None:
 
 
 def effect_fields(
-    one: Shown, *, genes: Sequence[str] | None, limit: int, offset: int = 0
+    record: Shown, *, genes: Sequence[str] | None, limit: int, offset: int = 0
 ) -> dict[str, Any]:
     """Return the fields of a succeeded perturbation: the asked genes, or the strongest ones."""
-    blob = one.artifact("effects")
+    blob = record.artifact("effects")
     if blob is None:
-        return _from_row(one, limit)
-    view = EffectView(one.design, unpack_effect(blob))
-    panel = one.design.checkpoint.panel
-    asked = None if genes is None else resolve_genes(one.design.checkpoint, genes)
-    order = view.order if asked is None else [panel.index(g) for g in asked]
+        return _from_row(record, limit)
+    view = EffectView(record.design, unpack_effect(blob))
+    panel = record.design.checkpoint.panel
+    arguments = None if genes is None else resolve_genes(record.design.checkpoint, genes)
+    order = view.order if arguments is None else [panel.index(g) for g in arguments]
     rows = order[offset : offset + limit]
     return {
         "summary": view.summary(),
@@ -188,9 +187,9 @@ def effect_fields(
         "magnitude": view.magnitude(),
         "target_check": view.target_checks(),
         "genes": [view.gene(i) for i in rows],
-        "truncated": cut(len(rows), len(order), one.experiment.id, offset),
-        "next_step": f"{call_text('plot_experiment', id=one.experiment.id, kind='volcano')} draws "
-        f"it; {call_text('replay_experiment', id=one.experiment.id)} proves it.",
+        "truncated": cut(len(rows), len(order), record.experiment.id, offset),
+        "next_step": f"{call_text('plot_experiment', id=record.experiment.id, kind='volcano')} "
+        f"draws it; {call_text('replay_experiment', id=record.experiment.id)} proves it.",
     }
 
 
@@ -202,19 +201,19 @@ def cut(shown: int, total: int, name: str, offset: int = 0) -> Truncated | None:
     return Truncated(shown=shown, total=total, how_to_get_more=f"{more}, or name genes=[…]")
 
 
-def _from_row(one: Shown, limit: int) -> dict[str, Any]:
+def _from_row(record: Shown, limit: int) -> dict[str, Any]:
     """Return what the outcome itself keeps, for a ledger whose objects are elsewhere."""
-    n_cells = int(one.result["n_cells"])
-    kept = one.result["kept"][:limit]
+    n_cells = int(record.result["n_cells"])
+    kept = record.result["kept"][:limit]
     top = ", ".join(f"{row['gene']} {row['value']:+.2f}" for row in kept[:3])
-    sentence = evidence_sentence(one.design.checkpoint, one.design.support.tier)
+    sentence = evidence_sentence(record.design.checkpoint, record.design.support.tier)
     return {
-        "summary": f"{one.where}: strongest changes (log1p_cp10k) {top}. {sentence}",
+        "summary": f"{record.where}: strongest changes (log1p_cp10k) {top}. {sentence}",
         "units": UNITS,
         "caveats": [NOT_STORED, MONTE_CARLO],
         "genes": [kept_gene(row, n_cells) for row in kept],
-        "truncated": cut(len(kept), one.result["measured_genes"], one.experiment.id),
-        "next_step": f"{call_text('replay_experiment', id=one.experiment.id)} makes the cells "
+        "truncated": cut(len(kept), record.result["measured_genes"], record.experiment.id),
+        "next_step": f"{call_text('replay_experiment', id=record.experiment.id)} makes the cells "
         "again.",
     }
 

@@ -1,7 +1,7 @@
 """What a checkpoint may be believed: support and held-out evidence, as views and as sentences.
 
 A figure is never quoted without the trivial baselines' beside it, and where there is none, or the
-checkpoint does not beat them, the sentence says so. Knows nothing of how evidence is measured.
+checkpoint does not beat them, the sentence says so.
 """
 
 from collections.abc import Mapping, Sequence

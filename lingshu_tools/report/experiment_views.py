@@ -1,7 +1,7 @@
 """Ledger rows as results: the part that is the same whatever the experiment.
 
 Everything shown is derived from the row, its outcome and the checkpoint's evidence; nothing shown
-is stored. Knows nothing of threads, doors or what a tool measures.
+is stored.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Recorded:
     def artifact_file(self, role: str) -> tuple[Path, str] | None:
         """Return the file of a stored artifact and its digest; None where it is not kept here.
 
-        Whoever reads the file checks it: hashing a large one would outlast a call.
+        The reader of the file checks it: hashing a large one would outlast a call.
         """
         digest = self._kept(role)
         return (self.ledger.object_path(digest), digest) if digest else None
@@ -92,49 +92,51 @@ def shown(app: App, experiment_id: str) -> Shown:
         NotFoundError: no such experiment.
         MissingCheckpointError: its checkpoint is not here.
     """
-    one = recorded(app, experiment_id)
-    return Shown(one.ledger, one.experiment, one.outcome, design_of(app, one.experiment))
+    record = recorded(app, experiment_id)
+    return Shown(
+        record.ledger, record.experiment, record.outcome, design_of(app, record.experiment)
+    )
 
 
-def envelope(app: App, one: Shown) -> dict[str, Any]:
+def envelope(app: App, record: Shown) -> dict[str, Any]:
     """Return the fields every result has, for any state; a tool overrides those it knows better."""
-    experiment, design = one.experiment, one.design
+    experiment, design = record.experiment, record.design
     support = design.support
     return {
         "experiment_id": experiment.id,
-        "ledger_head": str(one.ledger.head()),
+        "ledger_head": str(record.ledger.head()),
         "support": support_view(support),
         "evidence": evidence_view(design.checkpoint, support.tier),
-        **_state(app, one),
+        **_state(app, record),
     }
 
 
-def _state(app: App, one: Shown) -> dict[str, Any]:
-    if one.outcome is None:
-        return _unfinished(app, one)
-    if one.outcome.kind == "failed":
+def _state(app: App, record: Shown) -> dict[str, Any]:
+    if record.outcome is None:
+        return _unfinished(app, record)
+    if record.outcome.kind == "failed":
         return {
             "status": "failed",
-            "summary": f"{one.where}: failed. {one.outcome.error}",
-            "next_step": f"{_again(one)} Mend first what the error names.",
+            "summary": f"{record.where}: failed. {record.outcome.error}",
+            "next_step": f"{_again(record)} Mend first what the error names.",
         }
-    if one.outcome.kind == "cancelled":
+    if record.outcome.kind == "cancelled":
         return {
             "status": "cancelled",
-            "summary": f"{one.where}: cancelled before it was done.",
-            "next_step": _again(one),
+            "summary": f"{record.where}: cancelled before it was done.",
+            "next_step": _again(record),
         }
-    return {"status": "succeeded", "summary": f"{one.where}: done."}
+    return {"status": "succeeded", "summary": f"{record.where}: done."}
 
 
-def _again(one: Shown) -> str:
+def _again(record: Shown) -> str:
     """Return what begins an experiment again that was cancelled or failed, or where that was done.
 
     Its outcome stays: another experiment is begun in its place.
     """
-    row = one.experiment
-    if not one.ledger.read_only:
-        later = newest(one.ledger, row)
+    row = record.experiment
+    if not record.ledger.read_only:
+        later = newest(record.ledger, row)
         if later.id != row.id:
             shows = call_text("get_experiment", id=later.id, wait_s=POLL_S)
             return f"{shows} shows the experiment begun in its place."
@@ -144,27 +146,27 @@ def _again(one: Shown) -> str:
     return f"{call_text('replay_experiment', id=row.id)} begins it again, as a new experiment."
 
 
-def _unfinished(app: App, one: Shown) -> dict[str, Any]:
-    name = one.experiment.id
-    status = one.ledger.status(name)
-    if one.ledger.read_only:
-        progress = Progress(done=0, total=one.design.total_cells)
+def _unfinished(app: App, record: Shown) -> dict[str, Any]:
+    name = record.experiment.id
+    status = record.ledger.status(name)
+    if record.ledger.read_only:
+        progress = Progress(done=0, total=record.design.total_cells)
     else:
         progress = app.runner.progress([name])
     trouble = app.runner.trouble(name)
     said = trouble or app.runner.note(name)
     return {
         "status": "interrupted" if trouble else status,
-        "summary": f"{one.where}: {'interrupted' if trouble else status}, {progress.done} of "
+        "summary": f"{record.where}: {'interrupted' if trouble else status}, {progress.done} of "
         f"{progress.total} cells made." + (f" {said}" if said else ""),
         "progress": progress,
-        "next_step": _go_on(one, again=bool(trouble)),
+        "next_step": _go_on(record, again=bool(trouble)),
     }
 
 
-def _go_on(one: Shown, *, again: bool) -> str:
-    if one.ledger.read_only:
-        run = call_text("replay_experiment", id=one.experiment.id)
+def _go_on(record: Shown, *, again: bool) -> str:
+    if record.ledger.read_only:
+        run = call_text("replay_experiment", id=record.experiment.id)
         return f"{run} runs it in this home, as a new experiment."
-    wait = call_text("get_experiment", id=one.experiment.id, wait_s=POLL_S)
+    wait = call_text("get_experiment", id=record.experiment.id, wait_s=POLL_S)
     return f"{wait} {'tries again' if again else 'waits for the result'}."

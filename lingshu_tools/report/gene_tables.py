@@ -1,7 +1,4 @@
-"""An experiment's numbers, one row for each gene of the panel.
-
-Knows nothing of files, or of which rows a tool would show.
-"""
+"""An experiment's numbers, one row for each gene of the panel."""
 
 from __future__ import annotations
 
@@ -50,14 +47,14 @@ def effect_rows(name: str, design: Design, effects: Path) -> Iterator[dict[str, 
 
 def sample_rows(name: str, design: Design, cells: Path) -> Iterator[dict[str, Any]]:
     """Yield the mean of each gene over the cells of `name`, in panel order; None: not measured."""
-    found = decode_cells(cells)
-    summary = summarised(found)
+    counts = decode_cells(cells)
+    summary = summarised(counts)
     numbers = {name: getattr(summary, name) for name in ("mean_count", "mean", "zero_rate")}
-    place = np.cumsum(found.measured) - 1
+    place = np.cumsum(counts.measured) - 1
     for index, known in enumerate(_known(name, design)):
-        own = {name: values[place[index]] for name, values in numbers.items()}
-        measured = found.measured[index]
-        yield {**known, **{k: finite(float(v)) if measured else None for k, v in own.items()}}
+        fields = {name: values[place[index]] for name, values in numbers.items()}
+        measured = counts.measured[index]
+        yield {**known, **{k: finite(float(v)) if measured else None for k, v in fields.items()}}
 
 
 def _known(name: str, design: Design) -> Iterator[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """A Python script that runs recorded experiments again and compares the cells bit for bit.
 
 What comes from the ledger stands in it as literals of one assignment, written by `repr`; nothing
-stored is ever part of its code. Knows nothing of files.
+stored is ever part of its code.
 """
 
 from __future__ import annotations
@@ -62,19 +62,19 @@ if __name__ == "__main__":
 '''
 
 
-def script(ones: Sequence[Shown]) -> str:
+def script(records: Sequence[Shown]) -> str:
     """Return the text of a script that reproduces these succeeded experiments."""
-    record = pformat([_recorded(one) for one in ones], width=96, sort_dicts=False)
+    record = pformat([_recorded(item) for item in records], width=96, sort_dicts=False)
     return _TEMPLATE.replace(f"= {_HERE}", f"= {record}", 1)
 
 
-def _recorded(one: Shown) -> dict[str, Any]:
-    request = one.design.request
-    artifacts = one.outcome.artifacts if one.outcome else {}
+def _recorded(record: Shown) -> dict[str, Any]:
+    request = record.design.request
+    artifacts = record.outcome.artifacts if record.outcome else {}
     return {
-        "id": one.experiment.id,
-        "made_at": one.experiment.created_at,
-        "tool": one.experiment.tool,
+        "id": record.experiment.id,
+        "made_at": record.experiment.created_at,
+        "tool": record.experiment.tool,
         "arguments": {name: request[name] for name in _ARGUMENTS},
         "checkpoint_digest": request["checkpoint_digest"],
         "request_digest": digest_json(request),

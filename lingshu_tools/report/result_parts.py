@@ -20,7 +20,7 @@ class GeneEffect(View):
     prediction_error: Number | None = Field(
         description="RMS held-out error of change for this gene; None where none was measured"
     )
-    sham_q: Number | None = Field(description="FDR of change against the sham null")
+    sham_q: Number | None = Field(description="FDR of change against the null labels")
     model_mean: Number | None = Field(
         default=None,
         description="Posterior mean of change, which sampled cells deliver; None where the "
@@ -39,7 +39,9 @@ class Magnitude(View):
     mc_interval: list[Number] | None
     sham_median: Number | None
     sham_q95: Number | None
-    sham_p: Number | None = Field(description="Rank p against the shams; at best 1 / (shams + 1)")
+    sham_p: Number | None = Field(
+        description="Rank p against the null labels; at best 1 / (null labels + 1)"
+    )
 
 
 class TargetCheck(View):

@@ -20,17 +20,17 @@ _INSTALL = "Install the checkpoint that the caveat names; then ask again."
 
 
 def experiment_fields(
-    one: Recorded, missing: MissingCheckpointError, *, limit: int, offset: int
+    record: Recorded, missing: MissingCheckpointError, *, limit: int, offset: int
 ) -> dict[str, Any]:
     """Return the fields of a result that a row and its outcome give."""
-    row, outcome = one.experiment, one.outcome
+    row, outcome = record.experiment, record.outcome
     where = f"{row.perturbation or 'control'} in {row.context or 'no context'}"
-    status = outcome.kind if outcome else one.ledger.status(row.id)
+    status = outcome.kind if outcome else record.ledger.status(row.id)
     fields: dict[str, Any] = {
         "status": status,
         "summary": f"{where}: {status}. {outcome.error or ''}".rstrip() if outcome else "",
         "experiment_id": row.id,
-        "ledger_head": str(one.ledger.head()),
+        "ledger_head": str(record.ledger.head()),
         "perturbation": row.perturbation,
         "context": dict(row.request.get("context") or {}),
         "n_cells": row.request.get("n_cells"),
@@ -39,8 +39,8 @@ def experiment_fields(
     }
     if outcome is None:
         fields["summary"] = f"{where}: {status}; it cannot go on without its checkpoint."
-    if one.succeeded:
-        fields |= _genes(one, where, limit, offset)
+    if record.succeeded:
+        fields |= _genes(record, where, limit, offset)
         fields["caveats"] = [str(missing), *fields["caveats"]]
     return fields
 
@@ -52,9 +52,9 @@ def screen_fields(
     children = ledger.children(screen.id)
     counts = Counter(str(ledger.status(child.id)) for child in children)
     states = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
-    done = counts["succeeded"] == len(children)
+    complete = counts["succeeded"] == len(children)
     return {
-        "status": "succeeded" if done else "interrupted",
+        "status": "succeeded" if complete else "interrupted",
         "summary": f"{len(children)} experiments: {states or 'none begun'}. They are ranked with "
         "their checkpoint, which is not here.",
         "screen_id": screen.id,
@@ -64,10 +64,10 @@ def screen_fields(
     }
 
 
-def _genes(one: Recorded, where: str, limit: int, offset: int) -> dict[str, Any]:
-    kept = one.result["kept"]
+def _genes(record: Recorded, where: str, limit: int, offset: int) -> dict[str, Any]:
+    kept = record.result["kept"]
     rows = kept[offset : offset + limit]
-    if one.experiment.tool == "sample_cells":
+    if record.experiment.tool == "sample_cells":
         top = ", ".join(f"{row['gene']} {row['value']:.2f}" for row in kept[:3])
         left_out = len(kept) - len(rows)
         return {
@@ -87,6 +87,6 @@ def _genes(one: Recorded, where: str, limit: int, offset: int) -> dict[str, Any]
         "evidence of their checkpoint, which is not here.",
         "units": UNITS,
         "caveats": [MONTE_CARLO],
-        "genes": [kept_gene(row, int(one.result["n_cells"])) for row in rows],
-        "truncated": cut(len(rows), one.result["measured_genes"], one.experiment.id, offset),
+        "genes": [kept_gene(row, int(record.result["n_cells"])) for row in rows],
+        "truncated": cut(len(rows), record.result["measured_genes"], record.experiment.id, offset),
     }

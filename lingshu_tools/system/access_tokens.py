@@ -1,7 +1,7 @@
 """Tokens of the HTTP server: who may call it, what each may use at a time, and revocation.
 
 The home holds `http-token`, the token of its owner, for the clients that the owner configures, and
-`http-tokens.json`, with a hash of every other token: whoever adds one sees it once. Both are read
+`http-tokens.json`, with a hash of every other token: who adds one sees it once. Both are read
 again when they change, so that a running server takes in what was added or revoked.
 """
 
@@ -128,11 +128,11 @@ class AccessTokens:
 
         Every digest is compared, each in constant time.
         """
-        digest, found = _digest(value), None
+        digest, match = _digest(value), None
         for token in self.all():
             if hmac.compare_digest(token.digest, digest):
-                found = token
-        return found
+                match = token
+        return match
 
     @property
     def _lock(self) -> Path:

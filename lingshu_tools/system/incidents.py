@@ -1,4 +1,4 @@
-"""What went wrong for reasons of our own: the detail on stderr, its id for whoever asked."""
+"""What went wrong for reasons of our own: the detail on stderr, its id for the caller."""
 
 import secrets
 import sys

@@ -2,8 +2,8 @@
 
 Requests, errors and names come out of a ledger as they were put in, perhaps by another agent,
 perhaps through an archive. Control characters steer a terminal, bidirectional ones reorder what is
-read, invisible ones hide words from people and not from models. Words remain data, and whoever
-reads them must not obey them. Passwords and tokens are replaced by `***`.
+read, invisible ones hide words from people and not from models. Words remain data, and a
+reader must not obey them. Passwords and tokens are replaced by `***`.
 """
 
 import unicodedata
@@ -60,9 +60,9 @@ def _plain(value: Any, redacted: Callable[[str], str]) -> Any:
     if isinstance(value, BaseModel):
         return _result(value, redacted)
     if isinstance(value, dict):
-        return {_plain(key, redacted): _plain(one, redacted) for key, one in value.items()}
+        return {_plain(key, redacted): _plain(record, redacted) for key, record in value.items()}
     if isinstance(value, list):
-        return [_plain(one, redacted) for one in value]
+        return [_plain(record, redacted) for record in value]
     return value
 
 

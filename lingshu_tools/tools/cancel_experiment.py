@@ -29,18 +29,18 @@ class CancelResult(Result):
     kept: int
 
 
-def cancel_experiment(app: App, asked: CancelExperiment) -> Pending[CancelResult]:
+def cancel_experiment(app: App, arguments: CancelExperiment) -> Pending[CancelResult]:
     """Return what was stopped, after waiting briefly for a living worker to stop."""
-    experiments = _experiments(app, asked.id)
+    experiments = _experiments(app, arguments.id)
     ids = [experiment.id for experiment in experiments]
     sealed = app.ledger.sealed(ids)
     stopping = [i for i in ids if i not in sealed]
     trouble = cancel_all(app, experiments)
     return Pending(
-        name=asked.id,
+        name=arguments.id,
         ids=stopping,
         wait_s=_WAIT_S,
-        finish=lambda: _result(app, asked.id, ids, stopping, trouble),
+        finish=lambda: _result(app, arguments.id, ids, stopping, trouble),
     )
 
 
@@ -80,14 +80,14 @@ def _experiments(app: App, name: str) -> list[Experiment]:
         ledger, screen = locate_screen(app, name)
         candidates = candidates_of(ledger, screen.id)
         replays = unfinished_replays(app, [e.id for e in candidates])
-        found = replays if ledger.read_only else [*candidates, *replays]
+        experiments = replays if ledger.read_only else [*candidates, *replays]
     else:
         ledger, experiment = locate(app, name)
-        found = [] if ledger.read_only else [experiment]
-    if ledger.read_only and not found:
+        experiments = [] if ledger.read_only else [experiment]
+    if ledger.read_only and not experiments:
         message = f"{name!r} is in the read-only reference ledger; it ended long ago"
         raise InputError(message)
-    return found
+    return experiments
 
 
 def _summary(name: str, stopped: int, kept: int, late: int) -> str:

@@ -1,4 +1,4 @@
-"""Arguments and views that several tools share. Knows nothing of any one tool."""
+"""Arguments and views that several tools share."""
 
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -11,9 +11,9 @@ from lingshu_tools.app import App
 from lingshu_tools.calls.registry import Arguments
 from lingshu_tools.calls.results import call_text
 from lingshu_tools.calls.waiting import Pending, R
-from lingshu_tools.execution.resuming import asked_again
+from lingshu_tools.execution.resuming import repeated
 from lingshu_tools.experiments.designs import Design, context_label, design, new_experiment
-from lingshu_tools.experiments.disk_space import require_room
+from lingshu_tools.experiments.disk_space import require_free_space
 from lingshu_tools.ledger.tagging import LONGEST, PATTERN
 from lingshu_tools.report.evidence import (
     cost_of,
@@ -125,13 +125,13 @@ class Simulation(CellSettings):
             allow_unfit=self.allow_unfit,
         )
 
-    def begin(self, app: App, made: Design, show: Callable[[Shown], R]) -> Pending[R]:
+    def begin(self, app: App, design: Design, show: Callable[[Shown], R]) -> Pending[R]:
         """Return the experiment, recorded and at work, as what is waited for.
 
         `show` makes the result of it afterwards, whatever state it is in then.
         """
-        require_room(app, made)
-        row = asked_again(app, new_experiment(app, made))
+        require_free_space(app, design)
+        row = repeated(app, new_experiment(app, design))
         experiment = app.ledger.begin(row, tags=self.tags)
         app.runner.launch([experiment.id])
         return Pending(
@@ -142,26 +142,26 @@ class Simulation(CellSettings):
         )
 
 
-def planned(app: App, made: Design, asked: Simulation) -> dict[str, Any]:
+def planned(app: App, design: Design, arguments: Simulation) -> dict[str, Any]:
     """Return the envelope of a dry run: the cost, and nothing written."""
-    cost = cost_of(made.checkpoint, made.total_cells)
-    support = made.support
+    cost = cost_of(design.checkpoint, design.total_cells)
+    support = design.support
     return {
         "status": "planned",
-        "summary": f"{made.label} in {context_label(made.context)}: {cost_sentence(cost)}. "
-        f"Nothing was run. {evidence_sentence(made.checkpoint, support.tier)}",
+        "summary": f"{design.label} in {context_label(design.context)}: {cost_sentence(cost)}. "
+        f"Nothing was run. {evidence_sentence(design.checkpoint, support.tier)}",
         "units": {"cost.seconds": "seconds of computing"},
         "cost": cost,
         "support": support_view(support),
-        "evidence": evidence_view(made.checkpoint, support.tier),
+        "evidence": evidence_view(design.checkpoint, support.tier),
         "ledger_head": str(app.ledger.head()),
-        "next_step": run_text(made.tool, asked),
+        "next_step": run_text(design.tool, arguments),
     }
 
 
-def run_text(tool: str, asked: Arguments) -> str:
+def run_text(tool: str, arguments: Arguments) -> str:
     """Return the next step of a dry run: the same call without `dry_run`."""
-    given = asked.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude_none=True)
+    given = arguments.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude_none=True)
     given.pop("dry_run", None)
     text = call_text(tool, **given)
     if len(text) > LONGEST_CALL:

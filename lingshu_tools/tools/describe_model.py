@@ -1,6 +1,6 @@
 """describe_model: what the checkpoints can do, what they have seen, how far to believe them.
 
-Starts nothing and reads no weights. Knows nothing of cells.
+Starts nothing and reads no weights.
 """
 
 from typing import Any
@@ -79,10 +79,10 @@ class DescribeResult(Result):
     engine: EngineState
 
 
-def describe_model(app: App, asked: DescribeModel) -> DescribeResult:
+def describe_model(app: App, arguments: DescribeModel) -> DescribeResult:
     """Return the named checkpoint, or all of them, and the engine's state."""
-    if asked.checkpoint:
-        checkpoints, damaged = [resolve_checkpoint(app, asked.checkpoint)], list[str]()
+    if arguments.checkpoint:
+        checkpoints, damaged = [resolve_checkpoint(app, arguments.checkpoint)], list[str]()
     else:
         checkpoints, damaged = _readable(app)
     return DescribeResult(
@@ -138,7 +138,7 @@ def _sentence(checkpoint: Checkpoint) -> str:
 
 
 def _view(checkpoint: Checkpoint) -> ModelView:
-    found = targets(checkpoint)
+    seen = targets(checkpoint)
     tiers = ("seen", "seen_elsewhere", "combination_of_seen", "unseen")
     views = {tier: evidence_view(checkpoint, tier) for tier in tiers}
     steps, guidance = sampling(checkpoint)
@@ -151,10 +151,10 @@ def _view(checkpoint: Checkpoint) -> ModelView:
         contexts=checkpoint.contexts[:_CONTEXTS],
         kinds=[
             KindView(kind=kind, n_targets=len(names), targets=names[:_NAMES])
-            for kind, names in found.items()
+            for kind, names in seen.items()
             if kind != "sham"
         ],
-        n_shams=len(found.get("sham", ())),
+        n_shams=len(seen.get("sham", ())),
         n_training_cells=sum(_cells_seen(checkpoint)),
         steps=steps,
         guidance=guidance,
@@ -167,7 +167,7 @@ def _view(checkpoint: Checkpoint) -> ModelView:
 
 
 def _cells_seen(checkpoint: Checkpoint) -> list[int]:
-    # Shams are control cells under another label: counting them would count cells twice.
+    # Null labels are control cells under another label: counting them would count cells twice.
     entries: list[dict[str, Any]] = checkpoint.config["seen"]
     return [
         e["n_cells"] for e in entries if not any(i["kind"] == "sham" for i in e["interventions"])

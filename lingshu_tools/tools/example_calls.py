@@ -51,6 +51,8 @@ def _conditions_call(
     tool: str, checkpoint: Checkpoint, context: dict[str, str], interventions: list[dict[str, Any]]
 ) -> str:
     fields = ("kind", "target", "dose")
-    given = [{k: one[k] for k in fields if one.get(k) is not None} for one in interventions]
+    given = [
+        {k: record[k] for k in fields if record.get(k) is not None} for record in interventions
+    ]
     more = {"interventions": given} if given else {}
     return call_text(tool, checkpoint=checkpoint.name, context=context, **more)

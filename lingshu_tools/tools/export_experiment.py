@@ -28,7 +28,7 @@ from lingshu_tools.report.experiment_views import Shown, envelope, shown
 from lingshu_tools.report.gene_tables import EFFECT_UNITS, SAMPLE_UNITS
 from lingshu_tools.report.replay_scripts import script
 from lingshu_tools.tools.common import AnyId, WaitS
-from lingshu_tools.tools.unfinished_files import unfinished, when_made
+from lingshu_tools.tools.unfinished_files import created_at_of, unfinished
 
 if TYPE_CHECKING:
     from lingshu_tools.app import App
@@ -36,7 +36,9 @@ if TYPE_CHECKING:
 FORMAT = "lingshu-export-1"
 CELL_ROLES = ("control", "perturbed", "cells")
 MAX_CELLS = 500_000
-MADE = "simulated by a model, not measured; X holds UMI counts, 0 where var['measured'] is false"
+SIMULATED = (
+    "simulated by a model, not measured; X holds UMI counts, 0 where var['measured'] is false"
+)
 
 
 class ExportExperiment(Arguments):
@@ -62,29 +64,33 @@ class ExportResult(Result):
     rows: int | None = Field(default=None, description="Rows of a csv, experiments of a script")
 
 
-def export_experiment(app: App, asked: ExportExperiment) -> ExportResult | Pending[ExportResult]:
+def export_experiment(
+    app: App, arguments: ExportExperiment
+) -> ExportResult | Pending[ExportResult]:
     """Return a file made of an experiment, or of all finished ones of a screen, or the wait."""
-    if asked.format == "script":
-        return ExportResult(**_subject(app, asked.id) | _script(app, asked))
-    request = f"{asked.id} {asked.format}"
-    kind: Kind = "export" if asked.format == "h5ad" else "table"
+    if arguments.format == "script":
+        return ExportResult(**_subject(app, arguments.id) | _script(app, arguments))
+    request = f"{arguments.id} {arguments.format}"
+    kind: Kind = "export" if arguments.format == "h5ad" else "table"
     work = app.children.join(kind, request)
     if work is None:
-        ones = _finished(app, asked.id, asked.format)
-        job = (_h5ad if kind == "export" else _csv)(app, asked.id, ones)
+        records = _finished(app, arguments.id, arguments.format)
+        job = (_h5ad if kind == "export" else _csv)(app, arguments.id, records)
         facts = {
-            "caveats": _missing(app, asked.id, ones),
-            "tool": ones[0].experiment.tool,
-            "cells_too": _cells_too(asked.id, ones),
+            "caveats": _missing(app, arguments.id, records),
+            "tool": records[0].experiment.tool,
+            "cells_too": _cells_too(arguments.id, records),
         }
         task = Task(kind, request, job, folder=app.home / "exports", facts=facts)
         work = app.children.begin(task)
-    return when_made(work, asked.id, asked.wait_s, lambda: _result(app, asked, work))
+    return created_at_of(
+        work, arguments.id, arguments.wait_s, lambda: _result(app, arguments, work)
+    )
 
 
-def _result(app: App, asked: ExportExperiment, work: Answer | Work) -> ExportResult:
-    fields = _written(asked, app.children.result(work))
-    return ExportResult(**_subject(app, asked.id) | fields)
+def _result(app: App, arguments: ExportExperiment, work: Answer | Work) -> ExportResult:
+    fields = _written(arguments, app.children.result(work))
+    return ExportResult(**_subject(app, arguments.id) | fields)
 
 
 def _subject(app: App, name: str) -> dict[str, Any]:
@@ -94,18 +100,18 @@ def _subject(app: App, name: str) -> dict[str, Any]:
     return envelope(app, shown(app, name))
 
 
-def _written(asked: ExportExperiment, written: Answer | State) -> dict[str, Any]:
+def _written(request: ExportExperiment, written: Answer | State) -> dict[str, Any]:
     """Return the fields that say where the file is, or how far it is."""
     if not isinstance(written, Answer):
-        arguments = asked.model_dump(exclude={"wait_s"})
-        what = f"The {asked.format} file of {asked.id}"
+        arguments = request.model_dump(exclude={"wait_s"})
+        what = f"The {request.format} file of {request.id}"
         return unfinished("export_experiment", what, written, arguments)
     ((suffix, path),) = written.paths.items()
     words = _h5ad_words if suffix == "h5ad" else _csv_words
     return {
         "status": "succeeded",
         "caveats": written.facts["caveats"],
-        **words(asked.id, str(path), written),
+        **words(request.id, str(path), written),
         "path": str(path),
         "digest": written.digests[suffix],
         "bytes": written.files[suffix][1],
@@ -113,12 +119,12 @@ def _written(asked: ExportExperiment, written: Answer | State) -> dict[str, Any]
     }
 
 
-def _h5ad(app: App, name: str, ones: Sequence[Shown]) -> dict[str, Any]:
+def _h5ad(app: App, name: str, records: Sequence[Shown]) -> dict[str, Any]:
     return {
         "name": f"{name}.h5ad",
-        "arms": _arms(ones),
-        "var": _var(ones[0]),
-        "uns": {"lingshu": json.dumps(_provenance(app, name, ones), sort_keys=True)},
+        "arms": _arms(records),
+        "var": _var(records[0]),
+        "uns": {"lingshu": json.dumps(_provenance(app, name, records), sort_keys=True)},
     }
 
 
@@ -132,17 +138,17 @@ def _h5ad_words(name: str, path: str, written: Answer) -> dict[str, Any]:
     }
 
 
-def _csv(_: App, name: str, ones: Sequence[Shown]) -> dict[str, Any]:
-    return {"name": f"{name}.csv", "parts": [_part(one) for one in ones]}
+def _csv(_: App, name: str, records: Sequence[Shown]) -> dict[str, Any]:
+    return {"name": f"{name}.csv", "parts": [_part(record) for record in records]}
 
 
-def _part(one: Shown) -> dict[str, Any]:
-    file, digest = _file(one, "cells" if one.experiment.tool == "sample_cells" else "effects")
+def _part(record: Shown) -> dict[str, Any]:
+    file, digest = _file(record, "cells" if record.experiment.tool == "sample_cells" else "effects")
     return {
-        "id": one.experiment.id,
-        "tool": one.experiment.tool,
-        "request": dict(one.experiment.request),
-        "checkpoint": str(one.design.checkpoint.path.absolute()),
+        "id": record.experiment.id,
+        "tool": record.experiment.tool,
+        "request": dict(record.experiment.request),
+        "checkpoint": str(record.design.checkpoint.path.absolute()),
         "file": str(file.absolute()),
         "digest": digest,
     }
@@ -158,32 +164,32 @@ def _csv_words(name: str, path: str, written: Answer) -> dict[str, Any]:
     }
 
 
-def _cells_too(name: str, ones: Sequence[Shown]) -> str:
+def _cells_too(name: str, records: Sequence[Shown]) -> str:
     """Return how to get the cells of what is written as numbers."""
-    roles = ("cells",) if ones[0].experiment.tool == "sample_cells" else ("control", "perturbed")
-    fits = sum(one.design.total_cells for one in ones) <= MAX_CELLS
-    if fits and all(one.stored(*roles) for one in ones):
+    roles = ("cells",) if records[0].experiment.tool == "sample_cells" else ("control", "perturbed")
+    fits = sum(record.design.total_cells for record in records) <= MAX_CELLS
+    if fits and all(record.stored(*roles) for record in records):
         h5ad = call_text("export_experiment", id=name, format="h5ad")
         return f"{h5ad} writes the cells themselves, with their whole provenance."
     return f"{call_text('export_experiment', id=name, format='script')} writes a script for them."
 
 
-def _script(app: App, asked: ExportExperiment) -> dict[str, Any]:
-    ones = _finished(app, asked.id, asked.format)
-    path = output_file(app.home, "exports", f"{asked.id}.py")
-    text = script(ones).encode()
+def _script(app: App, arguments: ExportExperiment) -> dict[str, Any]:
+    records = _finished(app, arguments.id, arguments.format)
+    path = output_file(app.home, "exports", f"{arguments.id}.py")
+    text = script(records).encode()
     write_durably(path, text)
     return {
         "status": "succeeded",
-        "summary": f"a Python script that runs {asked.id} again and compares the cells bit for "
+        "summary": f"a Python script that runs {arguments.id} again and compares the cells bit for "
         f"bit, written to {path}",
-        "caveats": _missing(app, asked.id, ones),
+        "caveats": _missing(app, arguments.id, records),
         "next_step": f"`python -P {quote(str(path))} {quote(str(path.with_suffix('')))}` computes "
         "everything anew, in a home of its own; it exits with 1 where anything differs.",
         "path": str(path),
         "digest": digest_bytes(text),
         "bytes": len(text),
-        "rows": len(ones),
+        "rows": len(records),
     }
 
 
@@ -192,90 +198,90 @@ def _finished(app: App, name: str, form: str) -> list[Shown]:
     if is_screen(name):
         ledger, screen = locate_screen(app, name)
         ids = [child.id for child in candidates_of(ledger, screen.id)]
-    ones = [one for one in (shown(app, i) for i in ids) if one.succeeded]
-    if not ones:
+    records = [record for record in (shown(app, i) for i in ids) if record.succeeded]
+    if not records:
         message = f"{name} has no finished experiment to export; get_experiment shows its state"
         raise InputError(message)
-    cells = sum(one.design.total_cells for one in ones)
+    cells = sum(record.design.total_cells for record in records)
     if form == "h5ad" and cells > MAX_CELLS:
         message = (
             f"{name} holds {cells:,} cells; up to {MAX_CELLS:,} fit in one file. Export its "
             "experiments one by one."
         )
         raise InputError(message)
-    return ones
+    return records
 
 
-def _arms(ones: Sequence[Shown]) -> list[dict[str, Any]]:
+def _arms(records: Sequence[Shown]) -> list[dict[str, Any]]:
     """Return the distinct arms, the control of a screen once, each with the file of its cells."""
     arms: dict[str, dict[str, Any]] = {}
-    for one in ones:
-        artifacts = one.outcome.artifacts if one.outcome else {}
+    for record in records:
+        artifacts = record.outcome.artifacts if record.outcome else {}
         for role in (r for r in CELL_ROLES if r in artifacts and artifacts[r] not in arms):
-            file, digest = _file(one, role)
+            file, digest = _file(record, role)
             blob = {"blob": str(file.absolute()), "digest": digest}
-            arms[digest] = blob | {"obs": _obs(one, role)}
+            arms[digest] = blob | {"obs": _obs(record, role)}
     return list(arms.values())
 
 
-def _file(one: Shown, role: str) -> tuple[Path, str]:
-    file = one.artifact_file(role)
+def _file(record: Shown, role: str) -> tuple[Path, str]:
+    file = record.artifact_file(role)
     if file is None:
         message = (
-            f"the {role} of {one.experiment.id} are not stored here; "
-            f'replay_experiment(id="{one.experiment.id}") makes them again'
+            f"the {role} of {record.experiment.id} are not stored here; "
+            f'replay_experiment(id="{record.experiment.id}") makes them again'
         )
         raise InputError(message)
     return file
 
 
-def _obs(one: Shown, role: str) -> dict[str, Any]:
-    design = one.design
+def _obs(record: Shown, role: str) -> dict[str, Any]:
+    design = record.design
     given = () if role == "control" else design.interventions
-    own = {
+    fields = {
         "arm": role,
-        "experiment_id": one.experiment.id,
+        "experiment_id": record.experiment.id,
         "seed": design.seed,
         "first_cell": design.first_cell,
         "perturbation": design.label if given else "control",
         "targets": "+".join(i.target for i in given),
         "kinds": "+".join(i.kind for i in given),
     }
-    context = {f"context_{k}" if k in own else k: v for k, v in design.context.items()}
-    return own | context
+    context = {f"context_{k}" if k in fields else k: v for k, v in design.context.items()}
+    return fields | context
 
 
-def _var(one: Shown) -> dict[str, list[Any]]:
-    entries = one.design.checkpoint.panel_entries
+def _var(record: Shown) -> dict[str, list[Any]]:
+    entries = record.design.checkpoint.panel_entries
     return {
         "symbol": [e["symbol"] for e in entries],
         "ensembl": [e.get("ensembl") or "" for e in entries],
     }
 
 
-def _provenance(app: App, name: str, ones: Sequence[Shown]) -> dict[str, Any]:
-    checkpoint = ones[0].design.checkpoint
-    tiers = sorted({one.design.support.tier for one in ones})
+def _provenance(app: App, name: str, records: Sequence[Shown]) -> dict[str, Any]:
+    checkpoint = records[0].design.checkpoint
+    tiers = sorted({record.design.support.tier for record in records})
     measured: Mapping[str, Any] = checkpoint.evidence.get("tiers") or {}
     return {
         "format": FORMAT,
         "id": name,
-        "note": MADE,
+        "note": SIMULATED,
         "checkpoint": {
             "name": checkpoint.name,
             "digest": checkpoint.digest,
             "panel_digest": checkpoint.panel_digest,
         },
         "screen": dict(locate_screen(app, name)[1].plan) if is_screen(name) else None,
-        "experiments": [_row(one) for one in ones],
+        "experiments": [_row(record) for record in records],
         "evidence": {t: (measured.get(t) or {}).get("headline") for t in tiers},
-        "ledger_head": str(ones[0].ledger.head()),
+        "ledger_head": str(records[0].ledger.head()),
     }
 
 
-def _row(one: Shown) -> dict[str, Any]:
-    row: Experiment = one.experiment
-    outcome = one.outcome
+def _row(record: Shown) -> dict[str, Any]:
+    row: Experiment = record.experiment
+    outcome = record.outcome
     digest = outcome.environment_digest if outcome else None
     return {
         "id": row.id,
@@ -291,20 +297,24 @@ def _row(one: Shown) -> dict[str, Any]:
         "seconds": outcome.seconds if outcome else None,
         "replays": [
             {"replay": v.replay_id, "verdict": v.verdict, "at": v.created_at}
-            for v in one.ledger.verifications(row.id)
+            for v in record.ledger.verifications(row.id)
         ],
-        "support": one.design.support.tier,
+        "support": record.design.support.tier,
         "artifacts": dict(outcome.artifacts) if outcome else {},
         "environment_digest": digest,
-        "environment": one.ledger.environment(digest) if digest else None,
+        "environment": record.ledger.environment(digest) if digest else None,
     }
 
 
-def _missing(app: App, name: str, ones: Sequence[Shown]) -> list[str]:
+def _missing(app: App, name: str, records: Sequence[Shown]) -> list[str]:
     if not is_screen(name):
         return []
     total = len(locate_screen(app, name)[1].plan["candidates"])
-    return [] if len(ones) == total else [f"Only the {len(ones)} finished of {total} candidates."]
+    return (
+        []
+        if len(records) == total
+        else [f"Only the {len(records)} finished of {total} candidates."]
+    )
 
 
 SPEC = ToolSpec(

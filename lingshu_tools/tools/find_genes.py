@@ -1,7 +1,4 @@
-"""find_genes: what a gene is called here, whether it is measured and was perturbed, how high it is.
-
-Knows nothing of simulated cells: expression is the training cells'.
-"""
+"""find_genes: a gene's name, whether it is measured and was perturbed, its expression."""
 
 from pydantic import Field
 
@@ -60,22 +57,22 @@ class FindResult(Result):
     genes: list[GeneView]
 
 
-def find_genes(app: App, asked: FindGenes) -> FindResult:
+def find_genes(app: App, arguments: FindGenes) -> FindResult:
     """Return names resolved, or the genes that a part of a name is in."""
-    checkpoint = resolve_checkpoint(app, asked.checkpoint)
-    if (asked.names is None) == (asked.query is None):
+    checkpoint = resolve_checkpoint(app, arguments.checkpoint)
+    if (arguments.names is None) == (arguments.query is None):
         message = "give names=[…] to resolve them, or query='…' to search, and not both"
         raise InputError(message)
-    if asked.names is not None:
-        views = [_resolved(checkpoint, name) for name in asked.names]
+    if arguments.names is not None:
+        views = [_resolved(checkpoint, name) for name in arguments.names]
     else:
-        query = asked.query or ""
+        query = arguments.query or ""
         matches = gene_names(checkpoint).search(query)
-        views = [_found(checkpoint, query, match) for match in matches]
-    rows = views[: asked.limit]
+        views = [_gene_view(checkpoint, query, match) for match in matches]
+    rows = views[: arguments.limit]
     return FindResult(
         status="succeeded",
-        summary=_summary(checkpoint, asked, views),
+        summary=_summary(checkpoint, arguments, views),
         units={"mean": "log1p_cp10k, mean over unperturbed training cells"},
         caveats=[f"expression of the first {_CONTEXTS} contexts only"]
         if len(checkpoint.contexts) > _CONTEXTS
@@ -105,7 +102,7 @@ def _next_step(checkpoint: Checkpoint, rows: list[GeneView]) -> str:
 
 def _resolved(checkpoint: Checkpoint, name: str) -> GeneView:
     try:
-        return _found(checkpoint, name, gene_names(checkpoint).find(name))
+        return _gene_view(checkpoint, name, gene_names(checkpoint).find(name))
     except NotFoundError:
         return GeneView(
             asked=name,
@@ -119,9 +116,9 @@ def _resolved(checkpoint: Checkpoint, name: str) -> GeneView:
         )
 
 
-def _found(checkpoint: Checkpoint, asked: str, match: Match) -> GeneView:
+def _gene_view(checkpoint: Checkpoint, arguments: str, match: Match) -> GeneView:
     return GeneView(
-        asked=asked,
+        asked=arguments,
         gene=match.symbol,
         matched_by=match.matched_by,
         ensembl=checkpoint.panel_entries[match.index].get("ensembl"),
@@ -153,13 +150,13 @@ def _expression(checkpoint: Checkpoint, index: int) -> list[ExpressionView]:
     ]
 
 
-def _summary(checkpoint: Checkpoint, asked: FindGenes, views: list[GeneView]) -> str:
+def _summary(checkpoint: Checkpoint, arguments: FindGenes, views: list[GeneView]) -> str:
     panel = f"the {len(checkpoint.panel)}-gene panel of {checkpoint.name}"
-    if asked.query is not None:
-        return f"{len(views)} genes of {panel} have {asked.query!r} in a name."
+    if arguments.query is not None:
+        return f"{len(views)} genes of {panel} have {arguments.query!r} in a name."
     missing = [v.asked for v in views if v.gene is None]
-    found = f"{len(views) - len(missing)} of {len(views)} names are on {panel}"
-    return f"{found}; not on it: {', '.join(missing[:20])}." if missing else f"{found}."
+    sentence = f"{len(views) - len(missing)} of {len(views)} names are on {panel}"
+    return f"{sentence}; not on it: {', '.join(missing[:20])}." if missing else f"{sentence}."
 
 
 def _text(result: FindResult) -> str:

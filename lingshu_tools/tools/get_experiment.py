@@ -1,6 +1,6 @@
 """get_experiment: the state or result of an experiment or a screen, begun by anyone, any day.
 
-Knows nothing of how a result is worked out; it asks the tool that made it.
+It asks the tool that made it.
 """
 
 from typing import Any, Literal
@@ -97,90 +97,95 @@ class GetResult(Result):
     provenance: Provenance | None = None
 
 
-def get_experiment(app: App, asked: GetExperiment) -> GetResult | Pending[GetResult]:
+def get_experiment(app: App, arguments: GetExperiment) -> GetResult | Pending[GetResult]:
     """Return an experiment, after taking it up again where its worker has died."""
-    if is_screen(asked.id):
-        return _screen(app, asked)
+    if is_screen(arguments.id):
+        return _screen(app, arguments)
     try:
-        one = shown(app, asked.id)
+        record = shown(app, arguments.id)
     except MissingCheckpointError as error:
-        return _without_checkpoint(app, asked, error)
-    if one.outcome is None and not one.ledger.read_only:
-        app.runner.launch([asked.id])
-        if asked.wait_s:
+        return _without_checkpoint(app, arguments, error)
+    if record.outcome is None and not record.ledger.read_only:
+        app.runner.launch([arguments.id])
+        if arguments.wait_s:
             return Pending(
-                name=asked.id,
-                ids=[asked.id],
-                wait_s=asked.wait_s,
-                finish=lambda: _experiment(app, shown(app, asked.id), asked),
+                name=arguments.id,
+                ids=[arguments.id],
+                wait_s=arguments.wait_s,
+                finish=lambda: _experiment(app, shown(app, arguments.id), arguments),
             )
-        one = shown(app, asked.id)
-    return _experiment(app, one, asked)
+        record = shown(app, arguments.id)
+    return _experiment(app, record, arguments)
 
 
-def _experiment(app: App, one: Shown, asked: GetExperiment) -> GetResult:
-    detail: Detail = "genes" if asked.genes and asked.detail == "summary" else asked.detail
-    limit = asked.limit or max(1, _ROWS[detail], len(asked.genes or ()))
-    if one.experiment.tool == "sample_cells":
-        found: Result = show_sample(app, one, limit=limit, offset=asked.offset)
+def _experiment(app: App, record: Shown, arguments: GetExperiment) -> GetResult:
+    detail: Detail = (
+        "genes" if arguments.genes and arguments.detail == "summary" else arguments.detail
+    )
+    limit = arguments.limit or max(1, _ROWS[detail], len(arguments.genes or ()))
+    if record.experiment.tool == "sample_cells":
+        result: Result = show_sample(app, record, limit=limit, offset=arguments.offset)
     else:
-        found = show_effect(app, one, genes=asked.genes, limit=limit, offset=asked.offset)
-    fields = {name: getattr(found, name) for name in type(found).model_fields}
+        result = show_effect(
+            app, record, genes=arguments.genes, limit=limit, offset=arguments.offset
+        )
+    fields = {name: getattr(result, name) for name in type(result).model_fields}
     if detail == "provenance":
-        fields |= {"genes": None, "truncated": None, "provenance": _provenance(one)}
-    return GetResult(tool=one.experiment.tool, replay=_replay(app, one), **fields)
+        fields |= {"genes": None, "truncated": None, "provenance": _provenance(record)}
+    return GetResult(tool=record.experiment.tool, replay=_replay(app, record), **fields)
 
 
 def _without_checkpoint(
-    app: App, asked: GetExperiment, missing: MissingCheckpointError
+    app: App, arguments: GetExperiment, missing: MissingCheckpointError
 ) -> GetResult:
-    one = recorded(app, asked.id)
-    limit = asked.limit or max(1, _ROWS[asked.detail])
-    fields = experiment_fields(one, missing, limit=limit, offset=asked.offset)
-    if asked.detail == "provenance":
-        fields |= {"genes": None, "truncated": None, "provenance": _provenance(one)}
-    elif asked.genes and "genes" in fields:
-        wanted = {name.casefold() for name in asked.genes}
+    record = recorded(app, arguments.id)
+    limit = arguments.limit or max(1, _ROWS[arguments.detail])
+    fields = experiment_fields(record, missing, limit=limit, offset=arguments.offset)
+    if arguments.detail == "provenance":
+        fields |= {"genes": None, "truncated": None, "provenance": _provenance(record)}
+    elif arguments.genes and "genes" in fields:
+        wanted = {name.casefold() for name in arguments.genes}
         fields["genes"] = [gene for gene in fields["genes"] if gene.gene.casefold() in wanted]
-    return GetResult(tool=one.experiment.tool, replay=_replay(app, one), **fields)
+    return GetResult(tool=record.experiment.tool, replay=_replay(app, record), **fields)
 
 
-def _screen(app: App, asked: GetExperiment) -> GetResult | Pending[GetResult]:
-    if asked.genes or asked.detail in ("genes", "provenance"):
+def _screen(app: App, arguments: GetExperiment) -> GetResult | Pending[GetResult]:
+    if arguments.genes or arguments.detail in ("genes", "provenance"):
         message = (
-            f"detail={asked.detail!r} with genes={quoted(asked.genes)} is for one experiment, and "
-            f"{asked.id!r} is a screen. Ask for its summary, then for the experiment_id of a row."
+            f"detail={arguments.detail!r} with genes={quoted(arguments.genes)} is for one "
+            f"experiment, and {arguments.id!r} is a screen. Ask for its summary, then for the "
+            "experiment_id of a row."
         )
         raise InputError(message)
-    rows = asked.limit or (MAX_ROWS if asked.detail == "effects" else 10)
-    ledger, screen = locate_screen(app, asked.id)
+    rows = arguments.limit or (MAX_ROWS if arguments.detail == "effects" else 10)
+    ledger, screen = locate_screen(app, arguments.id)
     try:
         plan_of(app, screen.plan)
     except MissingCheckpointError as error:
         return GetResult(tool="run_screen", **screen_fields(ledger, screen, error))
 
     def finish() -> GetResult:
-        return _shown_screen(screen_shown(app, asked.id, top=rows, offset=asked.offset))
+        return _shown_screen(screen_shown(app, arguments.id, top=rows, offset=arguments.offset))
 
-    return take_up_screen(app, asked.id, asked.wait_s, finish)
+    return take_up_screen(app, arguments.id, arguments.wait_s, finish)
 
 
-def _shown_screen(found: ScreenResult) -> GetResult:
-    fields = {name: getattr(found, name) for name in Result.model_fields}
-    ranking = [row.model_dump(mode="json") for row in found.ranking]
+def _shown_screen(screen: ScreenResult) -> GetResult:
+    fields = {name: getattr(screen, name) for name in Result.model_fields}
+    ranking = [row.model_dump(mode="json") for row in screen.ranking]
     return GetResult(tool="run_screen", ranking=ranking, **fields)
 
 
-def _replay(app: App, one: Recorded) -> Replay | None:
-    of = replayed(one.experiment)
-    if of is None or one.ledger.read_only:
+def _replay(app: App, record: Recorded) -> Replay | None:
+    of = replayed(record.experiment)
+    if of is None or record.ledger.read_only:
         return None
-    found = verdict_of(app, one.experiment)
-    return found and Replay(of=of, verdict=found.verdict, differs=found.differs)
+    verdict = verdict_of(app, record.experiment)
+    return verdict and Replay(of=of, verdict=verdict.verdict, differs=verdict.differs)
 
 
-def _provenance(one: Recorded) -> Provenance:
-    row, outcome = one.experiment, one.outcome
+def _provenance(record: Recorded) -> Provenance:
+    row, outcome = record.experiment, record.outcome
     digest = outcome and outcome.environment_digest
     return Provenance(
         request=dict(row.request),
@@ -191,13 +196,13 @@ def _provenance(one: Recorded) -> Provenance:
         created_at=row.created_at,
         parent=row.parent,
         in_place_of=replaces(row),
-        tags=one.ledger.tags([row.id]).get(row.id, []),
+        tags=record.ledger.tags([row.id]).get(row.id, []),
         artifacts=dict(outcome.artifacts) if outcome else {},
-        environment=dict(one.ledger.environment(digest)) if digest else None,
+        environment=dict(record.ledger.environment(digest)) if digest else None,
         seconds=outcome.seconds if outcome else None,
         verifications=[
             {"replay": v.replay_id, "verdict": v.verdict, "at": v.created_at}
-            for v in one.ledger.verifications(row.id)
+            for v in record.ledger.verifications(row.id)
         ],
     )
 

@@ -1,7 +1,4 @@
-"""list_experiments: what is in the ledger, newest first, filtered and in pages.
-
-Knows nothing of what the experiments found.
-"""
+"""list_experiments: what is in the ledger, newest first, filtered and in pages."""
 
 from typing import Literal
 
@@ -67,15 +64,19 @@ class ListResult(Result):
     next_before: str | None
 
 
-def list_experiments(app: App, asked: ListExperiments) -> ListResult:
+def list_experiments(app: App, arguments: ListExperiments) -> ListResult:
     """Return one page of the ledger, newest first."""
-    page = app.ledger.find(**asked.model_dump())
+    page = app.ledger.find(**arguments.model_dump())
     tags = app.ledger.tags([item.experiment.id for item in page.items])
     rows = [_row(item, tags.get(item.experiment.id, [])) for item in page.items]
-    filters = {k: v for k, v in asked.model_dump().items() if v and k not in ("limit", "before")}
+    filters = {
+        k: v for k, v in arguments.model_dump().items() if v and k not in ("limit", "before")
+    }
     cut = None
     if page.next_before:
-        more = call_text("list_experiments", **filters, before=page.next_before, limit=asked.limit)
+        more = call_text(
+            "list_experiments", **filters, before=page.next_before, limit=arguments.limit
+        )
         cut = Truncated(shown=len(rows), total=len(rows) + 1, how_to_get_more=f"{more} (or more)")
     which = " with " + ", ".join(f"{k}={v!r}" for k, v in filters.items()) if filters else ""
     return ListResult(

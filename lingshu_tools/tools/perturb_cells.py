@@ -1,7 +1,4 @@
-"""perturb_cells: a perturbation in a context, against its own paired control.
-
-Knows nothing of screens, which run it many times.
-"""
+"""perturb_cells: a perturbation in a context, against its own paired control."""
 
 from typing import Any
 
@@ -59,35 +56,37 @@ class PerturbResult(Result):
     genes: list[GeneEffect] = Field(default_factory=list[GeneEffect])
 
 
-def perturb_cells(app: App, asked: PerturbCells) -> PerturbResult | Pending[PerturbResult]:
+def perturb_cells(app: App, arguments: PerturbCells) -> PerturbResult | Pending[PerturbResult]:
     """Return the paired effect of a perturbation, once it is there; the cost of a dry run."""
-    made = asked.design(app, "perturb_cells")
-    if asked.genes:
+    design = arguments.design(app, "perturb_cells")
+    if arguments.genes:
         # Refused now rather than after the cells were made.
-        resolve_genes(made.checkpoint, asked.genes)
-    if asked.dry_run:
-        return PerturbResult(**planned(app, made, asked), **_facts(made))
-    return asked.begin(
-        app, made, lambda one: show_effect(app, one, genes=asked.genes, limit=asked.top)
+        resolve_genes(design.checkpoint, arguments.genes)
+    if arguments.dry_run:
+        return PerturbResult(**planned(app, design, arguments), **_facts(design))
+    return arguments.begin(
+        app,
+        design,
+        lambda record: show_effect(app, record, genes=arguments.genes, limit=arguments.top),
     )
 
 
 def show_effect(
-    app: App, one: Shown, *, genes: list[str] | None = None, limit: int = 20, offset: int = 0
+    app: App, record: Shown, *, genes: list[str] | None = None, limit: int = 20, offset: int = 0
 ) -> PerturbResult:
     """Return a perturbation experiment in whatever state it is."""
-    fields = envelope(app, one)
-    if one.succeeded:
-        fields |= effect_fields(one, genes=genes, limit=limit, offset=offset)
-    return PerturbResult(**fields, **_facts(one.design))
+    fields = envelope(app, record)
+    if record.succeeded:
+        fields |= effect_fields(record, genes=genes, limit=limit, offset=offset)
+    return PerturbResult(**fields, **_facts(record.design))
 
 
-def _facts(made: Design) -> dict[str, Any]:
-    stored = stored_effect(made)
+def _facts(design: Design) -> dict[str, Any]:
+    stored = stored_effect(design)
     return {
-        "perturbation": made.label,
-        "context": dict(made.context),
-        "n_cells": made.n_cells,
+        "perturbation": design.label,
+        "context": dict(design.context),
+        "n_cells": design.n_cells,
         "effect_source": stored.source if stored else None,
         "effect_note": stored.note if stored else None,
     }
@@ -115,7 +114,7 @@ SPEC = ToolSpec(
     description=(
         "Simulate a perturbation (1 to 16 interventions together) in a context and compare it with "
         "its paired control: strongest genes with Monte Carlo intervals, magnitude against the "
-        "sham null, and what happens to the target's own gene. Logged and replayable. "
+        "null labels, and what happens to the target's own gene. Logged and replayable. "
         "Interventions must be trained ones (describe_model lists them). The default 256 cells an "
         "arm take seconds; a result not ready within wait_s comes back as running: call "
         "get_experiment. Means are log1p_cp10k. These are predictions, not measurements: quote the "

@@ -1,7 +1,4 @@
-"""plan_screen: an objective and candidates become a recorded plan; nothing is simulated.
-
-Knows nothing of how a plan is run.
-"""
+"""plan_screen: an objective and candidates become a recorded plan; nothing is simulated."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from lingshu_tools.calls.registry import Arguments, ToolSpec
 from lingshu_tools.calls.results import Number, Result, SupportView, call_text, render, text_table
 from lingshu_tools.ledger import Screen
 from lingshu_tools.planner import Plan, make_plan
-from lingshu_tools.planner.ranking import errors_by_tier, sham_null
+from lingshu_tools.planner.ranking import errors_by_tier, null_labels
 from lingshu_tools.report.evidence import cost_of, cost_sentence, evidence_sentence, evidence_view
 from lingshu_tools.tools.common import (
     LOG1P,
@@ -85,13 +82,13 @@ class PlanResult(Result):
     wont_show: list[str]
 
 
-def plan_screen(app: App, asked: PlanScreen) -> PlanResult:
+def plan_screen(app: App, arguments: PlanScreen) -> PlanResult:
     """Return the plan of a screen, recorded under an id that run_screen takes."""
-    plan = plan_asked(app, asked, asked.objective, asked.candidates)
+    plan = requested_plan(app, arguments, arguments.objective, arguments.candidates)
     return plan_result(app, plan, recorded(app, plan))
 
 
-def plan_asked(
+def requested_plan(
     app: App, settings: ScreenSettings, objective: ObjectiveArgument, candidates: Candidates
 ) -> Plan:
     """Return the resolved plan of what was asked."""
@@ -172,16 +169,16 @@ def support_of(plan: Plan) -> SupportView:
 def caveats_of(plan: Plan) -> list[str]:
     """Return what holds for every reading of a plan's scores, run or not."""
     mix, checkpoint = plan.support_mix, plan.control.checkpoint
-    found = [evidence_sentence(checkpoint, t) for t in mix if t != weakest(plan)]
+    sentences = [evidence_sentence(checkpoint, t) for t in mix if t != weakest(plan)]
     left_out = [
         d.label
         for d in plan.designs
         if plan.objective.left_out({i.target for i in d.interventions})
     ]
     if left_out:
-        found.append(f"A target's own gene is left out of its score: {', '.join(left_out)}.")
-    _, why = sham_null(plan.control)
-    return [*found, *([f"{why[0].upper()}{why[1:]}."] if why else [])]
+        sentences.append(f"A target's own gene is left out of its score: {', '.join(left_out)}.")
+    _, why = null_labels(plan.control)
+    return [*sentences, *([f"{why[0].upper()}{why[1:]}."] if why else [])]
 
 
 def in_words(plan: Plan) -> str:
@@ -191,8 +188,8 @@ def in_words(plan: Plan) -> str:
 
 
 def sham_limit(plan: Plan) -> float | None:
-    """Return the score that 5 % of shams would pass on either side; None without a null."""
-    null, _ = sham_null(plan.control)
+    """Return the score that 5 % of null labels would pass on either side; None without a null."""
+    null, _ = null_labels(plan.control)
     weights = plan.objective.weights(plan.control.checkpoint.panel)
     if null is None or weights is None:
         return None
@@ -201,7 +198,11 @@ def sham_limit(plan: Plan) -> float | None:
 
 
 def _will_show(limit: float | None) -> list[str]:
-    known = "" if limit is None else f", and which scores pass ±{limit:.2g}, the reach of a sham"
+    known = (
+        ""
+        if limit is None
+        else f", and which scores pass ±{limit:.2g}, the 95 % range of null labels"
+    )
     return [
         f"How the checkpoint orders these candidates on this objective{known}.",
         "For every candidate a paired effect on all genes, kept as an experiment of its own.",

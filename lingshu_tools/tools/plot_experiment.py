@@ -23,13 +23,13 @@ from lingshu_tools.experiments.designs import context_label
 from lingshu_tools.experiments.findings import strongest, unpack_effect
 from lingshu_tools.experiments.lookup import is_screen, locate_screen
 from lingshu_tools.planner import Plan, Ranked, plan_of
-from lingshu_tools.planner.ranking import sham_null
+from lingshu_tools.planner.ranking import null_labels
 from lingshu_tools.report.evidence import evidence_view
 from lingshu_tools.report.experiment_views import Shown, envelope, shown
 from lingshu_tools.tools.common import AnyId, WaitS
 from lingshu_tools.tools.plan_screen import in_words, sham_limit, support_of, weakest
 from lingshu_tools.tools.run_screen import HIT_FDR, ranking_of
-from lingshu_tools.tools.unfinished_files import unfinished, when_made
+from lingshu_tools.tools.unfinished_files import created_at_of, unfinished
 
 if TYPE_CHECKING:
     from lingshu_tools.app import App
@@ -69,53 +69,55 @@ class PlotResult(Result):
     height_px: int | None = None
 
 
-def plot_experiment(app: App, asked: PlotExperiment) -> PlotResult | Pending[PlotResult]:
+def plot_experiment(app: App, arguments: PlotExperiment) -> PlotResult | Pending[PlotResult]:
     """Return the files of a picture of what is done so far, or the wait for them."""
-    fits = _kind(asked)
-    request = f"{asked.id} {fits} {asked.top or ''}".strip()
+    fits = _kind(arguments)
+    request = f"{arguments.id} {fits} {arguments.top or ''}".strip()
     work = app.children.join("plot", request)
     if work is None:
-        job, numbers, facts = PLOTS[fits].draw(app, asked)
+        job, numbers, facts = PLOTS[fits].draw(app, arguments)
         # Named by what is drawn: another state of a screen is another picture.
-        name = f"{asked.id}-{fits}-{digest_json(job)[7:15]}"
+        name = f"{arguments.id}-{fits}-{digest_json(job)[7:15]}"
         job |= {"name": name, "numbers": numbers}
         task = Task("plot", request, job, folder=app.home / "plots", facts=facts)
         work = app.children.begin(task)
-    return when_made(work, asked.id, asked.wait_s, lambda: _result(app, asked, fits, work))
+    return created_at_of(
+        work, arguments.id, arguments.wait_s, lambda: _result(app, arguments, fits, work)
+    )
 
 
-def _kind(asked: PlotExperiment) -> Kind:
+def _kind(arguments: PlotExperiment) -> Kind:
     """Return the kind that is asked for, by default the first that fits the id.
 
     Raises:
         InputError: the kind is not one of that id's.
     """
-    prefix = "scr_" if is_screen(asked.id) else "exp_"
+    prefix = "scr_" if is_screen(arguments.id) else "exp_"
     fitting: list[Kind] = [kind for kind, plot in PLOTS.items() if plot.prefix == prefix]
-    if asked.kind is None:
+    if arguments.kind is None:
         return fitting[0]
-    if asked.kind not in fitting:
+    if arguments.kind not in fitting:
         kinds = "; ".join(f"{kind} of {plot.prefix}…" for kind, plot in PLOTS.items())
         message = (
-            f"kind={asked.kind!r} does not fit {asked.id!r}; there are {kinds}. "
+            f"kind={arguments.kind!r} does not fit {arguments.id!r}; there are {kinds}. "
             "Leave kind out, or give an id of the other sort."
         )
         raise InputError(message)
-    return asked.kind
+    return arguments.kind
 
 
-def _result(app: App, asked: PlotExperiment, kind: Kind, work: Answer | Work) -> PlotResult:
+def _result(app: App, arguments: PlotExperiment, kind: Kind, work: Answer | Work) -> PlotResult:
     drawn = app.children.result(work)
     of_screen = PLOTS[kind].prefix == "scr_"
-    fields = (_screen_fields if of_screen else _effect_fields)(app, asked.id)
-    return PlotResult(**fields | _shown(asked, kind, drawn), kind=kind)
+    fields = (_screen_fields if of_screen else _effect_fields)(app, arguments.id)
+    return PlotResult(**fields | _shown(arguments, kind, drawn), kind=kind)
 
 
-def _shown(asked: PlotExperiment, kind: Kind, drawn: Answer | State) -> dict[str, Any]:
+def _shown(request: PlotExperiment, kind: Kind, drawn: Answer | State) -> dict[str, Any]:
     """Return the fields that say where the picture is, or how far it is."""
     if not isinstance(drawn, Answer):
-        arguments = asked.model_dump(exclude={"wait_s"})
-        what = f"The {kind} of {asked.id}"
+        arguments = request.model_dump(exclude={"wait_s"})
+        what = f"The {kind} of {request.id}"
         return unfinished("plot_experiment", what, drawn, arguments)
     paths = {suffix: str(path) for suffix, path in drawn.paths.items()}
     return {
@@ -149,65 +151,65 @@ _Picture = tuple[dict[str, Any], list[dict[str, Any]], dict[str, Any]]
 """What is drawn, the numbers behind it, and what the result says of it."""
 
 
-def _ranking(app: App, asked: PlotExperiment) -> _Picture:
-    plan, found = ranking_of(app, asked.id)
-    scored = [row for row in found.rows if row.value is not None]
+def _ranking(app: App, arguments: PlotExperiment) -> _Picture:
+    plan, ranking = ranking_of(app, arguments.id)
+    scored = [row for row in ranking.rows if row.value is not None]
     if not scored:
         message = (
-            f"{asked.id} has no ranked candidate yet; "
-            f'run_screen(screen_id="{asked.id}", wait_s=45) goes on with it'
+            f"{arguments.id} has no ranked candidate yet; "
+            f'run_screen(screen_id="{arguments.id}", wait_s=45) goes on with it'
         )
         raise InputError(message)
     rows = [_bar(row) for row in scored]
-    shown_rows = rows[: asked.top or MOST_ROWS]
+    shown_rows = rows[: arguments.top or MOST_ROWS]
     cut = "" if len(shown_rows) == len(rows) else f", first {len(shown_rows)} shown"
     job = {
         "kind": "ranking",
         "title": f"Predicted, not measured: what would {in_words(plan)}?",
         "subtitle": f"{_where(plan)} · {len(rows)} of {len(plan.candidates)} candidates{cut} · "
         f"{plan.control.n_cells} paired simulated cells each",
-        "footnote": f"{_dagger(scored)}{_held_out(plan)}{asked.id}",
+        "footnote": f"{_dagger(scored)}{_held_out(plan)}{arguments.id}",
         "rows": shown_rows,
         "sham_limit": sham_limit(plan),
         "xlabel": SCORE_LABEL,
     }
     facts = {
         "summary": f"Ranking of {len(rows)} candidates to {in_words(plan)}",
-        "caveats": [found.why_no_null] if found.why_no_null else [],
+        "caveats": [ranking.why_no_null] if ranking.why_no_null else [],
     }
     return job, [_flat(row) for row in rows], facts
 
 
-def _volcano(app: App, asked: PlotExperiment) -> _Picture:
-    one = shown(app, asked.id)
-    blob = one.artifact("effects") if one.succeeded else None
+def _volcano(app: App, arguments: PlotExperiment) -> _Picture:
+    record = shown(app, arguments.id)
+    blob = record.artifact("effects") if record.succeeded else None
     if blob is None:
         message = (
-            f"{asked.id} ({one.design.tool}) has no stored effect to plot; a volcano needs a "
-            "perturb_cells experiment that succeeded. get_experiment shows its state."
+            f"{arguments.id} ({record.design.tool}) has no stored effect to plot; a volcano needs "
+            "a perturb_cells experiment that succeeded. get_experiment shows its state."
         )
         raise InputError(message)
-    table, threshold, why = _genes(one, blob)
+    table, threshold, why = _genes(record, blob)
     job = {
         "kind": "volcano",
-        "title": f"Predicted, not measured: effect of {one.design.label}",
-        "subtitle": f"{context_label(one.design.context)} · {one.design.checkpoint.name} · "
-        f"{one.design.n_cells} paired simulated cells",
-        "footnote": f"{why}  {asked.id}",
+        "title": f"Predicted, not measured: effect of {record.design.label}",
+        "subtitle": f"{context_label(record.design.context)} · {record.design.checkpoint.name} · "
+        f"{record.design.n_cells} paired simulated cells",
+        "footnote": f"{why}  {arguments.id}",
         "genes": [row["gene"] for row in table],
         "x": [row["log2_fold_change"] for row in table],
         "y": [row["y"] for row in table],
         "called": [row["called"] for row in table],
-        "labels": _named(table, asked.top or NAMED_GENES),
-        "target": [i.target for i in one.design.interventions],
+        "labels": _named(table, arguments.top or NAMED_GENES),
+        "target": [i.target for i in record.design.interventions],
         "threshold": threshold,
         "xlabel": FOLD_LABEL,
-        "ylabel": "−log10 p against sham interventions"
+        "ylabel": "−log10 p against null labels"
         if threshold is not None
         else "|change|, ln(1 + counts per 10,000)",
     }
     facts = {
-        "summary": f"Volcano of {one.design.label}",
+        "summary": f"Volcano of {record.design.label}",
         "caveats": [] if threshold is not None else [why],
     }
     return job, [{k: v for k, v in row.items() if k != "y"} for row in table], facts
@@ -230,10 +232,10 @@ PLOTS: dict[Kind, _Plot] = {"ranking": _Plot("scr_", _ranking), "volcano": _Plot
 """Of the plots that fit an id the first is the default."""
 
 
-def _genes(one: Shown, blob: bytes) -> tuple[list[dict[str, Any]], float | None, str]:
+def _genes(record: Shown, blob: bytes) -> tuple[list[dict[str, Any]], float | None, str]:
     """Return a row for each measured gene, the y above which one is called, and a footnote."""
-    effect, panel = unpack_effect(blob), one.design.checkpoint.panel
-    null, why = sham_null(one.design)
+    effect, panel = unpack_effect(blob), record.design.checkpoint.panel
+    null, why = null_labels(record.design)
     p = null.gene_p(effect) if null else np.full(len(panel), np.nan)
     q = benjamini_hochberg(p)
     y = -np.log10(np.maximum(p, 1e-300)) if null else np.abs(effect.change)
@@ -254,7 +256,7 @@ def _genes(one: Shown, blob: bytes) -> tuple[list[dict[str, Any]], float | None,
     ]
     if null is None:
         return rows, None, f"{why}"
-    note = f"p against {null.n_shams} sham interventions; coloured: FDR ≤ 5 %."
+    note = f"p against {null.n_shams} null labels; coloured: FDR ≤ 5 %."
     return rows, _threshold(p, q), note
 
 
@@ -324,9 +326,9 @@ SPEC = ToolSpec(
     description=(
         "Draw what is done so far, ready for a paper, and write the numbers behind it: PNG, SVG "
         "and CSV files whose paths are returned. ranking (of a screen, scr_…): every candidate's "
-        "score with its Monte Carlo interval, the held-out prediction error and the reach of sham "
-        "interventions. volcano (of a perturb_cells experiment, exp_…): log2 fold change against "
-        "p over sham interventions, strongest genes named. Nothing is simulated. Drawing goes on "
+        "score with its Monte Carlo interval, the held-out prediction error and the 95 % range of "
+        "null labels. volcano (of a perturb_cells experiment, exp_…): log2 fold change against "
+        "p over null labels, strongest genes named. Nothing is simulated. Drawing goes on "
         "after wait_s seconds; the same call again returns the files."
     ),
     arguments=PlotExperiment,

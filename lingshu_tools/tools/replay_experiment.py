@@ -83,19 +83,19 @@ class ReplayResult(Result):
     )
 
 
-def replay_experiment(app: App, asked: ReplayExperiment) -> Pending[ReplayResult]:
+def replay_experiment(app: App, arguments: ReplayExperiment) -> Pending[ReplayResult]:
     """Return the verdict of running an experiment or a screen again, once it is there.
 
     One that was cancelled or failed is begun again, which is no comparison.
     """
-    if is_screen(asked.id):
-        return _screen(app, asked)
-    ledger, original = locate(app, asked.id)
+    if is_screen(arguments.id):
+        return _screen(app, arguments)
+    ledger, original = locate(app, arguments.id)
     outcome = ledger.outcome(original.id)
     if outcome is None and not ledger.read_only:
         message = (
-            f"{asked.id!r} has not finished, so there is nothing to compare a replay with. "
-            f"{call_text('get_experiment', id=asked.id, wait_s=30)} finishes it."
+            f"{arguments.id!r} has not finished, so there is nothing to compare a replay with. "
+            f"{call_text('get_experiment', id=arguments.id, wait_s=30)} finishes it."
         )
         raise InputError(message)
     succeeded = outcome is not None and outcome.kind == "succeeded"
@@ -107,44 +107,44 @@ def replay_experiment(app: App, asked: ReplayExperiment) -> Pending[ReplayResult
     return Pending(
         name=replay.id,
         ids=[replay.id],
-        wait_s=asked.wait_s,
+        wait_s=arguments.wait_s,
         finish=lambda: _shown(app, replay, original.id, kind, kept=kept),
     )
 
 
 def _shown(app: App, replay: Experiment, name: str, kind: str, *, kept: bool) -> ReplayResult:
     """Return a replay in whatever state it is; `kept` says that its verdict is recorded."""
-    one = shown(app, replay.id)
+    record = shown(app, replay.id)
     of = replayed(replay)
-    found = verdict_of(app, replay) if of else None
-    fields = envelope(app, one)
-    if one.succeeded:
-        fields |= _compared(replay, of if found and of else name, kind, found)
+    verdict = verdict_of(app, replay) if of else None
+    fields = envelope(app, record)
+    if record.succeeded:
+        fields |= _compared(replay, of if verdict and of else name, kind, verdict)
     return ReplayResult(
         **fields,
         replay_of=of or name,
-        verdict=found.verdict if found else None,
-        differs=found.differs if found else {},
-        verification_written=found is not None and kept,
+        verdict=verdict.verdict if verdict else None,
+        differs=verdict.differs if verdict else {},
+        verification_written=verdict is not None and kept,
     )
 
 
-def _screen(app: App, asked: ReplayExperiment) -> Pending[ReplayResult]:
-    ledger, screen = locate_screen(app, asked.id)
+def _screen(app: App, arguments: ReplayExperiment) -> Pending[ReplayResult]:
+    ledger, screen = locate_screen(app, arguments.id)
     ids = [e.id for e in begin_replays(app, ledger, screen.id)]
     app.runner.launch(ids)
     return Pending(
         name=screen.id,
         ids=ids,
-        wait_s=asked.wait_s,
-        finish=lambda: _screen_shown(app, ledger, screen, asked.limit),
+        wait_s=arguments.wait_s,
+        finish=lambda: _screen_shown(app, ledger, screen, arguments.limit),
     )
 
 
 def _screen_shown(app: App, ledger: Ledger, screen: Screen, limit: int) -> ReplayResult:
     replays = replays_so_far(app, ledger, screen.id)
-    where = app.ledger.statuses([one.replay.id for one in replays if one.replay])
-    views = sorted((_replayed_view(one, where) for one in replays), key=_worst_first)[:limit]
+    where = app.ledger.statuses([record.replay.id for record in replays if record.replay])
+    views = sorted((_replayed_view(record, where) for record in replays), key=_worst_first)[:limit]
     differs = {o.original.id: o.verdict.differs for o in replays if o.verdict and o.verdict.differs}
     counts = counts_of(replays)
     judged = sum(counts.values())
@@ -170,13 +170,13 @@ def _screen_shown(app: App, ledger: Ledger, screen: Screen, limit: int) -> Repla
     )
 
 
-def _replayed_view(one: Replayed, where: Mapping[str, Status]) -> ReplayedView:
+def _replayed_view(record: Replayed, where: Mapping[str, Status]) -> ReplayedView:
     return ReplayedView(
-        replay_of=one.original.id,
-        perturbation=one.original.perturbation,
-        experiment_id=one.replay.id if one.replay else None,
-        status=where[one.replay.id] if one.replay else "queued",
-        verdict=one.verdict.verdict if one.verdict else None,
+        replay_of=record.original.id,
+        perturbation=record.original.perturbation,
+        experiment_id=record.replay.id if record.replay else None,
+        status=where[record.replay.id] if record.replay else "queued",
+        verdict=record.verdict.verdict if record.verdict else None,
     )
 
 
@@ -189,7 +189,7 @@ def _worst_first(view: ReplayedView) -> tuple[int, int]:
 def _status(app: App, replays: Sequence[Replayed], where: set[Status]) -> ResultStatus:
     if _troubles(app, replays):
         return "interrupted"
-    if where & {"queued", "running", "interrupted"} or not all(one.replay for one in replays):
+    if where & {"queued", "running", "interrupted"} or not all(record.replay for record in replays):
         return "running"
     if "failed" in where:
         return "failed"
@@ -197,31 +197,31 @@ def _status(app: App, replays: Sequence[Replayed], where: set[Status]) -> Result
 
 
 def _troubles(app: App, replays: Sequence[Replayed]) -> list[str]:
-    found = {app.runner.trouble(one.replay.id) for one in replays if one.replay}
-    return sorted(text for text in found if text)
+    troubles = {app.runner.trouble(record.replay.id) for record in replays if record.replay}
+    return sorted(text for text in troubles if text)
 
 
 def _summary(name: str, counts: Mapping[str, int], total: int, worst: str | None) -> str:
     named = ", ".join(f"{count} {verdict}" for verdict, count in counts.items()) or "none yet"
     if worst is None:
         return f"Replay of {name}: {sum(counts.values())} of {total} experiments judged: {named}."
-    done = f"Replay of {name}, its {total} finished experiments: {named}."
-    return f"{done} The worst is {_SAID[worst]}."
+    sentence = f"Replay of {name}, its {total} finished experiments: {named}."
+    return f"{sentence} The worst is {_SAID[worst]}."
 
 
 def _caveats(app: App, replays: Sequence[Replayed], candidates: int) -> list[str]:
-    found = [f"The replay stopped: {text}" for text in _troubles(app, replays)]
+    caveats = [f"The replay stopped: {text}" for text in _troubles(app, replays)]
     for kind in ("failed", "cancelled"):
         names = [
-            one.original.perturbation or one.original.id
-            for one in replays
-            if one.outcome and one.outcome.kind == kind
+            record.original.perturbation or record.original.id
+            for record in replays
+            if record.outcome and record.outcome.kind == kind
         ]
         if names:
-            found.append(f"Replays {kind}, so without a verdict: {', '.join(names[:10])}.")
+            caveats.append(f"Replays {kind}, so without a verdict: {', '.join(names[:10])}.")
     if len(replays) < candidates:
-        found.append(f"Only the {len(replays)} finished of {candidates} candidates are replayed.")
-    return found
+        caveats.append(f"Only the {len(replays)} finished of {candidates} candidates are replayed.")
+    return caveats
 
 
 def _next_step(name: str, status: ResultStatus, worst: str | None) -> str | None:
@@ -240,19 +240,21 @@ def _truncated(name: str, limit: int, total: int) -> Truncated | None:
     return Truncated(shown=limit, total=total, how_to_get_more=f"{how} shows all")
 
 
-def _compared(replay: Experiment, name: str, kind: str, found: Comparison | None) -> dict[str, Any]:
-    if found is None:
+def _compared(
+    replay: Experiment, name: str, kind: str, comparison: Comparison | None
+) -> dict[str, Any]:
+    if comparison is None:
         return {
             "summary": f"{name} was {kind}, so this is a first result, not a comparison.",
             "next_step": f"{call_text('get_experiment', id=replay.id)} shows it.",
         }
-    numerics = found.differs.get("environment") or {}
+    numerics = comparison.differs.get("environment") or {}
     named = ", ".join(list(numerics)[:5])
     return {
-        "summary": f"Replay of {name} from its row, computed anew: {_SAID[found.verdict]}."
+        "summary": f"Replay of {name} from its row, computed anew: {_SAID[comparison.verdict]}."
         + (f" The environments differ in {named}." if named else ""),
         "units": {"differs.counts.largest_difference": "count (UMI)"},
-        "next_step": None if found.verdict == "exact" else _REASON,
+        "next_step": None if comparison.verdict == "exact" else _REASON,
     }
 
 

@@ -1,8 +1,7 @@
 """run_screen: run or resume a plan, and rank its candidates.
 
 Every candidate is an experiment of its own with the screen as its parent; all are begun in one
-transaction and handed to the engine at once, so the engine goes on when this process dies. Knows
-nothing of how one experiment is run.
+transaction and handed to the engine at once, so the engine goes on when this process dies.
 """
 
 from __future__ import annotations
@@ -39,9 +38,9 @@ from lingshu_tools.tools.plan_screen import (
     ScreenSettings,
     caveats_of,
     in_words,
-    plan_asked,
     plan_result,
     recorded,
+    requested_plan,
     support_of,
     weakest,
 )
@@ -90,7 +89,9 @@ class RankedView(View):
     )
     support: str
     experiment_id: str
-    fdr: Number | None = Field(description="Against the sham null, over the screen, once complete")
+    fdr: Number | None = Field(
+        description="Against the null labels, over the screen, once complete"
+    )
     left_out: list[str] = Field(description="Objective genes not counted: the target's own")
 
 
@@ -105,33 +106,33 @@ class ScreenResult(Result):
     ranking: list[RankedView]
 
 
-def run_screen(app: App, asked: RunScreen) -> ScreenResult | Pending[ScreenResult]:
+def run_screen(app: App, arguments: RunScreen) -> ScreenResult | Pending[ScreenResult]:
     """Return the ranking of a screen, once it is there; the cost of a dry run.
 
     What was cancelled or failed is begun again. A screen of the reference ledger that is not
     finished is run in this home, by the same plan.
     """
-    if asked.screen_id is None:
-        ledger, known, plan = app.ledger, None, _asked(app, asked)
+    if arguments.screen_id is None:
+        ledger, known, plan = app.ledger, None, _requested_plan(app, arguments)
     else:
-        ledger, known = locate_screen(app, _alone(asked.screen_id, asked))
+        ledger, known = locate_screen(app, _alone(arguments.screen_id, arguments))
         plan = plan_of(app, known.plan)
-    if asked.dry_run:
-        return _cost_only(app, asked, plan, known)
+    if arguments.dry_run:
+        return _cost_only(app, arguments, plan, known)
     caveats: list[str] = []
     if known and ledger.read_only:
         if _finished(ledger, plan, known):
-            return screen_shown(app, known.id, top=asked.top)
+            return screen_shown(app, known.id, top=arguments.top)
         caveats = [f"{known.id} is in the read-only reference ledger: its plan is run in this home"]
         known = None
     screen = known or recorded(app, plan)
-    begin_screen(app, plan, screen, asked.tags)
+    begin_screen(app, plan, screen, arguments.tags)
 
     def finish() -> ScreenResult:
-        found = screen_shown(app, screen.id, top=asked.top)
-        return found.model_copy(update={"caveats": [*caveats, *found.caveats]})
+        result = screen_shown(app, screen.id, top=arguments.top)
+        return result.model_copy(update={"caveats": [*caveats, *result.caveats]})
 
-    return take_up_screen(app, screen.id, asked.wait_s, finish)
+    return take_up_screen(app, screen.id, arguments.wait_s, finish)
 
 
 def take_up_screen(
@@ -177,21 +178,21 @@ def _finished(ledger: Ledger, plan: Plan, screen: Screen) -> bool:
     return len(succeeded) == len(plan.candidates)
 
 
-def _asked(app: App, asked: RunScreen) -> Plan:
-    if asked.objective is None or asked.candidates is None:
-        missing = "objective" if asked.objective is None else "candidates"
+def _requested_plan(app: App, arguments: RunScreen) -> Plan:
+    if arguments.objective is None or arguments.candidates is None:
+        missing = "objective" if arguments.objective is None else "candidates"
         message = (
             f"run_screen has neither screen_id nor {missing}; give the screen_id of plan_screen, "
             'or objective and candidates, e.g. {"objective": {"lower": ["STAT1"]}, '
             '"candidates": "all_seen"}'
         )
         raise InputError(message)
-    return plan_asked(app, asked, asked.objective, asked.candidates)
+    return requested_plan(app, arguments, arguments.objective, arguments.candidates)
 
 
-def _alone(screen_id: str, asked: RunScreen) -> str:
+def _alone(screen_id: str, arguments: RunScreen) -> str:
     planned = {*ScreenSettings.model_fields, "objective", "candidates"}
-    extra = sorted(asked.model_fields_set & planned)
+    extra = sorted(arguments.model_fields_set & planned)
     if extra:
         message = (
             f"screen_id={screen_id!r} names a whole plan, so {', '.join(extra)} must be left out; "
@@ -201,10 +202,10 @@ def _alone(screen_id: str, asked: RunScreen) -> str:
     return screen_id
 
 
-def _cost_only(app: App, asked: RunScreen, plan: Plan, screen: Screen | None) -> ScreenResult:
+def _cost_only(app: App, arguments: RunScreen, plan: Plan, screen: Screen | None) -> ScreenResult:
     planned = plan_result(app, plan, screen)
     shared: dict[str, Any] = {k: getattr(planned, k) for k in Result.model_fields}
-    shared["next_step"] = run_text("run_screen", asked)
+    shared["next_step"] = run_text("run_screen", arguments)
     return ScreenResult(**shared, **_plan_fields(plan), n_done=0, ranking=[])
 
 
@@ -282,11 +283,11 @@ def _progress(plan: Plan, statuses: Sequence[Status]) -> Progress:
 def _summary(plan: Plan, ranking: Ranking) -> str:
     checkpoint, tier = plan.control.checkpoint, weakest(plan)
     scored = [row for row in ranking.rows if row.value is not None]
-    done = f"{len(ranking.rows)} of {len(plan.candidates)} candidates done"
+    counts = f"{len(ranking.rows)} of {len(plan.candidates)} candidates done"
     if not scored:
-        return f"Screen to {in_words(plan)}: {done}, none ranked yet."
+        return f"Screen to {in_words(plan)}: {counts}, none ranked yet."
     return f"{_leaders(plan, scored)}{_hits(scored)} {evidence_sentence(checkpoint, tier)}" + (
-        "" if len(ranking.rows) == len(plan.candidates) else f" So far {done}."
+        "" if len(ranking.rows) == len(plan.candidates) else f" So far {counts}."
     )
 
 
@@ -311,7 +312,7 @@ def _hits(scored: Sequence[Ranked]) -> str:
     hits = [r for r in tested if (r.fdr or 0) <= HIT_FDR]
     better = sum((r.value or 0) > 0 for r in hits)
     return (
-        f" Against sham interventions {len(hits)} of {len(tested)} stand out at 5 % FDR, {better} "
+        f" Against null labels {len(hits)} of {len(tested)} stand out at 5 % FDR, {better} "
         "of them the wanted way."
     )
 
@@ -324,25 +325,27 @@ def _troubles(app: App, children: Sequence[Experiment]) -> list[str]:
 def _caveats(
     ranking: Ranking, children: Sequence[Experiment], statuses: Sequence[Status]
 ) -> list[str]:
-    found: list[str] = []
+    caveats: list[str] = []
     for state in ("failed", "cancelled"):
         names = [
             c.perturbation or "" for c, s in zip(children, statuses, strict=True) if s == state
         ]
         if names:
-            found.append(f"{state.capitalize()}, so not ranked: {', '.join(names[:10])}.")
+            caveats.append(f"{state.capitalize()}, so not ranked: {', '.join(names[:10])}.")
     unscored = [r.design.label for r in ranking.rows if r.value is None]
     if unscored:
-        found.append(f"Without a score (no gene but its own is left): {', '.join(unscored[:10])}.")
-    return [*found, *_close(ranking)]
+        caveats.append(
+            f"Without a score (no gene but its own is left): {', '.join(unscored[:10])}."
+        )
+    return [*caveats, *_close(ranking)]
 
 
 def _close(ranking: Ranking) -> list[str]:
     scored = [r for r in ranking.rows if r.value is not None]
     if not scored or scored[0].error is None:
         return []
-    reach = scored[0].error.rms
-    near = sum((scored[0].value or 0) - (r.value or 0) <= reach for r in scored)
+    error_rms = scored[0].error.rms
+    near = sum((scored[0].value or 0) - (r.value or 0) <= error_rms for r in scored)
     return [f"The first {near} lie within one prediction error of the best."] if near > 1 else []
 
 
@@ -396,7 +399,7 @@ SPEC = ToolSpec(
         "Run or resume a planned screen (screen_id of plan_screen, or plan_screen's own arguments) "
         "and rank every candidate on the objective, best first: score = mean(sign × change) in "
         "log1p_cp10k, mc_interval (sampling only), prediction_error (held out, the larger), FDR "
-        "against sham interventions. Each candidate is a paired simulated experiment with an id. "
+        "against null labels. Each candidate is a paired simulated experiment with an id. "
         "Waits wait_s seconds (0 to 45); if not done, status is running: call "
         "get_experiment(id=screen_id, wait_s=45). The same plan resumes the same screen: what is "
         "done is kept, what was cancelled or failed is begun again. A target's own gene is left "

@@ -1,7 +1,4 @@
-"""sample_cells: cells of a condition, and how they compare with the training cells of it.
-
-Knows nothing of effects: one arm has no control.
-"""
+"""sample_cells: cells of a condition, and how they compare with the training cells of it."""
 
 from typing import Any
 
@@ -72,27 +69,29 @@ class SampleResult(Result):
     genes: list[GeneMean] = Field(default_factory=list[GeneMean])
 
 
-def sample_cells(app: App, asked: SampleCells) -> SampleResult | Pending[SampleResult]:
+def sample_cells(app: App, arguments: SampleCells) -> SampleResult | Pending[SampleResult]:
     """Return the quality of freshly sampled cells, once they are there; the cost of a dry run."""
-    made = asked.design(app, "sample_cells")
-    if asked.dry_run:
-        return SampleResult(**planned(app, made, asked), **_facts(made))
-    return asked.begin(app, made, lambda one: show_sample(app, one, limit=asked.top))
+    design = arguments.design(app, "sample_cells")
+    if arguments.dry_run:
+        return SampleResult(**planned(app, design, arguments), **_facts(design))
+    return arguments.begin(
+        app, design, lambda record: show_sample(app, record, limit=arguments.top)
+    )
 
 
-def show_sample(app: App, one: Shown, *, limit: int = 10, offset: int = 0) -> SampleResult:
+def show_sample(app: App, record: Shown, *, limit: int = 10, offset: int = 0) -> SampleResult:
     """Return a sampling experiment in whatever state it is."""
-    fields = envelope(app, one)
-    if one.succeeded:
-        fields |= _succeeded(one, limit, offset)
-    return SampleResult(**fields, **_facts(one.design))
+    fields = envelope(app, record)
+    if record.succeeded:
+        fields |= _succeeded(record, limit, offset)
+    return SampleResult(**fields, **_facts(record.design))
 
 
-def _succeeded(one: Shown, limit: int, offset: int) -> dict[str, Any]:
-    quality = _quality(one)
-    kept, quantiles = one.result["kept"], one.result["library_quantiles"]
+def _succeeded(record: Shown, limit: int, offset: int) -> dict[str, Any]:
+    quality = _quality(record)
+    kept, quantiles = record.result["kept"], record.result["library_quantiles"]
     rows = kept[offset : offset + limit]
-    trained = _training_means(one.design)
+    trained = _training_means(record.design)
     pearson = quality.pearson_of_means
     if pearson is None:
         compared = "No training cells of exactly this condition to compare with."
@@ -101,9 +100,9 @@ def _succeeded(one: Shown, limit: int, offset: int) -> dict[str, Any]:
             f"Their mean expression correlates {pearson:.3f} (Pearson) with the training cells'; "
             "that is a check on fit, not on prediction."
         )
-    more = f'get_experiment(id="{one.experiment.id}", limit=50)'
+    more = f'get_experiment(id="{record.experiment.id}", limit=50)'
     return {
-        "summary": f"{one.where}: median library {quantiles[2]:.0f} UMI, "
+        "summary": f"{record.where}: median library {quantiles[2]:.0f} UMI, "
         f"{quality.zero_rate:.0%} zeros. {compared}",
         "units": UNITS,
         "caveats": ["training cells are what the checkpoint was fitted to, not held-out ones"],
@@ -117,20 +116,22 @@ def _succeeded(one: Shown, limit: int, offset: int) -> dict[str, Any]:
         "truncated": Truncated(shown=len(rows), total=len(kept), how_to_get_more=more)
         if len(rows) < len(kept)
         else None,
-        "next_step": _next_step(one),
+        "next_step": _next_step(record),
     }
 
 
-def _next_step(one: Shown) -> str:
-    if one.stored("cells"):
-        return f"{call_text('export_experiment', id=one.experiment.id)} writes the cells to a file."
-    return f"{call_text('replay_experiment', id=one.experiment.id)} makes the cells again."
+def _next_step(record: Shown) -> str:
+    if record.stored("cells"):
+        return (
+            f"{call_text('export_experiment', id=record.experiment.id)} writes the cells to a file."
+        )
+    return f"{call_text('replay_experiment', id=record.experiment.id)} makes the cells again."
 
 
-def _quality(one: Shown) -> Quality:
-    result, made = one.result, one.design
-    row = seen_row(made)
-    reference = made.checkpoint.reference if row is not None else {}
+def _quality(record: Shown) -> Quality:
+    result, design = record.result, record.design
+    row = seen_row(design)
+    reference = design.checkpoint.reference if row is not None else {}
     library = reference.get("library_quantiles")
     zeros = reference.get("zero_rate")
     return Quality(
@@ -143,16 +144,20 @@ def _quality(one: Shown) -> Quality:
     )
 
 
-def _training_means(made: Design) -> dict[str, float]:
-    row = seen_row(made)
+def _training_means(design: Design) -> dict[str, float]:
+    row = seen_row(design)
     if row is None:
         return {}
-    values = made.checkpoint.reference["mean_log1p_cp10k"][row]
-    return dict(zip(made.checkpoint.panel, values.tolist(), strict=True))
+    values = design.checkpoint.reference["mean_log1p_cp10k"][row]
+    return dict(zip(design.checkpoint.panel, values.tolist(), strict=True))
 
 
-def _facts(made: Design) -> dict[str, Any]:
-    return {"perturbation": made.label, "context": dict(made.context), "n_cells": made.n_cells}
+def _facts(design: Design) -> dict[str, Any]:
+    return {
+        "perturbation": design.label,
+        "context": dict(design.context),
+        "n_cells": design.n_cells,
+    }
 
 
 def sample_table(result: SampleResult) -> str:

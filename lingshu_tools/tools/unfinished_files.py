@@ -14,7 +14,7 @@ _WORDS = {
 }
 
 
-def when_made(
+def created_at_of(
     work: Answer | Work, name: str, wait_s: float, finish: Callable[[], R]
 ) -> R | Pending[R]:
     """Return the result if the files are there, else what is waited for.

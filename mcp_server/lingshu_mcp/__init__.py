@@ -1,4 +1,4 @@
-"""The MCP door: the tool registry shown to MCP clients. Knows nothing of what a tool does."""
+"""The MCP door: the tool registry shown to MCP clients."""
 
 import sys
 

@@ -1,7 +1,7 @@
 """`lingshu demo`: a real MCP client asks the real server a real question, over stdio.
 
 It only calls tools, as any agent would: what the knock-outs do is for the model to say, and no
-answer stands here. Knows nothing of how tools work.
+answer stands here.
 """
 
 import os
@@ -85,8 +85,8 @@ async def tell_the_story(agent: Agent) -> str:
     await ask("What can this virtual cell be asked?", "describe_model", CHECKPOINT)
     sample = {**CHECKPOINT, "wait_s": WAIT_S}
     await ask("What do its untreated cells look like?", "sample_cells", sample)
-    done = [{"kind": "knockout", "target": KNOCK_OUT}]
-    knock_out = {**CHECKPOINT, "interventions": done, "wait_s": WAIT_S}
+    interventions = [{"kind": "knockout", "target": KNOCK_OUT}]
+    knock_out = {**CHECKPOINT, "interventions": interventions, "wait_s": WAIT_S}
     effect = await ask(f"What does losing {KNOCK_OUT} do?", "perturb_cells", knock_out)
     say(effect_table(effect))
 

@@ -1,6 +1,6 @@
 """How the demo speaks: numbered steps with their times, and tables that fit a terminal.
 
-Colour and the live line appear on a terminal only. Knows nothing of MCP or of biology.
+Colour and the live line appear on a terminal only.
 """
 
 import json
@@ -50,8 +50,8 @@ class Teller:
         """Number and time one step."""
         self._step += 1
         self._started = time.monotonic()
-        asked = {key: value for key, value in arguments.items() if key != "wait_s"}
-        call = f"{tool} {json.dumps(asked, ensure_ascii=False)}" if asked else tool
+        request = {key: value for key, value in arguments.items() if key != "wait_s"}
+        call = f"{tool} {json.dumps(request, ensure_ascii=False)}" if request else tool
         click.echo(f"\n{click.style(f'{self._step}  {why}', bold=True)}")
         click.echo(f"{INDENT}{click.style(call, fg='cyan')}")
         self.progress("waiting")
@@ -139,6 +139,6 @@ def number(value: float | None, form: str = "+.2f") -> str:
     return "-" if value is None else format(value, form)
 
 
-def interval(bounds: Sequence[float] | None) -> str:
+def interval(limits: Sequence[float] | None) -> str:
     """Return an interval, or a dash where there is none."""
-    return "-" if not bounds else f"{bounds[0]:+.2f} .. {bounds[1]:+.2f}"
+    return "-" if not limits else f"{limits[0]:+.2f} .. {limits[1]:+.2f}"

@@ -1,7 +1,7 @@
 """The MCP server: every tool of the registry, registered once, answered by the dispatcher.
 
 The SDK neither validates nor formats here: schemas, strictness and the texts that teach are the
-dispatcher's, so that a call means the same through every door. Knows nothing of what a tool does.
+dispatcher's, so that a call means the same through every door.
 """
 
 from collections.abc import Callable

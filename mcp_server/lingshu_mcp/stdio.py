@@ -67,11 +67,11 @@ async def _serve(server: MCPServer, calls: Calls) -> int:
 
 def _wire() -> BinaryIO:
     """Return stdin, and leave an empty one to whatever else in this process or a child reads it."""
-    own = fcntl.fcntl(sys.stdin.fileno(), fcntl.F_DUPFD_CLOEXEC, 3)
+    descriptor = fcntl.fcntl(sys.stdin.fileno(), fcntl.F_DUPFD_CLOEXEC, 3)
     empty = os.open(os.devnull, os.O_RDONLY)
     os.dup2(empty, 0)
     os.close(empty)
-    return os.fdopen(own, "rb", closefd=False)
+    return os.fdopen(descriptor, "rb", closefd=False)
 
 
 class _Output:

@@ -18,7 +18,7 @@ from lingshu_model.evaluate.metrics.matrices import csr, expression_levels
 from lingshu_model.evaluate.predictors import PREDICTORS, Training
 from lingshu_model.evaluate.sources import Source, in_population, read_peers
 from lingshu_model.train.data.cells import Condition
-from lingshu_tools.analysis.null import ShamNull
+from lingshu_tools.analysis.null import NullLabels
 from lingshu_tools.analysis.residuals import Residuals
 from lingshu_tools.report.evidence import evidence_sentence
 
@@ -225,7 +225,7 @@ def the_tools_read(checkpoint) -> None:
     assert residuals is not None
     assert residuals.perturbations == (synthetic.CYTOKINE,)
     assert np.isfinite(residuals.of_genes(synthetic.GENES)).all()
-    null = ShamNull.from_evidence(checkpoint.evidence, synthetic.GENES)
+    null = NullLabels.from_evidence(checkpoint.evidence, synthetic.GENES)
     assert null is not None
     assert null.n_shams == 3
     sentence = evidence_sentence(checkpoint, "seen_elsewhere")

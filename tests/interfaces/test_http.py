@@ -340,7 +340,7 @@ def test_metrics_count_calls_waits_cells_and_sessions(held: App, engine: HeldEng
         async with anyio.create_task_group() as group:
             group.start_soon(lambda: owner.call("perturb_cells", **PERTURB, wait_s=45))
             await until(lambda: len(web.calls.waits) == 1)
-            await until(lambda: web.gate.app_of("local").runner.n_cells_made > 0)
+            await until(lambda: web.gate.app_of("local").runner.n_cells_sampled > 0)
             during = await metrics()
             engine.released.set()
         await web.gate.tend()

@@ -8,9 +8,9 @@ from scipy import stats
 
 from lingshu_tools.analysis import (
     Effect,
+    NullLabels,
     Objective,
     Residuals,
-    ShamNull,
     benjamini_hochberg,
     t_quantile,
     t_two_sided,
@@ -65,7 +65,7 @@ def test_a_new_sham_is_called_no_more_often_than_p_says():
     rng = np.random.Generator(np.random.Philox(3))
     sd = np.linspace(0.01, 0.3, 400)
     p = [
-        ShamNull(rng.normal(0.02, sd, (16, 400))).gene_p(
+        NullLabels(rng.normal(0.02, sd, (16, 400))).gene_p(
             make_effect(rng.normal(0.02, sd), 256, se=0.02)
         )
         for _ in range(60)
@@ -81,7 +81,7 @@ def test_a_new_sham_with_fewer_cells_is_not_called_for_its_extra_noise():
     noise = np.full(400, 0.1)  # what 256 cells leave, and all there is
     shams = rng.normal(0, noise, (16, 400))
     few = make_effect(rng.normal(0, 4 * noise), 16, se=0.4)
-    called = (ShamNull(shams).gene_p(few) < 0.05).mean()
+    called = (NullLabels(shams).gene_p(few) < 0.05).mean()
     assert 0.02 < called < 0.08
 
 
@@ -89,7 +89,7 @@ def test_a_real_effect_is_called_and_an_unmeasured_gene_is_not_tested():
     rng = np.random.Generator(np.random.Philox(5))
     change = rng.normal(0, 0.05, 300)
     change[[0, 1, 2]] = [-0.9, 0.8, np.nan]
-    q = ShamNull(rng.normal(0, 0.05, (16, 300))).gene_q(make_effect(change))
+    q = NullLabels(rng.normal(0, 0.05, (16, 300))).gene_q(make_effect(change))
     assert (q[:2] < 0.01).all()
     assert math.isnan(q[2])
     assert (q[3:] < 0.05).sum() <= 2
@@ -102,16 +102,16 @@ def test_a_score_is_tested_against_the_shams_scores():
     scores = shams @ weights
     spread = math.hypot(scores.std(ddof=1) * math.sqrt(1 + 1 / 16), 0.01)
     t = (0.4 - scores.mean()) / spread
-    null = ShamNull(shams)
+    null = NullLabels(shams)
     assert null.score_p(weights, 0.4, 0.01) == pytest.approx(2 * stats.t.sf(abs(t), 15))
     assert null.score_p(weights, 0.4, 0.3) > null.score_p(weights, 0.4, 0.01)
     shams[:, 0] = np.nan
-    assert ShamNull(shams).score_p(weights, 0.4, 0.01) is None
+    assert NullLabels(shams).score_p(weights, 0.4, 0.01) is None
 
 
 def test_a_magnitude_is_ranked_among_the_shams():
     shams = np.diag(np.arange(1.0, 17.0))
-    null = ShamNull(shams)
+    null = NullLabels(shams)
     assert null.magnitude_p(make_effect(np.array([100.0] + [0.0] * 15))) == pytest.approx(1 / 17)
     assert null.magnitude_p(make_effect(np.zeros(16))) == 1
     assert null.magnitude_p(make_effect(np.array([8.5] + [0.0] * 15))) == pytest.approx(9 / 17)
@@ -128,12 +128,12 @@ def test_a_null_in_evidence_is_read_in_the_order_of_the_panel():
             "changes": changes[:, [2, 0, 1]].tolist(),
         }
     }
-    read = ShamNull.from_evidence(evidence, ["A", "B", "C"])
+    read = NullLabels.from_evidence(evidence, ["A", "B", "C"])
     assert read is not None
     np.testing.assert_array_equal(read.changes, changes)
     assert read.steps == 8
-    assert np.isnan(ShamNull.from_evidence(evidence, ["A", "new"]).changes[:, 1]).all()
-    assert ShamNull.from_evidence({}, ["A"]) is None
+    assert np.isnan(NullLabels.from_evidence(evidence, ["A", "new"]).changes[:, 1]).all()
+    assert NullLabels.from_evidence({}, ["A"]) is None
 
 
 RESIDUALS = {

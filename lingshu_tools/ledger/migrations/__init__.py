@@ -1,8 +1,7 @@
 """The schema's revisions, oldest first; `versions/` says how to get from each to the next.
 
-A ledger made before there were revisions has the baseline's schema. Nothing is ever taken away:
-a revision adds tables, columns that may be NULL, indexes, triggers or views. Knows nothing of
-Alembic: `migrate.py` does.
+A ledger made before there were revisions has the baseline's schema. Nothing is ever taken away: a
+revision adds tables, columns that may be NULL, indexes, triggers or views.
 """
 
 REVISIONS = ("0001", "0002", "0003", "0004")

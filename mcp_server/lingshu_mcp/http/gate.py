@@ -106,7 +106,7 @@ class Gate:
                 await self._end(session)
         for session in self.sessions.expired():
             await self._end(session)
-        self.metrics.note_cells(sum(app.runner.n_cells_made for app in self._apps.values()))
+        self.metrics.note_cells(sum(app.runner.n_cells_sampled for app in self._apps.values()))
 
     def end_requests(self) -> None:
         """End every request that is still open, streams included."""
@@ -186,12 +186,12 @@ class Gate:
             method = getattr(message, "method", "")
             if method == "subscriptions/listen":
                 limit_s = LISTEN_S
-            if (refused := await self._make_room(request, method)) is not None:
+            if (refused := await self._free_session(request, method)) is not None:
                 return refused
         await self._pass_on(request, body, limit_s, receive, send)
         return None
 
-    async def _make_room(self, request: Request, method: str) -> Response | None:
+    async def _free_session(self, request: Request, method: str) -> Response | None:
         """Return why no session can be opened; None where one can, or none is asked for."""
         version = request.headers.get(_VERSION)
         opens = method == "initialize" and _SESSION not in request.headers

@@ -76,7 +76,7 @@ class Metrics:
             "cells_total",
             "counter",
             "Cells that the engine has made for this server.",
-            [({}, sum(app.runner.n_cells_made for app in apps))],
+            [({}, sum(app.runner.n_cells_sampled for app in apps))],
         )
         yield from _metric(
             "cells_per_second", "gauge", "Over the last minute.", [({}, round(self._rate(), 3))]

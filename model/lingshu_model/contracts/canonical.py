@@ -3,7 +3,7 @@
 Rules (published in `docs/file-format.md`): keys sorted by code point, no spaces, UTF-8, non-ASCII
 written as itself, floats by Python's shortest round-trip representation and never rounded, `-0.0`
 written `0.0`, NaN and infinities and lone surrogates refused. An integer and the float equal to it
-are different values. Knows nothing of what it encodes.
+are different values.
 """
 
 import hashlib

@@ -2,8 +2,7 @@
 
 HDF5 can name other files (external storage, external links, virtual datasets), ask for filters that
 run foreign code, and claim sizes it does not have: readers follow all of that. Here the tree is
-walked by its metadata alone and refused at the first such thing. Knows nothing of what the arrays
-mean.
+walked by its metadata alone and refused at the first such thing.
 """
 
 from collections.abc import Iterator

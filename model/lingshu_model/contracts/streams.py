@@ -2,8 +2,7 @@
 
 Salmon et al. 2011 (Random123), through NumPy's raw Philox output, which NEP 19 keeps stable. Every
 gene has one draw per purpose, so any cell, and any gene of it, can be drawn alone, in any batch, on
-any process. Floats are made here, not by NumPy's distributions, which may change. Knows nothing of
-what the draws are used for.
+any process. Floats are made here, not by NumPy's distributions, which may change.
 """
 
 from enum import IntEnum

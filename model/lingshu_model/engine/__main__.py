@@ -1,9 +1,8 @@
 """`python -m lingshu_model.engine`: run an engine in the foreground.
 
-On N GPUs:
-    accelerate launch --multi_gpu --num_processes N -m lingshu_model.engine --ranks N --home DIR
-On CPU the same with `ACCELERATE_USE_CPU=true` in the environment; `accelerate launch --cpu
---num_processes 2` silently starts one process, which `--ranks 2` refuses. Knows nothing of jobs.
+On N GPUs: accelerate launch --multi_gpu --num_processes N -m lingshu_model.engine --ranks N --home
+DIR On CPU the same with `ACCELERATE_USE_CPU=true` in the environment; `accelerate launch --cpu
+--num_processes 2` silently starts one process, which `--ranks 2` refuses.
 """
 
 import argparse

@@ -1,7 +1,6 @@
 """The computing loop: take a tile from the queue, sample it, lay it on the disk.
 
-Whoever lays down the last tile of an arm puts its result together. Knows nothing of HTTP, nor of
-whether the sampling happens here or on another rank.
+Whoever lays down the last tile of an arm puts its result together.
 """
 
 import errno

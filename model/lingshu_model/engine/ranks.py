@@ -2,7 +2,7 @@
 
 Every order and answer goes point to point over a gloo group of its own, in host memory, so GPU
 ranks need nothing else. Tensors are never split: a tile is computed whole by one rank, which is why
-the number of ranks changes no bit. Knows nothing of jobs or HTTP.
+the number of ranks changes no bit.
 """
 
 import logging

@@ -1,7 +1,6 @@
 """An engine's life: take the lock, join the ranks, serve, compute until told to leave.
 
-The main thread loads checkpoints and computes; others compute beside it, and one serves. Knows
-nothing of the requests themselves.
+The main thread loads checkpoints and computes; others compute beside it, and one serves.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Files that a crash leaves whole or not at all. Knows nothing of what is in them."""
+"""Files that a crash leaves whole or not at all."""
 
 import fcntl
 import os

@@ -1,7 +1,4 @@
-"""The schema that ledgers were made with before there were revisions; nothing is left to do.
-
-Knows nothing of later ones.
-"""
+"""The schema that ledgers were made with before there were revisions; nothing is left to do."""
 
 revision = "0001"
 down_revision = None

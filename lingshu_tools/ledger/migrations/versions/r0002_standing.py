@@ -1,6 +1,6 @@
 """Adds `standing`, by which experiments are found by status, filled and kept by triggers.
 
-Written out rather than taken from the code, which may change. Knows nothing of later revisions.
+Written out rather than taken from the code, which may change.
 """
 
 from alembic import op

@@ -1,6 +1,6 @@
 """Adds views with plain names, for people with a SQL prompt: `experiments` and `screens`.
 
-Written out rather than taken from the code, which may change. Knows nothing of later revisions.
+Written out rather than taken from the code, which may change.
 """
 
 from alembic import op

@@ -1,6 +1,6 @@
 """Adds `tag`, what people call groups of experiments, as insert-only as every chained table.
 
-Written out rather than taken from the code, which may change. Knows nothing of later revisions.
+Written out rather than taken from the code, which may change.
 """
 
 from alembic import op

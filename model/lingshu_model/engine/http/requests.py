@@ -1,6 +1,6 @@
 """What a checkpoint can be asked: an arm is checked before anything is computed for it.
 
-Knows nothing of samplers; it reads the checkpoint's JSON alone.
+It reads the checkpoint's JSON alone.
 """
 
 import difflib

@@ -1,7 +1,4 @@
-"""The serving thread: HTTP on its own event loop, so that the main thread is free to compute.
-
-Knows nothing of how cells are made.
-"""
+"""The serving thread: HTTP on its own event loop, so that the main thread is free to compute."""
 
 import asyncio
 import logging

@@ -1,7 +1,4 @@
-"""The optional TCP door of an engine on another machine.
-
-Knows nothing of what is asked through it; the token is checked in `service`.
-"""
+"""The optional TCP door of an engine on another machine."""
 
 import argparse
 import ipaddress
