@@ -63,8 +63,8 @@ class Search:
         """
         query = "SELECT rowid FROM words WHERE words MATCH ? AND rowid < ? ORDER BY rowid DESC"
         with closing(self._open()) as index:
-            rows = index.execute(query, (_match(text), before))
-            while rows := rows.fetchmany(_BATCH):
+            cursor = index.execute(query, (_match(text), before))
+            while rows := cursor.fetchmany(_BATCH):
                 yield [seq for (seq,) in rows]
 
     def update(self, patience_s: float = _PATIENCE_S) -> bool:

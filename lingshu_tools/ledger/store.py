@@ -116,8 +116,8 @@ class Ledger(Reading):
         """
         url = url or os.environ.get("LINGSHU_LEDGER")
         open_home(home)
-        database = SqliteBackend(home / "experiments.db", writable=True)
-        database = Database.open(backend_of(url) if url else database)
+        local = SqliteBackend(home / "experiments.db", writable=True)
+        database = Database.open(backend_of(url) if url else local)
         self = cls(database, home, ObjectStore(home / "objects"))
         self._heads.add(self.head())
         # Opening it only to read must not wait long for a process that writes.

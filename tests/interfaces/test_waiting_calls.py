@@ -149,8 +149,8 @@ def test_all_waiting_calls_share_one_look_at_the_ledger(
 def test_calls_whose_time_ends_together_are_all_answered_with_the_state(
     held: App, monkeypatch: pytest.MonkeyPatch
 ):
-    # Reading 80 states takes 80 x 0.2 s / 4 threads = 4 s, more than a call has after its wait.
-    rendered, seconds = server_calls.rendered, 0.2
+    # Reading 40 states takes 40 x 0.35 s / 4 threads = 3.5 s, more than a call has after its wait.
+    rendered, seconds = server_calls.rendered, 0.35
 
     def slow(*args: Any) -> Any:
         time.sleep(seconds)
@@ -164,7 +164,7 @@ def test_calls_whose_time_ends_together_are_all_answered_with_the_state(
             results.append(await client.call_tool("get_experiment", {"id": name, "wait_s": 5}))
 
         async with anyio.create_task_group() as group:
-            for _ in range(80):
+            for _ in range(40):
                 group.start_soon(wait)
         return results
 

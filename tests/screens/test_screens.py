@@ -116,7 +116,7 @@ def test_without_a_sham_null_nothing_is_called_and_the_result_says_why(tmp_path:
     make_checkpoint(tmp_path / "checkpoints", evidence)
     result = run(open_app(tmp_path / "home", FakeEngine(PANEL)))
     assert all(row.fdr is None for row in result.ranking)
-    assert any("no recorded effects of sham" in c for c in result.caveats)
+    assert any("no recorded effects of null labels" in c for c in result.caveats)
 
 
 def test_shams_of_other_settings_are_no_null(tmp_path: Path):

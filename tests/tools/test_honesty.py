@@ -64,7 +64,7 @@ def test_a_checkpoint_without_evidence_says_so_and_gives_no_significance(app_wit
     assert result.genes[0].sham_q is None
     assert result.genes[0].prediction_error is None
     assert result.magnitude.sham_p is None
-    assert any("no sham null" in caveat for caveat in result.caveats)
+    assert any("no null labels" in caveat for caveat in result.caveats)
 
 
 def test_an_unknown_cost_is_called_unknown(app_with):

@@ -120,7 +120,7 @@ def test_a_sham_is_allowed_when_it_is_named_as_one(app: App):
     sham = {"kind": "sham", "target": "sham-00"}
     result = call(app, "perturb_cells", {"interventions": [sham], "n_cells": 4, "wait_s": 30})
     assert result.status == "succeeded"
-    assert any("sham" in caveat for caveat in result.caveats)
+    assert any("null label" in caveat for caveat in result.caveats)
 
 
 def test_a_fault_of_ours_is_a_fixed_sentence_and_an_incident(app: App, monkeypatch, capsys):
