@@ -329,10 +329,10 @@ def _check_fit(design: Design) -> None:
     reasons = design.checkpoint.unfit(design.context, design.interventions)
     if reasons and not design.allow_unfit:
         message = (
-            f"{design.label} in {context_label(design.context)} is unfit in {design.checkpoint.name!r}: "
-            f"its sampled cells do not deliver the effect ({'; '.join(reasons)}). Choose another "
-            "condition, train the checkpoint again, or set allow_unfit=true to have the cells "
-            "all the same."
+            f"{design.label} in {context_label(design.context)} is unfit in "
+            f"{design.checkpoint.name!r}: its sampled cells do not deliver the effect "
+            f"({'; '.join(reasons)}). Choose another condition, train the checkpoint again, "
+            "or set allow_unfit=true to have the cells all the same."
         )
         raise InputError(message)
 

@@ -112,12 +112,12 @@ class Calls:
             if not isinstance(begun, Waiting):
                 return begun
             name, finish = begun.name, begun.finish
-            await self._wait(app, begun, report, self._wait_end(begun.until, wait_s))
+            await self._wait(app, begun, report, self.wait_end(begun.until, wait_s))
             return await self.threads.run(lane, self._timed(lambda: rendered(spec, finish())), end)
         except TimeoutError as error:
             raise _late(spec, name, time.monotonic() - begin) from error
 
-    def _wait_end(self, until: float, wait_s: float) -> float:
+    def wait_end(self, until: float, wait_s: float) -> float:
         """Return when a call stops waiting, on the monotonic clock: at `until`, or a little before.
 
         Waits that began together would end together, and their states could not all be read before

@@ -1,9 +1,11 @@
 """Calls that wait hold no thread; every call is answered in time, and what is stuck is counted."""
 
+import asyncio
 import threading
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ from mcp import Client
 
 from lingshu_mcp import build_server
 from lingshu_mcp import calls as server_calls
-from lingshu_mcp.calls import Calls
+from lingshu_mcp.calls import FIRST_FINISH_S, Calls
+from lingshu_mcp.threads import LANES
 from lingshu_model.system.file_locks import try_lock
 from lingshu_model.system.private import private_folder
 from lingshu_tools.app import App
@@ -146,6 +149,20 @@ def test_all_waiting_calls_share_one_look_at_the_ledger(
     assert max(looks) <= 10
 
 
+def test_calls_that_begin_together_stop_waiting_one_after_another():
+    calls, ends = Calls(), list[float]()
+    for _ in range(400):
+        ends.append(calls.wait_end(until=1000.0, wait_s=45.0))
+        calls.waits.add(asyncio.Event())
+    assert ends[0] == 1000.0
+    # Between two of them a state can be read, as long as that takes no more than half of the wait.
+    pause = FIRST_FINISH_S / LANES["follow"]
+    assert all(before - after >= pause for before, after in pairwise(ends))
+    assert ends[-1] >= 1000.0 - 45.0 / 2
+    assert calls.wait_end(until=1000.0, wait_s=1.0) == 999.5
+
+
+@pytest.mark.slow
 def test_calls_whose_time_ends_together_are_all_answered_with_the_state(
     held: App, monkeypatch: pytest.MonkeyPatch
 ):
