@@ -50,8 +50,8 @@ def identity(interventions: Iterable[Intervention]) -> Identity:
 
 def entry_identity(entry: Mapping[str, Any]) -> Identity:
     """Return the same of an entry of `config.json`."""
-    done = entry["interventions"]
-    return tuple(sorted((i["target"], i["kind"], i.get("dose") or 0.0) for i in done))
+    interventions = entry["interventions"]
+    return tuple(sorted((i["target"], i["kind"], i.get("dose") or 0.0) for i in interventions))
 
 
 def pack_sd(sd: Floats) -> NDArray[np.uint8]:
@@ -204,32 +204,33 @@ class StoredEffects:
     def _combined(
         self, number: int, context: Mapping[str, str], interventions: Sequence[Intervention]
     ) -> StoredEffect:
-        parts = [self.effect(context, [one]).posterior for one in interventions]
+        parts = [self.effect(context, [intervention]).posterior for intervention in interventions]
         here = [i for i, row in enumerate(self.rows) if self._means_something(row, context)]
         control = self._controls[number]
-        reach = Range.of(self._tables["mean"][here].astype(np.float64), control)
+        value_range = Range.of(self._tables["mean"][here].astype(np.float64), control)
         saturation = Saturation(**self.config["saturation"])
-        own = [self._place.get(one.target, -1) for one in interventions]
-        found = together(parts, saturation, reach, own)
+        target_genes = [self._place.get(intervention.target, -1) for intervention in interventions]
+        combination = together(parts, saturation, value_range, target_genes)
         measured = np.isfinite(control)
         kept = Posterior(
-            np.where(measured, found.effect.mean, 0.0),
-            found.effect.sd,
-            np.where(measured, found.effect.lfsr, 1.0),
+            np.where(measured, combination.effect.mean, 0.0),
+            combination.effect.sd,
+            np.where(measured, combination.effect.lfsr, 1.0),
         )
-        return StoredEffect(kept, COMBINATION, found.note, additive=found.additive)
+        return StoredEffect(kept, COMBINATION, combination.note, additive=combination.additive)
 
     def _means_something(self, row: Mapping[str, Any], context: Mapping[str, str]) -> bool:
-        kinds = {one["kind"] for one in row["interventions"]}
+        kinds = {intervention["kind"] for intervention in row["interventions"]}
         return row["context"] == dict(context) and "sham" not in kinds
 
-    def _unseen(self, number: int, one: Intervention) -> StoredEffect:
+    def _unseen(self, number: int, intervention: Intervention) -> StoredEffect:
         said = self.config["contexts"][number].get("unseen")
-        gene = self._place.get(one.target)
-        if said is None or gene is None or one.kind not in said["kinds"]:
+        gene = self._place.get(intervention.target)
+        if said is None or gene is None or intervention.kind not in said["kinds"]:
             message = (
-                f"nothing is known of {one.kind} of {one.target!r} in {self.contexts[number]}: "
-                "it was not trained, and too few other targets were to predict it"
+                f"nothing is known of {intervention.kind} of {intervention.target!r} in "
+                f"{self.contexts[number]}: it was not trained, and too few other targets were to "
+                "predict it"
             )
             raise NoEffectError(message)
         tables = {n: self._genes[f"unseen-{number}/{n}"].astype(np.float64) for n in UNSEEN_TABLES}

@@ -86,12 +86,14 @@ def _distances(
     frame: Frame,
 ) -> list[float]:
     sampler = load_sampler(checkpoint, threads=1)
-    found: list[float] = []
+    distances: list[float] = []
     for number, (condition, rows) in enumerate(judged.items()):
         # A seed of its own: what control cells of one seed have in common would not average out.
         context, seed = dict(condition.context), SEED + number
         arm = request(checkpoint, context, condition.interventions, len(rows), seed)
         real = held_out.take(rows).umi(np.int32)
         cells = sampled(sampler, arm).astype(np.int32)
-        found.append(energy_distance(*(frame.scores(expression_levels(c)) for c in (cells, real))))
-    return found
+        distances.append(
+            energy_distance(*(frame.scores(expression_levels(c)) for c in (cells, real)))
+        )
+    return distances

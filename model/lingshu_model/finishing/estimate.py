@@ -162,12 +162,12 @@ class EffectFit:
         """Perturbed conditions with cells and with control cells, null labels left out."""
         known = {c.context for c in self.contexts}
         rows = np.bincount(self.cells.condition, minlength=len(self.cells.conditions))
-        found = tuple(
+        conditions = tuple(
             c
             for i, c in enumerate(self.cells.conditions)
             if c.interventions and rows[i] and not _is_null(c)
         )
-        orphans = [c for c in found if c.context not in known]
+        orphans = [c for c in conditions if c.context not in known]
         if orphans:
             message = (
                 f"{orphans[0].interventions[0].target!r} has cells in the context "
@@ -175,7 +175,7 @@ class EffectFit:
                 "name the control label, or leave these cells out with `without`"
             )
             raise ValueError(message)
-        return found
+        return conditions
 
     @cached_property
     def _sums(self) -> tuple[Moments, list[tuple[int, int, str]]]:
@@ -208,13 +208,13 @@ class EffectFit:
         for condition in self.perturbed:
             name, context = condition_key(condition), context_key(condition)
             number = int(m.rows(condition=name, context=context)[0])
-            found = self.effects.seen(name, context)
+            effect = self.effects.seen(name, context)
             rows.append(
                 Row(
                     condition,
-                    self._masked(found.posterior, condition),
-                    found.source,
-                    found.note,
+                    self._masked(effect.posterior, condition),
+                    effect.source,
+                    effect.note,
                     (int(m.cells[number, 0]), int(m.cells[number, 1])),
                     int(m.replicates[number]),
                     float(m.library[number]),
@@ -227,19 +227,19 @@ class EffectFit:
         every = {c.interventions: c for c in self.perturbed}
         seen = set(self.perturbed)
         wanted = [
-            Condition(home.context, done)
+            Condition(home.context, interventions)
             for home in self.contexts
-            for done in every
-            if Condition(home.context, done) not in seen
+            for interventions in every
+            if Condition(home.context, interventions) not in seen
         ]
         if len(wanted) * len(self.cells.panel) > MOST_ROWS:
             return []
         rows: list[Row] = []
         for condition in wanted:
             home = self.effects.measured.controls[context_key(condition)]
-            found = self.effects.carried(condition_key(condition), home)
-            masked = self._masked(found.posterior, condition)
-            rows.append(Row(condition, masked, CARRIED, found.note, (0, home.cells)))
+            effect = self.effects.carried(condition_key(condition), home)
+            masked = self._masked(effect.posterior, condition)
+            rows.append(Row(condition, masked, CARRIED, effect.note, (0, home.cells)))
         return rows
 
     def _null_labels(self) -> list[Row]:
@@ -257,18 +257,18 @@ class EffectFit:
             m = measure(pair, [Group("null", "here"), Group(CONTROL, "here")], CONTROL)
             prior = fit_prior(m.change[0], m.noise[0])
             note = f"{m.cells[0, 0]} random control cells against the other {m.cells[0, 1]}"
-            found = self._masked(posterior(m.change[0], m.noise[0], prior), condition)
+            shrunken = self._masked(posterior(m.change[0], m.noise[0], prior), condition)
             cells = (int(m.cells[0, 0]), int(m.cells[0, 1]))
-            rows.append(Row(condition, found, CELLS, note, cells, 1, float(m.library[0])))
+            rows.append(Row(condition, shrunken, CELLS, note, cells, 1, float(m.library[0])))
         return rows
 
-    def _masked(self, found: Posterior, condition: Condition) -> Posterior:
+    def _masked(self, estimate: Posterior, condition: Condition) -> Posterior:
         """Return a posterior with no effect on genes that the context does not measure."""
         measured = self._measured[self.contexts.index(replace(condition, interventions=()))]
         return Posterior(
-            np.where(measured, found.mean, 0.0),
-            np.where(measured, found.sd, 0.0),
-            np.where(measured, found.lfsr, 1.0),
+            np.where(measured, estimate.mean, 0.0),
+            np.where(measured, estimate.sd, 0.0),
+            np.where(measured, estimate.lfsr, 1.0),
         )
 
     def saturation(self, rows: Sequence[Row]) -> Saturation:
@@ -296,12 +296,12 @@ class EffectFit:
 
     def _row(self, condition: Condition) -> int:
         m = self.effects.measured
-        found = m.rows(condition=condition_key(condition), context=context_key(condition))
-        return int(found[0])
+        rows = m.rows(condition=condition_key(condition), context=context_key(condition))
+        return int(rows[0])
 
     def _unseen(self, rows: Sequence[Row]) -> dict[int, UnseenTargets]:
         """Return what each context says of targets that were never perturbed."""
-        found: dict[int, UnseenTargets] = {}
+        by_context: dict[int, UnseenTargets] = {}
         for number, home in enumerate(self.contexts):
             singles = [
                 row
@@ -315,8 +315,8 @@ class EffectFit:
             for row in singles:
                 by_kind.setdefault(row.condition.interventions[0].kind, []).append(row)
             if by_kind and len(most := max(by_kind.values(), key=len)) >= FEWEST:
-                found[number] = self._unseen_in(home, most)
-        return found
+                by_context[number] = self._unseen_in(home, most)
+        return by_context
 
     def _unseen_in(self, home: Condition, rows: Sequence[Row]) -> UnseenTargets:
         places = np.linspace(0, len(rows) - 1, min(len(rows), MOST_TARGETS)).astype(np.int64)
@@ -363,8 +363,10 @@ class EffectFit:
 
 def condition_key(condition: Condition) -> str:
     """Return a perturbation as one text, the same for any order."""
-    done = sorted(condition.interventions, key=lambda one: one.sort_key)
-    return json.dumps([one.model_dump(exclude_none=True) for one in done]) if done else CONTROL
+    ordered = sorted(condition.interventions, key=lambda intervention: intervention.sort_key)
+    if not ordered:
+        return CONTROL
+    return json.dumps([each.model_dump(exclude_none=True) for each in ordered])
 
 
 def context_key(condition: Condition) -> str:
@@ -373,7 +375,7 @@ def context_key(condition: Condition) -> str:
 
 
 def _is_null(condition: Condition) -> bool:
-    return any(one.kind == "sham" for one in condition.interventions)
+    return any(intervention.kind == "sham" for intervention in condition.interventions)
 
 
 def _group(condition: Condition, source: int | None, replicate: str) -> Group:
@@ -389,14 +391,14 @@ def _taken(m: Moments, groups: Sequence[int]) -> Moments:
     )
 
 
-def _stacked(one: Moments, other: Moments) -> Moments:
+def _stacked(first: Moments, second: Moments) -> Moments:
     """Return the sums of both, one below the other."""
     return Moments(
-        np.concatenate([one.cells, other.cells]),
-        np.concatenate([one.total, other.total]),
-        np.concatenate([one.squares, other.squares]),
-        np.concatenate([one.step, other.step]),
-        np.concatenate([one.log_depth, other.log_depth]),
+        np.concatenate([first.cells, second.cells]),
+        np.concatenate([first.total, second.total]),
+        np.concatenate([first.squares, second.squares]),
+        np.concatenate([first.step, second.step]),
+        np.concatenate([first.log_depth, second.log_depth]),
     )
 
 

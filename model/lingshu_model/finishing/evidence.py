@@ -91,14 +91,14 @@ def rotated(
             whole = report if whole is None else whole.merged(report)
     whole = Report([], [], []) if whole is None else _cut(whole)
     null = _null(cells.panel, checked)
-    found = evidence(whole, null, head)
+    written = evidence(whole, null, head)
     for tier in ("seen", "seen_elsewhere", "combination_of_seen", "unseen"):
-        if found["tiers"][tier] is None:
+        if written["tiers"][tier] is None:
             missing.setdefault(tier, "no fold has enough held-out cells")
     return {
-        **found,
+        **written,
         "predictor": "effects in closed form; sampled cells deliver them (fitness.json)",
-        "not_estimable": {t: why for t, why in missing.items() if found["tiers"][t] is None},
+        "not_estimable": {t: why for t, why in missing.items() if written["tiers"][t] is None},
     }
 
 
@@ -159,10 +159,10 @@ def _replicates(cells: TrainingCells) -> list[tuple[str, Rows]]:
 
 def _carried(cells: TrainingCells, missing: dict[str, str]) -> Iterator[Fold]:
     """Yield each context whose perturbations other contexts have too."""
-    done: dict[tuple[Any, ...], set[Any]] = {}
+    contexts_of: dict[tuple[Any, ...], set[Any]] = {}
     for c in _present(cells):
-        done.setdefault(c.interventions, set()).add(c.context)
-    shared = {x for i, contexts in done.items() if i and len(contexts) > 1 for x in contexts}
+        contexts_of.setdefault(c.interventions, set()).add(c.context)
+    shared = {x for i, contexts in contexts_of.items() if i and len(contexts) > 1 for x in contexts}
     if not shared:
         n = len({c.context for c in _present(cells)})
         missing["seen_elsewhere"] = (
@@ -180,7 +180,9 @@ def _combinations(cells: TrainingCells, missing: dict[str, str]) -> Iterator[Fol
         c
         for c in present
         if len(c.interventions) > 1
-        and all(replace(c, interventions=(one,)) in present for one in c.interventions)
+        and all(
+            replace(c, interventions=(intervention,)) in present for intervention in c.interventions
+        )
     ]
     if len(known) < FEWEST_COMBINATIONS:
         missing["combination_of_seen"] = (
@@ -262,11 +264,11 @@ def _judged(cells: TrainingCells, priors: Priors, fold: Fold) -> Report | None:
     def predict(training: Training, contrast: Contrast) -> Change | None:
         condition = contrast.condition
         try:
-            found = effects.effect(dict(condition.context), condition.interventions).posterior
+            posterior = effects.effect(dict(condition.context), condition.interventions).posterior
         except NoEffectError:
             return None
         columns = training.population.columns
-        return Change(found.mean[columns], found.sd[columns] ** 2)
+        return Change(posterior.mean[columns], posterior.sd[columns] ** 2)
 
     return evaluate(study, {}, DRAWS, {MODEL: predict}, cells=False)
 
@@ -283,16 +285,22 @@ def _cut(report: Report) -> Report:
     return Report(report.rows, kept, report.sets)
 
 
-def _nth(every: Sequence[HeldOut], one: HeldOut) -> int:
+def _nth(every: Sequence[HeldOut], contrast: HeldOut) -> int:
     """Return how many earlier folds have the contrast too."""
     same = [
-        h for h in every if (h.name, h.tier, h.population) == (one.name, one.tier, one.population)
+        h
+        for h in every
+        if (h.name, h.tier, h.population) == (contrast.name, contrast.tier, contrast.population)
     ]
-    return next(i for i, h in enumerate(same) if h is one)
+    return next(i for i, h in enumerate(same) if h is contrast)
 
 
 def _null(panel: Sequence[str], checked: Sequence[Fitness]) -> NullChanges | None:
-    null = [f for f in checked if any(one["kind"] == "sham" for one in f.interventions)]
+    null = [
+        f
+        for f in checked
+        if any(intervention["kind"] == "sham" for intervention in f.interventions)
+    ]
     if not null:
         return None
     null = sorted(null, key=lambda f: str(f.interventions[0]["target"]))

@@ -90,22 +90,22 @@ class Finish:
             whole = self._labelled(self._joined())
             fitted = EffectFit(whole, self.priors).run()
             pool = control_pool(whole, fitted, self.spec.seed)
-            made = self._written(place / "last", delivery, basis, whole, fitted, pool)
-            check = check_checkpoint(made)
+            written = self._written(place / "last", delivery, basis, whole, fitted, pool)
+            check = check_checkpoint(written)
             report = json.dumps(fitness.report(check.found, check.pairs), indent=1)
-            (made.path / "fitness.json").write_text(f"{report}\n", "utf-8")
+            (written.path / "fitness.json").write_text(f"{report}\n", "utf-8")
             if rotate:
-                text = dumps(self._evidence(made, check))
-                (made.path / "evidence.json").write_text(text, "utf-8")
-            path = build.install(made.path, target)
+                text = dumps(self._evidence(written, check))
+                (written.path / "evidence.json").write_text(text, "utf-8")
+            path = build.install(written.path, target)
         return Finished(Catalogue([target]).load(self.spec.name), path, check.found)
 
-    def _evidence(self, made: Checkpoint, check: "Check") -> dict[str, Any]:
+    def _evidence(self, written: Checkpoint, check: "Check") -> dict[str, Any]:
         """Return held-out figures of the closed form, rotated over folds."""
         cells = self._joined()
-        chosen = made.config["sampler"]
+        chosen = written.config["sampler"]
         head = {
-            "checkpoint_digest": made.digest,
+            "checkpoint_digest": written.digest,
             "data": {**self.files, "held_out": "each fold in turn"},
             "settings": {
                 "steps": chosen["steps"],
@@ -285,10 +285,9 @@ def _pair(
 ) -> tuple[Rows, Rows, Posterior]:
     assert checkpoint.effects is not None  # noqa: S101
     entry = checkpoint.effects.rows[row]
-    done = tuple(Intervention(**one) for one in entry["interventions"])
+    interventions = tuple(Intervention(**each) for each in entry["interventions"])
     arms = [
-        request(checkpoint, entry["context"], interventions, n, CHECK_SEED)
-        for interventions in (done, ())
+        request(checkpoint, entry["context"], each, n, CHECK_SEED) for each in (interventions, ())
     ]
     cells, control = (sampled(sampler, arm) for arm in arms)
     return cells, control, checkpoint.effects.posterior(row)

@@ -67,8 +67,8 @@ class Fitness:
     @property
     def name(self) -> str:
         """The condition in words."""
-        done = " + ".join(str(one["target"]) for one in self.interventions)
-        return ", ".join([done, *self.context.values()])
+        targets = " + ".join(str(intervention["target"]) for intervention in self.interventions)
+        return ", ".join([targets, *self.context.values()])
 
 
 @dataclass(frozen=True)
@@ -97,38 +97,38 @@ def delivered(cells: Rows, control: Rows) -> Delivered:
     return Delivered(change, error, library)
 
 
-def judge(found: Delivered, target: Posterior, library: float) -> dict[str, Any]:
+def judge(shown: Delivered, target: Posterior, library: float) -> dict[str, Any]:
     """Return the figures and reasons of a `Fitness`.
 
     Args:
-        found: what the cells show.
+        shown: what the cells show.
         target: the effect.
         library: library size that its cells are to have, over that of control cells.
     """
-    beyond = np.abs(found.change - target.mean) - 2 * found.error
+    beyond = np.abs(shown.change - target.mean) - 2 * shown.error
     runaway = float(beyond.max(initial=0.0))
     sure = np.flatnonzero(target.lfsr < CERTAIN)
     slope = correlation = None
     reasons: list[str] = []
     if len(sure) >= FEWEST:
-        wanted, got = target.mean[sure], found.change[sure]
+        wanted, got = target.mean[sure], shown.change[sure]
         slope = float(got @ wanted / (wanted @ wanted))
         # Targets that differ by no more than the cells' noise have no correlation to speak of.
-        if wanted.std() > 4 * float(np.sqrt((found.error[sure] ** 2).mean())):
+        if wanted.std() > 4 * float(np.sqrt((shown.error[sure] ** 2).mean())):
             correlation = _pearson(got, wanted)
         if not SLOPES[0] <= slope <= SLOPES[1]:
             reasons.append(f"slope {slope:.2f}")
         if correlation is not None and correlation < CORRELATION:
             reasons.append(f"Pearson {correlation:.2f}")
-    if not any(LIBRARIES[0] <= found.library / goal <= LIBRARIES[1] for goal in (1.0, library)):
-        reasons.append(f"library {found.library:.2f}")
+    if not any(LIBRARIES[0] <= shown.library / size <= LIBRARIES[1] for size in (1.0, library)):
+        reasons.append(f"library {shown.library:.2f}")
     if runaway > RUNAWAY:
         reasons.append(f"a gene {runaway:.2f} from its target")
     return {
         "certain": len(sure),
         "slope": slope,
         "pearson": correlation,
-        "library": found.library,
+        "library": shown.library,
         "target_library": library,
         "runaway": runaway,
         "reasons": tuple(reasons),
@@ -183,7 +183,7 @@ def check(
             cells of it and gives its target.
         pairs: cells of either arm, at first.
     """
-    found: list[Fitness] = []
+    checked: list[Fitness] = []
     for row, sample in conditions:
         figures: dict[str, Any] = {"reasons": ("nothing sampled",)}
         n = pairs
@@ -193,8 +193,8 @@ def check(
             figures = judge(shown, target, float(row["library"])) | {"change": shown.change}
             n *= MORE
         source, n_cells = str(row["source"]), int(row["n_cells"][0])
-        found.append(Fitness(row["context"], row["interventions"], source, n_cells, **figures))
-    return found
+        checked.append(Fitness(row["context"], row["interventions"], source, n_cells, **figures))
+    return checked
 
 
 def _entry(f: Fitness) -> dict[str, Any]:

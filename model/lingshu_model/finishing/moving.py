@@ -53,8 +53,8 @@ def fit_cells(contexts: int) -> int:
 
 def largest_shares(cells: TrainingCells) -> Floats:
     """Return the largest share that each gene has of a training cell, [genes]."""
-    found = [largest_share(block.umi(np.float64)) for block in cells.blocks()]
-    return np.max(found, axis=0)
+    shares = [largest_share(block.umi(np.float64)) for block in cells.blocks()]
+    return np.max(shares, axis=0)
 
 
 def solve(
