@@ -270,15 +270,6 @@ def sampling(checkpoint: Checkpoint) -> tuple[int, float]:
     return int(chosen.get("steps", 8)), float(chosen.get("guidance", 0.0))
 
 
-def targets(checkpoint: Checkpoint) -> dict[str, list[str]]:
-    """Return the trained targets of each intervention kind, sorted, null labels included."""
-    by_kind: dict[str, set[str]] = {}
-    for entry in checkpoint.config["seen"]:
-        for record in entry["interventions"]:
-            by_kind.setdefault(record["kind"], set()).add(record["target"])
-    return {kind: sorted(names) for kind, names in sorted(by_kind.items())}
-
-
 def resolve_interventions(
     checkpoint: Checkpoint, arguments: Sequence[Intervention]
 ) -> tuple[Intervention, ...]:
@@ -287,7 +278,7 @@ def resolve_interventions(
     Raises:
         InputError: an unknown kind or target, or a target named twice.
     """
-    known = targets(checkpoint)
+    known = checkpoint.targets
     resolved = [
         record.model_copy(update={"target": _target(checkpoint, known, record)})
         for record in arguments

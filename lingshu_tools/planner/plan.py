@@ -22,7 +22,6 @@ from lingshu_tools.experiments.designs import (
     new_experiment,
     recorded_checkpoint,
     resolve_interventions,
-    targets,
 )
 from lingshu_tools.experiments.gene_names import resolve_genes
 from lingshu_tools.experiments.workspace import Workspace
@@ -211,7 +210,7 @@ def _perturbation(checkpoint: Checkpoint, arguments: Candidate) -> Perturbation:
         return resolve_interventions(checkpoint, _combination(arguments))
     perturbations: list[Perturbation] = []
     refused: list[NotFoundError] = []
-    for kind in targets(checkpoint):
+    for kind in checkpoint.targets:
         if kind == "sham":
             continue
         record = Intervention.model_validate({"kind": kind, "target": arguments})

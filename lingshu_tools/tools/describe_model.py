@@ -18,7 +18,6 @@ from lingshu_tools.experiments.designs import (
     context_label,
     resolve_checkpoint,
     sampling,
-    targets,
 )
 from lingshu_tools.report.evidence import cost_of, evidence_sentence, evidence_view
 from lingshu_tools.tools.common import CheckpointName
@@ -127,7 +126,7 @@ def _readable(app: App) -> tuple[list[Checkpoint], list[str]]:
 
 
 def _sentence(checkpoint: Checkpoint) -> str:
-    known = {k: len(v) for k, v in targets(checkpoint).items() if k != "sham"}
+    known = {k: len(v) for k, v in checkpoint.targets.items() if k != "sham"}
     kinds = ", ".join(f"{n} {kind} targets" for kind, n in known.items()) or "no interventions"
     contexts = checkpoint.contexts
     where = context_label(contexts[0]) if len(contexts) == 1 else f"{len(contexts)} contexts"
@@ -138,7 +137,7 @@ def _sentence(checkpoint: Checkpoint) -> str:
 
 
 def _view(checkpoint: Checkpoint) -> ModelView:
-    seen = targets(checkpoint)
+    seen = checkpoint.targets
     tiers = ("seen", "seen_elsewhere", "combination_of_seen", "unseen")
     views = {tier: evidence_view(checkpoint, tier) for tier in tiers}
     steps, guidance = sampling(checkpoint)

@@ -5,7 +5,6 @@ from typing import Any
 
 from lingshu_model.contracts import Checkpoint
 from lingshu_tools.calls.results import call_text
-from lingshu_tools.experiments.designs import targets
 
 _NAMES = 3
 """Genes in an example of find_genes."""
@@ -14,7 +13,7 @@ _NAMES = 3
 def genes_call(checkpoint: Checkpoint) -> str:
     """Return a call of find_genes: some trained targets, else some measured genes."""
     trained = {
-        name for kind, names in targets(checkpoint).items() if kind != "sham" for name in names
+        name for kind, names in checkpoint.targets.items() if kind != "sham" for name in names
     }
     names = [gene for gene in checkpoint.panel if gene in trained] or checkpoint.panel
     return call_text("find_genes", checkpoint=checkpoint.name, names=names[:_NAMES])

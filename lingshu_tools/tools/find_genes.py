@@ -7,7 +7,7 @@ from lingshu_tools.app import App
 from lingshu_tools.calls.registry import Arguments, ToolSpec
 from lingshu_tools.calls.results import Number, Result, Truncated, View, finite, render, text_table
 from lingshu_tools.errors import InputError, NotFoundError, nearest
-from lingshu_tools.experiments.designs import context_label, resolve_checkpoint, targets
+from lingshu_tools.experiments.designs import context_label, resolve_checkpoint
 from lingshu_tools.experiments.gene_names import Match, gene_names
 from lingshu_tools.tools.common import CheckpointName
 from lingshu_tools.tools.example_calls import control_call, perturbation_call
@@ -131,7 +131,7 @@ def _gene_view(checkpoint: Checkpoint, arguments: str, match: Match) -> GeneView
 
 def _perturbed_by(checkpoint: Checkpoint, name: str) -> list[str]:
     key = name.strip().casefold()
-    known = targets(checkpoint).items()
+    known = checkpoint.targets.items()
     return [k for k, names in known if k != "sham" and key in {n.casefold() for n in names}]
 
 

@@ -97,6 +97,15 @@ class Checkpoint:
         return self._json("evidence.json") if "evidence.json" in self.pinned else {}
 
     @Lazy
+    def targets(self) -> dict[str, list[str]]:
+        """The trained targets of each intervention kind, sorted, null labels included."""
+        by_kind: dict[str, set[str]] = {}
+        for entry in self.config["seen"]:
+            for record in entry["interventions"]:
+                by_kind.setdefault(record["kind"], set()).add(record["target"])
+        return {kind: sorted(names) for kind, names in sorted(by_kind.items())}
+
+    @Lazy
     def reference(self) -> dict[str, NDArray[np.float64]]:
         """Summaries of the training cells, one row per entry of `config["seen"]`.
 

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lingshu_model.contracts.catalogue import FORMAT, pack_genes, pin
+from lingshu_model.contracts.levels import log1p_cp10k
 from lingshu_model.network.cell_network import Network
 from lingshu_model.train.data.cells import TrainingCells
 from lingshu_model.train.data.gene_names import Hgnc
@@ -187,7 +188,7 @@ def _summary(cells: TrainingCells, measured: NDArray[np.bool_]) -> dict[str, Any
     for block in cells.blocks():
         counts = block.counts()
         mean += counts.sum(axis=0) / len(cells)
-        log += log1p_cp10k(counts).sum(axis=0) / len(cells)
+        log += log1p_cp10k(counts, counts.sum(axis=1, keepdims=True)).sum(axis=0) / len(cells)
         zeros += int((counts[:, measured] == 0).sum())
     return {
         "mean_count": np.where(measured, mean, np.nan),
@@ -195,14 +196,6 @@ def _summary(cells: TrainingCells, measured: NDArray[np.bool_]) -> dict[str, Any
         "library_quantiles": np.percentile(cells.depth(), QUANTILES),
         "zero_rate": np.array(zeros / max(1, len(cells) * int(measured.sum()))),
     }
-
-
-def log1p_cp10k(counts: NDArray[Any]) -> NDArray[np.float64]:
-    """Return ln(1 + counts per 10,000) of UMI counts [cells, genes]."""
-    total = np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    found = counts / total
-    found *= 1e4
-    return np.log1p(found, out=found)
 
 
 def panel_entries(panel: Sequence[str], hgnc: Path | None) -> list[dict[str, Any]]:

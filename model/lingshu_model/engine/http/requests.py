@@ -78,14 +78,11 @@ def _check_context(context: dict[str, str], checkpoint: Checkpoint) -> None:
 
 
 def _check_interventions(arm: ArmRequest, checkpoint: Checkpoint) -> None:
-    seen = [i for entry in checkpoint.config["seen"] for i in entry["interventions"]]
-    targets: dict[str, set[str]] = {}
-    for one in seen:
-        targets.setdefault(one["kind"], set()).add(one["target"])
+    targets = checkpoint.targets
     for one in arm.interventions:
         _check_known(one.kind, targets, "kind of intervention", checkpoint)
-        genes = set() if one.kind in ("sham", "cytokine", "drug") else set(checkpoint.panel)
-        _check_known(one.target, targets[one.kind] | genes, f"target of {one.kind}", checkpoint)
+        panel = () if one.kind in ("sham", "cytokine", "drug") else checkpoint.panel
+        _check_known(one.target, {*targets[one.kind], *panel}, f"target of {one.kind}", checkpoint)
     names = [one.target for one in arm.interventions]
     if len(set(names)) < len(names):
         message = f"the interventions {_list(names)} name a target twice: each only once"
