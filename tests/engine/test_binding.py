@@ -25,7 +25,7 @@ SEEDS = (1, 2)
 def cross(lab: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., CrossingProxy]]:
     """Return what puts a crossing proxy in front of the engine of `lab`."""
     # An engine leaves when something else is at its socket's place, as the proxy is.
-    monkeypatch.setattr("lingshu_model.engine.service.Service._is_found", lambda _: True)
+    monkeypatch.setattr("lingshu_model.engine.http.service.Service._is_found", lambda _: True)
     proxies: list[CrossingProxy] = []
 
     def start(*, whole: bool) -> CrossingProxy:
