@@ -109,18 +109,18 @@ def _measured(app: App, name: str, n_cells: int, target: str) -> dict[str, Any]:
     idle = _peak(os.getpid()), _peak(pid)
     began = time.perf_counter()
     knockout = {"kind": "knockout", "target": target}
-    asked = {"interventions": [knockout], "n_cells": n_cells, "checkpoint": name, "wait_s": 45}
-    found = call(app, "perturb_cells", asked)
-    while found.status not in ("succeeded", "failed"):
-        found = call(app, "get_experiment", {"id": found.experiment_id, "wait_s": 45})
-    assert found.status == "succeeded", found.summary
+    request = {"interventions": [knockout], "n_cells": n_cells, "checkpoint": name, "wait_s": 45}
+    result = call(app, "perturb_cells", request)
+    while result.status not in ("succeeded", "failed"):
+        result = call(app, "get_experiment", {"id": result.experiment_id, "wait_s": 45})
+    assert result.status == "succeeded", result.summary
     seconds = time.perf_counter() - began
     peaks = _peak(os.getpid()), _peak(pid)
-    outcome = app.ledger.outcome(found.experiment_id)
+    outcome = app.ledger.outcome(result.experiment_id)
     size = app.ledger.object_file(outcome.artifacts["control"]).stat().st_size
-    exported = call(app, "export_experiment", {"id": found.experiment_id, "wait_s": 45})
+    exported = call(app, "export_experiment", {"id": result.experiment_id, "wait_s": 45})
     while exported.status != "succeeded":
-        exported = call(app, "export_experiment", {"id": found.experiment_id, "wait_s": 45})
+        exported = call(app, "export_experiment", {"id": result.experiment_id, "wait_s": 45})
     # Linux counts the parent's peak too, from before the child was another program.
     child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e3
     app.engine.shutdown()

@@ -35,17 +35,11 @@ NAMES = {
     "way": "path",
     "sham": "null_label",
     "honesty": "evidence",
-    "told": "what the value is",
-    "found": "what the value is",
-    "made": "what the value is",
-    "asked": "what the value is",
-    "one": "what the value is",
-    "done": "what the value is",
-    "own": "what the value is",
-    "whoever": "what the value is",
 }
 """A part of a name, in the singular, and what to write instead."""
-ALLOWED_NAMES = re.compile(r"noise_?ceiling|NOISE_CEILING|under_way|not_?found|NotFound")
+WHOLE_NAMES = frozenset(["told", "found", "made", "asked", "one", "ones", "done", "own", "whoever"])
+"""Names that do not say what the value is; `n_done` and `row_found` do."""
+ALLOWED_NAMES = re.compile(r"noise_?ceiling|NOISE_CEILING|has_ceiling|under_way|boundary|bounded")
 TEXTS = {
     r"(?<!exponential )\btilt(s|ed)?\b": "effect offset",
     r"\btheta\b": "effect offset",
@@ -73,7 +67,7 @@ class Use:
     shown: str
 
     def __str__(self) -> str:
-        instead = NAMES.get(self.word) or TEXTS.get(self.word)
+        instead = NAMES.get(self.word) or TEXTS.get(self.word) or "what the value is"
         return f"{self.path}:{self.line}: {self.shown!r}: write {instead}"
 
 
@@ -121,6 +115,8 @@ def _in_names(path: str, text: str) -> Iterator[Use]:
 
 
 def _parts(path: str, line: int, name: str) -> Iterator[Use]:
+    if (whole := name.strip("_").lower()) in WHOLE_NAMES:
+        yield Use(path, line, whole, name)
     for part in re.findall(r"[a-z]+|[A-Z]+(?![a-z])|[A-Z][a-z]*", ALLOWED_NAMES.sub("", name)):
         for word in (part.lower(), part.lower().removesuffix("s")):
             if word in NAMES:

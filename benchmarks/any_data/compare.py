@@ -44,18 +44,18 @@ class Comparison:
 
 def compare(scores: Scores, ours: str, simple: Sequence[str]) -> list[Comparison]:
     """Return `ours` against each simple predictor, p not yet adjusted."""
-    found = []
+    result = []
     for name in simple:
         units = sorted(scores[ours])
         mine, other = (np.array([scores[p][u] for u in units]) for p in (ours, name))
         gap = mine[:, 0] - other[:, 0]
-        found.append(_one(name, "pearson", gap, gap + PEARSON_MARGIN, units, float(gap.mean())))
+        result.append(_one(name, "pearson", gap, gap + PEARSON_MARGIN, units, float(gap.mean())))
         excess = mine[:, 1] / np.maximum(other[:, 1], 1e-300) - 1.0
         ratio = float(mine[:, 1].mean() / max(float(other[:, 1].mean()), 1e-300)) - 1.0
-        found.append(
+        result.append(
             _one(name, "mse", -excess, MSE_MARGIN * other[:, 1] - mine[:, 1], units, ratio)
         )
-    return found
+    return result
 
 
 def holm(comparisons: Sequence[Comparison]) -> list[Comparison]:

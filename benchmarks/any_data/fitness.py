@@ -64,7 +64,7 @@ def _fitness(predictor: MovedCells, condition: str, context: str) -> Fitness:
     error = difference.std(axis=0, ddof=1) / np.sqrt(len(difference))
     runaway = float((np.abs(delivered - target.mean) - 2 * error).max().clip(min=0))
     library = float(cell_totals(moved).sum() / cell_totals(control).sum())
-    asked = predictor.library(judged)
+    request = predictor.library(judged)
     sure = np.flatnonzero(target.lfsr < SURE)
     slope = correlation = None
     if len(sure) >= FEWEST:
@@ -75,10 +75,10 @@ def _fitness(predictor: MovedCells, condition: str, context: str) -> Fitness:
         reasons.append(f"slope {slope:.2f}")
     if correlation is not None and correlation < CORRELATION:
         reasons.append(f"Pearson {correlation:.2f}")
-    if not any(LIBRARIES[0] <= library / goal <= LIBRARIES[1] for goal in (1.0, asked)):
+    if not any(LIBRARIES[0] <= library / goal <= LIBRARIES[1] for goal in (1.0, request)):
         reasons.append(f"library {library:.2f}")
     if runaway > RUNAWAY:
         reasons.append(f"a gene {runaway:.2f} from its target")
     return Fitness(
-        condition, context, len(sure), slope, correlation, library, asked, runaway, tuple(reasons)
+        condition, context, len(sure), slope, correlation, library, request, runaway, tuple(reasons)
     )

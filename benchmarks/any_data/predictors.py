@@ -146,8 +146,8 @@ class Nearest(Simple):
             mine = self.control(judged)
             gaps = [((self.m.controls[self.m.contexts[i]].mean - mine) ** 2).sum() for i in rows]
             return self.m.change[rows[int(np.argmin(gaps))]]
-        own = self.m.change[self.own(judged)[0]]
-        return self.m.change[max(rows, key=lambda i: pearson(self.m.change[i], own))]
+        shared = self.m.change[self.own(judged)[0]]
+        return self.m.change[max(rows, key=lambda i: pearson(self.m.change[i], shared))]
 
     def _by_expression(self, judged: Judged) -> Floats:
         rows = self.m.rows(context=judged.context)
@@ -218,8 +218,8 @@ class ClosedForm(Simple):
 
     def _seen(self, condition: str, context: str) -> Posterior:
         if (condition, context) not in self._posteriors:
-            found = self.effects.seen(condition, context).posterior
-            self._posteriors[condition, context] = found
+            result = self.effects.seen(condition, context).posterior
+            self._posteriors[condition, context] = result
         return self._posteriors[condition, context]
 
     @cached_property

@@ -19,28 +19,28 @@ SIZE, REAL_DEPTH = 2.0, 12_000.0
 """Negative binomial size and counts per cell that counting noise is reckoned with."""
 
 
-def changes(found: Recovered) -> tuple[Floats, Floats, Floats]:
+def changes(result: Recovered) -> tuple[Floats, Floats, Floats]:
     """Return changes and squared standard errors [conditions, genes], and control levels [genes].
 
     The noise of control's 10^8 counts is left out; a pooled count k of N has the variance
     k + k^2 / (size cells), by the delta method on ln(1 + 10,000 k / N).
     """
-    share = found.umi / found.total[:, None]
-    control = np.log1p(found.control_cpm / 1e6 * CP10K)
-    cells = found.total[:, None] / REAL_DEPTH
-    variance = share / found.total[:, None] + share**2 / (SIZE * cells)
+    share = result.umi / result.total[:, None]
+    control = np.log1p(result.control_cpm / 1e6 * CP10K)
+    cells = result.total[:, None] / REAL_DEPTH
+    variance = share / result.total[:, None] + share**2 / (SIZE * cells)
     slope = CP10K / (1.0 + CP10K * share)
-    half = slope**2 * 0.5 / found.total[:, None] ** 2
+    half = slope**2 * 0.5 / result.total[:, None] ** 2
     return np.log1p(CP10K * share) - control, slope**2 * variance + half, control
 
 
 def folds(data: Path) -> Iterator[tuple[str, list[tuple[str, Floats, dict[str, Floats]]]]]:
     """Yield each fold's doubles: name, truth, and what every predictor says."""
-    found = read(data / "effects" / "norman2019_k562_crispra.npz")
-    change, noise, control = changes(found)
-    row = {condition: i for i, condition in enumerate(found.conditions)}
-    pairs = [d for d in found.doubles if all((part,) in row for part in d)]
-    place = {gene: i for i, gene in enumerate(found.genes)}
+    result = read(data / "effects" / "norman2019_k562_crispra.npz")
+    change, noise, control = changes(result)
+    row = {condition: i for i, condition in enumerate(result.conditions)}
+    pairs = [d for d in result.doubles if all((part,) in row for part in d)]
+    place = {gene: i for i, gene in enumerate(result.genes)}
     shrunken = [posterior(c, n, fit_prior(c, n)) for c, n in zip(change, noise, strict=True)]
     part = np.zeros(len(pairs), int)
     part[generator(6).permutation(len(pairs))] = np.arange(len(pairs)) % FIFTHS
@@ -54,19 +54,19 @@ def folds(data: Path) -> Iterator[tuple[str, list[tuple[str, Floats, dict[str, F
             np.stack([noise[s].sum(axis=0) for s in singles]),
             [2] * len(singles),
         )
-        known = [row[(s,)] for s in found.singles] + doubles
+        known = [row[(s,)] for s in result.singles] + doubles
         reach = Range.of(np.stack([shrunken[i].mean for i in known]), control)
         judged = []
         for pair in (p for p, k in zip(pairs, part, strict=True) if k == fold):
-            own = [row[(t,)] for t in pair]
+            shared = [row[(t,)] for t in pair]
             combined = together(
-                [shrunken[i] for i in own], saturation, reach, [place.get(t, -1) for t in pair]
+                [shrunken[i] for i in shared], saturation, reach, [place.get(t, -1) for t in pair]
             )
             predicted = {
                 "effects": combined.effect.mean,
                 "no_change": np.zeros_like(control),
                 "mean_shift": change[doubles].mean(axis=0),
-                "additive": change[own].sum(axis=0),
+                "additive": change[shared].sum(axis=0),
             }
             judged.append(("+".join(pair), change[row[pair]], predicted))
         yield f"fifth-{fold}", judged

@@ -145,10 +145,10 @@ def _pig(data: Path) -> Cells:
 
 
 def _norman(data: Path) -> Cells:
-    found = read_norman(data / "effects" / "norman2019_k562_crispra.npz")
-    panel = most_counted(found, NORMAN_GENES)
-    sizes = nb_sizes(data, [found.genes[i] for i in panel])
-    real = made_k562.Measured.of(found, panel, sizes, NORMAN_REAL_DEPTH)
+    result = read_norman(data / "effects" / "norman2019_k562_crispra.npz")
+    panel = most_counted(result, NORMAN_GENES)
+    sizes = nb_sizes(data, [result.genes[i] for i in panel])
+    real = made_k562.Measured.of(result, panel, sizes, NORMAN_REAL_DEPTH)
     # As `make_k562` draws them, in its order.
     rng = np.random.default_rng([0, 1])
     sizes_of = [NORMAN_CELLS if row else NORMAN_CONTROLS for row in range(len(real.conditions))]
@@ -202,8 +202,8 @@ def truth(perturbed: Cells, control: Cells) -> tuple[Floats, Floats] | None:
     both = sparse.vstack([perturbed.counts, control.counts]).tocsr()
     group = np.repeat([0, 1], [len(perturbed), len(control)])
     moments = Moments.of([both], group, 2, len(perturbed.genes))
-    found = measure(moments, [Group("x", ""), Group(CONTROL, "")], CONTROL)
-    return found.change[0], found.noise[0]
+    result = measure(moments, [Group("x", ""), Group(CONTROL, "")], CONTROL)
+    return result.change[0], result.noise[0]
 
 
 def fifths(cells: Cells) -> Iterator[Fold]:

@@ -18,12 +18,12 @@ PRIMARY = {"carried": "disjoint"}
 
 def results(out: Path, tiers: Sequence[tuple[str, str]]) -> dict[str, Any]:
     """Return scores, comparisons and fitness of all folds under `out`."""
-    found: dict[str, Any] = {"scores": [], "comparisons": [], "fitness": {}}
+    result: dict[str, Any] = {"scores": [], "comparisons": [], "fitness": {}}
     families: dict[tuple[str, str], list[tuple[str, Any]]] = defaultdict(list)
     for name, tier in tiers:
         by_variant = _units(out, name, tier)
         for variant, scores in by_variant.items():
-            found["scores"] += [
+            result["scores"] += [
                 _summary(name, tier, variant, predictor, units)
                 for predictor, units in scores.items()
             ]
@@ -34,15 +34,15 @@ def results(out: Path, tiers: Sequence[tuple[str, str]]) -> dict[str, Any]:
                 families[name, ours] += [(tier, c) for c in compare(scores, ours, simple)]
     for (name, ours), family in families.items():
         adjusted = holm([c for _, c in family])
-        found["comparisons"] += [
+        result["comparisons"] += [
             {"set": name, "predictor": ours, "tier": tier} | asdict(c)
             for (tier, _), c in zip(family, adjusted, strict=True)
         ]
     for name in dict.fromkeys(name for name, _ in tiers):
         file = out / f"{name}.fitness.json"
         if file.exists():
-            found["fitness"][name] = json.loads(file.read_text("utf-8"))["rows"]
-    return found
+            result["fitness"][name] = json.loads(file.read_text("utf-8"))["rows"]
+    return result
 
 
 def _units(out: Path, name: str, tier: str) -> dict[str, dict[str, dict[str, Any]]]:
@@ -73,7 +73,7 @@ def _summary(
     }  # fmt: skip
 
 
-def markdown(found: dict[str, Any]) -> str:
+def markdown(result: dict[str, Any]) -> str:
     """Return the tables as text."""
     parts = [
         "# Closed-form effects on data that no recipe was tuned on",
@@ -87,7 +87,7 @@ def markdown(found: dict[str, Any]) -> str:
                     str(r["units"]), f"{r['pearson']:.3f}",
                     f"{r['worst_pearson']:.2f} {r['worst']}", f"{r['mse']:.5f}",
                 ]
-                for r in found["scores"]
+                for r in result["scores"]
             ],
         ),
         "## Non-inferiority",
@@ -102,14 +102,14 @@ def markdown(found: dict[str, Any]) -> str:
                     f"{r['difference']:+.3f}", f"{r['p']:.2g}", f"{r['worst']:+.2f} {r['unit']}",
                     r["verdict"],
                 ]
-                for r in found["comparisons"]
+                for r in result["comparisons"]
             ],
         ),
         "## Fitness of moved cells",
         _table(
             ["set", "conditions", "fit", "with certain genes", "slope", "least Pearson",
              "library", "largest runaway", "unfit"],
-            [_fitness_row(name, rows) for name, rows in found["fitness"].items()],
+            [_fitness_row(name, rows) for name, rows in result["fitness"].items()],
         ),
     ]  # fmt: skip
     return "\n\n".join(parts) + "\n"

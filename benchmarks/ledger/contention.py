@@ -56,15 +56,15 @@ def write(home: Path, process: int, experiments: int) -> dict[str, Any]:
 
     def timed(kind: str, act: Callable[[], Any]) -> Any:
         start = time.perf_counter()
-        made = act()
+        created = act()
         seconds[kind].append(time.perf_counter() - start)
-        return made
+        return created
 
     ledger = Ledger.open(home)
     for n in range(experiments):
         try:
-            made = timed("begin", lambda n=n: ledger.begin(request(process, n)))
-            attempt = timed("attempt", lambda made=made: ledger.attempt(made.id))
+            created = timed("begin", lambda n=n: ledger.begin(request(process, n)))
+            attempt = timed("attempt", lambda created=created: ledger.attempt(created.id))
             outcome = NewOutcome(kind="succeeded", result={"n": n}, environment={"cpu": "x"})
             timed("seal", lambda attempt=attempt, o=outcome: ledger.seal(attempt, o))
         except Exception as error:  # noqa: BLE001 - counted, whatever it is
@@ -79,12 +79,12 @@ def contend(home: Path, *, processes: int, experiments: int) -> dict[str, Any]:
     began = time.perf_counter()
     for end in gun:
         os.close(end)
-    told = [_answer(pid, pipe) for pid, pipe in children]
+    messages = [_answer(pid, pipe) for pid, pipe in children]
     seconds = time.perf_counter() - began
     ledger = Ledger.open(home)
     report = ledger.verify()
     count = processes * experiments
-    errors = [e for one in told for e in one["errors"]]
+    errors = [e for item in messages for e in item["errors"]]
     return {
         "errors": len(errors),
         "first_errors": errors[:5],
@@ -95,8 +95,8 @@ def contend(home: Path, *, processes: int, experiments: int) -> dict[str, Any]:
         "seconds": round(seconds, 2),
         "experiments_per_second": round(count / seconds, 1),
         "commits_per_second": round(3 * count / seconds, 1),
-        "commit_ms": {kind: _quantiles(told, (kind,)) for kind in COMMITS}
-        | {"all": _quantiles(told, COMMITS)},
+        "commit_ms": {kind: _quantiles(messages, (kind,)) for kind in COMMITS}
+        | {"all": _quantiles(messages, COMMITS)},
     }
 
 
@@ -132,8 +132,8 @@ def _sealed(ledger: Ledger) -> int:
         page = ledger.find(status="succeeded", limit=500, before=page.next_before)
 
 
-def _quantiles(told: list[dict[str, Any]], kinds: tuple[str, ...]) -> dict[str, float]:
-    times = [s for one in told for kind in kinds for s in one["seconds"].get(kind, [])]
+def _quantiles(messages: list[dict[str, Any]], kinds: tuple[str, ...]) -> dict[str, float]:
+    times = [s for item in messages for kind in kinds for s in item["seconds"].get(kind, [])]
     p50, p99, most = np.quantile(times or [0.0], [0.5, 0.99, 1.0]) * 1000
     return {"p50": round(p50, 2), "p99": round(p99, 2), "max": round(most, 2)}
 
@@ -147,11 +147,11 @@ def main(processes: int, experiments: int, forced: sqlite.Mode | None, folder: P
     """Let many processes write one new ledger; print JSON; exit with 1 if anything was wrong."""
     place = Path(tempfile.mkdtemp(prefix="contention-", dir=folder))
     with journal(forced) as mode:
-        found = contend(place / "home", processes=processes, experiments=experiments)
+        result = contend(place / "home", processes=processes, experiments=experiments)
     shutil.rmtree(place)
     settings = {"journal": mode, "forced": forced is not None, "sqlite": sqlite3.sqlite_version}
-    click.echo(json.dumps({"processes": processes, **settings, **found}, indent=2))
-    if found["errors"] or found["missing"] or found["problems"]:
+    click.echo(json.dumps({"processes": processes, **settings, **result}, indent=2))
+    if result["errors"] or result["missing"] or result["problems"]:
         sys.exit(1)
 
 

@@ -211,16 +211,16 @@ def crash(
         for first in range(0, kills, per_ledger):
             count = min(per_ledger, kills - first)
             name = f"seed {seed}, kills {first} to {first + count}, {writers} writers"
-            if found := kept.get(name):
-                tally += Tally.parse(found)
+            if result := kept.get(name):
+                tally += Tally.parse(result)
                 bar.update(count)
             elif time.monotonic() < until:
                 stage = writer.Stage(folder / f"home-{first}", catalogue, checkpoint)
-                one = _one(stage, random.Random(name), count, writers, until, bar)
-                tally += one
+                item = _one(stage, random.Random(name), count, writers, until, bar)
+                tally += item
                 # A ledger that time ran out on is begun anew by the next run.
                 if time.monotonic() < until:
-                    kept.add(name, vars(one))
+                    kept.add(name, vars(item))
     return _summary(tally)
 
 

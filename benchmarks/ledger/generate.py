@@ -85,11 +85,11 @@ class Maker:
         self._server = self._id("srv")
         document = canonical_json({"profile": {"device": "cpu", "dtype": "bfloat16"}}).decode()
         self._environment = digest_bytes(document.encode())
-        made = self._time()
+        created = self._time()
         self._add(
-            "server", id=self._server, pid=1, host="h", boot="b", versions="{}", created_at=made
+            "server", id=self._server, pid=1, host="h", boot="b", versions="{}", created_at=created
         )
-        self._add("environment", digest=self._environment, document=document, created_at=made)
+        self._add("environment", digest=self._environment, document=document, created_at=created)
 
     def experiment(self, number: int) -> None:
         """Add one experiment, and every so often a screen for those that follow."""
@@ -152,13 +152,15 @@ class Maker:
         )
 
     def _tag(self, name: str) -> None:
-        made = self._time()
-        self._add("tag", name=name, experiment_seq=self._asked, principal="local", created_at=made)
+        created = self._time()
+        self._add(
+            "tag", name=name, experiment_seq=self._asked, principal="local", created_at=created
+        )
 
     def _end(self, identifier: str, attempt: str, standing: int) -> None:
         kind = "succeeded" if standing < 940 else "failed" if standing < 980 else "cancelled"
-        done = kind == "succeeded"
-        artifacts = {role: self._digest() for role in ("control", "perturbed")} if done else {}
+        finished = kind == "succeeded"
+        artifacts = {role: self._digest() for role in ("control", "perturbed")} if finished else {}
         for digest in artifacts.values():
             self._add("artifact", digest=digest, size=20_000, created_at=self._time())
         self._add(
@@ -166,11 +168,11 @@ class Maker:
             experiment_id=identifier,
             attempt_id=attempt,
             kind=kind,
-            result=self._random.choice(self._results) if done else None,
+            result=self._random.choice(self._results) if finished else None,
             error="the engine ran out of memory" if kind == "failed" else None,
-            environment_digest=self._environment if done else None,
+            environment_digest=self._environment if finished else None,
             artifacts=canonical_json(artifacts).decode(),
-            seconds=self._random.random() if done else None,
+            seconds=self._random.random() if finished else None,
             created_at=self._time(),
         )
 
@@ -239,18 +241,18 @@ def _fill(
 
 def _put_aside(connection: sqlite3.Connection) -> list[str]:
     query = "SELECT type, name, sql FROM sqlite_master WHERE type IN ('index', 'trigger')"
-    found = [row for row in connection.execute(query).fetchall() if row[2]]
-    for kind, name, _ in found:
+    result = [row for row in connection.execute(query).fetchall() if row[2]]
+    for kind, name, _ in result:
         connection.execute(f"DROP {kind} {name}")
-    return [sql for _, _, sql in found]
+    return [sql for _, _, sql in result]
 
 
 def _results() -> list[str]:
     connection = sqlite3.connect(f"file:{REFERENCE}?mode=ro", uri=True)
     rows: Iterator[tuple[str]] = connection.execute("SELECT result FROM outcome ORDER BY seq")
-    found = [text for (text,) in rows if text]
+    result = [text for (text,) in rows if text]
     connection.close()
-    return found
+    return result
 
 
 def main() -> None:
@@ -258,11 +260,11 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="the file to make, such as big.db")
     parser.add_argument("--experiments", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
+    request = parser.parse_args()
     started = time.monotonic()
-    out = generate(asked.experiments, asked.out, seed=asked.seed)
-    made = {"experiments": asked.experiments, "seconds": round(time.monotonic() - started, 1)}
-    print(json.dumps(made | {"file": str(out), "bytes": out.stat().st_size}))
+    out = generate(request.experiments, request.out, seed=request.seed)
+    created = {"experiments": request.experiments, "seconds": round(time.monotonic() - started, 1)}
+    print(json.dumps(created | {"file": str(out), "bytes": out.stat().st_size}))
 
 
 if __name__ == "__main__":

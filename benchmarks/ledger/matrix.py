@@ -81,16 +81,16 @@ class Lab:
     def _open(self, arguments: tuple[str, ...]) -> App:
         return App(self.home, engine=Engine(self.home, arguments=arguments))
 
-    def prepare(self, way: Way) -> None:
+    def prepare(self, path: Way) -> None:
         """See that the engine that runs is the one for `way`: the same, or another."""
-        if self._way and not way.fresh and _same_engine(self._way, way):
+        if self._way and not path.fresh and _same_engine(self._way, path):
             return
         self.stop()
-        self.app = self._open(way.arguments)
-        if way.ranks > 1:
-            self._group(way)
+        self.app = self._open(path.arguments)
+        if path.ranks > 1:
+            self._group(path)
         _until(self._started, "an engine starts")
-        self._way = way
+        self._way = path
 
     def _started(self) -> bool:
         try:
@@ -107,13 +107,13 @@ class Lab:
         self.app.close()
         self._way = None
 
-    def _group(self, way: Way) -> None:
+    def _group(self, path: Way) -> None:
         launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--main_process_port", "0"]
-        launch += ["--num_processes", str(way.ranks), "--num_machines", "1"]
+        launch += ["--num_processes", str(path.ranks), "--num_machines", "1"]
         launch += ["--mixed_precision", "no", "--dynamo_backend", "no"]
         engine = ["-m", "lingshu_model.engine", "--home", str(self.home)]
-        engine += ["--ranks", str(way.ranks), *way.arguments]
-        environ = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": str(way.threads)}
+        engine += ["--ranks", str(path.ranks), *path.arguments]
+        environ = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": str(path.threads)}
         with (self.home / "group.log").open("a") as log:
             group = start([*launch, *engine], environ=environ, stdout=log, stderr=log)
 
@@ -128,35 +128,35 @@ class Lab:
 
     def originals(self) -> list[str]:
         """Run the experiments for the first time; return their ids."""
-        return [self._ask(tool, dict(asked)) for tool, asked in ASKED]
+        return [self._ask(tool, dict(request)) for tool, request in ASKED]
 
-    def _ask(self, tool: str, asked: dict[str, Any]) -> str:
-        if "interventions" in asked:
-            named = asked["interventions"]
-            asked["interventions"] = [{"kind": "knockout", "target": t} for t in named]
-        made = call(self.app, tool, asked | {"checkpoint": self._checkpoint, "wait_s": 45})
-        name = str(made.experiment_id)
+    def _ask(self, tool: str, request: dict[str, Any]) -> str:
+        if "interventions" in request:
+            named = request["interventions"]
+            request["interventions"] = [{"kind": "knockout", "target": t} for t in named]
+        created = call(self.app, tool, request | {"checkpoint": self._checkpoint, "wait_s": 45})
+        name = str(created.experiment_id)
         _until(lambda: self._get(name).status == "succeeded", f"{name} succeeds")
         return name
 
     def _get(self, name: str) -> Any:
         return call(self.app, "get_experiment", {"id": name, "wait_s": 45})
 
-    def replay(self, way: Way, ids: Sequence[str]) -> list[Any]:
+    def replay(self, path: Way, ids: Sequence[str]) -> list[Any]:
         """Return the judged replays of these experiments, in their order."""
-        self.prepare(way)
+        self.prepare(path)
         ranks = self.app.engine.ensure().ranks
-        if ranks != way.ranks:
-            raise SystemExit(f"{ranks} ranks answer where {way.ranks} were started")
-        order = list(ids)[::-1] if way.backwards else list(ids)
-        found: dict[str, Any] = {}
+        if ranks != path.ranks:
+            raise SystemExit(f"{ranks} ranks answer where {path.ranks} were started")
+        order = list(ids)[::-1] if path.backwards else list(ids)
+        result: dict[str, Any] = {}
         begun: dict[str, str] = {}
         for name in order:
-            asked = {"id": name, "wait_s": 0 if way.several else 45}
-            begun[name] = str(call(self.app, "replay_experiment", asked).experiment_id)
-            if not way.several:
-                found[name] = self._judged(begun[name])
-        return [found.get(name) or self._judged(begun[name]) for name in ids]
+            request = {"id": name, "wait_s": 0 if path.several else 45}
+            begun[name] = str(call(self.app, "replay_experiment", request).experiment_id)
+            if not path.several:
+                result[name] = self._judged(begun[name])
+        return [result.get(name) or self._judged(begun[name]) for name in ids]
 
     def _judged(self, replay: str) -> Any:
         _until(lambda: self._get(replay).replay is not None, f"{replay} is judged")
@@ -171,8 +171,8 @@ class Lab:
         return all(before.artifacts.get(r) == after.artifacts.get(r) for r in CELL_ROLES)
 
 
-def _same_engine(one: Way, other: Way) -> bool:
-    return (one.ranks, one.arguments) == (other.ranks, other.arguments)
+def _same_engine(item: Way, other: Way) -> bool:
+    return (item.ranks, item.arguments) == (other.ranks, other.arguments)
 
 
 def _until(true: Any, what: str) -> None:
@@ -185,19 +185,19 @@ def _until(true: Any, what: str) -> None:
 
 def ways() -> list[Way]:
     """Return the ways that must not matter; those that share an engine come together."""
-    made = product((1, 2), (False, True), (False, True), (False, True))
-    return [Way(ranks, fresh, several, backwards) for ranks, fresh, several, backwards in made]
+    created = product((1, 2), (False, True), (False, True), (False, True))
+    return [Way(ranks, fresh, several, backwards) for ranks, fresh, several, backwards in created]
 
 
 def elsewhere(lab: Lab, ids: Sequence[str]) -> list[str]:
     """Return the verdicts of replays that a process of its own asked for, each one's."""
-    found: list[str] = []
+    result: list[str] = []
     for name in ids:
         command = ["-m", "lingshu_tools.cli", "replay", name, "--json", "--home", str(lab.home)]
         # A replay that differs exits with 1 and prints its verdict all the same.
-        told = json.loads(output_of(command, check=False))
-        found.append(told.get("verdict") or told["replay"]["verdict"])
-    return found
+        messages = json.loads(output_of(command, check=False))
+        result.append(messages.get("verdict") or messages["replay"]["verdict"])
+    return result
 
 
 def counted(verdicts: Sequence[str]) -> str:
@@ -220,10 +220,10 @@ def indifferent(lab: Lab, ids: Sequence[str], chosen: Sequence[Way]) -> bool:
     """Print a row for each way that must not matter; return whether all verdicts are exact."""
     print("| ranks | engine | at a time | order | verdicts |\n| --- | --- | --- | --- | --- |")
     good = True
-    for way in tqdm(chosen, unit=" ways", disable=None):
-        verdicts = [judged.verdict for judged in lab.replay(way, ids)]
+    for path in tqdm(chosen, unit=" ways", disable=None):
+        verdicts = [judged.verdict for judged in lab.replay(path, ids)]
         good &= set(verdicts) == {"exact"}
-        print(f"| {' | '.join((*way.cells, counted(verdicts)))} |", flush=True)
+        print(f"| {' | '.join((*path.cells, counted(verdicts)))} |", flush=True)
     lab.prepare(Way())
     verdicts = elsewhere(lab, ids)
     good &= set(verdicts) == {"exact"}
@@ -239,12 +239,12 @@ def different(lab: Lab, ids: Sequence[str]) -> bool:
     dtype = "float32" if profile["dtype"] == "bfloat16" else "bfloat16"
     good = True
     others = {"dtype": replace(Way(), dtype=dtype), "threads": replace(Way(), threads=2)}
-    for key, way in others.items():
+    for key, path in others.items():
         verdicts: list[str] = []
         shares: list[float] = []
         named: set[str] = set()
         same = 0
-        for name, judged in zip(ids, lab.replay(way, ids), strict=True):
+        for name, judged in zip(ids, lab.replay(path, ids), strict=True):
             alike = lab.same_cells(name)
             same += alike
             names = {k for k in judged.differs["environment"] if k.startswith("profile.")}
@@ -265,15 +265,15 @@ def main() -> None:
     parser.add_argument("--checkpoint", default="thp1-crispr")
     parser.add_argument("--one-rank", action="store_true", help="leave out the ways with two ranks")
     parser.add_argument("--others-only", action="store_true", help="only other dtype and threads")
-    asked = parser.parse_args()
-    chosen = [way for way in ways() if way.ranks == 1 or not asked.one_rank]
+    request = parser.parse_args()
+    chosen = [path for path in ways() if path.ranks == 1 or not request.one_rank]
     started = time.monotonic()
-    with opened(asked.checkpoint) as lab:
+    with opened(request.checkpoint) as lab:
         lab.prepare(Way())
         ids = lab.originals()
         profile = lab.app.engine.ensure().profile
         print(f"profile: {json.dumps(profile, sort_keys=True)}\n")
-        good = asked.others_only or indifferent(lab, ids, chosen)
+        good = request.others_only or indifferent(lab, ids, chosen)
         good &= different(lab, ids)
     print(
         f"\n{'as it must be' if good else 'NOT AS IT MUST BE'}, {time.monotonic() - started:.0f} s"

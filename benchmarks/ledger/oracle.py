@@ -35,11 +35,11 @@ class Oracle:
 
     def hear(self, line: bytes) -> None:
         """Take in one thing that a writer said."""
-        told: dict[str, Any] = json.loads(line)
-        self.counts[told["what"]] += 1
-        if head := told.get("head"):
+        messages: dict[str, Any] = json.loads(line)
+        self.counts[messages["what"]] += 1
+        if head := messages.get("head"):
             self._heads = [*self._heads[1 - _WITNESSES :], Head.parse(head)]
-        getattr(self, f"_hear_{told['what']}")(told["id"], told)
+        getattr(self, f"_hear_{messages['what']}")(messages["id"], messages)
 
     def check(self) -> None:
         """Open the ledger as the next server would, and note every fault."""
@@ -70,21 +70,21 @@ class Oracle:
 
     # What writers say
 
-    def _hear_begun(self, about: str, told: dict[str, Any]) -> None:
-        self._begun[about] = told.get("digest") or self._begun.get(about)
-        if (key := told.get("key")) and self._keys.setdefault(key, about) != about:
+    def _hear_begun(self, about: str, messages: dict[str, Any]) -> None:
+        self._begun[about] = messages.get("digest") or self._begun.get(about)
+        if (key := messages.get("key")) and self._keys.setdefault(key, about) != about:
             self._fault("duplicated", f"{key} stands for {self._keys[key]} and {about}")
 
-    def _hear_sealed(self, about: str, told: dict[str, Any]) -> None:
-        if self._sealed.setdefault(about, told["digest"]) != told["digest"]:
+    def _hear_sealed(self, about: str, messages: dict[str, Any]) -> None:
+        if self._sealed.setdefault(about, messages["digest"]) != messages["digest"]:
             self._fault("duplicated", f"{about} had another outcome before")
 
     def _hear_seen(self, _: str, __: dict[str, Any]) -> None:
         """Its head is a witness, and that is all."""
 
-    def _hear_replayed(self, about: str, told: dict[str, Any]) -> None:
-        if told["verdict"] not in ("exact", None):
-            self._fault("wrong", f"{about}, a replay of {told['of']}, is {told['verdict']}")
+    def _hear_replayed(self, about: str, messages: dict[str, Any]) -> None:
+        if messages["verdict"] not in ("exact", None):
+            self._fault("wrong", f"{about}, a replay of {messages['of']}, is {messages['verdict']}")
         self._begun.setdefault(about, None)
 
     def _hear_screen(self, about: str, _: dict[str, Any]) -> None:
@@ -93,11 +93,11 @@ class Oracle:
     def _hear_measured(self, about: str, _: dict[str, Any]) -> None:
         self._others[about] = "measurement"
 
-    def _hear_children(self, about: str, told: dict[str, Any]) -> None:
-        self._children[about] = told["ids"]
+    def _hear_children(self, about: str, messages: dict[str, Any]) -> None:
+        self._children[about] = messages["ids"]
 
-    def _hear_broken(self, _: str, told: dict[str, Any]) -> None:
-        self._fault("error", told["error"])
+    def _hear_broken(self, _: str, messages: dict[str, Any]) -> None:
+        self._fault("error", messages["error"])
 
     # What the ledger has
 
@@ -126,8 +126,8 @@ class Oracle:
             ("verdicts", "verification", "replay_id"),
         ):
             query = f"SELECT {key} AS k FROM {table} WHERE k IS NOT NULL GROUP BY k"
-            for (found,) in connection.execute(f"{query} HAVING count(*) > 1"):
-                self._fault("duplicated", f"{what} of {found}")
+            for (result,) in connection.execute(f"{query} HAVING count(*) > 1"):
+                self._fault("duplicated", f"{what} of {result}")
 
     def _half_written(self, connection: sqlite3.Connection) -> None:
         query = "SELECT parent, count(*) FROM experiment WHERE position IS NOT NULL GROUP BY parent"

@@ -38,12 +38,12 @@ def crash_real(
     for first in tqdm(range(0, kills, per_home), unit=" homes", disable=not sys.stderr.isatty()):
         count = min(per_home, kills - first)
         name = f"real, seed {seed}, kills {first} to {first + count}"
-        found = kept.get(name)
-        if found is None:
-            found = _one_home(count, folder / f"home-{first}", random.Random(name))
-            kept.add(name, found)
-        faults += found["faults"]
-        total.update({key: value for key, value in found.items() if key != "faults"})
+        result = kept.get(name)
+        if result is None:
+            result = _one_home(count, folder / f"home-{first}", random.Random(name))
+            kept.add(name, result)
+        faults += result["faults"]
+        total.update({key: value for key, value in result.items() if key != "faults"})
     lost = sum("lost" in fault for fault in faults)
     return {**total, "acknowledged_lost": lost, "faults": faults[:20]}
 
@@ -64,8 +64,8 @@ def _one_home(kills: int, home: Path, rng: random.Random) -> dict[str, Any]:
                 screen, screens = test_kills.begin(process, seed=screens), screens + 1
             else:
                 stdio.greet(process)
-                found = stdio.call(process, "run_screen", screen_id=screen, wait_s=0)
-                heads.append(Head.parse(found["ledger_head"]))
+                result = stdio.call(process, "run_screen", screen_id=screen, wait_s=0)
+                heads.append(Head.parse(result["ledger_head"]))
             time.sleep(rng.uniform(0, 5))
             victim = rng.choice(("server", "engine"))
             pid = process.pid if victim == "server" else _engine(home)
@@ -74,8 +74,8 @@ def _one_home(kills: int, home: Path, rng: random.Random) -> dict[str, Any]:
             os.kill(pid, signal.SIGKILL)
             killed[victim] += 1
             if victim == "engine":
-                found = stdio.call(process, "run_screen", screen_id=screen, wait_s=2)
-                faults += [found["error"]] if "error" in found else []
+                result = stdio.call(process, "run_screen", screen_id=screen, wait_s=2)
+                faults += [result["error"]] if "error" in result else []
         ledger = Ledger.open(home)
         faults += [str(problem) for problem in ledger.verify(anchors=heads).problems]
         if (children := len(ledger.children(screen))) != len(test_kills.CANDIDATES):

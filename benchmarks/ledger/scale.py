@@ -56,13 +56,13 @@ def times_ms(work: Callable[[], object], tries: int = TRIES) -> list[float]:
 
 def pages(ledger: Ledger) -> dict[str, list[float]]:
     """Return milliseconds per page of 20, by filter; `deep` is a page half-way down by time."""
-    found = {name: times_ms(lambda f=f: ledger.find(**f)) for name, f in FILTERS.items()}
+    result = {name: times_ms(lambda f=f: ledger.find(**f)) for name, f in FILTERS.items()}
     screen = ledger.find_screens(limit=2)[-1].id
     with at_work(ledger):
-        found["running"] = times_ms(lambda: ledger.find(status="running"))
-    found["screen"] = times_ms(lambda: ledger.find(parent=screen))
-    found["deep"] = times_ms(lambda: ledger.find(before=str(ledger.head().seq // 2)))
-    return found
+        result["running"] = times_ms(lambda: ledger.find(status="running"))
+    result["screen"] = times_ms(lambda: ledger.find(parent=screen))
+    result["deep"] = times_ms(lambda: ledger.find(before=str(ledger.head().seq // 2)))
+    return result
 
 
 @contextmanager
@@ -74,9 +74,9 @@ def at_work(ledger: Ledger, count: int = 40) -> Generator[None]:
         for each in wanted:
             if lock := locks.acquire(each.experiment.id):
                 stack.callback(lock.release)
-        found = ledger.find(status="running", limit=count).items
-        if len(found) != len(wanted):
-            message = f"{len(found)} of {len(wanted)} experiments at work were found"
+        result = ledger.find(status="running", limit=count).items
+        if len(result) != len(wanted):
+            message = f"{len(result)} of {len(wanted)} experiments at work were found"
             raise SystemExit(message)
         yield
 
@@ -133,8 +133,8 @@ def measure(experiments: int, folder: Path) -> dict[str, Any]:
     """Return all figures for a ledger of this size, which is made and removed."""
     started = time.perf_counter()
     database = generate(experiments, folder / f"{experiments}.db", quiet=True)
-    made = round(time.perf_counter() - started, 1)
-    figures = {"experiments": experiments, "made_in_s": made} | figures_of(database, experiments)
+    created = round(time.perf_counter() - started, 1)
+    figures = {"experiments": experiments, "made_in_s": created} | figures_of(database, experiments)
     for file in folder.glob(f"{database.name}*"):
         file.unlink()
     return figures
@@ -162,13 +162,13 @@ def main() -> None:
     parser.add_argument(
         "--ledger", type=Path, help="one that `generate` made, of the one size given"
     )
-    asked = parser.parse_args()
-    if asked.ledger:
-        (size,) = asked.sizes
-        print(json.dumps({"experiments": size} | figures_of(asked.ledger, size)), flush=True)
+    request = parser.parse_args()
+    if request.ledger:
+        (size,) = request.sizes
+        print(json.dumps({"experiments": size} | figures_of(request.ledger, size)), flush=True)
         return
-    with tempfile.TemporaryDirectory(dir=asked.folder) as folder:
-        for size in asked.sizes:
+    with tempfile.TemporaryDirectory(dir=request.folder) as folder:
+        for size in request.sizes:
             print(json.dumps(measure(size, Path(folder))), flush=True)
 
 

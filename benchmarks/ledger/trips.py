@@ -100,8 +100,8 @@ def wired(trips: Trips) -> Generator[None]:
     """Lay the wires in this process; they see connections and files opened from now on."""
     with ExitStack() as stack:
         stack.enter_context(faulty_vfs(trips.due, trips.strike))
-        for target, name, made in _wires(trips):
-            stack.enter_context(patch.object(target, name, made))
+        for target, name, created in _wires(trips):
+            stack.enter_context(patch.object(target, name, created))
 
         def on_commit(_: object) -> None:
             if trips.due("commit"):
@@ -148,10 +148,10 @@ def _made(trips: Trips, real: Callable[..., int]) -> Callable[..., int]:
 def _after(trips: Trips, place: str, real: Callable[..., Any]) -> Callable[..., Any]:
     # Nothing fails here: these are places to die at.
     def wire(*args: Any, **kwargs: Any) -> Any:
-        made = real(*args, **kwargs)
+        created = real(*args, **kwargs)
         if trips.due(place):
             trips.strike(place)
-        return made
+        return created
 
     return wire
 

@@ -108,11 +108,11 @@ class FaultyVfs:
         # SQLite has a handful of method tables for life, so a copy of each is made once.
         where = ctypes.addressof(real)
         if where not in self._methods:
-            made = _Methods.from_buffer_copy(real)
-            made.write = self._keep(self._write(_WRITE(real.write)))
-            made.truncate = self._keep(self._truncate(_TRUNCATE(real.truncate)))
-            made.sync = self._keep(self._sync(_SYNC(real.sync)))
-            self._methods[where] = made
+            created = _Methods.from_buffer_copy(real)
+            created.write = self._keep(self._write(_WRITE(real.write)))
+            created.truncate = self._keep(self._truncate(_TRUNCATE(real.truncate)))
+            created.sync = self._keep(self._sync(_SYNC(real.sync)))
+            self._methods[where] = created
         return self._methods[where]
 
     def _write(self, real: Any) -> Any:

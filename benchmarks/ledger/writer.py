@@ -77,26 +77,26 @@ class Writer:
 
     def perturb(self) -> None:
         """Ask as an agent does, through the dispatcher, and come back for the answer."""
-        asked = {
+        request = {
             "interventions": [{"kind": "knockout", "target": self._rng.choice(TARGETS)}],
             "n_cells": N_CELLS,
             "seed": self._rng.randrange(1 << 16),
         }
-        begun = call(self._app, "perturb_cells", asked | {"wait_s": 0})
+        begun = call(self._app, "perturb_cells", request | {"wait_s": 0})
         self._say("begun", begun.experiment_id, head=begun.ledger_head)
         self._follow(begun.experiment_id or "")
 
     def replay(self) -> None:
         """Replay what is in the ledger; fake cells must come out exactly."""
-        done = self._ledger.find(tool="perturb_cells", status="succeeded", limit=5).items
-        made = [item.experiment.id for item in done if self._has_effects(item.experiment.id)]
-        if not made:
+        finished = self._ledger.find(tool="perturb_cells", status="succeeded", limit=5).items
+        created = [item.experiment.id for item in finished if self._has_effects(item.experiment.id)]
+        if not created:
             return
-        chosen = self._rng.choice(made)
-        found = cast(
+        chosen = self._rng.choice(created)
+        result = cast(
             "ReplayResult", call(self._app, "replay_experiment", {"id": chosen, "wait_s": WAIT_S})
         )
-        self._say("replayed", found.experiment_id, of=chosen, verdict=found.verdict)
+        self._say("replayed", result.experiment_id, of=chosen, verdict=result.verdict)
 
     def _has_effects(self, experiment_id: str) -> bool:
         outcome = self._ledger.outcome(experiment_id)
@@ -147,8 +147,8 @@ class Writer:
             self.recover()
 
     def _follow(self, experiment_id: str) -> None:
-        found = call(self._app, "get_experiment", {"id": experiment_id, "wait_s": WAIT_S})
-        self._say("seen", experiment_id, head=found.ledger_head)
+        result = call(self._app, "get_experiment", {"id": experiment_id, "wait_s": WAIT_S})
+        self._say("seen", experiment_id, head=result.ledger_head)
         self._tell_outcome(experiment_id)
 
     def _begin(self) -> Experiment:
@@ -165,8 +165,8 @@ class Writer:
         self._say("begun", known.id, key=key, digest=known.request_digest)
 
     def _request(self, key: str | None) -> NewExperiment:
-        made = self._design(seed=self._keys)
-        return replace(new_experiment(self._app, made), client_key=key)
+        created = self._design(seed=self._keys)
+        return replace(new_experiment(self._app, created), client_key=key)
 
     def _seal(self, attempt: Attempt) -> None:
         kind = cast("OutcomeKind", self._rng.choice(("succeeded", "failed", "cancelled")))
@@ -185,9 +185,9 @@ class Writer:
         self._tell_outcome(attempt.experiment_id)
 
     def _tell_outcome(self, experiment_id: str) -> None:
-        found = self._ledger.outcome(experiment_id)
-        if found:
-            digest = outcome_digest(found.kind, found.result, found.artifacts)
+        result = self._ledger.outcome(experiment_id)
+        if result:
+            digest = outcome_digest(result.kind, result.result, result.artifacts)
             self._say("sealed", experiment_id, digest=digest, head=str(self._ledger.head()))
 
     def _design(self, *, seed: int | None = None) -> Design:
@@ -229,7 +229,7 @@ def run(stage: Stage, pipe: int, acts: Iterable[str] | None, *, name: str, seed:
         Writer(stage, pipe, name=name, seed=seed).work(acts)
         code = 0
     except BaseException:  # noqa: BLE001 - a forked child has nobody to raise to
-        told = {"what": "broken", "id": None, "error": traceback.format_exc(limit=-6)}
-        os.write(pipe, (json.dumps(told) + "\n").encode())
+        messages = {"what": "broken", "id": None, "error": traceback.format_exc(limit=-6)}
+        os.write(pipe, (json.dumps(messages) + "\n").encode())
     finally:
         os._exit(code)

@@ -35,12 +35,12 @@ def scratch(folder: Path | None) -> Generator[Path]:
     """Give an empty folder, deleted afterwards unless something was left in it on purpose."""
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(prefix="reliability-", dir=folder))
-    yield made
-    if any(made.iterdir()):
-        click.echo(f"kept in {made}", err=True)
+    created = Path(tempfile.mkdtemp(prefix="reliability-", dir=folder))
+    yield created
+    if any(created.iterdir()):
+        click.echo(f"kept in {created}", err=True)
     else:
-        shutil.rmtree(made)
+        shutil.rmtree(created)
 
 
 @main.command("cold-start")
@@ -55,8 +55,8 @@ def cold_start(
     """Start in a new home, so many times: the first call is a perturb_cells."""
     from benchmarks.reliability.cold_start import cold_starts
 
-    with scratch(folder) as made:
-        summary = cold_starts(starts, at_once=at_once, folder=made, results=results)
+    with scratch(folder) as created:
+        summary = cold_starts(starts, at_once=at_once, folder=created, results=results)
     seconds = summary["seconds"]
     rows = [(n, status, seconds["p50_s"], seconds["p99_s"], seconds["max_s"])
             for status, n in summary["outcomes"].items()]  # fmt: skip
@@ -73,12 +73,12 @@ def faults(minutes: float, seed: int, folder: Path | None, out: Path | None) -> 
     """Inject faults while eight clients work, then compute all they were given anew."""
     from benchmarks.reliability.faults import broken, faults
 
-    with scratch(folder) as made:
-        summary = faults(minutes, folder=made, seed=seed)
+    with scratch(folder) as created:
+        summary = faults(minutes, folder=created, seed=seed)
         summary["broken"] = broken(summary)
         if not summary["broken"]:
-            shutil.rmtree(made)
-            made.mkdir()
+            shutil.rmtree(created)
+            created.mkdir()
     rows = [*summary["outcomes"].items()]
     injected = [*summary["faults"].items()]
     beyond = [
@@ -104,11 +104,11 @@ def latency(waiting: int, rounds: int, folder: Path | None, out: Path | None) ->
     """Time short calls beside hundreds that wait and a job of 100,000 cells."""
     from benchmarks.reliability.latency import latency, rows, slow, warn
 
-    with scratch(folder) as made:
-        summary = latency(waiting=waiting, rounds=rounds, folder=made)
+    with scratch(folder) as created:
+        summary = latency(waiting=waiting, rounds=rounds, folder=created)
         summary["slow"] = slow(summary)
-        shutil.rmtree(made)
-        made.mkdir()
+        shutil.rmtree(created)
+        created.mkdir()
     warn(summary)
     report(summary, out, table(("call", "n", "p50 s", "p99 s", "max s", "goal s"), rows(summary)))
     sys.exit(1 if summary["slow"] else 0)
@@ -121,10 +121,10 @@ def readers(folder: Path | None, out: Path | None) -> None:
     """Read an export with old and new releases of anndata, installed for it."""
     from benchmarks.reliability.readers import readers, rows
 
-    with scratch(folder) as made:
-        summary = readers(made)
-        shutil.rmtree(made)
-        made.mkdir()
+    with scratch(folder) as created:
+        summary = readers(created)
+        shutil.rmtree(created)
+        created.mkdir()
     report(summary, out, table(("anndata", "cells, genes", "counts"), rows(summary)))
     sys.exit(0 if summary["equal"] else 1)
 

@@ -90,8 +90,8 @@ class Client:
     def perturb(self) -> None:
         """Begin an experiment, and wait for it for a while."""
         targets = self.rng.sample(TARGETS, self.rng.choice((1, 1, 2)))
-        done = [{"kind": "knockout", "target": target} for target in targets]
-        self._begin("perturb_cells", {"interventions": done})
+        finished = [{"kind": "knockout", "target": target} for target in targets]
+        self._begin("perturb_cells", {"interventions": finished})
 
     def sample(self) -> None:
         """Begin an experiment without a perturbation."""
@@ -137,15 +137,15 @@ class Client:
     def plot(self) -> None:
         """Draw a finished experiment."""
         if self.finished:
-            asked = {"id": self.rng.choice(self.finished), "wait_s": self._wait()}
-            self._call("plot_experiment", asked)
+            request = {"id": self.rng.choice(self.finished), "wait_s": self._wait()}
+            self._call("plot_experiment", request)
 
     def export(self) -> None:
         """Export a finished experiment."""
         if self.finished:
             form = self.rng.choice(("h5ad", "csv", "script"))
-            asked = {"id": self.rng.choice(self.finished), "format": form, "wait_s": self._wait()}
-            self._call("export_experiment", asked)
+            request = {"id": self.rng.choice(self.finished), "format": form, "wait_s": self._wait()}
+            self._call("export_experiment", request)
 
     def _begin(self, tool: str, more: Mapping[str, Any], wait_s: float | None = None) -> str | None:
         given = {

@@ -41,10 +41,10 @@ def cold_starts(
     names = [f"cold start {number}" for number in range(count)]
     todo = [name for name in names if not kept.get(name)]
     with ThreadPoolExecutor(at_once) as pool:
-        for name, made in zip(todo, tqdm(pool.map(lambda n: one(n, folder), todo), total=len(todo)),
-                              strict=True):  # fmt: skip
-            kept.add(name, made)
-    starts = [made for name in names if (made := kept.get(name))]
+        starts = tqdm(pool.map(lambda name: one(name, folder), todo), total=len(todo))
+        for name, outcome in zip(todo, starts, strict=True):
+            kept.add(name, outcome)
+    starts = [created for name in names if (created := kept.get(name))]
     failures = [s for s in starts if s["statuses"][-1] != "succeeded"]
     return {
         "starts": len(starts),
@@ -63,18 +63,18 @@ def one(name: str, folder: Path) -> dict[str, Any]:
     answers = [call(home, "perturb_cells", ASKED)]
     while answers[-1]["status"] in UNFINISHED and time.monotonic() - begin < LIMIT_S:
         # `interrupted` comes back at once; the same question takes the experiment up again.
-        asked = {"id": answers[-1]["experiment_id"], "wait_s": 45}
-        answers.append(call(home, "get_experiment", asked))
-    made = {
+        request = {"id": answers[-1]["experiment_id"], "wait_s": 45}
+        answers.append(call(home, "get_experiment", request))
+    created = {
         "statuses": [answer["status"] for answer in answers],
         "seconds": round(time.monotonic() - begin, 2),
     }
     stop(home)
-    if made["statuses"][-1] == "succeeded":
+    if created["statuses"][-1] == "succeeded":
         shutil.rmtree(home)
     else:
-        made["summaries"] = [a["summary"].replace(str(folder), "FOLDER") for a in answers]
-    return made
+        created["summaries"] = [a["summary"].replace(str(folder), "FOLDER") for a in answers]
+    return created
 
 
 def call(home: Path, tool: str, arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -62,16 +62,16 @@ def faults(minutes: float, *, folder: Path, seed: int) -> dict[str, Any]:
             (folder / "stop").touch()
         click.echo("the faults are over; now everything is computed again", err=True)
         calls = read_calls(place)
-        found = judged(place, versions, calls, environ)
-        found |= {"disk": small.how}
+        result = judged(place, versions, calls, environ)
+        result |= {"disk": small.how}
     summary = {
         "minutes": minutes,
         "seed": seed,
         "cores": len(os.sched_getaffinity(0)),
-        "clients": dict(Counter(one["kind"] for one in {c["client"]: c for c in calls}.values())),
+        "clients": dict(Counter(item["kind"] for item in {c["client"]: c for c in calls}.values())),
         "faults": dict(sorted(injector.counts.items())),
         **counted(calls),
-        **found,
+        **result,
     }
     # No path of this machine in what is published.
     return json.loads(json.dumps(summary).replace(str(folder), "FOLDER"))
@@ -161,32 +161,34 @@ def read_calls(place: Place) -> list[dict[str, Any]]:
     for line in lines:
         with suppress(ValueError):  # its writer was killed in the middle
             calls.append(json.loads(line))
-    return sorted(calls, key=lambda one: one["at"])
+    return sorted(calls, key=lambda item: item["at"])
 
 
 def counted(calls: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return how many calls came out how, and how long they took beyond their `wait_s`."""
-    over = {id(one): one["seconds"] - one["wait_s"] for one in calls}
+    over = {id(item): item["seconds"] - item["wait_s"] for item in calls}
     # A call whose server was killed has no answer to be late.
-    answered = [one for one in calls if one["outcome"] != "lost"]
-    late = sorted((one for one in answered if over[id(one)] > GRACE_S), key=lambda o: -over[id(o)])
-    errors = Counter(one["text"].split("exp_")[0][:120] for one in calls if one["text"])
-    kinds = sorted({one["kind"] for one in calls})
+    answered = [item for item in calls if item["outcome"] != "lost"]
+    late = sorted(
+        (item for item in answered if over[id(item)] > GRACE_S), key=lambda o: -over[id(o)]
+    )
+    errors = Counter(item["text"].split("exp_")[0][:120] for item in calls if item["text"])
+    kinds = sorted({item["kind"] for item in calls})
     return {
         "calls": len(calls),
-        "outcomes": dict(Counter(one["outcome"] for one in calls).most_common()),
+        "outcomes": dict(Counter(item["outcome"] for item in calls).most_common()),
         "statuses": dict(Counter(o["status"] for o in calls if o["outcome"] == "ok").most_common()),
         "seconds_beyond_wait_s": {
-            kind: quantiles([over[id(one)] for one in answered if one["kind"] == kind])
+            kind: quantiles([over[id(item)] for item in answered if item["kind"] == kind])
             for kind in kinds
         },
         "late": len(late),
         "latest": [
             {
-                **{k: one[k] for k in ("kind", "tool", "wait_s", "outcome", "status", "text")},
-                "beyond_s": round(over[id(one)], 2),
+                **{k: item[k] for k in ("kind", "tool", "wait_s", "outcome", "status", "text")},
+                "beyond_s": round(over[id(item)], 2),
             }
-            for one in late[:10]
+            for item in late[:10]
         ],
         "texts": dict(errors.most_common(20)),
     }

@@ -45,9 +45,9 @@ class Injector:
             while time.monotonic() < end:
                 time.sleep(self._rng.uniform(*_PAUSE_S))
                 begun = time.time()
-                if done := self._rng.choice(faults)():
-                    self.counts[done] += 1
-                    line = {"at": begun, "until": time.time(), "fault": done}
+                if finished := self._rng.choice(faults)():
+                    self.counts[finished] += 1
+                    line = {"at": begun, "until": time.time(), "fault": finished}
                     with (self._place.folder / "faults.jsonl").open("a") as file:
                         file.write(json.dumps(line) + "\n")
         finally:

@@ -133,10 +133,10 @@ def latency(*, waiting: int, rounds: int, folder: Path) -> dict[str, Any]:
                 fields = _until_done(server, server.call(tool, arguments))
                 seconds[tool].append(time.monotonic() - begin)
                 answers[tool][str(fields.get("error") or fields["status"])[:100]] += 1
-        asked = {"id": long["experiment_id"]}
-        end = server.call("get_experiment", asked).result(_PATIENCE_S)
+        request = {"id": long["experiment_id"]}
+        end = server.call("get_experiment", request).result(_PATIENCE_S)
         crowd.leave()
-        server.call("cancel_experiment", asked).result(_PATIENCE_S)
+        server.call("cancel_experiment", request).result(_PATIENCE_S)
         engine.shutdown()
     return {
         "waiting": waiting,
@@ -154,8 +154,8 @@ def _until_done(server: Server, future: Future[dict[str, Any]]) -> dict[str, Any
     """Return an answer that is final, after asking again for as long as it is not."""
     fields = future.result(_PATIENCE_S)
     while fields.get("status") in ("queued", "running"):
-        asked = {"id": fields["experiment_id"], "wait_s": _WAIT_S}
-        fields = server.call("get_experiment", asked).result(_PATIENCE_S)
+        request = {"id": fields["experiment_id"], "wait_s": _WAIT_S}
+        fields = server.call("get_experiment", request).result(_PATIENCE_S)
     return fields
 
 
@@ -177,13 +177,13 @@ def _sample(n_cells: int, *, seed: int) -> dict[str, Any]:
 def slow(summary: Mapping[str, Any]) -> list[str]:
     """Return the calls that missed their goal."""
     calls = summary["calls"]
-    return [tool for tool, made in calls.items() if made["p99_s"] > made["goal_p99_s"]]
+    return [tool for tool, created in calls.items() if created["p99_s"] > created["goal_p99_s"]]
 
 
 def rows(summary: Mapping[str, Any]) -> list[tuple[Any, ...]]:
     """Return a row for each call: how many, p50, p99, the longest and the goal, in seconds."""
     keys = ("n", "p50_s", "p99_s", "max_s", "goal_p99_s")
-    return [(tool, *(made[key] for key in keys)) for tool, made in summary["calls"].items()]
+    return [(tool, *(created[key] for key in keys)) for tool, created in summary["calls"].items()]
 
 
 def warn(summary: Mapping[str, Any]) -> None:

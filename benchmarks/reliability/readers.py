@@ -43,7 +43,7 @@ def readers(folder: Path) -> dict[str, Any]:
     """Return what each release read of one export, and whether all read the same."""
     path = _export(folder / "home")
     read = {name: _read(name, folder, path) for name in READERS}
-    values = [{k: v for k, v in one.items() if k != "anndata"} for one in read.values()]
+    values = [{k: v for k, v in item.items() if k != "anndata"} for item in read.values()]
     return {"read": read, "equal": all(value == values[0] for value in values)}
 
 
@@ -51,13 +51,13 @@ def _export(home: Path) -> Path:
     knock_out = {"checkpoint": "thp1-crispr", "n_cells": 16, "wait_s": 45,
                  "interventions": [{"kind": "knockout", "target": "STAT1"}]}  # fmt: skip
     with closing(App(home)) as app:
-        made = call(app, "perturb_cells", knock_out)
-        while made.status in ("queued", "running"):
-            made = call(app, "get_experiment", {"id": made.experiment_id, "wait_s": 45})
-        asked = {"id": made.experiment_id, "wait_s": 45}
-        exported: Any = call(app, "export_experiment", asked)
+        created = call(app, "perturb_cells", knock_out)
+        while created.status in ("queued", "running"):
+            created = call(app, "get_experiment", {"id": created.experiment_id, "wait_s": 45})
+        request = {"id": created.experiment_id, "wait_s": 45}
+        exported: Any = call(app, "export_experiment", request)
         while exported.status in ("queued", "running"):
-            exported = call(app, "export_experiment", asked)
+            exported = call(app, "export_experiment", request)
         app.engine.shutdown()
     return Path(exported.path)
 
@@ -67,7 +67,7 @@ def _read(name: str, folder: Path, path: Path) -> dict[str, Any]:
     required.write_text("\n".join(READERS[name]) + "\n")
     try:
         install(home, required)
-        done = subprocess.run(
+        finished = subprocess.run(
             [home / "bin" / "python", "-P", "-c", READ, path],
             env={**surroundings(), "PYTHONDONTWRITEBYTECODE": "1"},
             cwd=folder,
@@ -77,14 +77,14 @@ def _read(name: str, folder: Path, path: Path) -> dict[str, Any]:
         )
     finally:
         shutil.rmtree(home, ignore_errors=True)
-    if done.returncode:
-        return {"error": done.stderr.strip().splitlines()[-1]}
-    return json.loads(done.stdout)
+    if finished.returncode:
+        return {"error": finished.stderr.strip().splitlines()[-1]}
+    return json.loads(finished.stdout)
 
 
 def rows(summary: dict[str, Any]) -> list[tuple[Any, ...]]:
     """Return a row for each release: what it is and what it read."""
     return [
-        (one.get("anndata", name), one.get("shape", one.get("error")), one.get("counts"))
-        for name, one in summary["read"].items()
+        (item.get("anndata", name), item.get("shape", item.get("error")), item.get("counts"))
+        for name, item in summary["read"].items()
     ]

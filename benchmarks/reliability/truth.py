@@ -61,8 +61,8 @@ def computed(clean: App, experiments: Sequence[Experiment]) -> list[dict[str, st
         asked = {name: request[name] for name in ARGUMENTS if name in request}
         if experiment.tool == "sample_cells":
             asked.pop("interventions", None)
-        made = call(clean, experiment.tool, {**asked, "wait_s": 0})
-        names.append(made.experiment_id or "")
+        created = call(clean, experiment.tool, {**asked, "wait_s": 0})
+        names.append(created.experiment_id or "")
     end = time.monotonic() + PATIENCE_S
     while not clean.runner.wait(names, 45) and time.monotonic() < end:
         # A busy machine makes no difference: what was given up is taken up again.
@@ -122,26 +122,26 @@ def stop(app: App) -> None:
 
 def lost(ledger: Ledger, calls: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return what was acknowledged and is not in the ledger, or not as it was acknowledged."""
-    found: list[str] = []
-    for one in calls:
-        name, status = one["id"], one["status"]
-        if one["outcome"] != "ok" or not name or not name.startswith("exp_"):
+    result: list[str] = []
+    for item in calls:
+        name, status = item["id"], item["status"]
+        if item["outcome"] != "ok" or not name or not name.startswith("exp_"):
             continue
         try:
             ledger.experiment(name)
         except LingshuError as error:
-            found.append(f"{name}: {error}")
+            result.append(f"{name}: {error}")
             continue
         outcome = ledger.outcome(name)
-        of_a_file = one["tool"] in ("plot_experiment", "export_experiment")
+        of_a_file = item["tool"] in ("plot_experiment", "export_experiment")
         if status in ("succeeded", "failed", "cancelled") and not of_a_file:
             kind = outcome.kind if outcome else "nothing"
-            if kind != status and one["tool"] != "cancel_experiment":
-                found.append(f"{name}: acknowledged as {status}, and the ledger has {kind}")
-    return found
+            if kind != status and item["tool"] != "cancel_experiment":
+                result.append(f"{name}: acknowledged as {status}, and the ledger has {kind}")
+    return result
 
 
 def heads_of(calls: Sequence[Mapping[str, Any]]) -> list[Head]:
     """Return the distinct ledger heads that calls were answered with, the newest thousand."""
-    texts = {one["head"] for one in calls if one["head"]}
+    texts = {item["head"] for item in calls if item["head"]}
     return sorted((Head.parse(text) for text in texts), key=lambda head: head.seq)[-1000:]

@@ -69,9 +69,9 @@ def sample(**options: Any) -> None:
     def work(number: int, worker: int) -> None:
         sampler.sample_tile(arm, 2 + number * workers + worker)
 
-    found = measure(clock, work, units=sampler.tile, flops=flops, rounds=options["rounds"])
+    result = measure(clock, work, units=sampler.tile, flops=flops, rounds=options["rounds"])
     _tell(
-        found,
+        result,
         flops,
         case="sample",
         model=checkpoint.name,
@@ -109,9 +109,9 @@ def plain(**options: Any) -> None:
 
     flops = counted(lambda: work(0, 0)) / options["cells"]
     clock = Clock(device, torch.float32, workers)
-    found = measure(clock, work, units=options["cells"], flops=flops, rounds=options["rounds"])
+    result = measure(clock, work, units=options["cells"], flops=flops, rounds=options["rounds"])
     _tell(
-        found,
+        result,
         flops,
         case="plain",
         model=checkpoint.name,
@@ -145,11 +145,11 @@ def train(**options: Any) -> None:
     step()
     flops = counted(step) / batch
     clock = Clock(step.device, step.dtype, 1)
-    found = measure(
+    result = measure(
         clock, lambda _n, _w: step(), units=batch, flops=flops, rounds=options["rounds"]
     )
     _tell(
-        found,
+        result,
         flops,
         case="train",
         model=checkpoint.name,
@@ -166,9 +166,9 @@ def _checkpoint(options: dict[str, Any], tile: int) -> Any:
     return checkpoint_of(options["model"], guidance=guidance, **shape)
 
 
-def _tell(found: Measured, flops: float, **about: Any) -> None:
-    rounds = found.rounds
-    numbers = {n: float(f"{value:.4g}") for n, value in asdict(found).items()} | {"rounds": rounds}
+def _tell(result: Measured, flops: float, **about: Any) -> None:
+    rounds = result.rounds
+    numbers = {n: float(f"{value:.4g}") for n, value in asdict(result).items()} | {"rounds": rounds}
     click.echo(json.dumps({**about, "gflop_per_cell": round(flops / 1e9, 2), **numbers}, indent=1))
 
 

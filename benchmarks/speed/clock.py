@@ -110,22 +110,22 @@ def measure(
         rows.append(clock.timed(lambda worker, n=number: work(n, worker)))
         faults += resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
         clock.product()
-    done = units * clock.workers
+    finished = units * clock.workers
     around = list(zip(clock.products[-rounds - 1 :], clock.products[-rounds:], strict=False))
     beside = [tuple((a + b) / 2 for a, b in zip(*pair, strict=True)) for pair in around]
-    rates = [flops * done / wall for wall, _ in rows]
-    of_processor = [flops * done / used * clock.workers for _, used in rows]
+    rates = [flops * finished / wall for wall, _ in rows]
+    of_processor = [flops * finished / used * clock.workers for _, used in rows]
     return Measured(
         rounds=rounds,
-        units_per_s=statistics.median(done / wall for wall, _ in rows),
+        units_per_s=statistics.median(finished / wall for wall, _ in rows),
         flops_per_s=statistics.median(rates),
         product_flops_per_s=statistics.median(wall for wall, _ in beside),
         share=statistics.median(r / b[0] for r, b in zip(rates, beside, strict=True)),
         share_of_processor_time=statistics.median(
             r / b[1] for r, b in zip(of_processor, beside, strict=True)
         ),
-        processor_s_per_unit=statistics.median(used / done for _, used in rows),
-        faults_per_unit=faults / done / rounds,
+        processor_s_per_unit=statistics.median(used / finished for _, used in rows),
+        faults_per_unit=faults / finished / rounds,
         peak_mib=peak_mib(clock.device),
     )
 

@@ -1,7 +1,7 @@
 """Samplers to time: a shipped checkpoint, or a preset with random weights over a made panel.
 
-Random weights draw any token as often as another, which is the worst case for caches; ceilings are
-the whole vocabulary, so nothing is saved on logits either.
+Random weights draw any token as often as another, which is the worst case for caches. Every
+gene has the whole vocabulary, so nothing is saved on logits either.
 """
 
 from dataclasses import dataclass
@@ -38,8 +38,8 @@ def made(
 ) -> MadeCheckpoint:
     depths = [round(float(d), 4) for d in np.linspace(7.0, 9.0, 33)]
     seen = [
-        {"context": CONTEXT, "interventions": done, "n_cells": 100, "depth_quantiles": depths}
-        for done in ([], [KNOCKOUT])
+        {"context": CONTEXT, "interventions": finished, "n_cells": 100, "depth_quantiles": depths}
+        for finished in ([], [KNOCKOUT])
     ]
     config: dict[str, Any] = {
         "network": preset,
@@ -81,7 +81,7 @@ def checkpoint_of(model: str, **shape: Any) -> Checkpoint:
 def arm_of(checkpoint: Checkpoint, steps: int | None, guidance: float | None) -> ArmRequest:
     """Return a perturbed arm, at the checkpoint's own steps and guidance unless told otherwise."""
     defaults = checkpoint.config["sampler"]
-    done = next(
+    finished = next(
         entry
         for entry in checkpoint.config["seen"]
         if entry["interventions"] and entry["interventions"][0]["kind"] != "sham"
@@ -89,8 +89,8 @@ def arm_of(checkpoint: Checkpoint, steps: int | None, guidance: float | None) ->
     return ArmRequest(
         checkpoint=checkpoint.name,
         checkpoint_digest=checkpoint.digest,
-        context=done["context"],
-        interventions=tuple(Intervention(**one) for one in done["interventions"]),
+        context=finished["context"],
+        interventions=tuple(Intervention(**item) for item in finished["interventions"]),
         seed=1,
         n_cells=1,
         steps=defaults["steps"] if steps is None else steps,

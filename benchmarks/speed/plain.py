@@ -2,7 +2,7 @@
 
 Float32; every step runs the whole network in each branch, the first step too; logits of all genes
 over the whole vocabulary; Gumbel noise in float64 for every one of them, of which only the genes to
-be revealed are kept. Same law as `lingshu_model.sampling.sampler`, other draws.
+be revealed are kept. Same distribution as `lingshu_model.sampling.sampler`, other draws.
 """
 
 import torch
@@ -46,7 +46,7 @@ def sample(
 
 
 def wide(network: Network, hidden: Tensor) -> Tensor:
-    """Return float32 logits [cells, genes, 281], minus infinity above each gene's ceiling."""
+    """Return float32 logits [cells, genes, 281], -inf above each gene's largest token."""
     buckets = list(network.readout)
     if len(buckets) == 1 and buckets[0].width == VOCABULARY:
         return network.readout.of_bucket(buckets[0], hidden)

@@ -138,17 +138,17 @@ def train(folder: Path, steps: int) -> dict[str, float]:
 
 def measured(cells: int, folder: Path | None, steps: int, limit: int | None) -> list[float]:
     """Make a file and train on it; return its MiB, seconds to make, read and end, peak in MiB."""
-    with TemporaryDirectory(dir=folder) as made:
-        file = Path(made) / "large.h5ad"
+    with TemporaryDirectory(dir=folder) as created:
+        file = Path(created) / "large.h5ad"
         began = time.perf_counter()
         make(file, cells)
         took = time.perf_counter() - began
         command = ["-m", "benchmarks.speed.training_memory"]
-        command += ["--inside", made, "--steps", str(steps)]
+        command += ["--inside", created, "--steps", str(steps)]
         command += ["--limit-mib", str(limit)] if limit else []
-        found = json.loads(output_of(command).splitlines()[-1])
+        result = json.loads(output_of(command).splitlines()[-1])
         size = file.stat().st_size / 2**20
-        return [size, took, found["read_s"], found["all_s"], found["peak_mib"]]
+        return [size, took, result["read_s"], result["all_s"], result["peak_mib"]]
 
 
 @click.command(help=__doc__)

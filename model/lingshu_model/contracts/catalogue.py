@@ -112,8 +112,8 @@ class Checkpoint:
         `mean_count` and `mean_log1p_cp10k` [conditions, genes], `library_quantiles` [conditions, 5]
         (5, 25, 50, 75, 95 %), `zero_rate` [conditions]; NaN where a gene was not measured.
         """
-        found = load_file(self.verify_file("reference.safetensors"))
-        return {name: array.astype(np.float64) for name, array in found.items()}
+        result = load_file(self.verify_file("reference.safetensors"))
+        return {name: array.astype(np.float64) for name, array in result.items()}
 
     @Lazy
     def effects(self) -> StoredEffects | None:
@@ -149,7 +149,7 @@ class Checkpoint:
         A combination is unfit where one of its parts is.
         """
         interventions = tuple(interventions)
-        wanted = [identity(interventions), *(identity((one,)) for one in interventions)]
+        wanted = [identity(interventions), *(identity((item,)) for item in interventions)]
         return [
             reason
             for entry in self.fitness.get("conditions", [])
@@ -201,17 +201,17 @@ class Checkpoint:
         moved by as much as the same interventions moved the depth of other contexts.
         """
         wanted = identity(interventions)
-        found = self._depths(dict(context), wanted)
-        if found is None:
-            found = self._depths(dict(context), ())
-            if found is None:
-                found = self._depths(self.nearest(context)["context"], ())
-            if found is not None:
-                found = found + self._deeper(wanted)
-        if found is None:
+        result = self._depths(dict(context), wanted)
+        if result is None:
+            result = self._depths(dict(context), ())
+            if result is None:
+                result = self._depths(self.nearest(context)["context"], ())
+            if result is not None:
+                result = result + self._deeper(wanted)
+        if result is None:
             message = f"{self.path} says nothing of how deep cells of {dict(context)} are"
             raise CheckpointError(message)
-        return found
+        return result
 
     def _depths(self, context: Mapping[str, str], done: Identity) -> NDArray[np.float64] | None:
         for entry in self.config["seen"]:
@@ -249,7 +249,7 @@ class Checkpoint:
         elsewhere = [e["context"] for e in self.config["seen"] if entry_identity(e) == wanted]
         if elsewhere and dict(context) in self.contexts:
             return Support("seen_elsewhere", 0, f"seen in {len(elsewhere)} other contexts")
-        singles = [self.seen(context, (one,)) for one in interventions]
+        singles = [self.seen(context, (item,)) for item in interventions]
         if len(singles) > 1 and all(singles):
             return Support(
                 "combination_of_seen", 0, "each intervention was seen alone, not together"
@@ -283,7 +283,7 @@ class Catalogue:
         return sorted({_name_of(path) for path in self._pins()})
 
     def load(self, name: str) -> Checkpoint:
-        """Return a checkpoint by name; its weights are verified by whoever reads them.
+        """Return a checkpoint by name; its weights are verified by their reader.
 
         Raises:
             CheckpointError: no such name (the known ones are listed), or a file that is missing,
@@ -308,15 +308,15 @@ class Catalogue:
                 return intact[pins]
         there = [f"{c.digest} in {c.path}" for p, c in intact.items() if _name_of(p) == name]
         if there:
-            found = f"the checkpoint {name!r} is {' and '.join(there)}"
+            result = f"the checkpoint {name!r} is {' and '.join(there)}"
         elif name in self.names():
             self.load(name)  # says what is damaged
-            found = f"the checkpoint {name!r} was changed meanwhile"
+            result = f"the checkpoint {name!r} was changed meanwhile"
         else:
-            found = f"no checkpoint {name!r}; there are {', '.join(self.names()) or 'none'}"
+            result = f"no checkpoint {name!r}; there are {', '.join(self.names()) or 'none'}"
         roots = ", ".join(map(str, self.roots))
         message = (
-            f"{found}, and the request asks for {digest!r}. Put the folder with that digest and "
+            f"{result}, and the request asks for {digest!r}. Put the folder with that digest and "
             f"its NAME.digests.json under one of {roots}, name its parent in LINGSHU_CHECKPOINTS, "
             "or ask again for one that is there"
         )
@@ -324,10 +324,10 @@ class Catalogue:
 
     def digests(self) -> dict[str, str]:
         """Return name to digest of the checkpoints that can be read; damaged ones are left out."""
-        found: dict[str, str] = {}
+        result: dict[str, str] = {}
         for pins, checkpoint in self._intact():
-            found.setdefault(_name_of(pins), checkpoint.digest)
-        return found
+            result.setdefault(_name_of(pins), checkpoint.digest)
+        return result
 
     def _intact(self) -> Iterator[tuple[Path, Checkpoint]]:
         for pins in self._pins():
@@ -409,9 +409,9 @@ def _verify(path: Path, expected: str) -> Path:
     if not path.is_file():
         message = f"{path} is missing; its pinned digest is {expected}"
         raise CheckpointError(message)
-    found = digest_file(path)
-    if found != expected:
-        message = f"{path} is {found}, but its pinned digest is {expected}: do not use it"
+    result = digest_file(path)
+    if result != expected:
+        message = f"{path} is {result}, but its pinned digest is {expected}: do not use it"
         raise CheckpointError(message)
     return path
 

@@ -5,7 +5,7 @@ Tensors: `indptr` int64 [n + 1], `indices` int32 [nnz], `counts` int32 [nnz], `m
 zero. A blob may be larger than memory: it is written in pieces and read a block of cells at a time.
 
 The header can hold the cells' origin: the digest of the request they answer, and that of the
-numerics profile they were computed under. Whoever reads a blob can so tell its cells from another
+numerics profile they were computed under. A reader of a blob can so tell its cells from another
 request's, wherever the bytes came from.
 """
 
@@ -120,9 +120,9 @@ class Cells:
         if len(self) * len(self.measured) > DENSE_COUNTS:
             message = f"{self.shape} counts are too many at once: take a slice of the cells"
             raise ValueError(message)
-        found = self[:]
+        result = self[:]
         dense = np.zeros(self.shape, np.int32)
-        dense[found.row_of_each, found.indices[:]] = found.values[:]
+        dense[result.row_of_each, result.indices[:]] = result.values[:]
         return dense
 
     @property
@@ -330,9 +330,9 @@ def _described(blob: _Bytes | _File) -> tuple[dict[str, Any], int]:
         message = f"a header of {length} bytes"
         raise ValueError(message)
     described: dict[str, Any] = json.loads(blob.read(8, length))
-    found = described.get("__metadata__", {}).get("encoding")
-    if found != ENCODING:
-        message = f"the encoding is {found!r}"
+    result = described.get("__metadata__", {}).get("encoding")
+    if result != ENCODING:
+        message = f"the encoding is {result!r}"
         raise ValueError(message)
     return described, length
 

@@ -27,7 +27,7 @@ CARRIED = "carried from other contexts"
 COMBINATION = "combination"
 FEATURES = "features"
 MEASURED = (CELLS, BOTH)
-"""Sources with cells of the condition itself."""
+"""Sources with cells of the condition target_rows."""
 SD_LOWEST, SD_STEP = -9.3, 0.045
 LFSR_STEPS = 10.0
 ROWS = "effects-rows"

@@ -51,6 +51,6 @@ def fit_saturation(
         return Saturation()
     factor = float((weight * product).sum() / max(float((weight * square).sum()), 1e-12))
     mean_size = float((weight * (np.asarray(sizes) - 1)).sum() / weight.sum())
-    own = (1.0 / max(factor, 0.1) - 1.0) / mean_size
-    strength = (n * own + PRIOR * BORROWED) / (n + PRIOR)
+    fitted = (1.0 / max(factor, 0.1) - 1.0) / mean_size
+    strength = (n * fitted + PRIOR * BORROWED) / (n + PRIOR)
     return Saturation(float(np.clip(strength, 0.0, LARGEST)), n)

@@ -155,15 +155,15 @@ class Carrier:
         gap = np.where(np.isfinite(sources.control - control), sources.control - control, 0.0)
         nearest = sources.change[int((gap**2).sum(axis=1).argmin())]
         mean = _mean_over(sources.change, share)
-        found = {
+        result = {
             MEAN: mean,
             PERTURBED: np.where(np.isfinite(control) & known, perturbed - control, mean),
             NEAREST: np.where(np.isfinite(nearest), nearest, mean),
         }
         if len(self.sources) >= TWO:
             distance = distances(np.vstack([sources.control, control]))
-            found[RELATED] = predict(sources.change, sources.noise, distance, self._rho)
-        return {name: _floored(value, control) for name, value in found.items()}
+            result[RELATED] = predict(sources.change, sources.noise, distance, self._rho)
+        return {name: _floored(value, control) for name, value in result.items()}
 
     def _stacked(self, left: Sequence[Left]) -> tuple[tuple[str, ...], Floats]:
         """Return the candidates that have a say, and their weights."""

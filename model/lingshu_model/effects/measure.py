@@ -130,13 +130,13 @@ def measure(
     work = _Contrasts(moments, groups, measured)
     families = [f for a in arms.values() for f in work.families(a)]
     rho = intraclass(families, work.detected, _prior(arms, groups))
-    found = [work.contrast(each, rho) for each in arms.values()]
+    result = [work.contrast(each, rho) for each in arms.values()]
     cells = [[int(moments.cells[g].sum()) for g in (a.perturbed, a.control)] for a in arms.values()]
     return Measured(
         conditions=tuple(condition for condition, _ in arms),
         contexts=tuple(context for _, context in arms),
-        change=np.stack([change for change, _ in found]),
-        noise=np.stack([noise for _, noise in found]),
+        change=np.stack([change for change, _ in result]),
+        noise=np.stack([noise for _, noise in result]),
         cells=np.array(cells),
         replicates=np.array([min(len(a.perturbed), len(a.control)) for a in arms.values()]),
         controls=work.controls(groups, control),
@@ -217,9 +217,9 @@ class _Contrasts:
 
     def contrast(self, arms: _Arms, rho: Floats | None) -> tuple[Floats, Floats]:
         """Return a contrast's change and its squared standard error, [genes] each."""
-        found = [family.mean(*self._typical(rho)) for family in self.families(arms)]
-        change = found[0][0] if arms.paired else found[0][0] - found[1][0]
-        return change, np.sum([noise for _, noise in found], axis=0)
+        result = [family.mean(*self._typical(rho)) for family in self.families(arms)]
+        change = result[0][0] if arms.paired else result[0][0] - result[1][0]
+        return change, np.sum([noise for _, noise in result], axis=0)
 
     def library(self, arms: _Arms) -> float:
         """Return the geometric mean library of perturbed over that of control cells."""

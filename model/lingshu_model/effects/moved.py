@@ -162,7 +162,7 @@ class _Fit:
         wanted = mover.library
         options = [wanted] if abs(np.log(wanted)) <= SLACK else [1.0, wanted]
         passes = [self._pass(replace(mover, library=each), self.umi * each) for each in options]
-        mover, totals = min(passes, key=lambda found: abs(self._excess(*found)))
+        mover, totals = min(passes, key=lambda result: abs(self._excess(*result)))
         excess = self._excess(mover, totals)
         mover, totals = self._pass(mover, totals * np.exp(-_beyond(excess, SLACK)))
         beyond = _beyond(self._excess(mover, totals), SLACK)
@@ -222,8 +222,8 @@ def _fit_rows(cells: int) -> Ints:
 
 
 def _draws(seed: int, cells: Ints, genes: int) -> Floats:
-    found = [uniforms(seed, int(cell), Purpose.MOVE, genes) for cell in cells]
-    return np.stack(found) if found else np.zeros((0, genes))
+    result = [uniforms(seed, int(cell), Purpose.MOVE, genes) for cell in cells]
+    return np.stack(result) if result else np.zeros((0, genes))
 
 
 def _whole(counts: Rows) -> Rows:

@@ -68,8 +68,8 @@ class Residuals:
     def sd(self, predicted: Floats, noise: Floats) -> Floats:
         """Return the sd of a prediction, [genes]; `noise` is what its sources have at least."""
         k = self.units
-        own = self.gene * (self.per_variance * self.variance + self.per_square * predicted**2)
-        return np.sqrt(np.maximum(own, noise) * (k + 1) / max(k - 1, 1))
+        spread = self.gene * (self.per_variance * self.variance + self.per_square * predicted**2)
+        return np.sqrt(np.maximum(spread, noise) * (k + 1) / max(k - 1, 1))
 
     def variance_parts(self, noise: Floats) -> tuple[Floats, Floats, Floats]:
         """Return b, q and n, [genes] each: the variance of a prediction f is max(b + q f^2, n)."""

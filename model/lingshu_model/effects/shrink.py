@@ -90,10 +90,10 @@ def posterior(change: Floats, noise: Floats, prior: Mixture) -> Posterior:
 def combine(change: Floats, noise: Floats, centre: Floats, spread: Floats) -> Posterior:
     """Return the posterior of effects with the prior N(centre, spread^2); the prior where NaN."""
     known = np.isfinite(change) & (noise > 0)
-    own = np.where(known, 1.0 / np.where(known, noise, 1.0), 0.0)
+    precision = np.where(known, 1.0 / np.where(known, noise, 1.0), 0.0)
     other = 1.0 / np.maximum(spread, 1e-9) ** 2
-    mean = (own * np.where(known, change, 0.0) + other * centre) / (own + other)
-    return Posterior.normal(mean, 1.0 / np.sqrt(own + other))
+    mean = (precision * np.where(known, change, 0.0) + other * centre) / (precision + other)
+    return Posterior.normal(mean, 1.0 / np.sqrt(precision + other))
 
 
 def _binned(size: Floats) -> tuple[Floats, Floats]:

@@ -245,5 +245,5 @@ class TargetModel:
     def _own(self) -> float | None:
         p = self._p
         inside = np.flatnonzero(p.own >= 0)
-        found = p.shrunken[inside, p.own[inside]]
-        return float(found.mean()) if len(found) >= OWN else None
+        result = p.shrunken[inside, p.own[inside]]
+        return float(result.mean()) if len(result) >= OWN else None

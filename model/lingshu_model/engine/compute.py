@@ -1,6 +1,6 @@
 """The computing loop: take a tile from the queue, sample it, lay it on the disk.
 
-Whoever lays down the last tile of an arm puts its result together.
+The rank that stores the last tile of an arm puts its result together.
 """
 
 import errno

@@ -137,7 +137,7 @@ class JobQueue:
         def run() -> None:
             try:
                 future.set_result(function())
-            except Exception as error:  # noqa: BLE001 - whoever waits gets it
+            except Exception as error:  # noqa: BLE001 - the waiting caller gets it
                 future.set_exception(error)
 
         with self._changed:
@@ -245,7 +245,7 @@ class JobQueue:
 
     def _enlist(self, work: Work) -> None:
         """Let all tiles of a work wait, but for those that an engine before this one finished."""
-        # Whoever gives the last tile puts the arm together, so there is always one to compute.
+        # The rank with the last tile puts the arm together, so there is always one to compute.
         there = self.results.tiles.begin(work.key) - {work.tiles[-1]}
         for index in work.tiles:
             if index in there:

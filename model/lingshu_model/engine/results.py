@@ -61,32 +61,32 @@ class Results:
         """
         try:
             with self._path(key).open("rb") as file:
-                found = _origin(file)
+                result = _origin(file)
             os.utime(self._path(key))
         except FileNotFoundError:
             return False
-        return found == origin
+        return result == origin
 
     def open(self, key: str, origin: Origin) -> Result | None:
         """Return the result of `key`, its bytes checked; None where it is missing or damaged.
 
-        One whose cells answer another request than `origin` is deleted like a damaged one. Whoever
-        asked closes the file.
+        One whose cells answer another request than `origin` is deleted like a damaged one. The
+        caller closes the file.
         """
         try:
             file = self._path(key).open("rb")
         except FileNotFoundError:
             return None
         digest, begin = file.readline(_DIGEST_LENGTH + 1).rstrip(b"\n"), file.tell()
-        found = HASH_PREFIX + hashlib.file_digest(file, "sha256").hexdigest()
+        result = HASH_PREFIX + hashlib.file_digest(file, "sha256").hexdigest()
         size = file.tell() - begin
-        if found.encode() != digest or _origin(file) != origin:
+        if result.encode() != digest or _origin(file) != origin:
             file.close()
             self._path(key).unlink(missing_ok=True)
             return None
         self.touch(key, origin)
         file.seek(begin)
-        return Result(found, size, file)
+        return Result(result, size, file)
 
     def write(self, key: str, pieces: Iterable[bytes]) -> None:
         """Store a blob so that after a crash it is there whole or not at all."""

@@ -69,7 +69,7 @@ class TileScheduler:
 
     def take(self) -> Task | None:
         """Return the next tile; None where none is waiting."""
-        ready = {n: left for n, one in self._principals.items() if (left := one.tiles_left())}
+        ready = {n: left for n, item in self._principals.items() if (left := item.tiles_left())}
         if not ready:
             return None
         name = min(ready, key=lambda name: self._principals[name].last_turn)
@@ -81,7 +81,7 @@ class TileScheduler:
         return Task(work, work.waiting.popleft())
 
     def _forget(self) -> None:
-        idle = [name for name, one in self._principals.items() if not one.groups]
+        idle = [name for name, item in self._principals.items() if not item.groups]
         for name in idle[: max(0, len(self._principals) - _REMEMBERED)]:
             del self._principals[name]
 

@@ -1,6 +1,6 @@
 """The trunk's block: rotary self-attention without a causal mask, then SwiGLU; no biases.
 
-arXiv 2603.25240, supp. table 2. Knows nothing of genes or conditions.
+arXiv 2603.25240, supp. table 2.
 """
 
 from itertools import repeat

@@ -3,7 +3,7 @@
 arXiv 2603.25240, 4.3 (eqs 8-9) and supp. table 2. What is unusual: genes are permuted once at
 random and packed S to a token, so gene identity lives in the slot; prefix tokens bypass the packing
 and all stand at rotary position 0, so that their order means nothing; there is no time embedding,
-since the number of masked genes tells the time. Knows nothing of schedules or samplers.
+since the number of masked genes tells the time.
 """
 
 import math

@@ -1,7 +1,4 @@
-"""What a batch of cells is conditioned on, as indices and numbers for the network.
-
-Knows nothing of names; `lingshu_model.network.vocabulary` makes these from them.
-"""
+"""What a batch of cells is conditioned on, as indices and numbers for the network."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace

@@ -1,9 +1,9 @@
-"""The network's one dial board, and its presets.
+"""The network's configuration, and its presets.
 
-`lingshu-85m-s8` and `lingshu-85m-s32` follow the paper to the letter (arXiv 2603.25240, supp.
-table 2). The smaller ones are the same family with additions that small data needs and the paper
-does not have: a narrower gene width, an embedding per group position, an output bias per gene, a
-tilt per condition and gene, and a cell state. Knows nothing of data.
+`lingshu-85m-s8` and `lingshu-85m-s32` follow the paper to the letter (arXiv 2603.25240, supp. table
+2). The smaller ones are the same family with additions that small data needs and the paper does not
+have: a narrower gene width, an embedding per group position, an output bias per gene, an effect
+offset per condition and gene, and a cell state.
 """
 
 from dataclasses import dataclass, replace

@@ -3,7 +3,7 @@
 arXiv 2603.25240, eqs 1-2, the linear schedule of LLaDA and MDLM: at time t each measured gene is
 hidden with probability p = (1 - eps) t + eps; the loss is the cross-entropy of hidden genes
 weighted 1/p, an upper bound of the negative log-likelihood per measured gene. Unmeasured genes are
-always hidden and never in the loss. Knows nothing of the network's inside.
+always hidden and never in the loss.
 """
 
 import torch
@@ -56,7 +56,7 @@ def loss(
 def _bucket_nats(
     network: Network, bucket: Bucket, states: Tensor, tokens: Tensor, weight: Tensor
 ) -> Tensor:
-    """Return the weighted nats of a bucket's genes; counts above a gene's ceiling count as it."""
+    """Return the weighted nats of a bucket's genes; larger counts are clipped to its largest."""
     if bucket.width == 1:
         return weight.new_zeros(())
     logits = network.readout.of_bucket(bucket, states[:, bucket.genes])

@@ -1,7 +1,4 @@
-"""What decides the bits: device, dtype, threads and flags, as one profile that can be compared.
-
-Knows nothing of checkpoints; two runs with equal profiles and equal requests give equal cells.
-"""
+"""What decides the bits: device, dtype, threads and flags, as one profile that can be compared."""
 
 import ctypes
 import os

@@ -2,7 +2,6 @@
 
 arXiv 2603.25240, 4.3-4.4, for the tokens that bypass the packing. The cell-state token is ours: it
 gives the trunk what the revealed genes together say of the cell, and how deep it was sequenced.
-Knows nothing of the trunk.
 """
 
 import torch

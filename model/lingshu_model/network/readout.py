@@ -1,9 +1,8 @@
 """Hidden vectors to logits, no wider than a gene's counts ever were.
 
 Most genes of a transcriptome never show more than a handful of UMI, so genes are put in buckets by
-the largest count that training saw (their ceiling), and only that many logits are made: over 18,080
-genes 10 on average instead of 281. Nothing above a gene's ceiling has any probability. Knows
-nothing of the trunk, or of which genes are asked for.
+their largest observed token, and only that many logits are computed: over 18,080 genes 10 on
+average instead of 281. Nothing above it has any probability.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,7 +18,7 @@ WIDTHS = (1, 2, 4, 8, 16, 32, 64, 128, VOCABULARY)
 
 
 class Bucket(nn.Module):
-    """Genes whose ceilings ask for the same number of logits.
+    """Genes whose largest observed tokens ask for the same number of logits.
 
     Attributes:
         genes: int64 [n], ascending.
@@ -41,7 +40,7 @@ class Bucket(nn.Module):
 
 
 class Readout(nn.Module):
-    """Logits of tokens 0 to a gene's ceiling.
+    """Logits of tokens 0 to a gene's largest observed one.
 
     A hidden row holds d_gene channels and, where the network has a level path, one more: how far
     ln(1 + count) tilts the gene's counts.

@@ -3,7 +3,7 @@
 arXiv 2603.25240, eqs 3-7. Counts 0..99 are their own tokens; 100..999 fall into steps of 10 and
 1000..9999 into steps of 100; anything above is OVERFLOW. The paper leaves decoding open: here a
 token decodes to its bin's lower edge (OVERFLOW to 10,000), so decoding never raises a count, and
-decode followed by encode gives the token back. Knows nothing of genes.
+decode followed by encode gives the token back.
 """
 
 import numpy as np

@@ -1,7 +1,4 @@
-"""Which prefix values a checkpoint has, and conditions turned into their indices.
-
-Knows nothing of counts, or of how the network embeds an index.
-"""
+"""Which prefix values a checkpoint has, and conditions turned into their indices."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

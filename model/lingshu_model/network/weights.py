@@ -1,7 +1,4 @@
-"""A checkpoint's network, read from safetensors after its digest was checked.
-
-Knows nothing of sampling; never reads a pickle.
-"""
+"""A checkpoint's network, read from safetensors after its digest was checked."""
 
 import torch
 from safetensors import SafetensorError

@@ -1,7 +1,4 @@
-"""A network made ready to sample: what only training needs is no longer paid for at each call.
-
-Knows nothing of tiles, conditions or randomness.
-"""
+"""A network made ready to sample: what only training needs is no longer paid for at each call."""
 
 import torch
 from torch import nn

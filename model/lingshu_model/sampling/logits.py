@@ -1,8 +1,8 @@
 """Logits of the genes that are revealed, a few at a time, from what the network made of the cells.
 
 Where hidden vectors are as wide as the trunk (the paper's shape), W_up and the head are one product
-per slot: logits come straight from the groups' vectors, in float32, and W_up, wider than any
-other product, is never run. Knows nothing of streams or steps.
+per slot: logits come straight from the groups' vectors, in float32, and W_up, wider than any other
+product, is never run.
 """
 
 from collections.abc import Callable, Iterator

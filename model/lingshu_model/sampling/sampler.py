@@ -1,11 +1,10 @@
 """Whole transcriptomes from a checkpoint: reverse diffusion in a few steps, replayable to the bit.
 
-arXiv 2603.25240, 7.2, with three changes of arithmetic and none of law: values are drawn by
-inverse CDF in float64, only where a gene is revealed; the first step, the same for every cell of a
+arXiv 2603.25240, 7.2, with three changes of arithmetic and none of distribution: values are
+drawn by inverse CDF in float64, only where a gene is revealed; the first step, the same for every cell of a
 condition, is computed once; all randomness is one Philox stream per (seed, cell), so control and
 perturbed cells of one seed share reveal order and uniforms. Cells are computed in aligned tiles of
-a fixed shape: cell i is always row i mod tile of tile i // tile, whoever asks for what beside it.
-Knows nothing of jobs, files or processes.
+a fixed shape: cell i is always row i mod tile of tile i // tile, whatever else is asked for.
 """
 
 import threading
@@ -204,7 +203,7 @@ class Sampler:
         alike: bool,
     ) -> NDArray[np.int32]:
         """Return a tile's counts, `at_once` cells at a time, which bounds the memory held."""
-        done: list[Tensor] = []
+        tiles_done: list[Tensor] = []
         with self._turn:  # an accelerator's begins when the host's part is done
             parts = noise.to(self.device).split(self.at_once)
             for tokens_of, part in zip(start.split(self.at_once), parts, strict=True):
@@ -213,8 +212,8 @@ class Sampler:
                     if should_stop():
                         raise Stopped
                     self._reveal(arm, current, part, step, alike=alike and step == 0)
-                done.append(current.cpu())
-        return _counts(torch.cat(done).numpy())
+                tiles_done.append(current.cpu())
+        return _counts(torch.cat(tiles_done).numpy())
 
     def _reveal(
         self, arm: ArmRequest, current: Tensor, noise: _Noise, step: int, *, alike: bool

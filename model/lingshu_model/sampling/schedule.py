@@ -4,8 +4,7 @@ arXiv 2603.25240, 7.2 fixes the counts but does not print the cosine; the masked
 of N is taken as cos(pi i / 2N), MaskGIT's form. `information` is ours: the same cosine over what
 genes tell of the cell instead of over their number, so that the genes on which the others depend
 come first, a few at a time, and the thousands that tell next to nothing come last, together. Which
-gene comes when depends on no count, so the law is the model's whatever the order. Knows nothing of
-streams.
+gene comes when depends on no count, so the distribution is the model's whatever the order.
 """
 
 import numpy as np
@@ -25,14 +24,16 @@ def reveal_counts(
     Raises:
         ValueError: the schedule is not known.
     """
-    done = np.arange(steps + 1) / steps
+    fraction = np.arange(steps + 1) / steps
     if schedule == "linear":
-        remaining = genes * (1 - done)
+        remaining = genes * (1 - fraction)
     elif schedule == "cosine":
-        remaining = genes * np.cos(np.pi / 2 * done)
+        remaining = genes * np.cos(np.pi / 2 * fraction)
     elif schedule == "information" and weights is not None:
-        told = np.cumsum(-np.sort(-weights)) / weights.sum()
-        remaining = genes - np.searchsorted(told, 1 - np.cos(np.pi / 2 * done), side="right")
+        information = np.cumsum(-np.sort(-weights)) / weights.sum()
+        remaining = genes - np.searchsorted(
+            information, 1 - np.cos(np.pi / 2 * fraction), side="right"
+        )
     else:
         message = f"schedule {schedule!r} is not known; it is one of {', '.join(SCHEDULES)}"
         raise ValueError(message)

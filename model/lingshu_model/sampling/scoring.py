@@ -4,7 +4,7 @@ The bound of arXiv 2603.25240, eq 2, is the mean over k of the mean cost of k hi
 others, k uniform over 1 to the number of measured genes. Hiding exactly k genes, with k spread
 evenly over its range, estimates it without bias and with less variance than hiding each gene by
 chance. What is hidden depends on (seed, cell, draw) alone, so a cell's scores under two conditions
-share it and their difference is sharper than either. Knows nothing of files.
+share it and their difference is sharper than either.
 """
 
 from collections.abc import Mapping, Sequence
@@ -116,9 +116,9 @@ def embed_cells(
     for first in range(0, len(true), sampler.tile):
         part = true[first : first + sampler.tile].to(sampler.device)
         depth = depth_of(counts[first : first + sampler.tile], measured)
-        told = conditions.expand(len(part)).at_depth(depth).to(sampler.device)
+        conditioned = conditions.expand(len(part)).at_depth(depth).to(sampler.device)
         with torch.inference_mode(), sampler.autocast():
-            parts.append(sampler.network.embed(part, told).float().cpu().numpy())
+            parts.append(sampler.network.embed(part, conditioned).float().cpu().numpy())
     return np.concatenate(parts)
 
 
@@ -142,10 +142,10 @@ def _cost(
 ) -> NDArray[np.float64]:
     """Return the mean nats of each cell's hidden genes, float64 [cells]."""
     device, network = sampler.device, sampler.network
-    true, hidden, told = true.to(device), hidden.to(device), conditions.to(device)
+    true, hidden, conditioned = true.to(device), hidden.to(device), conditions.to(device)
     with torch.inference_mode():
         with sampler.autocast():
-            rows = network(true.masked_fill(hidden, tokens.MASK), told)
+            rows = network(true.masked_fill(hidden, tokens.MASK), conditioned)
         total = torch.zeros(len(true), dtype=torch.float64, device=device)
         for bucket in network.readout:
             total += _bucket_cost(sampler, bucket, rows, true, hidden)
@@ -160,8 +160,8 @@ def _bucket_cost(
     logits = sampler.network.readout.of_bucket(bucket, rows[:, bucket.genes])
     # Genes not measured here are never hidden; any token will do for them.
     target = true[:, bucket.genes].clamp(max=bucket.width - 1)
-    own = logits.gather(-1, target[..., None])[..., 0]
-    nats = (logits.logsumexp(dim=-1) - own).double()
+    of_target = logits.gather(-1, target[..., None])[..., 0]
+    nats = (logits.logsumexp(dim=-1) - of_target).double()
     return nats.masked_fill(~hidden[:, bucket.genes], 0.0).sum(dim=1)
 
 

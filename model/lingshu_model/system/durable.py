@@ -41,7 +41,7 @@ def durably(path: Path) -> Generator[BinaryIO]:
 
 
 def sync_name(path: Path) -> None:
-    """Force to the disk that there is a file at `path`, whoever put it there."""
+    """Force to the disk that there is a file at `path`, whichever process put it there."""
     for folder in (path.parent, path.parent.parent):
         sync_folder(folder)
 

@@ -157,8 +157,8 @@ def _connect_tcp(port: int, token: str, timeout_s: float) -> socket.socket:
         nonce = secrets.token_hex(32)
         if not hmac.compare_digest(_asked(connection, nonce), proof(token, nonce)):
             message = (
-                f"whoever answers at {LOOPBACK}:{port} does not know this engine's token: it is "
-                "not trusted"
+                f"the process that answers at {LOOPBACK}:{port} does not know this engine's token: "
+                "it is not trusted"
             )
             raise UnsafePathError(message)
     except BaseException:
@@ -175,7 +175,7 @@ def _asked(connection: socket.socket, nonce: str) -> str:
         talk.request("GET", PROOF_PATH, headers={NONCE_HEADER: nonce})
         return talk.getresponse().read(_MAX_BYTES).decode("ascii", "replace")
     except http.client.HTTPException as error:
-        message = f"whoever answers at this engine's port speaks no HTTP ({error!r})"
+        message = f"the process that answers at this engine's port speaks no HTTP ({error!r})"
         raise UnsafePathError(message) from error
 
 

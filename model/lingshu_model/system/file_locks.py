@@ -134,7 +134,7 @@ class FileLock:
             self._handle.close()
 
     def _clear(self) -> None:
-        # Removed before it is freed: whoever waits on the old file sees that it has no name left.
+        # Removed before it is freed: who waits on the old file sees that it has no name left.
         with suppress(OSError):
             if self._remove:
                 self.path.unlink(missing_ok=True)
@@ -354,8 +354,8 @@ def _claim(path: Path) -> bool:
 def _remove(path: Path, ended: Holder) -> bool:
     """Return whether the claim of a process that ended is gone.
 
-    Whoever removes it holds a claim named after it. So nobody removes the claim of a living process
-    that took the place of the ended one in between.
+    The process that removes it holds a claim named after it. So nobody removes the claim of a
+    living process that took the place of the ended one in between.
     """
     right = path.with_name(f"{path.name}.{ended.token[:12]}")
     if not _claim(right):

@@ -16,8 +16,8 @@ _XUCRED_BYTES = 76
 def peer_uid(connection: socket.socket) -> int | None:
     """Return the user id of the process at the other end; None where the kernel does not say."""
     if sys.platform == "darwin":
-        found = connection.getsockopt(_SOL_LOCAL, _LOCAL_PEERCRED, _XUCRED_BYTES)
-        return _XUCRED.unpack_from(found)[1]
+        result = connection.getsockopt(_SOL_LOCAL, _LOCAL_PEERCRED, _XUCRED_BYTES)
+        return _XUCRED.unpack_from(result)[1]
     if not hasattr(socket, "SO_PEERCRED"):
         return None
     return _LINUX.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1]
@@ -36,7 +36,7 @@ def check_peer(connection: socket.socket, name: str) -> None:
     uid = peer_uid(connection)
     if uid not in (None, os.geteuid()):
         message = (
-            f"whoever answers at {name} is user {uid}, and this process runs as user "
+            f"the process that answers at {name} is user {uid}, and this process runs as user "
             f"{os.geteuid()}: it is not trusted"
         )
         raise UnsafePathError(message)

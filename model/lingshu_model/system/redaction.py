@@ -155,8 +155,8 @@ def _passwords(url: str) -> Iterator[str]:
     if at:
         yield password if colon else user
     for pattern in _PAIRS:
-        for found in pattern.finditer(url):
-            yield found["value"].strip("'\"")
+        for result in pattern.finditer(url):
+            yield result["value"].strip("'\"")
 
 
 def _written(secret: str) -> Iterator[str]:

@@ -1,7 +1,4 @@
-"""A trained network made into a checkpoint folder.
-
-Knows nothing of the training loop.
-"""
+"""A trained network made into a checkpoint folder."""
 
 import json
 from collections.abc import Mapping, Sequence

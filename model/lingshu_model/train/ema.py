@@ -1,7 +1,4 @@
-"""Power-function moving average of weights (EDM2, Karras et al. 2024, eq 126).
-
-Knows nothing of the model beyond its parameters.
-"""
+"""Power-function moving average of weights (EDM2, Karras et al. 2024, eq 126)."""
 
 import torch
 from torch import nn

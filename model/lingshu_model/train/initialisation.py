@@ -1,6 +1,6 @@
 """What a network takes from its training cells before it learns anything.
 
-Each part is made once, when it is asked for. Knows nothing of the training loop or of files.
+Each part is made once, when it is asked for.
 """
 
 import hashlib

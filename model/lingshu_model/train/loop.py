@@ -2,7 +2,7 @@
 
 arXiv 2603.25240, supp. 7.2: AdamW (0.9, 0.95), clipped gradients, linear warm-up, cosine decay,
 bf16 autocast, power-function EMA. Order and noise are functions of (seed, step), each rank takes
-its share of every batch. Knows nothing of files but its own state and log.
+its share of every batch.
 """
 
 import csv

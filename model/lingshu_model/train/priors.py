@@ -3,7 +3,7 @@
 A gene is the sets it is in, rare sets counting more (the logarithm of how rare), brought to a few
 numbers by a singular value decomposition and to length one. The table is a CSV of symbols and
 numbers, which a training spec names as its `priors`; one made in any other way, from a protein
-language model say, will do as well. Knows nothing of cells.
+language model say, will do as well.
 """
 
 import csv

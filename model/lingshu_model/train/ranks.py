@@ -1,7 +1,4 @@
-"""Training by several ranks: as many as were asked for, equal shares, one line when one is gone.
-
-Knows nothing of what is trained, or of how the ranks were started.
-"""
+"""Training by several ranks: as many as were asked for, equal shares, one line when one is gone."""
 
 import signal
 from collections.abc import Generator

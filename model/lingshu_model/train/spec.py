@@ -1,7 +1,4 @@
-"""What a training run is made of, read from one JSON file.
-
-Knows nothing of how the data are read or the network trained.
-"""
+"""What a training run is made of, read from one JSON file."""
 
 from pathlib import Path
 from typing import Annotated, Literal, Self

@@ -2,7 +2,7 @@
 
 For models that are not ours: they are trained on `train.h5ad`, choose on `validation.h5ad`, and are
 asked for as many cells of each condition as `wanted.json` says; `test.h5ad` and `unseen.h5ad` are
-what their cells are then held against. Knows nothing of any model.
+what their cells are then held against.
 """
 
 import json

@@ -1,8 +1,7 @@
 """A training run's state on disk: enough to go on to the exact same weights after a kill.
 
 One safetensors file, written beside and renamed, so that it is whole or the one before it. Order
-and noise of every step are drawn from (seed, step), so no generator's state needs keeping. Knows
-nothing of data.
+and noise of every step are drawn from (seed, step), so no generator's state needs keeping.
 """
 
 import os

@@ -68,8 +68,8 @@ def local_listener(places: EnginePlaces) -> Generator[Local]:
             message = f"the engine cannot listen for the clients of {str(places.home)!r}: {error}"
             raise StartError(message) from error
         stack.callback(places.endpoint.unlink, missing_ok=True)
-        found = local.endpoint.path or local.endpoint.token_file
-        yield replace(local, files=(places.endpoint, *([found] if found else [])))
+        result = local.endpoint.path or local.endpoint.token_file
+        yield replace(local, files=(places.endpoint, *([result] if result else [])))
 
 
 def _on_socket(places: EnginePlaces, stack: ExitStack) -> Local | None:

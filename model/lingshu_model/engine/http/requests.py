@@ -79,11 +79,13 @@ def _check_context(context: dict[str, str], checkpoint: Checkpoint) -> None:
 
 def _check_interventions(arm: ArmRequest, checkpoint: Checkpoint) -> None:
     targets = checkpoint.targets
-    for one in arm.interventions:
-        _check_known(one.kind, targets, "kind of intervention", checkpoint)
-        panel = () if one.kind in ("sham", "cytokine", "drug") else checkpoint.panel
-        _check_known(one.target, {*targets[one.kind], *panel}, f"target of {one.kind}", checkpoint)
-    names = [one.target for one in arm.interventions]
+    for item in arm.interventions:
+        _check_known(item.kind, targets, "kind of intervention", checkpoint)
+        panel = () if item.kind in ("sham", "cytokine", "drug") else checkpoint.panel
+        _check_known(
+            item.target, {*targets[item.kind], *panel}, f"target of {item.kind}", checkpoint
+        )
+    names = [item.target for item in arm.interventions]
     if len(set(names)) < len(names):
         message = f"the interventions {_list(names)} name a target twice: each only once"
         raise BadRequestError(message)

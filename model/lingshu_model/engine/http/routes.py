@@ -156,11 +156,11 @@ class Face:
         if view.state != "succeeded":
             message = f"job {job.id} is {view.state} at {view.done} of {view.total} cells"
             return _error(f"{message}: its cells are there once it has succeeded", 409)
-        found = await asyncio.to_thread(self.queue.results.open, job.work.key, job.work.origin)
-        if found is None:
+        result = await asyncio.to_thread(self.queue.results.open, job.work.key, job.work.origin)
+        if result is None:
             return _error(f"the cells of job {job.id} are no longer kept: submit it again", 410)
-        headers = {"X-Lingshu-Digest": found.digest, "Content-Length": str(found.size)}
-        pieces = _pieces(found.file)
+        headers = {"X-Lingshu-Digest": result.digest, "Content-Length": str(result.size)}
+        pieces = _pieces(result.file)
         return StreamingResponse(pieces, media_type="application/octet-stream", headers=headers)
 
     def _view(self, job: Job) -> Response:

@@ -1,8 +1,7 @@
 """Training cells: sparse tokens, which genes each source measures, which condition a cell has.
 
 Counts lie in compressed rows, so that 18,080 genes of a hundred thousand cells fit where the
-non-zero ones do. A gene that a source lacks is unmeasured, which is not zero. Knows nothing of
-files.
+non-zero ones do. A gene that a source lacks is unmeasured, which is not zero.
 """
 
 from collections.abc import Iterator

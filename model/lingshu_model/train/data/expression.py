@@ -1,7 +1,4 @@
-"""Summaries of training cells that the network starts from: frequencies, components, ceilings.
-
-Knows nothing of the network.
-"""
+"""Summaries of training cells that the network starts from: frequencies, components, maxima."""
 
 from dataclasses import dataclass
 from functools import cached_property

@@ -2,7 +2,7 @@
 
 A name counts as the gene whose approved symbol it is; else, where exactly one gene ever had it, as
 that gene (previous symbols before aliases). Ensembl ids are matched as they are, without their
-version. Knows nothing of counts.
+version.
 """
 
 import csv

@@ -1,7 +1,6 @@
 """An h5ad file read a block of rows at a time: labels, gene names, raw counts.
 
 The file is looked over first (`lingshu_model.contracts.h5ad`); only `obs`, `var` and `X` are read.
-Knows nothing of panels or conditions.
 """
 
 from collections import Counter

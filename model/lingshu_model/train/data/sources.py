@@ -1,6 +1,6 @@
 """Training cells read from h5ad files, and which of them are kept out.
 
-Raw integer counts in `X`, genes in `var_names`. Knows nothing of the network.
+Raw integer counts in `X`, genes in `var_names`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,6 @@
 """Compressed rows gathered block by block, in memory or in files, and read back by row.
 
-Rows in files are mapped, so that a matrix larger than memory takes what its rows in use take. Knows
-nothing of what the numbers mean.
+Rows in files are mapped, so that a matrix larger than memory takes what its rows in use take.
 """
 
 from collections.abc import Iterable, Sequence
