@@ -1,10 +1,11 @@
 """Whole transcriptomes from a checkpoint: reverse diffusion in a few steps, replayable to the bit.
 
-arXiv 2603.25240, 7.2, with three changes of arithmetic and none of distribution: values are
-drawn by inverse CDF in float64, only where a gene is revealed; the first step, the same for every cell of a
-condition, is computed once; all randomness is one Philox stream per (seed, cell), so control and
-perturbed cells of one seed share reveal order and uniforms. Cells are computed in aligned tiles of
-a fixed shape: cell i is always row i mod tile of tile i // tile, whatever else is asked for.
+arXiv 2603.25240, 7.2, with three changes of arithmetic and none of distribution: values are drawn
+by inverse CDF in float64, only where a gene is revealed; the first step, the same for every cell
+of a condition, is computed once; all randomness is one Philox stream per (seed, cell), so control
+and perturbed cells of one seed share reveal order and uniforms. Cells are computed in aligned
+tiles of a fixed shape: cell i is always row i mod tile of tile i // tile, whatever else is asked
+for.
 """
 
 import threading
