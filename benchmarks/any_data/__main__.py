@@ -74,11 +74,11 @@ def main(data: Path, out: Path, chosen: tuple[str, ...], *, development: bool) -
         for tier in (t for n, t in wanted if n == name):
             for fold in _folds(name, tier, cells):
                 file = out / f"{name}.{tier}.{fold.name}.json"
-                if not _done(file, recipe):
+                if not _is_evaluated(file, recipe):
                     _write(file, recipe, _evaluate(fold, tier, priors))
                     click.echo(f"{file.name}: {len(fold.judged)} contrasts")
         file = out / f"{name}.fitness.json"
-        if not _done(file, recipe):
+        if not _is_evaluated(file, recipe):
             train = next(_folds(name, _first_tier(name), cells)).train
             _write(file, recipe, [asdict(each) for each in fitness(train, priors)])
             click.echo(file.name)
@@ -127,7 +127,7 @@ def _score(predicted: Floats, truth: Floats) -> Row:
 def _published(data: Path, out: Path, recipe: str) -> None:
     for name, judged in published.folds(data):
         file = out / f"norman-published.{COMBINATION}.{name}.json"
-        if not _done(file, recipe):
+        if not _is_evaluated(file, recipe):
             rows = [
                 {"unit": unit, "variant": "", "predictor": predictor} | _score(predicted, truth)
                 for unit, truth, each in judged
@@ -163,7 +163,7 @@ def _recipe() -> str:
     return digest.hexdigest()[:16]
 
 
-def _done(file: Path, recipe: str) -> bool:
+def _is_evaluated(file: Path, recipe: str) -> bool:
     return file.exists() and json.loads(file.read_text("utf-8"))["recipe"] == recipe
 
 

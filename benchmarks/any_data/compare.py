@@ -49,11 +49,13 @@ def compare(scores: Scores, ours: str, simple: Sequence[str]) -> list[Comparison
         units = sorted(scores[ours])
         mine, other = (np.array([scores[p][u] for u in units]) for p in (ours, name))
         gap = mine[:, 0] - other[:, 0]
-        result.append(_one(name, "pearson", gap, gap + PEARSON_MARGIN, units, float(gap.mean())))
+        result.append(
+            _comparison(name, "pearson", gap, gap + PEARSON_MARGIN, units, float(gap.mean()))
+        )
         excess = mine[:, 1] / np.maximum(other[:, 1], 1e-300) - 1.0
         ratio = float(mine[:, 1].mean() / max(float(other[:, 1].mean()), 1e-300)) - 1.0
         result.append(
-            _one(name, "mse", -excess, MSE_MARGIN * other[:, 1] - mine[:, 1], units, ratio)
+            _comparison(name, "mse", -excess, MSE_MARGIN * other[:, 1] - mine[:, 1], units, ratio)
         )
     return result
 
@@ -72,7 +74,7 @@ def holm(comparisons: Sequence[Comparison]) -> list[Comparison]:
     ]
 
 
-def _one(
+def _comparison(
     simple: str, metric: str, gap: Floats, shifted: Floats, units: list[str], mean: float
 ) -> Comparison:
     """Return a comparison; `shifted` [units] is above 0 on average where the margin is kept."""

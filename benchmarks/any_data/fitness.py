@@ -75,7 +75,10 @@ def _fitness(predictor: MovedCells, condition: str, context: str) -> Fitness:
         reasons.append(f"slope {slope:.2f}")
     if correlation is not None and correlation < CORRELATION:
         reasons.append(f"Pearson {correlation:.2f}")
-    if not any(LIBRARIES[0] <= library / goal <= LIBRARIES[1] for goal in (1.0, request)):
+    if not any(
+        LIBRARIES[0] <= library / library_target <= LIBRARIES[1]
+        for library_target in (1.0, request)
+    ):
         reasons.append(f"library {library:.2f}")
     if runaway > RUNAWAY:
         reasons.append(f"a gene {runaway:.2f} from its target")

@@ -55,12 +55,15 @@ def folds(data: Path) -> Iterator[tuple[str, list[tuple[str, Floats, dict[str, F
             [2] * len(singles),
         )
         known = [row[(s,)] for s in result.singles] + doubles
-        reach = Range.of(np.stack([shrunken[i].mean for i in known]), control)
+        value_range = Range.of(np.stack([shrunken[i].mean for i in known]), control)
         judged = []
         for pair in (p for p, k in zip(pairs, part, strict=True) if k == fold):
             shared = [row[(t,)] for t in pair]
             combined = together(
-                [shrunken[i] for i in shared], saturation, reach, [place.get(t, -1) for t in pair]
+                [shrunken[i] for i in shared],
+                saturation,
+                value_range,
+                [place.get(t, -1) for t in pair],
             )
             predicted = {
                 "effects": combined.effect.mean,

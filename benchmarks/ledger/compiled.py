@@ -20,12 +20,12 @@ def compiled_once() -> Generator[None]:
     shared, real = create_engine("sqlite://"), sqlite.create_engine
     shared.connect().close()
 
-    def made(*arguments: Any, **options: Any) -> Engine:
+    def compiled_engine(*arguments: Any, **options: Any) -> Engine:
         engine = real(*arguments, **options)
         engine.dialect = shared.dialect
         # There is no public way.
         engine._compiled_cache = shared._compiled_cache
         return engine
 
-    with patch.object(sqlite, "create_engine", made):
+    with patch.object(sqlite, "create_engine", compiled_engine):
         yield

@@ -216,7 +216,7 @@ def crash(
                 bar.update(count)
             elif time.monotonic() < until:
                 stage = writer.Stage(folder / f"home-{first}", catalogue, checkpoint)
-                item = _one(stage, random.Random(name), count, writers, until, bar)
+                item = _part(stage, random.Random(name), count, writers, until, bar)
                 tally += item
                 # A ledger that time ran out on is begun anew by the next run.
                 if time.monotonic() < until:
@@ -224,7 +224,7 @@ def crash(
     return _summary(tally)
 
 
-def _one(
+def _part(
     stage: writer.Stage, rng: random.Random, kills: int, writers: int, until: float, bar: Any
 ) -> Tally:
     tally, started, cpu = Tally(), time.monotonic(), sum(os.times()[:4])

@@ -32,7 +32,7 @@ from lingshu_tools.errors import EngineError
 from lingshu_tools.experiments.replays import CELL_ROLES
 from lingshu_tools.system.interpreter import output_of, start
 
-ASKED: tuple[tuple[str, dict[str, Any]], ...] = (
+CALLS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("sample_cells", {"n_cells": 70, "seed": 11}),
     ("perturb_cells", {"interventions": ("STAT1",), "n_cells": 100, "seed": 12}),
     ("perturb_cells", {"interventions": ("IRF1", "JAK2"), "n_cells": 64, "seed": 13}),
@@ -42,7 +42,7 @@ PATIENCE_S = 3600
 
 
 @dataclass(frozen=True)
-class Way:
+class Interface:
     """One way of replaying them all."""
 
     ranks: int = 1
@@ -75,13 +75,13 @@ class Lab:
     def __init__(self, home: Path, checkpoint: str) -> None:
         self.home = home
         self._checkpoint = checkpoint
-        self._way: Way | None = None
+        self._way: Interface | None = None
         self.app = self._open(())
 
     def _open(self, arguments: tuple[str, ...]) -> App:
         return App(self.home, engine=Engine(self.home, arguments=arguments))
 
-    def prepare(self, path: Way) -> None:
+    def prepare(self, path: Interface) -> None:
         """See that the engine that runs is the one for `way`: the same, or another."""
         if self._way and not path.fresh and _same_engine(self._way, path):
             return
@@ -107,7 +107,7 @@ class Lab:
         self.app.close()
         self._way = None
 
-    def _group(self, path: Way) -> None:
+    def _group(self, path: Interface) -> None:
         launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--main_process_port", "0"]
         launch += ["--num_processes", str(path.ranks), "--num_machines", "1"]
         launch += ["--mixed_precision", "no", "--dynamo_backend", "no"]
@@ -128,7 +128,7 @@ class Lab:
 
     def originals(self) -> list[str]:
         """Run the experiments for the first time; return their ids."""
-        return [self._ask(tool, dict(request)) for tool, request in ASKED]
+        return [self._ask(tool, dict(request)) for tool, request in CALLS]
 
     def _ask(self, tool: str, request: dict[str, Any]) -> str:
         if "interventions" in request:
@@ -142,7 +142,7 @@ class Lab:
     def _get(self, name: str) -> Any:
         return call(self.app, "get_experiment", {"id": name, "wait_s": 45})
 
-    def replay(self, path: Way, ids: Sequence[str]) -> list[Any]:
+    def replay(self, path: Interface, ids: Sequence[str]) -> list[Any]:
         """Return the judged replays of these experiments, in their order."""
         self.prepare(path)
         ranks = self.app.engine.ensure().ranks
@@ -171,7 +171,7 @@ class Lab:
         return all(before.artifacts.get(r) == after.artifacts.get(r) for r in CELL_ROLES)
 
 
-def _same_engine(item: Way, other: Way) -> bool:
+def _same_engine(item: Interface, other: Interface) -> bool:
     return (item.ranks, item.arguments) == (other.ranks, other.arguments)
 
 
@@ -183,10 +183,12 @@ def _until(true: Any, what: str) -> None:
         time.sleep(0.05)
 
 
-def ways() -> list[Way]:
+def interfaces() -> list[Interface]:
     """Return the ways that must not matter; those that share an engine come together."""
     created = product((1, 2), (False, True), (False, True), (False, True))
-    return [Way(ranks, fresh, several, backwards) for ranks, fresh, several, backwards in created]
+    return [
+        Interface(ranks, fresh, several, backwards) for ranks, fresh, several, backwards in created
+    ]
 
 
 def elsewhere(lab: Lab, ids: Sequence[str]) -> list[str]:
@@ -216,7 +218,7 @@ def opened(checkpoint: str) -> Iterator[Lab]:
             lab.stop()
 
 
-def indifferent(lab: Lab, ids: Sequence[str], chosen: Sequence[Way]) -> bool:
+def indifferent(lab: Lab, ids: Sequence[str], chosen: Sequence[Interface]) -> bool:
     """Print a row for each way that must not matter; return whether all verdicts are exact."""
     print("| ranks | engine | at a time | order | verdicts |\n| --- | --- | --- | --- | --- |")
     good = True
@@ -224,7 +226,7 @@ def indifferent(lab: Lab, ids: Sequence[str], chosen: Sequence[Way]) -> bool:
         verdicts = [judged.verdict for judged in lab.replay(path, ids)]
         good &= set(verdicts) == {"exact"}
         print(f"| {' | '.join((*path.cells, counted(verdicts)))} |", flush=True)
-    lab.prepare(Way())
+    lab.prepare(Interface())
     verdicts = elsewhere(lab, ids)
     good &= set(verdicts) == {"exact"}
     print(f"| 1 | kept | asked by another process each | forwards | {counted(verdicts)} |\n")
@@ -238,7 +240,10 @@ def different(lab: Lab, ids: Sequence[str]) -> bool:
     profile = lab.app.engine.ensure().profile
     dtype = "float32" if profile["dtype"] == "bfloat16" else "bfloat16"
     good = True
-    others = {"dtype": replace(Way(), dtype=dtype), "threads": replace(Way(), threads=2)}
+    others = {
+        "dtype": replace(Interface(), dtype=dtype),
+        "threads": replace(Interface(), threads=2),
+    }
     for key, path in others.items():
         verdicts: list[str] = []
         shares: list[float] = []
@@ -266,10 +271,10 @@ def main() -> None:
     parser.add_argument("--one-rank", action="store_true", help="leave out the ways with two ranks")
     parser.add_argument("--others-only", action="store_true", help="only other dtype and threads")
     request = parser.parse_args()
-    chosen = [path for path in ways() if path.ranks == 1 or not request.one_rank]
+    chosen = [path for path in interfaces() if path.ranks == 1 or not request.one_rank]
     started = time.monotonic()
     with opened(request.checkpoint) as lab:
-        lab.prepare(Way())
+        lab.prepare(Interface())
         ids = lab.originals()
         profile = lab.app.engine.ensure().profile
         print(f"profile: {json.dumps(profile, sort_keys=True)}\n")

@@ -96,7 +96,7 @@ def indexed(ledger: Ledger) -> dict[str, float]:
     return {"made_in_s": round(time.perf_counter() - started, 1), "of_the_ledger": round(size, 3)}
 
 
-def one(ledger: Ledger) -> list[float]:
+def lookup(ledger: Ledger) -> list[float]:
     """Return milliseconds for an experiment, its status, its outcome and the verdicts on it."""
     wanted = ledger.find(status="succeeded", before=str(ledger.head().seq // 2)).items[0]
 
@@ -150,7 +150,7 @@ def figures_of(database: Path, experiments: int) -> dict[str, Any]:
         "text_unindexed_ms": texts(ledger),
         "text_index": indexed(ledger),
         "text_ms": texts(ledger),
-        "experiment_ms": one(ledger),
+        "experiment_ms": lookup(ledger),
         "verify": verified(ledger),
     }
 

@@ -119,7 +119,7 @@ def _wires(trips: Trips) -> list[tuple[Any, str, Any]]:
         (os, "replace", _before(trips, "rename", os.replace)),
         (os, "rename", _before(trips, "rename", os.rename)),
         (os, "mkdir", _before(trips, "open", os.mkdir)),
-        (os, "open", _made(trips, os.open)),
+        (os, "open", _tripping(trips, os.open)),
         (os, "unlink", _before(trips, "delete", os.unlink)),
         (os, "fdopen", _files(trips, os.fdopen)),
         (io, "open", _files(trips, io.open)),
@@ -136,7 +136,7 @@ def _before(trips: Trips, place: str, real: Callable[..., Any]) -> Callable[...,
     return wire
 
 
-def _made(trips: Trips, real: Callable[..., int]) -> Callable[..., int]:
+def _tripping(trips: Trips, real: Callable[..., int]) -> Callable[..., int]:
     def opened(path: Any, flags: int, *rest: Any, **named: Any) -> int:
         if flags & os.O_CREAT:
             trips.pass_by("open")

@@ -25,7 +25,7 @@ from lingshu_model.train.data import sources as training
 from lingshu_model.train.data.cells import Condition
 from lingshu_model.train.spec import TrainingSpec
 
-OWN = ("train.h5ad", "validation.h5ad")
+WRITTEN = ("train.h5ad", "validation.h5ad")
 REPLICATE = "bio_rep=rep_3"
 THP1 = {"cell_type": "THP-1", "dataset": "papalexi2021"}
 LEAST = 300
@@ -44,7 +44,7 @@ def split_thp1(spec_path: Path, data: Path, out: Path, n_cells: int) -> None:
     names = [condition_name(condition) for condition in cells.conditions]
     out.mkdir(parents=True, exist_ok=True)
     parts = training.split(cells, spec)
-    for name, rows in zip(OWN, (parts.train, parts.validation), strict=True):
+    for name, rows in zip(WRITTEN, (parts.train, parts.validation), strict=True):
         labels = [names[i] for i in cells.condition[rows]]
         _thp1_cells(cells.counts(rows), labels, cells.panel).write_h5ad(out / name)
     both = by_field(spec, cells.panel, data, REPLICATE)
@@ -111,7 +111,7 @@ def wanted(folder: Path) -> Wanted:
 def stage(folder: Path, out: Path) -> None:
     """Make `out` what a peer's script may see of a split: nothing that is held out."""
     out.mkdir(parents=True, exist_ok=True)
-    for name in OWN:
+    for name in WRITTEN:
         shutil.copyfile(folder / name, out / name)
     text = json.dumps(wanted(folder), indent=1, sort_keys=True)
     (out / "wanted.json").write_text(text + "\n", "utf-8")

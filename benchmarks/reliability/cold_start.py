@@ -22,7 +22,7 @@ from benchmarks.reliability.reports import quantiles
 from lingshu_tools.engine_client.client import Engine
 from lingshu_tools.system.interpreter import PIPE, start
 
-ASKED = {
+REQUEST = {
     "checkpoint": "thp1-crispr",
     "interventions": [{"kind": "knockout", "target": "STAT1"}],
     "n_cells": 64,
@@ -41,7 +41,7 @@ def cold_starts(
     names = [f"cold start {number}" for number in range(count)]
     todo = [name for name in names if not kept.get(name)]
     with ThreadPoolExecutor(at_once) as pool:
-        starts = tqdm(pool.map(lambda name: one(name, folder), todo), total=len(todo))
+        starts = tqdm(pool.map(lambda name: cold_start(name, folder), todo), total=len(todo))
         for name, outcome in zip(todo, starts, strict=True):
             kept.add(name, outcome)
     starts = [created for name in names if (created := kept.get(name))]
@@ -56,11 +56,11 @@ def cold_starts(
     }
 
 
-def one(name: str, folder: Path) -> dict[str, Any]:
+def cold_start(name: str, folder: Path) -> dict[str, Any]:
     """Return what became of one cold start, and keep the engine's logs if it did not succeed."""
     home = folder / name.replace(" ", "-")
     begin = time.monotonic()
-    answers = [call(home, "perturb_cells", ASKED)]
+    answers = [call(home, "perturb_cells", REQUEST)]
     while answers[-1]["status"] in UNFINISHED and time.monotonic() - begin < LIMIT_S:
         # `interrupted` comes back at once; the same question takes the experiment up again.
         request = {"id": answers[-1]["experiment_id"], "wait_s": 45}

@@ -58,10 +58,10 @@ def computed(clean: App, experiments: Sequence[Experiment]) -> list[dict[str, st
     names: list[str] = []
     for experiment in experiments:
         request = experiment.request
-        asked = {name: request[name] for name in ARGUMENTS if name in request}
+        arguments = {name: request[name] for name in ARGUMENTS if name in request}
         if experiment.tool == "sample_cells":
-            asked.pop("interventions", None)
-        created = call(clean, experiment.tool, {**asked, "wait_s": 0})
+            arguments.pop("interventions", None)
+        created = call(clean, experiment.tool, {**arguments, "wait_s": 0})
         names.append(created.experiment_id or "")
     end = time.monotonic() + PATIENCE_S
     while not clean.runner.wait(names, 45) and time.monotonic() < end:

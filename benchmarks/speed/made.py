@@ -33,7 +33,7 @@ class MadeCheckpoint(Checkpoint):
         return [f"G{i}" for i in range(self.config["genes"])]
 
 
-def made(
+def timed_sampler(
     preset: str, *, genes: int, steps: int, guidance: float, tile: int, schedule: str = "cosine"
 ) -> MadeCheckpoint:
     depths = [round(float(d), 4) for d in np.linspace(7.0, 9.0, 33)]
@@ -75,7 +75,7 @@ def sampler_of(checkpoint: Checkpoint, *, dtype: str, device: str, **options: An
 
 def checkpoint_of(model: str, **shape: Any) -> Checkpoint:
     """Return the shipped checkpoint of this name, or the made one of a preset of this name."""
-    return made(model, **shape) if model in PRESETS else Catalogue().load(model)
+    return timed_sampler(model, **shape) if model in PRESETS else Catalogue().load(model)
 
 
 def arm_of(checkpoint: Checkpoint, steps: int | None, guidance: float | None) -> ArmRequest:

@@ -58,7 +58,7 @@ class Step:
         self.cells = MadeBatches(counts.to(self.device), conditions)
         self.adam = AdamW(self.network.parameters(), lr=1e-4, betas=(0.9, 0.95))
         self.ema = PowerEMA(self.network)
-        self.model: nn.Module = self.accelerator.prepare(loop.BoundLoss(self.network))
+        self.model: nn.Module = self.accelerator.prepare(loop.NLLLoss(self.network))
         self.number = 0
 
     def __call__(self) -> None:

@@ -21,7 +21,7 @@ Visits = Callable[[int], list[int]]
 
 
 @dataclass(frozen=True)
-class Made:
+class Built:
     """A ledger and its archive, made on a disk that worked."""
 
     ledger: Ledger
@@ -33,12 +33,12 @@ class Made:
     def arrive(self, folder: Path) -> object:
         return import_ledger(self.archive, folder / "home")
 
-    def do(self, way: str, folder: Path) -> object:
-        return (self.leave if way == "out" else self.arrive)(folder)
+    def do(self, operation: str, folder: Path) -> object:
+        return (self.leave if operation == "out" else self.arrive)(folder)
 
-    def is_there(self, way: str, folder: Path) -> bool:
+    def is_there(self, operation: str, folder: Path) -> bool:
         """Whether what was to be made has its name; it is whole then."""
-        if way == "out":
+        if operation == "out":
             path = folder / "a.zip"
             assert not path.exists() or digest_file(path) == digest_file(self.archive)
             return path.exists()
@@ -51,11 +51,11 @@ class Made:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     folder = tmp_path_factory.mktemp("made")
     ledger = Ledger.open(folder / "home")
     fill(ledger)
-    return Made(ledger, export_ledger(ledger, folder / "a.zip").path)
+    return Built(ledger, export_ledger(ledger, folder / "a.zip").path)
 
 
 @pytest.fixture(scope="module")
@@ -70,13 +70,13 @@ def trips() -> Iterator[Trips]:
 
 @pytest.fixture(scope="module")
 def visited(
-    trips: Trips, made: Made, tmp_path_factory: pytest.TempPathFactory
+    trips: Trips, built: Built, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Counter[str]]:
     """How often each place is visited on a day on which nothing fails."""
     result: dict[str, Counter[str]] = {}
     for path in ("out", "in"):
         trips.arm("nowhere", 1)
-        made.do(path, tmp_path_factory.mktemp("fine"))
+        built.do(path, tmp_path_factory.mktemp("fine"))
         result[path] = trips.visits.copy()
     return result
 
@@ -90,80 +90,87 @@ def most(visits: int) -> list[int]:
     return sorted({*range(1, min(visits, 30) + 1), *range(max(1, visits - 30), visits + 1)})
 
 
-def tell(made: Made, trips: Trips, way: str, folder: Path, place: str, k: int, last: bool) -> None:
+def tell(
+    built: Built, trips: Trips, operation: str, folder: Path, place: str, k: int, last: bool
+) -> None:
     """Fail once or for ever at the k-th visit, and hold what is there against what was said."""
     folder.mkdir()
     trips.arm(place, k, forever=last)
     said = ""
     try:
-        made.do(way, folder)
+        built.do(operation, folder)
     except LedgerError as error:
         said = str(error)
     finally:
         trips.disarm()
-    there = made.is_there(way, folder)
+    there = built.is_there(operation, folder)
     assert there or said
     assert not (there and "nothing is left of it" in said), said
     if not there:
-        made.do(way, folder)
-        assert made.is_there(way, folder)
+        built.do(operation, folder)
+        assert built.is_there(operation, folder)
 
 
 def loop(
-    made: Made, trips: Trips, visits: dict[str, Counter[str]], way: str, folder: Path, which: Visits
+    built: Built,
+    trips: Trips,
+    visits: dict[str, Counter[str]],
+    operation: str,
+    folder: Path,
+    which: Visits,
 ) -> int:
     finished = 0
     for place in (*DISK, "commit"):
-        for k in which(visits[way][place]) if visits[way][place] else ():
+        for k in which(visits[operation][place]) if visits[operation][place] else ():
             for last in (False, True):
                 finished += 1
                 try:
-                    tell(made, trips, way, folder / f"{place}{k}{last}", place, k, last)
+                    tell(built, trips, operation, folder / f"{place}{k}{last}", place, k, last)
                 except BaseException as error:
-                    error.add_note(f"{way}: {place} {k}, forever={last}")
+                    error.add_note(f"{operation}: {place} {k}, forever={last}")
                     raise
     return finished
 
 
-@pytest.mark.parametrize("way", ["out", "in"])
+@pytest.mark.parametrize("operation", ["out", "in"])
 def test_a_disk_that_fails_here_or_there_leaves_a_whole_or_nothing(
-    made: Made, trips: Trips, visited: dict[str, Counter[str]], tmp_path: Path, way: str
+    built: Built, trips: Trips, visited: dict[str, Counter[str]], tmp_path: Path, operation: str
 ):
-    assert loop(made, trips, visited, way, tmp_path, ends) > 10
+    assert loop(built, trips, visited, operation, tmp_path, ends) > 10
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", ["out", "in"])
+@pytest.mark.parametrize("operation", ["out", "in"])
 def test_a_disk_that_fails_anywhere_leaves_a_whole_or_nothing(
-    made: Made, trips: Trips, visited: dict[str, Counter[str]], tmp_path: Path, way: str
+    built: Built, trips: Trips, visited: dict[str, Counter[str]], tmp_path: Path, operation: str
 ):
-    assert loop(made, trips, visited, way, tmp_path, most) > 100
+    assert loop(built, trips, visited, operation, tmp_path, most) > 100
 
 
 def die(
-    made: Made, visits: dict[str, Counter[str]], way: str, folder: Path, which: Visits
+    built: Built, visits: dict[str, Counter[str]], operation: str, folder: Path, which: Visits
 ) -> Counter[bool]:
     """Kill at these visits; return how often the thing was there and how often it was not."""
     result: Counter[bool] = Counter()
     for place in PLACES:
-        for k in which(visits[way][place]) if visits[way][place] else ():
+        for k in which(visits[operation][place]) if visits[operation][place] else ():
             here = folder / f"{place}{k}"
             here.mkdir()
-            if killed(lambda here=here: made.do(way, here), place, k):
-                result[made.is_there(way, here)] += 1
+            if killed(lambda here=here: built.do(operation, here), place, k):
+                result[built.is_there(operation, here)] += 1
     return result
 
 
-@pytest.mark.parametrize("way", ["out", "in"])
+@pytest.mark.parametrize("operation", ["out", "in"])
 def test_a_kill_here_or_there_leaves_a_whole_or_nothing(
-    made: Made, visited: dict[str, Counter[str]], tmp_path: Path, way: str
+    built: Built, visited: dict[str, Counter[str]], tmp_path: Path, operation: str
 ):
-    assert set(die(made, visited, way, tmp_path, ends)) == {False, True}
+    assert set(die(built, visited, operation, tmp_path, ends)) == {False, True}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", ["out", "in"])
+@pytest.mark.parametrize("operation", ["out", "in"])
 def test_a_kill_anywhere_leaves_a_whole_or_nothing(
-    made: Made, visited: dict[str, Counter[str]], tmp_path: Path, way: str
+    built: Built, visited: dict[str, Counter[str]], tmp_path: Path, operation: str
 ):
-    assert set(die(made, visited, way, tmp_path, most)) == {False, True}
+    assert set(die(built, visited, operation, tmp_path, most)) == {False, True}

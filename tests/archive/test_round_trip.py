@@ -178,9 +178,9 @@ def test_a_home_filled_meanwhile_is_left_alone(archive: Path, tmp_path: Path):
     assert [path.name for path in home.iterdir()] == ["note.txt"]
 
 
-@pytest.mark.parametrize("way", ["out", "in"])
+@pytest.mark.parametrize("operation", ["out", "in"])
 def test_a_full_disk_is_said_and_leaves_nothing(
-    ledger: Ledger, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+    ledger: Ledger, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation: str
 ):
     before = sorted(tmp_path.iterdir())
 
@@ -188,10 +188,10 @@ def test_a_full_disk_is_said_and_leaves_nothing(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("lingshu_model.system.durable._sync", full)
-    ways = {
+    operations = {
         "out": lambda: export_ledger(ledger, tmp_path / "b.zip"),
         "in": lambda: import_ledger(archive, tmp_path / "new"),
     }
     with pytest.raises(LedgerError, match="No space left on device"):
-        ways[way]()
+        operations[operation]()
     assert sorted(tmp_path.iterdir()) == before

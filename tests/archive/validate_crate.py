@@ -1,7 +1,7 @@
 """Judge the crate of an archive with `roc-validator`, offline: `validate_crate.py ARCHIVE [LEVEL]`.
 
 Run by the Python of an environment with `roc-validator` and `rocrate==0.13.0`, which brings the
-context of RO-Crate 1.1 that every crate of ours refers to. Prints one JSON object; knows nothing of
+context of RO-Crate 1.1 that every crate of ours refers to. Prints one JSON object, independent of
 lingshu-tools.
 """
 

@@ -21,7 +21,7 @@ GENES = 40
 NOTHING = Priors({}, frozenset())
 
 
-def made(
+def built(
     conditions: tuple[str, ...] = ("x", "y"),
     contexts: tuple[str, ...] = ("a", "b", "c", "d"),
     replicates: tuple[str, ...] = ("",),
@@ -64,14 +64,16 @@ def held_out(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Cells, Cells]]:
 @pytest.mark.parametrize("split", [sets.fifths, sets.replicates, sets.animals])
 def test_no_cell_of_a_truth_is_trained_on(split, monkeypatch: pytest.MonkeyPatch):
     if split is sets.animals:
-        cells = made(("x",), replicates=("r1", "r2", "r3"))
+        cells = built(("x",), replicates=("r1", "r2", "r3"))
         arm = np.where(cells.condition == CONTROL, "c", "k")
         cells = Cells(
             cells.counts, cells.genes, cells.condition, cells.context,
             np.char.add(arm, cells.replicate),
         )  # fmt: skip
     else:
-        cells = made(replicates=("r1", "r2", "r3") if split is sets.replicates else ("",), cells=60)
+        cells = built(
+            replicates=("r1", "r2", "r3") if split is sets.replicates else ("",), cells=60
+        )
     taken = held_out(monkeypatch)
     judged = 0
     for fold in split(cells):
@@ -85,7 +87,7 @@ def test_no_cell_of_a_truth_is_trained_on(split, monkeypatch: pytest.MonkeyPatch
 def test_a_context_is_left_out_whole_and_its_control_halves_share_no_cell(
     monkeypatch: pytest.MonkeyPatch,
 ):
-    cells, taken = made(("x",)), held_out(monkeypatch)
+    cells, taken = built(("x",)), held_out(monkeypatch)
     variants = []
     for fold in sets.contexts(cells):
         ((perturbed, control),) = taken
@@ -101,7 +103,7 @@ def test_a_context_is_left_out_whole_and_its_control_halves_share_no_cell(
 
 
 def test_a_target_is_left_out_of_every_context():
-    for fold in sets.targets(sets.fifths(made(cells=60))):
+    for fold in sets.targets(sets.fifths(built(cells=60))):
         (target,) = {j.condition for j in fold.judged}
         assert target not in fold.train.condition
 
@@ -110,7 +112,7 @@ def test_doubles_are_left_out_with_half_of_the_control_cells(monkeypatch: pytest
     names = ("a", "b", "c", "d", "a+b", "a+c", "a+d", "b+c", "b+d")
     taken = held_out(monkeypatch)
     judged = []
-    for fold in sets.doubles(made(names, contexts=("all",))):
+    for fold in sets.doubles(built(names, contexts=("all",))):
         for perturbed, control in taken:
             assert not tags(fold.train) & (tags(perturbed) | tags(control))
         taken.clear()
@@ -121,15 +123,15 @@ def test_doubles_are_left_out_with_half_of_the_control_cells(monkeypatch: pytest
 
 def fold_of(tier: str):
     if tier == "carried":
-        return next(sets.contexts(made(("x",))))
+        return next(sets.contexts(built(("x",))))
     if tier == "unseen":
-        cells = made(("v", "ww", "xxx", "yyyy", "zzzzz", "uuuuuu"), ("a",), cells=60)
+        cells = built(("v", "ww", "xxx", "yyyy", "zzzzz", "uuuuuu"), ("a",), cells=60)
         return next(sets.targets(sets.fifths(cells)))
     if tier == "combination":
         singles = tuple("abcdef")
         doubles = tuple(f"{a}+{b}" for a in singles for b in singles if a < b)
-        return next(sets.doubles(made((*singles, *doubles), ("all",))))
-    return next(sets.fifths(made(cells=60)))
+        return next(sets.doubles(built((*singles, *doubles), ("all",))))
+    return next(sets.fifths(built(cells=60)))
 
 
 @pytest.mark.parametrize(
@@ -199,7 +201,7 @@ def test_holm_multiplies_the_smallest_by_all_and_never_falls():
 
 
 def test_cells_that_do_not_move_are_unfit(monkeypatch: pytest.MonkeyPatch):
-    train = made(("x",), ("a",), cells=80)
+    train = built(("x",), ("a",), cells=80)
     assert not any(each.reasons for each in fitness(train, NOTHING))
     still = predictors.fit_mover
 
@@ -215,7 +217,7 @@ def test_cells_that_do_not_move_are_unfit(monkeypatch: pytest.MonkeyPatch):
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     """The command on a made set, with no file of priors."""
-    cells = made(("x",), ("a", "b", "c"), cells=50)
+    cells = built(("x",), ("a", "b", "c"), cells=50)
     monkeypatch.setattr(sets, "READERS", {"made": lambda data: cells})
     monkeypatch.setattr(moved, "FIT_CELLS", 32)
     few = [k for k in PREDICTORS if k.name in ("effects", "mean_shift")]

@@ -12,14 +12,14 @@ from scipy import sparse
 from lingshu_model.effects import Moments, moments
 
 
-def made(cells: int = 300, genes: int = 40):
+def built(cells: int = 300, genes: int = 40):
     rng = np.random.default_rng(0)
     return draw(rng, shares(rng, genes), cells, 200.0), rng.integers(0, 5, cells)
 
 
 @pytest.mark.parametrize("cuts", [[], [1], [100, 100, 250], list(range(10, 300, 10))])
 def test_sums_are_those_of_the_whole_matrix_wherever_blocks_end(cuts: list[int]):
-    counts, group = made()
+    counts, group = built()
     blocks = [rows(part) for part in np.split(counts, cuts)]
     result = Moments.of(blocks, group, 5, 40)
     for g in range(5):
@@ -39,14 +39,14 @@ def test_sums_are_those_of_the_whole_matrix_wherever_blocks_end(cuts: list[int])
 def test_a_block_larger_than_the_piece_worked_on_gives_the_same_sums(
     monkeypatch: pytest.MonkeyPatch,
 ):
-    counts, group = made()
+    counts, group = built()
     whole = Moments.of([rows(counts)], group, 5, 40)
     monkeypatch.setattr(moments, "BLOCK", 7)
     np.testing.assert_allclose(Moments.of([rows(counts)], group, 5, 40).total, whole.total)
 
 
 def test_entries_of_the_same_place_are_added_before_the_logarithm():
-    counts, group = made()
+    counts, group = built()
     split = counts // 2
     item, two = sparse.coo_matrix(split), sparse.coo_matrix(counts - split)
     twice = sparse.csr_matrix((300, 40))
@@ -63,7 +63,7 @@ def test_entries_of_the_same_place_are_added_before_the_logarithm():
 
 
 def test_cells_of_a_negative_group_are_left_out():
-    counts, group = made()
+    counts, group = built()
     some = np.where(group == 2, -1, group)
     result = Moments.of([rows(counts)], some, 5, 40)
     assert result.cells[2] == 0
@@ -73,21 +73,21 @@ def test_cells_of_a_negative_group_are_left_out():
 
 @pytest.mark.parametrize("bad", [-1.0, np.nan, np.inf])
 def test_counts_that_cannot_be_counts_are_refused_with_their_value(bad: float):
-    counts = rows(made()[0])
+    counts = rows(built()[0])
     counts.data[3] = bad
     with pytest.raises(ValueError, match=str(bad)):
-        Moments.of([counts], made()[1], 5, 40)
+        Moments.of([counts], built()[1], 5, 40)
 
 
 @pytest.mark.parametrize("labels", [299, 301])
 def test_rows_and_labels_of_different_number_are_refused(labels: int):
-    counts, group = made()
+    counts, group = built()
     with pytest.raises(ValueError, match="one per cell"):
         Moments.of([rows(counts)], np.resize(group, labels), 5, 40)
 
 
 def test_blocks_of_another_width_are_refused():
-    counts, group = made()
+    counts, group = built()
     with pytest.raises(ValueError, match="40 genes where 41"):
         Moments.of([rows(counts)], group, 5, 41)
 

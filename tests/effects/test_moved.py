@@ -12,7 +12,7 @@ from lingshu_model.effects.roots import roots
 GENES = 200
 
 
-def made(kind: str, rng: np.random.Generator, share: np.ndarray, cells: int):
+def built(kind: str, rng: np.random.Generator, share: np.ndarray, cells: int):
     """Cells of one kind of assay."""
     if kind == "50 UMI":
         return draw(rng, share, cells, 50.0)
@@ -35,13 +35,13 @@ def world(kind: str, seed: int = 0, controls: int = 300, perturbed: int = 200, l
     p = shares(rng, GENES)
     fold = np.where(rng.random(GENES) < 0.15, np.exp(rng.normal(0, 1.2, GENES)), 1.0)
     q = p * fold / (p @ fold)
-    control, moved = made(kind, rng, p, controls), made(kind, rng, q, perturbed)
+    control, moved = built(kind, rng, p, controls), built(kind, rng, q, perturbed)
     if library != 1.0:
         moved = rng.binomial(moved, library)
     labels = [Group("control", "a")] * controls + [Group("x", "a")] * perturbed
     effects = Effects.of([rows([control, moved])], labels, "control", GENES)
     top = largest_share(rows([control, moved]))
-    return control, effects, top, made(kind, rng, p, 512)
+    return control, effects, top, built(kind, rng, p, 512)
 
 
 KINDS = ["plain", "50 UMI", "deep", "reads", "ambient", "uneven"]
@@ -218,8 +218,8 @@ def test_quantiles_are_those_of_the_negative_binomial(size: float):
         counts = np.full((1, 3), float(k))
         v = np.full((1, 3), 0.37)
         result = Quantiles.of(counts, mean, r, np.full((1, 3), 1e9), v)
-        law = stats.nbinom(size, size / (size + mean[0]))
-        u = law.cdf(k - 1) + 0.37 * law.pmf(k)
+        distribution = stats.nbinom(size, size / (size + mean[0]))
+        u = distribution.cdf(k - 1) + 0.37 * distribution.pmf(k)
         used = ~result.stray[0]
         np.testing.assert_allclose(np.exp(result.log_u[0])[used], u[used], rtol=1e-9)
         shifted = stats.nbinom(size, size / (size + 1.7 * mean[0]))
@@ -260,11 +260,11 @@ def test_counts_beyond_the_steps_scale_with_their_mean():
 
 
 def test_roots_of_step_functions_and_of_those_that_have_none():
-    goals = np.array([0.3, -2.0, 5.0, 1e9, 0.0])
+    targets = np.array([0.3, -2.0, 5.0, 1e9, 0.0])
 
     def miss(which: np.ndarray, x: np.ndarray) -> np.ndarray:
-        return np.floor(50 * x) / 50 - goals[which]
+        return np.floor(50 * x) / 50 - targets[which]
 
     result = roots(miss, np.zeros(5), 8.0, 1e-6)
-    np.testing.assert_allclose(result[[0, 1, 2, 4]], goals[[0, 1, 2, 4]], atol=0.021)
+    np.testing.assert_allclose(result[[0, 1, 2, 4]], targets[[0, 1, 2, 4]], atol=0.021)
     assert result[3] == 8.0

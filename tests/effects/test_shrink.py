@@ -8,7 +8,7 @@ from lingshu_model.effects import Mixture, combine, fit_prior, posterior
 from lingshu_model.effects.shrink import NULL, Posterior, _log_density
 
 
-def made(seed: int, share: float, spread: float, n: int = 6000, heavy: bool = False):
+def built(seed: int, share: float, spread: float, n: int = 6000, heavy: bool = False):
     rng = np.random.default_rng(seed)
     s = rng.uniform(0.02, 0.2, n)
     shape = rng.standard_t(3, n) if heavy else rng.normal(size=n)
@@ -21,7 +21,7 @@ def made(seed: int, share: float, spread: float, n: int = 6000, heavy: bool = Fa
 def test_effects_are_closer_to_the_truth_and_signs_as_wrong_as_said(
     share: float, spread: float, heavy: bool
 ):
-    b, d, s2 = made(0, share, spread, heavy=heavy)
+    b, d, s2 = built(0, share, spread, heavy=heavy)
     result = posterior(d, s2, fit_prior(d, s2))
     assert ((result.mean - b) ** 2).mean() < 0.9 * ((d - b) ** 2).mean()
     for low, high in [(0.0, 0.05), (0.05, 0.3)]:
@@ -35,14 +35,14 @@ def test_effects_are_closer_to_the_truth_and_signs_as_wrong_as_said(
 
 
 def test_where_there_is_no_effect_none_is_claimed():
-    _, d, s2 = made(1, 0.0, 1.0)
+    _, d, s2 = built(1, 0.0, 1.0)
     result = posterior(d, s2, fit_prior(d, s2))
     assert (result.lfsr < 0.05).sum() <= 2
     assert (result.mean**2).mean() < 0.02 * (d**2).mean()
 
 
 def test_a_large_effect_among_nothing_is_hardly_shrunk():
-    _, d, s2 = made(2, 0.0, 1.0)
+    _, d, s2 = built(2, 0.0, 1.0)
     d[:3] = 40 * np.sqrt(s2[:3])
     result = posterior(d, s2, fit_prior(d, s2))
     np.testing.assert_allclose(result.mean[:3], d[:3], rtol=0.02)
@@ -72,7 +72,7 @@ def test_a_posterior_is_what_bayes_says_by_integration():
 
 
 def test_weights_are_those_of_greatest_likelihood():
-    _, d, s2 = made(3, 0.3, 2.0, 800)
+    _, d, s2 = built(3, 0.3, 2.0, 800)
     prior = fit_prior(d, s2)
     likelihood = np.exp(_log_density(np.abs(d) / np.sqrt(s2), prior.sigma))
 

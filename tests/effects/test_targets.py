@@ -15,7 +15,7 @@ from lingshu_model.effects import (
 GENES = 200
 
 
-def made(seed: int, targets: int, mean: float, by_features: float, control: float = 0.0):
+def built(seed: int, targets: int, mean: float, by_features: float, control: float = 0.0):
     """Targets whose changes are a shared one, what their features say, and noise."""
     rng = np.random.default_rng(seed)
     features = rng.normal(size=(targets + 1, 3))
@@ -39,7 +39,7 @@ def split(blocks: dict[str, np.ndarray]):
 def test_features_that_say_something_are_used_and_named():
     better = []
     for seed in range(4):
-        perturbed, blocks, truth = made(seed, 24, 0.3, 0.4)
+        perturbed, blocks, truth = built(seed, 24, 0.3, 0.4)
         seen, row = split(blocks)
         result = TargetModel(perturbed, seen).to(row)
         assert result.block == "good"
@@ -52,14 +52,14 @@ def test_features_that_say_something_are_used_and_named():
 def test_features_that_say_nothing_are_seldom_used():
     used = []
     for seed in range(20):
-        perturbed, blocks, _ = made(seed, 20, 0.4, 0.0)
+        perturbed, blocks, _ = built(seed, 20, 0.4, 0.0)
         seen, row = split(blocks)
         used.append(bool(TargetModel(perturbed, seen).to(row).block))
     assert np.mean(used) <= 0.3
 
 
 def test_the_mean_ships_where_nothing_predicts_better():
-    perturbed, _, truth = made(1, 20, 0.6, 0.0)
+    perturbed, _, truth = built(1, 20, 0.6, 0.0)
     result = TargetModel(perturbed, {}).to({})
     assert result.share == pytest.approx(1.0, abs=0.1)
     assert "no feature" in result.note
@@ -68,13 +68,13 @@ def test_the_mean_ships_where_nothing_predicts_better():
 
 def test_noise_that_targets_share_with_their_control_is_no_mean_change():
     shares_ = [
-        TargetModel(made(seed, 20, 0.0, 0.0, control=0.5)[0], {}).to({}).share for seed in range(5)
+        TargetModel(built(seed, 20, 0.0, 0.0, control=0.5)[0], {}).to({}).share for seed in range(5)
     ]
     assert np.mean(shares_) < 0.15
 
 
 def test_a_target_has_on_its_own_gene_what_others_have_on_theirs():
-    perturbed, _, _ = made(2, 6, 0.1, 0.0)
+    perturbed, _, _ = built(2, 6, 0.1, 0.0)
     mine = np.arange(6)
     changed = perturbed.change.copy()
     changed[mine, mine] = -3.0
@@ -90,7 +90,7 @@ def test_a_target_has_on_its_own_gene_what_others_have_on_theirs():
 
 
 def test_three_targets_say_nothing_of_a_fourth():
-    perturbed, blocks, _ = made(0, 3, 0.5, 0.0)
+    perturbed, blocks, _ = built(0, 3, 0.5, 0.0)
     with pytest.raises(ValueError, match="3 targets"):
         TargetModel(perturbed, split(blocks)[0])
 
@@ -98,7 +98,7 @@ def test_three_targets_say_nothing_of_a_fourth():
 def test_intervals_hold_the_truth_of_unseen_targets():
     held = []
     for seed in range(8):
-        perturbed, blocks, truth = made(seed, 20, 0.3, 0.3)
+        perturbed, blocks, truth = built(seed, 20, 0.3, 0.3)
         seen, row = split(blocks)
         result = TargetModel(perturbed, seen).to(row).effect
         held.append(np.abs(result.mean - truth) < 1.96 * result.sd)

@@ -90,7 +90,7 @@ class Lab:
         return log.read_text().splitlines() if log.exists() else []
 
     def until_gone(self, pid: int) -> None:
-        """Return when the process is gone; whoever started it must reap it."""
+        """Return when the process is gone; the process that started it must reap it."""
         pause = threading.Event()
         for _ in range(4000):
             try:

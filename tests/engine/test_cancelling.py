@@ -159,7 +159,7 @@ def test_what_a_dead_server_asked_for_is_stopped_too(lab, server, tool, argument
     until(lambda: set(ids) <= set(lab.queued()))
     process.send_signal(signal.SIGKILL)
     process.wait()
-    # Until somebody cancels it, the work goes on for whoever takes the experiment up.
+    # Until somebody cancels it, the work goes on for the process that takes the experiment up.
     assert set(lab.queued()) == set(ids)
     stopped = call(app, "cancel_experiment", {"id": name})
     assert stopped.status == "cancelled"
@@ -230,7 +230,7 @@ def test_cancelled_while_it_is_being_submitted_it_does_not_stay_queued(lab, engi
     assert there.wait(60)
     assert call(other, "cancel_experiment", {"id": name}).status == "cancelled"
     if engine_is_new:
-        # It knows nothing of what was withdrawn from the one before it.
+        # It has no record of what was withdrawn from the one before it.
         lab.hosted.pop()[0].leave()
         thread.join(60)
         lab.host()

@@ -245,8 +245,8 @@ def test_the_kernel_says_who_is_at_the_other_end():
 
 def test_credentials_are_read_as_each_system_writes_them(monkeypatch: pytest.MonkeyPatch):
     class Connection:
-        def getsockopt(self, *asked: int) -> bytes:
-            assert asked == (0, 1, 76)
+        def getsockopt(self, *requested: int) -> bytes:
+            assert requested == (0, 1, 76)
             # struct xucred: version, uid, number of groups, padding, groups.
             return b"\0\0\0\0" + (501).to_bytes(4, sys.byteorder) + b"\1\0\0\0" + b"\0" * 64
 

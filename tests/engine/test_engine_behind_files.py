@@ -182,7 +182,7 @@ class _Earliest(http.server.BaseHTTPRequestHandler):
     """Answers as engines did before the exchange had a version; busy while `queued`."""
 
     queued = 0
-    told = threading.Event()
+    informed = threading.Event()
 
     def do_GET(self) -> None:
         info = {"version": "0.1.0", "pid": 1, "ranks": 1, "profile": {}, "checkpoints": {}}
@@ -191,7 +191,7 @@ class _Earliest(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         if self.path == "/v1/shutdown":
-            _Earliest.told.set()
+            _Earliest.informed.set()
         self._answer({"leaving": True})
 
     def _answer(self, value: Any) -> None:
@@ -211,21 +211,21 @@ class _Earliest(http.server.BaseHTTPRequestHandler):
 @contextmanager
 def earliest_engine(path: Path) -> Iterator[type[_Earliest]]:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _Earliest.told.clear()
+    _Earliest.informed.clear()
     with socketserver.ThreadingUnixStreamServer(str(path), _Earliest) as server:
         path.chmod(0o600)
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
 
         def leave_when_told() -> None:
-            _Earliest.told.wait()
+            _Earliest.informed.wait()
             path.unlink(missing_ok=True)
             server.shutdown()
 
         leaving = threading.Thread(target=leave_when_told)
         leaving.start()
         yield _Earliest
-        _Earliest.told.set()
+        _Earliest.informed.set()
         thread.join()
         leaving.join()
 
@@ -237,10 +237,10 @@ def test_an_engine_from_before_versions_is_replaced_when_it_has_no_work(lab: Any
         assert (engine.info().protocol, engine.info().queued) == (1, 2)
         with pytest.raises(EngineBusyError, match=r"protocol 1.*at work on 2 arms.*engine stop"):
             engine.submit(lab.arm())
-        assert not earliest.told.is_set()
+        assert not earliest.informed.is_set()
         earliest.queued = 0
         run_arm(engine, lab.arm())
-        assert earliest.told.is_set()
+        assert earliest.informed.is_set()
     assert engine.info().version == __version__
 
 
@@ -259,10 +259,10 @@ def test_an_engine_elsewhere_is_never_replaced(lab: Any, monkeypatch: pytest.Mon
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
         url = f"http://127.0.0.1:{server.server_address[1]}"
-        _Earliest.told.clear()
+        _Earliest.informed.clear()
         with pytest.raises(EngineError, match="install the same version on both machines"):
             lab.client("far", LINGSHU_ENGINE_URL=url).submit(lab.arm())
-        assert not _Earliest.told.is_set()
+        assert not _Earliest.informed.is_set()
         server.shutdown()
         thread.join()
 

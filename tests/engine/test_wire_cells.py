@@ -22,7 +22,7 @@ from lingshu_model.contracts import cells as module
 SHAPES = [(1, 1), (7, 5), (40, 299), (1, 100), (0, 4), (3, 18_080)]
 
 
-def made(n_cells: int, n_genes: int, share: float = 0.3) -> Cells:
+def built(n_cells: int, n_genes: int, share: float = 0.3) -> Cells:
     rng = np.random.Generator(np.random.Philox(n_cells))
     counts = (rng.random((n_cells, n_genes)) < share) * rng.integers(1, 400, (n_cells, n_genes))
     return Cells(counts, rng.random(n_genes) < 0.9)
@@ -31,7 +31,7 @@ def made(n_cells: int, n_genes: int, share: float = 0.3) -> Cells:
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_bytes_are_those_of_safetensors(shape: tuple[int, int], share: float):
-    cells = made(*shape, share)
+    cells = built(*shape, share)
     dense = cells.counts
     rows, columns = np.nonzero(dense)
     arrays = {
@@ -47,7 +47,7 @@ def test_the_bytes_are_those_of_safetensors(shape: tuple[int, int], share: float
 def test_cells_in_a_file_are_the_same_in_parts_and_in_pieces(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int
 ):
-    cells = made(40, 299)
+    cells = built(40, 299)
     blob = encode_cells(cells)
     (tmp_path / "blob").write_bytes(blob)
     monkeypatch.setattr(module, "PIECE", piece)
@@ -61,7 +61,7 @@ def test_cells_in_a_file_are_the_same_in_parts_and_in_pieces(
 
 def test_a_large_file_is_not_read_before_its_cells_are_asked_for(tmp_path: Path):
     path = tmp_path / "blob"
-    path.write_bytes(encode_cells(made(600, 299, 1.0)))
+    path.write_bytes(encode_cells(built(600, 299, 1.0)))
     assert path.stat().st_size > module.PIECE
     cells = decode_cells(path)
     os.truncate(path, path.stat().st_size * 9 // 10)
@@ -72,7 +72,7 @@ def test_a_large_file_is_not_read_before_its_cells_are_asked_for(tmp_path: Path)
 
 @pytest.mark.parametrize("cut", [1, 7, 8, 100, 1000])
 def test_a_truncated_blob_is_refused(tmp_path: Path, cut: int):
-    blob = encode_cells(made(7, 40))[:-cut]
+    blob = encode_cells(built(7, 40))[:-cut]
     (tmp_path / "blob").write_bytes(blob)
     for source in (blob, tmp_path / "blob"):
         with pytest.raises(ValueError, match=rf"these {len(blob)} bytes are not a lingshu-cells-1"):
@@ -119,7 +119,7 @@ def test_parts_that_measure_other_genes_are_no_blob():
 
 
 def test_too_many_counts_are_not_made_dense(monkeypatch: pytest.MonkeyPatch):
-    cells = made(40, 299)
+    cells = built(40, 299)
     monkeypatch.setattr(module, "DENSE_COUNTS", 39 * 299)
     with pytest.raises(ValueError, match=r"\(40, 299\) counts are too many at once"):
         _ = cells.counts
@@ -136,8 +136,8 @@ def test_blocks_hold_at_least_one_cell_and_all_of_them():
 
 
 def test_the_header_is_the_one_that_was_always_written():
-    length = int.from_bytes(encode_cells(made(2, 3))[:8], "little")
-    header = json.loads(encode_cells(made(2, 3))[8 : 8 + length])
+    length = int.from_bytes(encode_cells(built(2, 3))[:8], "little")
+    header = json.loads(encode_cells(built(2, 3))[8 : 8 + length])
     assert list(header) == ["__metadata__", "indptr", "counts", "indices", "measured"]
     assert header["__metadata__"] == {"encoding": "lingshu-cells-1"}
 
@@ -148,7 +148,7 @@ def test_a_blob_says_which_request_its_cells_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int, profile: str | None
 ):
     monkeypatch.setattr(module, "PIECE", piece)
-    cells, origin = made(7, 5), Origin("sha256:r", profile)
+    cells, origin = built(7, 5), Origin("sha256:r", profile)
     path = tmp_path / "blob"
     path.write_bytes(b"".join(Blob([cells], origin)))
     result = decode_cells(path)

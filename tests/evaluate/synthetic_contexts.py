@@ -104,8 +104,10 @@ def write_checkpoint(folder: Path) -> Path:
         if c["dataset"] == "stimulated" and c["cell_type"] != HELD_OUT
     ]
     home = {"cell_type": "B cell", "dataset": "stimulated"}
-    shams = [[{"kind": "sham", "target": f"sham-{i:02}"}] for i in range(3)]
-    seen += [{"context": home, "interventions": sham, "n_cells": 50} for sham in shams]
+    null_labels = [[{"kind": "sham", "target": f"sham-{i:02}"}] for i in range(3)]
+    seen += [
+        {"context": home, "interventions": null_label, "n_cells": 50} for null_label in null_labels
+    ]
     config = {
         "format": FORMAT,
         "contexts": [{"context": c} for c in contexts],

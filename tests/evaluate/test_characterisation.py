@@ -182,11 +182,11 @@ def of_copies(report: Report) -> Iterator[tuple[str, Value]]:
                 yield key(*where, name), [distance]
 
 
-def assert_equal(found: dict[str, Value], golden: dict[str, Value]) -> None:
-    assert golden.keys() <= found.keys()
+def assert_equal(actual: dict[str, Value], golden: dict[str, Value]) -> None:
+    assert golden.keys() <= actual.keys()
     for name, values in golden.items():
-        assert len(found[name]) == len(values), name
-        for mine, theirs in zip(found[name], values, strict=True):
+        assert len(actual[name]) == len(values), name
+        for mine, theirs in zip(actual[name], values, strict=True):
             if isinstance(theirs, float | int):
                 assert mine == pytest.approx(theirs, rel=1e-6, abs=1e-9), name
             elif theirs is None:

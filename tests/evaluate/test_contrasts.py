@@ -30,18 +30,18 @@ def report(sampled: list[Cells], real: Study | None = None, **further) -> Report
     return evaluate(real or Truth().study(), {MODEL: model}, DRAWS, further, cells=False)
 
 
-def figure(found: Report, predictor: str, metric: str = PEARSON, name: str = "all") -> Figure:
-    every = figures(found.rows, found.sets)
+def figure(actual: Report, predictor: str, metric: str = PEARSON, name: str = "all") -> Figure:
+    every = figures(actual.rows, actual.sets)
     (mine,) = [
         f for f in every if (f.row.metric, f.row.predictor, f.row.set) == (metric, predictor, name)
     ]
     return mine
 
 
-def of_contrast(found: Report, name: str, predictor: str) -> float:
+def of_contrast(actual: Report, name: str, predictor: str) -> float:
     values = [
         row.value
-        for row in found.rows
+        for row in actual.rows
         if (row.metric, row.set, row.predictor) == (PEARSON, name, predictor)
     ]
     return float(np.mean(values))

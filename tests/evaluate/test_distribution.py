@@ -39,17 +39,17 @@ def rows(arms: Arms, real: Study | None = None, *, most: int = 1000, predicted=N
     return [*distribution_rows(population, sources, predicted or {}, frame, "test", draws)]
 
 
-def mean(found: list[Row], source: str, metric: str, pool: str | None = None) -> Row:
+def mean(observed: list[Row], source: str, metric: str, pool: str | None = None) -> Row:
     chosen = [
         row
-        for row in found
+        for row in observed
         if (row.predictor, row.metric) == (source, metric) and pool in (None, row.set)
     ]
     return mean_row(chosen, "all")
 
 
-def against(found: list[Row], source: str, metric: str, pool: str | None = None) -> str | None:
-    model, other = (mean(found, name, metric, pool) for name in (MODEL, source))
+def against(observed: list[Row], source: str, metric: str, pool: str | None = None) -> str | None:
+    model, other = (mean(observed, name, metric, pool) for name in (MODEL, source))
     return verdict(difference(model, other))
 
 

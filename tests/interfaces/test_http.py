@@ -163,13 +163,13 @@ def test_a_revoked_token_is_refused_at_once_and_its_requests_end(held: App, in_s
         async with anyio.create_task_group() as group:
 
             async def wait() -> None:
-                asked = PERTURB | {"wait_s": 45}
+                requested = PERTURB | {"wait_s": 45}
                 if in_session:
-                    await alice.ask("tools/call", name="perturb_cells", arguments=asked)
+                    await alice.ask("tools/call", name="perturb_cells", arguments=requested)
                     return
                 # The connection ends without an answer, which this transport asserts against.
                 with suppress(AssertionError):
-                    await alice.ask_alone("perturb_cells", **asked)
+                    await alice.ask_alone("perturb_cells", **requested)
 
             group.start_soon(wait)
             await until(lambda: len(web.calls.waits) == 1)

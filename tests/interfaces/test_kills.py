@@ -59,12 +59,12 @@ def sealed(home: Path, screen_id: str) -> dict[str, Outcome]:
     return {i: o for i, o in outcomes.items() if o is not None}
 
 
-def some(found: dict[str, Any]) -> bool:
-    return found["n_done"] >= 1
+def some(observed: dict[str, Any]) -> bool:
+    return observed["n_done"] >= 1
 
 
-def all_done(found: dict[str, Any]) -> bool:
-    return found["status"] == "succeeded"
+def all_done(observed: dict[str, Any]) -> bool:
+    return observed["status"] == "succeeded"
 
 
 @pytest.mark.slow

@@ -125,11 +125,11 @@ def test_calls_that_wait_for_a_child_process_hold_no_thread(app: App):
 def test_all_waiting_calls_share_one_look_at_the_ledger(
     held: App, engine: HeldEngine, monkeypatch: pytest.MonkeyPatch
 ):
-    calls, looks = Calls(), list[int]()
+    calls, inspections = Calls(), list[int]()
     sealed = held.ledger.sealed
 
     def counted(ids: list[str]) -> set[str]:
-        looks.append(len(ids))
+        inspections.append(len(ids))
         return sealed(ids)
 
     async def act(client: Client) -> None:
@@ -145,8 +145,8 @@ def test_all_waiting_calls_share_one_look_at_the_ledger(
             engine.released.set()
 
     drive(held, calls, act)
-    assert 1 <= len(looks) <= 6
-    assert max(looks) <= 10
+    assert 1 <= len(inspections) <= 6
+    assert max(inspections) <= 10
 
 
 def test_calls_that_begin_together_stop_waiting_one_after_another():

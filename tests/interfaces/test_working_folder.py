@@ -38,9 +38,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     assert executed(created) == []
 
 
-def run(*line: str | Path, told: str = "") -> str:
+def run(*line: str | Path, said: str = "") -> str:
     finished = subprocess.run(
-        line, input=told, capture_output=True, text=True, timeout=120, env=os.environ, check=False
+        line, input=said, capture_output=True, text=True, timeout=120, env=os.environ, check=False
     )
     assert finished.returncode == 0, finished.stderr
     return finished.stdout

@@ -109,6 +109,6 @@ def test_the_order_of_keys_never_matters(value: dict[str, Any], shuffler: Any) -
 
 @given(scalars, scalars)
 @settings(max_examples=60, deadline=None)
-def test_only_equal_values_of_one_type_share_a_text(one: Any, other: Any) -> None:
-    same = type(one) is type(other) and one == other
-    assert (canonical_json(one) == canonical_json(other)) == same
+def test_only_equal_values_of_one_type_share_a_text(item: Any, other: Any) -> None:
+    same = type(item) is type(other) and item == other
+    assert (canonical_json(item) == canonical_json(other)) == same

@@ -50,7 +50,7 @@ def request(key: str) -> NewExperiment:
 
 
 @dataclass
-class Told:
+class Reported:
     """What a ledger said to its user."""
 
     begun: dict[str, str] = field(default_factory=dict)
@@ -86,35 +86,35 @@ class Told:
             self.cancelled.add(experiment_id)
 
 
-def day(home: Path, told: Told) -> None:
+def day(home: Path, said: Reported) -> None:
     """Three things that a user does, none waiting for the success of the one before."""
 
     def first(ledger: Ledger) -> None:
-        told.seal(ledger, told.begin(ledger, "sealed"))
+        said.seal(ledger, said.begin(ledger, "sealed"))
 
     def second(ledger: Ledger) -> None:
-        told.cancel(ledger, told.begin(ledger, "cancelled"))
+        said.cancel(ledger, said.begin(ledger, "cancelled"))
 
     for act in (first, second):
         try:
             act(Ledger.open(home))
         except LingshuError as error:
-            told.errors.append(str(error))
+            said.errors.append(str(error))
 
 
-def check(home: Path, told: Told) -> None:
+def check(home: Path, said: Reported) -> None:
     """Open the ledger on a disk that works again and hold it to its words."""
-    assert [e for e in told.errors if not any(word in e for word in (*WHAT_TO_DO, MAYBE))] == []
+    assert [e for e in said.errors if not any(word in e for word in (*WHAT_TO_DO, MAYBE))] == []
     ledger = Ledger.open(home)
     there = {i.experiment.client_key: i.experiment.id for i in ledger.find().items}
-    assert told.begun.items() <= there.items()
-    assert told.denied.isdisjoint(there)
-    for experiment_id in told.sealed:
+    assert said.begun.items() <= there.items()
+    assert said.denied.isdisjoint(there)
+    for experiment_id in said.sealed:
         outcome = ledger.outcome(experiment_id)
         assert outcome is not None
         assert outcome.result == OUTCOME.result
         assert ledger.get_object(outcome.artifacts["cells"]) == BLOB
-    assert {ledger.status(i) for i in told.cancelled} <= {"cancelled"}
+    assert {ledger.status(i) for i in said.cancelled} <= {"cancelled"}
     assert ledger.verify().problems == ()
 
 
@@ -130,7 +130,7 @@ def trips() -> Iterator[Trips]:
 
 
 @pytest.fixture
-def made(tmp_path: Path) -> Path:
+def built(tmp_path: Path) -> Path:
     """The home of a ledger with nothing in it."""
     Ledger.open(tmp_path / "made")
     return tmp_path / "made"
@@ -142,7 +142,7 @@ def clean_visits(trips: Trips, start: Path) -> Counter[str]:
     if start.exists():
         shutil.copytree(start, home)
     trips.arm("nowhere", 1)
-    day(home, Told())
+    day(home, Reported())
     return trips.visits.copy()
 
 
@@ -157,13 +157,13 @@ def every(visits: int) -> list[int]:
 
 def fail_at(
     trips: Trips, start: Path, home: Path, place: str, k: int, *, forever: bool
-) -> tuple[Told, int]:
+) -> tuple[Reported, int]:
     """Return a day in `home` whose `k`-th visit failed, or its last one, and which one that was.
 
     Two days may differ in the number of visits, so the last of one may not come in another.
     """
     while True:
-        messages = Told()
+        messages = Reported()
         if start.exists():
             shutil.copytree(start, home)
         trips.arm(place, k, forever=forever)
@@ -196,9 +196,9 @@ def story(trips: Trips, start: Path, place: str, visits: Visits, *, forever: boo
 @pytest.mark.parametrize("forever", [False, True], ids=["once", "forever"])
 @pytest.mark.parametrize("place", PLACES)
 def test_a_disk_that_fails_here_or_there_loses_nothing_and_says_so(
-    trips: Trips, made: Path, place: str, forever: bool
+    trips: Trips, built: Path, place: str, forever: bool
 ) -> None:
-    assert story(trips, made, place, some, forever=forever)
+    assert story(trips, built, place, some, forever=forever)
 
 
 @pytest.mark.slow
@@ -311,7 +311,7 @@ def test_a_head_cut_by_a_crash_does_not_accuse_the_ledger(home: Path) -> None:
 
 def test_an_object_found_there_is_forced_to_the_disk_too(home: Path, trips: Trips) -> None:
     ledger = Ledger.open(home)
-    # Whoever stored it may have been killed before its name was on the disk.
+    # The process that stored it may have been killed before its name was on the disk.
     ledger.put_object(BLOB)
     trips.arm("sync", 1)
     try:

@@ -196,14 +196,14 @@ def test_a_lock_that_is_only_looked_at_is_not_kept_by_a_child(
         go_on.wait(0.5)
         return locked
 
-    def look(inside: threading.Event, done: threading.Event) -> None:
+    def inspect(inside: threading.Event, done: threading.Event) -> None:
         with monkeypatch.context() as patched:
             patched.setattr(file_locks, "_flock", slow)
             threading.Thread(target=lambda: (looking.wait(), inside.set())).start()
             is_held(path)
 
     reader, writer = os.pipe()
-    with another_thread(look):
+    with another_thread(inspect):
         child = os.fork()
         if child == 0:
             os.read(reader, 1)

@@ -190,12 +190,12 @@ def test_a_newer_schema_is_refused_by_every_way_in(ledger: Ledger, home: Path) -
     connection.execute("UPDATE alembic_version SET version_num = '9999'")
     connection.commit()
     connection.close()
-    ways: list[Callable[[], object]] = [
+    operations: list[Callable[[], object]] = [
         lambda: Ledger.open(home),
         lambda: Ledger.open_read_only(ledger.database),
         lambda: migrate(ledger.database),
     ]
-    for path in ways:
+    for path in operations:
         with pytest.raises(LedgerError, match=r"the schema '9999'.*newer lingshu-tools"):
             path()
 

@@ -40,9 +40,9 @@ def sealed(ledger: Ledger, experiment: Experiment, artifacts: dict[str, bytes]) 
 
 
 def begun(ledger: Ledger, new: New, tool: str, seed: int = 1) -> tuple[Experiment, dict[str, str]]:
-    asked = request(seed)
-    experiment = ledger.begin(new(tool=tool, request=asked, seed=seed))
-    return experiment, {role: arm.digest for role, arm in arms_of(tool, asked).items()}
+    requested = request(seed)
+    experiment = ledger.begin(new(tool=tool, request=requested, seed=seed))
+    return experiment, {role: arm.digest for role, arm in arms_of(tool, requested).items()}
 
 
 def problems(ledger: Ledger) -> list[str]:

@@ -19,18 +19,18 @@ pytestmark = [
     pytest.mark.usefixtures("database"),
     pytest.mark.parametrize("database", ["postgresql"], indirect=True),
 ]
-DONE = NewOutcome(kind="succeeded", environment={"cpu": "x"}, artifacts={"cells": b"cells"})
+FINISHED = NewOutcome(kind="succeeded", environment={"cpu": "x"}, artifacts={"cells": b"cells"})
 
 
 @pytest.fixture
-def made(ledger: Ledger, new: New) -> Ledger:
+def built(ledger: Ledger, new: New) -> Ledger:
     """A ledger on a server with something in most tables."""
     screen = ledger.record_screen({"objective": {"lower": ["STAT1"]}})
     ledger.record_measurements(screen.id, {"STAT1": 0.5})
     rows = [new(seed=s, parent=screen.id, position=s) for s in range(3)]
     sealed, cancelled, _ = ledger.begin_many(rows)
     with ledger.attempt(sealed.id) as attempt:
-        ledger.seal(attempt, DONE)
+        ledger.seal(attempt, FINISHED)
     ledger.cancel(cancelled.id)
     ledger.record_verification(sealed.id, "exact")
     return ledger
@@ -61,10 +61,10 @@ def lingshu(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
         "INSERT INTO chain SELECT * FROM chain ON CONFLICT (seq) DO UPDATE SET hash = 'x'",
     ],
 )
-def test_a_row_cannot_be_rewritten(made: Ledger, statement: str) -> None:
+def test_a_row_cannot_be_rewritten(built: Ledger, statement: str) -> None:
     with pytest.raises(LedgerError, match="is insert-only"):
-        run(made, statement)
-    assert made.verify().ok
+        run(built, statement)
+    assert built.verify().ok
 
 
 @pytest.mark.parametrize(
@@ -78,11 +78,13 @@ def test_a_row_cannot_be_rewritten(made: Ledger, statement: str) -> None:
     ],
 )
 def test_a_row_rewritten_with_its_trigger_off_is_named(
-    made: Ledger, change: str, finding: str
+    built: Ledger, change: str, finding: str
 ) -> None:
     off, on = (f"SET session_replication_role = {role}" for role in ("replica", "origin"))
-    made._database.write(lambda c: [c.exec_driver_sql(text) for text in (off, change, on)] and None)
-    result = [str(problem) for problem in made.verify().problems]
+    built._database.write(
+        lambda c: [c.exec_driver_sql(text) for text in (off, change, on)] and None
+    )
+    result = [str(problem) for problem in built.verify().problems]
     assert [problem for problem in result if finding in problem], result
 
 
@@ -103,66 +105,68 @@ def test_a_row_rewritten_with_its_trigger_off_is_named(
         ),
     ],
 )
-def test_a_trigger_off_changed_or_added_is_named(made: Ledger, change: str, finding: str) -> None:
-    run(made, change)
-    result = [str(problem) for problem in made.verify().problems]
+def test_a_trigger_off_changed_or_added_is_named(built: Ledger, change: str, finding: str) -> None:
+    run(built, change)
+    result = [str(problem) for problem in built.verify().problems]
     assert [problem for problem in result if finding in problem], result
 
 
 def test_a_lost_connection_ends_the_sign_of_life_but_not_the_work(
-    made: Ledger, home: Path, new: New
+    built: Ledger, home: Path, new: New
 ) -> None:
-    experiment = made.begin(new(seed=7))
-    attempt = made.attempt(experiment.id)
-    assert made.status(experiment.id) == "running"
+    experiment = built.begin(new(seed=7))
+    attempt = built.attempt(experiment.id)
+    assert built.status(experiment.id) == "running"
     run(
-        made,
+        built,
         "SELECT pg_terminate_backend(pid, 10000) FROM pg_locks WHERE locktype = 'advisory'"
         " AND objsubid = 1 AND pid <> pg_backend_pid()",
     )
-    assert made.status(experiment.id) == "interrupted"
+    assert built.status(experiment.id) == "interrupted"
     other = Ledger.open(home).attempt(experiment.id)
-    made.seal(attempt, DONE)
+    built.seal(attempt, FINISHED)
     with pytest.raises(SealedError):
-        made.seal(other, NewOutcome(kind="failed", error="too late"))
-    assert made.status(experiment.id) == "succeeded"
-    assert made.verify().ok
+        built.seal(other, NewOutcome(kind="failed", error="too late"))
+    assert built.status(experiment.id) == "succeeded"
+    assert built.verify().ok
 
 
-def test_a_newer_schema_is_refused_by_every_way_in(made: Ledger, home: Path) -> None:
-    run(made, "UPDATE alembic_version SET version_num = '9999'")
+def test_a_newer_schema_is_refused_by_every_way_in(built: Ledger, home: Path) -> None:
+    run(built, "UPDATE alembic_version SET version_num = '9999'")
     for path in (lambda: Ledger.open(home), lambda: migrate_server(os.environ["LINGSHU_LEDGER"])):
         with pytest.raises(LedgerError, match=r"the schema '9999'.*newer lingshu-tools"):
             path()
 
 
-def test_a_schema_that_no_server_ever_had_is_refused_with_what_to_do(made: Ledger) -> None:
-    run(made, "UPDATE alembic_version SET version_num = '0001'")
+def test_a_schema_that_no_server_ever_had_is_refused_with_what_to_do(built: Ledger) -> None:
+    run(built, "UPDATE alembic_version SET version_num = '0001'")
     with pytest.raises(LedgerError, match=rf"'?0001'?, and ledgers .* begin with {HEAD}.*pg_dump"):
         migrate_server(os.environ["LINGSHU_LEDGER"])
-    assert made.verify().rows == made.head().seq
+    assert built.verify().rows == built.head().seq
 
 
-def test_a_migration_makes_what_is_derived_anew(made: Ledger) -> None:
-    run(made, "UPDATE standing SET status = 'failed'")
-    assert not made.verify().ok
+def test_a_migration_makes_what_is_derived_anew(built: Ledger) -> None:
+    run(built, "UPDATE standing SET status = 'failed'")
+    assert not built.verify().ok
     messages = lingshu("ledger", "migrate")
     assert f"schema {HEAD} already" in messages.stdout, messages.stderr
-    assert made.verify().ok
+    assert built.verify().ok
 
 
 def test_its_archive_is_a_ledger_in_a_file_and_the_same_bytes_again(
-    made: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    built: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    left = export_ledger(made, tmp_path / "a.zip")
-    assert left.metadata.head == str(made.head())
+    left = export_ledger(built, tmp_path / "a.zip")
+    assert left.metadata.head == str(built.head())
     arrived_at = import_ledger(left.path, tmp_path / "new").home
     server = os.environ["LINGSHU_LEDGER"]
     monkeypatch.delenv("LINGSHU_LEDGER")
     arrived = Ledger.open(arrived_at)
-    report = arrived.verify(anchors=[made.head()])
+    report = arrived.verify(anchors=[built.head()])
     assert (report.problems, report.objects) == ((), 1)
-    assert [i.experiment for i in arrived.find().items] == [i.experiment for i in made.find().items]
+    assert [i.experiment for i in arrived.find().items] == [
+        i.experiment for i in built.find().items
+    ]
     assert export_ledger(arrived, tmp_path / "b.zip").digest == left.digest
     monkeypatch.setenv("LINGSHU_LEDGER", server)
     messages = lingshu("--home", tmp_path / "other", "ledger", "import", left.path)

@@ -19,7 +19,7 @@ def test_experiments_and_screens_of_others_are_not_found_and_never_offered(
     screen = ledger.record_screen({}, principal="alice")
     seen = ledger.as_seen_by("bob")
     assert seen.experiment(of_bob.id) == of_bob
-    for look in (
+    for inspect in (
         lambda: seen.experiment(of_alice.id),
         lambda: seen.screen(screen.id),
         lambda: seen.status(of_alice.id),
@@ -28,7 +28,7 @@ def test_experiments_and_screens_of_others_are_not_found_and_never_offered(
         lambda: seen.cancel_many([of_bob.id, of_alice.id]),
     ):
         with pytest.raises(NotFoundError) as refused:
-            look()
+            inspect()
         # Its own id is in the text, and no other of alice's.
         text = str(refused.value).replace(of_alice.id, "", 1).replace(screen.id, "", 1)
         assert of_alice.id not in text

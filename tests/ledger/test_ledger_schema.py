@@ -71,7 +71,7 @@ REWRITES = [
 
 @pytest.mark.parametrize("statement", REWRITES)
 def test_no_connection_rewrites_a_row(statement: str, full: Ledger) -> None:
-    def own(connection: Connection) -> None:
+    def separate(connection: Connection) -> None:
         connection.execute(text(statement.format(table)))
 
     connection = raw(full)
@@ -80,7 +80,7 @@ def test_no_connection_rewrites_a_row(statement: str, full: Ledger) -> None:
             connection.execute(statement.format(table))
         connection.rollback()
         with pytest.raises(LedgerError, match=f"{table} is insert-only"):
-            full._database.write(own)
+            full._database.write(separate)
     connection.close()
     assert full.verify().ok
 

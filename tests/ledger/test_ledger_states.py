@@ -225,7 +225,7 @@ class LedgerMachine(RuleBasedStateMachine):
         }
 
     @rule(experiment=experiments)
-    def look(self, experiment: str) -> None:
+    def inspect(self, experiment: str) -> None:
         known, result = self.model[experiment], self.ledger.outcome(experiment)
         assert self.ledger.experiment(experiment).seed == known.seed
         assert [v.verdict for v in self.ledger.verifications(experiment)] == known.verdicts

@@ -28,7 +28,7 @@ def listed(ledger: Ledger, **wanted: str) -> list[str]:
 
 
 @pytest.fixture
-def made(database: str, home: Path, new: New) -> tuple[Ledger, list[str]]:
+def built(database: str, home: Path, new: New) -> tuple[Ledger, list[str]]:
     """Seven experiments, every other one a pilot."""
     ledger = Ledger.open(home)
     ids: list[str] = []
@@ -39,17 +39,17 @@ def made(database: str, home: Path, new: New) -> tuple[Ledger, list[str]]:
 
 
 def test_experiments_are_found_by_tag_in_pages_newest_first(
-    made: tuple[Ledger, list[str]],
+    built: tuple[Ledger, list[str]],
 ) -> None:
-    ledger, ids = made
+    ledger, ids = built
     assert listed(ledger, tag="pilot") == ids[::-2]
     assert listed(ledger, tag="Pilot") == []
     assert ledger.tags(ids[:2]) == {ids[0]: ["pilot", "plate 3"]}
     assert ledger.verify().ok
 
 
-def test_a_tag_goes_together_with_the_other_filters(made: tuple[Ledger, list[str]]) -> None:
-    ledger, ids = made
+def test_a_tag_goes_together_with_the_other_filters(built: tuple[Ledger, list[str]]) -> None:
+    ledger, ids = built
     for name in (ids[0], ids[1], ids[4]):
         with ledger.attempt(name) as attempt:
             ledger.seal(attempt, NewOutcome(kind="failed", error="no"))
@@ -58,8 +58,8 @@ def test_a_tag_goes_together_with_the_other_filters(made: tuple[Ledger, list[str
     assert listed(ledger, tag="pilot", text='"n_cells":8') == ids[::-2]
 
 
-def test_a_tag_is_given_once_and_later_too(made: tuple[Ledger, list[str]]) -> None:
-    ledger, ids = made
+def test_a_tag_is_given_once_and_later_too(built: tuple[Ledger, list[str]]) -> None:
+    ledger, ids = built
     assert ledger.tag(ids[1], ["pilot"], principal="ana") == ["pilot"]
     head = ledger.head()
     assert ledger.tag(ids[1], ["pilot"]) == ["pilot"]

@@ -13,7 +13,7 @@ New = Callable[..., NewExperiment]
 
 
 @pytest.fixture
-def made(ledger: Ledger, new: New) -> list[str]:
+def built(ledger: Ledger, new: New) -> list[str]:
     """Three sealed experiments in the ledger."""
     experiments = ledger.begin_many([new(seed=s) for s in range(3)])
     for experiment in experiments:
@@ -46,7 +46,7 @@ def problems(ledger: Ledger, *anchors: Head) -> list[str]:
     return [str(p) for p in ledger.verify(anchors=anchors).problems]
 
 
-def test_an_untouched_ledger_has_no_problems(ledger: Ledger, made: list[str]) -> None:
+def test_an_untouched_ledger_has_no_problems(ledger: Ledger, built: list[str]) -> None:
     steps: list[tuple[int, int]] = []
     report = ledger.verify(lambda finished, total: steps.append((finished, total)))
     assert report.ok
@@ -56,7 +56,7 @@ def test_an_untouched_ledger_has_no_problems(ledger: Ledger, made: list[str]) ->
 
 
 def test_processes_find_what_one_process_finds(
-    ledger: Ledger, home: Path, made: list[str], monkeypatch: pytest.MonkeyPatch
+    ledger: Ledger, home: Path, built: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tamper(ledger, "UPDATE experiment SET door = 'cli' WHERE seq IN (2, 4)")
     next((home / "objects").glob("*/*")).unlink()
@@ -74,7 +74,7 @@ def test_processes_find_what_one_process_finds(
 
 
 def test_a_row_that_cannot_be_read_is_named_and_the_others_are_checked(
-    ledger: Ledger, made: list[str]
+    ledger: Ledger, built: list[str]
 ) -> None:
     tamper(
         ledger,
@@ -87,7 +87,7 @@ def test_a_row_that_cannot_be_read_is_named_and_the_others_are_checked(
     assert "cannot be read" in str(result[0])
 
 
-def test_a_trigger_of_somebody_else_is_named(ledger: Ledger, made: list[str]) -> None:
+def test_a_trigger_of_somebody_else_is_named(ledger: Ledger, built: list[str]) -> None:
     connection = sqlite3.connect(ledger.database)
     connection.execute("CREATE TRIGGER mine AFTER INSERT ON chain BEGIN SELECT 1; END")
     connection.close()
@@ -96,7 +96,7 @@ def test_a_trigger_of_somebody_else_is_named(ledger: Ledger, made: list[str]) ->
 
 
 def test_batches_join_without_a_seam(
-    ledger: Ledger, made: list[str], monkeypatch: pytest.MonkeyPatch
+    ledger: Ledger, built: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for size in (1, 2, 5):
         monkeypatch.setattr(verify, "BATCH", size)
@@ -149,7 +149,7 @@ def test_batches_join_without_a_seam(
     ],
 )
 def test_a_change_by_raw_sql_is_named(
-    change: str, finding: str, ledger: Ledger, made: list[str]
+    change: str, finding: str, ledger: Ledger, built: list[str]
 ) -> None:
     if "TRIGGER" in change:
         connection = sqlite3.connect(ledger.database)
@@ -161,36 +161,36 @@ def test_a_change_by_raw_sql_is_named(
     assert [p for p in result if finding in p], result
 
 
-def test_the_first_bad_row_comes_first(ledger: Ledger, made: list[str]) -> None:
+def test_the_first_bad_row_comes_first(ledger: Ledger, built: list[str]) -> None:
     tamper(ledger, "UPDATE experiment SET door = 'cli' WHERE seq IN (2, 4)")
     report = ledger.verify()
     assert [p.seq for p in report.problems] == [2, 4]
 
 
-def test_a_changed_row_is_not_served(ledger: Ledger, made: list[str]) -> None:
+def test_a_changed_row_is_not_served(ledger: Ledger, built: list[str]) -> None:
     tamper(
         ledger,
         "UPDATE experiment SET seed = 99 WHERE seed = 1",
         "UPDATE outcome SET result = '{}'",
     )
     with pytest.raises(TamperError, match="experiment row 3 hashes to"):
-        ledger.experiment(made[1])
+        ledger.experiment(built[1])
     with pytest.raises(TamperError, match="outcome row"):
-        ledger.outcome(made[0])
+        ledger.outcome(built[0])
     tamper(ledger, "UPDATE experiment SET request = '{' WHERE seed = 1")
     with pytest.raises(TamperError, match="experiment row 3 hashes to"):
         ledger.find()
 
 
 def test_a_tail_cut_off_shows_against_an_earlier_head(
-    ledger: Ledger, home: Path, made: list[str]
+    ledger: Ledger, home: Path, built: list[str]
 ) -> None:
     head = ledger.head()
     tamper(
         ledger,
         "PRAGMA foreign_keys = OFF",
         *(f"DELETE FROM {t} WHERE seq > {head.seq - 2}" for t in ("outcome", "artifact", "chain")),
-        f"UPDATE standing SET status = 'open' WHERE seq = {ledger.experiment(made[2]).seq}",
+        f"UPDATE standing SET status = 'open' WHERE seq = {ledger.experiment(built[2]).seq}",
     )
     assert problems(ledger) == []
     (problem,) = ledger.verify(anchors=[head]).problems
@@ -201,7 +201,9 @@ def test_a_tail_cut_off_shows_against_an_earlier_head(
     assert len(problems(ledger)) == 1
 
 
-def test_a_rewritten_history_shows_against_an_earlier_head(ledger: Ledger, made: list[str]) -> None:
+def test_a_rewritten_history_shows_against_an_earlier_head(
+    ledger: Ledger, built: list[str]
+) -> None:
     head = ledger.head()
     (problem,) = ledger.verify(anchors=[Head(head.seq, "sha256:" + "0" * 64)]).problems
     assert "history rewritten" in str(problem)
@@ -215,7 +217,7 @@ def test_openings_are_noted_once(ledger: Ledger, home: Path, new: New) -> None:
     assert [h.split(":")[0] for h in heads] == ["1", "2"]
 
 
-def test_a_flipped_or_missing_object_is_named(ledger: Ledger, home: Path, made: list[str]) -> None:
+def test_a_flipped_or_missing_object_is_named(ledger: Ledger, home: Path, built: list[str]) -> None:
     first, second, *_ = sorted((home / "objects").glob("*/*"))
     data = bytearray(first.read_bytes())
     data[0] ^= 1

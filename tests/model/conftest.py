@@ -12,7 +12,7 @@ from lingshu_model.sampling.sampler import Sampler
 from lingshu_model.train import checkpoint as build
 from lingshu_model.train.data import sources as data
 from lingshu_model.train.data.cells import add_shams
-from lingshu_model.train.initialisation import Birth
+from lingshu_model.train.initialisation import InitialState
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -33,13 +33,13 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     """A checkpoint folder whose weights are random but large enough to tell genes apart."""
     root = tmp_path_factory.mktemp("checkpoints")
     made_cells().write_h5ad(root / "made.h5ad")
-    birth = Birth(SPEC, add_shams(data.read_cells(SPEC, root), SPEC.shams, 0))
-    network = birth.network()
+    initial_state = InitialState(SPEC, add_shams(data.read_cells(SPEC, root), SPEC.shams, 0))
+    network = initial_state.network()
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.mul_(1.5)
     weights = dict(network.named_parameters())
-    build.write(root, SPEC, birth.config, birth.cells, network, weights, None)
+    build.write(root, SPEC, initial_state.config, initial_state.cells, network, weights, None)
     return Catalogue([root]).load("made")
 
 

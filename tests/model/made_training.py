@@ -21,13 +21,13 @@ def counts_of(kind: str, rng: np.random.Generator, share: np.ndarray, cells: int
     """Counts [cells, genes] of one assay around the shares of `share` [genes]."""
     depth = {"50 UMI": 50.0, "reads": 1200.0, "ambient": 150.0}.get(kind, 800.0)
     umi = depth * rng.lognormal(0.0, 0.4, (cells, 1))
-    found = rng.poisson(umi * share * rng.gamma(2.0, 0.5, (cells, GENES)))
+    observed = rng.poisson(umi * share * rng.gamma(2.0, 0.5, (cells, GENES)))
     if kind == "reads":
-        return found * rng.poisson(5.0, found.shape)
+        return observed * rng.poisson(5.0, observed.shape)
     if kind == "ambient":
-        stray = (rng.random(found.shape) < 0.003) * rng.geometric(0.03, found.shape)
-        return found + stray
-    return found
+        stray = (rng.random(observed.shape) < 0.003) * rng.geometric(0.03, observed.shape)
+        return observed + stray
+    return observed
 
 
 def training_cells(
@@ -53,13 +53,13 @@ def training_cells(
     blocks: list[np.ndarray] = []
     for context in contexts:
         where = (("line", context),)
-        own = share * np.exp(rng.normal(0, 0.2, GENES))
-        own /= own.sum()
+        separate = share * np.exp(rng.normal(0, 0.2, GENES))
+        separate /= separate.sum()
         for target in ("", *targets):
             if (context, target) in absent:
                 continue
             done = (Intervention(kind="knockout", target=target),) if target else ()
-            p = own * folds.get(target, 1.0)
+            p = separate * folds.get(target, 1.0)
             labels.append(Condition(where, done))
             blocks.append(counts_of(kind, rng, p / p.sum(), cells if target else controls))
     order = sorted(

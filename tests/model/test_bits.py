@@ -35,8 +35,8 @@ def test_the_estimate_agrees_with_going_through_orders_gene_by_gene(sampler: Sam
             rows = sampler.network(shown, messages)
             nats = 0.0
             for bucket in sampler.network.readout:
-                law = sampler.network.readout.of_bucket(bucket, rows[:, bucket.genes])
-                logs = law.log_softmax(-1)
+                distribution = sampler.network.readout.of_bucket(bucket, rows[:, bucket.genes])
+                logs = distribution.log_softmax(-1)
                 for member, gene in enumerate(bucket.genes.tolist()):
                     i = int(np.flatnonzero(order == gene)[0])
                     nats -= float(logs[i, member, true[gene]])

@@ -43,16 +43,18 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 @pytest.mark.parametrize("cells", [30, 150])
 @pytest.mark.parametrize("kind", KINDS)
 def test_sampled_cells_change_by_the_effect(kind: str, cells: int, tmp_path: Path):
-    made = finished(training_cells(kind, cells=cells, targets=("G3",)), tmp_path, shams=0)
-    assert [f.reasons for f in made.checked] == [()]
-    sampler = load_sampler(made.checkpoint)
+    built = finished(training_cells(kind, cells=cells, targets=("G3",)), tmp_path, shams=0)
+    assert [f.reasons for f in built.checked] == [()]
+    sampler = load_sampler(built.checkpoint)
     # Cells that neither the movers nor the check have seen.
     moved, control = (
-        sparse.csr_matrix(sample_arm(sampler, arm(made.checkpoint, *t, n=2048)).counts, dtype=float)
+        sparse.csr_matrix(
+            sample_arm(sampler, arm(built.checkpoint, *t, n=2048)).counts, dtype=float
+        )
         for t in (("G3",), ())
     )
-    assert made.checkpoint.effects
-    effect = made.checkpoint.effects.effect({"line": "a"}, knockout("G3"))
+    assert built.checkpoint.effects
+    effect = built.checkpoint.effects.effect({"line": "a"}, knockout("G3"))
     if kind == "plain" and cells == 150:
         assert (effect.posterior.lfsr < CERTAIN).sum() >= 8
     assert judge(delivered(moved, control), effect.posterior, effect.library)["reasons"] == ()
@@ -64,12 +66,12 @@ def test_counts_do_not_depend_on_how_they_are_asked_for(
 ):
     whole = sample_arm(load_sampler(checkpoint), arm(checkpoint, *targets, n=96)).counts
     fresh = load_sampler(checkpoint)
-    asked = arm(checkpoint, *targets, n=96)
-    backwards = [fresh.sample_tile(asked, i) for i in (2, 1, 0)]
+    requested = arm(checkpoint, *targets, n=96)
+    backwards = [fresh.sample_tile(requested, i) for i in (2, 1, 0)]
     assert np.array_equal(np.concatenate(backwards[::-1]), whole)
-    part = asked.model_copy(update={"first_cell": 40, "n_cells": 7})
+    part = requested.model_copy(update={"first_cell": 40, "n_cells": 7})
     assert np.array_equal(sample_arm(load_sampler(checkpoint), part).counts, whole[40:47])
-    assert np.array_equal(sample_arm(fresh, asked, workers=3).counts, whole)
+    assert np.array_equal(sample_arm(fresh, requested, workers=3).counts, whole)
 
 
 def test_a_perturbed_cell_is_its_control_cell_moved(checkpoint: Checkpoint):
@@ -88,8 +90,8 @@ def test_a_perturbed_cell_is_its_control_cell_moved(checkpoint: Checkpoint):
 
 
 def test_clamped_genes_keep_their_counts(checkpoint: Checkpoint):
-    asked = arm(checkpoint, "G3").model_copy(update={"clamp": {"G0": 7, "G3": 0}})
-    counts = sample_arm(load_sampler(checkpoint), asked).counts
+    requested = arm(checkpoint, "G3").model_copy(update={"clamp": {"G0": 7, "G3": 0}})
+    counts = sample_arm(load_sampler(checkpoint), requested).counts
     assert set(counts[:, 0]) == {7}
     assert set(counts[:, 3]) == {0}
 
@@ -120,17 +122,17 @@ def test_a_combination_does_more_than_a_part_and_less_than_the_sum(checkpoint: C
 
 def test_a_target_never_perturbed_has_what_the_others_say(checkpoint: Checkpoint):
     assert checkpoint.effects
-    found = checkpoint.effects.effect({"line": "a"}, knockout("G20"))
-    assert found.source == FEATURES
-    assert "perturbed targets" in found.note
+    observed = checkpoint.effects.effect({"line": "a"}, knockout("G20"))
+    assert observed.source == FEATURES
+    assert "perturbed targets" in observed.note
     assert sample_arm(load_sampler(checkpoint), arm(checkpoint, "G20")).counts.shape == (64, 120)
 
 
 def test_what_nothing_is_known_of_is_refused(checkpoint: Checkpoint):
     other = (Intervention(kind="crispra", target="G3"),)
-    asked = request(checkpoint, {"line": "a"}, other, 8, 0)
+    requested = request(checkpoint, {"line": "a"}, other, 8, 0)
     with pytest.raises(NoEffectError, match="nothing is known of crispra of 'G3'"):
-        load_sampler(checkpoint).sample_tile(asked, 0)
+        load_sampler(checkpoint).sample_tile(requested, 0)
     assert checkpoint.effects
     with pytest.raises(NoEffectError, match="there are no control cells"):
         checkpoint.effects.effect({"line": "c"}, knockout("G3"))
@@ -154,10 +156,10 @@ def test_an_effect_is_stored_to_within_its_codes():
 
 
 def test_an_unfit_condition_has_reasons_and_so_has_a_combination_with_it(tmp_path: Path):
-    made = finished(training_cells(targets=("G3", "G5")), tmp_path, shams=0).checkpoint
-    entry = made.fitness["conditions"][0]
+    built = finished(training_cells(targets=("G3", "G5")), tmp_path, shams=0).checkpoint
+    entry = built.fitness["conditions"][0]
     entry["reasons"] = ["slope 2.00"]
     bad = entry["interventions"][0]["target"]
-    assert made.unfit({"line": "a"}, knockout(bad)) == ["slope 2.00"]
-    assert made.unfit({"line": "a"}, knockout("G3", "G5")) == ["slope 2.00"]
-    assert made.unfit({"line": "b"}, knockout(bad)) == []
+    assert built.unfit({"line": "a"}, knockout(bad)) == ["slope 2.00"]
+    assert built.unfit({"line": "a"}, knockout("G3", "G5")) == ["slope 2.00"]
+    assert built.unfit({"line": "b"}, knockout(bad)) == []

@@ -34,14 +34,14 @@ class Allowing(FakeEngine):
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("made")
     cells = training_cells(contexts=("a", "b"), targets=("G3", "G5"), absent=(("b", "G5"),))
-    made = finished(cells, root, shams=0)
-    report = json.loads((made.path / "fitness.json").read_text())
+    built = finished(cells, root, shams=0)
+    report = json.loads((built.path / "fitness.json").read_text())
     for entry in report["conditions"]:
         if entry["context"] == {"line": "b"} and entry["interventions"][0]["target"] == "G3":
             entry["reasons"] = ["slope 2.00"]
-    (made.path / "fitness.json").write_text(json.dumps(report))
-    pin(made.path)
-    return made.path.parent
+    (built.path / "fitness.json").write_text(json.dumps(report))
+    pin(built.path)
+    return built.path.parent
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def app(folder: Path, tmp_path: Path, engine: Allowing) -> Iterator[App]:
     opened.runner.close()
 
 
-def asked(target: str, line: str, **more: object) -> dict[str, object]:
+def requested(target: str, line: str, **more: object) -> dict[str, object]:
     done = [{"kind": "knockout", "target": target}]
     return {"context": {"line": line}, "interventions": done, "n_cells": 8, "wait_s": 30, **more}
 
@@ -66,35 +66,35 @@ def asked(target: str, line: str, **more: object) -> dict[str, object]:
     [("G3", "a", "this condition's cells"), ("G5", "b", "carried from other contexts")],
 )
 def test_a_result_says_where_its_effect_comes_from(app: App, target: str, line: str, source: str):
-    found = call(app, "perturb_cells", asked(target, line, genes=["G3", "G20"]))
-    assert found.status == "succeeded"
-    assert found.effect_source == source
-    assert found.effect_note
+    observed = call(app, "perturb_cells", requested(target, line, genes=["G3", "G20"]))
+    assert observed.status == "succeeded"
+    assert observed.effect_source == source
+    assert observed.effect_note
     effects = Catalogue(app.catalogue.roots).load("made").effects
     assert effects
     stored = effects.effect({"line": line}, [Intervention(kind="knockout", target=target)])
-    for gene, number in zip(found.genes, (3, 20), strict=True):
+    for gene, number in zip(observed.genes, (3, 20), strict=True):
         assert gene.model_mean == pytest.approx(stored.posterior.mean[number], rel=1e-3, abs=1e-6)
         assert gene.sd == pytest.approx(stored.posterior.sd[number], rel=1e-3)
         assert gene.lfsr == pytest.approx(stored.posterior.lfsr[number], rel=1e-3)
 
 
 def test_a_combination_is_said_to_be_one(app: App):
-    wanted = asked("G3", "a")
+    wanted = requested("G3", "a")
     wanted["interventions"] = [{"kind": "knockout", "target": t} for t in ("G3", "G5")]
     assert call(app, "perturb_cells", wanted).effect_source == "combination"
 
 
 def test_an_unfit_condition_is_refused_by_name_unless_it_is_allowed(app: App, engine: Allowing):
     with pytest.raises(InputError, match=r"G3 knockout in line=b is unfit .*slope 2.00.*allow_unf"):
-        call(app, "perturb_cells", asked("G3", "b"))
-    found = call(app, "perturb_cells", asked("G3", "b", allow_unfit=True))
-    assert found.status == "succeeded"
+        call(app, "perturb_cells", requested("G3", "b"))
+    observed = call(app, "perturb_cells", requested("G3", "b", allow_unfit=True))
+    assert observed.status == "succeeded"
     assert len(engine.allowed) == 2
-    row = app.ledger.experiment(found.experiment_id)
+    row = app.ledger.experiment(observed.experiment_id)
     assert row.request["allow_unfit"] is True
     engine.allowed.clear()
-    fit = call(app, "perturb_cells", asked("G3", "a"))
+    fit = call(app, "perturb_cells", requested("G3", "a"))
     assert engine.allowed == []
     assert "allow_unfit" not in app.ledger.experiment(fit.experiment_id).request
 

@@ -39,10 +39,10 @@ def test_histograms_count_zeros_of_measured_genes_alone(cells: TrainingCells) ->
 
 def test_frequencies_are_those_of_the_cells_and_never_nil(cells: TrainingCells) -> None:
     counts = histogram(cells)
-    law = np.exp(log_frequencies(counts)[5].astype(float))
-    law /= law.sum()
-    assert law[:4] == pytest.approx(counts[5, :4] / 120, abs=0.02)
-    assert (law > 0).all()
+    distribution = np.exp(log_frequencies(counts)[5].astype(float))
+    distribution /= distribution.sum()
+    assert distribution[:4] == pytest.approx(counts[5, :4] / 120, abs=0.02)
+    assert (distribution > 0).all()
 
 
 def test_levels_are_at_the_median_depth(cells: TrainingCells) -> None:

@@ -84,13 +84,13 @@ def test_pinned_genes_have_moved_counts_and_the_network_draws_the_rest(tmp_path:
     assert checkpoint.effects
     certain = checkpoint.effects.effect(CONTEXT, KNOCKOUT).posterior.lfsr < 0.05
     assert certain[LOST].all()
-    asked = request(checkpoint, CONTEXT, KNOCKOUT, 48, 3)
-    pinned = sample_arm(sampler, asked).counts
+    requested = request(checkpoint, CONTEXT, KNOCKOUT, 48, 3)
+    pinned = sample_arm(sampler, requested).counts
     sampler.delivery = MOVED
-    moved = sample_arm(sampler, asked).counts
+    moved = sample_arm(sampler, requested).counts
     assert np.array_equal(pinned[:, certain], moved[:, certain])
     again = load_sampler(checkpoint)
-    assert np.array_equal(again.sample_tile(asked, 1), pinned[16:32])
+    assert np.array_equal(again.sample_tile(requested, 1), pinned[16:32])
 
 
 @pytest.mark.usefixtures("quick")
@@ -142,15 +142,15 @@ def test_each_tier_is_rotated_over_folds_and_what_is_missing_is_said(quick: None
     cells = training_cells(cells=60, contexts=("a", "b", "c"), targets=("G3", "G5"))
     head = {"checkpoint_digest": "d", "data": {}, "settings": {"n_cells": 1, "steps": 1},
             "cost": {}}  # fmt: skip
-    found = json.loads(json.dumps(evidence.rotated(cells, {}, [], head)))
-    seen, carried = (found["tiers"][t]["headline"] for t in ("seen", "seen_elsewhere"))
+    observed = json.loads(json.dumps(evidence.rotated(cells, {}, [], head)))
+    seen, carried = (observed["tiers"][t]["headline"] for t in ("seen", "seen_elsewhere"))
     assert seen["model"]["value"] > seen["baselines"]["resampled_training_cells"]["value"] > 0.2
     assert carried["model"]["value"] > 0.4
-    assert found["tiers"]["seen"]["n_folds"] == evidence.PARTS
-    assert found["tiers"]["seen_elsewhere"]["n_folds"] == 3
-    assert set(found["not_estimable"]) == {"combination_of_seen", "unseen"}
-    assert "0 combinations" in found["not_estimable"]["combination_of_seen"]
-    assert "2 perturbed targets" in found["not_estimable"]["unseen"]
+    assert observed["tiers"]["seen"]["n_folds"] == evidence.PARTS
+    assert observed["tiers"]["seen_elsewhere"]["n_folds"] == 3
+    assert set(observed["not_estimable"]) == {"combination_of_seen", "unseen"}
+    assert "0 combinations" in observed["not_estimable"]["combination_of_seen"]
+    assert "2 perturbed targets" in observed["not_estimable"]["unseen"]
 
 
 def test_replicates_that_arms_share_are_left_out_in_turn():
@@ -161,9 +161,9 @@ def test_replicates_that_arms_share_are_left_out_in_turn():
     folds = [f for f in evidence._folds(replace(cells, replicate=names), {}) if f.tier == "seen"]
     assert [f.name for f in folds] == ["replicate r1", "replicate r2", "replicate r3"]
     perturbed = cells.condition > 0
-    own = np.where(perturbed, np.where(np.arange(len(cells)) % 2, "p1", "p2"),
+    separate = np.where(perturbed, np.where(np.arange(len(cells)) % 2, "p1", "p2"),
                    np.where(np.arange(len(cells)) % 2, "c1", "c2"))  # fmt: skip
-    folds = [f for f in evidence._folds(replace(cells, replicate=own), {}) if f.tier == "seen"]
+    folds = [f for f in evidence._folds(replace(cells, replicate=separate), {}) if f.tier == "seen"]
     assert [f.name for f in folds] == ["replicates p1 and c1", "replicates p2 and c2"]
     assert all({*f.train} | {*f.test} == {*range(len(cells))} for f in folds)
 

@@ -35,8 +35,10 @@ def condition(*slots: tuple[int, int, int], present: list[bool] | None = None) -
     target, kind, gene = (torch.tensor([part]) for part in zip(*slots, strict=True))
     shown = None if present is None else torch.tensor([present])
     dose = torch.zeros(1, len(slots))
-    tilt = torch.zeros_like(target)
-    return Conditions(torch.tensor([[0, 1]]), target, kind, gene, tilt, dose, torch.zeros(1), shown)
+    offset = torch.zeros_like(target)
+    return Conditions(
+        torch.tensor([[0, 1]]), target, kind, gene, offset, dose, torch.zeros(1), shown
+    )
 
 
 def test_the_order_of_interventions_changes_no_more_than_rounding() -> None:

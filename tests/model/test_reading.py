@@ -1,4 +1,4 @@
-"""The paper's shape is read without W_up, and the plain reference sampler follows the same law."""
+"""The paper's shape is read without W_up; the plain reference sampler draws alike."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def sampler(monkeypatch: pytest.MonkeyPatch) -> Sampler:
     monkeypatch.setitem(PRESETS, "paper-tiny", config)
     monkeypatch.setattr(numerics, "MIDDLE", 4)
     monkeypatch.setattr(numerics, "SHORT", 2)
-    checkpoint = made.made("paper-tiny", genes=GENES, steps=3, guidance=2.0, tile=64)
+    checkpoint = made.timed_sampler("paper-tiny", genes=GENES, steps=3, guidance=2.0, tile=64)
     network, vocabulary = made.network_of(checkpoint)
     with torch.no_grad():
         for parameter in network.parameters():
@@ -48,7 +48,7 @@ def test_logits_straight_from_groups_are_those_of_w_up_and_the_head(sampler: Sam
 
 
 def test_a_long_network_with_a_level_path_is_read_gene_by_gene(sampler: Sampler) -> None:
-    checkpoint = made.made("lingshu-tiny", genes=GENES, steps=3, guidance=0.0, tile=4)
+    checkpoint = made.timed_sampler("lingshu-tiny", genes=GENES, steps=3, guidance=0.0, tile=4)
     network, _ = made.network_of(checkpoint)
     assert network.groups > numerics.MIDDLE
     assert Reading.of(network).folded is None
@@ -66,5 +66,5 @@ def test_the_plain_reference_sampler_draws_the_same_law(sampler: Sampler, guidan
     ours = tokens.encode(ours)
     for gene in range(0, GENES, 8):
         bins = [np.bincount(x[:, gene] // 40, minlength=8) / len(x) for x in (ours, theirs)]
-        # Total variation between two samples of 1,536 of one law over 8 values stays under this.
+        # Total variation between two samples of 1,536 over 8 values stays under this.
         assert np.abs(bins[0] - bins[1]).sum() / 2 < 0.08

@@ -6,7 +6,7 @@ import pytest
 from lingshu_model.contracts.streams import Purpose, raw, uniforms
 
 # Random123's known-answer vectors for philox4x64, 10 rounds: counter, key, output.
-ONES = 2**64 - 1
+UNITS = 2**64 - 1
 VECTORS = [
     (
         [0, 0, 0, 0],
@@ -14,8 +14,8 @@ VECTORS = [
         [0x16554D9ECA36314C, 0xDB20FE9D672D0FDC, 0xD7E772CEE186176B, 0x7E68B68AEC7BA23B],
     ),
     (
-        [ONES] * 4,
-        [ONES] * 2,
+        [UNITS] * 4,
+        [UNITS] * 2,
         [0x87B092C3013FE90B, 0x438C3C67BE8D0224, 0x9CC7D7C69CD777B6, 0xA09CAEBF594F0BA0],
     ),
 ]
@@ -28,11 +28,11 @@ def philox(counter: list[int], key: list[int]) -> list[int]:
         left, right = 0xD2E7470EE14C6C93 * c[0], 0xCA5A826395121157 * c[2]
         c = [
             (right >> 64) ^ c[1] ^ k[0],
-            right & ONES,
+            right & UNITS,
             (left >> 64) ^ c[3] ^ k[1],
-            left & ONES,
+            left & UNITS,
         ]
-        k = [(k[0] + 0x9E3779B97F4A7C15) & ONES, (k[1] + 0xBB67AE8584CAA73B) & ONES]
+        k = [(k[0] + 0x9E3779B97F4A7C15) & UNITS, (k[1] + 0xBB67AE8584CAA73B) & UNITS]
     return c
 
 

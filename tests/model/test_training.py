@@ -18,7 +18,7 @@ from lingshu_model.network.weights import load_network
 from lingshu_model.train import loop
 from lingshu_model.train.data import sources as data
 from lingshu_model.train.data.cells import add_shams
-from lingshu_model.train.initialisation import Birth, run_digest
+from lingshu_model.train.initialisation import InitialState, run_digest
 from lingshu_model.train.spec import TrainingSpec, Unseen
 
 
@@ -57,8 +57,8 @@ def test_shams_are_control_cells_and_leave_as_many_to_compare_them_with(folder: 
         "sham-02",
     ]
     control = {row.tobytes() for row in cells.dense(cells.rows(0))}
-    for sham in range(3):
-        rows = shammed.rows(len(cells.conditions) + sham)
+    for null_label in range(3):
+        rows = shammed.rows(len(cells.conditions) + null_label)
         assert len(rows) == 20
         assert {row.tobytes() for row in shammed.dense(rows)} <= control
 
@@ -78,8 +78,8 @@ def test_an_unseen_condition_is_in_no_other_part(folder: Path) -> None:
     parts = data.split(cells, spec)
     assert np.array_equal(parts.unseen, cells.rows(2))
     assert not set(parts.unseen) & {*parts.train, *parts.validation, *parts.test}
-    birth = Birth(spec, cells.take(parts.train))
-    assert [e["interventions"] for e in birth.config["seen"]] == [
+    initial_state = InitialState(spec, cells.take(parts.train))
+    assert [e["interventions"] for e in initial_state.config["seen"]] == [
         [],
         [{"kind": "knockout", "target": "G1"}],
     ]
@@ -89,15 +89,18 @@ def run(
     folder: Path, out: Path, epochs: int, stop_after: int | None = None
 ) -> dict[str, torch.Tensor]:
     spec = SPEC.model_copy(update={"epochs": epochs})
-    birth = Birth(spec, data.read_cells(spec, folder))
-    vocabulary, network = birth.vocabulary, birth.network()
+    initial_state = InitialState(spec, data.read_cells(spec, folder))
+    vocabulary, network = initial_state.vocabulary, initial_state.network()
     conditions = stack(
-        [vocabulary.conditions(dict(c.context), c.interventions) for c in birth.cells.conditions]
+        [
+            vocabulary.conditions(dict(c.context), c.interventions)
+            for c in initial_state.cells.conditions
+        ]
     )
-    batches = loop.CellBatches.of(birth.cells, conditions, torch.device("cpu"))
+    batches = loop.CellBatches.of(initial_state.cells, conditions, torch.device("cpu"))
     accelerator = Accelerator(cpu=True)
     out.mkdir(exist_ok=True)
-    digest = run_digest(spec, birth.cells)
+    digest = run_digest(spec, initial_state.cells)
     if stop_after is None:
         return loop.train(network, batches, batches, spec, out, digest, accelerator)
 
@@ -136,7 +139,7 @@ def test_training_lowers_the_bound(folder: Path) -> None:
     run(folder, folder / "out", epochs=6)
     log = (folder / "out" / "log.csv").read_text().splitlines()
     first, last = (float(line.split(",")[2]) for line in (log[1], log[-1]))
-    # The network is born at the frequencies of each gene, and these genes hardly depend on others.
+    # The network starts at each gene's frequencies, and these genes hardly depend on others.
     assert last < 0.995 * first
 
 

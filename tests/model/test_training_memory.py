@@ -15,7 +15,7 @@ from lingshu_model.train.data import h5ad
 from lingshu_model.train.data import sources as data
 from lingshu_model.train.data.cells import add_shams
 from lingshu_model.train.data.store import Stored
-from lingshu_model.train.initialisation import Birth, run_digest
+from lingshu_model.train.initialisation import InitialState, run_digest
 from lingshu_testing.memory import most_held
 
 GENES, PER_CELL = 400, 100
@@ -47,11 +47,11 @@ def start(folder: Path) -> None:
     """All that training does with all cells, before and after its steps."""
     cells = data.read_cells(SPEC, folder, folder / "store")
     parts = data.split(cells, SPEC)
-    birth = Birth(SPEC, add_shams(cells.take(parts.train), 2, 0))
-    birth.network()
-    birth.forget_sample()
-    run_digest(SPEC, birth.cells)
-    build.reference(birth.cells)
+    initial_state = InitialState(SPEC, add_shams(cells.take(parts.train), 2, 0))
+    initial_state.network()
+    initial_state.forget_sample()
+    run_digest(SPEC, initial_state.cells)
+    build.reference(initial_state.cells)
 
 
 def test_training_holds_numbers_of_a_cell_and_not_its_counts(

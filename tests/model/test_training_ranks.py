@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from lingshu_model.network.vocabulary import stack
 from lingshu_model.train import loop, ranks
 from lingshu_model.train.data import sources as data
-from lingshu_model.train.initialisation import Birth
+from lingshu_model.train.initialisation import InitialState
 from lingshu_model.train.spec import TrainingSpec
 
 LOSS_TOLERANCE = 1e-3
@@ -49,14 +49,14 @@ def spec_file(folder: Path) -> Path:
 
 @pytest.fixture
 def batches(folder: Path) -> loop.CellBatches:
-    birth = Birth(SPEC, data.read_cells(SPEC, folder))
+    initial_state = InitialState(SPEC, data.read_cells(SPEC, folder))
     conditions = stack(
         [
-            birth.vocabulary.conditions(dict(c.context), c.interventions)
-            for c in birth.cells.conditions
+            initial_state.vocabulary.conditions(dict(c.context), c.interventions)
+            for c in initial_state.cells.conditions
         ]
     )
-    return loop.CellBatches.of(birth.cells, conditions, torch.device("cpu"))
+    return loop.CellBatches.of(initial_state.cells, conditions, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("count", [2, 4])

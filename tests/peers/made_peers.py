@@ -38,14 +38,14 @@ def cells(sizes: dict[str, int], seed: int, genes: list[str]) -> anndata.AnnData
     return whole
 
 
-def split_folder(folder: Path, made: Sizes = CELLS, genes: list[str] = GENES) -> Path:
+def split_folder(folder: Path, built: Sizes = CELLS, genes: list[str] = GENES) -> Path:
     folder.mkdir(parents=True)
-    for seed, (name, sizes) in enumerate(made.items()):
+    for seed, (name, sizes) in enumerate(built.items()):
         cells(sizes, seed, genes).write_h5ad(folder / name)
     messages = {
         name: {**dict(zip(LABELS, [*name.split(", "), "control"], strict=False)), "n_cells": n}
         for file in ("test.h5ad", "unseen.h5ad")
-        for name, n in made[file].items()
+        for name, n in built[file].items()
     }
     (folder / "wanted.json").write_text(json.dumps(messages))
     return folder

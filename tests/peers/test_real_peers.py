@@ -44,8 +44,8 @@ pytestmark = [
 ]
 
 
-def _run(peer: str, folder: Path, made: Sizes) -> list[Path]:
-    places = Places(split_folder(folder / "split", made, GENES), folder / "out", Path(ENVS or ""))
+def _run(peer: str, folder: Path, built: Sizes) -> list[Path]:
+    places = Places(split_folder(folder / "split", built, GENES), folder / "out", Path(ENVS or ""))
     return [path / "seed-0" for path in run_peer(peer, places, [0], BRIEF[peer])]
 
 

@@ -66,7 +66,7 @@ def test_a_volcano_is_drawn_and_equal_numbers_give_equal_files(app: App):
     request = {"id": name, "wait_s": 45, "top": 5}
     drawn = call(app, "plot_experiment", request)
     assert png_size(Path(drawn.png)) == (drawn.width_px, drawn.height_px)
-    assert "sham interventions" in Path(drawn.svg).read_text("utf-8")
+    assert "null labels" in Path(drawn.svg).read_text("utf-8")
     assert len(list(csv.DictReader(Path(drawn.csv).read_text("utf-8").splitlines()))) == len(PANEL)
     assert (
         call(app, "plot_experiment", {"id": name, "wait_s": 45, "top": 5}).digests == drawn.digests

@@ -33,10 +33,10 @@ TOOLS: dict[str, dict[str, Any]] = {
     "sample_cells": SAMPLE,
     "run_screen": SCREEN,
 }
-UNDER_WAY = ("queued", "running", "interrupted")
+IN_PROGRESS = ("queued", "running", "interrupted")
 DRAWN = ("plot_experiment", "export_experiment")
 """Their children take seconds: executed in tests of their own, and checked as calls elsewhere."""
-LONGEST_WAY = 12
+LONGEST_PATH = 12
 
 
 class StuckEngine(FakeEngine):
@@ -96,7 +96,7 @@ def execute(app: App, tool: str, arguments: dict[str, Any]) -> Any:
 def follow(app: App, result: Any) -> Any:
     """Return the last result of following the next steps of one, each executed as printed."""
     seen: set[str] = set()
-    for _ in range(LONGEST_WAY):
+    for _ in range(LONGEST_PATH):
         calls = calls_in(result.next_step or "")
         assert not tools_without_a_call(result.next_step or ""), result.next_step
         if not calls:
@@ -106,12 +106,12 @@ def follow(app: App, result: Any) -> Any:
         (tool, arguments), *_ = calls
         if tool in DRAWN:
             return result
-        waits = result.status in UNDER_WAY
+        waits = result.status in IN_PROGRESS
         again = f"{tool} {arguments} {result.status}"
         assert waits or again not in seen, f"{result.next_step} leads back to itself"
         seen.add(again)
         result = execute(app, tool, arguments)
-    pytest.fail(f"no end after {LONGEST_WAY} steps: {result.next_step}")
+    pytest.fail(f"no end after {LONGEST_PATH} steps: {result.next_step}")
 
 
 def in_state(app: App, tool: str, state: str) -> str:
@@ -295,13 +295,13 @@ def test_a_screen_without_any_score_leads_to_an_effect(home: Path):
 
 
 def test_every_call_that_a_look_at_the_model_names_succeeds_as_printed(home: Path):
-    looks = {
+    inspections = {
         "describe_model": [{}, {"checkpoint": "made"}],
         "find_genes": [{"names": names} for names in (["T01"], ["g01"], ["NOSUCH"], ["G01", "T02"])]
         + [{"query": query} for query in ("T", "nowhere")],
     }
     with opened(home) as app:
-        for tool, several in looks.items():
+        for tool, several in inspections.items():
             for arguments in several:
                 text = call(app, tool, arguments).next_step
                 assert not tools_without_a_call(text), text

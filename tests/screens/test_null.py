@@ -1,4 +1,4 @@
-"""Significance against shams: the p-values, the rates they hold, and the held-out errors."""
+"""Significance against null labels: the p-values, the rates they hold, and the held-out errors."""
 
 import math
 
@@ -79,9 +79,9 @@ def test_a_new_sham_is_called_no_more_often_than_p_says():
 def test_a_new_sham_with_fewer_cells_is_not_called_for_its_extra_noise():
     rng = np.random.Generator(np.random.Philox(4))
     noise = np.full(400, 0.1)  # what 256 cells leave, and all there is
-    shams = rng.normal(0, noise, (16, 400))
+    null_labels = rng.normal(0, noise, (16, 400))
     few = make_effect(rng.normal(0, 4 * noise), 16, se=0.4)
-    called = (NullLabels(shams).gene_p(few) < 0.05).mean()
+    called = (NullLabels(null_labels).gene_p(few) < 0.05).mean()
     assert 0.02 < called < 0.08
 
 
@@ -97,21 +97,21 @@ def test_a_real_effect_is_called_and_an_unmeasured_gene_is_not_tested():
 
 def test_a_score_is_tested_against_the_shams_scores():
     rng = np.random.Generator(np.random.Philox(6))
-    shams = rng.normal(0, 0.1, (16, 5))
+    null_labels = rng.normal(0, 0.1, (16, 5))
     weights = np.array([-0.5, -0.5, 0, 0, 0])
-    scores = shams @ weights
+    scores = null_labels @ weights
     spread = math.hypot(scores.std(ddof=1) * math.sqrt(1 + 1 / 16), 0.01)
     t = (0.4 - scores.mean()) / spread
-    null = NullLabels(shams)
+    null = NullLabels(null_labels)
     assert null.score_p(weights, 0.4, 0.01) == pytest.approx(2 * stats.t.sf(abs(t), 15))
     assert null.score_p(weights, 0.4, 0.3) > null.score_p(weights, 0.4, 0.01)
-    shams[:, 0] = np.nan
-    assert NullLabels(shams).score_p(weights, 0.4, 0.01) is None
+    null_labels[:, 0] = np.nan
+    assert NullLabels(null_labels).score_p(weights, 0.4, 0.01) is None
 
 
 def test_a_magnitude_is_ranked_among_the_shams():
-    shams = np.diag(np.arange(1.0, 17.0))
-    null = NullLabels(shams)
+    null_labels = np.diag(np.arange(1.0, 17.0))
+    null = NullLabels(null_labels)
     assert null.magnitude_p(make_effect(np.array([100.0] + [0.0] * 15))) == pytest.approx(1 / 17)
     assert null.magnitude_p(make_effect(np.zeros(16))) == 1
     assert null.magnitude_p(make_effect(np.array([8.5] + [0.0] * 15))) == pytest.approx(9 / 17)

@@ -72,7 +72,7 @@ def test_the_plan_names_own_genes_that_will_be_left_out(app: App):
 
 
 def test_the_reach_of_shams_is_that_of_their_scores(app: App):
-    # Sixteen shams of sd 0.02: a mean of two genes has sd 0.014, times t(15) and 1 + 1/16.
+    # Sixteen null labels of sd 0.02: a mean of two genes has sd 0.014, times t(15) and 1 + 1/16.
     assert 0.5 < plan(app).sham_limit / (0.02 / 2**0.5 * 2.131 * (17 / 16) ** 0.5) < 1.6
 
 

@@ -34,12 +34,12 @@ class FailingEngine(FakeEngine):
         return view
 
 
-def finish(app: App, found: Any) -> Any:
+def finish(app: App, observed: Any) -> Any:
     """Return a screen or an experiment when it has ended, as its next steps say."""
-    name = found.screen_id or found.experiment_id
-    while found.status in ("queued", "running"):
-        found = call(app, "get_experiment", {"id": name, "wait_s": 45})
-    return found
+    name = observed.screen_id or observed.experiment_id
+    while observed.status in ("queued", "running"):
+        observed = call(app, "get_experiment", {"id": name, "wait_s": 45})
+    return observed
 
 
 @pytest.fixture
@@ -101,11 +101,11 @@ def test_two_that_resume_a_screen_at_once_begin_each_candidate_once(cancelled: t
     other = open_app(app.home, FakeEngine(PANEL))
     together = Barrier(2)
 
-    def resume(one: App) -> None:
+    def resume(client: App) -> None:
         together.wait()
-        call(one, "run_screen", {"screen_id": screen_id, "wait_s": 45})
+        call(client, "run_screen", {"screen_id": screen_id, "wait_s": 45})
 
-    threads = [Thread(target=resume, args=(one,)) for one in (app, other)]
+    threads = [Thread(target=resume, args=(client,)) for client in (app, other)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -107,7 +107,7 @@ def test_a_link_under_the_name_of_an_object_is_no_object(tmp_path: Path) -> None
     assert ledger.put_object(b"more cells") == digest
     assert not path.is_symlink()
     path.unlink()
-    os.mkfifo(path)  # whoever opened it would wait for a writer
+    os.mkfifo(path)  # opening it would wait for a writer
     assert not ledger.has_object(digest)
 
 

@@ -181,7 +181,7 @@ def test_only_kinds_that_act_on_a_gene_have_an_expected_direction(
     config.write_text(config.read_text("utf-8").replace('"knockout"', f'"{kind}"'), "utf-8")
     pin(checkpoint.path)
     given = [{"kind": kind, "target": target} for target in TARGETS]
-    results = [perturb(open_app(engine), interventions=[one], n_cells=64) for one in given]
+    results = [perturb(open_app(engine), interventions=[item], n_cells=64) for item in given]
     notes = [result["target_check"][0]["note"] for result in results]
     moved = [note for note in notes if "RNA goes" in note]
     assert moved

@@ -117,8 +117,8 @@ def test_cells_that_do_not_fit_on_the_disk_are_refused_before_anything_is_writte
 
 
 def test_a_sham_is_allowed_when_it_is_named_as_one(app: App):
-    sham = {"kind": "sham", "target": "sham-00"}
-    result = call(app, "perturb_cells", {"interventions": [sham], "n_cells": 4, "wait_s": 30})
+    null_label = {"kind": "sham", "target": "sham-00"}
+    result = call(app, "perturb_cells", {"interventions": [null_label], "n_cells": 4, "wait_s": 30})
     assert result.status == "succeeded"
     assert any("null label" in caveat for caveat in result.caveats)
 

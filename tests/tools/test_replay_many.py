@@ -137,8 +137,8 @@ def test_what_cannot_be_replayed_does_not_stop_the_others(app: App, open_app, en
 def test_a_replay_that_is_cancelled_gives_no_verdict_and_the_next_run_tries_again(
     app: App, done, monkeypatch: pytest.MonkeyPatch
 ):
-    def cancelled(*asked):
-        begun = begin_replay(*asked)
+    def cancelled(*requested):
+        begun = begin_replay(*requested)
         app.ledger.cancel(begun.id)
         return begun
 

@@ -1,4 +1,4 @@
-"""What others wrote into a ledger comes out as visible text on one line, whoever asks."""
+"""What others wrote into a ledger comes out as visible text on one line, by every interface."""
 
 import json
 import unicodedata

@@ -213,17 +213,19 @@ class Checkpoint:
             raise CheckpointError(message)
         return result
 
-    def _depths(self, context: Mapping[str, str], done: Identity) -> NDArray[np.float64] | None:
+    def _depths(
+        self, context: Mapping[str, str], identity_: Identity
+    ) -> NDArray[np.float64] | None:
         for entry in self.config["seen"]:
-            if entry["context"] == context and entry_identity(entry) == done:
+            if entry["context"] == context and entry_identity(entry) == identity_:
                 return np.array(entry["depth_quantiles"])
         return None
 
-    def _deeper(self, done: Identity) -> float:
+    def _deeper(self, identity_: Identity) -> float:
         """Return the mean change of ln UMI under interventions, over the training cells of them."""
         total, cells = 0.0, 0
         for entry in self.config["seen"]:
-            if done and entry_identity(entry) == done:
+            if identity_ and entry_identity(entry) == identity_:
                 control = self._depths(entry["context"], ())
                 if control is not None:
                     moved = float(np.mean(entry["depth_quantiles"]) - control.mean())

@@ -96,16 +96,19 @@ class Together:
 
 
 def together(
-    parts: Sequence[Posterior], saturation: Saturation, reach: Range, own: Sequence[int] = ()
+    parts: Sequence[Posterior],
+    saturation: Saturation,
+    value_range: Range,
+    target_rows: Sequence[int] = (),
 ) -> Together:
     """Return the effect of perturbations together.
 
     Args:
         parts: single effects, two or more.
         saturation: how much less than the sum they do.
-        reach: how far the context's conditions take each gene.
-        own: genes that are perturbed themselves: what is done to them is done, so they neither
-            saturate nor stop at the range.
+        value_range: how far the context's conditions take each gene.
+        target_rows: genes that are perturbed themselves. They neither saturate nor stop at
+            the range.
 
     Raises:
         ValueError: there are fewer than two parts.
@@ -116,9 +119,9 @@ def together(
     total = np.sum([p.mean for p in parts], axis=0)
     variance = np.sum([p.sd**2 for p in parts], axis=0)
     factor = saturation.factor(len(parts))
-    mean = np.clip(factor * total, reach.lowest, reach.highest)
-    genes = [g for g in own if g >= 0]
-    nothing = reach.lowest[genes]
+    mean = np.clip(factor * total, value_range.lowest, value_range.highest)
+    genes = [g for g in target_rows if g >= 0]
+    nothing = value_range.lowest[genes]
     mean[genes] = np.maximum(total[genes], nothing)
     size2 = np.sum([p.mean**2 for p in parts], axis=0)
     scatter = SCATTER * size2 ** (POWER / 2)

@@ -45,7 +45,7 @@ NEGLIGIBLE = 1e-4
 """Change of mean log1p_cp10k below which a gene is left alone."""
 CLOSE = 1e-3
 """Distance of the delivered mean change from its target at which a gene is solved."""
-BOUND = 14.0
+MAX_SHIFT = 14.0
 """Of |ln phi|."""
 SLACK = 0.07
 """Of the logarithm of the library size, within which it is left as it comes."""
@@ -198,7 +198,7 @@ class _Fit:
                 return np.log1p(counts * scale).mean(axis=0) - wanted[some]
 
             guess = _guess(self.before[part], wanted)
-            out[part] = roots(miss, guess, BOUND, CLOSE)
+            out[part] = roots(miss, guess, MAX_SHIFT, CLOSE)
         return out
 
 

@@ -14,7 +14,7 @@ FIRST = 0.3
 
 
 def roots(
-    miss: Callable[[Ints, Floats], Floats], guess: Floats, bound: float, close: float
+    miss: Callable[[Ints, Floats], Floats], guess: Floats, limit: float, close: float
 ) -> Floats:
     """Return where each function is nearest to 0.
 
@@ -24,10 +24,10 @@ def roots(
     Args:
         miss: values of the functions with the given numbers at the given points.
         guess: a point for each function.
-        bound: largest absolute value of a point.
+        limit: largest absolute value of a point.
         close: absolute value that counts as 0.
     """
-    b = np.clip(guess, -bound, bound)
+    b = np.clip(guess, -limit, limit)
     fb = miss(np.arange(len(b)), b)
     best, least = b.copy(), np.abs(fb)
     a, fa, step = b.copy(), fb.copy(), np.full(len(b), FIRST)
@@ -35,11 +35,11 @@ def roots(
     # Outwards: b leads, a follows.
     while len(left):
         a[left], fa[left] = b[left], fb[left]
-        b[left] = np.clip(b[left] - np.sign(fb[left]) * step[left], -bound, bound)
+        b[left] = np.clip(b[left] - np.sign(fb[left]) * step[left], -limit, limit)
         step[left] *= 2.0
         fb[left] = miss(left, b[left])
         _keep(best, least, left, b[left], fb[left])
-        going = (fa[left] * fb[left] > 0) & (np.abs(b[left]) < bound)
+        going = (fa[left] * fb[left] > 0) & (np.abs(b[left]) < limit)
         left = left[going & (least[left] > close)]
     left = np.flatnonzero((fa * fb < 0) & (least > close))
     for number in range(STEPS):

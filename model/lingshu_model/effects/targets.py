@@ -27,7 +27,7 @@ RIDGES = (1.0, 3.0, 10.0)
 FEWEST = 4
 """Targets below which the effect of another is not estimated."""
 SIMPLEST = 0.0
-OWN = 2
+MIN_TARGETS = 2
 """Targets with their own gene measured, from which an unseen target's own gene is predicted."""
 
 
@@ -246,4 +246,4 @@ class TargetModel:
         p = self._p
         inside = np.flatnonzero(p.own >= 0)
         result = p.shrunken[inside, p.own[inside]]
-        return float(result.mean()) if len(result) >= OWN else None
+        return float(result.mean()) if len(result) >= MIN_TARGETS else None

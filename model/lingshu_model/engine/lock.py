@@ -19,7 +19,7 @@ from lingshu_model.system.private import (
 
 _LEAVING_S = 15.0
 """How long an engine that no longer answers is given to leave before another gives up."""
-_LOOK_S = 0.25
+_CHECK_S = 0.25
 
 
 @contextmanager
@@ -56,7 +56,7 @@ def _lock(places: EnginePlaces) -> FileLock:
     deadline = time.monotonic() + _LEAVING_S
     while True:
         try:
-            return wait_for_lock(places.lock, timeout_s=_LOOK_S)
+            return wait_for_lock(places.lock, timeout_s=_CHECK_S)
         except LockTimeoutError as error:
             if _answers(places) or time.monotonic() > deadline:
                 message = (
@@ -69,6 +69,6 @@ def _lock(places: EnginePlaces) -> FileLock:
 
 def _answers(places: EnginePlaces) -> bool:
     with suppress(OSError):
-        read_endpoint(places).connect(_LOOK_S).close()
+        read_endpoint(places).connect(_CHECK_S).close()
         return True
     return False

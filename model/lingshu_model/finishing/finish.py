@@ -92,13 +92,13 @@ class Finish:
             pool = control_pool(whole, fitted, self.spec.seed)
             written = self._written(place / "last", delivery, basis, whole, fitted, pool)
             check = check_checkpoint(written)
-            report = json.dumps(fitness.report(check.found, check.pairs), indent=1)
+            report = json.dumps(fitness.report(check.results, check.pairs), indent=1)
             (written.path / "fitness.json").write_text(f"{report}\n", "utf-8")
             if rotate:
                 text = dumps(self._evidence(written, check))
                 (written.path / "evidence.json").write_text(text, "utf-8")
             path = build.install(written.path, target)
-        return Finished(Catalogue([target]).load(self.spec.name), path, check.found)
+        return Finished(Catalogue([target]).load(self.spec.name), path, check.results)
 
     def _evidence(self, written: Checkpoint, check: "Check") -> dict[str, Any]:
         """Return held-out figures of the closed form, rotated over folds."""
@@ -121,7 +121,7 @@ class Finish:
         }
         total = count_folds(cells)
         with tqdm(total=total, unit="fold", desc="held-out folds", disable=None) as bar:
-            return rotated(cells, self.priors, check.found, head, bar.update)
+            return rotated(cells, self.priors, check.results, head, bar.update)
 
     def _joined(self) -> TrainingCells:
         """Return training and validation cells."""
@@ -252,7 +252,7 @@ class Check:
         seconds_per_cell: of control and perturbed cells together.
     """
 
-    found: list[fitness.Fitness]
+    results: list[fitness.Fitness]
     pairs: int
     profile: Mapping[str, Any]
     seconds_per_cell: float
@@ -274,10 +274,10 @@ def check_checkpoint(checkpoint: Checkpoint) -> Check:
             yield rows[i], partial(_pair, sampler, checkpoint, i)
 
     began = time.perf_counter()
-    found = fitness.check(conditions(), pairs)
+    results = fitness.check(conditions(), pairs)
     contexts = len({json.dumps(row["context"]) for row in rows})
     cells = pairs * max(1, len(rows) + contexts)
-    return Check(found, pairs, sampler.profile(), (time.perf_counter() - began) / cells)
+    return Check(results, pairs, sampler.profile(), (time.perf_counter() - began) / cells)
 
 
 def _pair(

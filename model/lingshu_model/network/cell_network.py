@@ -70,8 +70,8 @@ class Tilt(nn.Module):
     def _of_unseen(self, conditions: Conditions, features: Tensor) -> Tensor:
         """Return the tilts of targets in the panel that none was measured of, summed."""
         new = ((conditions.tilt == 0) & (conditions.gene > 0)).float()[..., None]
-        told = (features[conditions.gene] * new).sum(dim=1)
-        theta = torch.cat([new.sum(dim=1), told], dim=1) @ self.unseen
+        shared = (features[conditions.gene] * new).sum(dim=1)
+        theta = torch.cat([new.sum(dim=1), shared], dim=1) @ self.unseen
         at_home = self._own_genes(torch.where(new[..., 0] > 0, conditions.gene, 0))
         return torch.where(at_home, self.own, theta)
 
@@ -88,8 +88,8 @@ class Tilt(nn.Module):
 
     def _own_genes(self, gene: Tensor) -> Tensor:
         """Return bool [batch, genes], true at the panel indices plus 1 of `gene` [batch, K]."""
-        found = torch.zeros(len(gene), 1 + self.theta.shape[1], device=gene.device)
-        return found.scatter(1, gene, 1.0)[:, 1:] > 0
+        features_sum = torch.zeros(len(gene), 1 + self.theta.shape[1], device=gene.device)
+        return features_sum.scatter(1, gene, 1.0)[:, 1:] > 0
 
 
 class Network(nn.Module):
@@ -177,8 +177,8 @@ class Network(nn.Module):
     def _trunk(self, tokens: Tensor, conditions: Conditions) -> tuple[Tensor, Tensor | None]:
         prefix, scores = self.prefix(conditions), None
         if self.state is not None:
-            told, scores = self.state(tokens, conditions.depth)
-            prefix = torch.cat([prefix, told], dim=1)
+            shared, scores = self.state(tokens, conditions.depth)
+            prefix = torch.cat([prefix, shared], dim=1)
         x = torch.cat([prefix, self._pack(tokens)], dim=1)
         rope = rotary(self.groups, prefix.shape[1], self.config, x.device)
         mask = _key_mask(conditions, x.shape[1])

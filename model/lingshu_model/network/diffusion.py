@@ -61,5 +61,5 @@ def _bucket_nats(
         return weight.new_zeros(())
     logits = network.readout.of_bucket(bucket, states[:, bucket.genes])
     target = tokens[:, bucket.genes].minimum(network.ceiling[bucket.genes])
-    own = logits.gather(-1, target[..., None])[..., 0]
-    return ((logits.logsumexp(dim=-1) - own) * weight[:, bucket.genes]).sum()
+    of_target = logits.gather(-1, target[..., None])[..., 0]
+    return ((logits.logsumexp(dim=-1) - of_target) * weight[:, bucket.genes]).sum()

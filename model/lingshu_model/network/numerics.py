@@ -91,7 +91,7 @@ def profile(
     """
     cuda = device.type == "cuda"
     properties = torch.cuda.get_device_properties(device) if cuda else None
-    found = {
+    settings = {
         "attention": "sdpa" if cuda else _attention(dtype, length),
         "compiled": compiled or False,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
@@ -109,10 +109,10 @@ def profile(
     }
     # Said only where it tells something: a field more is another profile.
     if cuda:
-        found["cublas"] = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
+        settings["cublas"] = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
     if at_once < tile:
-        found["at_once"] = at_once
-    return found
+        settings["at_once"] = at_once
+    return settings
 
 
 def _attention(dtype: torch.dtype, length: int) -> str:

@@ -74,8 +74,8 @@ class CellState(nn.Module):
         about the level's variance.
         """
         read = (self.read.float() * self.scale).square().sum(dim=1)
-        told = read * self.centre.clamp_min(0)
-        return told + 1e-6 * told.mean() + 1e-12
+        values = read * self.centre.clamp_min(0)
+        return values + 1e-6 * values.mean() + 1e-12
 
     def forward(self, tokens: Tensor, depth: Tensor) -> tuple[Tensor, Tensor]:
         """Return the token [batch, 1, d_model] and the scores [batch, rank], about unit variance.
@@ -92,6 +92,6 @@ class CellState(nn.Module):
         shown = visible.to(information.dtype) @ information
         scores = (level.masked_fill_(~visible, 0.0) @ self.read).float() * self.scale
         scores = scores / (shown + INFORMATION_FLOOR)[:, None]
-        told = torch.stack([shown, (depth - median) / spread], dim=1)
-        hidden = nn.functional.silu(self.inner(torch.cat([scores, told], dim=1)))
+        values = torch.stack([shown, (depth - median) / spread], dim=1)
+        hidden = nn.functional.silu(self.inner(torch.cat([scores, values], dim=1)))
         return self.outer(hidden)[:, None], scores

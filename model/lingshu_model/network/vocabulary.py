@@ -63,7 +63,9 @@ class Vocabulary:
             ConditionError: an unknown field, value or kind, or a target that is neither known nor
                 in the panel; the allowed ones are listed.
         """
-        slots = [self._slot(one, context) for one in interventions] or [(0, 0, 0, 0, 0.0)]
+        slots = [self._slot(intervention, context) for intervention in interventions] or [
+            (0, 0, 0, 0, 0.0)
+        ]
         target, kind, gene, tilt, dose = zip(*slots, strict=True)
         return Conditions(
             context=torch.tensor([self._context(context)]),
@@ -88,29 +90,42 @@ class Vocabulary:
             offset += len(values)
         return indices
 
-    def _tilt(self, one: Intervention, context: Mapping[str, str]) -> int:
+    def _tilt(self, intervention: Intervention, context: Mapping[str, str]) -> int:
         """Return the first row that is about this target and about no other context; 0 = none."""
         for row, about in enumerate(self.tilts, 1):
             here = all(context[field] == value for field, value in about["context"].items())
-            if about["target"] == one.target and here:
+            if about["target"] == intervention.target and here:
                 return row
         return 0
 
     def _slot(
-        self, one: Intervention, context: Mapping[str, str]
+        self, intervention: Intervention, context: Mapping[str, str]
     ) -> tuple[int, int, int, int, float]:
-        if one.kind not in self.kinds:
-            message = f"intervention kind {one.kind!r} was never trained; known: {self.kinds}"
-            raise ConditionError(message)
-        target = self.targets.index(one.target) + 1 if one.target in self.targets else 0
-        gene = self.panel.index(one.target) + 1 if one.target in self.panel else 0
-        if not target and not gene:
+        if intervention.kind not in self.kinds:
             message = (
-                f"target {one.target!r} was never perturbed in training and is not in the panel"
+                f"intervention kind {intervention.kind!r} was never trained; known: {self.kinds}"
             )
             raise ConditionError(message)
-        kind = self.kinds.index(one.kind) + 1
-        return target, kind, gene, self._tilt(one, context), log(one.dose) if one.dose else 0.0
+        target = (
+            self.targets.index(intervention.target) + 1
+            if intervention.target in self.targets
+            else 0
+        )
+        gene = self.panel.index(intervention.target) + 1 if intervention.target in self.panel else 0
+        if not target and not gene:
+            message = (
+                f"target {intervention.target!r} was never perturbed in training and is not in "
+                "the panel"
+            )
+            raise ConditionError(message)
+        kind = self.kinds.index(intervention.kind) + 1
+        return (
+            target,
+            kind,
+            gene,
+            self._tilt(intervention, context),
+            log(intervention.dose) if intervention.dose else 0.0,
+        )
 
 
 def stack(conditions: Sequence[Conditions]) -> Conditions:

@@ -313,9 +313,13 @@ class Sampler:
 
 def cumulative(logits: Tensor) -> Tensor:
     """Return the running sums of softmax(logits), float64, same shape."""
-    law = torch.softmax(logits.double(), dim=-1)
+    probabilities = torch.softmax(logits.double(), dim=-1)
     # CUDA's cumsum adds in no fixed order, and is refused where that must not be.
-    return law.cumsum(dim=-1) if law.device.type == "cpu" else running_sums(law)
+    return (
+        probabilities.cumsum(dim=-1)
+        if probabilities.device.type == "cpu"
+        else running_sums(probabilities)
+    )
 
 
 def running_sums(values: Tensor) -> Tensor:

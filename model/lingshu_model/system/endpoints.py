@@ -155,7 +155,7 @@ def _connect_tcp(port: int, token: str, timeout_s: float) -> socket.socket:
     try:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         nonce = secrets.token_hex(32)
-        if not hmac.compare_digest(_asked(connection, nonce), proof(token, nonce)):
+        if not hmac.compare_digest(_answer_of(connection, nonce), proof(token, nonce)):
             message = (
                 f"the process that answers at {LOOPBACK}:{port} does not know this engine's token: "
                 "it is not trusted"
@@ -167,7 +167,7 @@ def _connect_tcp(port: int, token: str, timeout_s: float) -> socket.socket:
     return connection
 
 
-def _asked(connection: socket.socket, nonce: str) -> str:
+def _answer_of(connection: socket.socket, nonce: str) -> str:
     """Return the answer to a nonce; the connection can be used on."""
     talk = http.client.HTTPConnection(LOOPBACK)
     talk.sock = connection

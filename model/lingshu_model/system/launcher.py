@@ -127,11 +127,11 @@ def _check(environ: MutableMapping[str, str], ranks: int) -> None:
     raise LauncherError(message)
 
 
-def too_few(ranks: int, found: int, module: str = "lingshu_model.train") -> str:
+def too_few(ranks: int, present: int, module: str = "lingshu_model.train") -> str:
     """Return what to do where there is another number of processes than asked for."""
     launch = f"accelerate launch --multi_gpu --num_processes {ranks} -m {module}"
     return (
-        f"--ranks {ranks}, but there are {found} processes. GPUs: `{launch} … --ranks {ranks}`; "
+        f"--ranks {ranks}, but there are {present} processes. GPUs: `{launch} … --ranks {ranks}`; "
         "CPU: the same with ACCELERATE_USE_CPU=true in the environment"
     )
 

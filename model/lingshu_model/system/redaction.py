@@ -117,16 +117,16 @@ def _protected(stream: TextIO) -> TextIO:
     return cast("TextIO", _Redacting(stream))
 
 
-def _without_password(found: re.Match[str]) -> str:
-    user, colon, _ = found["info"].partition(":")
+def _without_password(match: re.Match[str]) -> str:
+    user, colon, _ = match["info"].partition(":")
     # Without a colon it may be a token.
     return f"{user if colon else ''}{colon}{MASK}@"
 
 
-def _without_value(found: re.Match[str]) -> str:
-    start, end = found.start("value") - found.start(), found.end("value") - found.start()
-    quote = found["value"][0] if found["value"][0] in "'\"" else ""
-    return f"{found[0][:start]}{quote}{MASK}{quote}{found[0][end:]}"
+def _without_value(match: re.Match[str]) -> str:
+    start, end = match.start("value") - match.start(), match.end("value") - match.start()
+    quote = match["value"][0] if match["value"][0] in "'\"" else ""
+    return f"{match[0][:start]}{quote}{MASK}{quote}{match[0][end:]}"
 
 
 def _environment() -> tuple[tuple[str, str], ...]:

@@ -78,8 +78,8 @@ def _seen(cells: TrainingCells, index: int) -> dict[str, Any]:
 
 def _depths(cells: TrainingCells) -> list[float]:
     """Return evenly spaced quantiles of ln UMI per cell."""
-    found = np.quantile(np.log(cells.depth()), np.linspace(0, 1, DEPTHS))
-    return [round(float(value), 4) for value in found]
+    quantiles = np.quantile(np.log(cells.depth()), np.linspace(0, 1, DEPTHS))
+    return [round(float(value), 4) for value in quantiles]
 
 
 def write(

@@ -19,7 +19,7 @@ from lingshu_model.network import numerics
 from lingshu_model.train import ranks
 from lingshu_model.train.data.sources import read_cells
 from lingshu_model.train.data.sources import split as split_cells
-from lingshu_model.train.initialisation import Birth
+from lingshu_model.train.initialisation import InitialState
 from lingshu_model.train.priors import read_features
 from lingshu_model.train.run import learn, reuse
 from lingshu_model.train.scratch import scratch
@@ -88,9 +88,9 @@ def _run(
         train, held_out = cells.take(parts.train), cells.take(parts.validation)
         learned = None
         if spec.recipe == "default" and network_from:
-            learned = reuse(_found(network_from), cells.panel)
+            learned = reuse(_checkpoint_named(network_from), cells.panel)
         elif spec.recipe == "default":
-            learned = learn(Birth(spec, train, priors), held_out, folder, accelerator)
+            learned = learn(InitialState(spec, train, priors), held_out, folder, accelerator)
         if not accelerator.is_main_process:
             return
         hgnc = data_dir / spec.aliases if spec.aliases else None
@@ -101,7 +101,7 @@ def _run(
     _report(finished, spec)
 
 
-def _found(name: str) -> Checkpoint:
+def _checkpoint_named(name: str) -> Checkpoint:
     """Return a checkpoint by its folder or by its name."""
     folder = Path(name)
     if folder.is_dir():

@@ -61,13 +61,15 @@ def run_digest(
         "cells": data.hexdigest(),
     }
     if priors:
-        told = b"".join(gene.encode() + values.tobytes() for gene, values in sorted(priors.items()))
-        whole["priors"] = hashlib.sha256(told).hexdigest()
+        encoded = b"".join(
+            gene.encode() + values.tobytes() for gene, values in sorted(priors.items())
+        )
+        whole["priors"] = hashlib.sha256(encoded).hexdigest()
     return digest_json(whole)
 
 
 @dataclass(frozen=True)
-class Birth:
+class InitialState:
     """What a network is told of its training cells before it learns anything."""
 
     spec: TrainingSpec
@@ -152,13 +154,13 @@ class Birth:
 
     def network(self) -> Network:
         """Return the network as it is before training."""
-        ceiling = torch.from_numpy(largest_tokens(self.counts))
+        largest = torch.from_numpy(largest_tokens(self.counts))
         network = Network(
             self.shape,
             len(self.cells.panel),
             self.vocabulary.sizes,
             self.spec.seed,
-            ceiling,
+            largest,
         )
         with torch.no_grad():
             self._set(network)

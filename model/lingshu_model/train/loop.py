@@ -94,7 +94,7 @@ class CellBatches:
         return Batch(tokens, tokens != MASK, conditions, times, uniform)
 
 
-class BoundLoss(nn.Module):
+class NLLLoss(nn.Module):
     """The network with its loss as one module, so that accelerate can wrap what is called."""
 
     def __init__(self, network: Network) -> None:
@@ -134,7 +134,7 @@ def train(
     )
     ema = PowerEMA(network, spec.sigma_rel)
     start = state.restore(folder / "state.safetensors", digest, network, adam, ema)
-    model = accelerator.prepare(BoundLoss(network))
+    model = accelerator.prepare(NLLLoss(network))
     per_epoch = max(1, len(cells) // spec.batch)
     total = per_epoch * spec.epochs
     bar = tqdm(
@@ -154,19 +154,19 @@ def train(
         last = step + 1 == total
         if (step + 1) % per_epoch == 0 or last:
             with accelerator.autocast():
-                bound = None if held_out is None else validation_bound(network, ema, held_out, spec)
+                nll = None if held_out is None else validation_nll(network, ema, held_out, spec)
             rate = seen / (time.monotonic() - began)
             running = _over_ranks(running, accelerator)
             row = [
                 step + 1,
                 running / (seen / spec.batch),
-                bound,
+                nll,
                 learning_rate(step, total, spec),
                 rate,
             ]
             if accelerator.is_main_process:
                 _log(folder / "log.csv", row)
-            bar.set_postfix(train=row[1], validation=bound, cells_per_s=round(rate, 1))
+            bar.set_postfix(train=row[1], validation=nll, cells_per_s=round(rate, 1))
             began, seen, running = time.monotonic(), 0, 0.0
         if accelerator.is_main_process and (last or time.monotonic() - saved > SAVE_EVERY_S):
             state.save(folder / "state.safetensors", step + 1, digest, network, adam, ema)
@@ -185,8 +185,8 @@ def learning_rate(step: int, total: int, spec: TrainingSpec) -> float:
     """Return the rate of `step`: linear warm-up, then a cosine from `lr` to `final_lr`."""
     if step < spec.warmup_steps:
         return spec.lr * (step + 1) / spec.warmup_steps
-    done = (step - spec.warmup_steps) / max(1, total - spec.warmup_steps)
-    return spec.final_lr + (spec.lr - spec.final_lr) * 0.5 * (1 + math.cos(math.pi * done))
+    progress = (step - spec.warmup_steps) / max(1, total - spec.warmup_steps)
+    return spec.final_lr + (spec.lr - spec.final_lr) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def _step(
@@ -213,7 +213,7 @@ def _step(
 
 
 @torch.no_grad()
-def validation_bound(
+def validation_nll(
     network: Network, ema: PowerEMA, cells: CellBatches, spec: TrainingSpec
 ) -> float:
     """Return the averaged weights' bound on held-out cells, nats per gene, with fixed noise."""
@@ -226,7 +226,7 @@ def validation_bound(
     for part in torch.arange(n).split(spec.micro_batch):
         uniform = torch.rand(len(part), len(cells.cells.panel), generator=generator)
         batch = cells.batch(part, times[part], uniform)
-        total += float(BoundLoss(network)(batch)) * len(part)
+        total += float(NLLLoss(network)(batch)) * len(part)
     _assign(network, now)
     return total / n
 

@@ -48,15 +48,15 @@ def read_gmt(path: Path) -> dict[str, list[str]]:
     Raises:
         PriorsError: a line has no genes.
     """
-    found: dict[str, list[str]] = {}
+    by_name: dict[str, list[str]] = {}
     for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
         name, *rest = line.split("\t")
         genes = [gene for gene in rest[1:] if gene]
         if not genes:
             message = f"{path}, line {number}: {line[:40]!r} is no name, description and genes"
             raise PriorsError(message)
-        found[name] = genes
-    return found
+        by_name[name] = genes
+    return by_name
 
 
 def features_of_sets(sets: Mapping[str, Iterable[str]], width: int) -> dict[str, Floats]:
@@ -97,7 +97,7 @@ def read_features(path: Path) -> dict[str, Floats]:
     """
     with path.open(newline="", encoding="utf-8") as handle:
         header, *rows = list(csv.reader(handle)) or [[]]
-    found: dict[str, Floats] = {}
+    by_name: dict[str, Floats] = {}
     for number, (gene, *cells) in enumerate((row for row in rows if row), 2):
         try:
             values = np.array(cells, np.float64)
@@ -107,11 +107,11 @@ def read_features(path: Path) -> dict[str, Floats]:
         if len(values) != len(header) - 1 or not np.isfinite(values).all():
             message = f"{path}, row {number} ({gene}): wanted {len(header) - 1} finite numbers"
             raise PriorsError(message)
-        found[gene] = values
-    if not found:
+        by_name[gene] = values
+    if not by_name:
         message = f"{path} has no genes: wanted a header, then a symbol and numbers a row"
         raise PriorsError(message)
-    return found
+    return by_name
 
 
 def unit_rows(x: Floats) -> Floats:

@@ -28,9 +28,9 @@ def check(accelerator: Accelerator, expected: int | None) -> None:
     Raises:
         RanksError: `accelerate launch --cpu --num_processes 2`, for one, starts one process.
     """
-    found = accelerator.num_processes
-    if expected is not None and found != expected:
-        raise RanksError(too_few(expected, found))
+    present = accelerator.num_processes
+    if expected is not None and present != expected:
+        raise RanksError(too_few(expected, present))
 
 
 def check_share(cells: int, ranks: int) -> None:
@@ -63,10 +63,10 @@ def together(accelerator: Accelerator) -> Generator[None]:
         yield
         return
 
-    def told(_number: int, _frame: FrameType | None) -> None:
-        raise _lost(rank, "or whoever started it wants it to end: SIGTERM")
+    def end(_number: int, _frame: FrameType | None) -> None:
+        raise _lost(rank, "or its launcher asked it to end: SIGTERM")
 
-    previous = signal.signal(signal.SIGTERM, told)
+    previous = signal.signal(signal.SIGTERM, end)
     try:
         yield
     except RuntimeError as error:
@@ -74,7 +74,7 @@ def together(accelerator: Accelerator) -> Generator[None]:
         if isinstance(error, dist.DistError) or "gloo" in words or "NCCL" in words:
             raise _lost(rank, words) from error
         raise
-    if signal.getsignal(signal.SIGTERM) is told:
+    if signal.getsignal(signal.SIGTERM) is end:
         signal.signal(signal.SIGTERM, previous)
 
 

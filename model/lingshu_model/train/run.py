@@ -14,7 +14,7 @@ from lingshu_model.network.vocabulary import stack
 from lingshu_model.network.weights import load_network
 from lingshu_model.train import loop
 from lingshu_model.train.data.cells import TrainingCells
-from lingshu_model.train.initialisation import Birth, run_digest
+from lingshu_model.train.initialisation import InitialState, run_digest
 
 VOCABULARY = ("context_fields", "kinds", "targets", "gene_features", "depth")
 """What `config.json` says of the network's prefix values."""
@@ -36,19 +36,19 @@ class Learned:
 
 
 def learn(
-    birth: Birth, held_out: TrainingCells, folder: Path, accelerator: Accelerator
+    initial_state: InitialState, held_out: TrainingCells, folder: Path, accelerator: Accelerator
 ) -> Learned | None:
-    """Train what `birth` describes, going on from what `folder` holds; None on other ranks.
+    """Train what `initial_state` describes, going on from what `folder` holds; None on other ranks.
 
     Args:
-        birth: the specification and the training cells.
-        held_out: cells with the conditions of `birth`, on which the bound is logged; may be none.
+        initial_state: the specification and the training cells.
+        held_out: cells with the conditions of `initial_state`, for the logged NLL; may be none.
         folder: for the state and the log.
         accelerator: of this rank; the main one returns the network.
     """
-    vocabulary = birth.vocabulary
-    network = birth.network().to(accelerator.device)
-    birth.forget_sample()
+    vocabulary = initial_state.vocabulary
+    network = initial_state.network().to(accelerator.device)
+    initial_state.forget_sample()
 
     def batches(chosen: TrainingCells) -> loop.CellBatches:
         conditions = stack(
@@ -58,16 +58,16 @@ def learn(
 
     average = loop.train(
         network,
-        batches(birth.cells),
+        batches(initial_state.cells),
         batches(held_out) if len(held_out) else None,
-        birth.spec,
+        initial_state.spec,
         folder,
-        run_digest(birth.spec, birth.cells, birth.priors),
+        run_digest(initial_state.spec, initial_state.cells, initial_state.priors),
         accelerator,
     )
     if not accelerator.is_main_process:
         return None
-    return Learned(network, average, _vocabulary(birth.config))
+    return Learned(network, average, _vocabulary(initial_state.config))
 
 
 def reuse(checkpoint: Checkpoint, panel: Sequence[str]) -> Learned:

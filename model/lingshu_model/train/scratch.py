@@ -1,7 +1,7 @@
 """Folders that a training run needs while it works; nothing of them stays behind.
 
 A run that ends, also by SIGTERM, removes its own. What a run left that was killed is removed by the
-next one beside it: whoever uses such a folder holds a lock on a file of its name.
+next one beside it: a process that uses such a folder holds a lock on a file of its name.
 """
 
 import secrets

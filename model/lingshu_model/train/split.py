@@ -50,9 +50,9 @@ def as_anndata(cells: TrainingCells) -> anndata.AnnData:
     obs["source"] = cells.source.astype(str)
     obs.index = pd.Index([f"cell-{i}" for i in range(len(cells))])
     var = pd.DataFrame(index=pd.Index(cells.panel))
-    made = anndata.AnnData(cells.umi(), obs.astype("category"), var)
-    made.varm["measured"] = cells.measured.T.copy()
-    return made
+    adata = anndata.AnnData(cells.umi(), obs.astype("category"), var)
+    adata.varm["measured"] = cells.measured.T.copy()
+    return adata
 
 
 def condition_name(condition: Condition) -> str:

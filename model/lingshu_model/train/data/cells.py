@@ -29,7 +29,7 @@ class Condition:
     def is_about(self, context: dict[str, str], target: str) -> bool:
         """Return whether this is `target` alone in a context that has the fields `context`."""
         mine = dict(self.context)
-        targets = [one.target for one in self.interventions]
+        targets = [intervention.target for intervention in self.interventions]
         return targets == [target] and all(mine.get(k) == v for k, v in context.items())
 
 
@@ -117,7 +117,7 @@ def controls(cells: TrainingCells) -> dict[tuple[tuple[str, str], ...], int]:
 
 
 def add_shams(cells: TrainingCells, count: int, seed: int) -> TrainingCells:
-    """Return the cells and, below them, `count` random control subsets under sham conditions.
+    """Return the cells and, below them, `count` random control subsets under null labels.
 
     Each subset is as large as the median perturbed condition, drawn without replacement from the
     control cells of one context: of a context that was perturbed, the one with the most control

@@ -23,8 +23,8 @@ def histogram(cells: TrainingCells, rows: NDArray[np.int64] | None = None) -> ND
     genes = len(cells.panel)
     counts = np.zeros(genes * VOCABULARY, np.int64)
     for block in chosen.blocks():
-        found = block.matrix
-        flat = found.indices.astype(np.int64) * VOCABULARY + found.data
+        counts_matrix = block.matrix
+        flat = counts_matrix.indices.astype(np.int64) * VOCABULARY + counts_matrix.data
         counts += np.bincount(flat, minlength=len(counts))
     counts = counts.reshape(genes, VOCABULARY)
     n = np.bincount(chosen.source, minlength=len(cells.measured)) @ cells.measured.astype(np.int64)
