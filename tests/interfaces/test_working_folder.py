@@ -51,7 +51,7 @@ def test_the_server_starts_in_a_hostile_folder(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: list[str]
 ):
     monkeypatch.setenv("LINGSHU_HOME", str(tmp_path / "home"))
-    answer = json.loads(run(SCRIPTS / line[0], *line[1:], told=INITIALIZE + "\n"))
+    answer = json.loads(run(SCRIPTS / line[0], *line[1:], said=INITIALIZE + "\n"))
     assert answer["result"]["serverInfo"]["name"] == "lingshu"
 
 
