@@ -50,6 +50,7 @@ LAYERS = {
         "planner",
         "execution",
         "report",
+        "training",
         "children",
         "app",
         "tools",

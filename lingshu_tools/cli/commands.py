@@ -23,9 +23,11 @@ from lingshu_tools.cli.common import (
     settings,
     with_home,
 )
+from lingshu_tools.cli.data_commands import data
 from lingshu_tools.cli.engine_commands import engine
-from lingshu_tools.cli.info_commands import doctor, models, tools
+from lingshu_tools.cli.info_commands import doctor, tools
 from lingshu_tools.cli.ledger_commands import ledger
+from lingshu_tools.cli.models_commands import models
 from lingshu_tools.cli.replay_command import replay
 from lingshu_tools.cli.serve_commands import serve
 
@@ -111,5 +113,5 @@ def demo(record: Path | None) -> None:
     become("lingshu_mcp.demo", ["--record", str(record)] if record else [], extra="mcp")
 
 
-for command in (doctor, engine, ledger, models, replay, serve, tools):
+for command in (data, doctor, engine, ledger, models, replay, serve, tools):
     main.add_command(command)

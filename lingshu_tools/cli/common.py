@@ -192,7 +192,7 @@ def become(
     Raises:
         click.ClickException: a package of the extra is missing; the pip command is given.
     """
-    needed = {"model": "torch", "mcp": "mcp"}[extra]
+    needed = {"model": "torch", "mcp": "mcp", "data": "anndata"}[extra]
     if find_spec(needed) is None:
         message = f"this needs {needed!r}: pip install 'lingshu-tools[{extra}]'"
         raise click.ClickException(message)

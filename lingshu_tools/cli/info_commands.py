@@ -1,4 +1,4 @@
-"""`lingshu tools`, `models` and `doctor`: what there is, and what state it is in.
+"""`lingshu tools` and `lingshu doctor`: what there is, and what state it is in.
 
 Starts nothing, and changes nothing but the modes of a home that is open to other users.
 """
@@ -18,7 +18,6 @@ from lingshu_tools.cli.engine_commands import engine_state
 from lingshu_tools.system.interpreter import interpreter
 
 if TYPE_CHECKING:
-    from lingshu_model.contracts import Checkpoint
     from lingshu_tools.app import App
     from lingshu_tools.calls.registry import ToolSpec
 
@@ -83,35 +82,6 @@ def first_sentence(spec: "ToolSpec") -> str:
     """Return the first sentence of a tool's description, cut to a line."""
     sentence = " ".join(spec.description.split()).split(". ")[0].rstrip(".")
     return textwrap.shorten(sentence, 100, placeholder=" …")
-
-
-@click.command()
-@common
-def models() -> None:
-    """List the checkpoints that can be used here."""
-    catalogue = open_app().catalogue
-    rows = [_model(catalogue.load(name)) for name in catalogue.names()]
-    if settings().as_json:
-        echo_json(rows)
-        return
-    for row in rows:
-        contexts = "; ".join(", ".join(context.values()) for context in row["contexts"])
-        click.echo(f"{click.style(row['name'], bold=True)}  {row['genes']} genes, {contexts}")
-        click.echo(f"  {row['digest']}\n  {row['path']}")
-    if not rows:
-        click.echo("no checkpoint found; LINGSHU_CHECKPOINTS is a list of folders to look in")
-
-
-def _model(checkpoint: "Checkpoint") -> dict[str, Any]:
-    return {
-        "name": checkpoint.name,
-        "digest": checkpoint.digest,
-        "genes": len(checkpoint.panel),
-        "panel_digest": checkpoint.panel_digest,
-        "contexts": checkpoint.contexts,
-        "measured_on_held_out_cells": bool(checkpoint.evidence),
-        "path": str(checkpoint.path),
-    }
 
 
 @click.command()

@@ -276,13 +276,15 @@ def resolve_interventions(
     """Return interventions on trained targets, in their canonical order.
 
     Raises:
-        InputError: an unknown kind or target, or a target named twice.
+        InputError: an unknown kind or target, a target named twice, or a dose never trained on.
     """
     known = checkpoint.targets
     resolved = [
         record.model_copy(update={"target": _target(checkpoint, known, record)})
         for record in arguments
     ]
+    for intervention in resolved:
+        _check_dose(checkpoint, intervention)
     names = [i.target for i in resolved]
     twice = next((n for n in names if names.count(n) > 1), None)
     if twice is not None:
@@ -314,6 +316,35 @@ def _target(checkpoint: Checkpoint, known: Mapping[str, list[str]], record: Inte
         f"{did_you_mean(record.target, names)} Trained {record.kind} targets: {shown}."
     )
     raise NotFoundError(message)
+
+
+def doses(checkpoint: Checkpoint, kind: str, target: str) -> set[float | None]:
+    """Return the doses of a target that were trained on; None stands for cells without one."""
+    return {
+        intervention.get("dose")
+        for entry in checkpoint.config["seen"]
+        for intervention in entry["interventions"]
+        if intervention["kind"] == kind and intervention["target"] == target
+    }
+
+
+def _check_dose(checkpoint: Checkpoint, intervention: Intervention) -> None:
+    """Refuse a dose that was never trained on: nothing is known of what lies between doses."""
+    target, dose = intervention.target, intervention.dose
+    known = doses(checkpoint, intervention.kind, target)
+    if not known or dose in known:
+        return
+    numbers = sorted(number for number in known if number is not None)
+    if not numbers:
+        message = (
+            f"{checkpoint.name!r} was trained on {target!r} without doses, so dose={dose:g} means "
+            "nothing to it; leave dose out"
+        )
+        raise InputError(message)
+    problem = "no dose is given" if dose is None else f"dose={dose:g} is none of them"
+    shown = ", ".join(f"{number:g}" for number in numbers)
+    message = f"{checkpoint.name!r} was trained on {target!r} at doses {shown}: {problem}"
+    raise InputError(message)
 
 
 def _check_fit(design: Design) -> None:

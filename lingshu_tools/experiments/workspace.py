@@ -41,7 +41,7 @@ class Workspace:
         self.home = default_home() if home is None else Path(home)
         self.principal = principal
         self.door: Door = door
-        self.catalogue = catalogue or Catalogue()
+        self.catalogue = catalogue or Catalogue(home=self.home)
         if ledger is not None:
             self.ledger = ledger
         if engine is not None:

@@ -110,14 +110,6 @@ def test_what_is_no_file_of_its_kind_is_refused(tmp_path: Path, content: bytes, 
         data.read_cells(SPEC, tmp_path)
 
 
-def test_a_link_to_a_file_is_refused(file: Path, tmp_path: Path) -> None:
-    (tmp_path / "real.h5ad").write_bytes(file.read_bytes())
-    file.unlink()
-    file.symlink_to(tmp_path / "real.h5ad")
-    with pytest.raises(data.DataError, match="not a regular file"):
-        data.read_cells(SPEC, tmp_path)
-
-
 def test_a_truncated_file_is_refused(file: Path, tmp_path: Path) -> None:
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2])

@@ -39,6 +39,8 @@ OFFSETS_FORMAT = "lingshu-checkpoint-1"
 """Effects as offsets in the network's weights (`tilt.theta`)."""
 FORMAT = "lingshu-checkpoint-2"
 FORMATS = (OFFSETS_FORMAT, FORMAT)
+MODELS = "models"
+"""The folder of a home in which its own checkpoints are."""
 SHIPPED = Path(__file__).parent.parent / "checkpoints"
 Tier = Literal["seen", "seen_elsewhere", "combination_of_seen", "unseen"]
 # What the checkpoint digest covers: everything that decides a sampled count. The evidence and the
@@ -273,10 +275,15 @@ class Checkpoint:
 class Catalogue:
     """The checkpoints under a list of folders; of one name, that of the first folder counts."""
 
-    def __init__(self, roots: Iterable[Path] | None = None) -> None:
-        """Look under `roots`; by default `LINGSHU_CHECKPOINTS` (a path list), then the shipped."""
+    def __init__(self, roots: Iterable[Path] | None = None, *, home: Path | None = None) -> None:
+        """Look under `roots`.
+
+        By default: the folders in `LINGSHU_CHECKPOINTS` (a path list), those added to `home`, the
+        shipped ones.
+        """
         extra = os.environ.get("LINGSHU_CHECKPOINTS", "")
-        default = [*(Path(p) for p in extra.split(os.pathsep) if p), SHIPPED]
+        added = [home / MODELS] if home else []
+        default = [*(Path(p) for p in extra.split(os.pathsep) if p), *added, SHIPPED]
         self.roots = tuple(default if roots is None else roots)
         self._read: dict[Path, tuple[_Stamp, Checkpoint]] = {}
 

@@ -2,9 +2,11 @@
 
 HDF5 can name other files (external storage, external links, virtual datasets), ask for filters that
 run foreign code, and claim sizes it does not have: readers follow all of that. Here the tree is
-walked by its metadata alone and refused at the first such thing.
+walked by its metadata alone and refused at the first such thing. A link in the file system to the
+file is followed: data managers keep files so, and the file itself is what is audited.
 """
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
@@ -35,8 +37,8 @@ class Limits:
     whole: int = 256 << 30
 
 
-def audit_h5ad(path: Path, limits: Limits | None = None) -> None:
-    """Return if the file is fit to be read.
+def audit_h5ad(path: Path, limits: Limits | None = None) -> Path:
+    """Return the path of the file itself if it is fit to be read: that of a link's target.
 
     Raises:
         UnsafeFileError: it is no HDF5 file, or an object in it is not fit; its name is given.
@@ -44,23 +46,55 @@ def audit_h5ad(path: Path, limits: Limits | None = None) -> None:
     import h5py
 
     limits = limits or Limits()
-    if not path.is_file() or path.is_symlink():
-        message = f"{path} is not a regular file: give the path of the h5ad file itself"
-        raise UnsafeFileError(message)
-    if not h5py.is_hdf5(path):
-        message = f"{path} is not an HDF5 file; an AnnData file (.h5ad) of raw counts is needed"
-        raise UnsafeFileError(message)
+    real = _real(path)
     try:
-        with h5py.File(path, "r") as file:
+        with h5py.File(real, "r") as file:
             claimed = sum(
                 _claim(path, name, dataset, limits) for name, dataset in _walk(path, file)
             )
     except (OSError, RuntimeError, KeyError) as error:
-        message = f"{path} is damaged: {error}"
+        message = _unreadable(path, error)
         raise UnsafeFileError(message) from error
     if claimed > limits.whole:
         message = f"{path} claims {claimed:,} bytes in all; at most {limits.whole:,} are taken"
         raise UnsafeFileError(message)
+    return real
+
+
+def _real(path: Path) -> Path:
+    """Return the regular file that a path leads to."""
+    import h5py
+
+    try:
+        real = path.resolve(strict=True)
+    except (OSError, RuntimeError) as error:
+        message = f"{path} is a link that leads to no file: fetch the file that it stands for"
+        raise UnsafeFileError(message) from error
+    if real.is_dir():
+        message = (
+            f"{path} is a folder, and an AnnData file (.h5ad) is needed. If it is a zarr store, "
+            "write it as a file: anndata.read_zarr(folder).write_h5ad(file)"
+        )
+        raise UnsafeFileError(message)
+    if not real.is_file():
+        message = f"{path} is not a regular file: give the path of the h5ad file itself"
+        raise UnsafeFileError(message)
+    if not os.access(real, os.R_OK):
+        message = f"{path} may not be read by this user: change its mode or copy it"
+        raise UnsafeFileError(message)
+    if not h5py.is_hdf5(real):
+        message = f"{path} is not an HDF5 file; an AnnData file (.h5ad) of raw counts is needed"
+        raise UnsafeFileError(message)
+    return real
+
+
+def _unreadable(path: Path, error: Exception) -> str:
+    if isinstance(error, BlockingIOError) or "unable to lock file" in str(error):
+        return (
+            f"{path} is in use by another program, which has it open for writing: close it there, "
+            "or read a copy of it"
+        )
+    return f"{path} is damaged: {error}"
 
 
 def _walk(path: Path, file: Any) -> Iterator[tuple[str, Any]]:
@@ -119,7 +153,30 @@ def _claim(path: Path, name: str, dataset: Any, limits: Limits) -> int:
 def _attributes(path: Path, name: str, member: Any) -> None:
     for key in member.attrs:
         attribute = member.attrs.get_id(key)
+        if key == "categories" and _names_its_categories(member):
+            continue
         _check_type(path, f"{name}@{key}", attribute.dtype)
+
+
+def _names_its_categories(member: Any) -> bool:
+    """Return whether `categories` refers to `__categories/NAME` beside a column.
+
+    anndata 0.7 writes categorical columns so. What the reference leads to is audited by its name.
+    """
+    import h5py
+
+    library: Any = h5py
+    reference = member.attrs["categories"]
+    if not isinstance(reference, h5py.Reference) or not reference:
+        return False
+    leaf = member.name.rpartition("/")[2]
+    beside = member.parent.get("__categories")
+    if not isinstance(beside, h5py.Group) or leaf not in beside:
+        return False
+    if not isinstance(beside.get(leaf, getlink=True), h5py.HardLink):
+        return False
+    places = [library.h5o.get_info(m.id).addr for m in (beside[leaf], member.file[reference])]
+    return places[0] == places[1]
 
 
 def _check_type(path: Path, name: str, dtype: Any) -> None:

@@ -155,8 +155,8 @@ def _other_value(spec: TrainingSpec, folder: Path) -> str:
         message = f"{spec.name} holds nothing out; use --held-out FIELD=VALUE or `validation`"
         raise ValueError(message)
     field, used = next(iter(source.where.items()))
-    with opened(folder / source.file) as file:
-        values: Sequence[str] = sorted({*file.column(field).tolist()} - {*used})
+    with opened(folder / source.file, source.counts, source.gene_names) as file:
+        values: Sequence[str] = sorted({*file.column(field).tolist()} - {*used, ""})
         name = file.path.name
     if len(values) != 1:
         message = (

@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
-from tqdm import tqdm
 
 from lingshu_model.contracts import ArmRequest, Catalogue, Checkpoint, Intervention, digest_json
 from lingshu_model.contracts.catalogue import pin
@@ -43,6 +42,7 @@ from lingshu_model.sampling.load import load_sampler
 from lingshu_model.sampling.pool import POOL, Pool
 from lingshu_model.sampling.sampler import Sampler
 from lingshu_model.system.machine import machine_name
+from lingshu_model.system.progress_bars import Progress
 from lingshu_model.train import checkpoint as build
 from lingshu_model.train.data.cells import TrainingCells, add_shams
 from lingshu_model.train.run import Learned
@@ -120,7 +120,7 @@ class Finish:
             },
         }
         total = count_folds(cells)
-        with tqdm(total=total, unit="fold", desc="held-out folds", disable=None) as bar:
+        with Progress(total=total, unit="fold", desc="held-out folds") as bar:
             return rotated(cells, self.priors, check.results, head, bar.update)
 
     def _joined(self) -> TrainingCells:
@@ -174,7 +174,7 @@ class Finish:
         folder = place / self.spec.name
         build.write_folder(folder, config, cells, tensors, self.hgnc)
         control = self._control(Catalogue([place]).load(self.spec.name), delivery, fitted, pool)
-        with tqdm(total=len(fitted.rows), unit="effect", desc="solving", disable=None) as bar:
+        with Progress(total=len(fitted.rows), unit="effect", desc="solving") as bar:
             solved = solve(fitted, control, largest_shares(cells), bar.update)
         self._complete(folder, config, fitted, solved, pool if delivery == TRAINING_CELLS else None)
         return Catalogue([place]).load(self.spec.name)
@@ -270,7 +270,7 @@ def check_checkpoint(checkpoint: Checkpoint) -> Check:
     def conditions() -> Iterator[tuple[Any, Callable[[int], tuple[Rows, Rows, Posterior]]]]:
         # By context, so that control cells are still in memory.
         order = sorted(range(len(rows)), key=lambda i: json.dumps(rows[i]["context"]))
-        for i in tqdm(order, unit="condition", desc="checking", disable=None):
+        for i in Progress(order, unit="condition", desc="checking"):
             yield rows[i], partial(_pair, sampler, checkpoint, i)
 
     began = time.perf_counter()

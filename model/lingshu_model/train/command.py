@@ -1,5 +1,6 @@
 """From a specification and data files to a checkpoint: one training run on this rank."""
 
+import errno
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,15 +9,16 @@ from typing import Any
 import click
 import torch
 from accelerate import Accelerator
-from pydantic import ValidationError
 from safetensors import SafetensorError
 
 from lingshu_model.contracts import Catalogue, Checkpoint, CheckpointError, digest_file
 from lingshu_model.finishing.choice import choose
 from lingshu_model.finishing.finish import Finish, Finished
 from lingshu_model.finishing.fitness import table
+from lingshu_model.finishing.outcome import evidence_lines
 from lingshu_model.network import numerics
 from lingshu_model.train import ranks
+from lingshu_model.train.data.gene_names import names_file
 from lingshu_model.train.data.sources import read_cells
 from lingshu_model.train.data.sources import split as split_cells
 from lingshu_model.train.initialisation import InitialState
@@ -24,13 +26,14 @@ from lingshu_model.train.priors import read_features
 from lingshu_model.train.run import learn, reuse
 from lingshu_model.train.scratch import scratch
 from lingshu_model.train.spec import TrainingSpec
+from lingshu_model.train.spec_file import SpecError
 
 UNFIT = 3
 """The exit status where a condition does not deliver its effect."""
 
 
 def train(
-    spec_file: Path,
+    spec_file: Path | TrainingSpec,
     data_dir: Path,
     out: Path,
     threads: int | None,
@@ -41,17 +44,18 @@ def train(
     allow_unfit: bool = False,
     network_from: str | None = None,
 ) -> None:
-    """Train the checkpoint described by `spec_file` into OUT/NAME/; exits where it cannot.
+    """Train what `spec_file`, or a specification, describes into OUT/NAME/; exits where it cannot.
 
     `network_from` is a checkpoint, by name or folder, whose network is taken instead of training.
     """
     changes = {"epochs": epochs, "recipe": recipe, "allow_unfit": allow_unfit or None}
     given = {name: value for name, value in changes.items() if value is not None}
     try:
-        spec = TrainingSpec.read(spec_file)
-        spec = TrainingSpec.model_validate({**spec.model_dump(), **given})
-    except ValidationError as error:
-        sys.exit(f"lingshu train: {spec_file}: {error}")
+        read = isinstance(spec_file, Path)
+        spec = TrainingSpec.read(spec_file) if read else spec_file
+        spec = TrainingSpec.of({**spec.model_dump(), **given}, str(spec_file))
+    except SpecError as error:
+        sys.exit(f"lingshu train: {error}")
     numerics.prepare(threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     fast = numerics.has_fast_bf16(device)
@@ -66,10 +70,16 @@ def train(
         click.echo(f"lingshu train: {error}", err=True)
         sys.exit(ranks.RANK_LOST)
     except (OSError, SafetensorError) as error:
-        sys.exit(
-            f"lingshu train: cannot write below {out}: {error}. Make room and run the same command "
-            "again: it goes on from the last state it saved"
-        )
+        sys.exit(f"lingshu train: cannot write below {out}: {error}. {_remedy(error)}")
+
+
+def _remedy(error: Exception) -> str:
+    number = getattr(error, "errno", None)
+    if number in (errno.ENOTDIR, errno.EEXIST):
+        return "Give another folder with --out: a file is in its place"
+    if number in (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS):
+        return "Give a folder that may be written with --out"
+    return "Make room and run the same command again: it goes on from the last state it saved"
 
 
 def _run(
@@ -82,7 +92,8 @@ def _run(
     folder = out / spec.name
     folder.mkdir(parents=True, exist_ok=True)
     with scratch(folder, ".cells-") as store:
-        cells = read_cells(spec, data_dir, store)
+        say = _warn if accelerator.is_main_process else len
+        cells = read_cells(spec, data_dir, store, say)
         parts = split_cells(cells, spec)
         priors = read_features(data_dir / spec.priors) if spec.priors else {}
         train, held_out = cells.take(parts.train), cells.take(parts.validation)
@@ -93,7 +104,7 @@ def _run(
             learned = learn(InitialState(spec, train, priors), held_out, folder, accelerator)
         if not accelerator.is_main_process:
             return
-        hgnc = data_dir / spec.aliases if spec.aliases else None
+        hgnc = names_file(spec.aliases, data_dir)
         paths = [data_dir / source.file for source in spec.sources]
         files = {"files": {path.name: digest_file(path) for path in paths}}
         finish = Finish(spec, train, held_out, learned, priors, hgnc, files)
@@ -115,7 +126,10 @@ def _report(finished: Finished, spec: TrainingSpec) -> None:
         click.echo(table(finished.checked))
     config = finished.checkpoint.config
     click.echo(f"cells of perturbations: {config['delivery']} ({_said(config['delivery_basis'])})")
+    for line in evidence_lines(finished.checkpoint.evidence):
+        click.echo(line)
     click.echo(f"{finished.path} written")
+    click.echo(f"to use it: lingshu models add {finished.path.parent.parent}")
     unfit = [f.name for f in finished.checked if f.reasons]
     if unfit and not spec.allow_unfit:
         click.echo(
@@ -129,3 +143,7 @@ def _report(finished: Finished, spec: TrainingSpec) -> None:
 
 def _said(basis: Mapping[str, Any]) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in basis.items())
+
+
+def _warn(sentence: str) -> None:
+    click.echo(f"note: {sentence}", err=True)

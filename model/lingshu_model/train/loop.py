@@ -17,12 +17,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import AdamW
-from tqdm import tqdm
 
 from lingshu_model.network import diffusion
 from lingshu_model.network.cell_network import Network
 from lingshu_model.network.conditions import Conditions
 from lingshu_model.network.tokens import MASK
+from lingshu_model.system.progress_bars import Progress
 from lingshu_model.train import state
 from lingshu_model.train.data.cells import TrainingCells
 from lingshu_model.train.ema import PowerEMA
@@ -137,11 +137,12 @@ def train(
     model = accelerator.prepare(NLLLoss(network))
     per_epoch = max(1, len(cells) // spec.batch)
     total = per_epoch * spec.epochs
-    bar = tqdm(
+    bar = Progress(
+        desc="training",
         total=total,
         initial=start,
         unit="step",
-        disable=None if accelerator.is_main_process else True,
+        disable=not accelerator.is_main_process,
     )
     saved, began, seen, running = time.monotonic(), time.monotonic(), 0, 0.0
     for step in range(start, total):

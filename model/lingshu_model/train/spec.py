@@ -1,12 +1,15 @@
 """What a training run is made of, read from one JSON file."""
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lingshu_model.contracts.messages import TrainedKind
 from lingshu_model.network.config import PRESETS
+from lingshu_model.train.spec_file import SpecError, explained, read_json
+
+Name = Annotated[str, Field(min_length=1)]
 
 
 class _Strict(BaseModel):
@@ -16,13 +19,19 @@ class _Strict(BaseModel):
 class Perturbations(_Strict):
     """Which obs column names the perturbation, what control is called there, and the kind."""
 
-    column: str
-    control: str
+    column: Name
+    control: Name | Annotated[list[Name], Field(min_length=1)]
+    """What control cells are called in the column: one name, or several."""
     kind: TrainedKind
     targets: dict[str, str] = {}
     """What a value of the column is called, where that is not the value itself."""
     separator: str | None = None
     """What stands between the targets of a combination, such as `+`; None = no combinations."""
+
+    @property
+    def controls(self) -> tuple[str, ...]:
+        """Every name of control cells."""
+        return (self.control,) if isinstance(self.control, str) else tuple(self.control)
 
 
 class Unseen(_Strict):
@@ -35,10 +44,14 @@ class Unseen(_Strict):
 class Source(_Strict):
     """One h5ad file: which cells of it are used, and what their context and perturbation are."""
 
-    file: str
+    file: Name
+    counts: Annotated[str, Field(pattern=r"^(X|raw/X|layers/.+)$")] = "X"
+    """The matrix of raw counts: `X`, `layers/NAME` or `raw/X`."""
+    gene_names: str | None = None
+    """The var column with the names of genes; None = the index of var."""
     where: dict[str, list[str]] = {}
     """Keep cells whose obs column is one of these values."""
-    context: dict[str, str]
+    context: Annotated[dict[Name, Name], Field(min_length=1)]
     """Context field to a constant value, or to `obs:COLUMN`."""
     rename: dict[str, dict[str, str]] = {}
     """Context field to names for its column's values; cells with a value not named are left out."""
@@ -72,7 +85,8 @@ class TrainingSpec(_Strict):
     panel: str | None = None
     """A CSV whose first column lists the panel's symbols; None = the first source's genes."""
     aliases: str | None = None
-    """HGNC's complete set, to match names by and for `panel.json`; None = symbols alone."""
+    """HGNC's complete set, to match names by and for `panel.json`; `shipped` = the genes of the
+    shipped panel, by whose symbols human Ensembl ids are then called; None = names as they are."""
     recipe: Literal["default", "effects"] = "default"
     """`default`: a network and effects; `effects`: effects and stored control cells, no network."""
     delivery: Literal["auto", "moved", "training_cells", "pinned"] = "auto"
@@ -120,5 +134,18 @@ class TrainingSpec(_Strict):
 
     @classmethod
     def read(cls, path: Path) -> "TrainingSpec":
-        """Return the spec in a JSON file; pydantic's error names the field that is wrong."""
-        return cls.model_validate_json(path.read_text("utf-8"))
+        """Return the spec in a JSON file.
+
+        Raises:
+            SpecError: the file is no JSON, or a field is wrong; file and field are named.
+        """
+        return cls.of(read_json(path), str(path))
+
+    @classmethod
+    def of(cls, value: Any, name: str) -> "TrainingSpec":
+        """Return the spec that a JSON value is; `name` stands for it in errors."""
+        try:
+            return cls.model_validate(value)
+        except ValidationError as error:
+            message = f"{name}: {explained(error, cls.model_json_schema())}"
+            raise SpecError(message) from error

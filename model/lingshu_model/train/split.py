@@ -6,6 +6,7 @@ what their cells are then held against.
 """
 
 import json
+from functools import partial
 from pathlib import Path
 
 import anndata
@@ -29,7 +30,7 @@ CONTROL = "control"
 def main(spec_file: Path, data_dir: Path, out: Path) -> None:
     """Write the parts of SPEC_FILE's cells into OUT."""
     spec = TrainingSpec.read(spec_file)
-    cells = read_cells(spec, data_dir)
+    cells = read_cells(spec, data_dir, note=partial(click.echo, err=True))
     parts = split_cells(cells, spec)
     out.mkdir(parents=True, exist_ok=True)
     for name in ("train", "validation", "test", "unseen"):

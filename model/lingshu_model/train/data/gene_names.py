@@ -7,11 +7,20 @@ version.
 
 import csv
 import gzip
+import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
+
+from lingshu_model.contracts.catalogue import SHIPPED
+
+SHIPPED_NAMES = "shipped"
+"""Instead of a file of HGNC's: the 18,080 genes of the shipped panel, with their other names."""
+_PANEL = SHIPPED / "pbmc" / "panel.json"
+_HUMAN_ID = "ENSG"
 
 
 @dataclass(frozen=True)
@@ -33,7 +42,9 @@ class Hgnc:
 
     @classmethod
     def read(cls, path: Path) -> "Hgnc":
-        """Return HGNC's complete set (tab-separated, gzip)."""
+        """Return HGNC's complete set (tab-separated, gzip), or the genes of a `panel.json`."""
+        if path.suffix == ".json":
+            return cls([_from_panel(row) for row in json.loads(path.read_text("utf-8"))["genes"]])
         with gzip.open(path, "rt", encoding="utf-8", newline="") as handle:
             rows = csv.DictReader(handle, delimiter="\t")
             return cls(
@@ -72,6 +83,24 @@ class Hgnc:
         return self._by_symbol.get(name) or self._by_previous.get(name) or self._by_alias.get(name)
 
 
+def names_file(aliases: str | None, folder: Path) -> Path | None:
+    """Return the file that a specification's `aliases` means; None = symbols alone."""
+    if aliases is None:
+        return None
+    return _PANEL if aliases == SHIPPED_NAMES else folder / aliases
+
+
+def symbols_of(names: Sequence[str], hgnc: Hgnc) -> list[str]:
+    """Return symbols for human Ensembl ids; ids without one, or with one taken, stay."""
+    found = [hgnc.find(name) if name.startswith(_HUMAN_ID) else None for name in names]
+    seen = {name for name, gene in zip(names, found, strict=True) if gene is None}
+    out: list[str] = []
+    for name, gene in zip(names, found, strict=True):
+        out.append(name if gene is None or gene.symbol in seen else gene.symbol)
+        seen.add(out[-1])
+    return out
+
+
 def match(panel: Sequence[str], names: Sequence[str], hgnc: Hgnc | None) -> dict[int, int]:
     """Return panel position to file position of the genes a file measures.
 
@@ -93,6 +122,11 @@ def match(panel: Sequence[str], names: Sequence[str], hgnc: Hgnc | None) -> dict
         if gene is not None and gene.name in columns:
             found[i] = columns[gene.name]
     return dict(sorted(found.items()))
+
+
+def _from_panel(row: Mapping[str, Any]) -> Gene:
+    symbol = row["symbol"]
+    return Gene(symbol, symbol, row["ensembl"], tuple(row["aliases"]), tuple(row["previous"]))
 
 
 def _names(cell: str) -> tuple[str, ...]:

@@ -1,8 +1,11 @@
 """An h5ad file read a block of rows at a time: labels, gene names, raw counts.
 
-The file is looked over first (`lingshu_model.contracts.h5ad`); only `obs`, `var` and `X` are read.
+The file is looked over first (`lingshu_model.contracts.h5ad`). Only `obs`, one `var` and one matrix
+are read: `X`, `layers/NAME`, or `raw/X` with the genes of `raw/var`.
 """
 
+import re
+import warnings
 from collections import Counter
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -19,14 +22,16 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from lingshu_model.contracts.h5ad import UnsafeFileError, audit_h5ad
+from lingshu_model.train.data.compressed import DataError, check_kind, compressed, wide
+from lingshu_model.train.data.labels import Texts, nearest, texts
 from lingshu_model.train.data.store import Rows
 
+_VERSION = re.compile(r"^(ENS[A-Z]*G\d{8,})\.\d+$")
 BLOCK = 1024
 """Rows read at a time: what is made of 18,080 genes of them on the way takes 0.4 GB."""
 
 
-class DataError(ValueError):
-    """A training file is not what its spec says; the file and the value are named."""
+__all__ = ["BLOCK", "DataError", "H5ad", "existing", "matrices", "matrix", "opened", "table"]
 
 
 @dataclass(frozen=True)
@@ -35,91 +40,214 @@ class H5ad:
 
     Attributes:
         path: where it is.
+        counts: the name of the matrix within it.
         genes: gene names, each its own.
+        var: annotations of the genes.
         obs: labels of the cells.
         x: the stored matrix.
+        matrices: the names of all matrices in which counts may be.
     """
 
     path: Path
+    counts: str
     genes: list[str]
+    var: pd.DataFrame
     obs: pd.DataFrame
     x: Any
+    matrices: tuple[str, ...] = ()
+
+    def texts(self, name: str) -> Texts:
+        """Return a label of every cell as trimmed text, and which are missing."""
+        if name not in self.obs:
+            known = ", ".join(map(str, self.obs.columns)) or "none"
+            near = nearest(name, map(str, self.obs.columns))
+            message = f"{self.path} has no obs column {name!r}{near}; it has {known}"
+            raise DataError(message)
+        return texts(pd.Series(self.obs[name]))
 
     def column(self, name: str) -> NDArray[np.str_]:
-        """Return a label of every cell as text."""
-        if name not in self.obs:
-            known = ", ".join(map(str, self.obs.columns))
-            message = f"{self.path} has no obs column {name!r}; it has {known}"
-            raise DataError(message)
-        labels = self.obs[name]
-        if labels.ndim != 1:
-            message = (
-                f"{self.path} has {labels.shape[1]} obs columns called {name!r}; rename all but one"
-            )
-            raise DataError(message)
-        return labels.astype(str).to_numpy(dtype=str)
+        """Return a label of every cell as trimmed text, "" where it is missing."""
+        return self.texts(name).values
 
     def blocks(self, rows: NDArray[np.int64]) -> Iterator[Rows]:
-        """Yield the counts of `rows`, ascending, a block of the file at a time."""
+        """Yield the values of `rows`, ascending, a block of the file at a time.
+
+        What a sparse matrix stores twice for one place is added up, as every reader understands it.
+        """
         for first in range(0, len(self.obs), BLOCK):
             last = min(first + BLOCK, len(self.obs))
             wanted = rows[np.searchsorted(rows, first) : np.searchsorted(rows, last)] - first
             if len(wanted):
-                yield sparse.csr_matrix(self.x[first:last])[wanted]
+                yield self._block(first, last)[wanted]
+
+    def _block(self, first: int, last: int) -> Rows:
+        stored = self.x[first:last]
+        if not sparse.issparse(stored):
+            return sparse.csr_matrix(wide(np.asarray(stored)))
+        # Sums of narrow integers would wrap around.
+        block = sparse.csr_matrix((wide(stored.data), stored.indices, stored.indptr), stored.shape)
+        block.sum_duplicates()
+        return block
 
 
 @contextmanager
-def opened(path: Path) -> Generator[H5ad]:
+def opened(path: Path, counts: str = "X", gene_names: str | None = None) -> Generator[H5ad]:
     """Open an h5ad file that passed its audit.
+
+    Args:
+        path: of the file, or a link to it.
+        counts: the matrix: `X`, `layers/NAME` or `raw/X`.
+        gene_names: the var column with the names of genes; None = the index of var.
 
     Raises:
         DataError: it is missing, unsafe or damaged, or genes have no name of their own.
     """
     try:
-        audit_h5ad(existing(path))
+        real = audit_h5ad(existing(path))
     except UnsafeFileError as error:
         raise DataError(str(error)) from error
-    with h5py.File(path, "r") as file:
-        try:
-            parts: list[Any] = [file[name] for name in ("obs", "var", "X")]
-            obs: Any = anndata.io.read_elem(parts[0])
-            var: Any = anndata.io.read_elem(parts[1])
-            x = _matrix(parts[2])
-        except (KeyError, ValueError, TypeError, IORegistryError) as error:
-            message = f"{path} is no AnnData file with obs, var and X: {error}"
-            raise DataError(message) from error
-        genes = _names(var, path)
+    with h5py.File(real, "r") as file:
+        obs = table(file, "obs", path)
+        var = table(file, "raw/var" if counts.startswith("raw/") else "var", path)
+        x = matrix(file, counts, path)
+        genes = _names(_named(var, gene_names, path), path, gene_names)
         if x.shape != (len(obs), len(genes)):
-            message = f"{path}: X is {x.shape}, obs and var are {len(obs)} and {len(genes)} long"
+            message = (
+                f"{path}: {counts} is {x.shape}, obs and var are {len(obs)} and {len(genes)} long"
+            )
             raise DataError(message)
         # Names of cells, 100 bytes each, are of no use here.
-        yield H5ad(path, genes, obs.reset_index(drop=True), x)
+        every = tuple(matrices(file))
+        yield H5ad(path, counts, genes, var, obs.reset_index(drop=True), x, every)
 
 
 def existing(path: Path) -> Path:
-    """Return `path` if it is a file."""
-    if not path.is_file():
+    """Return `path` if it leads to something."""
+    if not path.exists() and not path.is_symlink():
         message = f"{path} does not exist; give the folder of the data files with --data"
         raise DataError(message)
     return path
 
 
-def _matrix(stored: Any) -> Any:
+def table(file: h5py.File, name: str, path: Path) -> pd.DataFrame:
+    """Return `obs` or a `var` of an open file.
+
+    Raises:
+        DataError: there is none, or it is no table.
+    """
+    try:
+        stored: Any = file[name]
+        with warnings.catch_warnings():
+            # Files of anndata 0.7 and before say less of how they are encoded.
+            warnings.simplefilter("ignore", anndata.OldFormatWarning)
+            found: Any = anndata.io.read_elem(stored)
+    except (KeyError, ValueError, TypeError, AttributeError, IORegistryError) as error:
+        message = f"{path} is no AnnData file with obs, var and X: {name}: {error}"
+        raise DataError(message) from error
+    if isinstance(found, np.ndarray) and found.dtype.names:
+        found = _from_records(file, name, found)
+    if not isinstance(found, pd.DataFrame):
+        message = f"{path}: {name} is no table; write the file with a current anndata"
+        raise DataError(message)
+    # A column listed twice is one stored column.
+    return found.loc[:, ~found.columns.duplicated()]
+
+
+def _from_records(file: h5py.File, name: str, records: NDArray[Any]) -> pd.DataFrame:
+    """Return the table that anndata 0.6 stored as records, with categories in `uns`."""
+    found = pd.DataFrame.from_records(records).map(_decoded)
+    index = "index" if "index" in found else found.columns[0]
+    for column in found.columns:
+        known: Any = file.get(f"uns/{column}_categories")
+        if known is not None and name == "obs":
+            categories = [_decoded(value) for value in known[:]]
+            found[column] = pd.Categorical.from_codes(found[column], categories)
+    return found.set_index(index)
+
+
+def _decoded(value: Any) -> Any:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
+
+def matrices(file: h5py.File) -> list[str]:
+    """Return the names of the matrices of an open file in which counts may be."""
+    layers: Any = file.get("layers")
+    names = ["X", *(f"layers/{name}" for name in layers or ()), "raw/X"]
+    return [name for name in names if name in file and not _is_null(file[name])]
+
+
+def matrix(file: h5py.File, name: str, path: Path) -> Any:
+    """Return a stored matrix, of which rows can be taken.
+
+    Raises:
+        DataError: there is none of this name; those that there are are named.
+    """
+    there = matrices(file)
+    if name not in there:
+        state = f"{name} is empty" if name in file else f"there is no {name}"
+        known = ", ".join(there) or "no matrix at all"
+        message = f"{path}: {state}; the file has {known}. Say which with `counts`"
+        raise DataError(message)
+    stored: Any = file[name]
+    place = f"{path}: {name}"
     if isinstance(stored, h5py.Dataset):
+        check_kind(stored.dtype, place)
         return stored
-    matrix: Any = anndata.io.sparse_dataset(stored)
-    # Rows of a matrix stored by columns cannot be had without all of it.
-    return matrix if matrix.format == "csr" else sparse.csr_matrix(matrix.to_memory())
+    try:
+        return compressed(stored, place)
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        if isinstance(error, DataError):
+            raise
+        message = f"{place} is no matrix that can be read: {error}"
+        raise DataError(message) from error
 
 
-def _names(var: pd.DataFrame, path: Path) -> list[str]:
-    names = [str(name).strip() for name in var.index]
-    nameless = [i for i, name in enumerate(names) if not name or name.lower() == "nan"]
+def _is_null(stored: Any) -> bool:
+    """Return whether a matrix is stored as nothing: `X = None`."""
+    if not isinstance(stored, h5py.Dataset):
+        return "data" not in stored
+    return stored.shape is None or len(stored.shape) != 2
+
+
+def _named(var: pd.DataFrame, column: str | None, path: Path) -> pd.Series:
+    if column is None:
+        return var.index.to_series()
+    if column not in var:
+        known = ", ".join(map(str, var.columns)) or "none"
+        near = nearest(column, map(str, var.columns))
+        message = f"{path} has no var column {column!r}{near}; it has {known}"
+        raise DataError(message)
+    return pd.Series(var[column])
+
+
+def _names(column: pd.Series, path: Path, source: str | None) -> list[str]:
+    found = texts(column)
+    names = without_versions(found.values.tolist())
+    place = "var_names" if source is None else f"var[{source!r}]"
+    if source is not None:
+        names = unique_names(names, [str(name).strip() for name in column.index])
+    nameless = [i for i, name in enumerate(names) if not name]
     if nameless:
-        message = f"{path} has no name for the gene in column {nameless[0]}; fill var_names"
+        message = f"{path} has no name for the gene in column {nameless[0]}; fill {place}"
         raise DataError(message)
     if len(set(names)) < len(names):
         twice = next(name for name, times in Counter(names).items() if times > 1)
-        message = f"{path} names the gene {twice!r} twice; make var_names unique"
+        message = f"{path} names the gene {twice!r} twice; make {place} unique"
         raise DataError(message)
     return names
+
+
+def without_versions(names: list[str]) -> list[str]:
+    """Return Ensembl ids without their versions, unless two would become the same."""
+    bare = [_VERSION.sub(r"\1", name) for name in names]
+    return bare if len(set(bare)) == len(set(names)) else names
+
+
+def unique_names(names: list[str], ids: list[str]) -> list[str]:
+    """Return names with the id instead where a name is missing or was used by an earlier gene."""
+    seen: set[str] = set()
+    out: list[str] = []
+    for name, identity in zip(names, ids, strict=True):
+        out.append(identity if not name or name in seen else name)
+        seen.add(name)
+    return out

@@ -1,12 +1,8 @@
-"""Training cells read from h5ad files, and which of them are kept out.
+"""Training cells read from h5ad files, and which of them are kept out."""
 
-Raw integer counts in `X`, genes in `var_names`.
-"""
-
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from lingshu_model.contracts import Intervention
 from lingshu_model.network import tokens
-from lingshu_model.train.data.cells import Condition, TrainingCells
-from lingshu_model.train.data.gene_names import Hgnc, match
+from lingshu_model.train.data.cells import TrainingCells
+from lingshu_model.train.data.gene_names import SHIPPED_NAMES, Hgnc, match, names_file, symbols_of
 from lingshu_model.train.data.h5ad import DataError, H5ad, existing, opened
+from lingshu_model.train.data.labelled import Context, Labelled, label_cells, without_control
 from lingshu_model.train.data.store import Rows, gathered
 from lingshu_model.train.spec import Source, TrainingSpec
 
 __all__ = ["DataError", "Parts", "read_cells", "split"]
+
+FEWEST_GENES = 2
+FEW_CELLS = 10
+GENETIC = ("knockout", "crispri", "crispra")
+LARGEST = 10_000_000
+"""Counts beyond this are no molecules of one cell."""
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -47,10 +50,8 @@ class _Part:
     """What is taken of one open file."""
 
     file: H5ad
-    rows: NDArray[np.int64]
-    labels: list[Condition]
+    cells: Labelled
     genes: dict[int, int]
-    replicate: NDArray[np.str_]
 
     @property
     def measured(self) -> NDArray[np.int64]:
@@ -60,10 +61,10 @@ class _Part:
         """Yield tokens [rows, panel] in compressed rows, a block at a time."""
         columns = np.full(len(self.file.genes), -1, np.int64)
         columns[[*self.genes.values()]] = self.measured
-        for block in self.file.blocks(self.rows):
+        for block in self.file.blocks(self.cells.rows):
             counts = block.tocoo()
             wanted = columns[counts.col] >= 0
-            data = _encoded(counts.data[wanted], self.file.path)
+            data = encoded(counts.data[wanted], self.file)
             place = (counts.row[wanted], columns[counts.col[wanted]])
             out: Rows = sparse.csr_matrix((data, place), (block.shape[0], len(panel)))
             out.eliminate_zeros()
@@ -71,26 +72,37 @@ class _Part:
             yield out
 
 
-def read_cells(spec: TrainingSpec, folder: Path, store: Path | None = None) -> TrainingCells:
+def read_cells(
+    spec: TrainingSpec,
+    folder: Path,
+    store: Path | None = None,
+    note: Callable[[str], object] = len,
+) -> TrainingCells:
     """Return the cells of all sources of `spec`, whose files lie in `folder`.
 
-    The files are read a block of rows at a time; with `store`, a folder, the cells are kept there
-    and not in memory.
+    The files are read a block of rows at a time.
+
+    Args:
+        spec: which files, and what of them.
+        folder: where they are.
+        store: a folder to keep the cells in; None = in memory.
+        note: is called with what was left out and what looks odd, a sentence each.
 
     Raises:
         DataError: a file, column or value is missing, or the counts are not raw UMI.
     """
-    hgnc = Hgnc.read(existing(folder / spec.aliases)) if spec.aliases else None
-    panel = _panel(spec, folder)
+    named = names_file(spec.aliases, folder)
+    hgnc = Hgnc.read(existing(named)) if named else None
+    panel = _panel(spec, folder, hgnc)
     with ExitStack() as files:
         parts = [
-            _part(spec, source, files.enter_context(opened(folder / source.file)), panel, hgnc)
+            _part(spec, source, files.enter_context(_opened(source, folder)), panel, hgnc)
             for source in spec.sources
         ]
         blocks = (block for part in parts for block in part.tokens(panel))
         matrix = gathered(blocks, len(panel), store)
-    labels = [label for part in parts for label in part.labels]
-    replicate = np.concatenate([part.replicate for part in parts])
+    labels = [label for part in parts for label in part.cells.conditions]
+    replicate = np.concatenate([part.cells.replicate for part in parts])
     if spec.replicate and not (replicate != "").any():
         message = f"no file has an obs column {spec.replicate!r}: name another as `replicate`"
         raise DataError(message)
@@ -99,16 +111,21 @@ def read_cells(spec: TrainingSpec, folder: Path, store: Path | None = None) -> T
     measured = np.zeros((len(parts), len(panel)), bool)
     for i, part in enumerate(parts):
         measured[i, part.measured] = True
-    return TrainingCells(
+    cells = TrainingCells(
         panel=tuple(panel),
         tokens=matrix,
         index=np.arange(len(labels)),
-        source=np.repeat(np.arange(len(parts)), [len(part.rows) for part in parts]),
+        source=np.repeat(np.arange(len(parts)), [len(part.cells.rows) for part in parts]),
         measured=measured,
         condition=np.array([number[label] for label in labels], np.int64),
         conditions=tuple(order),
         replicate=replicate if spec.replicate else None,
     )
+    _check(cells, ", ".join(str(folder / source.file) for source in spec.sources))
+    cells, left = _comparable(cells)
+    for sentence in [s for part in parts for s in part.cells.notes] + left + _remarks(cells):
+        note(sentence)
+    return cells
 
 
 def split(cells: TrainingCells, spec: TrainingSpec) -> Parts:
@@ -132,136 +149,123 @@ def split(cells: TrainingCells, spec: TrainingSpec) -> Parts:
     return Parts(train=np.setdiff1d(np.arange(len(cells)), held), **out)
 
 
-def _panel(spec: TrainingSpec, folder: Path) -> tuple[str, ...]:
+def _panel(spec: TrainingSpec, folder: Path, hgnc: Hgnc | None) -> tuple[str, ...]:
     if spec.panel is None:
-        with opened(folder / spec.sources[0].file) as file:
+        with _opened(spec.sources[0], folder) as file:
+            if hgnc is not None and spec.aliases == SHIPPED_NAMES:
+                return tuple(symbols_of(file.genes, hgnc))
             return tuple(file.genes)
     lines = existing(folder / spec.panel).read_text("utf-8").splitlines()
     return tuple(line.split(",")[0].strip() for line in lines if line.strip())
 
 
+def _opened(source: Source, folder: Path) -> AbstractContextManager[H5ad]:
+    return opened(folder / source.file, source.counts, source.gene_names)
+
+
 def _part(
     spec: TrainingSpec, source: Source, file: H5ad, panel: Sequence[str], hgnc: Hgnc | None
 ) -> _Part:
-    rows = np.flatnonzero(_wanted(file, source))
-    if not len(rows):
-        message = f"{file.path}: no cell has {source.where} and a name for {[*source.rename]}"
-        raise DataError(message)
     found = match(panel, file.genes, hgnc)
     if not found:
         message = (
             f"{file.path} has none of the panel's {len(panel)} genes; it names {file.genes[:3]} …"
         )
         raise DataError(message)
-    labels = _conditions(file, source, spec)
-    return _Part(file, rows, [labels[i] for i in rows], found, _replicates(file, spec)[rows])
+    labelled = label_cells(file, source, spec)
+    return _Part(file, labelled, found)
 
 
-def _replicates(file: H5ad, spec: TrainingSpec) -> NDArray[np.str_]:
-    """Return the replicate of every cell of a file; "" where the file names none."""
-    if spec.replicate is None or spec.replicate not in file.obs:
-        return np.full(len(file.obs), "", dtype="U1")
-    values = file.column(spec.replicate)
-    return np.where(values == "nan", "", values)
+def encoded(counts: NDArray[Any], file: H5ad) -> NDArray[np.uint16]:
+    """Return the tokens of raw counts.
 
-
-def _wanted(file: H5ad, source: Source) -> NDArray[np.bool_]:
-    keep = np.ones(len(file.obs), bool)
-    for column, values in source.where.items():
-        keep &= np.isin(file.column(column), values)
-    for field, names in source.rename.items():
-        keep &= np.isin(file.column(source.context[field].removeprefix("obs:")), [*names])
-    for combination in source.without:
-        keep &= ~np.logical_and.reduce([file.column(c) == v for c, v in combination.items()])
-    return keep
-
-
-def _encoded(counts: NDArray[Any], path: Path) -> NDArray[np.uint16]:
+    Raises:
+        DataError: a value is no count; where else the file may have counts is said.
+    """
+    place = f"{file.path}: {file.counts}"
     if not np.isfinite(counts).all():
-        message = f"{path}: X holds values that are no numbers; raw UMI counts are needed"
+        message = f"{place} holds values that are no numbers; raw UMI counts are needed"
+        raise DataError(message)
+    if len(counts) and (largest := counts.max()) > LARGEST:
+        message = f"{place} holds {largest:.6g}, and no cell has so many molecules of a gene"
         raise DataError(message)
     broken = counts[counts != np.rint(counts)]
     if len(broken):
+        others = [name for name in file.matrices if name != file.counts]
+        elsewhere = f'; the file also has {", ".join(others)}: say "counts" if one is raw' * any(
+            others
+        )
         message = (
-            f"{path}: counts must be whole numbers (raw UMI), and X holds {broken[0]:.6g}; what "
-            "was normalised or logged cannot be undone: put the raw counts into X (some files keep "
-            "them in layers['counts'] or raw.X)"
+            f"{file.path}: counts must be whole numbers (raw UMI), and {file.counts} holds "
+            f"{broken[0]:.6g}; what was normalised or logged cannot be undone: give the raw "
+            f"counts{elsewhere}"
         )
         raise DataError(message)
     try:
         return tokens.encode(counts).astype(np.uint16)
     except ValueError as error:
-        message = f"{path}: {error}"
+        message = f"{place}: {error}"
         raise DataError(message) from error
 
 
-def _conditions(file: H5ad, source: Source, spec: TrainingSpec) -> list[Condition]:
-    """Return the condition of every cell of the file, wanted or not."""
-    if spec.time:
-        source = source.model_copy(
-            update={"context": {**source.context, "time": f"obs:{spec.time}"}}
+def _check(cells: TrainingCells, names: str) -> None:
+    """Refuse cells that no model can be trained on: with nothing in them, or nothing to learn."""
+    if len(cells.panel) < FEWEST_GENES:
+        message = (
+            f"{names}: {len(cells.panel)} gene is too few: a model of cells needs at least "
+            f"{FEWEST_GENES} genes"
         )
-    fields = {f: _values(file, source, f) for f in sorted(source.context)}
-
-    @cache  # Cells are many and conditions few.
-    def condition(done: tuple[Intervention, ...], *values: str) -> Condition:
-        return Condition(tuple(zip(fields, map(str, values), strict=True)), done)
-
-    done = _interventions(file, source)
-    if spec.dose:
-        done = _dosed(done, file, spec.dose)
-    return [*map(condition, done, *fields.values())]
-
-
-def _values(file: H5ad, source: Source, field: str) -> Sequence[str]:
-    value = source.context[field]
-    if not value.startswith("obs:"):
-        return [value] * len(file.obs)
-    names: Mapping[str, str] = source.rename.get(field, {})
-    found: list[str] = file.column(value.removeprefix("obs:")).tolist()
-    return [names.get(v, v) for v in found]
-
-
-def _interventions(file: H5ad, source: Source) -> list[tuple[Intervention, ...]]:
-    rule = source.perturbation
-    if rule is None:
-        return [()] * len(file.obs)
-    labels = file.column(rule.column).tolist()
-    if rule.control not in labels:
-        message = f"{file.path}: obs[{rule.column!r}] has no control cells called {rule.control!r}"
+        raise DataError(message)
+    held = (block.umi(np.float64) for block in cells.blocks())
+    totals = sum((np.stack([_sums(b), _sums(b.multiply(b))]) for b in held), np.zeros((2, 1)))
+    if not totals[0].any():
+        message = f"{names}: the counts are 0 everywhere"
+        raise DataError(message)
+    mean, square = totals / len(cells)
+    if not (square - mean**2 > ROUNDING * square).any():
+        message = f"{names}: all cells have the same counts, so that there is nothing to learn"
         raise DataError(message)
 
-    def done(label: str) -> tuple[Intervention, ...]:
-        targets = label.split(rule.separator) if rule.separator else [label]
-        named = [rule.targets.get(t, t) for t in targets if t != rule.control]
-        return tuple(Intervention(kind=rule.kind, target=t) for t in sorted(named))
 
-    made = {label: done(label) for label in set(labels)}
-    return [made[label] for label in labels]
+def _sums(matrix: Rows) -> NDArray[np.float64]:
+    return np.asarray(matrix.sum(axis=0), np.float64).ravel()
 
 
-def _dosed(
-    done: list[tuple[Intervention, ...]], file: H5ad, column: str
-) -> list[tuple[Intervention, ...]]:
-    """Return the interventions with the doses of an obs column; control cells need none.
+def _comparable(cells: TrainingCells) -> tuple[TrainingCells, list[str]]:
+    """Return the cells of contexts that have control cells, if any is perturbed, and notes."""
+    contexts: dict[Context, tuple[int, int]] = {}
+    for index, condition in enumerate(cells.conditions):
+        control, perturbed = contexts.get(condition.context, (0, 0))
+        number = len(cells.rows(index))
+        here = (0, number) if condition.interventions else (number, 0)
+        contexts[condition.context] = control + here[0], perturbed + here[1]
+    bare, words = without_control(contexts)
+    if not bare:
+        return cells, []
+    kept = [i for i, c in enumerate(cells.conditions) if c.context not in bare]
+    chosen = cells.take(np.flatnonzero(np.isin(cells.condition, kept)))
+    conditions = tuple(cells.conditions[i] for i in kept)
+    number = np.searchsorted(kept, chosen.condition)
+    return replace(chosen, condition=number, conditions=conditions), [words]
 
-    Raises:
-        DataError: the dose of a perturbed cell is no number above 0.
-    """
-    labels = file.column(column).tolist()
 
-    @cache  # Cells are many and doses few.
-    def dosed(interventions: tuple[Intervention, ...], label: str) -> tuple[Intervention, ...]:
-        try:
-            dose = float(label)
-        except ValueError:
-            dose = 0.0
-        if not 0 < dose < np.inf:
-            message = (
-                f"{file.path}: obs[{column!r}] is {label!r} for a perturbed cell; a dose is a "
-                "number above 0. Correct the column, or train without `dose`"
-            )
-            raise DataError(message)
-        return tuple(one.model_copy(update={"dose": dose}) for one in interventions)
-
-    return [dosed(d, label) if d else d for d, label in zip(done, labels, strict=True)]
+def _remarks(cells: TrainingCells) -> list[str]:
+    """Return what is odd about the cells of all sources together."""
+    notes: list[str] = []
+    few = [c for i, c in enumerate(cells.conditions) if 0 < len(cells.rows(i)) < FEW_CELLS]
+    if few:
+        named = ", ".join("+".join(i.target for i in c.interventions) or "control" for c in few[:5])
+        notes.append(
+            f"{len(few)} of {len(cells.conditions)} conditions have fewer than {FEW_CELLS} cells "
+            f"({named}{' …' if len(few) > 5 else ''}): their effects are hardly told from nothing"
+        )
+    genes = {*cells.panel}
+    done = {i.target for c in cells.conditions for i in c.interventions if i.kind in GENETIC}
+    if done and not done & genes:
+        notes.append(
+            f"none of the {len(done)} targets ({', '.join(sorted(done)[:3])} …) is a gene of the "
+            f"panel ({', '.join(cells.panel[:3])} …), so that what a perturbation does to its own "
+            "target cannot be checked; if a column of var has the names that targets are called "
+            "by, say so with `gene_names`"
+        )
+    return notes

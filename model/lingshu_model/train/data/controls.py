@@ -1,0 +1,44 @@
+"""Which labels usually mean control cells, in the words of published data sets.
+
+`STRONG` labels mean nothing else. `WEAK` ones name a harmless target or a reporter, which is the
+control of a data set that has no strong one.
+"""
+
+import re
+
+_STRONG = (
+    r"control", r"controls", r"ctrl", r"ctl", r"ctr", r"con", r"cntrl", r"cont",
+    r"nt", r"ntc", r"nc", r"nontarget(ing|ed)?", r"nontargettingcontrol", r"notarget(ing)?",
+    r"safetarget(ing)?", r"safe", r"safeharbou?r", r"scr", r"scrambled?", r"intergenic",
+    r"neg", r"negctrl", r"negativecontrol", r"negcontrol", r"negctl",
+    r"vehicle", r"dmso", r"pbs", r"mock", r"saline", r"solvent", r"water",
+    r"untreated", r"notreatment", r"nodrug", r"unstimulated", r"unstim", r"notstimulated",
+    r"nostim(ulation)?", r"resting", r"baseline", r"unperturbed", r"uninfected", r"untransduced",
+    r"unedited", r"nonedited", r"wt", r"wildtype", r"none", r"empty(vector)?", r"ev", r"sham",
+)  # fmt: skip
+_WEAK = (
+    r"aavs1", r"rosa26", r"hrosa26", r"ccr5safe", r"e?gfp", r"lacz", r"luc(iferase)?", r"bfp",
+    r"rfp", r"mcherry", r"or\d+[a-z]+\d+", r"medium", r"media", r"placebo", r"healthy", r"normal",
+    r"0", r"false",
+)  # fmt: skip
+_TAIL = r"(sg|g|grna|sgrna|guide|control|ctrl|only|cells?)?\d{0,5}"
+_STRONG_FORM = re.compile(rf"(sg|grna|sgrna|gene)?({'|'.join(_STRONG)}){_TAIL}")
+_WEAK_FORM = re.compile(rf"(sg|grna|sgrna)?({'|'.join(_WEAK)}){_TAIL}")
+_SEQUENCE = re.compile(r"[_\-.][ACGTacgt]{12,}$")
+
+
+def means_control(label: str) -> bool:
+    """Return whether a label is a usual name for control cells, whatever its spelling."""
+    return bool(_STRONG_FORM.fullmatch(_plain(label)))
+
+
+def may_mean_control(label: str) -> bool:
+    """Return whether a label is the control of some data sets: a harmless target, a reporter."""
+    return bool(_WEAK_FORM.fullmatch(_plain(label)))
+
+
+def _plain(label: str) -> str:
+    """Return what spellings of a label share: `nontargeting01` of `Non-Targeting_01`."""
+    bare = _SEQUENCE.sub("", label)
+    bare = re.sub(r"\(.*?\)", "", bare)  # `vehicle (DMSO)`
+    return re.sub(r"[^a-z0-9]", "", bare.casefold())

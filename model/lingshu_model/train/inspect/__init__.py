@@ -1,0 +1,1 @@
+"""What an h5ad file holds, and how it would be trained on: read without torch."""

@@ -1,0 +1,271 @@
+"""Columns of obs: what each holds, and which name the perturbation, the context, the replicate.
+
+Columns are judged by the words of their names and by their labels, never by the file.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from lingshu_model.train.data.controls import may_mean_control, means_control
+from lingshu_model.train.data.labels import texts
+
+FEWEST_IN_CONTEXT = 10
+"""Control and perturbed cells that a context needs to count as covered."""
+MOST_LABELS = 30_000
+MOST_CONTEXTS = 300
+_UNKNOWN = re.compile(
+    r"(unknown|unassigned|undetermined|unclassified|unannotated|doublets?|multiplets?|ambiguous|"
+    r"low[ _-]?quality|debris|undefined|not[ _-]?assigned|negative[ _-]?cell)",
+    re.IGNORECASE,
+)
+_PERTURBATION_WORDS = {
+    "perturbation": 5, "perturbations": 5, "pert": 5, "condition": 4, "treatment": 4, "drug": 4,
+    "compound": 4, "gene": 3, "target": 4, "stim": 4, "stimulus": 3, "stimulation": 3,
+    "cytokine": 4, "agent": 3, "guide": 3, "guides": 3, "sgrna": 3, "grna": 3, "knockout": 4,
+    "ko": 4, "genotype": 3, "feature": 1, "group": 1, "status": 1, "label": 1, "identity": 1,
+}  # fmt: skip
+_OTHER_WORDS = {"type", "count", "counts", "num", "n", "umi", "umis", "cell", "cluster", "batch",
+                "score", "dose", "time", "id", "name", "celltype", "nperts", "control"}  # fmt: skip
+CONTEXT_NAMES = (
+    "cell_type", "celltype", "cell_line", "cellline", "cell_class", "celltypes", "cell_types",
+    "cell_name", "annotation", "cell_label", "cell_ontology_class", "cluster", "louvain", "leiden",
+    "seurat_clusters", "tissue", "tissue_general", "organ", "region", "subpop",
+)  # fmt: skip
+_PLACE_NAMES = {"tissue", "tissue_general", "organ", "region", "cluster", "louvain", "leiden",
+                "seurat_clusters", "subpop"}  # fmt: skip
+PERSON_WORDS = {"donor", "patient", "individual", "subject", "animal", "mouse", "person"}
+REPLICATE_WORDS = {"rep", "replicate", "replicates", "biorep", "batch", "gemgroup", "lane",
+                   "sample", "well", "library", "gem"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of obs.
+
+    Attributes:
+        name: of the column.
+        codes: the number of each cell's label in `labels`; -1 where it is missing.
+        labels: the distinct labels.
+        numeric: whether it is stored as numbers or truth values.
+    """
+
+    name: str
+    codes: NDArray[np.int64]
+    labels: tuple[str, ...]
+    numeric: bool
+
+    @classmethod
+    def of(cls, obs: pd.DataFrame, name: str) -> "Column":
+        """Return a column of a table."""
+        series = pd.Series(obs[name])
+        column_texts = texts(series)
+        labels, inverse = np.unique(column_texts.values, return_inverse=True)
+        missing = column_texts.missing()
+        keep = (
+            np.array([not missing[inverse == i].all() for i in range(len(labels))])
+            if (missing.any())
+            else np.ones(len(labels), bool)
+        )
+        place = np.where(keep, np.cumsum(keep) - 1, -1)
+        kept = tuple(str(label) for label, k in zip(labels, keep, strict=True) if k)
+        dtype = series.dtype
+        numeric = not isinstance(dtype, pd.CategoricalDtype) and dtype.kind in "biuf"
+        return cls(name, place[inverse], kept, numeric)
+
+    @cached_property
+    def sizes(self) -> NDArray[np.int64]:
+        """How many cells have each label."""
+        return np.bincount(self.codes[self.codes >= 0], minlength=len(self.labels))
+
+    @property
+    def missing(self) -> int:
+        """How many cells have none."""
+        return int((self.codes < 0).sum())
+
+    @property
+    def words(self) -> list[str]:
+        """The words of its name in small letters."""
+        return words_of(self.name)
+
+    @cached_property
+    def unknown(self) -> tuple[str, ...]:
+        """Labels that say that the label is not known."""
+        return tuple(label for label in self.labels if _UNKNOWN.fullmatch(label))
+
+    def members(self, labels: Iterable[str]) -> NDArray[np.bool_]:
+        """Return which cells have one of these labels."""
+        wanted = [i for i, label in enumerate(self.labels) if label in {*labels}]
+        return np.isin(self.codes, wanted)
+
+    def covered(self, control: NDArray[np.bool_], cells: NDArray[np.bool_]) -> int:
+        """Return how many cells have a label under which both arms are large enough."""
+        known = (self.codes >= 0) & ~self.members(self.unknown)
+        size = len(self.labels)
+        arms = [
+            np.bincount(self.codes[known & arm], minlength=size)
+            for arm in (control, cells & ~control)
+        ]
+        enough = (arms[0] >= FEWEST_IN_CONTEXT) & (arms[1] >= FEWEST_IN_CONTEXT)
+        return int((arms[0] + arms[1])[enough].sum())
+
+
+def words_of(name: str) -> list[str]:
+    """Return the words of a column's name: `targetGene_id` -> target, gene, id."""
+    spaced = re.sub(r"([a-z])([A-Z])", r"\1 \2", name)
+    return [word.casefold() for word in re.findall(r"[A-Za-z]+", spaced)]
+
+
+def controls_in(labels: Sequence[str]) -> list[str]:
+    """Return the labels that are controls: those that mean nothing else, or else those that may."""
+    strong = [label for label in labels if means_control(label)]
+    return strong or [label for label in labels if may_mean_control(label)]
+
+
+def perturbation_column(columns: Mapping[str, Column], genes: frozenset[str]) -> str | None:
+    """Return the column that names what was done to a cell, or None where none looks like it."""
+    scores = {name: _score(column, genes) for name, column in columns.items()}
+    able = {name: score for name, score in scores.items() if score is not None}
+    for name in able:
+        coarser = [o for o in able if o != name and _is_coarser(columns[o], columns[name])]
+        for other in coarser:
+            able[other] = max(able[other], able[name] + 1)
+    if not able:
+        return None
+    return max(able, key=lambda n: (able[n], -_mean_length(columns[n]), n))
+
+
+def _score(column: Column, genes: frozenset[str]) -> float | None:
+    labels = column.labels
+    if column.numeric or not 2 <= len(labels) <= MOST_LABELS or len(labels) * 2 > len(column.codes):
+        return None
+    controls = controls_in(labels)
+    if not controls or len(controls) == len(labels):
+        return None
+    strong = means_control(controls[0])
+    named = [_PERTURBATION_WORDS.get(word, 0) for word in column.words]
+    score = max(named, default=0) + (3.0 if strong else 1.0)
+    score -= 2.0 * sum(word in _OTHER_WORDS for word in column.words)
+    score -= 2.0 * bool(re.search(r"\d", column.name))
+    score += 2.0 * (_share(labels, genes) > 0.5)
+    return score if score >= 3 or (max(named, default=0) >= 3 and score > 0) else None
+
+
+def _share(labels: Sequence[str], genes: frozenset[str]) -> float:
+    others = [label for label in labels if not means_control(label)]
+    return sum(label in genes for label in others) / max(1, len(others))
+
+
+def _is_coarser(coarse: Column, fine: Column) -> bool:
+    """Return whether each label of `fine` belongs to one label of `coarse`, and controls agree."""
+    if not 3 <= len(coarse.labels) < len(fine.labels):
+        return False
+    both = (coarse.codes >= 0) & (fine.codes >= 0)
+    pairs = np.unique(np.stack([fine.codes[both], coarse.codes[both]]), axis=1)
+    control = coarse.members(controls_in(coarse.labels))
+    return pairs.shape[1] == len(np.unique(pairs[0])) and np.array_equal(
+        control[both], fine.members(controls_in(fine.labels))[both]
+    )
+
+
+def _mean_length(column: Column) -> float:
+    return float(np.mean([len(label) for label in column.labels]))
+
+
+def context_columns(
+    columns: Mapping[str, Column],
+    used: set[str],
+    control: NDArray[np.bool_],
+    cells: NDArray[np.bool_],
+) -> list[str]:
+    """Return the columns that say what a cell is: its type and line, and a second perturbation.
+
+    Of several annotations of the same, that under which most cells have both arms.
+    """
+    able = {n: c for n, c in columns.items() if n not in used and not c.numeric and c.labels}
+    ranked: list[tuple[int, int, str]] = []
+    for name, column in able.items():
+        plain = re.sub(r"[^a-z_]", "", name.casefold()).strip("_")
+        if plain in CONTEXT_NAMES and len(column.labels) <= MOST_CONTEXTS:
+            rank = CONTEXT_NAMES.index(plain)
+            ranked.append((-column.covered(control, cells), rank, name))
+    chosen: list[str] = []
+    several = [r for r in sorted(ranked) if len(able[r[2]].labels) > 1 and r[0] < 0]
+    if several:
+        chosen.append(_best_annotation(several)[2])
+    lines = [r for r in ranked if "line" in r[2].casefold() and r[2] not in chosen]
+    if lines:
+        chosen.append(lines[0][2])
+    if not chosen:
+        single = [r for r in sorted(ranked, key=lambda r: r[1]) if len(able[r[2]].labels) == 1]
+        chosen += [r[2] for r in single[:1]]
+    chosen += [n for n in _second_conditions(able, control, cells) if n not in chosen]
+    return chosen
+
+
+def _best_annotation(several: Sequence[tuple[int, int, str]]) -> tuple[int, int, str]:
+    most = -several[0][0]
+    types = [r for r in several if re.sub(r"[^a-z_]", "", r[2].casefold()) not in _PLACE_NAMES]
+    # Cell types before places and clusters, unless they cover far fewer cells.
+    close = [r for r in types if -r[0] >= 0.5 * most]
+    return min(close or several)
+
+
+def _second_conditions(
+    able: Mapping[str, Column], control: NDArray[np.bool_], cells: NDArray[np.bool_]
+) -> list[str]:
+    """Return columns with controls of their own under whose labels both arms lie: a stimulation."""
+    chosen: list[str] = []
+    for name, column in able.items():
+        named = max((_PERTURBATION_WORDS.get(word, 0) for word in column.words), default=0)
+        if 2 <= len(column.labels) <= 12 and named >= 3 and controls_in(column.labels):
+            crossed = column.covered(control, cells) >= 0.9 * cells.sum()
+            if crossed and not _repeats(column, control):
+                chosen.append(name)
+    return chosen[:1]
+
+
+def _repeats(column: Column, control: NDArray[np.bool_]) -> bool:
+    """Return whether a column says of each cell no more than whether it is control."""
+    own_controls = column.members(controls_in(column.labels))
+    return bool((own_controls == control).mean() > 0.95)
+
+
+def person_column(columns: Mapping[str, Column], used: set[str]) -> str | None:
+    """Return the column of donors, patients or animals."""
+    return _first(columns, used, PERSON_WORDS)
+
+
+def replicate_column(columns: Mapping[str, Column], used: set[str]) -> str | None:
+    """Return the column of replicates or batches."""
+    return _first(columns, used, REPLICATE_WORDS)
+
+
+def _first(columns: Mapping[str, Column], used: set[str], words: set[str]) -> str | None:
+    able = [
+        name
+        for name, column in columns.items()
+        if name not in used
+        and words & {*column.words, "".join(column.words)}
+        and 2 <= len(column.labels) <= max(2, len(column.codes) // 20)
+        and not {"term", "count", "counts", "umi", "umis"} & {*column.words}
+    ]
+    return min(able, key=len) if able else None
+
+
+def number_columns(columns: Mapping[str, Column], words: set[str]) -> list[str]:
+    """Return columns named by one of these words whose labels are numbers, several of them."""
+    return [
+        name
+        for name, column in columns.items()
+        if words & {*column.words} and 2 <= len(column.labels) <= 50 and _are_numbers(column.labels)
+    ]
+
+
+def _are_numbers(labels: Sequence[str]) -> bool:
+    return all(re.fullmatch(r"[-+]?\d*\.?\d+(e[-+]?\d+)?", x, re.IGNORECASE) for x in labels)

@@ -1,0 +1,151 @@
+"""Which matrix of a file holds raw counts.
+
+Rows are taken from all over the file, since files are joined from parts. Training itself looks at
+every value again.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from lingshu_model.train.data.compressed import DataError, scipy_values
+from lingshu_model.train.data.h5ad import matrices, matrix
+
+_BLOCKS, _ROWS = 16, 64
+_VALUES = 200_000
+_CHUNK = 4_000_000
+_NAMES = ("X", "layers/counts", "layers/raw_counts", "layers/raw", "layers/count", "layers/umi")
+"""Where counts usually are, in the order in which they are preferred."""
+_DEEPEST_UMI = 200_000
+_MOSTLY = 0.5
+
+
+@dataclass(frozen=True)
+class Values:
+    """What one matrix holds, of the rows looked at.
+
+    Attributes:
+        name: of the matrix.
+        kind: `raw`, `normalised`, `logged`, `scaled`, `corrected`, `empty` or `broken`.
+        words: the same as text.
+        depth: median sum of a row; NaN where it was not looked at.
+    """
+
+    name: str
+    kind: str
+    words: str
+    depth: float = float("nan")
+
+    @property
+    def raw(self) -> bool:
+        """Whether these are counts."""
+        return self.kind == "raw"
+
+
+def matrix_values(file: h5py.File, path: Path) -> list[Values]:
+    """Return what each matrix of a file holds, those most likely to be counts first."""
+    names = matrices(file)
+    ordered = [n for n in _NAMES if n in names] + [n for n in names if n not in _NAMES]
+    return [_values(file, name, path) for name in ordered]
+
+
+def _values(file: h5py.File, name: str, path: Path) -> Values:
+    try:
+        stored, sums = _sample(file, name, path)
+    except DataError as error:
+        return Values(name, "broken", str(error).removeprefix(f"{path}: "))
+    kind, words = describe(stored, sums)
+    return Values(name, kind, words, float(np.median(sums)) if len(sums) else float("nan"))
+
+
+def _sample(
+    file: h5py.File, name: str, path: Path
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return values other than 0 and sums of rows, both of some rows."""
+    stored: Any = file[name]
+    if isinstance(stored, h5py.Group) and _by_column(stored):
+        return _sample_columns(stored)
+    stored_matrix = matrix(file, name, path)
+    values: list[NDArray[np.float64]] = []
+    sums: list[NDArray[np.float64]] = []
+    for block in _row_blocks(stored_matrix, stored_matrix.shape[0]):
+        dense = np.asarray(block.toarray() if hasattr(block, "toarray") else block, np.float64)
+        sums.append(dense.sum(axis=1))
+        kept = dense[dense != 0]
+        values.append(kept[:: max(1, len(kept) * _BLOCKS // _VALUES)])
+    none = np.zeros(0)
+    return np.concatenate([none, *values]), np.concatenate([none, *sums])
+
+
+def _row_blocks(stored_matrix: Any, rows: int) -> Iterator[Any]:
+    starts = np.unique(np.linspace(0, max(0, rows - _ROWS), _BLOCKS).astype(int))
+    for first in starts.tolist():
+        yield stored_matrix[first : min(first + _ROWS, rows)]
+
+
+def _by_column(group: h5py.Group) -> bool:
+    named = group.attrs.get("encoding-type", group.attrs.get("h5sparse_format", ""))
+    return str(named).startswith("csc")
+
+
+def _sample_columns(group: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the same of a matrix stored by columns, whose rows are summed in one pass."""
+    rows = int(group.attrs.get("shape", group.attrs.get("h5sparse_shape"))[0])
+    data, indices = group["data"], group["indices"]
+    if data.dtype.kind not in "biuf":
+        message = f"holds {data.dtype} values; counts are real numbers"
+        raise DataError(message)
+    sums = np.zeros(rows)
+    values: list[NDArray[np.float64]] = []
+    size = min(len(data), len(indices))
+    for first in range(0, size, _CHUNK):
+        part = scipy_values(data[first : first + _CHUNK]).astype(np.float64)
+        sums += np.bincount(indices[first : first + _CHUNK], part, rows)[:rows]
+        kept = part[part != 0]
+        values.append(kept[:: max(1, len(kept) * (size // _CHUNK + 1) // _VALUES)])
+    return np.concatenate([np.zeros(0), *values]), sums
+
+
+def describe(values: NDArray[np.float64], sums: NDArray[np.float64]) -> tuple[str, str]:
+    """Return the kind of a matrix and words for it, from values other than 0 and sums of rows."""
+    if not len(values):
+        return "empty", "0 everywhere"
+    if not np.isfinite(values).all():
+        return "broken", "values that are no numbers (NaN or infinite)"
+    low, high = values.min(), values.max()
+    whole = values == np.rint(values)
+    even = len(sums) > 1 and np.ptp(sums) < 1e-3 * max(abs(sums.mean()), 1)
+    if low < 0:
+        return "scaled", f"negative values (down to {low:.3g}): scaled or centred"
+    if whole.all() and not even:
+        return "raw", f"whole numbers up to {high:,.0f}, median {np.median(sums):,.0f} a cell"
+    if whole.all():
+        return "normalised", f"whole numbers, but every cell sums to {sums.mean():,.0f}: scaled"
+    if whole.mean() >= _MOSTLY:
+        part = 1 - whole.mean()
+        return "corrected", f"{part:.0%} fractions among whole numbers: corrected or estimated"
+    if even:
+        return "normalised", f"fractions, and every cell sums to {sums.mean():,.0f}: normalised"
+    return (
+        ("logged", f"fractions up to {high:.3g}: logged")
+        if high < 20
+        else (
+            "normalised",
+            f"fractions up to {high:,.0f}: normalised or estimated",
+        )
+    )
+
+
+def remark(values: Values) -> str | None:
+    """Return what is unusual about raw counts, if anything is."""
+    if values.depth > _DEEPEST_UMI:
+        return (
+            f"{values.name} has a median of {values.depth:,.0f} counts a cell: these look like "
+            "reads and not like molecules (UMI); effects are estimated all the same"
+        )
+    return None

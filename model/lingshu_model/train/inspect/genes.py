@@ -1,0 +1,87 @@
+"""What the genes of a file are called."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from lingshu_model.train.data.gene_names import SHIPPED_NAMES, Hgnc, names_file, symbols_of
+from lingshu_model.train.data.h5ad import without_versions
+from lingshu_model.train.data.labels import texts
+
+_ENSEMBL = re.compile(r"^ENS([A-Z]{0,4})G\d{8,}(\.\d+)?$")
+_SPECIES = {
+    "ENSG": "human", "ENSMUSG": "mouse", "ENSRNOG": "rat", "ENSDARG": "zebrafish",
+    "ENSSSCG": "pig", "ENSBTAG": "cow", "ENSGALG": "chicken", "ENSMMUG": "macaque",
+    "ENSCAFG": "dog", "ENSOCUG": "rabbit", "ENSPTRG": "chimpanzee",
+}  # fmt: skip
+_HUMAN = "human"
+_NAMES = (
+    "gene_symbol", "gene_symbols", "symbol", "symbols", "gene_name", "gene_names", "feature_name",
+    "gene_short_name", "hgnc_symbol", "external_gene_name", "name",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class GeneNames:
+    """How a file names its genes.
+
+    Attributes:
+        column: the var column with their symbols; None = the index.
+        words: what the names are, for people.
+        names: of the genes, as training reads them.
+        repeated: a name that two genes have, where there is one.
+        human: whether Ensembl ids say so.
+    """
+
+    column: str | None
+    words: str
+    names: frozenset[str]
+    repeated: str | None
+    human: bool = False
+
+
+def gene_names(var: pd.DataFrame, column: str | None) -> GeneNames:
+    """Return how genes are named; a column with symbols is taken where the index has ids."""
+    index: list[str] = texts(var.index.to_series()).values.tolist()
+    ids = [m for name in index if (m := _ENSEMBL.match(name))]
+    are_ids = len(ids) >= 0.9 * max(1, len(index))
+    if column is None and are_ids:
+        column = _symbol_column(var)
+    if column is not None:
+        values: list[str] = texts(pd.Series(var[column])).values.tolist()
+        words = f"symbols in var[{column!r}]" + (f", ids in its index ({_of(ids)})" if ids else "")
+        return GeneNames(column, words, frozenset(values), None, _of(ids) == _HUMAN)
+    counted = Counter(index)
+    twice = next((name for name, times in counted.items() if times > 1), None)
+    if are_ids:
+        words = f"Ensembl ids, {_of(ids)}" + (
+            ", with versions, which are left out" if any(m[2] for m in ids) else ""
+        )
+    else:
+        words = "symbols"
+    if not are_ids or _of(ids) != _HUMAN:
+        return GeneNames(None, words, frozenset(index), twice)
+    hgnc = Hgnc.read(names_file(SHIPPED_NAMES, Path()) or Path())
+    named = symbols_of(without_versions(index), hgnc)
+    known = sum(not _ENSEMBL.match(name) for name in named)
+    words += f"; {known:,} by their HGNC symbols"
+    return GeneNames(None, words, frozenset(named), twice, human=True)
+
+
+def _symbol_column(var: pd.DataFrame) -> str | None:
+    folded = {str(name).casefold(): str(name) for name in var.columns}
+    for name in _NAMES:
+        if name in folded:
+            values = texts(pd.Series(var[folded[name]])).values
+            if (values != "").mean() > 0.5 and not all(_ENSEMBL.match(v) for v in values[:100]):
+                return folded[name]
+    return None
+
+
+def _of(ids: Sequence["re.Match[str]"]) -> str:
+    common = Counter(match[1] for match in ids).most_common(1)
+    return _SPECIES.get(f"ENS{common[0][0]}G", "another species") if common else "another species"

@@ -1,0 +1,406 @@
+"""A file looked at: where its counts are, what its columns mean, and what is wrong with it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from lingshu_model.contracts.h5ad import UnsafeFileError, audit_h5ad
+from lingshu_model.contracts.messages import Intervention
+from lingshu_model.train.data.compressed import DataError
+from lingshu_model.train.data.controls import may_mean_control, means_control
+from lingshu_model.train.data.h5ad import existing, table
+from lingshu_model.train.data.labelled import number_of, parts_of
+from lingshu_model.train.data.labels import nearest
+from lingshu_model.train.inspect.columns import (
+    Column,
+    context_columns,
+    controls_in,
+    number_columns,
+    person_column,
+    perturbation_column,
+    replicate_column,
+)
+from lingshu_model.train.inspect.counts import Values, matrix_values
+from lingshu_model.train.inspect.genes import GeneNames, gene_names
+from lingshu_model.train.inspect.options import Options
+from lingshu_model.train.inspect.problems import (
+    problems_of_arms,
+    problems_of_counts,
+    problems_of_genes,
+    problems_of_targets,
+    some,
+)
+from lingshu_model.train.inspect.targets import Kind, guide_targets, kind_of, separator_of
+from lingshu_model.train.inspect.understanding import Problem, Understanding
+from lingshu_model.train.spec import Perturbations
+
+_OBS = "obs:"
+
+
+def inspect(path: Path, options: Options | None = None, *, name: str = "") -> Understanding:
+    """Return what an h5ad file holds and how it would be trained on.
+
+    Args:
+        path: of the file, or a link to it.
+        options: what its user says of it.
+        name: what the cells are called where no column says what they are; the file's by default.
+
+    Raises:
+        DataError: the file cannot be read, or what the user says does not fit it.
+    """
+    options = options or Options()
+    try:
+        real = audit_h5ad(existing(path))
+    except UnsafeFileError as error:
+        raise DataError(str(error)) from error
+    with h5py.File(real, "r") as file:
+        matrices = matrix_values(file, path)
+        chosen = _chosen(matrices, options.counts, path)
+        place = "raw/var" if chosen and chosen.name == "raw/X" else "var"
+        var = table(file, place, path)
+        obs = table(file, "obs", path).reset_index(drop=True)
+    genes = gene_names(var, _known(options.gene_names, var, "var", path))
+    return _Inspection(path, obs, genes, options, name or path.stem).of(chosen, matrices, len(var))
+
+
+def _chosen(matrices: Sequence[Values], wanted: str | None, path: Path) -> Values | None:
+    if wanted is None:
+        return next((m for m in matrices if m.raw), None)
+    for each in matrices:
+        if each.name == wanted or each.name == f"layers/{wanted}":
+            return each
+    message = f"{path} has no matrix {wanted!r}; it has {', '.join(m.name for m in matrices)}"
+    raise DataError(message)
+
+
+def _known(name: str | None, frame: pd.DataFrame, which: str, path: Path) -> str | None:
+    if name is None or name in frame:
+        return name
+    columns = [str(c) for c in frame.columns]
+    message = (
+        f"{path} has no {which} column {name!r}{nearest(name, columns)}; it has "
+        f"{', '.join(columns) or 'none'}"
+    )
+    raise DataError(message)
+
+
+@dataclass(frozen=True)
+class _Arms:
+    """The perturbation of every cell.
+
+    Attributes:
+        rule: how labels are read.
+        names: of conditions; "" is control.
+        codes: the number of each cell's condition in `names`; -1 where it has none.
+    """
+
+    rule: Perturbations
+    names: list[str]
+    codes: NDArray[np.int64]
+
+    @property
+    def control(self) -> NDArray[np.bool_]:
+        place = [i for i, name in enumerate(self.names) if not name]
+        return np.isin(self.codes, place)
+
+
+class _Inspection:
+    """One file being looked at; what is odd about it gathers in `problems`."""
+
+    def __init__(
+        self, path: Path, obs: pd.DataFrame, genes: GeneNames, options: Options, name: str
+    ) -> None:
+        self.path, self.obs, self.genes, self.options, self.name = path, obs, genes, options, name
+        self.columns = {str(c): Column.of(obs, str(c)) for c in obs.columns}
+        self.problems: list[Problem] = []
+
+    def of(self, counts: Values | None, matrices: Sequence[Values], genes: int) -> Understanding:
+        self.problems += problems_of_counts(counts, matrices)
+        self.problems += problems_of_genes(genes, self.genes)
+        understanding = Understanding(
+            file=str(self.path),
+            cells=len(self.obs),
+            genes=genes,
+            counts=counts.name if counts and counts.raw else None,
+            counts_words=_counts_words(counts, matrices),
+            depth=counts.depth if counts else float("nan"),
+            gene_column=self.genes.column,
+            gene_words=self.genes.words,
+            human=self.genes.human,
+        )
+        column = self._column(self.options.perturbation, "obs") or perturbation_column(
+            self.columns, self.genes.names
+        )
+        if column is None:
+            self._problem(
+                "no column of obs names a perturbation and control cells",
+                f"Say which with --perturbation and --control; obs has {self._listed()}",
+                fatal=True,
+            )
+            return self._with_problems(understanding)
+        return self._with_problems(self._perturbed(understanding, column))
+
+    def _with_problems(self, understanding: Understanding) -> Understanding:
+        return replace(understanding, problems=tuple(self.problems))
+
+    def _problem(self, what: str, remedy: str, *, fatal: bool = False) -> None:
+        self.problems.append(Problem(what, remedy, fatal))
+
+    def _listed(self) -> str:
+        return (
+            ", ".join(f"{n} ({len(c.labels):,} labels)" for n, c in [*self.columns.items()][:30])
+            or "no columns"
+        )
+
+    def _column(self, name: str | None, which: str) -> str | None:
+        return _known(name, self.obs, which, self.path)
+
+    def _perturbed(self, understanding: Understanding, column: str) -> Understanding:
+        labels = self.columns[column].labels
+        controls = self._controls(column, labels)
+        if not controls:
+            return replace(understanding, perturbation=column)
+        arms = self._arms(column, labels, controls)
+        if arms is None:
+            return replace(understanding, perturbation=column, controls=tuple(controls))
+        replicate, context = self._design(column, arms)
+        left, keep, without = self._left_out(column, context)
+        kind = self._kind(arms, controls)
+        contexts = self._contexts(context, arms, keep)
+        if alone := sum(n for control, n in contexts.values() if not control):
+            left["in contexts without control cells"] = alone
+        conditions = _counted(arms, keep)
+        self.problems += problems_of_arms(conditions, contexts)
+        self.problems += problems_of_targets(conditions, kind, column, self.genes)
+        return replace(
+            understanding,
+            perturbation=column,
+            controls=tuple(controls),
+            targets=arms.rule.targets,
+            separator=arms.rule.separator,
+            kind=kind,
+            conditions=conditions,
+            context=context,
+            contexts=contexts,
+            replicate=replicate,
+            replicates=len(self.columns[replicate].labels) if replicate else 0,
+            dose=self._dose(arms, keep),
+            time=self._column(self.options.time, "obs"),
+            without=without,
+            left_out=left,
+        )
+
+    def _controls(self, column: str, labels: Sequence[str]) -> list[str]:
+        given = [name.strip() for name in self.options.control]
+        for name in given:
+            if name not in labels:
+                message = (
+                    f"{self.path}: obs[{column!r}] has no cells called {name!r}"
+                    f"{nearest(name, labels)}; it has {some(labels)}"
+                )
+                raise DataError(message)
+        if given:
+            others = [x for x in controls_in(labels) if x not in given and means_control(x)]
+            if others:
+                self._problem(
+                    f"{some(others)} in obs[{column!r}] reads like a control too, and is trained "
+                    "as a perturbation",
+                    "Name it with --control as well if it is one",
+                )
+            return given
+        proposed = controls_in(labels)
+        if not proposed:
+            self._problem(
+                f"no label of obs[{column!r}] reads like control cells: {some(labels)}",
+                "Name them with --control",
+                fatal=True,
+            )
+        weak = [x for x in labels if x not in proposed and may_mean_control(x)]
+        if proposed and weak:
+            self._problem(
+                f"{some(weak)} may be a control too, and is trained as a perturbation",
+                "Name every control with --control if it is one",
+            )
+        return proposed
+
+    def _arms(self, column: str, labels: Sequence[str], controls: Sequence[str]) -> _Arms | None:
+        genes = self.genes.names
+        separator = self.options.separator
+        if separator is None:
+            separator = separator_of(labels, controls, genes)
+        separator = separator or None
+        parts = {p.strip() for x in labels for p in (x.split(separator) if separator else [x])}
+        targets = guide_targets(sorted(parts - {*controls, ""}), column, genes)
+        rule = Perturbations(
+            column=column,
+            control=[*controls],
+            kind=self.options.kind or "knockout",
+            targets=targets,
+            separator=separator,
+        )
+        names: list[str] = []
+        for label in labels:
+            try:
+                parts = parts_of(label, rule)
+                for target in parts:
+                    Intervention(kind=rule.kind, target=target)
+            except ValidationError:
+                self._problem(
+                    f"the label {label!r} in obs[{column!r}] is no name of a target (1 to 64 "
+                    "characters)",
+                    "Shorten it",
+                    fatal=True,
+                )
+                return None
+            except ValueError as error:
+                self._problem(f"obs[{column!r}]: {error}", "Or give --separator", fatal=True)
+                return None
+            names.append("+".join(parts))
+        return _Arms(rule, names, self.columns[column].codes)
+
+    def _design(self, column: str, arms: _Arms) -> tuple[str | None, dict[str, str]]:
+        """Return the replicate column and the context fields."""
+        named = {self.options.replicate, self.options.dose, self.options.time} - {None}
+        used = {column, *map(str, named)}
+        cells = arms.codes >= 0
+        if self.options.context:
+            context = self._given_context()
+        else:
+            chosen = context_columns(self.columns, used, arms.control, cells)
+            person = person_column(self.columns, used)
+            if person and not any(len(self.columns[c].labels) > 1 for c in chosen):
+                covered = self.columns[person].covered(arms.control, cells)
+                chosen += [person] if covered >= 0.9 * cells.sum() else []
+            context = {name: _value(self.columns[name]) for name in chosen}
+            context = context or {"sample": self.name}
+        used |= {value.removeprefix(_OBS) for value in context.values()} | {*context}
+        replicate = self._column(self.options.replicate, "obs")
+        if replicate is None:
+            replicate = person_column(self.columns, used) or replicate_column(self.columns, used)
+        return replicate, context
+
+    def _given_context(self) -> dict[str, str]:
+        context: dict[str, str] = {}
+        for text in self.options.context:
+            name, mark, value = text.partition("=")
+            name, value = name.strip(), value.strip()
+            if not mark:
+                context[name] = f"{_OBS}{self._column(name, 'obs')}"
+            elif value.startswith(_OBS):
+                context[name] = f"{_OBS}{self._column(value.removeprefix(_OBS), 'obs')}"
+            elif name and value:
+                context[name] = value
+            else:
+                message = f"the context {text!r} is neither a column of obs nor FIELD=VALUE"
+                raise DataError(message)
+        return context
+
+    def _left_out(
+        self, column: str, context: Mapping[str, str]
+    ) -> tuple[dict[str, int], NDArray[np.bool_], dict[str, tuple[str, ...]]]:
+        """Return why cells are left out, which are kept, and labels that say nothing."""
+        keep = np.ones(len(self.obs), bool)
+        left: dict[str, int] = {}
+        without: dict[str, tuple[str, ...]] = {}
+
+        def drop(cells: NDArray[np.bool_], why: str) -> None:
+            if number := int((cells & keep).sum()):
+                left[why] = number
+                keep[cells] = False
+
+        fields = [v.removeprefix(_OBS) for v in context.values() if v.startswith(_OBS)]
+        for name in (column, *fields):
+            labels = self.columns[name]
+            drop(labels.codes < 0, f"without a label in obs[{name!r}]")
+            if name != column and 0 < len(labels.unknown) < len(labels.labels):
+                drop(labels.members(labels.unknown), f"{some(labels.unknown)} in obs[{name!r}]")
+                without[name] = labels.unknown
+        return left, keep, without
+
+    def _contexts(
+        self, context: Mapping[str, str], arms: _Arms, keep: NDArray[np.bool_]
+    ) -> dict[str, tuple[int, int]]:
+        fields = [self.columns[v.removeprefix(_OBS)] for v in context.values() if _OBS in v]
+        if self.options.time:
+            fields.append(self.columns[str(self._column(self.options.time, "obs"))])
+        codes = np.stack([f.codes for f in fields], 1) if fields else np.zeros((len(keep), 0), int)
+        rows, inverse = np.unique(codes[keep], axis=0, return_inverse=True)
+        inverse = inverse.ravel()
+        control = np.bincount(inverse[arms.control[keep]], minlength=len(rows))
+        whole = np.bincount(inverse, minlength=len(rows))
+        names = [
+            ", ".join(f.labels[i] for f, i in zip(fields, row, strict=True))
+            for row in rows.tolist()
+        ]
+        return {
+            n or "all cells": (int(c), int(w - c))
+            for n, c, w in zip(names, control, whole, strict=True)
+        }
+
+    def _kind(self, arms: _Arms, controls: Sequence[str]) -> Kind:
+        if self.options.kind:
+            return Kind(self.options.kind, "as you say", assumed=False)
+        targets = sorted({t for name in arms.names if name for t in name.split("+")})
+        hints = {
+            name: c.labels
+            for name, c in self.columns.items()
+            if len(c.labels) <= 3 and {"type", "modality", "technology", "library"} & {*c.words}
+        }
+        return kind_of(targets, controls, self.genes.names, hints)
+
+    def _dose(self, arms: _Arms, keep: NDArray[np.bool_]) -> str | None:
+        perturbed = keep & ~arms.control
+        if (dose := self._column(self.options.dose, "obs")) is not None:
+            column = self.columns[dose]
+            bad = [
+                label
+                for i, label in enumerate(column.labels)
+                if (perturbed & (column.codes == i)).any() and not (number_of(label) or 0) > 0
+            ]
+            if bad or (perturbed & (column.codes < 0)).any():
+                shown = repr(bad[0]) if bad else "missing"
+                self._problem(
+                    f"obs[{dose!r}] is {shown} for a perturbed cell; a dose is a number above 0",
+                    "Correct the column, or train without --dose",
+                    fatal=True,
+                )
+            return dose
+        words = {"--dose": {"dose", "dosage", "concentration", "conc"}, "--time": {"time", "hours"}}
+        for option, named in words.items():
+            for name in number_columns(self.columns, named):
+                if len(np.unique(self.columns[name].codes[perturbed])) > 1 and not (
+                    option == "--time" and self.options.time
+                ):
+                    self._problem(
+                        f"obs[{name!r}] has several values among perturbed cells, which are pooled",
+                        f"Say {option} {name} to train them apart",
+                    )
+        return None
+
+
+def _counted(arms: _Arms, keep: NDArray[np.bool_]) -> dict[str, int]:
+    """Return condition to its number of cells, control first, then the largest."""
+    total: dict[str, int] = {}
+    sizes = np.bincount(arms.codes[keep & (arms.codes >= 0)], minlength=len(arms.names))
+    for name, size in zip(arms.names, sizes.tolist(), strict=True):
+        total[name] = total.get(name, 0) + size
+    return dict(sorted(total.items(), key=lambda item: (item[0] != "", -item[1], item[0])))
+
+
+def _counts_words(counts: Values | None, matrices: Sequence[Values]) -> str:
+    if counts is None:
+        return "no matrix of raw counts"
+    others = [f"{m.name}: {m.words}" for m in matrices if m is not counts]
+    rest = f" (beside {'; '.join(others[:3])})" if others else ""
+    return f"{counts.name}: {counts.words}{rest}"
+
+
+def _value(column: Column) -> str:
+    single = column.labels[0] if len(column.labels) == 1 and not column.missing else None
+    return f"{_OBS}{column.name}" if single is None else single

@@ -1,0 +1,96 @@
+"""What a person should know of a file before it is trained on, with what to do about it."""
+
+from collections.abc import Mapping, Sequence
+
+from lingshu_model.train.inspect.counts import Values, remark
+from lingshu_model.train.inspect.genes import GeneNames
+from lingshu_model.train.inspect.targets import Kind
+from lingshu_model.train.inspect.understanding import Problem
+
+FEW_CELLS = 30
+"""Cells of a condition below which its effect is hardly told from nothing."""
+_GENETIC = ("knockout", "crispri", "crispra")
+_SHOWN = 4
+
+
+def problems_of_counts(counts: Values | None, matrices: Sequence[Values]) -> list[Problem]:
+    """Return what is wrong with the matrix that is used, `counts`, and with the others."""
+    if counts is None or not counts.raw:
+        shown = "; ".join(f"{m.name}: {m.words}" for m in matrices) or "there is no matrix"
+        return [
+            Problem(
+                f"no matrix holds raw counts ({shown})",
+                "Put the counts as they came from the aligner into X or layers['counts']; what was "
+                "normalised or logged cannot be undone. Corrected counts may be rounded "
+                "(adata.X = adata.X.round())",
+                fatal=True,
+            )
+        ]
+    said = remark(counts)
+    return [Problem(said, "Nothing need be done")] if said else []
+
+
+def problems_of_genes(genes: int, names: GeneNames) -> list[Problem]:
+    """Return what is wrong with the genes of a file."""
+    problems: list[Problem] = []
+    if genes < 2:
+        problems.append(Problem(f"{genes} gene is too few", "Bring at least 2", fatal=True))
+    if names.repeated is not None:
+        remedy = (
+            "Make names unique (adata.var_names_make_unique()), or name a column of var with "
+            "--gene-names"
+        )
+        problems.append(Problem(f"two genes are called {names.repeated!r}", remedy, fatal=True))
+    return problems
+
+
+def problems_of_arms(
+    conditions: Mapping[str, int], contexts: Mapping[str, tuple[int, int]]
+) -> list[Problem]:
+    """Return conditions with few cells and contexts without control cells.
+
+    Args:
+        conditions: condition to its number of cells; "" is control.
+        contexts: context to its numbers of control and of perturbed cells.
+    """
+    problems: list[Problem] = []
+    few = [f"{n or 'control'} ({k})" for n, k in conditions.items() if k < FEW_CELLS]
+    if few:
+        what = (
+            f"{len(few):,} of {len(conditions):,} conditions have fewer than {FEW_CELLS} cells "
+            f"({some(few)})"
+        )
+        problems.append(Problem(what, "Their effects are hardly told from nothing"))
+    bare = [name for name, (control, n) in contexts.items() if n and not control]
+    if bare and len(bare) == sum(bool(n) for _, n in contexts.values()):
+        what = "no context has both control and perturbed cells"
+        remedy = "Name another --context: one that does not go with the perturbation"
+        problems.append(Problem(what, remedy, fatal=True))
+    elif bare:
+        what = (
+            f"{len(bare):,} of {len(contexts):,} contexts have no control cells ({some(bare)}) "
+            "and are left out: nothing could be asked about them"
+        )
+        problems.append(Problem(what, "Add control cells, or name fewer context columns"))
+    return problems
+
+
+def problems_of_targets(
+    conditions: Mapping[str, int], kind: Kind, column: str, genes: GeneNames
+) -> list[Problem]:
+    """Return whether the targets of a genetic perturbation are genes of the file."""
+    targets = {t for name in conditions if name for t in name.split("+")}
+    if kind.name not in _GENETIC or targets & genes.names:
+        return []
+    what = (
+        f"none of the {len(targets):,} targets in obs[{column!r}] is a gene of the file, so that "
+        "what a perturbation does to its own target cannot be checked"
+    )
+    remedy = "If a column of var has the names of the targets, say --gene-names COLUMN"
+    return [Problem(what, remedy)]
+
+
+def some(names: Sequence[str]) -> str:
+    """Return the first of some names, and how many more there are."""
+    shown = ", ".join(repr(n) if "(" not in n else n for n in names[:_SHOWN])
+    return shown + (f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else "")

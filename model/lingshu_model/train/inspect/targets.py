@@ -1,0 +1,154 @@
+"""What the labels of a perturbation say: guides, combinations, and the kind of intervention."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from lingshu_model.contracts.messages import TrainedKind
+from lingshu_model.train.data.controls import means_control
+
+_SURE, _UNSURE = ("+", "|", ";", ",", "&"), ("_", "/", "-")
+"""Separators that occur in combinations alone, and those that names hold too."""
+_GUIDE = re.compile(
+    r"^(?:sg|grna[_-])?(?P<base>[A-Za-z0-9][\w.\-]*?)"
+    r"(?:[_.\- ]?(?:sgrna|grna|guide|sg|g)[_.\- ]?(?P<a>\d{1,2})|[_.](?P<b>\d{1,2})"
+    r"|-(?P<c>\d{1,2}))$",
+    re.IGNORECASE,
+)
+_SEQUENCE = re.compile(r"^(?:sg)?(?P<base>[A-Za-z0-9][\w.\-]*?)[_.\-]+[ACGTacgt]{15,25}$")
+_SYMBOL = re.compile(
+    r"^(?:[A-Z][A-Z0-9]{1,9}(?:[-.][A-Z0-9]{1,6})*|[A-Z][a-z0-9]{1,9}|C\d+orf\d+)$"
+)
+_CYTOKINE = re.compile(
+    r"^(ifn[-_ ]?(a|b|g|alpha|beta|gamma|l|lambda)\d*[a-z]?|il[-_ ]?\d+[a-z]?|tnf[-_ ]?(a|alpha)?|"
+    r"tgf[-_ ]?(a|b|alpha|beta)?\d?|g?m?-?csf\d?|lif|egf|fgf\d*|bmp\d*|stim|stimulated|lps|"
+    r"interferon.*|cytokine.*|osm|tslp|activin.*)$",
+    re.IGNORECASE,
+)
+_LARGEST_GUIDE = 12
+_GUIDE_WORDS = {"guide", "guides", "sgrna", "grna", "sg"}
+_GENETIC_CONTROL = re.compile(r"nt|non.?target|scr|safe|intergenic|aavs|neg|gfp|lacz|luc", re.I)
+_TREATMENT_CONTROL = re.compile(r"dmso|vehicle|pbs|untreat|mock|solvent|saline|no.?drug", re.I)
+_HINTS: tuple[tuple[str, TrainedKind], ...] = (
+    ("crispri", "crispri"),
+    ("krab", "crispri"),
+    ("interference", "crispri"),
+    ("crispra", "crispra"),
+    ("activation", "crispra"),
+    ("vp64", "crispra"),
+    ("sunt", "crispra"),
+    ("crispr", "knockout"),
+    ("cas9", "knockout"),
+    ("knockout", "knockout"),
+    ("drug", "drug"),
+    ("compound", "drug"),
+    ("cytokine", "cytokine"),
+)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What was done to perturbed cells, and why that is thought.
+
+    Attributes:
+        name: a kind of intervention.
+        because: the reason.
+        assumed: whether the file does not say it.
+    """
+
+    name: TrainedKind
+    because: str
+    assumed: bool
+
+
+def separator_of(
+    labels: Sequence[str], controls: Iterable[str], genes: frozenset[str]
+) -> str | None:
+    """Return what stands between the targets of combinations; None where no label is one.
+
+    Most parts must be known from elsewhere: a label of its own, a control, a gene of the file. A
+    separator that names hold too must explain every label that has it.
+    """
+    control = {*controls}
+    for separator in (*_SURE, *_UNSURE):
+        joined = [x for x in labels if separator in x and x not in control and x not in genes]
+        parts = {x: [p.strip() for p in x.split(separator)] for x in joined}
+        if not joined or not all(all(p) for p in parts.values()):
+            continue
+        singles = {x for x in labels if separator not in x} | control | genes
+        alone = {p for each in parts.values() for p in each if {*each} - {p} <= control}
+        known = singles | (alone if separator in _SURE else set[str]())
+        good = [all(p in known for p in each) for each in parts.values()]
+        share = sum(good) / len(good)
+        if share == 1 or (separator in _SURE and share >= 0.5):
+            return separator
+    return None
+
+
+def guide_targets(labels: Iterable[str], column: str, genes: frozenset[str]) -> dict[str, str]:
+    """Return label to target where labels name guides; empty where they name targets.
+
+    A number at the end of a label is a guide's where the rest is a gene, or where most targets
+    have several, counted from 0 or 1. `DrugA_10` is no guide.
+    """
+    names = [label for label in labels if not means_control(label)]
+    parsed = {label: m for label in names if label not in genes and (m := _parsed(label))}
+    if not names or len(parsed) < 0.5 * len(names):
+        return {}
+    numbers: dict[str, set[int]] = defaultdict(set)
+    for base, number in parsed.values():
+        numbers[base].add(number)
+    several = [b for b, n in numbers.items() if len(n) > 1]
+    counted = all(max(n) <= _LARGEST_GUIDE for n in numbers.values()) and all(
+        max(numbers[b]) - min(numbers[b]) < 2 * len(numbers[b]) for b in several
+    )
+    symbols = sum(bool(_SYMBOL.match(b)) for b in numbers) >= 0.8 * len(numbers)
+    in_file = sum(b in genes for b in numbers) >= 0.5 * len(numbers)
+    said = bool(_GUIDE_WORDS & {*re.findall(r"[a-z]+", column.casefold())})
+    many = len(several) >= 0.5 * len(numbers)
+    if not counted or not (in_file or said or (many and symbols)):
+        return {}
+    return {label: base for label, (base, _) in parsed.items()}
+
+
+def _parsed(label: str) -> tuple[str, int] | None:
+    if match := _SEQUENCE.match(label):
+        return match["base"], 1
+    if match := _GUIDE.match(label):
+        return match["base"], int(match["a"] or match["b"] or match["c"])
+    return None
+
+
+def kind_of(
+    targets: Sequence[str],
+    controls: Sequence[str],
+    genes: frozenset[str],
+    hints: Mapping[str, Sequence[str]],
+) -> Kind:
+    """Return what was done: as a column says, else as names of targets and controls suggest.
+
+    Args:
+        targets: what was perturbed.
+        controls: labels of control cells.
+        genes: of the file.
+        hints: column name to its labels, of columns with few.
+    """
+    for column, labels in hints.items():
+        hinted: set[TrainedKind] = {k for k in map(_hinted, labels) if k}
+        if len(hinted) == 1:
+            return Kind(hinted.pop(), f"obs[{column!r}] says so", assumed=False)
+    genetic = sum(t in genes or bool(_SYMBOL.match(t)) for t in targets) >= 0.7 * len(targets)
+    by_guide = any(_GENETIC_CONTROL.search(c) for c in controls) and not any(
+        _TREATMENT_CONTROL.search(c) for c in controls
+    )
+    if all(_CYTOKINE.match(t) for t in targets) and not by_guide:
+        return Kind("cytokine", "the labels name cytokines or a stimulation", assumed=True)
+    if genetic and not any(_TREATMENT_CONTROL.search(c) for c in controls):
+        return Kind("knockout", "the labels look like genes", assumed=True)
+    return Kind("drug", "the labels are no genes", assumed=True)
+
+
+def _hinted(label: str) -> TrainedKind | None:
+    text = re.sub(r"[^a-z0-9]", "", label.casefold())
+    return next((kind for word, kind in _HINTS if word in text), None)
