@@ -104,6 +104,16 @@ def test_arguments_that_are_no_text_are_refused(text: str):
         read_json(text)
 
 
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """Begin with Python's handler of Ctrl-C, and put the handlers back that a command changes."""
+    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.mark.parametrize(
     ("line", "where"),
     [
@@ -114,6 +124,7 @@ def test_arguments_that_are_no_text_are_refused(text: str):
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )
+@pytest.mark.usefixtures("handlers")
 def test_ctrl_c_ends_a_command_as_a_shell_expects_it(
     line: tuple[str, ...],
     where: str,
@@ -130,15 +141,6 @@ def test_ctrl_c_ends_a_command_as_a_shell_expects_it(
     shown = capsys.readouterr()
     assert shown.out == ""
     assert shown.err == "\ninterrupted; experiments begun before are kept\n"
-
-
-@pytest.fixture
-def handlers() -> Iterator[None]:
-    """Put the handlers of signals back that a command changes."""
-    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +160,7 @@ def test_ctrl_c_ends_what_a_command_becomes_in_the_same_way(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ):
-    def press(*_: object) -> None:
+    def press(*_: object, **__: object) -> None:
         signal.raise_signal(signal.SIGINT)
         pytest.fail("nothing happened")
 

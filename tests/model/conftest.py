@@ -1,9 +1,11 @@
 """A checkpoint with a real, untrained network over a small made panel."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from made_model import SPEC, made_cells
 
 from lingshu_model.contracts import Catalogue, Checkpoint
@@ -19,6 +21,14 @@ from lingshu_model.train.initialisation import InitialState
 def prepared() -> None:
     """The numerics of the commands: without them two threads add gradients in any order."""
     numerics.prepare(threads=1)
+
+
+@pytest.fixture(autouse=True)
+def accelerator_state() -> Iterator[None]:
+    """Let every test choose a precision: accelerate keeps the first one of a process."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture

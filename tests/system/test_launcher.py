@@ -129,7 +129,7 @@ def environment_of_training(
     """Return the environment in which the training itself begins."""
     seen: list[dict[str, str]] = []
     monkeypatch.setattr(
-        "lingshu_model.train.command.train", lambda *_: seen.append(dict(os.environ))
+        "lingshu_model.train.command.train", lambda *_, **__: seen.append(dict(os.environ))
     )
     spec = tmp_path / "spec.json"
     spec.write_text("{}")
