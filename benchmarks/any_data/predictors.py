@@ -76,7 +76,7 @@ class Simple:
     def one_condition(self) -> bool:
         return len(set(self.m.conditions)) == 1
 
-    def own(self, judged: Judged) -> np.ndarray:
+    def training_change(self, judged: Judged) -> np.ndarray:
         return self.m.rows(condition=judged.condition, context=judged.context)
 
     def basis(self, judged: Judged) -> np.ndarray:
@@ -121,7 +121,7 @@ class TrainingMean(Simple):
     tiers = frozenset({SEEN})
 
     def predict_change(self, judged: Judged) -> Floats:
-        return self.m.change[self.own(judged)[0]]
+        return self.m.change[self.training_change(judged)[0]]
 
 
 class TrainingMeanShrunken(Simple):
@@ -129,7 +129,7 @@ class TrainingMeanShrunken(Simple):
     tiers = frozenset({SEEN})
 
     def predict_change(self, judged: Judged) -> Floats:
-        row = self.own(judged)[0]
+        row = self.training_change(judged)[0]
         change, noise = self.m.change[row], self.m.noise[row]
         return change * max(0.0, 1.0 - float(noise.sum() / (change @ change)))
 
@@ -141,12 +141,12 @@ class Nearest(Simple):
     def predict_change(self, judged: Judged) -> Floats:
         if self.tier == UNSEEN:
             return self._by_expression(judged)
-        rows = np.setdiff1d(self.basis(judged), self.own(judged))
+        rows = np.setdiff1d(self.basis(judged), self.training_change(judged))
         if self.tier == CARRIED or self.one_condition:
             mine = self.control(judged)
             gaps = [((self.m.controls[self.m.contexts[i]].mean - mine) ** 2).sum() for i in rows]
             return self.m.change[rows[int(np.argmin(gaps))]]
-        shared = self.m.change[self.own(judged)[0]]
+        shared = self.m.change[self.training_change(judged)[0]]
         return self.m.change[max(rows, key=lambda i: pearson(self.m.change[i], shared))]
 
     def _by_expression(self, judged: Judged) -> Floats:
@@ -213,7 +213,7 @@ class ClosedForm(Simple):
         return self.effects.seen(judged.condition, judged.context).posterior
 
     def library(self, judged: Judged) -> float:
-        rows = self.own(judged) if self.tier == SEEN else np.array([], int)
+        rows = self.training_change(judged) if self.tier == SEEN else np.array([], int)
         return float(self.m.library[rows[0]]) if len(rows) else 1.0
 
     def _seen(self, condition: str, context: str) -> Posterior:

@@ -81,7 +81,7 @@ class Maker:
         self._checkpoints = {name: self._digest() for name in CHECKPOINTS}
         self._clock = BEGUN
         self._screen = None
-        self._asked = 0
+        self._request = 0
         self._server = self._id("srv")
         document = canonical_json({"profile": {"device": "cpu", "dtype": "bfloat16"}}).decode()
         self._environment = digest_bytes(document.encode())
@@ -132,7 +132,7 @@ class Maker:
             "steps": 4,
         }
         text = canonical_json(request).decode()
-        self._asked = self._add(
+        self._request = self._add(
             "experiment",
             id=identifier,
             tool=tool,
@@ -154,7 +154,7 @@ class Maker:
     def _tag(self, name: str) -> None:
         created = self._time()
         self._add(
-            "tag", name=name, experiment_seq=self._asked, principal="local", created_at=created
+            "tag", name=name, experiment_seq=self._request, principal="local", created_at=created
         )
 
     def _end(self, identifier: str, attempt: str, standing: int) -> None:

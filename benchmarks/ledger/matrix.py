@@ -75,7 +75,7 @@ class Lab:
     def __init__(self, home: Path, checkpoint: str) -> None:
         self.home = home
         self._checkpoint = checkpoint
-        self._way: Interface | None = None
+        self._interface: Interface | None = None
         self.app = self._open(())
 
     def _open(self, arguments: tuple[str, ...]) -> App:
@@ -83,14 +83,14 @@ class Lab:
 
     def prepare(self, path: Interface) -> None:
         """See that the engine that runs is the one for `way`: the same, or another."""
-        if self._way and not path.fresh and _same_engine(self._way, path):
+        if self._interface and not path.fresh and _same_engine(self._interface, path):
             return
         self.stop()
         self.app = self._open(path.arguments)
         if path.ranks > 1:
             self._group(path)
         _until(self._started, "an engine starts")
-        self._way = path
+        self._interface = path
 
     def _started(self) -> bool:
         try:
@@ -101,11 +101,11 @@ class Lab:
 
     def stop(self) -> None:
         """End the engine."""
-        if self._way:
+        if self._interface:
             self.app.engine.shutdown()
             _until(lambda: self.app.engine.info() is None, "the engine ends")
         self.app.close()
-        self._way = None
+        self._interface = None
 
     def _group(self, path: Interface) -> None:
         launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--main_process_port", "0"]

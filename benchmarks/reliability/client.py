@@ -80,7 +80,7 @@ class Client:
     def run(self) -> None:
         """Call until the file `stop` appears."""
         acts: list[Callable[[], None]] = [
-            *[self.perturb] * 8, *[self.sample] * 4, *[self.follow] * 6, *[self.look] * 2,
+            *[self.perturb] * 8, *[self.sample] * 4, *[self.follow] * 6, *[self.inspect] * 2,
             self.cancel, self.storm, self.screen, self.plot, self.export,
         ]  # fmt: skip
         while not self.place.stopping():
@@ -103,7 +103,7 @@ class Client:
             name = self.rng.choice(self.unfinished)
             self._remember(self._call("get_experiment", {"id": name, "wait_s": self._wait()}))
 
-    def look(self) -> None:
+    def inspect(self) -> None:
         """Ask for what needs no cells."""
         tool = self.rng.choice(("describe_model", "list_experiments", "find_genes"))
         given: dict[str, Any] = {"names": ["STAT1"], "checkpoint": CHECKPOINT}

@@ -40,7 +40,7 @@ class Server:
         line = ["-m", "lingshu_mcp", "--home", str(home)]
         self._process = start(line, environ=environ, stdin=PIPE, stdout=PIPE)
         self._lock = threading.Lock()
-        self._asked: dict[int, Future[dict[str, Any]]] = {}
+        self._pending: dict[int, Future[dict[str, Any]]] = {}
         self._number = 0
         threading.Thread(target=self._read, daemon=True).start()
         self.ask("initialize", HELLO).result(_PATIENCE_S)
@@ -56,7 +56,7 @@ class Server:
         with self._lock:
             self._number += 1
             number = self._number
-            self._asked[number] = future
+            self._pending[number] = future
         self._send({"jsonrpc": "2.0", "id": number, "method": method, "params": params})
         return future
 
@@ -75,7 +75,7 @@ class Server:
         for line in cast("Any", self._process.stdout):
             message = json.loads(line)
             with self._lock:
-                future = self._asked.pop(message.get("id"), None)
+                future = self._pending.pop(message.get("id"), None)
             if future:
                 future.set_result(_fields(message))
 

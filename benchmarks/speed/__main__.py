@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.speed import plain as textbook
 from benchmarks.speed.clock import Clock, Measured, counted, measure
-from benchmarks.speed.made import (
+from benchmarks.speed.samplers import (
     GENES,
     MadeCheckpoint,
     arm_of,

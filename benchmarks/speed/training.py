@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from benchmarks.speed.made import MadeCheckpoint, arm_of, network_of
+from benchmarks.speed.samplers import MadeCheckpoint, arm_of, network_of
 from lingshu_model.network import diffusion, numerics
 from lingshu_model.network.tokens import MASK
 from lingshu_model.train import loop

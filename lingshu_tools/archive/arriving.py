@@ -248,5 +248,5 @@ def _verified(staged: Path, metadata: Metadata, progress: Progress) -> None:
         raise ArchiveError(message)
 
 
-def _silent(done: int, total: int) -> None:
-    del done, total
+def _silent(interventions: int, total: int) -> None:
+    del interventions, total

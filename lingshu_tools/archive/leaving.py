@@ -161,8 +161,8 @@ def _chunks(path: Path) -> Iterator[bytes]:
             yield chunk
 
 
-def _silent(done: int, total: int) -> None:
-    del done, total
+def _silent(interventions: int, total: int) -> None:
+    del interventions, total
 
 
 def _version() -> str:

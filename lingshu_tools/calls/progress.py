@@ -22,8 +22,8 @@ def reporting(sink: Sink | None) -> Generator[None]:
         _sink.reset(token)
 
 
-def report(done: int, total: int) -> None:
+def report(interventions: int, total: int) -> None:
     """Tell the door of the current call, if it listens, that `done` of `total` cells are there."""
     sink = _sink.get()
     if sink is not None:
-        sink(done, total)
+        sink(interventions, total)

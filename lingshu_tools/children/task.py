@@ -62,7 +62,7 @@ class Answer:
 
     Attributes:
         digest: of the task.
-        made: what its module returned.
+        details: what its module returned.
         files: name to path, size and time of change (ns): a file that was changed or removed since
             is noticed by them.
         digests: sha256 of each file.
@@ -72,7 +72,7 @@ class Answer:
     """
 
     digest: str
-    made: Mapping[str, Any]
+    details: Mapping[str, Any]
     files: Mapping[str, tuple[str, int, int]]
     digests: Mapping[str, str]
     facts: Mapping[str, Any]

@@ -172,8 +172,8 @@ def progress_bar(label: str, unit: str = "cells") -> Generator["Sink | None"]:
 
     with tqdm(desc=label, unit=f" {unit}", leave=False, file=sys.stderr) as bar:
 
-        def sink(done: int, total: int) -> None:
-            bar.total, bar.n = total, done
+        def sink(interventions: int, total: int) -> None:
+            bar.total, bar.n = total, interventions
             bar.refresh()
 
         yield sink

@@ -115,7 +115,7 @@ def _written(request: ExportExperiment, written: Answer | State) -> dict[str, An
         "path": str(path),
         "digest": written.digests[suffix],
         "bytes": written.files[suffix][1],
-        **written.made,
+        **written.details,
     }
 
 
@@ -129,7 +129,7 @@ def _h5ad(app: App, name: str, records: Sequence[Shown]) -> dict[str, Any]:
 
 
 def _h5ad_words(name: str, path: str, written: Answer) -> dict[str, Any]:
-    cells = f"{written.made['n_obs']} simulated cells × {written.made['n_vars']} genes"
+    cells = f"{written.details['n_obs']} simulated cells × {written.details['n_vars']} genes"
     return {
         "summary": f"{cells} of {name} written to {path}",
         "units": {"X": "count (UMI)"},
@@ -157,8 +157,8 @@ def _part(record: Shown) -> dict[str, Any]:
 def _csv_words(name: str, path: str, written: Answer) -> dict[str, Any]:
     samples = written.facts["tool"] == "sample_cells"
     return {
-        "summary": f"{written.made['rows']:,} rows, one per gene and experiment, of {name} written "
-        f"to {path}; simulated, not measured",
+        "summary": f"{written.details['rows']:,} rows, one per gene and experiment, of {name} "
+        f"written to {path}; simulated, not measured",
         "units": SAMPLE_UNITS if samples else EFFECT_UNITS,
         "next_step": written.facts.get("cells_too"),
     }

@@ -126,8 +126,8 @@ def _shown(request: PlotExperiment, kind: Kind, drawn: Answer | State) -> dict[s
         "summary": f"{drawn.facts['summary']}: {paths['png']}",
         "caveats": drawn.facts["caveats"],
         "digests": dict(drawn.digests),
-        "width_px": drawn.made["width"],
-        "height_px": drawn.made["height"],
+        "width_px": drawn.details["width"],
+        "height_px": drawn.details["height"],
     }
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.speed import made, plain
+from benchmarks.speed import plain, samplers
 from lingshu_model.network import numerics, tokens
 from lingshu_model.network.config import PRESETS, NetworkConfig
 from lingshu_model.sampling.logits import Reading
@@ -20,8 +20,8 @@ def sampler(monkeypatch: pytest.MonkeyPatch) -> Sampler:
     monkeypatch.setitem(PRESETS, "paper-tiny", config)
     monkeypatch.setattr(numerics, "MIDDLE", 4)
     monkeypatch.setattr(numerics, "SHORT", 2)
-    checkpoint = made.timed_sampler("paper-tiny", genes=GENES, steps=3, guidance=2.0, tile=64)
-    network, vocabulary = made.network_of(checkpoint)
+    checkpoint = samplers.timed_sampler("paper-tiny", genes=GENES, steps=3, guidance=2.0, tile=64)
+    network, vocabulary = samplers.network_of(checkpoint)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.mul_(3)
@@ -32,7 +32,7 @@ def test_logits_straight_from_groups_are_those_of_w_up_and_the_head(sampler: Sam
     network = sampler.network
     assert sampler.reading.folded is not None
     current = torch.randint(0, 282, (3, GENES), generator=torch.Generator().manual_seed(1))
-    condition = sampler.vocabulary.conditions(made.CONTEXT, ()).expand(3)
+    condition = sampler.vocabulary.conditions(samplers.CONTEXT, ()).expand(3)
     (bucket,) = network.readout
     cell, member = torch.tensor([0, 0, 1, 2, 2]), torch.tensor([40, 3, 3, 0, 17])
     with torch.inference_mode():
@@ -48,15 +48,15 @@ def test_logits_straight_from_groups_are_those_of_w_up_and_the_head(sampler: Sam
 
 
 def test_a_long_network_with_a_level_path_is_read_gene_by_gene(sampler: Sampler) -> None:
-    checkpoint = made.timed_sampler("lingshu-tiny", genes=GENES, steps=3, guidance=0.0, tile=4)
-    network, _ = made.network_of(checkpoint)
+    checkpoint = samplers.timed_sampler("lingshu-tiny", genes=GENES, steps=3, guidance=0.0, tile=4)
+    network, _ = samplers.network_of(checkpoint)
     assert network.groups > numerics.MIDDLE
     assert Reading.of(network).folded is None
 
 
 @pytest.mark.parametrize("guidance", [0.0, 2.0])
 def test_the_plain_reference_sampler_draws_the_same_law(sampler: Sampler, guidance: float) -> None:
-    arm = made.arm_of(sampler.checkpoint, None, guidance)
+    arm = samplers.arm_of(sampler.checkpoint, None, guidance)
     ours = np.concatenate([sampler.sample_tile(arm, tile) for tile in range(24)])
     generator = torch.Generator().manual_seed(2)
     theirs = plain.sample(

@@ -16,7 +16,7 @@ from lingshu_model.train.spec import TrainingSpec
 LABELS = ("ctrl", "A", "B")
 
 
-def made(
+def adata_of(
     n: int = 120, genes: int = 24, labels: Sequence[Any] = LABELS, **columns: Sequence[Any]
 ) -> anndata.AnnData:
     """Return Poisson counts; obs has `condition`, the labels in turn, `cell_type` and `columns`."""
@@ -40,7 +40,7 @@ def spec_for(
     rule: Any = None,
     **more: Any,
 ) -> TrainingSpec:
-    """Return a specification for `made` cells."""
+    """Return a specification for `adata_of` cells."""
     perturbation = {"column": "condition", "control": control, "kind": "knockout", **(rule or {})}
     first = {
         "file": "d.h5ad",

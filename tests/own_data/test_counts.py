@@ -8,7 +8,7 @@ import anndata
 import h5py
 import numpy as np
 import pytest
-from made_data import made, read, read_file, spec_for
+from made_data import adata_of, read, read_file, spec_for
 from scipy import sparse
 
 from lingshu_model.train.data.sources import DataError, read_cells
@@ -23,7 +23,7 @@ def doubled(value: float, dtype: Any, form: str) -> anndata.AnnData:
     rows = np.repeat(np.arange(n), 2 * genes)
     values = np.full(len(rows), value, dtype)
     values[: 2 * genes] = 0  # one cell differs, so that there is something to learn
-    adata = made(n, genes)
+    adata = adata_of(n, genes)
     kind = sparse.csr_matrix if form == "csr" else sparse.csc_matrix
     if form == "csc":
         order = np.lexsort((rows, columns))
@@ -51,7 +51,7 @@ def test_what_is_stored_twice_for_one_place_is_added_up(
      ("?", "csr"), ("f8", "dense")],
 )  # fmt: skip
 def test_counts_are_the_same_in_every_type_and_layout(tmp_path: Path, dtype: str, form: str):
-    adata = made()
+    adata = adata_of()
     dense = np.minimum(adata.X.toarray(), 1 if dtype == "?" else 9)
     kinds = {"dense": np.asarray, "csr": sparse.csr_matrix, "csc": sparse.csc_matrix}
     adata.X = kinds[form](dense.astype("f4"))
@@ -77,7 +77,7 @@ def test_counts_are_the_same_in_every_type_and_layout(tmp_path: Path, dtype: str
     ],
 )
 def test_a_value_that_is_no_count_is_named(tmp_path: Path, value: Any, dtype: Any, words: str):
-    adata = made()
+    adata = adata_of()
     adata.write_h5ad(tmp_path / "d.h5ad")
     dense = adata.X.toarray().astype(dtype)
     dense[0, 0] = value
@@ -91,7 +91,7 @@ def test_a_value_that_is_no_count_is_named(tmp_path: Path, value: Any, dtype: An
 
 @pytest.mark.parametrize("place", ["layers/counts", "raw/X"])
 def test_counts_are_read_from_where_the_specification_says(tmp_path: Path, place: str):
-    adata = made()
+    adata = adata_of()
     counts = adata.X.toarray()
     if place == "raw/X":
         adata.raw = adata.copy()
@@ -106,7 +106,7 @@ def test_counts_are_read_from_where_the_specification_says(tmp_path: Path, place
 
 
 def test_an_empty_x_is_named_with_the_layers_that_are_there(tmp_path: Path):
-    adata = made()
+    adata = adata_of()
     adata.layers["counts"] = adata.X.copy()
     adata.X = None
     with pytest.raises(DataError, match=r"no X; the file has layers/counts|X is empty; the file"):
@@ -117,19 +117,19 @@ def test_an_empty_x_is_named_with_the_layers_that_are_there(tmp_path: Path):
 
 def test_one_gene_is_too_few(tmp_path: Path):
     with pytest.raises(DataError, match="1 gene is too few"):
-        read(made(12, 1, labels=("ctrl", "G0")), tmp_path)
+        read(adata_of(12, 1, labels=("ctrl", "G0")), tmp_path)
 
 
 @pytest.mark.parametrize(("value", "words"), [(0, "0 everywhere"), (3, "all cells have the same")])
 def test_cells_with_nothing_to_learn_from_are_refused(tmp_path: Path, value: int, words: str):
-    adata = made(60)
+    adata = adata_of(60)
     adata.X = sparse.csr_matrix(np.full(adata.shape, value, np.float32))
     with pytest.raises(DataError, match=words):
         read(adata, tmp_path)
 
 
 def test_a_link_to_a_file_is_followed(tmp_path: Path):
-    made().write_h5ad(tmp_path / "real.h5ad")
+    adata_of().write_h5ad(tmp_path / "real.h5ad")
     (tmp_path / "middle.h5ad").symlink_to("real.h5ad")
     (tmp_path / "d.h5ad").symlink_to(tmp_path / "middle.h5ad")
     cells, _ = read_file(tmp_path)
@@ -143,7 +143,7 @@ def test_a_link_that_leads_nowhere_is_refused_as_that(tmp_path: Path):
 
 
 def test_a_link_to_a_file_that_is_unsafe_is_refused(tmp_path: Path):
-    made().write_h5ad(tmp_path / "real.h5ad")
+    adata_of().write_h5ad(tmp_path / "real.h5ad")
     with h5py.File(tmp_path / "real.h5ad", "r+") as file:
         file["uns/again"] = h5py.SoftLink("/X")
     (tmp_path / "d.h5ad").symlink_to(tmp_path / "real.h5ad")
@@ -152,7 +152,7 @@ def test_a_link_to_a_file_that_is_unsafe_is_refused(tmp_path: Path):
 
 
 def test_a_file_that_is_open_for_writing_is_in_use(tmp_path: Path):
-    made().write_h5ad(tmp_path / "d.h5ad")
+    adata_of().write_h5ad(tmp_path / "d.h5ad")
     with (
         h5py.File(tmp_path / "d.h5ad", "r+"),
         pytest.raises(DataError, match="in use by another program"),
@@ -182,7 +182,7 @@ def test_a_zarr_store_is_refused_as_a_folder(tmp_path: Path):
 
 
 def test_columns_of_categories_that_old_files_refer_to_are_read(tmp_path: Path):
-    made().write_h5ad(tmp_path / "d.h5ad")
+    adata_of().write_h5ad(tmp_path / "d.h5ad")
     with h5py.File(tmp_path / "d.h5ad", "r+") as file:
         obs: Any = file["obs"]
         del obs["condition"]
@@ -196,7 +196,7 @@ def test_columns_of_categories_that_old_files_refer_to_are_read(tmp_path: Path):
 
 @pytest.mark.parametrize("target", ["X", "unlinked"])
 def test_a_reference_to_anything_else_is_refused(tmp_path: Path, target: str):
-    made().write_h5ad(tmp_path / "d.h5ad")
+    adata_of().write_h5ad(tmp_path / "d.h5ad")
     with h5py.File(tmp_path / "d.h5ad", "r+") as file:
         obs: Any = file["obs"]
         obs["__categories/condition"] = np.array([b"A", b"B", b"ctrl"])
@@ -210,7 +210,7 @@ def test_a_reference_to_anything_else_is_refused(tmp_path: Path, target: str):
 
 
 def test_a_column_listed_twice_is_read_once(tmp_path: Path):
-    made().write_h5ad(tmp_path / "d.h5ad")
+    adata_of().write_h5ad(tmp_path / "d.h5ad")
     with h5py.File(tmp_path / "d.h5ad", "r+") as file:
         names = ["condition", "condition", "cell_type"]
         file["obs"].attrs["column-order"] = np.array(names, dtype=object)
@@ -219,7 +219,7 @@ def test_a_column_listed_twice_is_read_once(tmp_path: Path):
 
 
 def test_targets_that_are_no_genes_of_the_panel_are_remarked_on(tmp_path: Path):
-    adata = made(labels=("ctrl", "STAT1", "JAK2"))
+    adata = adata_of(labels=("ctrl", "STAT1", "JAK2"))
     adata.var["gene_name"] = ["STAT1", "JAK2", "", *(f"S{i}" for i in range(20)), "STAT1"]
     adata.var_names = [f"ENSG{i:011d}" for i in range(24)]
     _, notes = read(adata, tmp_path)
@@ -263,6 +263,6 @@ def test_a_specification_may_begin_with_a_byte_order_mark(tmp_path: Path):
 
 
 def test_a_file_of_two_genes_is_enough(tmp_path: Path):
-    adata = made(60, 2)
+    adata = adata_of(60, 2)
     adata.write_h5ad(tmp_path / "d.h5ad")
     assert len(read_cells(spec_for(), tmp_path).panel) == 2

@@ -11,7 +11,7 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
-from made_data import made
+from made_data import adata_of
 from scipy import sparse
 
 from lingshu_model.train.data.compressed import DataError
@@ -33,21 +33,21 @@ def looked(adata: anndata.AnnData, folder: Path, **options: Any) -> Understandin
 
 
 def cells(labels: Sequence[str], n: int = 240, **columns: Sequence[Any]) -> anndata.AnnData:
-    adata = made(n, len(GENES), labels, **columns)
+    adata = adata_of(n, len(GENES), labels, **columns)
     adata.var_names = GENES
     return adata
 
 
 def test_gears_labels_are_understood(tmp_path: Path):
     labels = ("ctrl", "STAT1+ctrl", "ctrl+JAK2", "STAT1+JAK2", "JAK2+STAT1", "IRF1+ctrl")
-    found = looked(cells(labels), tmp_path)
-    assert found.perturbation == "condition"
-    assert found.controls == ("ctrl",)
-    assert found.separator == "+"
-    assert found.conditions == {"": 40, "JAK2+STAT1": 80, "IRF1": 40, "JAK2": 40, "STAT1": 40}
-    assert found.kind is not None
-    assert found.kind.name == "knockout"
-    assert found.kind.assumed
+    matches = looked(cells(labels), tmp_path)
+    assert matches.perturbation == "condition"
+    assert matches.controls == ("ctrl",)
+    assert matches.separator == "+"
+    assert matches.conditions == {"": 40, "JAK2+STAT1": 80, "IRF1": 40, "JAK2": 40, "STAT1": 40}
+    assert matches.kind is not None
+    assert matches.kind.name == "knockout"
+    assert matches.kind.assumed
 
 
 def test_scperturb_labels_and_its_hint_of_the_kind_are_understood(tmp_path: Path):
@@ -56,19 +56,19 @@ def test_scperturb_labels_and_its_hint_of_the_kind_are_understood(tmp_path: Path
     adata.obs = adata.obs.rename(columns={"condition": "perturbation"})
     adata.obs["perturbation_type"] = "CRISPRi"
     adata.obs["nperts"] = [0 if i % 5 == 0 else 1 for i in range(240)]
-    found = looked(adata, tmp_path)
-    assert found.separator == "_"
-    assert set(found.conditions) == {"", "STAT1", "JAK2+STAT1", "JAK2", "HLA-A"}
-    assert found.kind is not None
-    assert (found.kind.name, found.kind.assumed) == ("crispri", False)
+    matches = looked(adata, tmp_path)
+    assert matches.separator == "_"
+    assert set(matches.conditions) == {"", "STAT1", "JAK2+STAT1", "JAK2", "HLA-A"}
+    assert matches.kind is not None
+    assert (matches.kind.name, matches.kind.assumed) == ("crispri", False)
 
 
 def test_guides_are_joined_by_target(tmp_path: Path):
     labels = ("STAT1_1", "STAT1_2", "JAK2_1", "JAK2_2", "NT_1", "non-targeting_2")
-    found = looked(cells(labels), tmp_path)
-    assert found.controls == ("NT_1", "non-targeting_2")
-    assert found.conditions == {"": 80, "JAK2": 80, "STAT1": 80}
-    plan = planned(found, "cells", "cells.h5ad")
+    matches = looked(cells(labels), tmp_path)
+    assert matches.controls == ("NT_1", "non-targeting_2")
+    assert matches.conditions == {"": 80, "JAK2": 80, "STAT1": 80}
+    plan = planned(matches, "cells", "cells.h5ad")
     held = read_cells(plan.spec, tmp_path)
     assert {"+".join(i.target for i in c.interventions) for c in held.conditions} == {
         "",
@@ -154,21 +154,21 @@ def test_raw_counts_are_found_wherever_they_are(tmp_path: Path, place: str):
         adata = adata[:, :20].copy()
     if place != "X":
         adata.X = np.log1p(adata.X.toarray())
-    found = looked(adata, tmp_path)
-    assert found.counts == place
-    assert found.genes == len(GENES)
-    assert not found.fatal
-    read_cells(planned(found, "cells", "cells.h5ad").spec, tmp_path)
+    matches = looked(adata, tmp_path)
+    assert matches.counts == place
+    assert matches.genes == len(GENES)
+    assert not matches.fatal
+    read_cells(planned(matches, "cells", "cells.h5ad").spec, tmp_path)
 
 
 def test_without_raw_counts_what_there_is_is_named(tmp_path: Path):
     adata = cells(("ctrl", "STAT1"))
     adata.layers["scaled"] = adata.X.toarray() - 1.5
     adata.X = np.log1p(adata.X.toarray())
-    found = looked(adata, tmp_path)
-    assert "no matrix holds raw counts" in found.fatal[0].what
-    assert "X: fractions up to" in found.fatal[0].what
-    assert "layers/scaled: negative" in found.fatal[0].what
+    matches = looked(adata, tmp_path)
+    assert "no matrix holds raw counts" in matches.fatal[0].what
+    assert "X: fractions up to" in matches.fatal[0].what
+    assert "layers/scaled: negative" in matches.fatal[0].what
 
 
 @pytest.mark.parametrize("form", [sparse.csr_matrix, sparse.csc_matrix, np.asarray])
@@ -176,9 +176,9 @@ def test_values_are_described_the_same_in_every_layout(tmp_path: Path, form: Any
     adata = cells(("ctrl", "STAT1"))
     dense = adata.X.toarray()
     adata.X = form(dense)
-    found = looked(adata, tmp_path)
-    assert found.depth == pytest.approx(np.median(dense.sum(axis=1)), abs=3)
-    assert found.counts == "X"
+    matches = looked(adata, tmp_path)
+    assert matches.depth == pytest.approx(np.median(dense.sum(axis=1)), abs=3)
+    assert matches.counts == "X"
 
 
 def test_values_are_described_by_what_was_done_to_them():
@@ -209,72 +209,72 @@ def test_contexts_replicates_and_unknown_labels_are_found(tmp_path: Path):
         leiden=[str(i % 7) for i in range(n)],
         n_counts=np.arange(n),
     )
-    found = looked(adata, tmp_path)
-    assert found.context == {"cell_type": "obs:cell_type"}
-    assert found.replicate == "donor"
-    assert found.left_out == {"'unknown' in obs['cell_type']": 120}
-    assert set(found.contexts) == {"T cell", "B cell", "NK cell"}
-    held = read_cells(planned(found, "cells", "cells.h5ad").spec, tmp_path)
-    assert len(held) == found.used == 360
+    matches = looked(adata, tmp_path)
+    assert matches.context == {"cell_type": "obs:cell_type"}
+    assert matches.replicate == "donor"
+    assert matches.left_out == {"'unknown' in obs['cell_type']": 120}
+    assert set(matches.contexts) == {"T cell", "B cell", "NK cell"}
+    held = read_cells(planned(matches, "cells", "cells.h5ad").spec, tmp_path)
+    assert len(held) == matches.used == 360
     assert held.replicate is not None
 
 
 def test_donors_are_contexts_where_nothing_else_is_and_each_has_both_arms(tmp_path: Path):
     adata = cells(("ctrl", "STAT1"), patient=[f"p{(i // 2) % 3}" for i in range(240)])
     del adata.obs["cell_type"]
-    found = looked(adata, tmp_path)
-    assert found.context == {"patient": "obs:patient"}
-    assert found.replicate is None
+    matches = looked(adata, tmp_path)
+    assert matches.context == {"patient": "obs:patient"}
+    assert matches.replicate is None
 
 
 def test_animals_of_one_arm_each_are_replicates(tmp_path: Path):
     adata = cells(("ctrl", "STAT1"), animal=[f"a{i % 2}{(i // 2) % 2}" for i in range(240)])
     del adata.obs["cell_type"]
-    found = looked(adata, tmp_path)
-    assert found.context == {"sample": "cells"}
-    assert found.replicate == "animal"
+    matches = looked(adata, tmp_path)
+    assert matches.context == {"sample": "cells"}
+    assert matches.replicate == "animal"
 
 
 def test_a_stimulation_beside_the_perturbation_is_a_context(tmp_path: Path):
     stimulus = ["stimulated" if (i // 3) % 2 else "unstimulated" for i in range(240)]
     adata = cells(("non-targeting", "STAT1", "JAK2"), perturbation_2=stimulus)
     adata.obs["cell_type"] = "T"
-    found = looked(adata, tmp_path)
-    assert found.perturbation == "condition"
-    assert "perturbation_2" in found.context
+    matches = looked(adata, tmp_path)
+    assert matches.perturbation == "condition"
+    assert "perturbation_2" in matches.context
 
 
 def test_missing_labels_are_counted_and_never_a_context(tmp_path: Path):
     types = pd.Categorical([None if i < 40 else "T" for i in range(240)])
-    found = looked(cells(("ctrl", "STAT1"), cell_type=types), tmp_path)
-    assert found.left_out == {"without a label in obs['cell_type']": 40}
-    held = read_cells(planned(found, "cells", "cells.h5ad").spec, tmp_path)
+    matches = looked(cells(("ctrl", "STAT1"), cell_type=types), tmp_path)
+    assert matches.left_out == {"without a label in obs['cell_type']": 40}
+    held = read_cells(planned(matches, "cells", "cells.h5ad").spec, tmp_path)
     assert {dict(c.context)["cell_type"] for c in held.conditions} == {"T"}
 
 
 def test_contexts_without_control_cells_are_left_out_and_said(tmp_path: Path):
     types = ["U" if i % 2 and (i // 2) % 2 else "T" for i in range(240)]
-    found = looked(cells(("ctrl", "STAT1"), cell_type=types), tmp_path, context=["cell_type"])
-    assert found.left_out == {"in contexts without control cells": 60}
-    assert any("1 of 2 contexts have no control cells" in p.what for p in found.problems)
-    held = read_cells(planned(found, "cells", "cells.h5ad").spec, tmp_path)
-    assert len(held) == found.used == 180
+    matches = looked(cells(("ctrl", "STAT1"), cell_type=types), tmp_path, context=["cell_type"])
+    assert matches.left_out == {"in contexts without control cells": 60}
+    assert any("1 of 2 contexts have no control cells" in p.what for p in matches.problems)
+    held = read_cells(planned(matches, "cells", "cells.h5ad").spec, tmp_path)
+    assert len(held) == matches.used == 180
 
 
 def test_columns_of_ids_and_numbers_are_no_perturbation(tmp_path: Path):
-    adata = made(240, 24, ["x"], disease=["normal" if i % 2 else "flu" for i in range(240)])
+    adata = adata_of(240, 24, ["x"], disease=["normal" if i % 2 else "flu" for i in range(240)])
     adata.obs["control"] = [i % 2 for i in range(240)]
-    found = looked(adata, tmp_path)
-    assert found.perturbation is None
-    assert "names a perturbation and control cells" in found.fatal[0].what
+    matches = looked(adata, tmp_path)
+    assert matches.perturbation is None
+    assert "names a perturbation and control cells" in matches.fatal[0].what
 
 
 def test_doses_are_pooled_with_a_word_unless_they_are_named(tmp_path: Path):
     labels = ("vehicle", "DrugA", "DrugB")
     dose = [0.0 if i % 3 == 0 else 10.0 ** (i % 2) for i in range(240)]
     adata = cells(labels, dose_value=dose)
-    found = looked(adata, tmp_path)
-    assert any("--dose dose_value" in p.remedy for p in found.problems)
+    matches = looked(adata, tmp_path)
+    assert any("--dose dose_value" in p.remedy for p in matches.problems)
     named = looked(adata, tmp_path, dose="dose_value")
     assert not any("--dose" in p.remedy for p in named.problems)
     held = read_cells(planned(named, "cells", "cells.h5ad").spec, tmp_path)
@@ -284,14 +284,14 @@ def test_doses_are_pooled_with_a_word_unless_they_are_named(tmp_path: Path):
 
 def test_what_the_user_says_goes_before_what_is_proposed(tmp_path: Path):
     adata = cells(("ctrl", "STAT1"), other=["NT" if i % 3 else "JAK2" for i in range(240)])
-    found = looked(
+    matches = looked(
         adata, tmp_path, perturbation="other", control=["NT"], kind="crispra",
         context=["cell_line=K562", "cell_type"],
     )  # fmt: skip
-    assert found.perturbation == "other"
-    assert found.kind is not None
-    assert found.kind.name == "crispra"
-    assert found.context == {"cell_line": "K562", "cell_type": "obs:cell_type"}
+    assert matches.perturbation == "other"
+    assert matches.kind is not None
+    assert matches.kind.name == "crispra"
+    assert matches.context == {"cell_line": "K562", "cell_type": "obs:cell_type"}
 
 
 @pytest.mark.parametrize(
@@ -315,28 +315,28 @@ def test_symbols_in_a_column_are_used_where_the_index_has_ids(tmp_path: Path):
     adata = cells(("ctrl", "STAT1", "JAK2"))
     adata.var["gene_symbols"] = GENES
     adata.var_names = [f"ENSMUSG{i:011d}.{i % 4}" for i in range(len(GENES))]
-    found = looked(adata, tmp_path)
-    assert found.gene_column == "gene_symbols"
-    assert "mouse" in found.gene_words
-    assert not found.problems
-    held = read_cells(planned(found, "cells", "cells.h5ad").spec, tmp_path)
+    matches = looked(adata, tmp_path)
+    assert matches.gene_column == "gene_symbols"
+    assert "mouse" in matches.gene_words
+    assert not matches.problems
+    held = read_cells(planned(matches, "cells", "cells.h5ad").spec, tmp_path)
     assert held.panel[0] == "STAT1"
 
 
 def test_versions_of_ids_are_left_out(tmp_path: Path):
     adata = cells(("ctrl", "panobinostat"))
     adata.var_names = [f"ENSG{i:011d}.{i % 4}" for i in range(len(GENES))]
-    found = looked(adata, tmp_path)
-    assert "human, with versions" in found.gene_words
-    held = read_cells(planned(found, "cells", "cells.h5ad").spec, tmp_path)
+    matches = looked(adata, tmp_path)
+    assert "human, with versions" in matches.gene_words
+    held = read_cells(planned(matches, "cells", "cells.h5ad").spec, tmp_path)
     assert held.panel[1] == "ENSG00000000001"
 
 
 def test_it_is_said_in_ten_lines_and_as_a_command(tmp_path: Path):
-    found = looked(cells(("ctrl", "STAT1")), tmp_path)
-    assert len(found.lines()) == 9  # and the model
-    assert shown(found).startswith("file")
-    words = next_command(Path("my cells.h5ad"), found)
+    matches = looked(cells(("ctrl", "STAT1")), tmp_path)
+    assert len(matches.lines()) == 9  # and the model
+    assert shown(matches).startswith("file")
+    words = next_command(Path("my cells.h5ad"), matches)
     assert words == (
         "lingshu train 'my cells.h5ad' --perturbation condition --control ctrl "
         "--context cell_type=T --kind knockout"
@@ -344,13 +344,13 @@ def test_it_is_said_in_ten_lines_and_as_a_command(tmp_path: Path):
 
 
 def test_the_plan_is_the_same_each_time_and_fits_its_minutes(tmp_path: Path):
-    found = looked(cells(("ctrl", "STAT1")), tmp_path)
-    one, two = (planned(found, "cells", "cells.h5ad") for _ in range(2))
-    assert one.spec == two.spec
-    few = planned(found, "cells", "cells.h5ad", minutes=0.1).spec.epochs
-    assert few <= one.spec.epochs
+    matches = looked(cells(("ctrl", "STAT1")), tmp_path)
+    intervention, two = (planned(matches, "cells", "cells.h5ad") for _ in range(2))
+    assert intervention.spec == two.spec
+    few = planned(matches, "cells", "cells.h5ad", minutes=0.1).spec.epochs
+    assert few <= intervention.spec.epochs
     assert operations("lingshu-1m-s13", 2000) > operations("lingshu-1m-s13", 1000)
-    assert planned(found, "cells", "cells.h5ad", recipe="effects").spec.network is None
+    assert planned(matches, "cells", "cells.h5ad", recipe="effects").spec.network is None
 
 
 @pytest.mark.parametrize(
@@ -371,19 +371,19 @@ def test_the_command_loads_no_torch_and_prints_json(tmp_path: Path):
     arguments = [sys.executable, "-c", code, str(tmp_path / "cells.h5ad")]
     said = subprocess.run(arguments, capture_output=True, text=True, check=True)
     assert said.stderr.strip() == "False"
-    found = json.loads(said.stdout)
-    assert found["status"] == "succeeded"
-    assert found["perturbation"] == "condition"
-    assert found["next_step"].startswith("lingshu train ")
+    matches = json.loads(said.stdout)
+    assert matches["status"] == "succeeded"
+    assert matches["perturbation"] == "condition"
+    assert matches["next_step"].startswith("lingshu train ")
 
 
 def test_human_ids_go_by_their_symbols(tmp_path: Path):
     adata = cells(("non-targeting", "STAT1", "JAK2"))
     known = ["ENSG00000115415.21", "ENSG00000096968", "ENSG00000188290.1"]
     adata.var_names = [*known, *(f"ENSG9{i:010d}" for i in range(len(GENES) - 3))]
-    found = looked(adata, tmp_path)
-    assert "3 by their HGNC symbols" in found.gene_words
-    assert not found.problems
-    held = read_cells(planned(found, "cells", "cells.h5ad").spec, tmp_path)
+    matches = looked(adata, tmp_path)
+    assert "3 by their HGNC symbols" in matches.gene_words
+    assert not matches.problems
+    held = read_cells(planned(matches, "cells", "cells.h5ad").spec, tmp_path)
     assert held.panel[:4] == ("STAT1", "JAK2", "HES4", "ENSG90000000000")
     assert np.array_equal(held.counts(), adata.X.toarray())

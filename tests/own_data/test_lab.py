@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from made_data import made
+from made_data import adata_of
 
 from lingshu_model.train import __main__ as command
 from lingshu_model.train.inspect.options import Options
@@ -29,20 +29,20 @@ def test_cells_in_memory_are_inspected_and_nothing_of_them_stays(
     monkeypatch.setattr(child.tempfile, "tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
     with Lab(tmp_path / "home") as lab:
-        found = lab.inspect(made(), control="ctrl", context={"cell_line": "K562"})
-    assert found.trainable
-    assert found.details["context"] == {"cell_line": "K562"}
-    assert found.details["conditions"] == {"": 40, "A": 40, "B": 40}
-    assert "perturbation" in str(found)
+        matches = lab.inspect(adata_of(), control="ctrl", context={"cell_line": "K562"})
+    assert matches.trainable
+    assert matches.details["context"] == {"cell_line": "K562"}
+    assert matches.details["conditions"] == {"": 40, "A": 40, "B": 40}
+    assert "perturbation" in str(matches)
     assert not [*(tmp_path / "temporary").iterdir()]
 
 
 def test_what_is_said_wrongly_of_cells_is_refused(tmp_path: Path):
     with Lab(tmp_path / "home") as lab:
         with pytest.raises(InputError, match="there is no option 'controls'"):
-            lab.inspect(made(), controls="ctrl")
+            lab.inspect(adata_of(), controls="ctrl")
         with pytest.raises(InputError, match="did you mean 'ctrl'"):
-            lab.inspect(made(), control="Ctrl")
+            lab.inspect(adata_of(), control="Ctrl")
 
 
 def test_options_become_those_of_the_command():
@@ -55,12 +55,12 @@ def test_options_become_those_of_the_command():
 @pytest.mark.slow
 def test_cells_in_memory_are_trained_on_and_can_be_asked_about(tmp_path: Path):
     with Lab(tmp_path / "home") as lab:
-        trained = lab.train(made(400), name="mine", out=tmp_path / "runs", recipe="effects")
+        trained = lab.train(adata_of(400), name="mine", out=tmp_path / "runs", recipe="effects")
         assert trained.folder == tmp_path / "runs" / "mine"
         assert lab.app.catalogue.load("mine").config["targets"][:2] == ["A", "B"]
         assert "to use it: lingshu models add" in trained.report
         # The same call goes on from what is there.
-        lab.train(made(400), name="mine", out=tmp_path / "runs", recipe="effects")
+        lab.train(adata_of(400), name="mine", out=tmp_path / "runs", recipe="effects")
         described = lab.describe_model(checkpoint="mine")
     assert described.status == "succeeded"
 
@@ -78,7 +78,7 @@ def specified(folder: Path, **options: object) -> TrainingSpec:
 
 
 def test_the_specification_is_kept_and_its_epochs_stay(tmp_path: Path):
-    made().write_h5ad(tmp_path / "d.h5ad")
+    adata_of().write_h5ad(tmp_path / "d.h5ad")
     first = specified(tmp_path)
     kept = tmp_path / "runs" / "d" / "spec.json"
     assert TrainingSpec.read(kept) == first
@@ -91,7 +91,7 @@ def test_the_specification_is_kept_and_its_epochs_stay(tmp_path: Path):
 
 
 def test_nobody_is_asked_on_a_pipe(tmp_path: Path):
-    made().write_h5ad(tmp_path / "d.h5ad")
+    adata_of().write_h5ad(tmp_path / "d.h5ad")
     line = [str(tmp_path / "d.h5ad"), "--out", str(tmp_path / "runs")]
     result = CliRunner().invoke(command.main, line)
     assert result.exit_code == 2
@@ -101,7 +101,7 @@ def test_nobody_is_asked_on_a_pipe(tmp_path: Path):
 
 
 def test_what_cannot_be_trained_on_is_refused_before_anything_is_written(tmp_path: Path):
-    made(labels=("A", "B")).write_h5ad(tmp_path / "d.h5ad")
+    adata_of(labels=("A", "B")).write_h5ad(tmp_path / "d.h5ad")
     line = [str(tmp_path / "d.h5ad"), "--out", str(tmp_path / "runs"), "--yes"]
     result = CliRunner().invoke(command.main, line)
     assert result.exit_code == 1

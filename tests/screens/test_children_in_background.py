@@ -114,7 +114,7 @@ def test_a_call_returns_before_its_child_is_done_and_the_next_one_has_the_file(
     export.release()
     answer = join(children, export, WAIT_S)
     assert isinstance(answer, Answer)
-    assert answer.made == {"n_obs": 3, "n_vars": 2}
+    assert answer.details == {"n_obs": 3, "n_vars": 2}
     path = answer.paths["h5ad"]
     assert answer.digests["h5ad"] == digest_file(path)
     assert list(path.parent.iterdir()) == [path]

@@ -145,7 +145,7 @@ class TargetModel:
             self.ridge = best
             self.weights = self._weights([self._mean, self._mean + self._left_out(best)])
         self._residuals = self._fit_residuals()
-        self._own_change = self._own()
+        self._own_change = self._fit_own_gene()
 
     def parts(self) -> "Parts":
         """Return what the prediction of any target is made of."""
@@ -242,7 +242,7 @@ class TargetModel:
         level = np.nan_to_num(p.control)
         return Residuals.of(p.change, p.noise, predicted, p.variance, level)
 
-    def _own(self) -> float | None:
+    def _fit_own_gene(self) -> float | None:
         p = self._p
         inside = np.flatnonzero(p.own >= 0)
         result = p.shrunken[inside, p.own[inside]]

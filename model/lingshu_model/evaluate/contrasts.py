@@ -22,11 +22,11 @@ from lingshu_model.evaluate.metrics.resampling import Draws, bootstrap_means, ha
 from lingshu_model.evaluate.predictors import Predictor, Training, predictions
 from lingshu_model.evaluate.rows import (
     AT_HALF,
-    CEILING,
     HELD_OUT,
     MODEL,
     MONTE_CARLO,
     NO_DRAWS,
+    NOISE_CEILING,
     SPLIT_HALF,
     HeldOut,
     Row,
@@ -178,7 +178,7 @@ def _rows(
             at_half = np.mean([score(m, truth.halves[1]) for m in model.values()], axis=0)
             yield row(metric, AT_HALF, None, at_half.mean(), at_half)
         if agreement.has_ceiling:
-            yield row(metric, CEILING, None, noise_ceiling(half))
+            yield row(metric, NOISE_CEILING, None, noise_ceiling(half))
     for name, seed, change in predicted:
         yield row(SQUARED_LENGTH, name, seed, change.squared_length)
     # A resampled change has the sampling noise twice.

@@ -20,7 +20,14 @@ from lingshu_model.evaluate.figures import ALL, Figure, Table, figures
 from lingshu_model.evaluate.metrics.agreement import MSE, PEARSON
 from lingshu_model.evaluate.predictors import SIMPLE, TRIVIAL
 from lingshu_model.evaluate.report import NullChanges, Report
-from lingshu_model.evaluate.rows import CEILING, MODEL, MONTE_CARLO, REFERENCES, HeldOut, NamedSet
+from lingshu_model.evaluate.rows import (
+    MODEL,
+    MONTE_CARLO,
+    NOISE_CEILING,
+    REFERENCES,
+    HeldOut,
+    NamedSet,
+)
 
 FORMAT = "lingshu-evidence-2"
 TIERS = ("seen", "seen_elsewhere", "combination_of_seen", "unseen")
@@ -134,7 +141,7 @@ def headline(chosen: NamedSet, table: Table) -> dict[str, Any]:
         "model": _value(by_name.get(MODEL)),
         "monte_carlo": _value(by_name.get(MONTE_CARLO)),
         "baselines": {name: _value(f) for name, f in others.items()},
-        "noise_ceiling": by_name[CEILING].row.value if CEILING in by_name else None,
+        "noise_ceiling": by_name[NOISE_CEILING].row.value if NOISE_CEILING in by_name else None,
         "verdicts": verdicts,
         "verdict": "; ".join(f"{said} against {name}" for name, said in verdicts.items()),
         "beats_trivial_baseline": bool(trivial) and {*trivial} == {"win"},

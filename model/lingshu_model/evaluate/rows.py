@@ -21,11 +21,11 @@ MONTE_CARLO = "model_monte_carlo"
 """The model's figure with draws over its own cells: what its finite number of cells leaves open."""
 HELD_OUT = "held_out_cells"
 """The held-out cells themselves, where a figure is a quantity and no agreement."""
-CEILING = "noise_ceiling"
+NOISE_CEILING = "noise_ceiling"
 """What a perfect predictor is expected to reach, given the noise of the held-out cells."""
 SPLIT_HALF, AT_HALF = "split_half_reference", "model_at_half"
 """One half of the held-out cells as a predictor of the other, and the model's figure at that."""
-REFERENCES = (MODEL, MONTE_CARLO, HELD_OUT, CEILING, AT_HALF)
+REFERENCES = (MODEL, MONTE_CARLO, HELD_OUT, NOISE_CEILING, AT_HALF)
 """Rows that the model is not compared with."""
 NO_DRAWS: Floats = np.zeros(0)
 Kind = Literal["contrasts", "pools", "copies"]

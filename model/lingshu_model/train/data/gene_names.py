@@ -92,10 +92,10 @@ def names_file(aliases: str | None, folder: Path) -> Path | None:
 
 def symbols_of(names: Sequence[str], hgnc: Hgnc) -> list[str]:
     """Return symbols for human Ensembl ids; ids without one, or with one taken, stay."""
-    found = [hgnc.find(name) if name.startswith(_HUMAN_ID) else None for name in names]
-    seen = {name for name, gene in zip(names, found, strict=True) if gene is None}
+    genes_by_name = [hgnc.find(name) if name.startswith(_HUMAN_ID) else None for name in names]
+    seen = {name for name, gene in zip(names, genes_by_name, strict=True) if gene is None}
     out: list[str] = []
-    for name, gene in zip(names, found, strict=True):
+    for name, gene in zip(names, genes_by_name, strict=True):
         out.append(name if gene is None or gene.symbol in seen else gene.symbol)
         seen.add(out[-1])
     return out
@@ -108,20 +108,20 @@ def match(panel: Sequence[str], names: Sequence[str], hgnc: Hgnc | None) -> dict
     gene twice, its first column counts.
     """
     place = {name: i for i, name in reversed(list(enumerate(names)))}
-    found = {i: place[symbol] for i, symbol in enumerate(panel) if symbol in place}
+    genes_by_name = {i: place[symbol] for i, symbol in enumerate(panel) if symbol in place}
     if hgnc is None:
-        return found
-    taken = set(found.values())
+        return genes_by_name
+    taken = set(genes_by_name.values())
     columns: dict[str, int] = {}
     for column, name in enumerate(names):
         gene = None if column in taken else hgnc.find(name)
         if gene is not None:
             columns.setdefault(gene.name, column)
     for i, symbol in enumerate(panel):
-        gene = None if i in found else hgnc.find(symbol)
+        gene = None if i in genes_by_name else hgnc.find(symbol)
         if gene is not None and gene.name in columns:
-            found[i] = columns[gene.name]
-    return dict(sorted(found.items()))
+            genes_by_name[i] = columns[gene.name]
+    return dict(sorted(genes_by_name.items()))
 
 
 def _from_panel(row: Mapping[str, Any]) -> Gene:
@@ -134,7 +134,7 @@ def _names(cell: str) -> tuple[str, ...]:
 
 
 def _unambiguous(pairs: Iterable[tuple[str, Gene]]) -> dict[str, Gene]:
-    found: dict[str, list[Gene]] = defaultdict(list)
+    genes_by_name: dict[str, list[Gene]] = defaultdict(list)
     for name, gene in pairs:
-        found[name].append(gene)
-    return {name: genes[0] for name, genes in found.items() if len(genes) == 1}
+        genes_by_name[name].append(gene)
+    return {name: genes[0] for name, genes in genes_by_name.items() if len(genes) == 1}

@@ -140,29 +140,29 @@ def table(file: h5py.File, name: str, path: Path) -> pd.DataFrame:
         with warnings.catch_warnings():
             # Files of anndata 0.7 and before say less of how they are encoded.
             warnings.simplefilter("ignore", anndata.OldFormatWarning)
-            found: Any = anndata.io.read_elem(stored)
+            matches: Any = anndata.io.read_elem(stored)
     except (KeyError, ValueError, TypeError, AttributeError, IORegistryError) as error:
         message = f"{path} is no AnnData file with obs, var and X: {name}: {error}"
         raise DataError(message) from error
-    if isinstance(found, np.ndarray) and found.dtype.names:
-        found = _from_records(file, name, found)
-    if not isinstance(found, pd.DataFrame):
+    if isinstance(matches, np.ndarray) and matches.dtype.names:
+        matches = _from_records(file, name, matches)
+    if not isinstance(matches, pd.DataFrame):
         message = f"{path}: {name} is no table; write the file with a current anndata"
         raise DataError(message)
     # A column listed twice is one stored column.
-    return found.loc[:, ~found.columns.duplicated()]
+    return matches.loc[:, ~matches.columns.duplicated()]
 
 
 def _from_records(file: h5py.File, name: str, records: NDArray[Any]) -> pd.DataFrame:
     """Return the table that anndata 0.6 stored as records, with categories in `uns`."""
-    found = pd.DataFrame.from_records(records).map(_decoded)
-    index = "index" if "index" in found else found.columns[0]
-    for column in found.columns:
+    matches = pd.DataFrame.from_records(records).map(_decoded)
+    index = "index" if "index" in matches else matches.columns[0]
+    for column in matches.columns:
         known: Any = file.get(f"uns/{column}_categories")
         if known is not None and name == "obs":
             categories = [_decoded(value) for value in known[:]]
-            found[column] = pd.Categorical.from_codes(found[column], categories)
-    return found.set_index(index)
+            matches[column] = pd.Categorical.from_codes(matches[column], categories)
+    return matches.set_index(index)
 
 
 def _decoded(value: Any) -> Any:
@@ -221,8 +221,8 @@ def _named(var: pd.DataFrame, column: str | None, path: Path) -> pd.Series:
 
 
 def _names(column: pd.Series, path: Path, source: str | None) -> list[str]:
-    found = texts(column)
-    names = without_versions(found.values.tolist())
+    matches = texts(column)
+    names = without_versions(matches.values.tolist())
     place = "var_names" if source is None else f"var[{source!r}]"
     if source is not None:
         names = unique_names(names, [str(name).strip() for name in column.index])

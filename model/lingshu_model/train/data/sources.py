@@ -131,17 +131,20 @@ def read_cells(
 def split(cells: TrainingCells, spec: TrainingSpec) -> Parts:
     """Return the parts, a function of the spec's fractions, its seed and the cells alone."""
     generator = np.random.Generator(np.random.Philox(key=[spec.seed, 1]))
-    found: dict[str, list[NDArray[np.int64]]] = {"validation": [], "test": [], "unseen": []}
+    matches: dict[str, list[NDArray[np.int64]]] = {"validation": [], "test": [], "unseen": []}
     for index, condition in enumerate(cells.conditions):
         rows = cells.rows(index)
-        if any(condition.is_about(one.context, one.target) for one in spec.unseen):
-            found["unseen"].append(rows)
+        if any(
+            condition.is_about(intervention.context, intervention.target)
+            for intervention in spec.unseen
+        ):
+            matches["unseen"].append(rows)
             continue
         shuffled = generator.permutation(rows)
         tested, chosen = round(spec.test * len(rows)), round(spec.validation * len(rows))
-        found["test"].append(shuffled[:tested])
-        found["validation"].append(shuffled[tested : tested + chosen])
-    out = {n: np.sort(np.concatenate([*p, np.zeros(0, np.int64)])) for n, p in found.items()}
+        matches["test"].append(shuffled[:tested])
+        matches["validation"].append(shuffled[tested : tested + chosen])
+    out = {n: np.sort(np.concatenate([*p, np.zeros(0, np.int64)])) for n, p in matches.items()}
     held = np.concatenate([*out.values()])
     if len(held) == len(cells):
         message = "no cell is left to train on: lower `test` or `validation`, or name less `unseen`"
@@ -166,14 +169,14 @@ def _opened(source: Source, folder: Path) -> AbstractContextManager[H5ad]:
 def _part(
     spec: TrainingSpec, source: Source, file: H5ad, panel: Sequence[str], hgnc: Hgnc | None
 ) -> _Part:
-    found = match(panel, file.genes, hgnc)
-    if not found:
+    matches = match(panel, file.genes, hgnc)
+    if not matches:
         message = (
             f"{file.path} has none of the panel's {len(panel)} genes; it names {file.genes[:3]} …"
         )
         raise DataError(message)
     labelled = label_cells(file, source, spec)
-    return _Part(file, labelled, found)
+    return _Part(file, labelled, matches)
 
 
 def encoded(counts: NDArray[Any], file: H5ad) -> NDArray[np.uint16]:
@@ -260,12 +263,14 @@ def _remarks(cells: TrainingCells) -> list[str]:
             f"({named}{' …' if len(few) > 5 else ''}): their effects are hardly told from nothing"
         )
     genes = {*cells.panel}
-    done = {i.target for c in cells.conditions for i in c.interventions if i.kind in GENETIC}
-    if done and not done & genes:
+    interventions = {
+        i.target for c in cells.conditions for i in c.interventions if i.kind in GENETIC
+    }
+    if interventions and not interventions & genes:
         notes.append(
-            f"none of the {len(done)} targets ({', '.join(sorted(done)[:3])} …) is a gene of the "
-            f"panel ({', '.join(cells.panel[:3])} …), so that what a perturbation does to its own "
-            "target cannot be checked; if a column of var has the names that targets are called "
+            f"none of the {len(interventions)} targets ({', '.join(sorted(interventions)[:3])} "
+            f"…) is a gene of the panel ({', '.join(cells.panel[:3])} …), so that what a "
+            "perturbation does to its own target cannot be checked; if a column of var has the names that targets are called "
             "by, say so with `gene_names`"
         )
     return notes
