@@ -267,10 +267,11 @@ def _remarks(cells: TrainingCells) -> list[str]:
         i.target for c in cells.conditions for i in c.interventions if i.kind in GENETIC
     }
     if interventions and not interventions & genes:
+        names, genes_shown = ", ".join(sorted(interventions)[:3]), ", ".join(cells.panel[:3])
         notes.append(
-            f"none of the {len(interventions)} targets ({', '.join(sorted(interventions)[:3])} "
-            f"…) is a gene of the panel ({', '.join(cells.panel[:3])} …), so that what a "
-            "perturbation does to its own target cannot be checked; if a column of var has the names that targets are called "
-            "by, say so with `gene_names`"
+            f"none of the {len(interventions)} targets ({names} …) is a gene of the panel "
+            f"({genes_shown} …), so that what a perturbation does to its own target cannot be "
+            "checked; if a column of var has the names that targets are called by, say so with "
+            "`gene_names`"
         )
     return notes
