@@ -24,7 +24,14 @@ from lingshu_model.evaluate.evidence import null_evidence
 from lingshu_model.evaluate.figures import Table
 from lingshu_model.evaluate.metrics.agreement import PEARSON
 from lingshu_model.evaluate.report import NullChanges, null_changes, sample
-from lingshu_model.evaluate.rows import AT_HALF, CEILING, HELD_OUT, MODEL, MONTE_CARLO, SPLIT_HALF
+from lingshu_model.evaluate.rows import (
+    AT_HALF,
+    HELD_OUT,
+    MODEL,
+    MONTE_CARLO,
+    NOISE_CEILING,
+    SPLIT_HALF,
+)
 from lingshu_model.evaluate.sources import Source
 from lingshu_model.evaluate.study import build_study
 
@@ -117,7 +124,7 @@ def of_figure(figure: Figure) -> Iterator[tuple[str, Value]]:
     where = (row.tier, "", *sets)
     if row.metric == "magnitude_ratio":
         yield key("magnitude_ratio", *where, row.predictor), estimated(figure)
-    elif row.metric == PEARSON and row.predictor == CEILING:
+    elif row.metric == PEARSON and row.predictor == NOISE_CEILING:
         yield key("noise_ceiling", *where), [row.value]
     elif row.metric == PEARSON and row.predictor == MONTE_CARLO:
         yield key("monte_carlo", *where, MODEL), estimated(figure)
@@ -135,7 +142,7 @@ def of_response(figure: Figure, where: tuple[str, ...]) -> Iterator[tuple[str, V
         yield key(*where, predictor.replace("_", " ")), estimated(figure)
     elif predictor == MONTE_CARLO:
         yield key("monte_carlo", *where), estimated(figure)
-    elif predictor == CEILING:
+    elif predictor == NOISE_CEILING:
         yield key("noise_ceiling", *where), [figure.row.value]
     elif figure.difference:
         name = "half" if predictor == SPLIT_HALF else predictor
@@ -164,7 +171,7 @@ def of_contrast(table: Table, contrast) -> Iterator[tuple[str, Value]]:
     yield key("per perturbation", *where), estimated(by_name[MODEL])
     training = by_name.get("replicate_reference")
     yield key("reference", *where), [training.row.value if training else None]
-    yield key("noise_ceiling", *where), [by_name[CEILING].row.value]
+    yield key("noise_ceiling", *where), [by_name[NOISE_CEILING].row.value]
     yield key("cells", *where), [*contrast.n_cells]
     yield key("residuals", *where), (contrast.predicted - contrast.observed).tolist()
 

@@ -16,7 +16,7 @@ from lingshu_model.evaluate.metrics.agreement import PEARSON
 from lingshu_model.evaluate.metrics.changes import Change, pearson
 from lingshu_model.evaluate.metrics.matrices import csr
 from lingshu_model.evaluate.predictors import Training
-from lingshu_model.evaluate.rows import CEILING, MODEL, MONTE_CARLO
+from lingshu_model.evaluate.rows import MODEL, MONTE_CARLO, NOISE_CEILING
 from lingshu_model.evaluate.study import tier_of
 from lingshu_model.train.data.cells import Condition
 
@@ -76,11 +76,13 @@ def test_the_noise_ceiling_is_what_the_truth_itself_reaches(honest: Report):
     observed = {each.name: each.observed for each in honest.held_out}
     for name in ("strong", "middling"):
         reached = float(pearson(truth.change(name), observed[name]))
-        assert of_contrast(honest, name, CEILING) == pytest.approx(reached, abs=0.05)
+        assert of_contrast(honest, name, NOISE_CEILING) == pytest.approx(reached, abs=0.05)
 
 
 def test_a_model_that_draws_from_the_truth_reaches_the_noise_ceiling(honest: Report):
-    assert of_contrast(honest, "strong", MODEL) > of_contrast(honest, "strong", CEILING) - 0.03
+    assert (
+        of_contrast(honest, "strong", MODEL) > of_contrast(honest, "strong", NOISE_CEILING) - 0.03
+    )
     assert figure(honest, "control_mean").verdict == "win"
     assert figure(honest, "mean_shift").verdict == "win"
 
@@ -93,7 +95,9 @@ def test_a_model_that_draws_from_the_truth_has_the_real_magnitude(honest: Report
 def test_a_halved_effect_has_half_the_magnitude_and_the_same_pearson():
     halved = report([Truth().arms(2000, 5, scale=0.5)])
     assert figure(halved, MODEL, "magnitude_ratio").row.value == pytest.approx(0.5, abs=0.06)
-    assert of_contrast(halved, "strong", MODEL) > of_contrast(halved, "strong", CEILING) - 0.06
+    assert (
+        of_contrast(halved, "strong", MODEL) > of_contrast(halved, "strong", NOISE_CEILING) - 0.06
+    )
 
 
 def test_no_change_is_scored_zero_and_costs_the_whole_squared_change(honest: Report):
@@ -208,7 +212,7 @@ def test_the_evidence_of_a_perturbation_names_its_best_simple_predictor(honest: 
     assert strong["best_simple"]["verdict"] in ("win", "tie", "loss")
     assert strong["interventions"] == [{"kind": "knockout", "target": "strong"}]
     assert (strong["n_test_cells"], strong["n_train_cells"]) == (200, 300)
-    assert strong["noise_ceiling"] == pytest.approx(of_contrast(honest, "strong", CEILING))
+    assert strong["noise_ceiling"] == pytest.approx(of_contrast(honest, "strong", NOISE_CEILING))
     assert strong["magnitude_ratio"] == pytest.approx(1, abs=0.1)
     assert tier["residuals"]["genes"] == GENES
     index = tier["residuals"]["names"].index("strong")

@@ -112,7 +112,7 @@ def test_an_unfit_condition_fails_the_command_unless_it_is_allowed(
 
 
 def test_effects_without_a_network_need_no_name_of_one():
-    fields = {"name": "x", "sources": [{"file": "a", "context": {}}]}
+    fields = {"name": "x", "sources": [{"file": "a", "context": {"line": "a"}}]}
     assert TrainingSpec.model_validate({**fields, "recipe": "effects"}).network is None
     with pytest.raises(ValueError, match="needs a network, one of"):
         TrainingSpec.model_validate(fields)

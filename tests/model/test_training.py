@@ -163,14 +163,6 @@ def test_a_wrong_source_is_refused(folder: Path, change: dict[str, object], word
         data.read_cells(spec, folder)
 
 
-def test_a_label_that_two_columns_share_is_refused_by_its_name(folder: Path) -> None:
-    with h5py.File(folder / SPEC.sources[0].file, "r+") as file:
-        order = [*file["obs"].attrs["column-order"]]
-        file["obs"].attrs["column-order"] = np.array([*order, "guide"], dtype=object)
-    with pytest.raises(data.DataError, match="2 obs columns called 'guide'; rename all but one"):
-        data.read_cells(SPEC, folder)
-
-
 def test_two_columns_of_one_name_that_no_spec_names_do_no_harm(folder: Path) -> None:
     with h5py.File(folder / SPEC.sources[0].file, "r+") as file:
         anndata.io.write_elem(file["obs"], "note", np.full(120, "x", object))

@@ -140,29 +140,29 @@ def table(file: h5py.File, name: str, path: Path) -> pd.DataFrame:
         with warnings.catch_warnings():
             # Files of anndata 0.7 and before say less of how they are encoded.
             warnings.simplefilter("ignore", anndata.OldFormatWarning)
-            matches: Any = anndata.io.read_elem(stored)
+            frame: Any = anndata.io.read_elem(stored)
     except (KeyError, ValueError, TypeError, AttributeError, IORegistryError) as error:
         message = f"{path} is no AnnData file with obs, var and X: {name}: {error}"
         raise DataError(message) from error
-    if isinstance(matches, np.ndarray) and matches.dtype.names:
-        matches = _from_records(file, name, matches)
-    if not isinstance(matches, pd.DataFrame):
+    if isinstance(frame, np.ndarray) and frame.dtype.names:
+        frame = _from_records(file, name, frame)
+    if not isinstance(frame, pd.DataFrame):
         message = f"{path}: {name} is no table; write the file with a current anndata"
         raise DataError(message)
     # A column listed twice is one stored column.
-    return matches.loc[:, ~matches.columns.duplicated()]
+    return frame.loc[:, ~frame.columns.duplicated()]
 
 
 def _from_records(file: h5py.File, name: str, records: NDArray[Any]) -> pd.DataFrame:
     """Return the table that anndata 0.6 stored as records, with categories in `uns`."""
-    matches = pd.DataFrame.from_records(records).map(_decoded)
-    index = "index" if "index" in matches else matches.columns[0]
-    for column in matches.columns:
+    frame = pd.DataFrame.from_records(records).map(_decoded)
+    index = "index" if "index" in frame else frame.columns[0]
+    for column in frame.columns:
         known: Any = file.get(f"uns/{column}_categories")
         if known is not None and name == "obs":
             categories = [_decoded(value) for value in known[:]]
-            matches[column] = pd.Categorical.from_codes(matches[column], categories)
-    return matches.set_index(index)
+            frame[column] = pd.Categorical.from_codes(frame[column], categories)
+    return frame.set_index(index)
 
 
 def _decoded(value: Any) -> Any:
@@ -221,12 +221,12 @@ def _named(var: pd.DataFrame, column: str | None, path: Path) -> pd.Series:
 
 
 def _names(column: pd.Series, path: Path, source: str | None) -> list[str]:
-    matches = texts(column)
-    names = without_versions(matches.values.tolist())
+    labels = texts(column)
+    names = without_versions(labels.values.tolist())
     place = "var_names" if source is None else f"var[{source!r}]"
     if source is not None:
         names = unique_names(names, [str(name).strip() for name in column.index])
-    nameless = [i for i, name in enumerate(names) if not name]
+    nameless = [i for i, name in enumerate(names) if not name or name.lower() == "nan"]
     if nameless:
         message = f"{path} has no name for the gene in column {nameless[0]}; fill {place}"
         raise DataError(message)
