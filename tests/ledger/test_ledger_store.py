@@ -2,6 +2,7 @@
 
 import os
 import stat
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -122,11 +123,14 @@ def test_experiments_begun_together_are_all_or_none(ledger: Ledger, new: New) ->
 
 
 def statements(work: Callable[[], object]) -> int:
-    """Return how many statements SQLAlchemy executed meanwhile, one for many rows counted once."""
+    """Return how many statements this thread executed, one for many rows counted once."""
     executed: list[str] = []
+    thread = threading.get_ident()
 
     def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-        executed.append(statement)
+        # Threads of earlier tests may still read their own ledgers.
+        if threading.get_ident() == thread:
+            executed.append(statement)
 
     event.listen(Engine, "before_cursor_execute", note)
     try:
