@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 import anyio
 import mcp_types as types
@@ -36,6 +36,7 @@ FIRST_FINISH_S: Final = 0.05
 """Seconds assumed for reading a state back, until some have been measured."""
 _MARGIN = 1.5
 """How much longer than the mean a reading is taken to last when waits are spread out."""
+T = TypeVar("T")
 Report = Callable[[int, int], Awaitable[None]]
 Kind = Literal["waiting", "short"]
 Outcome = Literal["ok", "refused", "failed", "busy", "late", "cancelled"]
@@ -108,7 +109,10 @@ class Calls:
             return begun if isinstance(begun, Waiting) else rendered(spec, begun)
 
         try:
-            begun = await self.threads.run(lane, first, end)
+            # A call that waits reads the state at its begin too, before any wait has ended.
+            reads = lane == "follow" and wait_s > 0
+            work = self._timed(first, first=True) if reads else first
+            begun = await self.threads.run(lane, work, end)
             if not isinstance(begun, Waiting):
                 return begun
             name, finish = begun.name, begun.finish
@@ -126,14 +130,16 @@ class Calls:
         before_s = _MARGIN * len(self.waits) * self._finish_s / LANES["follow"]
         return until - min(before_s, wait_s / 2)
 
-    def _timed(
-        self, finish: Callable[[], types.CallToolResult]
-    ) -> Callable[[], types.CallToolResult]:
-        def work() -> types.CallToolResult:
+    def _timed(self, read: Callable[[], T], *, first: bool = False) -> Callable[[], T]:
+        """Return a function that does the same and keeps in mind how long a state takes to read."""
+
+        def work() -> T:
             begin = time.monotonic()
-            result = finish()
-            # A running mean over about the last 20.
-            self._finish_s += 0.05 * (time.monotonic() - begin - self._finish_s)
+            result = read()
+            longer_s = time.monotonic() - begin - self._finish_s
+            # A running mean over about the last 20. The first read of a call does less than the
+            # last one: it can show that the estimate is too low, not that it is too high.
+            self._finish_s += 0.05 * (max(longer_s, 0.0) if first else longer_s)
             return result
 
         return work
