@@ -9,7 +9,6 @@ second run goes on where the first one ended; a file of another recipe (the sour
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +79,7 @@ def main(data: Path, out: Path, chosen: tuple[str, ...], *, development: bool) -
         file = out / f"{name}.fitness.json"
         if not _is_evaluated(file, recipe):
             train = next(_folds(name, _first_tier(name), cells)).train
-            _write(file, recipe, [asdict(each) for each in fitness(train, priors)])
+            _write(file, recipe, fitness(train, priors))
             click.echo(file.name)
     results = tables.results(out, wanted)
     (out / "results.json").write_text(json.dumps(results, indent=1) + "\n", "utf-8")

@@ -202,7 +202,7 @@ def test_holm_multiplies_the_smallest_by_all_and_never_falls():
 
 def test_cells_that_do_not_move_are_unfit(monkeypatch: pytest.MonkeyPatch):
     train = built(("x",), ("a",), cells=80)
-    assert not any(each.reasons for each in fitness(train, NOTHING))
+    assert not any(row["reasons"] for row in fitness(train, NOTHING))
     still = predictors.fit_mover
 
     def unmoved(*words) -> Mover:
@@ -211,7 +211,7 @@ def test_cells_that_do_not_move_are_unfit(monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setattr(predictors, "fit_mover", unmoved)
     result = fitness(train, NOTHING)
-    assert all(any("slope" in reason for reason in each.reasons) for each in result)
+    assert all(any("slope" in reason for reason in row["reasons"]) for row in result)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from made_model import CONTEXT, SPEC, made_cells
 from made_training import spec, training_cells
 
 from lingshu_model.contracts import Catalogue, Checkpoint, Intervention
-from lingshu_model.finishing import evidence, fitness
+from lingshu_model.finishing import estimate, evidence, fitness
 from lingshu_model.finishing.estimate import EffectFit
 from lingshu_model.finishing.finish import request
 from lingshu_model.sampling.delivery import MOVED, PINNED, TRAINING_CELLS, DeliveringSampler
@@ -116,6 +116,19 @@ def test_effects_without_a_network_need_no_name_of_one():
     assert TrainingSpec.model_validate({**fields, "recipe": "effects"}).network is None
     with pytest.raises(ValueError, match="needs a network, one of"):
         TrainingSpec.model_validate(fields)
+
+
+def test_perturbations_that_are_not_carried_are_said(monkeypatch: pytest.MonkeyPatch):
+    fit = EffectFit(
+        training_cells(cells=20, contexts=("a", "b"), targets=("G3",), absent=(("b", "G3"),))
+    )
+    whole = fit.run()
+    assert len(whole.rows) == 2
+    assert whole.notes == ()
+    monkeypatch.setattr(estimate, "MOST_ROWS", 1)
+    less = fit.run()
+    assert len(less.rows) == 1
+    assert "1 perturbations of contexts without cells of them are not predicted" in less.notes[0]
 
 
 def test_a_condition_without_control_cells_is_named():

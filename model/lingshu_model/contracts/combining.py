@@ -120,10 +120,12 @@ def together(
     variance = np.sum([p.sd**2 for p in parts], axis=0)
     factor = saturation.factor(len(parts))
     mean = np.clip(factor * total, value_range.lowest, value_range.highest)
+    # The target's own RNA is changed by the intervention itself, not through a pathway.
     genes = [g for g in target_rows if g >= 0]
     nothing = value_range.lowest[genes]
     mean[genes] = np.maximum(total[genes], nothing)
     size2 = np.sum([p.mean**2 for p in parts], axis=0)
+    # size^2 is a sum of squares, so the exponent is halved.
     scatter = SCATTER * size2 ** (POWER / 2)
     sd = np.sqrt(factor**2 * variance + scatter**2)
     return Together(

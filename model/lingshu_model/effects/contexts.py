@@ -139,6 +139,7 @@ class Carrier:
         """Return what the other contexts predict for context `i`, all candidates."""
         s = self.sources
         candidates = self._candidates(s.take(np.delete(np.arange(len(s)), i)), s.control[i])
+        # The own control mean is in this candidate and in the change that it is judged by.
         shared = np.nansum(s.control_noise[i])
         return Left(
             s.change[i],
@@ -152,6 +153,7 @@ class Carrier:
         share = _shares(sources)
         perturbed = _mean_over(sources.control + sources.change, share)
         known = np.isfinite(sources.change).any(axis=0)
+        # Squared distance of control profiles over genes that both contexts measure.
         gap = np.where(np.isfinite(sources.control - control), sources.control - control, 0.0)
         nearest = sources.change[int((gap**2).sum(axis=1).argmin())]
         mean = _mean_over(sources.change, share)
@@ -219,6 +221,7 @@ def _shares(sources: Sources) -> Floats:
     if not known.any():
         return np.full(k, 1.0 / k)
     noise = sources.noise[:, known].mean(axis=1)
+    # Observed variance between contexts is the true one plus the mean sampling noise.
     between = float(_spread(sources.change[:, known]).mean()) - float(noise.mean())
     weight = 1.0 / (max(between, 0.0) + np.maximum(noise, 1e-12))
     return weight / weight.sum()

@@ -185,6 +185,7 @@ class _Contrasts:
             self.mean = np.where(measured, self.mean, np.nan)
         present = np.flatnonzero(moments.cells > 0)
         whole = moments.pooled(present)
+        # Jeffreys' half count, as a variance of levels: no gene has a variance of 0.
         half = 0.5 * whole.step[0] ** 2 / (whole.cells[0] + 1.0)
         self.everywhere = moments.within(present) + half
         contexts = np.array([g.context for g in groups])
@@ -197,6 +198,7 @@ class _Contrasts:
     def _variance(self, groups: Ints, pool: Floats) -> Floats:
         """Return the variance between cells of the same group, moderated by `pool`, [genes]."""
         both = self.moments.pooled(groups)
+        # `step` is the level of one count, so this is about the number of cells with any, [genes].
         seen = np.minimum(both.total[0] / both.step[0], both.cells[0])
         return (seen * self.moments.within(groups) + PRIOR * pool) / (seen + PRIOR)
 
@@ -210,6 +212,7 @@ class _Contrasts:
         v_p, v_c = self.variances(arms)
         per_p, per_c = (1.0 / self.moments.cells[g] for g in (arms.perturbed, arms.control))
         y_p, y_c = self.mean[arms.perturbed], self.mean[arms.control]
+        # Squared standard errors of the arms' means, [replicates, genes].
         noise_p, noise_c = v_p * per_p[:, None], v_c * per_c[:, None]
         if arms.paired:
             return [Family(y_p - y_c, noise_p + noise_c, (v_p + v_c) / 2, per_p + per_c)]
@@ -218,6 +221,7 @@ class _Contrasts:
     def contrast(self, arms: _Arms, rho: Floats | None) -> tuple[Floats, Floats]:
         """Return a contrast's change and its squared standard error, [genes] each."""
         result = [family.mean(*self._typical(rho)) for family in self.families(arms)]
+        # Paired replicates are one family of changes; otherwise the arms' means are subtracted.
         change = result[0][0] if arms.paired else result[0][0] - result[1][0]
         return change, np.sum([noise for _, noise in result], axis=0)
 

@@ -181,6 +181,7 @@ class _Fit:
         """Return ln phi at which the mean level in libraries of `totals` changes by the target."""
         out = np.zeros(len(self.target))
         genes = np.flatnonzero(self.target if mover.library == 1.0 else np.ones(len(out)))
+        # Counts to counts per 10,000 of the library that comes, [cells, 1].
         scale = CP10K / np.maximum(totals, 1.0)[:, None]
         for first in range(0, len(genes), GENES):
             part = genes[first : first + GENES]
@@ -250,6 +251,7 @@ def _distribution(rows: Rows) -> tuple[Floats, Floats, float]:
     for _ in range(ROUNDS):
         gene, c, n = rows.indices[kept], rows.data[kept], of_cell[kept]
         total = np.bincount(gene, c, genes)
+        # Half a count for a gene that no control cell shows: it can still go up.
         rate = (total + 0.5 / len(umi)) / umi.sum()
         stays: NDArray[np.bool_] = stray(
             rows.data, of_cell * rate[rows.indices], size[rows.indices]
@@ -261,6 +263,7 @@ def _distribution(rows: Rows) -> tuple[Floats, Floats, float]:
         said = information > PRIOR
         each = excess[said] / information[said] if said.any() else excess.sum() / information.sum()
         common = float(np.clip(np.median(each), 1.0 / GREATEST, 1.0 / SMALLEST))
+        # 1 / r of each gene, moderated by that of the median gene.
         dispersion = (excess + PRIOR * common) / (information + PRIOR)
         size = 1.0 / np.clip(dispersion, 1.0 / GREATEST, 1.0 / SMALLEST)
     return rate, size, 1.0 / common

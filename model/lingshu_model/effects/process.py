@@ -54,6 +54,7 @@ def predict(change: Floats, noise: Floats, distance: Floats, rho: float) -> Floa
     out = np.zeros(change.shape[1])
     for genes, v in _parts(strength):
         total = _covariances(s2[:, genes], v, covariance[:-1, :-1])
+        # Kriging: v k' (v K + noise)^-1 y for every gene, [genes, contexts].
         weights = np.linalg.solve(total, y[:, genes].T[..., None])[..., 0]
         out[genes] = v * (weights @ covariance[-1, :-1])
     return out
@@ -80,6 +81,7 @@ def choose_rho(change: Floats, noise: Floats, distance: Floats) -> float:
         total = np.zeros(len(y))
         for genes, v in _parts(strength):
             inverse = np.linalg.inv(_covariances(s2[:, genes], v, 1.0 - rho * distance))
+            # Residual of each context when it is left out: (K^-1 y)_i / (K^-1)_ii.
             off = (inverse @ y[:, genes].T[..., None])[..., 0] / inverse.diagonal(0, 1, 2)
             total += np.where(observed[:, genes].T, off**2, 0.0).sum(axis=0)
         return float((total / scale).sum())
@@ -91,6 +93,7 @@ def _prepared(change: Floats, noise: Floats) -> tuple[Floats, Floats, Floats]:
     """Return effects with 0 and noise with UNKNOWN where not measured, and v of each gene."""
     known = np.isfinite(change) & np.isfinite(noise)
     y, s2 = np.where(known, change, 0.0), np.where(known, noise + EXACT, UNKNOWN)
+    # E[y^2] = v + noise, so v is estimated by what squares exceed their noise by, at least 0.
     excess = np.where(known, y**2 - s2, 0.0).sum(axis=0)
     return y, s2, np.maximum(excess / np.maximum(known.sum(axis=0), 1), 0.0)
 

@@ -52,18 +52,20 @@ class Quantiles:
     @classmethod
     def of(cls, counts: Floats, mean: Floats, size: Floats, most: Floats, v: Floats) -> "Quantiles":
         """Return the quantiles u = F(c - 1) + v f(c) of counts of size `size` [genes]."""
+        # f(0) of every entry, [cells, genes]; zeros need no more than this.
         below, chance = np.zeros_like(mean), np.exp(-size * np.log1p(mean / size))
         away = stray(counts, mean, size)
         scaled = (counts > LARGE) & ~away
         place = np.flatnonzero((counts > 0) & ~scaled & ~away)
         c, m = counts.flat[place], mean.flat[place]
         r = np.broadcast_to(size, mean.shape).flat[place]
+        # Flat arrays over non-zero counts: f is f(k), `under` is F(k - 1) while k counts up.
         ratio, f, under = m / (r + m), chance.flat[place], np.zeros(len(place))
         left = np.arange(len(place))
         for k in range(LARGE):
             under[left] += f[left]
             f[left] *= (k + r[left]) / (k + 1) * ratio[left]
-            left = left[c[left] > k + 1]
+            left = left[c[left] > k + 1]  # entries that have reached their count leave the loop
             if not len(left):
                 break
         below.flat[place], chance.flat[place] = under, f
@@ -83,6 +85,7 @@ class Quantiles:
         mean = self.mean[:, genes] * fold
         log_u = self.log_u[:, genes]
         out = np.zeros(mean.shape)
+        # Where u <= F(0) of the shifted distribution the count is 0, which most are.
         row, column = np.nonzero(log_u > -size * np.log1p(mean / size))
         place = genes[column]
         out[row, column] = _inverse(

@@ -80,6 +80,7 @@ class Family:
         share = np.where(known, 1.0 / (typical + self.per_cell[:, None]), 0.0)
         total = share.sum(axis=0)
         share /= np.maximum(total, SMALLEST)
+        # Variance of a weighted mean: sampling noise and, per replicate, rho v between replicates.
         noise = np.where(known, share**2 * (self.noise + rho * self.variance), 0.0).sum(axis=0)
         mean = (share * np.nan_to_num(self.value)).sum(axis=0)
         return np.where(total > 0, mean, np.nan), np.where(total > 0, noise, np.nan)
@@ -103,6 +104,7 @@ def intraclass(
     q = np.sum([f.cochran() for f in several], axis=0)
     slope = np.sum([f.slope() for f in several], axis=0)
     excess = np.maximum(squeeze(q / np.maximum(df, 1.0), df, informative) - 1.0, 0.0)
+    # E[Q] = df + rho v C solved for rho; Q below df says no more than 0.
     rho = np.where(slope > SMALLEST, excess * df / np.maximum(slope, SMALLEST), 0.0)
     return (df * rho + PRIOR_DF * prior) / (df + PRIOR_DF) if prior else rho
 
@@ -117,9 +119,11 @@ def squeeze(s2: Floats, df: Floats, informative: NDArray[np.bool_]) -> Floats:
     if chosen.sum() < FEWEST_GENES:
         return s2
     d = df[chosen]
+    # ln s2 is ln s0^2 plus the logarithm of an F variable, whose mean and variance are known.
     e = np.log(s2[chosen]) - digamma(d / 2) + np.log(d / 2)
     spread = float(e.var(ddof=1) - polygamma(1, d / 2).mean())
     if spread <= 1e-3:
+        # No more scatter than chance gives: all genes have the same variance (d0 infinite).
         return np.full(len(s2), float(np.exp(e.mean())))
     d0 = 2.0 * _trigamma_inverse(spread)
     s02 = float(np.exp(e.mean() + digamma(d0 / 2) - np.log(d0 / 2)))

@@ -59,9 +59,11 @@ def fit_prior(change: Floats, noise: Floats) -> Mixture:
     if not len(size):
         return Mixture(np.zeros(1), np.ones(1))
     z, times = _binned(size)
+    # Stephens' grid: from well below one standard error to sigma^2 = 4 (z^2 - 1) of the largest.
     largest = max(2.0 * np.sqrt(max(float(z.max()) ** 2 - 1.0, 1.0)), 2.0 * LEAST)
     doublings = int(np.ceil(np.log2(largest / LEAST)))
     sigma = np.concatenate([[0.0], largest / 2.0 ** np.arange(doublings, -1, -1.0)])
+    # [bins, components]; only ratios of likelihoods within a row matter to EM.
     log = _log_density(z, sigma)
     return Mixture(sigma, _weights(np.exp(log - log.max(axis=1, keepdims=True)), times))
 
@@ -72,14 +74,17 @@ def posterior(change: Floats, noise: Floats, prior: Mixture) -> Posterior:
     s = np.sqrt(np.where(known, noise, 1.0))
     z = np.where(known, change, 0.0) / s
     log = _log_density(z, prior.sigma) + np.log(np.maximum(prior.weight, 1e-300))
+    # Posterior weight of each component, [genes, components].
     share = np.exp(log - log.max(axis=1, keepdims=True))
     share /= share.sum(axis=1, keepdims=True)
+    # In standard errors the noise is 1: component k shrinks z by sigma^2 / (1 + sigma^2), and the
+    # same number is its posterior variance.
     kept = prior.sigma**2 / (1.0 + prior.sigma**2)
     mean = (share @ kept) * z
     variance = share @ kept + z**2 * (share @ kept**2) - mean**2
     # A component's effect is N(kept z, kept): the chance of the other sign is Phi(-|z| sqrt(kept)).
     wrong = ndtr(-np.abs(z)[:, None] * np.sqrt(kept))
-    wrong[:, prior.sigma == 0] = 1.0
+    wrong[:, prior.sigma == 0] = 1.0  # no effect has no sign to be right about
     lfsr = (share * wrong).sum(axis=1)
     sd = np.sqrt(np.maximum(variance, 0.0))
     return Posterior(
@@ -102,6 +107,7 @@ def _binned(size: Floats) -> tuple[Floats, Floats]:
     bins, times = np.unique(np.rint(place / BIN), return_counts=True)
     middle = bins * BIN
     beyond = LINEAR * np.exp(middle / LINEAR - 1)
+    # EM then runs over some hundred bins instead of 18,080 genes.
     return np.where(middle < LINEAR, middle, beyond).astype(np.float64), times.astype(np.float64)
 
 
@@ -122,6 +128,7 @@ def _weights(likelihood: Floats, times: Floats) -> Floats:
     n = float(times.sum())
 
     def em(weight: Floats) -> Floats:
+        # E and M step in one: the expected number of effects in each component, over all of them.
         responsible = times / np.maximum(likelihood @ weight, 1e-300)
         return (weight * (responsible @ likelihood) + extra) / (n + NULL)
 
@@ -137,7 +144,7 @@ def _weights(likelihood: Floats, times: Floats) -> Floats:
         r, v = first - weight, second - 2 * first + weight
         pace = -float(np.linalg.norm(r)) / max(float(np.linalg.norm(v)), 1e-12)
         far = np.maximum(weight - 2 * pace * r + pace**2 * v, 0.0)
-        far = em(far / far.sum())
+        far = em(far / far.sum())  # a step of EM brings an extrapolation back to sensible weights
         reached = gain(far)
         if reached < value:
             far, reached = second, gain(second)

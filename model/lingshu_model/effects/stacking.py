@@ -48,6 +48,7 @@ def stack(left: Sequence[Left], simplest: float = SIMPLEST) -> tuple[Floats, flo
     """
     products = [_products(each) for each in left]
     excess = [p.first - p.noise for p in products]
+    # Variance that the first candidate leaves beyond noise, summed over genes, [scalar].
     tau2 = max(float(np.mean(excess)), 0.0)
     scales = np.array([p.noise + tau2 for p in products])
     scales = np.maximum(scales, 1e-12)
@@ -55,6 +56,7 @@ def stack(left: Sequence[Left], simplest: float = SIMPLEST) -> tuple[Floats, flo
     moment = np.sum([p.moment / s for p, s in zip(products, scales, strict=True)], axis=0)
     whole = float(np.sum([p.square / s for p, s in zip(products, scales, strict=True)]))
     weights = _non_negative(gram, moment)
+    # ||d - w F||^2 expanded, so that contexts are passed over once whatever the weights.
     error = (whole - 2 * weights @ moment + weights @ gram @ weights) / len(left)
     first = np.eye(len(weights))[0]
     return (len(left) * weights + simplest * first) / (len(left) + simplest), float(error)

@@ -137,6 +137,7 @@ class TargetModel:
         self._change = np.where(known, perturbed.change, 0.0)
         self._shared = float(np.nansum(perturbed.control_noise))
         n = len(perturbed.targets)
+        # Mean of the other targets, for every target left out, [targets, genes].
         self._mean = (self._change.sum(axis=0) - self._change) / (n - 1)
         alone = self._weights([self._mean])
         self.ridge, self.weights = None, alone
@@ -209,6 +210,7 @@ class TargetModel:
             return None
         best = max(range(len(options)), key=lambda i: gains[i].mean())
         gain = gains[best]
+        # One standard error: where features do not clearly help, the simpler model is kept.
         sure = gain.mean() > gain.std(ddof=1) / np.sqrt(len(gain))
         return options[best] if sure else None
 
@@ -231,6 +233,7 @@ class TargetModel:
         features = self._blocks[ridge.block]
         scale = max(float((features**2).sum() / len(features)), 1e-12)
         f, y = features[rows] / np.sqrt(scale), self._p.shrunken[rows]
+        # Ridge in its dual form: targets are few, features and genes many.
         inverse = np.linalg.inv(f @ f.T + ridge.penalty * np.eye(len(f)))
         return f.T @ (inverse @ (y - y.mean(axis=0))) / np.sqrt(scale)
 

@@ -93,6 +93,7 @@ class Fitted:
         saturation: how much less than their sum perturbations do together.
         unseen: by context's number.
         measured: bool [contexts, genes].
+        notes: what was left out, and why, in sentences.
     """
 
     rows: tuple[Row, ...]
@@ -100,6 +101,7 @@ class Fitted:
     saturation: Saturation
     unseen: Mapping[int, UnseenTargets]
     measured: NDArray[np.bool_]
+    notes: tuple[str, ...] = ()
 
     def number(self, condition: Condition) -> int:
         """Return the number of a condition's context."""
@@ -128,7 +130,17 @@ class EffectFit:
         Raises:
             ValueError: a perturbation has no context with control cells.
         """
-        rows = [*self._seen(), *(self._carried() if carry else ()), *self._null_labels()]
+        absent = self._absent() if carry else []
+        values = len(absent) * len(self.cells.panel)
+        notes: list[str] = []
+        if values > MOST_ROWS:
+            notes.append(
+                f"{len(absent)} perturbations of contexts without cells of them are not predicted: "
+                f"they would be {values:,} values, and a checkpoint holds at most {MOST_ROWS:,}; "
+                "train on fewer contexts or perturbations to have them"
+            )
+            absent = []
+        rows = [*self._seen(), *self._carried(absent), *self._null_labels()]
         order = {c: i for i, c in enumerate(self.cells.conditions)}
         rows.sort(key=lambda row: (order.get(row.condition, len(order)), repr(row.condition)))
         return Fitted(
@@ -137,6 +149,7 @@ class EffectFit:
             self.saturation(rows),
             self._unseen(rows) if unseen else {},
             self._measured,
+            tuple(notes),
         )
 
     @cached_property
@@ -222,20 +235,21 @@ class EffectFit:
             )
         return rows
 
-    def _carried(self) -> list[Row]:
+    def _absent(self) -> list[Condition]:
         """Return perturbations in contexts that have control cells and none of theirs."""
         every = {c.interventions: c for c in self.perturbed}
         seen = set(self.perturbed)
-        wanted = [
+        return [
             Condition(home.context, interventions)
             for home in self.contexts
             for interventions in every
             if Condition(home.context, interventions) not in seen
         ]
-        if len(wanted) * len(self.cells.panel) > MOST_ROWS:
-            return []
+
+    def _carried(self, conditions: Sequence[Condition]) -> list[Row]:
+        """Return the effects of conditions without cells, from the contexts that have some."""
         rows: list[Row] = []
-        for condition in wanted:
+        for condition in conditions:
             home = self.effects.measured.controls[context_key(condition)]
             effect = self.effects.carried(condition_key(condition), home)
             masked = self._masked(effect.posterior, condition)
@@ -252,6 +266,7 @@ class EffectFit:
                 continue
             home = controls(self.cells)[condition.context]
             rest = np.array([k for k, (c, _, _) in enumerate(keys) if c == home], np.int64)
+            # A null label is a subset of the control cells: it is compared with the others only.
             label, control = moments.pooled(mine), moments.pooled(rest)
             pair = _stacked(label, _less(control, label))
             m = measure(pair, [Group("null", "here"), Group(CONTROL, "here")], CONTROL)

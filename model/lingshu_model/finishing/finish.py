@@ -98,7 +98,8 @@ class Finish:
                 text = dumps(self._evidence(written, check))
                 (written.path / "evidence.json").write_text(text, "utf-8")
             path = build.install(written.path, target)
-        return Finished(Catalogue([target]).load(self.spec.name), path, check.results)
+        checkpoint = Catalogue([target]).load(self.spec.name)
+        return Finished(checkpoint, path, check.results, fitted.notes)
 
     def _evidence(self, written: Checkpoint, check: "Check") -> dict[str, Any]:
         """Return held-out figures of the closed form, rotated over folds."""
@@ -231,11 +232,13 @@ class Finished:
         checkpoint: as it is read.
         path: its folder.
         checked: fitness of every condition.
+        notes: what was left out, and why, in sentences.
     """
 
     checkpoint: Checkpoint
     path: Path
     checked: list[fitness.Fitness]
+    notes: tuple[str, ...] = ()
 
 
 Choose = Callable[[Finish, Path], tuple[str, dict[str, Any]]]
@@ -246,7 +249,7 @@ class Check:
     """The fitness of a checkpoint.
 
     Attributes:
-        found: of every stored row.
+        results: of every stored row.
         pairs: cells sampled of either arm.
         profile: the numerics profile of the sampler.
         seconds_per_cell: of control and perturbed cells together.

@@ -132,6 +132,7 @@ class DeliveringSampler:
         if not arm.interventions:
             return control.toarray()
         effect = self.effect(arm)
+        # The cell's number names its stream of random numbers, whatever the tile.
         moved = self._mover(arm, effect).move(control, arm.seed, tile_index * self.tile)
         cells = np.where(self.measured(arm), moved.toarray(), 0).astype(np.int32)
         for symbol, count in arm.clamp.items():
@@ -162,6 +163,7 @@ class DeliveringSampler:
         certain = (effect.posterior.lfsr < CERTAIN) & self.measured(arm)
         if not certain.any():
             return control.toarray()
+        # Tokens [tile, genes]: certain genes are given, all others are masked and drawn.
         known = np.full(moved.shape, tokens.MASK, np.int64)
         known[:, certain] = tokens.encode(moved[:, certain])
         library = np.maximum(moved.sum(axis=1), 1)

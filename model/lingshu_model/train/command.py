@@ -124,6 +124,8 @@ def _report(finished: Finished, spec: TrainingSpec) -> None:
     """Say what was written; exit with `UNFIT` where a condition does not deliver its effect."""
     if finished.checked:
         click.echo(table(finished.checked))
+    for note in finished.notes:
+        _warn(note)
     config = finished.checkpoint.config
     click.echo(f"cells of perturbations: {config['delivery']} ({_said(config['delivery_basis'])})")
     for line in evidence_lines(finished.checkpoint.evidence):
