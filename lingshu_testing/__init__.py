@@ -8,6 +8,7 @@ from lingshu_testing.fakes import (
     FakeEngine,
     make_checkpoint,
 )
+from lingshu_testing.printed_calls import calls_in
 from lingshu_testing.regulation import Regulation, Shape
 from lingshu_testing.tool_calls import tool_calls
 
@@ -19,6 +20,7 @@ __all__ = [
     "FakeEngine",
     "Regulation",
     "Shape",
+    "calls_in",
     "make_checkpoint",
     "tool_calls",
 ]

@@ -22,7 +22,7 @@ _MOST_LINES = 20
 
 def teach(spec: ToolSpec, error: ValidationError) -> str:
     """Return the text of a refused call: a line for each wrong field, then what to do."""
-    schema = spec.input_schema
+    schema = spec.argument_schema
     details = error.errors(include_url=False, include_context=True)
     lines = [f"- {_line(schema, record)}" for record in details[:_MOST_LINES]]
     if len(details) > _MOST_LINES:

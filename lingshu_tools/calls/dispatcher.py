@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from lingshu_model.contracts import CheckpointError
 from lingshu_tools.calls.argument_errors import teach
+from lingshu_tools.calls.mending import unpacked, without_injected
 from lingshu_tools.calls.registry import Arguments, ToolSpec, registry
 from lingshu_tools.calls.results import ErrorResult, Result
 from lingshu_tools.calls.waiting import Pending, Watch, wait_until_over
@@ -148,18 +149,28 @@ def find_tool(name: str) -> ToolSpec:
 
 
 def parse(spec: ToolSpec, arguments: Mapping[str, Any]) -> Arguments:
-    """Return the typed arguments of a call.
+    """Return the typed arguments of a call, after undoing what client libraries do to them.
 
     Raises:
-        InputError: one line for each field: the value got, what is allowed, what to do.
+        InputError: one line for each field: the value got, what is allowed, what to do; then a
+            call that is valid.
     """
+    schema = spec.input_schema
+    given = without_injected(arguments, schema)
     try:
-        return spec.arguments.model_validate_json(json.dumps(arguments))
+        with suppress(ValidationError):
+            return _validated(spec, given)
+        # Only a call that would be refused: text that is meant as text stays text.
+        return _validated(spec, unpacked(given, schema))
     except ValidationError as error:
         raise InputError(teach(spec, error)) from None
     except TypeError as error:
         message = f"{spec.name}: the arguments must be JSON values ({error})"
         raise InputError(message) from None
+
+
+def _validated(spec: ToolSpec, arguments: Mapping[str, Any]) -> Arguments:
+    return spec.arguments.model_validate_json(json.dumps(arguments))
 
 
 def error_result(error: LingshuError) -> ErrorResult:

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic.fields import FieldInfo
 
 from lingshu_tools.calls.results import Result, render
+from lingshu_tools.calls.schemas import published_input
 from lingshu_tools.calls.waiting import Pending
 
 if TYPE_CHECKING:
@@ -44,8 +45,9 @@ TOOL_NAMES = (
 class Arguments(BaseModel):
     """Base of every tool's input: unknown fields, `"5"` for 5, and NaN are errors.
 
-    64.0 is an integer, as in JSON Schema. A null stands for an optional field that is left out:
-    clients fill in every field that a schema names.
+    64.0 is an integer, as in JSON Schema. A null stands for an optional field that is left out, and
+    so does an empty text, list or object where the default is null: clients fill in every field
+    that a schema names.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -61,9 +63,13 @@ class Arguments(BaseModel):
             field = fields.get(name)
             if field is None:
                 arguments[name] = value
-            elif value is not None or field.is_required():
+            elif field.is_required() or not _left_out(value, field):
                 arguments[name] = _whole(value) if _takes_integers(field) else value
         return arguments
+
+
+def _left_out(value: Any, field: FieldInfo) -> bool:
+    return value is None or (field.default is None and value in ("", [], {}))
 
 
 def _takes_integers(field: FieldInfo) -> bool:
@@ -111,13 +117,28 @@ class ToolSpec:
 
     @property
     def input_schema(self) -> dict[str, Any]:
-        """JSON schema of the arguments, self-contained and without titles."""
-        return _slim(self.arguments.model_json_schema())
+        """JSON schema of the arguments as it is published: see `published_input`."""
+        return _published(self.arguments)
+
+    @property
+    def argument_schema(self) -> dict[str, Any]:
+        """JSON schema of the arguments with every limit, for the texts of errors."""
+        return _accepted(self.arguments)
 
     @property
     def output_schema(self) -> dict[str, Any]:
         """JSON schema of the result, self-contained and without titles."""
         return _slim(self.result.model_json_schema(mode="serialization"))
+
+
+@cache
+def _accepted(arguments: type[Arguments]) -> dict[str, Any]:
+    return _slim(arguments.model_json_schema())
+
+
+@cache
+def _published(arguments: type[Arguments]) -> dict[str, Any]:
+    return published_input(_accepted(arguments))
 
 
 @cache

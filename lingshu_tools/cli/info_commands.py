@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lingshu_tools.calls.schemas import strict_input
 from lingshu_tools.cli.common import common, echo_json, open_app, settings
 from lingshu_tools.cli.engine_commands import engine_state
 from lingshu_tools.system.interpreter import interpreter
@@ -26,10 +27,9 @@ PACKAGES = ("lingshu-tools", "numpy", "pydantic", "sqlalchemy", "httpx", "mcp", 
 
 
 def openai_tool(spec: "ToolSpec") -> dict[str, Any]:
-    """Return a tool in the form of OpenAI's Responses API."""
+    """Return a tool in the form of OpenAI's Responses API; null stands for an argument left out."""
     named = {"type": "function", "name": spec.name, "description": spec.description}
-    # Not strict: that mode would make every optional argument required.
-    return {**named, "parameters": spec.input_schema, "strict": False}
+    return {**named, "parameters": strict_input(spec.input_schema), "strict": True}
 
 
 def anthropic_tool(spec: "ToolSpec") -> dict[str, Any]:

@@ -14,24 +14,19 @@ from typing import Any, Literal
 from lingshu_model.contracts import Checkpoint, Intervention
 from lingshu_model.system.lazy import Lazy
 from lingshu_tools.analysis import Objective
-from lingshu_tools.errors import InputError, NotFoundError, quoted
+from lingshu_tools.errors import InputError
 from lingshu_tools.experiments.designs import (
     Design,
     design,
-    label_of,
     new_experiment,
     recorded_checkpoint,
-    resolve_interventions,
 )
 from lingshu_tools.experiments.gene_names import resolve_genes
 from lingshu_tools.experiments.workspace import Workspace
 from lingshu_tools.ledger import NewExperiment, digest_json
-
-Perturbation = tuple[Intervention, ...]
-Candidate = str | Sequence[Intervention]
+from lingshu_tools.planner.candidates import Candidate, Perturbation, resolve_candidate
 
 MAX_CANDIDATES = 2000
-MAX_TOGETHER = 16
 MIN_CELLS = 16
 """Fewer paired cells than this say too little for a budget to be met by lowering them."""
 
@@ -108,8 +103,8 @@ def make_plan(
     Args:
         workspace: where checkpoints are looked up.
         objective: genes to raise and to lower, by any name.
-        candidates: perturbations, each a target's name or its interventions; or `all_seen`, every
-            perturbation trained in this context, null labels left out.
+        candidates: perturbations, each a text as of `resolve_candidate` or its interventions; or
+            `all_seen`, every perturbation trained in this context, null labels left out.
         checkpoint: by name; the only one there is by default.
         context: fields with one value may be left out.
         n_cells: paired cells for each candidate.
@@ -184,13 +179,13 @@ def _candidates(
     listed = (
         _all_seen(control)
         if isinstance(arguments, str)
-        else [_perturbation(control.checkpoint, record) for record in arguments]
+        else [resolve_candidate(control.checkpoint, record) for record in arguments]
     )
     unique = {tuple(i.sort_key for i in p): p for p in listed}
     if not 1 <= len(unique) <= MAX_CANDIDATES:
         message = (
             f"candidates hold {len(unique)} perturbations; 1 to {MAX_CANDIDATES} fit in one "
-            f'screen. Name targets, or "all_seen"; describe_model lists them.'
+            f'screen. Name targets, or ["all_seen"]; describe_model lists them.'
         )
         raise InputError(message)
     return tuple(unique[key] for key in sorted(unique))
@@ -203,41 +198,6 @@ def _all_seen(control: Design) -> list[Perturbation]:
         if e["context"] == dict(control.context)
     ]
     return [p for p in entries if p and all(i.kind != "sham" for i in p)]
-
-
-def _perturbation(checkpoint: Checkpoint, arguments: Candidate) -> Perturbation:
-    if not isinstance(arguments, str):
-        return resolve_interventions(checkpoint, _combination(arguments))
-    perturbations: list[Perturbation] = []
-    refused: list[NotFoundError] = []
-    for kind in checkpoint.targets:
-        if kind == "sham":
-            continue
-        record = Intervention.model_validate({"kind": kind, "target": arguments})
-        try:
-            perturbations.append(resolve_interventions(checkpoint, [record]))
-        except NotFoundError as error:
-            refused.append(error)
-    if len(perturbations) == 1:
-        return perturbations[0]
-    if refused and not perturbations:
-        raise refused[0]
-    kinds = ", ".join(label_of(p) for p in perturbations) or "nothing: it has no intervention kind"
-    message = (
-        f"candidate {quoted(arguments)} could be {kinds}. Write it as its interventions, "
-        f'e.g. [{{"kind": "knockout", "target": "{arguments}"}}].'
-    )
-    raise InputError(message)
-
-
-def _combination(arguments: Sequence[Intervention]) -> Sequence[Intervention]:
-    if not 1 <= len(arguments) <= MAX_TOGETHER:
-        message = (
-            f"a candidate holds {len(arguments)} interventions; 1 to {MAX_TOGETHER} can be "
-            "combined. The control is not listed: every candidate is scored against it."
-        )
-        raise InputError(message)
-    return arguments
 
 
 def _affordable(n_cells: int, candidates: int, budget: int | None) -> int:

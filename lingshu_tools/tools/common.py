@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
 from lingshu_model.contracts import MAX_CELLS, MAX_SEED, Intervention
 from lingshu_model.contracts.messages import Kind
@@ -23,6 +23,7 @@ from lingshu_tools.report.evidence import (
     support_view,
 )
 from lingshu_tools.report.experiment_views import Shown, shown
+from lingshu_tools.tools.context_argument import CONTEXT_SCHEMA, context_fields, context_map
 
 MAX_WAIT_S = 45
 MAX_ROWS = 200
@@ -54,9 +55,12 @@ CheckpointName = Annotated[
 ]
 ContextArgument = Annotated[
     dict[str, str] | None,
+    BeforeValidator(context_map),
+    PlainSerializer(context_fields, when_used="json-unless-none"),
+    WithJsonSchema(CONTEXT_SCHEMA),
     Field(
-        description='Context fields, e.g. {"cell_line": "THP-1"}; those with one value may be '
-        "left out"
+        description='Cells before anything is done, e.g. [{"field": "cell_line", "value": '
+        '"THP-1"}]; a field with one value may be left out'
     ),
 ]
 NCells = Annotated[

@@ -5,6 +5,7 @@ from typing import Any
 
 from lingshu_model.contracts import Checkpoint
 from lingshu_tools.calls.results import call_text
+from lingshu_tools.tools.context_argument import context_fields
 
 _NAMES = 3
 """Genes in an example of find_genes."""
@@ -54,4 +55,4 @@ def _conditions_call(
         {k: record[k] for k in fields if record.get(k) is not None} for record in interventions
     ]
     more = {"interventions": given} if given else {}
-    return call_text(tool, checkpoint=checkpoint.name, context=context, **more)
+    return call_text(tool, checkpoint=checkpoint.name, context=context_fields(context), **more)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
 from lingshu_model.contracts import Tier
 from lingshu_tools.analysis import t_quantile
 from lingshu_tools.calls.registry import Arguments, ToolSpec
 from lingshu_tools.calls.results import Number, Result, SupportView, call_text, render, text_table
+from lingshu_tools.experiments.designs import label_of
 from lingshu_tools.ledger import Screen
 from lingshu_tools.planner import Plan, make_plan
 from lingshu_tools.planner.ranking import errors_by_tier, null_labels
@@ -39,8 +40,28 @@ class ObjectiveArgument(Arguments):
     )
 
 
+def _candidates(given: Any) -> Any:
+    return "all_seen" if given == ["all_seen"] else given
+
+
+def _as_texts(candidates: str | list[str | list[InterventionArgument]]) -> list[str]:
+    """Return candidates in their published form."""
+    if isinstance(candidates, str):
+        return [candidates]
+    return [c if isinstance(c, str) else label_of(i.wire() for i in c) for c in candidates]
+
+
 # A combination is one candidate, so a candidate may be a list itself.
-Candidates = Literal["all_seen"] | list[str | list[InterventionArgument]]
+Candidates = Annotated[
+    Literal["all_seen"] | list[str | list[InterventionArgument]],
+    BeforeValidator(_candidates),
+    PlainSerializer(_as_texts, when_used="json"),
+    WithJsonSchema({"type": "array", "items": {"type": "string"}}),
+]
+CANDIDATES = (
+    'Perturbations: ["all_seen"] for every one trained in the context; else targets ("STAT1"), '
+    'with the kind where there are several ("STAT1 knockout"), or combinations ("JAK1 + STAT1")'
+)
 
 
 class ScreenSettings(CellSettings):
@@ -57,10 +78,7 @@ class PlanScreen(ScreenSettings):
     objective: ObjectiveArgument = Field(
         description='What to look for, e.g. {"lower": ["PSMB9", "STAT1"]}; symbols or Ensembl ids'
     )
-    candidates: Candidates = Field(
-        description='"all_seen" (every trained perturbation of the context), or a list; each item '
-        "a target symbol or, for kinds and combinations, a list of interventions"
-    )
+    candidates: Candidates = Field(description=CANDIDATES)
 
 
 class PlanResult(Result):

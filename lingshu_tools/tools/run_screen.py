@@ -66,7 +66,7 @@ class RunScreen(ScreenSettings):
     )
     candidates: Candidates | None = Field(
         default=None,
-        description='Without screen_id: "all_seen", or a list of targets or intervention lists',
+        description='Without screen_id: ["all_seen"], or perturbations as in plan_screen',
     )
     tags: Tags = Field(default_factory=list[str])
     wait_s: WaitS = 4
@@ -184,7 +184,7 @@ def _requested_plan(app: App, arguments: RunScreen) -> Plan:
         message = (
             f"run_screen has neither screen_id nor {missing}; give the screen_id of plan_screen, "
             'or objective and candidates, e.g. {"objective": {"lower": ["STAT1"]}, '
-            '"candidates": "all_seen"}'
+            '"candidates": ["all_seen"]}'
         )
         raise InputError(message)
     return requested_plan(app, arguments, arguments.objective, arguments.candidates)

@@ -6,7 +6,6 @@ free to read and answer. Every call is answered by its deadline, even if a threa
 
 import asyncio
 import base64
-import json
 import time
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Generator, Mapping
@@ -20,7 +19,7 @@ import mcp_types as types
 
 from lingshu_mcp.threads import LANES, LateError, OverloadError, Threads, lane_of
 from lingshu_tools.app import App
-from lingshu_tools.calls.dispatcher import Waiting, parse, start
+from lingshu_tools.calls.dispatcher import Waiting, start
 from lingshu_tools.calls.registry import ToolSpec
 from lingshu_tools.calls.results import Result
 from lingshu_tools.errors import BudgetError, InputError, LingshuError
@@ -105,7 +104,7 @@ class Calls:
         end, name = begin + wait_s + LAST_S, None
 
         def first() -> types.CallToolResult | Waiting:
-            begun = start(app, spec.name, mended(spec, arguments))
+            begun = start(app, spec.name, arguments)
             return begun if isinstance(begun, Waiting) else rendered(spec, begun)
 
         try:
@@ -208,25 +207,6 @@ def wait_of(spec: ToolSpec, arguments: Mapping[str, Any]) -> float:
     value = known.default if value is None else value
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return float(value) if number and 0 <= value <= MAX_WAIT_S else 0.0
-
-
-def mended(spec: ToolSpec, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments, with lists and objects that came as JSON text unpacked if need be.
-
-    Some clients send them so. Only a call that would be refused is mended: `"5"` stays an error.
-    """
-    try:
-        parse(spec, arguments)
-    except InputError:
-        return {name: _unpacked(value) for name, value in arguments.items()}
-    return dict(arguments)
-
-
-def _unpacked(value: Any) -> Any:
-    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
-        with suppress(ValueError, RecursionError):
-            return json.loads(value)
-    return value
 
 
 def rendered(spec: ToolSpec, result: Result) -> types.CallToolResult:

@@ -49,7 +49,7 @@ def test_every_tool_is_listed_in_order_with_all_it_declares(app: App, mode: str)
         hints = tool.annotations
         assert tool.title
         assert tool.output_schema
-        assert tool.input_schema["additionalProperties"] is False
+        assert tool.input_schema == registry()[tool.name].input_schema
         assert None not in (hints.read_only_hint, hints.destructive_hint, hints.idempotent_hint)
         assert hints.open_world_hint is False
 

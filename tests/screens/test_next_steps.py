@@ -4,7 +4,6 @@ Each situation is followed to its end: the calls of a next step are made, then t
 until nothing is left to do. A next step that leads back to where it was printed is a dead end too.
 """
 
-import ast
 import re
 import shlex
 import sqlite3
@@ -14,11 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from made_screens import PANEL, SMALL, TARGETS, make_checkpoint, open_app
 
 from lingshu_model.contracts import Catalogue
-from lingshu_testing import FakeEngine
+from lingshu_testing import FakeEngine, calls_in
 from lingshu_tools.app import App
 from lingshu_tools.calls.dispatcher import call, find_tool, parse
 from lingshu_tools.calls.registry import TOOL_NAMES
@@ -57,27 +57,6 @@ class AbsentEngine(FakeEngine):
         raise EngineError(message)
 
 
-def calls_in(text: str) -> list[tuple[str, dict[str, Any]]]:
-    """Return the calls of tools in a text, as (tool, arguments)."""
-    result: list[tuple[str, dict[str, Any]]] = []
-    for match in re.finditer(rf"\b({'|'.join(TOOL_NAMES)})\(", text):
-        # The shortest text that is an expression ends at the call's own parenthesis.
-        for end in (m.end() for m in re.finditer(r"\)", text[match.start() :])):
-            try:
-                node = ast.parse(text[match.start() : match.start() + end], mode="eval").body
-            except SyntaxError:
-                continue
-            assert isinstance(node, ast.Call), text
-            assert not node.args, text
-            result.append(
-                (match[1], {k.arg or "": ast.literal_eval(k.value) for k in node.keywords})
-            )
-            break
-        else:
-            pytest.fail(f"no call: {text[match.start() :]}")
-    return result
-
-
 def tools_without_a_call(text: str) -> list[str]:
     """Return the tools that a text names without arguments: nobody can execute a name."""
     return re.findall(rf"\b(?:{'|'.join(TOOL_NAMES)})\b(?!\()", text)
@@ -103,6 +82,8 @@ def follow(app: App, result: Any) -> Any:
             return result
         for tool, arguments in calls:
             parse(find_tool(tool), arguments)
+            # Some clients check a call against the published schema before they send it.
+            jsonschema.validate(arguments, find_tool(tool).input_schema)
         (tool, arguments), *_ = calls
         if tool in DRAWN:
             return result

@@ -70,8 +70,6 @@ def test_a_tool_is_described_for_a_model(name: str):
     spec = registry()[name]
     assert len(spec.description.split()) <= 120
     schema = spec.input_schema
-    assert schema["additionalProperties"] is False
-    assert not {"anyOf", "oneOf", "allOf", "$ref"} & schema.keys()
     undescribed = [n for n, p in schema.get("properties", {}).items() if "description" not in p]
     assert not undescribed
     assert "pydantic" not in json.dumps(schema)
