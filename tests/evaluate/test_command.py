@@ -73,7 +73,7 @@ def test_evaluating_writes_tables_and_canonical_evidence_and_pins_it(
     result = pinned.evidence
     assert pinned.digest == loaded.digest == result["checkpoint_digest"]
     assert (out / "tables.md").read_text("utf-8") in printed
-    assert result["format"] == "lingshu-evidence-2"
+    assert result["format"] == "lingshu-evidence-3"
     tier = result["tiers"]["seen"]
     headline = tier["headline"]
     assert headline["beats_trivial_baseline"] is True

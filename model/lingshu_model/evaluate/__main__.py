@@ -13,7 +13,7 @@ from lingshu_model.contracts import Catalogue, CheckpointError
 from lingshu_model.contracts.catalogue import pin
 from lingshu_model.evaluate.arms import ArmStore, can_sample, null_labels, profile_digest
 from lingshu_model.evaluate.data import DEFAULT, VALIDATION, data_files, load_split
-from lingshu_model.evaluate.evidence import dumps, evidence, rounded
+from lingshu_model.evaluate.evidence import dumps, evidence, extended, rounded
 from lingshu_model.evaluate.report import Report, evaluate, null_changes, sample
 from lingshu_model.evaluate.rows import MODEL, read_rows, write_rows
 from lingshu_model.evaluate.sources import read_peers
@@ -113,7 +113,7 @@ def _evaluate(
     for folder in options["folds"]:
         report = report.merged(Report(*read_rows(folder / "rows.npz")))
     head = _head(store, study, seeds, data_files(store.checkpoint, data))
-    written = rounded(evidence(report, null, head))
+    written = rounded(extended(evidence(report, null, head), store.checkpoint.evidence))
     texts = {
         "evidence.json": dumps(written),
         "figures.csv": as_csv(written),

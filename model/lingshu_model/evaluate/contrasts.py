@@ -211,7 +211,9 @@ def _held_out(
         population=population.name,
         fold=fold,
         context=dict(condition.context),
-        interventions=[{"kind": i.kind, "target": i.target} for i in condition.interventions],
+        interventions=[
+            i.model_dump(mode="json", exclude_none=True) for i in condition.interventions
+        ],
         n_cells=(
             population.n_test(contrast.perturbed),
             population.n_test(contrast.control),

@@ -1,10 +1,10 @@
 """`evidence.json`: what the tools quote of a checkpoint, and every figure of its evaluation.
 
-Format `lingshu-evidence-2`. By tier the evidence of a set of perturbations (`headline`), of each
-perturbation, and the prediction errors; then all figures as one table. Readers of
-`lingshu-evidence-1` find what they read under the same keys: `tiers.*.headline`,
-`tiers.*.residuals`, `sham` and `cost`. Sorted keys, indent 1 but for lists of numbers, floats to 5
-significant digits, undefined figures null.
+Format `lingshu-evidence-3`. By tier the evidence of a set of perturbations (`headline`), of all of
+them (`overall`, since the third), of each perturbation in each context, and the prediction errors;
+then all figures as one table. Readers of earlier formats find what they read under the same keys:
+`tiers.*.headline`, `tiers.*.residuals`, `sham` and `cost`. Sorted keys, indent 1 but for lists of
+numbers, floats to 5 significant digits, undefined figures null.
 """
 
 import json
@@ -29,7 +29,7 @@ from lingshu_model.evaluate.rows import (
     NamedSet,
 )
 
-FORMAT = "lingshu-evidence-2"
+FORMAT = "lingshu-evidence-3"
 TIERS = ("seen", "seen_elsewhere", "combination_of_seen", "unseen")
 DIGITS = 5
 COLUMNS = (
@@ -61,6 +61,24 @@ def evidence(report: Report, null: NullChanges | None, head: Mapping[str, Any]) 
         "sham": null_evidence(null, head["settings"]) if null else None,
         "figures": {"columns": list(COLUMNS), "rows": figure_rows(every)},
     }
+
+
+def extended(written: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """Return evidence with what only the training's own rotation says, taken from `before`.
+
+    These are the check by null labels, errors by size and calibration, and which held-out
+    conditions the recipe was adapted to.
+    """
+    tiers = {name: tier and dict(tier) for name, tier in written["tiers"].items()}
+    for name, tier in tiers.items():
+        known = ((before.get("tiers") or {}).get(name) or {}).get("certainty")
+        if tier is not None and known is not None:
+            tier["certainty"] = known
+    data = dict(written["data"])
+    if adapted := (before.get("data") or {}).get("adapted_to"):
+        data["adapted_to"] = adapted
+    kept = {k: before[k] for k in ("null_labels",) if k in before}
+    return {**written, "data": data, "tiers": tiers, **kept}
 
 
 def figure_rows(every: Sequence[Figure]) -> list[list[Any]]:
@@ -97,10 +115,10 @@ def _tier(tier: str, report: Report, table: Table) -> dict[str, Any] | None:
     held_out = [each for each in report.held_out if each.tier == tier]
     if not held_out:
         return None
-    # Contrasts of the population with most of them are quoted; the others are in the table.
+    # Sets are of the population with most contrasts; the others are in the table.
     populations = [each.population for each in held_out]
     quoted = max(dict.fromkeys(populations), key=populations.count)
-    held_out = [each for each in held_out if each.population == quoted]
+    every, held_out = held_out, [each for each in held_out if each.population == quoted]
     sets = {
         s.name: frozenset(unit for unit in s.units if unit[0] == quoted)
         for s in report.sets
@@ -108,11 +126,18 @@ def _tier(tier: str, report: Report, table: Table) -> dict[str, Any] | None:
     }
     # The well measured or the strongest, where there is such a set: the last but `all`.
     name = next((n for n in reversed(sets) if n != ALL and sets[n]), ALL)
-    contrasts = {each.name: [h for h in held_out if h.name == each.name] for each in held_out}
+    names = dict.fromkeys(each.name for each in held_out)
+    contrasts: dict[str, list[HeldOut]] = {}
+    for each in every:
+        # A contrast of another population goes by that one's name too.
+        apart = each.population != quoted and each.name in names
+        name_ = f"{each.name} ({each.population})" if apart else each.name
+        contrasts.setdefault(name_, []).append(each)
     return {
-        "n_perturbations": len(contrasts),
+        "n_perturbations": len(names),
         "n_folds": len({each.fold for each in held_out}),
         "headline": headline(NamedSet(name, "contrasts", tier, sets[name]), table),
+        "overall": headline(NamedSet(ALL, "contrasts", tier, sets[ALL]), table),
         "sets": {n: sorted(unit for _, unit in units) for n, units in sets.items()},
         "per_perturbation": {
             name: perturbation(contrasts[name], table) for name in sorted(contrasts)
@@ -164,6 +189,7 @@ def perturbation(contrasts: Sequence[HeldOut], table: Table) -> dict[str, Any]:
     test, control, train = np.sum([each.n_cells for each in contrasts], axis=0).tolist()
     return {
         **headline(chosen, table),
+        "population": first.population,
         "context": first.context,
         "interventions": first.interventions,
         "mse": mine.get(MSE),

@@ -70,7 +70,7 @@ class HeldOut:
         population: cells that measure the same genes.
         fold: what was held out.
         context: field to value.
-        interventions: kind and target of each.
+        interventions: kind, target and, where there is one, dose of each.
         n_cells: held-out perturbed, held-out control and training perturbed cells.
         genes: symbols.
         predicted: mean over seeds of the model's change, [genes]; None without a model.
@@ -83,7 +83,7 @@ class HeldOut:
     population: str
     fold: str
     context: dict[str, str]
-    interventions: list[dict[str, str]]
+    interventions: list[dict[str, Any]]
     n_cells: Sequence[int]
     genes: Sequence[str]
     predicted: Floats | None

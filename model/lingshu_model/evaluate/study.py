@@ -186,7 +186,11 @@ def _order(condition: Condition) -> tuple[bool, str]:
 
 
 def _targets(condition: Condition) -> str:
-    return "+".join(each.target for each in condition.interventions)
+    # Doses of a target are conditions of their own.
+    return "+".join(
+        each.target if each.dose is None else f"{each.target} {each.dose:g}"
+        for each in condition.interventions
+    )
 
 
 def _varying(conditions: Sequence[Condition]) -> list[str]:

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lingshu_model.contracts.effects import NoEffectError
+from lingshu_model.contracts.posterior import Posterior
 from lingshu_model.evaluate.data import side
 from lingshu_model.evaluate.evidence import evidence
 from lingshu_model.evaluate.metrics.changes import Change
@@ -29,8 +30,10 @@ from lingshu_model.evaluate.predictors import Training
 from lingshu_model.evaluate.report import NullChanges, Report, evaluate
 from lingshu_model.evaluate.rows import MODEL, HeldOut
 from lingshu_model.evaluate.study import Contrast, Split, build_study
+from lingshu_model.finishing.certainty import Tally, certainty, tally
 from lingshu_model.finishing.estimate import GENETIC, EffectFit, Priors
 from lingshu_model.finishing.fitness import Fitness
+from lingshu_model.finishing.null_labels import null_check
 from lingshu_model.finishing.tables import stored_effects
 from lingshu_model.train.data.cells import Condition, TrainingCells
 
@@ -73,7 +76,10 @@ def rotated(
     head: Mapping[str, Any],
     each: Callable[[], object] = lambda: None,
 ) -> dict[str, Any]:
-    """Return the evidence of a training set, format `lingshu-evidence-2`.
+    """Return the evidence of a training set (`lingshu_model.evaluate.evidence`).
+
+    Beside what an evaluation writes, each tier has `certainty` (`finishing.certainty`), and
+    `null_labels` is the outcome of the check by null labels.
 
     Args:
         cells: all cells that effects are estimated from, without null labels.
@@ -84,8 +90,9 @@ def rotated(
     """
     missing: dict[str, str] = {}
     whole: Report | None = None
+    tallies: list[Tally] = []
     for fold in [*_folds(cells, missing)]:
-        report = _judged(cells, priors, fold)
+        report = _judged(cells, priors, fold, tallies)
         each()
         if report is not None:
             whole = report if whole is None else whole.merged(report)
@@ -95,8 +102,11 @@ def rotated(
     for tier in ("seen", "seen_elsewhere", "combination_of_seen", "unseen"):
         if written["tiers"][tier] is None:
             missing.setdefault(tier, "no fold has enough held-out cells")
+        else:
+            written["tiers"][tier]["certainty"] = certainty(tallies, tier)
     return {
         **written,
+        "null_labels": null_check(cells),
         "predictor": "effects in closed form; sampled cells deliver them (fitness.json)",
         "not_estimable": {t: why for t, why in missing.items() if written["tiers"][t] is None},
     }
@@ -229,8 +239,13 @@ def _fold(cells: TrainingCells, name: str, held: Rows, tier: str) -> Fold:
     return Fold(name, np.setdiff1d(np.arange(len(cells)), held), np.sort(held), tier)
 
 
-def _judged(cells: TrainingCells, priors: Priors, fold: Fold) -> Report | None:
-    """Return the report of a fold; None where nothing of its tier can be judged."""
+def _judged(
+    cells: TrainingCells, priors: Priors, fold: Fold, tallies: list[Tally]
+) -> Report | None:
+    """Return the report of a fold; None where nothing of its tier can be judged.
+
+    The sums of its contrasts are added to `tallies`.
+    """
     train = cells.take(fold.train)
     sources = [f"source {i + 1}" for i in range(len(cells.measured))]
     test = {
@@ -261,6 +276,8 @@ def _judged(cells: TrainingCells, priors: Priors, fold: Fold) -> Report | None:
     fitted = fit.run(carry=fold.tier == "seen_elsewhere", unseen=fold.tier == "unseen")
     effects = stored_effects(fitted, cells.panel, fit.control_means)
 
+    believed: dict[tuple[str, str], Posterior] = {}
+
     def predict(training: Training, contrast: Contrast) -> Change | None:
         condition = contrast.condition
         try:
@@ -268,9 +285,18 @@ def _judged(cells: TrainingCells, priors: Priors, fold: Fold) -> Report | None:
         except NoEffectError:
             return None
         columns = training.population.columns
-        return Change(posterior.mean[columns], posterior.sd[columns] ** 2)
+        mean, sd = posterior.mean[columns], posterior.sd[columns]
+        place = (training.population.name, contrast.name)
+        believed[place] = Posterior(mean, sd, posterior.lfsr[columns])
+        return Change(mean, sd**2)
 
-    return evaluate(study, {}, DRAWS, {MODEL: predict}, cells=False)
+    report = evaluate(study, {}, DRAWS, {MODEL: predict}, cells=False)
+    tallies += [
+        tally(each, believed[place])
+        for each in report.held_out
+        if (place := (each.population, each.name)) in believed
+    ]
+    return report
 
 
 def _cut(report: Report) -> Report:

@@ -107,7 +107,11 @@ class Finish:
         chosen = written.config["sampler"]
         head = {
             "checkpoint_digest": written.digest,
-            "data": {**self.files, "held_out": "each fold in turn"},
+            "data": {
+                **self.files,
+                "held_out": "each fold in turn",
+                "adapted_to": [each.model_dump() for each in self.spec.adapted_to],
+            },
             "settings": {
                 "steps": chosen["steps"],
                 "guidance": chosen["guidance"],

@@ -80,6 +80,9 @@ class TrainingSpec(_Strict):
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]
     sources: Annotated[list[Source], Field(min_length=1)]
     unseen: list[Unseen] = []
+    adapted_to: list[Unseen] = []
+    """Perturbations whose held-out figures steered choices of this specification or of the recipe:
+    the evidence says so wherever it is quoted."""
     ontology: dict[str, str] = {}
     """Context value to its term in an ontology, such as `CL:0000236`."""
     panel: str | None = None

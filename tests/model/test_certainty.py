@@ -1,0 +1,158 @@
+"""Errors by size, calibration and null labels in the evidence that training writes."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from made_training import GENES, training_cells
+
+from lingshu_model.contracts import Intervention
+from lingshu_model.contracts.posterior import Posterior
+from lingshu_model.evaluate.evidence import evidence as written_evidence
+from lingshu_model.evaluate.evidence import extended
+from lingshu_model.evaluate.report import Report
+from lingshu_model.evaluate.rows import HeldOut
+from lingshu_model.finishing import evidence, null_labels
+from lingshu_model.finishing.certainty import Tally, certainty, tally
+
+HEAD = {"checkpoint_digest": "d", "data": {}, "settings": {"n_cells": 1, "steps": 1}, "cost": {}}
+
+
+def judged(
+    n: int, *, error: float, noise: float, sd: float, genes: int = 400, seed: int = 0
+) -> list[Tally]:
+    """Contrasts whose predictions are off by `error`, seen through `noise`, with posterior `sd`."""
+    rng = np.random.default_rng(seed)
+    tallies: list[Tally] = []
+    for i in range(n):
+        truth = rng.normal(0, 0.5, genes)
+        mean = truth + rng.normal(0, error, genes)
+        seen = truth + rng.normal(0, noise, genes)
+        names = [f"G{g}" for g in range(genes)]
+        seen[i] = 50.0  # the target's own gene
+        held_out = HeldOut(
+            f"G{i}", "seen", "cells", f"fold {i % 2}", {"line": "a"},
+            [{"kind": "knockout", "target": f"G{i}"}], (50, 50, 50), names,
+            mean, seen, np.full(genes, noise**2),
+        )  # fmt: skip
+        tallies.append(tally(held_out, Posterior.normal(mean, np.full(genes, sd))))
+    return tallies
+
+
+def test_the_error_of_each_size_is_free_of_the_noise_of_held_out_cells():
+    found = certainty(judged(8, error=0.1, noise=0.3, sd=0.1), "seen")
+    assert found is not None
+    rows = [row for row in found["error_by_size"] if row["n"] > 400]
+    assert len(rows) >= 3
+    for row in rows:
+        assert row["rms"] == pytest.approx(np.hypot(0.1, 0.3), rel=0.1)
+        assert row["error"] == pytest.approx(0.1, abs=0.06)
+        assert (row["n_contrasts"], row["n_folds"]) == (8, 2)
+    assert sum(row["n"] for row in found["error_by_size"]) == 8 * 399  # own genes are left out
+
+
+def test_coverage_and_wrong_signs_hold_for_a_right_posterior_and_not_for_a_narrow_one():
+    right = certainty(judged(8, error=0.1, noise=0.3, sd=0.1), "seen")["calibration"]
+    assert right["covered"] == pytest.approx(0.95, abs=0.02)
+    assert right["slope_of_called"] == pytest.approx(1.0, abs=0.1)
+    assert right["wrong_signs"] <= 3 * right["expected_wrong_signs"] + 20
+    wide = certainty(judged(8, error=0.6, noise=0.1, sd=0.1), "seen")["calibration"]
+    assert wide["covered"] < 0.5
+    assert wide["wrong_signs"] > 10 * wide["expected_wrong_signs"]
+
+
+def test_noise_alone_is_not_counted_as_wrong_signs():
+    noisy = certainty(judged(20, error=0.05, noise=1.0, sd=0.05), "seen")["calibration"]
+    assert noisy["n_called"] > 5000
+    assert noisy["wrong_signs"] < 0.05 * noisy["n_called"]
+
+
+def test_fewer_than_three_contrasts_give_no_error():
+    found = certainty(judged(2, error=0.1, noise=0.3, sd=0.1), "seen")
+    assert {row["error"] for row in found["error_by_size"]} == {None}
+    assert found["calibration"]["slope_standard_error"] is None
+    assert certainty(judged(2, error=0.1, noise=0.3, sd=0.1), "unseen") is None
+
+
+def test_null_labels_are_matched_in_context_and_number_of_cells():
+    cells = training_cells(cells=60, contexts=("a", "b"), targets=("G3", "G5"))
+    measured = np.ones((1, GENES), bool)
+    measured[0, :20] = False
+    checks = null_labels.null_check(replace(cells, measured=measured))
+    assert [(c["context"], c["n_cells"]) for c in checks] == [
+        ({"line": "a"}, 60),
+        ({"line": "b"}, 60),
+    ]
+    for check in checks:
+        assert check["n_labels"] == 100
+        assert check["n_genes"] == GENES - 20
+        assert check["share_called"] < 0.005
+        assert check["labels_with_a_call"] <= 20
+
+
+def test_control_cells_that_differ_are_no_effect_of_labels_drawn_from_them():
+    # Two kinds of control cells: a label has some of either.
+    cells = training_cells(cells=40, targets=("G3", "G5"))
+    cells = replace(cells, condition=np.where(cells.condition == 1, 0, cells.condition))
+    (check,) = null_labels.null_check(cells)
+    assert check["n_cells"] == 40
+    assert check["share_called"] < 0.005
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evidence, "DRAWS", evidence.Draws(bootstrap=5, monte_carlo=2, halves=3))
+    monkeypatch.setattr(null_labels, "LABELS", 5)
+
+
+def test_every_condition_has_its_own_figure_and_every_tier_all_of_them(quick: None):
+    del quick
+    cells = training_cells(cells=60, contexts=("a", "b", "c"), targets=("G3", "G5"))
+    written = evidence.rotated(cells, {}, [], HEAD)
+    seen = written["tiers"]["seen"]
+    assert len(seen["per_perturbation"]) == 6
+    places = {(p["context"]["line"], p["interventions"][0]["target"], p["n_test_cells"])
+              for p in seen["per_perturbation"].values()}  # fmt: skip
+    assert places == {(c, t, 60) for c in "abc" for t in ("G3", "G5")}
+    assert seen["overall"]["set"] == "all"
+    for tier in ("seen", "seen_elsewhere"):
+        calibration = written["tiers"][tier]["certainty"]["calibration"]
+        assert calibration["n_contrasts"] == 6
+    assert seen["certainty"]["calibration"]["n_folds"] == evidence.PARTS
+    assert [n["context"]["line"] for n in written["null_labels"]] == ["a", "b", "c"]
+
+
+def test_doses_of_a_target_have_figures_of_their_own(quick: None):
+    del quick
+    cells = training_cells(cells=60, targets=("G3", "G5"))
+    dosed = [
+        replace(c, interventions=(Intervention(kind="drug", target="X", dose=float(i)),))
+        if c.interventions
+        else c
+        for i, c in enumerate(cells.conditions)
+    ]
+    written = evidence.rotated(replace(cells, conditions=tuple(dosed)), {}, [], HEAD)
+    figures = written["tiers"]["seen"]["per_perturbation"]
+    assert sorted(figures) == ["X 1", "X 2"]
+    assert figures["X 2"]["interventions"] == [{"kind": "drug", "target": "X", "dose": 2.0}]
+    assert figures["X 1"]["model"] != figures["X 2"]["model"]
+
+
+def test_an_evaluation_keeps_what_only_the_rotation_says(quick: None):
+    del quick
+    cells = training_cells(cells=60, targets=("G3", "G5"))
+    head = {**HEAD, "data": {"adapted_to": [{"context": {"line": "a"}, "target": "G3"}]}}
+    before = evidence.rotated(cells, {}, [], head)
+    held_out = HeldOut(
+        "G3", "seen", "cells", "later", {"line": "a"}, [{"kind": "knockout", "target": "G3"}],
+        (50, 50, 50), ["G1"], None, np.zeros(1), np.ones(1),
+    )  # fmt: skip
+    from lingshu_model.evaluate.rows import NamedSet
+
+    sets = [NamedSet("all", "contrasts", "seen", frozenset({("cells", "G3")}))]
+    later = written_evidence(Report([], [held_out], sets), None, HEAD)
+    kept = extended(later, before)
+    assert kept["null_labels"] == before["null_labels"]
+    assert kept["data"]["adapted_to"] == before["data"]["adapted_to"]
+    assert kept["tiers"]["seen"]["certainty"] == before["tiers"]["seen"]["certainty"]
+    assert "null_labels" not in extended(later, {})
