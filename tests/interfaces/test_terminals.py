@@ -180,3 +180,20 @@ def test_ctrl_c_ends_what_a_command_becomes_in_the_same_way(
         import_module(module).main(line, prog_name="lingshu")
     assert ended.value.code == 130
     assert "Aborted" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["main", "serve"])
+def test_ctrl_c_while_modules_are_read_prints_no_traceback(name: str):
+    started = (
+        "import sys\n"
+        "class Pressed:\n"
+        "    def find_spec(self, module, *_):\n"
+        "        if module == 'lingshu_tools.cli.commands':\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Pressed())\n"
+        f"from lingshu_tools.cli import {name}\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-P", "-c", started], capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stderr) == (130, "")
