@@ -20,6 +20,7 @@ from engine_lab import Lab
 
 from lingshu_model.contracts import Catalogue, Checkpoint, Intervention, Requester
 from lingshu_testing import TARGETS, make_checkpoint
+from lingshu_testing.signals import suspend
 from lingshu_tools.app import App
 from lingshu_tools.calls.dispatcher import call
 from lingshu_tools.errors import LockedError
@@ -189,7 +190,7 @@ def test_a_frozen_server_does_not_keep_the_engine_at_work(lab, server):
 def freeze(process: subprocess.Popen[str], app: App, name: str) -> None:
     """Stop a process at a moment when it does not hold the database."""
     while True:
-        process.send_signal(signal.SIGSTOP)
+        suspend(process.pid)
         try:
             with time_limit(0.5):
                 app.ledger.tag(name, ["frozen"])
@@ -287,7 +288,7 @@ def test_an_engine_that_is_stopped_hears_of_it_when_it_goes_on(lab):
     app = lab.app()
     name = lab.begin(app)
     pid = app.engine.ensure().pid
-    os.kill(pid, signal.SIGSTOP)
+    suspend(pid)
     try:
         begin = time.monotonic()
         stopped = call(app, "cancel_experiment", {"id": name})

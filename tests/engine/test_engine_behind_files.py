@@ -4,7 +4,6 @@ import http.server
 import json
 import os
 import shutil
-import signal
 import socketserver
 import threading
 import time
@@ -23,6 +22,7 @@ from lingshu_model.contracts.catalogue import pin
 from lingshu_model.contracts.messages import PROTOCOL_HEADER
 from lingshu_model.system.endpoints import read_endpoint
 from lingshu_model.system.places import EnginePlaces
+from lingshu_testing.signals import suspend
 from lingshu_tools.engine_client.client import Engine
 from lingshu_tools.errors import EngineBusyError, EngineError, InputError
 
@@ -95,7 +95,7 @@ def test_an_engine_that_is_stopped_by_a_signal_is_reported_at_once_and_ended_by_
 ):
     engine = lab.client()
     pid = engine.ensure().pid
-    os.kill(pid, signal.SIGSTOP)
+    suspend(pid)
     begin = time.monotonic()
     with pytest.raises(EngineBusyError, match="`lingshu engine stop` ends it"):
         engine.info()
@@ -111,7 +111,7 @@ def test_an_engine_that_is_stopped_by_a_signal_is_reported_at_once_and_ended_by_
 def test_an_engine_whose_socket_is_gone_is_ended_by_the_command(lab: Any):
     engine = lab.client()
     pid = engine.ensure().pid
-    os.kill(pid, signal.SIGSTOP)  # so that it does not notice
+    suspend(pid)  # so that it does not notice
     read_endpoint(engine.places).path.unlink()
     assert engine.info() is None
     assert engine.stop() == "killed"

@@ -12,8 +12,10 @@ import pytest
 
 from lingshu_model.contracts import Catalogue
 from lingshu_testing import make_checkpoint
+from lingshu_testing.signals import suspend
 from lingshu_tools.app import App
 from lingshu_tools.calls.dispatcher import call
+from lingshu_tools.errors import EngineBusyError
 from lingshu_tools.system.deadline import GRACE_S
 
 SLACK_S = 3.0
@@ -28,7 +30,7 @@ def app(lab: Any, tmp_path: Path) -> Iterator[App]:
     app = App(lab.home, engine=lab.client(), catalogue=lab.catalogue)
     call(app, "sample_cells", {"n_cells": 8, "wait_s": 40})
     pid = app.engine.ensure().pid
-    os.kill(pid, signal.SIGSTOP)
+    suspend(pid)
     yield app
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGCONT)
@@ -54,6 +56,13 @@ def test_describing_the_model_does_not_need_the_engine(app: App):
     assert result.status == "succeeded"
     assert [model.name for model in result.checkpoints] == ["made"]
     assert "`lingshu engine stop` ends it" in result.engine.state
+
+
+def test_the_state_of_the_engine_is_short_to_look_up_outside_a_call_too(app: App):
+    begin = time.monotonic()
+    with pytest.raises(EngineBusyError, match="does not answer"):
+        pytest.fail(f"{app.engine.info()}")
+    assert time.monotonic() - begin < 2 + SLACK_S
 
 
 def test_a_call_ends_in_time_and_says_that_the_engine_does_not_answer(app: App):
@@ -102,7 +111,7 @@ def test_an_experiment_at_work_can_be_cancelled_while_the_engine_is_stuck(
     while app.ledger.status(begun) != "running":
         assert time.monotonic() < end
         time.sleep(0.02)
-    os.kill(app.engine.ensure().pid, signal.SIGSTOP)
+    suspend(app.engine.ensure().pid)
     result = timed(app, "cancel_experiment", wait_s=0, id=begun)
     assert result.status in ("cancelled", "running")
     assert app.runner.wait([begun], 20)

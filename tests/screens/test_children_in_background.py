@@ -17,6 +17,7 @@ import pytest
 
 from lingshu_model.contracts import Cells, digest_file, encode_cells
 from lingshu_model.system.file_locks import Holder, is_held, try_lock
+from lingshu_testing.signals import suspend
 from lingshu_tools.app import App
 from lingshu_tools.calls.dispatcher import call
 from lingshu_tools.calls.waiting import wait_until_over
@@ -144,7 +145,7 @@ def test_a_stopped_child_does_not_hold_up_a_call_and_is_killed_at_its_limit(
     children = Children(tmp_path / "home", limit_s={"export": 300.0})
     assert run(children, export.task, 0) == "running"
     pid = export.pid()
-    os.kill(pid, signal.SIGSTOP)
+    suspend(pid)
     begin = time.monotonic()
     assert join(children, export, 0.2) == "running"
     assert time.monotonic() - begin < WAIT_S / 4
@@ -264,7 +265,7 @@ def test_a_stuck_child_of_a_process_that_ended_is_killed_by_whoever_asks(
     first = Children(tmp_path / "home")
     assert run(first, export.task, 0) == "running"
     pid = export.pid()
-    os.kill(pid, signal.SIGSTOP)
+    suspend(pid)
     long_ago = time.time() - 2 * pool.LIMIT_S["export"]
     os.utime(export.files.task, (long_ago, long_ago))
     export.release()
