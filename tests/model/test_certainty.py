@@ -40,15 +40,15 @@ def judged(
 
 
 def test_the_error_of_each_size_is_free_of_the_noise_of_held_out_cells():
-    found = certainty(judged(8, error=0.1, noise=0.3, sd=0.1), "seen")
-    assert found is not None
-    rows = [row for row in found["error_by_size"] if row["n"] > 400]
+    figures = certainty(judged(8, error=0.1, noise=0.3, sd=0.1), "seen")
+    assert figures is not None
+    rows = [row for row in figures["error_by_size"] if row["n"] > 400]
     assert len(rows) >= 3
     for row in rows:
         assert row["rms"] == pytest.approx(np.hypot(0.1, 0.3), rel=0.1)
         assert row["error"] == pytest.approx(0.1, abs=0.06)
         assert (row["n_contrasts"], row["n_folds"]) == (8, 2)
-    assert sum(row["n"] for row in found["error_by_size"]) == 8 * 399  # own genes are left out
+    assert sum(row["n"] for row in figures["error_by_size"]) == 8 * 399  # its target is left out
 
 
 def test_coverage_and_wrong_signs_hold_for_a_right_posterior_and_not_for_a_narrow_one():
@@ -68,9 +68,9 @@ def test_noise_alone_is_not_counted_as_wrong_signs():
 
 
 def test_fewer_than_three_contrasts_give_no_error():
-    found = certainty(judged(2, error=0.1, noise=0.3, sd=0.1), "seen")
-    assert {row["error"] for row in found["error_by_size"]} == {None}
-    assert found["calibration"]["slope_standard_error"] is None
+    figures = certainty(judged(2, error=0.1, noise=0.3, sd=0.1), "seen")
+    assert {row["error"] for row in figures["error_by_size"]} == {None}
+    assert figures["calibration"]["slope_standard_error"] is None
     assert certainty(judged(2, error=0.1, noise=0.3, sd=0.1), "unseen") is None
 
 

@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from lingshu_model.contracts.catalogue import pin
 from lingshu_model.evaluate.arms import ArmStore, can_sample, null_labels, profile_digest
 from lingshu_model.evaluate.data import DEFAULT, VALIDATION, data_files, load_split
 from lingshu_model.evaluate.evidence import dumps, evidence, extended, rounded
+from lingshu_model.evaluate.predictors import stored_effects
 from lingshu_model.evaluate.report import Report, evaluate, null_changes, sample
 from lingshu_model.evaluate.rows import MODEL, read_rows, write_rows
 from lingshu_model.evaluate.sources import read_peers
@@ -57,6 +59,12 @@ from lingshu_model.train.scratch import end_by_signals
     multiple=True,
     type=click.Path(path_type=Path),
     help="An --out folder of another fold, whose rows are added; repeatable.",
+)
+@click.option(
+    "--ablation/--no-ablation",
+    default=True,
+    show_default=True,
+    help="Rows of the checkpoint's parts beside it: effects only, network only, both, pinned.",
 )
 @click.option("--write-evidence", is_flag=True, help="Into the checkpoint folder, then pin it.")
 @click.option(
@@ -102,13 +110,17 @@ def _evaluate(
     peers = dict(pair.partition("=")[::2] for pair in options["peer"])
     folders = {name: Path(folder) for name, folder in peers.items()}
     sources = read_peers(folders, study.conditions, sizes, len(store.checkpoint.panel))
-    total = len(sizes) * (len(seeds) + len(steps)) + len(nulls)
+    parts = _parts(store, study) if options["ablation"] else {}
+    total = len(sizes) * (len(seeds) + len(steps) + len(parts)) + len(nulls)
     with tqdm(total=total, unit="arm", disable=None) as bar:
         sources = {MODEL: sample(store, study, seeds, bar.update), **sources}
         for n in steps:
             sources[f"{n} steps"] = sample(store, study, seeds[:1], bar.update, steps=n)
+        for name, part in parts.items():
+            # One seed: a part stands beside the model for comparison.
+            sources[name] = sample(part, study, seeds[:1], bar.update)
         null = null_changes(store, study, seeds[0], bar.update)
-    report = evaluate(study, sources)
+    report = evaluate(study, sources, further=stored_effects(store.checkpoint))
     write_rows(out / "rows.npz", report.rows, report.held_out, report.sets)
     for folder in options["folds"]:
         report = report.merged(Report(*read_rows(folder / "rows.npz")))
@@ -125,6 +137,18 @@ def _evaluate(
     if options["write_evidence"]:
         (store.checkpoint.path / "evidence.json").write_text(texts["evidence.json"], "utf-8")
         click.echo(f"pinned {pin(store.checkpoint.path)}")
+
+
+def _parts(store: ArmStore, study: Study) -> dict[str, ArmStore]:
+    """Return stores of the cells of a checkpoint's parts, by name."""
+    if store.checkpoint.delivery is None:
+        # A checkpoint of the first format has its effects inside the network.
+        return {}
+    from lingshu_model.sampling.parts import part_samplers
+
+    genes = len(store.checkpoint.panel)
+    samplers = part_samplers(store.checkpoint, partial(study.training_controls, genes=genes))
+    return {name: store.of_part(name, sampler) for name, sampler in samplers.items()}
 
 
 def _store(name: str, out: Path, options: Mapping[str, Any]) -> ArmStore:

@@ -6,7 +6,7 @@ The only module here that calls the sampler; it is imported when the first cells
 import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,10 @@ class ArmStore:
             steps=steps or self.steps,
             guidance=self.guidance,
         )
+
+    def of_part(self, name: str, sampler: Any) -> "ArmStore":
+        """Return the store of the cells of one of the checkpoint's parts (`ablation`)."""
+        return replace(self, folder=self.folder / name.replace(" ", "-"), _sampler=sampler)
 
     def notes(self, requests: Sequence[ArmRequest]) -> list[dict[str, Any]]:
         """Return `seconds` and the numerics `profile` with which each of these was sampled."""

@@ -11,6 +11,8 @@ from functools import cached_property
 
 import numpy as np
 
+from lingshu_model.contracts import Checkpoint
+from lingshu_model.contracts.effects import NoEffectError
 from lingshu_model.evaluate.metrics.changes import (
     Change,
     change_between,
@@ -28,6 +30,8 @@ from lingshu_model.evaluate.metrics.matrices import (
 from lingshu_model.evaluate.metrics.resampling import stream
 from lingshu_model.evaluate.study import Contrast, Population
 
+EFFECTS = "effects"
+"""The closed form that a checkpoint stores."""
 RESAMPLED = "resampled_training_cells"
 TRAINING_MEAN = "replicate_reference"
 """The mean change of the training cells of the very condition; in evidence files by this name."""
@@ -181,6 +185,24 @@ def additive(training: Training, contrast: Contrast) -> Change | None:
 def training_mean(training: Training, contrast: Contrast) -> Change | None:
     """Return the change of the training cells of this very condition."""
     return training.changes.get(contrast.name)
+
+
+def stored_effects(checkpoint: Checkpoint) -> Mapping[str, Predictor]:
+    """Return the predictor `effects`: the stored posterior mean, which no cell is sampled for."""
+    effects = checkpoint.effects
+    if effects is None:
+        return {}
+
+    def predict(training: Training, contrast: Contrast) -> Change | None:
+        condition = contrast.condition
+        try:
+            stored = effects.effect(dict(condition.context), condition.interventions)
+        except NoEffectError:
+            return None
+        columns = training.population.columns
+        return Change(stored.posterior.mean[columns], stored.posterior.sd[columns] ** 2)
+
+    return {EFFECTS: predict}
 
 
 PREDICTORS: dict[str, Predictor] = {

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix, vstack
 
 from lingshu_model.contracts.catalogue import Tier
 from lingshu_model.evaluate.metrics.matrices import Indices, Sparse
@@ -144,6 +145,20 @@ class Study:
     def contexts(self) -> int:
         """How many contexts there are."""
         return len({condition.context for condition in self.conditions.values()})
+
+    def training_controls(self, context: Mapping[str, str], genes: int) -> Sparse:
+        """Return the training control cells of a context, CSR [cells, genes of the panel].
+
+        Genes that a population does not measure are 0.
+        """
+        control = Condition(tuple(sorted(context.items())), ())
+        parts = [
+            csr_matrix((cells.data, each.columns[cells.indices], cells.indptr), (n, genes))
+            for each in self.populations
+            for name, cells in each.train.items()
+            if self.conditions[name] == control and (n := cells.shape[0])
+        ]
+        return csr_matrix(vstack([csr_matrix((0, genes), dtype=np.int32), *parts], "csr"))
 
     def sizes(self, n_cells: int) -> dict[str, int]:
         """Return how many cells are sampled of each condition."""

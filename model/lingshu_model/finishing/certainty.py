@@ -57,8 +57,8 @@ _CALLED = ("n", "expected", "product", "predicted", "wrong", "by_noise", "inform
 def tally(held_out: HeldOut, predicted: Posterior) -> Tally:
     """Return the sums of a held-out contrast and the prediction of it, over its genes."""
     targets = {each["target"] for each in held_out.interventions}
-    own = np.array([gene in targets for gene in held_out.genes])
-    known = np.isfinite(held_out.observed) & np.isfinite(predicted.mean) & ~own
+    is_target = np.array([gene in targets for gene in held_out.genes])
+    known = np.isfinite(held_out.observed) & np.isfinite(predicted.mean) & ~is_target
     p, o, s2 = (x[known] for x in (predicted.mean, held_out.observed, held_out.noise))
     sd, lfsr = predicted.sd[known], predicted.lfsr[known]
     squared = (p - o) ** 2
