@@ -1,6 +1,7 @@
 """The trunk's block: rotary self-attention without a causal mask, then SwiGLU; no biases.
 
-arXiv 2603.25240, supp. table 2.
+arXiv 2603.25240, supp. table 2. Pre-norm with RMSNorm (Zhang and Sennrich 2019), rotary positions
+(Su et al., arXiv 2104.09864), SwiGLU (Shazeer, arXiv 2002.05202), as in LLaMA.
 """
 
 from itertools import repeat
@@ -13,7 +14,9 @@ from lingshu_model.network import numerics
 from lingshu_model.network.config import NetworkConfig
 
 ROPE_BASE = 10_000.0
+"""Base of the wavelengths of rotary positions, LLaMA's."""
 NORM_EPS = 1e-5
+"""Added to the mean square in RMSNorm, LLaMA's."""
 
 
 class Block(nn.Module):
@@ -31,9 +34,17 @@ class Block(nn.Module):
         self.down = nn.Linear(config.d_ff, d, bias=False)
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
-        """Return `x` [batch, length, d_model] after attention and feed-forward."""
+        """Return `x` after attention and feed-forward, each added to its input.
+
+        Args:
+            x: [batch, length, d_model].
+            rope: cos and sin of `rotary`, [length, head / 2] each.
+            mask: bool, broadcastable to [batch, heads, length, length], false where a token is not
+                attended to; None = all are.
+        """
         batch, length, d = x.shape
         h = norm(x, self.attention_norm)
+        # [batch, heads, length, head] each.
         q, k, v = self.qkv(h).view(batch, length, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)
         h = attend(rotate(q, rope), rotate(k, rope), v, mask)
         x = x + self.out(h.transpose(1, 2).reshape(batch, length, d))
@@ -59,22 +70,25 @@ def rotary(
 
 def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
     """Return `x` [batch, heads, length, head] rotated by its positions."""
+    # Channel i of the first half and of the second form a pair (LLaMA's layout, not interleaved).
     cos, sin = rope
     a, b = x.chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """Return attention [batch, heads, length, head].
+    """Return attention [batch, heads, length, head] of queries, keys and values of that shape.
 
-    The CPU's fused kernel saves memory, not time: over 26 tokens it takes ten times as long as two
-    products and a softmax, and in bf16 it is no faster than in float32. Up to `numerics.SHORT`
-    tokens attention is therefore written out, in float32; beyond, its products run in the dtype of
-    `q`, since from there on bf16 products pay, and from `numerics.MIDDLE` on a few heads at a time.
+    torch's fused kernel for CPUs saves memory, not time: for 26 tokens it takes ten times as long
+    as two products and a softmax, and in bf16 it is no faster than in float32. So attention on a
+    CPU is written out: up to `numerics.SHORT` tokens in float32, above that in the dtype of `q`,
+    where bf16 products are faster, and above `numerics.MIDDLE` tokens in bf16 a few heads at a
+    time.
     """
     if q.device.type != "cpu":
         return F.scaled_dot_product_attention(q, k, v, mask)
     length = q.shape[-2]
+    # Autocast would cast the float32 products back to bf16.
     with torch.autocast("cpu", enabled=False):
         if length <= numerics.SHORT:
             return _written_out(q.float(), k.float(), v.float(), mask).to(v.dtype)
@@ -86,6 +100,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _written_out(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Return softmax(q k' / sqrt(head)) v, of any leading axes."""
+    # Scaling q is cheaper than scaling the scores, which are length / head times as many.
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf)
@@ -94,12 +110,13 @@ def _written_out(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor
 
 def _in_parts(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """Return attention written out, a few heads at a time: their scores stay in the cache."""
+    # Heads of all cells are one axis: [batch * heads, length, head].
     batch, heads, length, width = q.shape
     at_once = max(1, numerics.SCORES // length**2)
     masks = repeat(None)
     if mask is not None:
         masks = mask.expand(batch, heads, 1, length).reshape(-1, 1, length).split(at_once)
-    # Split, not sliced: the gradient of a slice is as large as what it was cut from.
+    # Split, not sliced: the gradient of a slice is as large as the whole tensor.
     parts = [x.reshape(-1, length, width).split(at_once) for x in (q, k, v)]
     whole = torch.cat([_written_out(*part) for part in zip(*parts, masks, strict=False)])
     return whole.view(batch, heads, length, width)

@@ -1,4 +1,4 @@
-"""What a batch of cells is conditioned on, as indices and numbers for the network."""
+"""The conditions of a batch of cells, as indices and numbers for the network."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
@@ -10,9 +10,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class VocabularySizes:
-    """How many prefix values there are: over all context fields, targets, kinds, and features.
+    """Sizes of the network's embedding tables.
 
-    Target 0, kind 0 and tilt 0 are the neutral control token's.
+    Attributes:
+        context_values: values of all context fields together.
+        targets: targets, control included (index 0).
+        kinds: intervention kinds, control included (index 0).
+        gene_features: features of a gene.
+        tilts: rows of effect offsets of format 1, the row of zeros included (index 0).
     """
 
     context_values: int
@@ -27,11 +32,11 @@ class Conditions:
     """Prefix tokens of a batch, K intervention slots each.
 
     Attributes:
-        context: int64 [batch, fields].
-        target: int64 [batch, K], 0 = control or never seen.
+        context: int64 [batch, fields], index over the values of all fields.
+        target: int64 [batch, K], 0 = control or never perturbed in training.
         kind: int64 [batch, K], 0 = control.
         gene: int64 [batch, K], panel index of the target plus 1, 0 = not in the panel.
-        tilt: int64 [batch, K], row of the tilts, 0 = none.
+        tilt: int64 [batch, K], row of the effect offsets of format 1, 0 = none.
         dose: float32 [batch, K], natural log of the dose, 0 where there is none.
         depth: float32 [batch], natural log of the cell's UMI over its measured genes.
         present: bool [batch, K], or None when every slot is used.
@@ -66,6 +71,7 @@ class Conditions:
         return replace(self, depth=depth)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Conditions":
+        """Return the conditions with `change` applied to every tensor."""
         parts: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
         changed = {name: change(part) for name, part in parts.items() if part is not None}
         return replace(self, **changed)

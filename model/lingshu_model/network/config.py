@@ -1,9 +1,9 @@
 """The network's configuration, and its presets.
 
-`lingshu-85m-s8` and `lingshu-85m-s32` follow the paper to the letter (arXiv 2603.25240, supp. table
-2). The smaller ones are the same family with additions that small data needs and the paper does not
-have: a narrower gene width, an embedding per group position, an output bias per gene, an effect
-offset per condition and gene, and a cell state.
+`lingshu-85m-s8` and `lingshu-85m-s32` are exactly the paper's (arXiv 2603.25240, supp. table 2).
+The smaller presets have additions for small data sets that the paper does not have: a narrower gene
+width, an embedding per group position, an output bias per gene, an effect offset per condition and
+gene, and a cell state.
 """
 
 from dataclasses import dataclass, replace
@@ -23,10 +23,10 @@ class NetworkConfig:
         group_embedding: add a learned vector per group position.
         gene_bias: add a learned logit per gene and token.
         tilt: an effect offset per condition and gene; of checkpoints of format 1 only.
-        pair_rank: directions by which combinations have offsets beyond their sum; of format 1.
+        pair_rank: rank of pairwise interactions of combinations; of format 1.
         reach: offsets of targets never perturbed, from their features; of format 1.
-        state_rank: components of the cell state, which carries the cell's depth and what its
-            revealed genes say together; 0 = none.
+        state_rank: components of the cell state, which is computed from the cell's depth and its
+            revealed genes; 0 = none.
     """
 
     d_model: int
@@ -43,7 +43,12 @@ class NetworkConfig:
     reach: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse widths that do not divide, and pairs or reach without tilts."""
+        """Check that widths divide, and that pairs and reach have effect offsets.
+
+        Raises:
+            ValueError: they do not.
+        """
+        # Even: rotary positions rotate pairs of channels of a head.
         if self.d_model % self.n_heads or (self.d_model // self.n_heads) % 2:
             message = f"d_model {self.d_model} must be n_heads {self.n_heads} times an even width"
             raise ValueError(message)
@@ -53,11 +58,11 @@ class NetworkConfig:
 
     @property
     def levelled(self) -> bool:
-        """Whether a gene's logits have a level path: a tilt along ln(1 + count)."""
+        """Whether a gene's logits have a term level * ln(1 + count)."""
         return self.tilt or self.state_rank > 0
 
     def without_offsets(self) -> "NetworkConfig":
-        """Return the shape without effect offsets, which format 2 stores apart."""
+        """Return the configuration without effect offsets, which format 2 stores separately."""
         return replace(self, tilt=False, pair_rank=0, reach=False)
 
 

@@ -1,4 +1,8 @@
-"""What decides the bits: device, dtype, threads and flags, as one profile that can be compared."""
+"""The numerics profile: device, dtype, threads and flags that decide the bits of a result.
+
+Two results can be equal to the bit only if their profiles are. The sizes below are measured on
+CPUs; they are fixed, since another size is another order of sums.
+"""
 
 import ctypes
 import os
@@ -33,7 +37,11 @@ LOGITS = 1 << 19
 
 
 def prepare(threads: int | None = None) -> None:
-    """Pin threads, ask for deterministic kernels and keep freed memory in the process."""
+    """Pin threads, choose deterministic kernels and keep freed memory in the process.
+
+    Args:
+        threads: of torch; None = as they are.
+    """
     if threads is not None:
         torch.set_num_threads(threads)
     # cuBLAS is deterministic only with a workspace of its own, which it reads at its first use.
@@ -41,8 +49,10 @@ def prepare(threads: int | None = None) -> None:
     torch.use_deterministic_algorithms(mode=True)
     # Every element is written before it is read; filling fresh memory first only costs time.
     deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
+    # TF32 keeps 10 bits of the mantissa: "float32" would be another numerics profile.
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
+    # Benchmarking chooses a kernel by its time, which differs from run to run.
     torch.backends.cudnn.benchmark = False
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
@@ -73,6 +83,7 @@ def cells_at_once(device: torch.device, tile: int, length: int) -> int:
     """Return how many cells of `length` tokens go through the network together."""
     if device.type != "cpu" or tile * length <= WHOLE:
         return tile
+    # A power of two, as tiles usually are: parts of equal shape.
     return min(tile, 1 << (max(1, TOKENS // length).bit_length() - 1))
 
 
@@ -87,7 +98,13 @@ def profile(
 ) -> dict[str, Any]:
     """Return the numerics profile: everything known to change a bit of a result.
 
-    Tiles are computed `at_once` cells at a time, `length` tokens each.
+    Args:
+        device: of the network.
+        dtype: of its products.
+        tile: cells of a tile.
+        length: tokens of a cell.
+        at_once: cells that are computed together.
+        compiled: mode of `torch.compile`; None = not compiled.
     """
     cuda = device.type == "cuda"
     properties = torch.cuda.get_device_properties(device) if cuda else None
@@ -107,7 +124,7 @@ def profile(
         "tile": tile,
         "torch": torch.__version__,
     }
-    # Said only where it tells something: a field more is another profile.
+    # Only where they apply: an additional field would be another profile for old results.
     if cuda:
         settings["cublas"] = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
     if at_once < tile:

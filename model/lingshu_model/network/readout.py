@@ -1,8 +1,9 @@
-"""Hidden vectors to logits, no wider than a gene's counts ever were.
+"""Hidden vectors to logits, for each gene up to its largest observed token.
 
-Most genes of a transcriptome never show more than a handful of UMI, so genes are put in buckets by
-their largest observed token, and only that many logits are computed: over 18,080 genes 10 on
-average instead of 281. Nothing above it has any probability.
+Most genes of a transcriptome never have more than a handful of UMI in a cell. Genes are therefore
+put in buckets by their largest observed token, and only that many logits are computed: over 18,080
+genes 10 on average instead of 281. Tokens above the largest have probability 0
+(docs/decisions/readout.md).
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,14 +16,16 @@ from lingshu_model.network.config import NetworkConfig
 from lingshu_model.network.tokens import LOWER_EDGES, VOCABULARY
 
 WIDTHS = (1, 2, 4, 8, 16, 32, 64, 128, VOCABULARY)
+"""Logits of the buckets: few matrix products, each about twice as wide as needed at most."""
 
 
 class Bucket(nn.Module):
-    """Genes whose largest observed tokens ask for the same number of logits.
+    """Genes with the same number of logits.
 
     Attributes:
         genes: int64 [n], ascending.
         width: logits per gene; at width 1 a gene is always 0 and needs none.
+        above: bool [n, width], tokens above the gene's largest observed one.
         bias: learned logits [n, width], or None.
     """
 
@@ -42,8 +45,9 @@ class Bucket(nn.Module):
 class Readout(nn.Module):
     """Logits of tokens 0 to a gene's largest observed one.
 
-    A hidden row holds d_gene channels and, where the network has a level path, one more: how far
-    ln(1 + count) tilts the gene's counts.
+        logit_k = head_k . h + bias_gk + level ln(1 + c_k),   c_k the count of token k.
+
+    A hidden row has d_gene channels h and, where the network has a level path, the level.
     """
 
     levels: Tensor
@@ -65,33 +69,46 @@ class Readout(nn.Module):
         return iter(cast("list[Bucket]", self.buckets))
 
     def of_rows(self, bucket: Bucket, hidden: Tensor, member: Tensor) -> Tensor:
-        """Return float32 logits [n, width]; row i is gene `bucket.genes[member[i]]`'s."""
+        """Return float32 logits [n, width].
+
+        Args:
+            bucket: of the genes.
+            hidden: rows of genes, [n, d_gene (+ 1)].
+            member: place of each row's gene in the bucket, int64 [n].
+        """
         return self.bounded(bucket, self._product(bucket, hidden), member)
 
     def of_bucket(self, bucket: Bucket, hidden: Tensor) -> Tensor:
-        """Return float32 logits [batch, n, width] of all genes of a bucket, in its order."""
+        """Return float32 logits [batch, n, width] of all genes of a bucket.
+
+        Args:
+            bucket: of the genes.
+            hidden: rows of its genes in its order, [batch, n, d_gene (+ 1)].
+        """
         logits = self._product(bucket, hidden)
         if bucket.bias is not None:
             logits = logits + bucket.bias
         return logits.masked_fill(bucket.above, -torch.inf) if bucket.any_above else logits
 
     def bounded(self, bucket: Bucket, logits: Tensor, member: Tensor) -> Tensor:
-        """Return logits [n, width] with their genes' biases, and none above their ceilings."""
+        """Return logits [n, width] with biases added, -inf above each gene's largest token."""
         if bucket.bias is not None:
             logits = logits + bucket.bias[member]
         return logits.masked_fill(bucket.above[member], -torch.inf) if bucket.any_above else logits
 
     def _product(self, bucket: Bucket, hidden: Tensor) -> Tensor:
+        """Return head . h + level ln(1 + c), float32 [..., width]."""
+        # float32: bf16 rounds a logit of 10 by up to 0.03, which is 3 % of a probability.
         with torch.autocast(hidden.device.type, enabled=False):
             weight = self.head.weight[: bucket.width].float()
             if self.levelled:
-                # One product for both: a pass over the logits costs more than the product does.
+                # One product for both: another pass over the logits costs more than the product.
                 weight = torch.cat([weight, self.levels[: bucket.width, None]], dim=1)
             return hidden.float() @ weight.T
 
     @torch.no_grad()
     def set_bias(self, values: Sequence[Sequence[float]] | Tensor) -> None:
-        """Start the bias at `values`, float [genes, 281], cut to each gene's bucket."""
+        """Set the biases to `values`, float [genes, 281], cut to the width of each bucket."""
         table = torch.as_tensor(values)
         for bucket in self:
             if bucket.bias is not None:

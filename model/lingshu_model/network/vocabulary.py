@@ -1,4 +1,4 @@
-"""Which prefix values a checkpoint has, and conditions turned into their indices."""
+"""The prefix values of a checkpoint, and conditions as indices of them."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class ConditionError(ValueError):
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Ordered prefix values: context fields with theirs, intervention kinds, targets, the panel."""
+    """Ordered prefix values: context fields with their values, kinds, targets, and the panel."""
 
     context_fields: Mapping[str, Sequence[str]]
     kinds: Sequence[str]
@@ -25,9 +25,9 @@ class Vocabulary:
     panel: Sequence[str]
     gene_features: int
     tilts: Sequence[Mapping[str, Any]] = ()
-    """Rows of the tilt table from row 1 on: a `target` and the `context` fields it holds for."""
+    """Rows of effect offsets (format 1) from row 1 on: a `target` and `context` fields."""
     depth: float = 0.0
-    """ln UMI of a cell whose depth is not told."""
+    """ln UMI of a cell whose depth is not given: that of the median training cell."""
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], panel: Sequence[str]) -> "Vocabulary":
@@ -81,6 +81,7 @@ class Vocabulary:
         if set(context) != set(self.context_fields):
             message = f"context has {sorted(context)}; it must have {sorted(self.context_fields)}"
             raise ConditionError(message)
+        # Values of all fields share one embedding table, one field after the other.
         indices, offset = [], 0
         for field, values in self.context_fields.items():
             if context[field] not in values:
@@ -91,7 +92,7 @@ class Vocabulary:
         return indices
 
     def _tilt(self, intervention: Intervention, context: Mapping[str, str]) -> int:
-        """Return the first row that is about this target and about no other context; 0 = none."""
+        """Return the first row of the target whose context fields agree; 0 = none."""
         for row, about in enumerate(self.tilts, 1):
             here = all(context[field] == value for field, value in about["context"].items())
             if about["target"] == intervention.target and here:
@@ -101,6 +102,7 @@ class Vocabulary:
     def _slot(
         self, intervention: Intervention, context: Mapping[str, str]
     ) -> tuple[int, int, int, int, float]:
+        """Return the indices (target, kind, gene, offset row) and ln dose of an intervention."""
         if intervention.kind not in self.kinds:
             message = (
                 f"intervention kind {intervention.kind!r} was never trained; known: {self.kinds}"

@@ -1,4 +1,4 @@
-"""A checkpoint's network, read from safetensors after its digest was checked."""
+"""The network of a checkpoint, read from safetensors files after their digests are checked."""
 
 import torch
 from safetensors import SafetensorError

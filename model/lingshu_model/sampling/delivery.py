@@ -1,14 +1,15 @@
 """Perturbed cells of a checkpoint that stores effects: control cells, with the effect delivered.
 
-Cell i of a perturbation is control cell i of the same seed and context. How the effect reaches it
-is the checkpoint's `delivery`:
+Perturbed cell i starts from control cell i of the same seed and context. The checkpoint's
+`delivery` says how the effect is applied to it:
 
-    moved            the network's control cell, every gene moved by the posterior mean
-    training_cells   the same with control cells of training, drawn from the checkpoint's pool
-    pinned           genes whose change is certain get their moved counts first and stay; the
-                     network draws all others given them, the context and the cell's library
+    moved            every gene of the network's control cell is moved by the posterior mean
+    training_cells   the same for control cells of training, drawn from the checkpoint's pool
+    pinned           genes with a certain change get their moved counts and stay; the network draws
+                     all others given these, the context and the cell's library size
 
-A count depends on (seed, cell, gene) and the control cell alone, never on the tile or the rank.
+Moving is a quantile mapping of counts (`lingshu_model.effects.moved`). A count depends on
+(seed, cell, gene) and the control cell alone, never on the tile or the rank.
 """
 
 import threading
@@ -35,12 +36,12 @@ CERTAIN = 0.05
 FIT_CELLS = 256
 """Control cells on which the effect of a combination is solved."""
 KEPT_BYTES = 128 << 20
-"""Control tiles kept in memory: other perturbations of the same seed start from them."""
+"""Memory for control tiles that are kept: other perturbations of the same seed start from them."""
 Counts = NDArray[np.int32]
 
 
 class Base(Tiles, Protocol):
-    """What draws control cells."""
+    """A sampler of control cells."""
 
     def profile(self) -> dict[str, Any]:
         """Return the numerics profile."""
@@ -48,7 +49,7 @@ class Base(Tiles, Protocol):
 
 
 class Movers:
-    """What moves control cells, by perturbation and context, as a checkpoint stores it."""
+    """The movers of a checkpoint, by perturbation and context."""
 
     def __init__(
         self, effects: StoredEffects, rows: Floats, contexts: dict[str, Floats], largest: Floats
@@ -56,9 +57,10 @@ class Movers:
         """Take the stored tables.
 
         Args:
-            effects: the rows that `rows` belong to.
-            rows: ln phi, [rows, genes].
-            contexts: `log_rate` and `log_size`, [contexts, genes].
+            effects: the stored effects, each with its row.
+            rows: ln phi, [rows, genes]: the log factor of each gene's mean count.
+            contexts: `log_rate` and `log_size`, [contexts, genes], of the count distributions of
+                control cells.
             largest: largest share of a cell's counts that a gene may have, [genes].
         """
         self._effects, self._rows, self._contexts = effects, rows, contexts
@@ -75,6 +77,7 @@ class Movers:
         if checkpoint.effects is None:
             message = f"{checkpoint.path} stores no effects to move cells by"
             raise CheckpointError(message)
+        # float16 logarithms are stored: a share of 1e-5 itself has hardly a digit in float16.
         largest = np.exp(checkpoint.tables(GENES)["log_largest"].astype(np.float64))
         return cls(
             checkpoint.effects,
@@ -84,7 +87,7 @@ class Movers:
         )
 
     def stored(self, effect: StoredEffect, context: int) -> Mover | None:
-        """Return the mover of a stored row; None where the effect is worked out from others."""
+        """Return the mover of a stored row; None where the effect is computed from other rows."""
         if effect.row is None:
             return None
         return Mover(
@@ -101,7 +104,16 @@ class DeliveringSampler:
     """Draws control cells from `base` and delivers effects to them; safe for several threads."""
 
     def __init__(self, checkpoint: Checkpoint, base: Base, movers: Movers | None = None) -> None:
-        """Take the sampler of the checkpoint's control cells, for good."""
+        """Set the sampler of the checkpoint's control cells.
+
+        Args:
+            checkpoint: with stored effects.
+            base: draws its control cells.
+            movers: those of the checkpoint by default.
+
+        Raises:
+            CheckpointError: the checkpoint has no effects.
+        """
         self.checkpoint, self.base, self.tile = checkpoint, base, base.tile
         self.delivery = str(checkpoint.delivery)
         self._effects = checkpoint.effects
@@ -112,7 +124,7 @@ class DeliveringSampler:
         self._lock = threading.Lock()
 
     def profile(self) -> dict[str, Any]:
-        """Return the numerics profile: that of the control cells, and what moves them."""
+        """Return the numerics profile: that of the control cells, libraries and delivery."""
         return {**self.base.profile(), **numeric_libraries(), "delivery": self.delivery}
 
     def measured(self, arm: ArmRequest) -> NDArray[np.bool_]:
@@ -125,16 +137,17 @@ class DeliveringSampler:
         """Return UMI int32 [tile, genes] of cells `tile_index * tile` and on.
 
         Raises:
-            NoEffectError: nothing is known of what is asked for in that context.
+            NoEffectError: the checkpoint has no effect for the perturbation in that context.
             Stopped: `should_stop()` was true between two steps.
         """
         control = self._control(arm, tile_index, should_stop)
         if not arm.interventions:
             return control.toarray()
         effect = self.effect(arm)
-        # The cell's number names its stream of random numbers, whatever the tile.
+        # A cell's number decides its random stream, whatever the tile.
         moved = self._mover(arm, effect).move(control, arm.seed, tile_index * self.tile)
         cells = np.where(self.measured(arm), moved.toarray(), 0).astype(np.int32)
+        # Last: a clamped gene has the given count, whatever the effect on it.
         for symbol, count in arm.clamp.items():
             cells[:, self.checkpoint.panel.index(symbol)] = count
         if self.delivery != PINNED:
@@ -142,10 +155,10 @@ class DeliveringSampler:
         return self._completed(arm, tile_index, effect, cells, control, should_stop)
 
     def effect(self, arm: ArmRequest) -> StoredEffect:
-        """Return the effect that the arm's cells are to show.
+        """Return the effect of the arm's perturbation in its context.
 
         Raises:
-            NoEffectError: nothing is known of it in that context.
+            NoEffectError: the checkpoint has none.
         """
         assert self._effects is not None  # noqa: S101 - `Movers.of` has refused it
         return self._effects.effect(arm.context, arm.interventions)
@@ -159,7 +172,16 @@ class DeliveringSampler:
         control: Rows,
         should_stop: Callable[[], bool] | None,
     ) -> Counts:
-        """Return cells with certain genes as moved, all others drawn by the network."""
+        """Return cells with certain genes as moved, all others drawn by the network.
+
+        Args:
+            arm: the perturbation.
+            tile_index: of the tile.
+            effect: of the perturbation.
+            moved: moved cells, UMI [tile, genes].
+            control: the control cells that they come from.
+            should_stop: as in `sample_tile`.
+        """
         certain = (effect.posterior.lfsr < CERTAIN) & self.measured(arm)
         if not certain.any():
             return control.toarray()
@@ -169,6 +191,7 @@ class DeliveringSampler:
         library = np.maximum(moved.sum(axis=1), 1)
         assert isinstance(self.base, Sampler)  # noqa: S101 - without a network nothing is pinned
         return self.base.complete_tile(
+            # The network is one of control cells; the perturbation is in the pinned genes.
             arm.model_copy(update={"interventions": ()}),
             tile_index,
             known,
@@ -177,7 +200,7 @@ class DeliveringSampler:
         )
 
     def _mover(self, arm: ArmRequest, effect: StoredEffect) -> Mover:
-        """Return what moves the arm's control cells, solved at first use where it is not stored."""
+        """Return the mover of the arm's control cells, solved at first use if it is not stored."""
         assert self._effects is not None  # noqa: S101
         number = self._effects.context(arm.context)
         stored = None if number is None else self._movers.stored(effect, number)
@@ -185,16 +208,21 @@ class DeliveringSampler:
             return stored
         key = digest_json(arm.model_dump(include={"context", "interventions"}))
         with self._lock:
-            known = self._solved.get(key)
-        if known is None:
+            mover = self._solved.get(key)
+        if mover is None:
+            # Without the lock, which drawing control cells takes too. Two threads may solve the
+            # same mover; both get the same, since SEED and the cells are fixed.
             cells = self.control_cells(arm, FIT_CELLS, SEED)
-            known = fit_mover(cells, effect.posterior.mean, self._movers.largest, effect.library)
+            mover = fit_mover(cells, effect.posterior.mean, self._movers.largest, effect.library)
             with self._lock:
-                self._solved[key] = known
-        return known
+                self._solved[key] = mover
+        return mover
 
     def control_cells(self, arm: ArmRequest, n: int, seed: int) -> Rows:
-        """Return at least `n` control cells of the arm's context, in compressed rows."""
+        """Return whole tiles with at least `n` control cells of the arm's context, UMI, CSR.
+
+        Without the arm's clamps: effects are relative to plain control cells.
+        """
         plain = arm.model_copy(update={"seed": seed, "clamp": {}})
         tiles = [self._control(plain, i, None) for i in range(-(-n // self.tile))]
         return sparse.csr_matrix(sparse.vstack(tiles, "csr"))
@@ -204,6 +232,7 @@ class DeliveringSampler:
     ) -> Rows:
         """Return a tile of control cells, from memory where it was drawn before."""
         plain = arm.model_copy(update={"interventions": ()})
+        # Only fields that decide the cells, so that all perturbations of a screen share its tiles.
         shared = {"context", "clamp", "seed", "steps", "guidance"}
         key = digest_json(plain.model_dump(mode="json", include=shared)), tile_index
         with self._lock:

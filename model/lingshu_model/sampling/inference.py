@@ -1,4 +1,4 @@
-"""A network made ready to sample: what only training needs is no longer paid for at each call."""
+"""A network prepared for sampling, without the costs that only training needs."""
 
 import torch
 from torch import nn
@@ -8,17 +8,22 @@ from lingshu_model.network.cell_network import Network
 
 
 def make_ready(network: Network, dtype: torch.dtype, compiled: str | None = None) -> None:
-    """Prepare `network` in place for sampling with products in `dtype`; it can train no more.
+    """Prepare `network` in place for sampling with products in `dtype`; it cannot train afterwards.
 
     Weights of products are stored in `dtype`: autocast would cast them at every call, to the same
-    bits. A long sequence is packed by table. `compiled` is a mode of `torch.compile` for the
-    trunk's blocks, or None; it is another numerics profile.
+    bits. For a long sequence, tokens are packed into groups by a table (`Network.tabulate`).
+
+    Args:
+        network: in evaluation mode.
+        dtype: of the products.
+        compiled: a mode of `torch.compile` for the trunk's blocks, which is another numerics
+            profile; None = not compiled.
     """
     network.requires_grad_(requires_grad=False)
     if network.groups > numerics.MIDDLE:
         network.tabulate()
     for name, module in network.named_modules():
-        # The readout's is the one product in float32.
+        # The readout's product stays in float32: logits decide probabilities directly.
         if isinstance(module, nn.Linear) and not name.startswith("readout"):
             module.to(dtype)
     if compiled is not None:

@@ -1,4 +1,4 @@
-"""A checkpoint's sampler, whatever its format and recipe."""
+"""The sampler of a checkpoint of either format and recipe."""
 
 from lingshu_model.contracts import Checkpoint
 from lingshu_model.sampling.delivery import TRAINING_CELLS, DeliveringSampler
@@ -14,12 +14,12 @@ def load_sampler(
     device: str | None = None,
     compiled: str | None = None,
 ) -> Sampler | DeliveringSampler:
-    """Return what samples a checkpoint; arguments are those of `Sampler.load`.
+    """Return the sampler of a checkpoint; arguments are those of `Sampler.load`.
 
-    A checkpoint of format 1 has its effects in the network, and the network's own sampler.
+    A checkpoint of format 1 has its effects in the network and needs no delivery.
 
     Raises:
-        CheckpointError: a file is missing, or is not what its pinned digest says.
+        CheckpointError: a file is missing or does not have its pinned digest.
     """
     if checkpoint.delivery == TRAINING_CELLS:
         return DeliveringSampler(checkpoint, PoolSampler.load(checkpoint))

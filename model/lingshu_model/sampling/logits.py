@@ -1,8 +1,8 @@
-"""Logits of the genes that are revealed, a few at a time, from what the network made of the cells.
+"""Logits of the genes that are revealed, a few at a time, from the network's output.
 
-Where hidden vectors are as wide as the trunk (the paper's shape), W_up and the head are one product
-per slot: logits come straight from the groups' vectors, in float32, and W_up, wider than any other
-product, is never run.
+In large networks of the paper's shape (no level path, many groups), W_up and the head are folded
+into one matrix per slot: logit = (head W_up) x group vector. Logits then come from the groups'
+vectors in float32, and W_up, the widest product of the network, is never computed.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,17 +17,17 @@ from lingshu_model.network.conditions import Conditions
 from lingshu_model.network.readout import Bucket
 
 Rows = Callable[[Tensor, Tensor], Tensor]
-"""From (cell, place), int64 [n] each, to the rows [n, ...] of the network's result."""
+"""From (cell, place), int64 [n] each, to the rows [n, width] of the network's output."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How a network's result is read.
+    """How logits are computed from a network's output.
 
     Attributes:
         network: with its readout.
-        folded: W_up and the head in one, float32 [S, values, d_model], or None. With it, rows are
-            the groups' and a row's place is its group; without, genes' and the gene.
+        folded: head x W_up of each slot, float32 [S, 281, d_model], or None. With it, a row of the
+            output is a group's vector, and its place the group; without, a gene's and the gene.
     """
 
     network: Network
@@ -36,15 +36,20 @@ class Reading:
     @classmethod
     @torch.no_grad()
     def of(cls, network: Network) -> "Reading":
-        """Return the cheaper way of reading `network`."""
+        """Return the cheaper of the two computations for `network`."""
         config = network.config
+        # The level of a gene is no product of its group's vector, so it cannot be folded in.
         if config.levelled or network.groups <= numerics.MIDDLE:
             return cls(network, None)
+        # W_up [S * d_gene, d_model] by slot; d_gene is summed over.
         up = network.group_up.weight.float().view(config.group, config.d_gene, config.d_model)
         return cls(network, torch.einsum("vg,sgd->svd", network.readout.head.weight.float(), up))
 
     def result(self, current: Tensor, conditions: Conditions) -> Tensor:
-        """Return what the network makes of cells: rows of groups, or of genes."""
+        """Return the network's output for tokens `current` [cells, genes].
+
+        [cells, genes, d_gene (+ 1)], or [cells, groups, d_model] where W_up is folded.
+        """
         if self.folded is None:
             return self.network(current, conditions)
         return self.network.states(current, conditions)
@@ -52,17 +57,23 @@ class Reading:
     def logits(
         self, rows: Rows, bucket: Bucket, cell: Tensor, member: Tensor
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield float32 logits [k, width], and which of the n (cell, member) they are for.
+        """Yield float32 logits [k, width] and the indices int64 [k] that they are for.
 
-        Genes are `bucket.genes[member]`; the parts are small enough for a CPU's cache.
+        Args:
+            rows: of the network's output.
+            bucket: genes of one width.
+            cell: int64 [n].
+            member: int64 [n]; entry i is gene `bucket.genes[member[i]]` of cell `cell[i]`.
         """
-        every = torch.arange(len(cell), device=cell.device)
+        indices = torch.arange(len(cell), device=cell.device)
         if self.folded is None:
-            for part in every.split(self._at_once(bucket, len(cell))):
-                mine = member[part]
-                hidden = rows(cell[part], bucket.genes[mine])
-                yield self.network.readout.of_rows(bucket, hidden, mine), part
+            for part in indices.split(self._at_once(bucket, len(cell))):
+                members = member[part]
+                hidden = rows(cell[part], bucket.genes[members])
+                yield self.network.readout.of_rows(bucket, hidden, members), part
             return
+        # A gene's place in the permuted order is group * S + slot. Entries are sorted by slot, so
+        # that each slot's matrix is used in one product.
         place = self.network.inverse[bucket.genes[member]]
         slot = place % self.network.config.group
         counts = slot.bincount(minlength=self.network.config.group).tolist()
@@ -73,6 +84,7 @@ class Reading:
                 yield self.network.readout.bounded(bucket, hidden, member[part]), part
 
     def _at_once(self, bucket: Bucket, n: int) -> int:
+        """Return how many of `n` rows are computed at a time: on a CPU, what its cache holds."""
         if bucket.genes.device.type != "cpu":
             return max(1, n)
         return max(1, numerics.LOGITS // (self.network.config.d_gene + bucket.width))

@@ -29,7 +29,7 @@ class Pool:
 
     Attributes:
         counts: UMI, int32 [cells, genes] in compressed rows; 0 where not measured.
-        first: number of each context's first cell, and of what follows the last, [contexts + 1].
+        first: index of each context's first cell, then the number of cells, [contexts + 1].
     """
 
     counts: Rows
@@ -40,10 +40,11 @@ class Pool:
         return self.counts[self.first[context] : self.first[context + 1]]
 
     def tables(self) -> dict[str, NDArray[Any]]:
-        """Return the pool as tensors that are stored."""
+        """Return the pool as the tensors of a checkpoint."""
         return {
             "indptr": self.counts.indptr.astype(np.int64),
             "indices": self.counts.indices.astype(np.uint16 if self._narrow else np.int32),
+            # Decoded counts are at most 10,000 (`network.tokens`).
             "counts": self.counts.data.astype(np.uint16),
             "first": self.first,
         }
@@ -54,7 +55,7 @@ class Pool:
 
     @classmethod
     def of_tables(cls, tables: Mapping[str, NDArray[Any]], genes: int) -> "Pool":
-        """Return the pool that `tables` gave."""
+        """Return the pool of the tensors that `tables` returned, over `genes` genes."""
         counts, indices = tables["counts"].astype(np.int32), tables["indices"].astype(np.int32)
         indptr = tables["indptr"]
         shape = (len(indptr) - 1, genes)
@@ -62,10 +63,10 @@ class Pool:
 
 
 class PoolSampler:
-    """Draws control cells from the pool of a checkpoint; it knows no perturbation."""
+    """Draws control cells of training from the pool of a checkpoint, with replacement."""
 
     def __init__(self, checkpoint: Checkpoint, pool: Pool) -> None:
-        """Take the pool of `checkpoint`; `PoolSampler.load` is the usual way in."""
+        """Set the pool of `checkpoint`; usually `PoolSampler.load`."""
         self.checkpoint, self.pool = checkpoint, pool
         self.tile: int = checkpoint.config["sampler"]["tile"]
         contexts = [c["context"] for c in checkpoint.config["effects"]["contexts"]]
@@ -115,6 +116,7 @@ class PoolSampler:
         cells = self.pool.of(number)
         numbers = range(tile_index * self.tile, (tile_index + 1) * self.tile)
         ranks = [uniforms(arm.seed, cell, Purpose.POOL, 1)[0] for cell in numbers]
+        # Uniforms are below 1, so the index is below the number of cells.
         chosen = (np.array(ranks) * cells.shape[0]).astype(np.int64)
         out = cells[chosen].toarray().astype(np.int32)
         for symbol, count in arm.clamp.items():
@@ -123,7 +125,7 @@ class PoolSampler:
 
 
 def numeric_libraries() -> dict[str, str]:
-    """Return the libraries that compute moved cells, and the instructions they choose by."""
+    """Return what changes a bit of moved cells: library versions and CPU instruction set."""
     return {
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "numpy": np.__version__,

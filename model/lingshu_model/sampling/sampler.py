@@ -1,11 +1,18 @@
 """Whole transcriptomes from a checkpoint: reverse diffusion in a few steps, replayable to the bit.
 
-arXiv 2603.25240, 7.2, with three changes of arithmetic and none of distribution: values are drawn
-by inverse CDF in float64, only where a gene is revealed; the first step, the same for every cell
-of a condition, is computed once; all randomness is one Philox stream per (seed, cell), so control
-and perturbed cells of one seed share reveal order and uniforms. Cells are computed in aligned
-tiles of a fixed shape: cell i is always row i mod tile of tile i // tile, whatever else is asked
-for.
+arXiv 2603.25240, 7.2. At each step the network gives a distribution over tokens for every masked
+gene, and the genes that the schedule reveals are drawn from theirs. Three things differ from the
+paper in arithmetic, none in distribution:
+
+- Values are drawn by inverse CDF in float64, only where a gene is revealed. Gumbel noise in float32
+  truncates the tail and acts like a lower temperature (arXiv 2409.02908).
+- The first step, equal for all cells of a condition, is computed once.
+- All randomness is one Philox stream per (seed, cell), so control and perturbed cells of one seed
+  share reveal order and uniforms.
+
+Cells are computed in aligned tiles of a fixed shape: cell i is always row i mod tile of tile
+i // tile, whatever else is requested. The shape of a matrix product decides the order of its sums,
+and so the last bits of a cell.
 """
 
 import threading
@@ -35,8 +42,9 @@ from lingshu_model.sampling.logits import Reading, Rows
 from lingshu_model.sampling.schedule import reveal_counts, reveal_steps
 
 FIRST_STEPS_KEPT = 64
+"""Conditions whose first step is kept."""
 FIRST_STEPS_BYTES = 256 << 20
-"""Running sums over a whole transcriptome and vocabulary are 40 MB a condition."""
+"""Memory that they may take; 18,080 genes with all 281 tokens would be 40 MB a condition."""
 Sums = list[Tensor]
 """Running sums [genes of the bucket, width], one tensor per bucket of the readout."""
 
@@ -47,9 +55,12 @@ class Stopped(Exception):  # noqa: N818 - an answer to a request, not a fault
 
 @dataclass(frozen=True)
 class _Noise:
-    """The randomness of one tile: when each gene is revealed, its uniform, each cell's depth.
+    """The randomness of one tile.
 
-    int16 and float64 [tile, genes], float32 [tile]; step -1 = never.
+    Attributes:
+        step: when each gene is revealed, int16 [tile, genes]; -1 = never.
+        uniform: what each gene's value is drawn with, float64 [tile, genes], in (0, 1).
+        depth: ln UMI of each cell, float32 [tile].
     """
 
     step: Tensor
@@ -67,9 +78,9 @@ class _Noise:
 
 
 class Sampler:
-    """Draws tiles of cells of one checkpoint on one device; several threads may ask at a time.
+    """Draws tiles of cells of one checkpoint on one device; safe for several threads.
 
-    A CPU computes their tiles side by side, an accelerator one after the other.
+    A CPU computes the tiles of several threads at the same time, an accelerator one by one.
     """
 
     def __init__(
@@ -80,7 +91,8 @@ class Sampler:
         dtype: torch.dtype,
         compiled: str | None = None,
     ) -> None:
-        """Take a loaded network, for good; `Sampler.load` is the usual way in."""
+        """Prepare a loaded network, which cannot be trained afterwards; usually `Sampler.load`."""
+        # Before weights are cast: the folded product is computed from float32.
         self.reading = Reading.of(network)
         make_ready(network, dtype, compiled)
         self.checkpoint, self.network, self.vocabulary = checkpoint, network, vocabulary
@@ -102,16 +114,25 @@ class Sampler:
         device: str | None = None,
         compiled: str | None = None,
     ) -> "Sampler":
-        """Return a sampler; `dtype` is auto, float32 or bfloat16, `device` a torch device.
+        """Return a sampler.
 
-        `compiled`: a mode of `torch.compile`, such as `default` or `max-autotune-no-cudagraphs`,
-        which is another numerics profile; None (the default) = not compiled.
+        Args:
+            checkpoint: with a network.
+            dtype: of the network's products: `auto` (bfloat16 where it is fast), `float32` or
+                `bfloat16`.
+            threads: of torch; None = as they are.
+            device: a torch device; None = a GPU where there is one.
+            compiled: a mode of `torch.compile`, such as `default` or `max-autotune-no-cudagraphs`,
+                which is another numerics profile; None = not compiled.
+
+        Raises:
+            CheckpointError: a file is missing or changed, or there is no network.
         """
         numerics.prepare(threads)
-        where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch_device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         network, vocabulary = load_network(checkpoint)
-        chosen = numerics.choose_dtype(dtype, where)
-        return cls(checkpoint, network.to(where), vocabulary, chosen, compiled)
+        chosen = numerics.choose_dtype(dtype, torch_device)
+        return cls(checkpoint, network.to(torch_device), vocabulary, chosen, compiled)
 
     @cached_property
     def device(self) -> torch.device:
@@ -120,7 +141,7 @@ class Sampler:
 
     @cached_property
     def _weights(self) -> NDArray[np.float64] | None:
-        """What each gene tells of the cell, where the schedule goes by it."""
+        """Information of each gene for the `information` schedule, [genes]; None for others."""
         if self.schedule != "information":
             return None
         if self.network.state is None:
@@ -157,7 +178,8 @@ class Sampler:
         with torch.inference_mode():
             start = self._start(arm).expand(self.tile, -1)
             noise = self._noise(arm, tile_index, self._free(arm, start))
-            # Cells of one condition have the same first step, unless each has its own depth.
+            # Nothing is revealed before the first step, so all cells of a condition have the same
+            # input, unless the network also reads each cell's depth.
             alike = self.network.state is None
             return self._draw(arm, start, noise, should_stop or (lambda: False), alike=alike)
 
@@ -177,6 +199,10 @@ class Sampler:
             known: tokens [tile, genes], MASK where a gene is to be drawn or not measured.
             depth: ln UMI [tile] over the genes that the context measures.
             should_stop: as in `sample_tile`.
+
+        Raises:
+            ConditionError: the checkpoint has no token for the condition.
+            Stopped: `should_stop()` was true between two steps.
         """
         with torch.inference_mode():
             start = torch.from_numpy(known)
@@ -191,7 +217,7 @@ class Sampler:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
     def _free(self, arm: ArmRequest, start: Tensor) -> NDArray[np.bool_]:
-        """Return which genes are to be drawn: hidden, and measured in the arm's context."""
+        """Return which genes are drawn: masked, and measured in the context, bool [tile, genes]."""
         return (start == tokens.MASK).numpy() & self.measured(arm)
 
     def _draw(
@@ -203,9 +229,18 @@ class Sampler:
         *,
         alike: bool,
     ) -> NDArray[np.int32]:
-        """Return a tile's counts, `at_once` cells at a time, which bounds the memory held."""
-        tiles_done: list[Tensor] = []
-        with self._turn:  # an accelerator's begins when the host's part is done
+        """Return a tile's counts, computed `at_once` cells at a time to limit memory.
+
+        Args:
+            arm: condition, steps and guidance.
+            start: tokens before the first step, [tile, genes].
+            noise: of the tile.
+            should_stop: asked before every step.
+            alike: whether all cells have the same input at the first step.
+        """
+        finished: list[Tensor] = []
+        # On an accelerator one tile at a time; the noise, made on the host, is ready by then.
+        with self._turn:
             parts = noise.to(self.device).split(self.at_once)
             for tokens_of, part in zip(start.split(self.at_once), parts, strict=True):
                 current = tokens_of.to(self.device, copy=True)
@@ -213,25 +248,28 @@ class Sampler:
                     if should_stop():
                         raise Stopped
                     self._reveal(arm, current, part, step, alike=alike and step == 0)
-                tiles_done.append(current.cpu())
-        return _counts(torch.cat(tiles_done).numpy())
+                finished.append(current.cpu())
+        return _counts(torch.cat(finished).numpy())
 
     def _reveal(
         self, arm: ArmRequest, current: Tensor, noise: _Noise, step: int, *, alike: bool
     ) -> None:
-        """Draw the genes of one step into `current`, a bucket of genes at a time."""
-        now = noise.step == step
-        if not bool(now.any()):
+        """Draw the genes of one step into `current` [cells, genes], a bucket of genes at a time."""
+        revealed = noise.step == step
+        if not bool(revealed.any()):
             return
         first = self._first_step(arm, current[:1]) if alike else []
+        # Once for all buckets, before any gene is written: genes of one step are drawn given the
+        # earlier steps, independently of each other.
         rows = None if alike else self._rows(arm, current, noise.depth)
         for number, bucket in enumerate(self.network.readout):
-            cell, member = now[:, bucket.genes].nonzero(as_tuple=True)
+            # One entry for each revealed (cell, gene); `member` is the gene's place in the bucket.
+            cell, member = revealed[:, bucket.genes].nonzero(as_tuple=True)
             gene = bucket.genes[member]
             if not len(cell):
                 continue
             if bucket.width == 1:
-                current[cell, gene] = 0
+                current[cell, gene] = 0  # training saw no count of these genes
             elif rows is None:
                 uniform = noise.uniform[cell, gene]
                 current[cell, gene] = inverse_cdf(first[number][member], uniform)
@@ -252,24 +290,30 @@ class Sampler:
         genes = free.shape[1]
         step = np.full((self.tile, genes), -1, np.int16)
         uniform = np.empty((self.tile, genes))
-        known = self.checkpoint.depth_quantiles(arm.context, arm.interventions)
+        # ln UMI at equally spaced ranks of the condition's training cells.
+        quantiles = self.checkpoint.depth_quantiles(arm.context, arm.interventions)
         depth = np.empty(self.tile, np.float32)
         for row in range(self.tile):
             cell = tile_index * self.tile + row
             places = np.flatnonzero(free[row])
             weights = None if self._weights is None else self._weights[places]
+            # Drawn for all genes, then selected: a gene's number does not depend on which others
+            # are free.
             keys = raw(arm.seed, cell, Purpose.ORDER, genes)[places]
             counts = reveal_counts(len(places), arm.steps, self.schedule, weights)
             step[row, places] = reveal_steps(keys, counts, weights)
             uniform[row] = uniforms(arm.seed, cell, Purpose.VALUE, genes)
+            # Paired cells have the same rank, so their depths are the same quantile.
             (rank,) = uniforms(arm.seed, cell, Purpose.DEPTH, 1)
-            depth[row] = np.interp(rank, np.linspace(0, 1, len(known)), known)
+            depth[row] = np.interp(rank, np.linspace(0, 1, len(quantiles)), quantiles)
         return _Noise(*(torch.from_numpy(part) for part in (step, uniform, depth)))
 
     def _rows(self, arm: ArmRequest, current: Tensor, depth: Tensor) -> Rows:
-        """Return what the network makes of the cells, guided against control.
+        """Return the network's rows of the cells, with guidance against control.
 
-        Logits are linear in the rows, so guiding these gives the guided logits, with one product.
+        Classifier-free guidance (paper eq 10): control + (w + 1) (condition - control), w being
+        `arm.guidance`. Logits are linear in the rows, so guided rows give the guided logits with
+        one product of the head instead of two.
         """
         conditions = self.vocabulary.conditions(arm.context, arm.interventions)
         hidden = self._branch(current, conditions, depth)
@@ -279,8 +323,9 @@ class Sampler:
         base = self._branch(current, control, depth)
 
         def guided(cell: Tensor, place: Tensor) -> Tensor:
-            at = base[cell, place].float()
-            return hidden[cell, place].float().sub_(at).mul_(arm.guidance + 1).add_(at)
+            # float32: the difference of two nearly equal bf16 vectors would lose its digits.
+            unguided = base[cell, place].float()
+            return hidden[cell, place].float().sub_(unguided).mul_(arm.guidance + 1).add_(unguided)
 
         return guided
 
@@ -294,6 +339,7 @@ class Sampler:
         key = digest_json(arm.model_dump(include={"context", "interventions", "guidance", "clamp"}))
         with self._first_lock:
             if key not in self._first:
+                # Depth 0: a network that reads depths has no common first step (`sample_tile`).
                 rows = self._rows(arm, start, torch.zeros(1, device=self.device))
                 self._first[key] = [self._sums(b, rows) for b in self.network.readout]
                 size = sum(sums.nbytes for sums in self._first[key])
@@ -305,8 +351,8 @@ class Sampler:
     def _sums(self, bucket: Bucket, rows: Rows) -> Tensor:
         """Return the running sums of all genes of a bucket, in the one cell of `rows`."""
         sums = torch.empty(len(bucket.genes), bucket.width, dtype=torch.float64, device=self.device)
-        every = torch.arange(len(bucket.genes), device=self.device)
-        for logits, part in self.reading.logits(rows, bucket, torch.zeros_like(every), every):
+        members = torch.arange(len(bucket.genes), device=self.device)
+        for logits, part in self.reading.logits(rows, bucket, torch.zeros_like(members), members):
             sums[part] = cumulative(logits)
         return sums
 
@@ -314,7 +360,7 @@ class Sampler:
 def cumulative(logits: Tensor) -> Tensor:
     """Return the running sums of softmax(logits), float64, same shape."""
     probabilities = torch.softmax(logits.double(), dim=-1)
-    # CUDA's cumsum adds in no fixed order, and is refused where that must not be.
+    # CUDA's cumsum adds in no fixed order; torch refuses it under deterministic algorithms.
     return (
         probabilities.cumsum(dim=-1)
         if probabilities.device.type == "cpu"
@@ -324,6 +370,7 @@ def cumulative(logits: Tensor) -> Tensor:
 
 def running_sums(values: Tensor) -> Tensor:
     """Return the running sums of `values` [n, k] over their last axis, as one product."""
+    # Column j of the upper triangular matrix of ones selects values 0 to j.
     width = values.shape[-1]
     return values @ torch.ones(width, width, dtype=values.dtype, device=values.device).triu()
 
@@ -331,15 +378,17 @@ def running_sums(values: Tensor) -> Tensor:
 def inverse_cdf(cdf: Tensor, uniform: Tensor) -> Tensor:
     """Return int64 [n]: the first value whose running sum in `cdf` [n, values] exceeds `uniform`.
 
-    The uniform is scaled by the last running sum, which rounding leaves near one.
+    The value never falls when the uniform grows: cells that share uniforms differ less than
+    independent ones. The uniform is scaled by the last running sum, which rounding leaves near 1.
     """
     target = uniform[:, None] * cdf[:, -1:]
     index = torch.searchsorted(cdf.contiguous(), target, right=True)[:, 0]
+    # Rounding may take the target up to the last running sum itself.
     return index.clamp_(max=cdf.shape[1] - 1)
 
 
 class Tiles(Protocol):
-    """What draws tiles of cells: a `Sampler`, or one that delivers effects."""
+    """A sampler of tiles of cells: `Sampler`, or one that delivers effects."""
 
     tile: int
 
@@ -355,8 +404,9 @@ class Tiles(Protocol):
 
 
 def sample_arm(sampler: Tiles, arm: ArmRequest, workers: int = 1) -> Cells:
-    """Return the cells an arm asks for, computed here, `workers` tiles at a time."""
+    """Return the cells of an arm, computed in this process, `workers` tiles at a time."""
     first, last = arm.first_cell, arm.first_cell + arm.n_cells
+    # Whole tiles, of which the cells at either end are cut off: see the module's docstring.
     tiles = range(first // sampler.tile, (last - 1) // sampler.tile + 1)
     with ThreadPoolExecutor(workers) as pool:
         counts = np.concatenate(list(pool.map(partial(sampler.sample_tile, arm), tiles)))
@@ -365,5 +415,6 @@ def sample_arm(sampler: Tiles, arm: ArmRequest, workers: int = 1) -> Cells:
 
 
 def _counts(values: NDArray[np.int64]) -> NDArray[np.int32]:
+    """Return UMI of tokens, same shape; 0 where MASK, which is a gene that is not measured."""
     hidden = values == tokens.MASK
     return np.where(hidden, 0, tokens.decode(np.where(hidden, 0, values))).astype(np.int32)

@@ -1,10 +1,11 @@
 """How many genes are revealed at each reverse step: fixed beforehand, the same for every cell.
 
-arXiv 2603.25240, 7.2 fixes the counts but does not print the cosine; the masked share after step i
-of N is taken as cos(pi i / 2N), MaskGIT's form. `information` is ours: the same cosine over what
-genes tell of the cell instead of over their number, so that the genes on which the others depend
-come first, a few at a time, and the thousands that tell next to nothing come last, together. Which
-gene comes when depends on no count, so the distribution is the model's whatever the order.
+arXiv 2603.25240, 7.2 fixes the counts but does not print the cosine. Here the masked share after
+step i of N is cos(pi i / 2N), MaskGIT's form (arXiv 2202.04200). `information` is an addition: the
+same cosine over the genes' information about the cell state (`CellState.information`) instead of
+their number. Genes on which the others depend come first, a few at a time; the thousands with
+little information come last, together. The order of genes depends on no count, so the distribution
+is the model's with any schedule.
 """
 
 import numpy as np
@@ -18,18 +19,25 @@ def reveal_counts(
 ) -> NDArray[np.int64]:
     """Return how many of `genes` genes each of `steps` steps reveals, int64 [steps].
 
-    A step may reveal none where there are more steps than genes. `information` needs the genes'
-    `weights` [genes], above 0.
+    A step may reveal none where there are more steps than genes.
+
+    Args:
+        genes: number of masked genes.
+        steps: number of reverse steps.
+        schedule: one of `SCHEDULES`.
+        weights: information of each gene, [genes], above 0; for `information` only.
 
     Raises:
         ValueError: the schedule is not known.
     """
     fraction = np.arange(steps + 1) / steps
+    # `remaining`: genes still masked before each step and after the last one, [steps + 1].
     if schedule == "linear":
         remaining = genes * (1 - fraction)
     elif schedule == "cosine":
         remaining = genes * np.cos(np.pi / 2 * fraction)
     elif schedule == "information" and weights is not None:
+        # Share of the information in the 1, 2, 3, ... most informative genes, ascending.
         information = np.cumsum(-np.sort(-weights)) / weights.sum()
         remaining = genes - np.searchsorted(
             information, 1 - np.cos(np.pi / 2 * fraction), side="right"
@@ -37,9 +45,10 @@ def reveal_counts(
     else:
         message = f"schedule {schedule!r} is not known; it is one of {', '.join(SCHEDULES)}"
         raise ValueError(message)
-    left = np.rint(remaining).astype(np.int64)
-    left[0], left[-1] = genes, 0
-    return -np.diff(left)
+    masked = np.rint(remaining).astype(np.int64)
+    # cos(pi / 2) is not exactly 0, and a share of information not exactly 1.
+    masked[0], masked[-1] = genes, 0
+    return -np.diff(masked)
 
 
 def reveal_steps(
@@ -47,24 +56,31 @@ def reveal_steps(
     counts: NDArray[np.int64],
     weights: NDArray[np.float64] | None = None,
 ) -> NDArray[np.int16]:
-    """Return at which step each of n genes with random `keys` is revealed, int16 [n].
+    """Return the step at which each of n genes is revealed, int16 [n].
 
-    In the order of their keys, as many at each step as `counts` says; of equal keys the first gene
-    comes first. With `weights`, each next gene is drawn with a probability in proportion to its
-    weight (Efraimidis and Spirakis 2006: the smallest of exponentials over weights).
+    Genes come in ascending order of their keys, and of equal keys the first gene comes first. With
+    weights, the next gene is drawn with a probability in proportion to its weight (Efraimidis and
+    Spirakis 2006: ascending order of exponential variables divided by weights).
+
+    Args:
+        keys: random bits, [n].
+        counts: genes that each step reveals, [steps]; their sum is n.
+        weights: above 0, [n]; None = uniformly random order.
     """
     order = keys if weights is None else _exponentials(keys) / weights
     ends = counts.cumsum()[:-1]
     ranked = np.sort(order)
     inner = ends[(ends > 0) & (ends < len(keys))]
+    # Equal keys on both sides of the end of a step: only a stable ranking says which come first.
     if (ranked[inner - 1] == ranked[inner]).any():
         steps = np.empty(len(keys), np.int16)
         steps[np.argsort(order, kind="stable")] = np.repeat(np.arange(len(counts)), counts)
         return steps
-    # A fifth of the time of ranking every gene: only the last one of each step is looked up.
+    # Comparing each key with the last key of each step takes a fifth of the time of ranking all.
     last = ranked[ends[ends > 0] - 1]
     return (np.searchsorted(last, order) + (ends == 0).sum()).astype(np.int16)
 
 
 def _exponentials(keys: NDArray[np.uint64]) -> NDArray[np.float64]:
+    """Return -ln u of the uniforms u in (0, 1) of 64 random bits, as in `contracts.streams`."""
     return -np.log(((keys >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53)

@@ -1,10 +1,10 @@
-"""How typical cells are of a condition, in bits per gene, and where they lie in the trunk.
+"""How typical cells are of a condition, in bits per gene, and their embedding in the trunk.
 
-The bound of arXiv 2603.25240, eq 2, is the mean over k of the mean cost of k hidden genes given the
-others, k uniform over 1 to the number of measured genes. Hiding exactly k genes, with k spread
-evenly over its range, estimates it without bias and with less variance than hiding each gene by
-chance. What is hidden depends on (seed, cell, draw) alone, so a cell's scores under two conditions
-share it and their difference is sharper than either.
+The NLL bound of arXiv 2603.25240, eq 2, is the mean over k of the mean -log2 p of k hidden genes
+given the others, k uniform over 1 to the number of measured genes. Hiding exactly k genes, with k
+stratified over its range, estimates it without bias and with less variance than hiding each gene
+with a probability. Which genes are hidden depends on (seed, cell, draw) alone: scores of a cell
+under two conditions share them, so their difference has less variance than either score.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,6 +23,7 @@ from lingshu_model.network.readout import Bucket
 from lingshu_model.sampling.sampler import Sampler
 
 DRAWS = 8
+"""Strata of k, each with one pass of the network per cell."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,12 @@ class CellScores:
 
     @property
     def bits(self) -> NDArray[np.float64]:
-        """The estimate, [cells]."""
+        """The estimate, bits per measured gene, [cells]."""
         return self.draws.mean(axis=1)
 
     @property
     def error(self) -> NDArray[np.float64]:
-        """Its standard error, [cells], as if the strata were not there: never too small."""
+        """Its standard error, [cells]. It ignores the strata, so it is not too small."""
         n = self.draws.shape[1]
         return (
             self.draws.std(axis=1, ddof=1) / np.sqrt(n)
@@ -64,11 +65,11 @@ def score_cells(
     seed: int = 0,
     draws: int = DRAWS,
 ) -> CellScores:
-    """Return how well the model expects `counts`, UMI [cells, genes], under a condition.
+    """Return the NLL of cells under a condition, bits per measured gene.
 
     Args:
-        sampler: the checkpoint.
-        counts: over its panel.
+        sampler: of the checkpoint.
+        counts: UMI [cells, genes], over its panel.
         measured: bool [genes]; the others are left out.
         context: every context field.
         interventions: none = control.
@@ -77,6 +78,7 @@ def score_cells(
 
     Raises:
         ValueError: counts are negative or not whole, or nothing is measured.
+        ConditionError: the checkpoint has no token for the condition.
     """
     if not measured.any():
         message = "no gene of the panel is measured: there is nothing to score"
@@ -108,7 +110,10 @@ def embed_cells(
     context: Mapping[str, str],
     interventions: Sequence[Intervention] = (),
 ) -> NDArray[np.float32]:
-    """Return float32 [cells, d_model]: the mean of the trunk's gene tokens, nothing hidden."""
+    """Return the embedding of cells, float32 [cells, d_model]: the mean of the trunk's gene tokens.
+
+    Arguments are those of `score_cells`; no gene is hidden.
+    """
     true = torch.from_numpy(tokens.encode(counts))
     true[:, ~torch.from_numpy(measured)] = tokens.MASK
     conditions = sampler.vocabulary.conditions(context, interventions)
@@ -125,14 +130,24 @@ def embed_cells(
 def _hidden(
     seed: int, cells: range, draw: int, draws: int, places: NDArray[np.int64], genes: int
 ) -> Tensor:
-    """Return bool [cells, genes]: exactly k measured genes hidden, k in the draw's stratum."""
+    """Return bool [cells, genes]: exactly k measured genes hidden, k in the draw's stratum.
+
+    Args:
+        seed: of the streams.
+        cells: their numbers in the streams.
+        draw: number of the stratum, 0 to draws - 1.
+        draws: number of strata.
+        places: measured genes, ascending.
+        genes: number of genes.
+    """
     hidden = np.zeros((len(cells), genes), bool)
     n = len(places)
     for row, cell in enumerate(cells):
-        # A lane beyond the genes decides where in its stratum k lies.
+        # One draw more than genes: the last decides where in its stratum k is.
         keys = raw(seed, cell, Purpose.SCORE + draw, genes + 1)
         within = (float(keys[-1] >> np.uint64(11)) + 0.5) * 2.0**-53
         k = min(int((draw + within) / draws * n) + 1, n)
+        # The k genes with the smallest keys are a uniformly random subset.
         hidden[row, places[np.argpartition(keys[places], k - 1)[:k]]] = True
     return torch.from_numpy(hidden)
 
@@ -146,6 +161,7 @@ def _cost(
     with torch.inference_mode():
         with sampler.autocast():
             rows = network(true.masked_fill(hidden, tokens.MASK), conditioned)
+        # float64: sums of 18,080 terms, so that their rounding is far below differences of scores.
         total = torch.zeros(len(true), dtype=torch.float64, device=device)
         for bucket in network.readout:
             total += _bucket_cost(sampler, bucket, rows, true, hidden)
@@ -155,10 +171,12 @@ def _cost(
 def _bucket_cost(
     sampler: Sampler, bucket: Bucket, rows: Tensor, true: Tensor, hidden: Tensor
 ) -> Tensor:
+    """Return the summed nats of a bucket's hidden genes, float64 [cells]."""
     if bucket.width == 1:
+        # The only value has probability 1.
         return rows.new_zeros(len(true), dtype=torch.float64)
     logits = sampler.network.readout.of_bucket(bucket, rows[:, bucket.genes])
-    # Genes not measured here are never hidden; any token will do for them.
+    # MASK at unmeasured genes is no valid index; they are never hidden, so any token will do.
     target = true[:, bucket.genes].clamp(max=bucket.width - 1)
     of_target = logits.gather(-1, target[..., None])[..., 0]
     nats = (logits.logsumexp(dim=-1) - of_target).double()

@@ -1,9 +1,10 @@
 """Features of genes from gene sets: `python -m lingshu_model.train.priors SETS.gmt … --out FILE`.
 
-A gene is the sets it is in, rare sets counting more (the logarithm of how rare), brought to a few
-numbers by a singular value decomposition and to length one. The table is a CSV of symbols and
-numbers, which a training spec names as its `priors`; one made in any other way, from a protein
-language model say, will do as well.
+The table genes x sets holds ln(genes / genes in the set) for a member and 0 otherwise (inverse
+document frequency: a rare set says more). Its rows, at length 1, are reduced by a truncated
+singular value decomposition (latent semantic analysis, Deerwester et al. 1990) and brought to
+length 1 again. The result is a CSV of symbols and numbers, which a training specification names as
+its `priors`; a table from another source, such as a protein language model, works as well.
 """
 
 import csv
@@ -81,10 +82,11 @@ def features_of_sets(sets: Mapping[str, Iterable[str]], width: int) -> dict[str,
     scaled = sparse.csr_matrix(sparse.diags_array(1 / np.maximum(lengths, 1e-9)) @ table)
     # A fixed start makes the table a function of the sets alone.
     start = np.random.Generator(np.random.Philox(0)).standard_normal(min(len(genes), len(sets)))
-    # Typed as returning nothing by what ships without types.
+    # The type stubs lack the return value.
     left, singular, _ = cast("Any", svds(scaled, k=width, v0=start))
     order = np.argsort(-singular)
     x = left[:, order] * singular[order]
+    # The sign of a singular vector is arbitrary: its largest entry is made positive.
     x *= np.sign(x[np.abs(x).argmax(axis=0), np.arange(width)])
     return dict(zip(genes, unit_rows(x), strict=True))
 

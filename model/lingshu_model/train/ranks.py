@@ -1,4 +1,4 @@
-"""Training by several ranks: as many as were asked for, equal shares, one line when one is gone."""
+"""Checks for training by several ranks: their number, equal shares, a rank that has ended."""
 
 import signal
 from collections.abc import Generator
@@ -15,11 +15,11 @@ RANK_LOST = 4
 
 
 class RanksError(ValueError):
-    """There are more or fewer ranks than asked for, or a step cannot be shared among them."""
+    """The number of ranks is not the requested one, or they cannot share a batch evenly."""
 
 
 class RankLostError(Exception):
-    """Another rank is gone; what was saved last is kept."""
+    """Another rank has ended; the last saved state is kept."""
 
 
 def check(accelerator: Accelerator, expected: int | None) -> None:
@@ -36,7 +36,7 @@ def check(accelerator: Accelerator, expected: int | None) -> None:
 def check_share(cells: int, ranks: int) -> None:
     """Refuse a step whose cells the ranks cannot share evenly.
 
-    One rank would otherwise come to a gradient exchange more often than another, and wait for ever.
+    One rank would otherwise reach a gradient exchange more often than another, and wait for ever.
 
     Raises:
         RanksError: `cells` is no multiple of `ranks`.
@@ -51,9 +51,10 @@ def check_share(cells: int, ranks: int) -> None:
 
 @contextmanager
 def together(accelerator: Accelerator) -> Generator[None]:
-    """Turn what comes of another rank's death into one line: gloo's or NCCL's words, or SIGTERM.
+    """Raise one error, with one line of text, when another rank ends.
 
-    The launcher, too, notices that a rank is gone and tells the others to end, often first.
+    Its end shows as an error of gloo or NCCL at the next exchange, or as a SIGTERM: the launcher
+    also notices, often earlier, and sends one to the other ranks.
 
     Raises:
         RankLostError: another rank is gone.
@@ -79,7 +80,7 @@ def together(accelerator: Accelerator) -> Generator[None]:
 
 
 def _lost(rank: int, words: str) -> RankLostError:
-    # It ends by itself now; nothing may cut its last words short.
+    # This rank ends by itself now; the launcher's SIGTERM must not cut its message short.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     return RankLostError(
         f"rank {rank} ends: another rank is gone ({words}). Run the same command again: it goes on "

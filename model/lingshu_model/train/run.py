@@ -1,4 +1,4 @@
-"""A network trained from its start or taken from a checkpoint; effects come after (`finishing`)."""
+"""The network of a run, trained or taken from a checkpoint; effects come later (`finishing`)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from lingshu_model.train.data.cells import TrainingCells
 from lingshu_model.train.initialisation import InitialState, run_digest
 
 VOCABULARY = ("context_fields", "kinds", "targets", "gene_features", "depth")
-"""What `config.json` says of the network's prefix values."""
+"""Fields of `config.json` that describe the network's prefix values."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class Learned:
     """A trained network.
 
     Attributes:
-        network: as it is before sampling.
-        weights: averaged weights by name.
-        vocabulary: what `config.json` says of its prefix values.
+        network: with the weights of the last step.
+        weights: averaged weights by name; empty for a network from a checkpoint.
+        vocabulary: the fields of `config.json` that describe its prefix values.
     """
 
     network: Network
@@ -38,16 +38,20 @@ class Learned:
 def learn(
     initial_state: InitialState, held_out: TrainingCells, folder: Path, accelerator: Accelerator
 ) -> Learned | None:
-    """Train what `initial_state` describes, going on from what `folder` holds; None on other ranks.
+    """Train the network of `initial_state`, resuming from the state in `folder` if there is one.
 
     Args:
         initial_state: the specification and the training cells.
-        held_out: cells with the conditions of `initial_state`, for the logged NLL; may be none.
-        folder: for the state and the log.
-        accelerator: of this rank; the main one returns the network.
+        held_out: cells with the conditions of `initial_state`, for the logged NLL; may be empty.
+        folder: of the state and the log.
+        accelerator: of this rank.
+
+    Returns:
+        The trained network on the main rank, None on the others.
     """
     vocabulary = initial_state.vocabulary
     network = initial_state.network().to(accelerator.device)
+    # The sample is as large as the training itself needs.
     initial_state.forget_sample()
 
     def batches(chosen: TrainingCells) -> loop.CellBatches:
@@ -71,12 +75,12 @@ def learn(
 
 
 def reuse(checkpoint: Checkpoint, panel: Sequence[str]) -> Learned:
-    """Return the network of a checkpoint of either format, without its effect offsets.
+    """Return the network of a checkpoint of format 1 or 2, without effect offsets.
 
-    Control cells have no offsets, so that their network is the same in both formats.
+    Control cells have no effect offset, so their network is the same in both formats.
 
     Raises:
-        CheckpointError: it has no network, or one over other genes than `panel`.
+        CheckpointError: it has no network, or its panel is not `panel`.
     """
     if checkpoint.panel != list(panel):
         message = (

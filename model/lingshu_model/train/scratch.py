@@ -1,7 +1,8 @@
-"""Folders that a training run needs while it works; nothing of them stays behind.
+"""Temporary folders of a training run.
 
-A run that ends, also by SIGTERM, removes its own. What a run left that was killed is removed by the
-next one beside it: a process that uses such a folder holds a lock on a file of its name.
+A run that ends, also by SIGTERM, removes its folders. Those of a killed run are removed by the next
+run in the same place: a process that uses a folder holds a lock on a file of the same name, so an
+unlocked file marks an abandoned folder.
 """
 
 import secrets
@@ -21,10 +22,10 @@ _LOCK = ".lock"
 
 @contextmanager
 def scratch(folder: Path, prefix: str) -> Generator[Path]:
-    """Give a new folder in `folder`, which is removed afterwards.
+    """Yield a new folder in `folder`, which is removed afterwards.
 
     Args:
-        folder: where; what runs that were killed left there is removed too.
+        folder: the parent; folders that killed runs left there are removed too.
         prefix: one of `PREFIXES`.
     """
     remove_abandoned(folder)
@@ -50,15 +51,15 @@ def remove_abandoned(folder: Path) -> None:
 
 
 def end_by_signals() -> None:
-    """Let Ctrl-C, SIGTERM and SIGHUP end this process in order, with the status of shells."""
+    """Let Ctrl-C, SIGTERM and SIGHUP end this process by `SystemExit`, with status 128 + number."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        # Under nohup a hangup is ignored, in the background of a script Ctrl-C, and stays so.
+        # nohup ignores SIGHUP, and a shell ignores SIGINT for background jobs: that is kept.
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _end)
 
 
 def _end(number: int, _frame: FrameType | None) -> None:
-    signal.signal(number, signal.SIG_IGN)  # once is enough: nothing may cut the clean-up short
+    signal.signal(number, signal.SIG_IGN)  # a second signal must not cut the clean-up short
     sys.exit(128 + number)
 
 
@@ -66,4 +67,4 @@ def _locked(path: Path) -> FileLock | None:
     try:
         return try_lock(path, remove=True)
     except NoLocksError:
-        return None  # a file system without any: what a killed run leaves there stays
+        return None  # a file system without locks: folders of killed runs stay there

@@ -1,8 +1,8 @@
 """`python -m lingshu_model.train.split SPEC --data DIR --out DIR`: the parts as h5ad files.
 
-For models that are not ours: they are trained on `train.h5ad`, choose on `validation.h5ad`, and are
-asked for as many cells of each condition as `wanted.json` says; `test.h5ad` and `unseen.h5ad` are
-what their cells are then held against.
+For other models, to compare them on equal terms: they are trained on `train.h5ad`, tuned on
+`validation.h5ad`, and sample as many cells of each condition as `wanted.json` says. Their cells are
+compared with `test.h5ad` and `unseen.h5ad`.
 """
 
 import json

@@ -1,7 +1,8 @@
-"""A training run's state on disk: enough to go on to the exact same weights after a kill.
+"""A training run's state on disk, from which a killed run resumes to exactly the same weights.
 
-One safetensors file, written beside and renamed, so that it is whole or the one before it. Order
-and noise of every step are drawn from (seed, step), so no generator's state needs keeping.
+One safetensors file: weights, their average, both moments of AdamW, and the step. It is written
+under another name and renamed, so a kill leaves the whole new file or the whole old one. Order and
+noise of every step are functions of (seed, step), so no state of a generator is kept.
 """
 
 import os
@@ -32,6 +33,7 @@ def save(path: Path, step: int, digest: str, net: nn.Module, adam: AdamW, ema: P
             partial,
             metadata={"step": str(step), "spec": digest},
         )
+        # Before the rename: otherwise a power failure could leave the new name with no content.
         with partial.open("rb") as handle:
             os.fsync(handle.fileno())
     except BaseException:
@@ -58,6 +60,7 @@ def restore(path: Path, digest: str, net: nn.Module, adam: AdamW, ema: PowerEMA)
             parameter.data.copy_(handle.get_tensor(f"weight/{name}"))
             ema.average[name].copy_(handle.get_tensor(f"average/{name}"))
             adam.state[parameter] = {
+                # AdamW's own counter, which corrects the bias of the moments.
                 "step": torch.tensor(float(step)),
                 "exp_avg": handle.get_tensor(f"first/{name}").to(parameter.device),
                 "exp_avg_sq": handle.get_tensor(f"second/{name}").to(parameter.device),

@@ -1,7 +1,7 @@
 """Training cells: sparse tokens, which genes each source measures, which condition a cell has.
 
-Counts lie in compressed rows, so that 18,080 genes of a hundred thousand cells fit where the
-non-zero ones do. A gene that a source lacks is unmeasured, which is not zero.
+Counts are in compressed rows (CSR): of 18,080 genes most are 0 in a cell, and only the others take
+memory. A gene that a source lacks is unmeasured, which is not zero.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from lingshu_model.network import tokens
 from lingshu_model.train.data.store import Rows
 
 BLOCK = 1024
-"""Cells looked at together where all of them might not fit."""
+"""Cells processed at a time where all of them might not fit in memory."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Condition:
 
     def is_about(self, context: dict[str, str], target: str) -> bool:
         """Return whether this is `target` alone in a context that has the fields `context`."""
-        mine = dict(self.context)
+        fields = dict(self.context)
         targets = [intervention.target for intervention in self.interventions]
-        return targets == [target] and all(mine.get(k) == v for k, v in context.items())
+        return targets == [target] and all(fields.get(k) == v for k, v in context.items())
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,12 @@ class TrainingCells:
     Attributes:
         panel: gene symbols.
         tokens: uint16 [rows, genes] in compressed rows; 0 where zero or unmeasured.
-        index: int64 [cells], each cell's row of `tokens`; a cell may be there more than once.
+        index: int64 [cells], each cell's row of `tokens`; a row may occur more than once.
         source: int64 [cells], an index into `measured`.
         measured: bool [sources, genes].
         condition: int64 [cells], an index into `conditions`.
         conditions: control conditions first, then perturbed ones, sorted.
-        replicate: str [cells], the replicate of each; "" where none is named. None: of none.
+        replicate: str [cells], the replicate of each; "" where none is named. None = no replicates.
     """
 
     panel: tuple[str, ...]
@@ -86,6 +86,7 @@ class TrainingCells:
 
     def dense(self, rows: NDArray[np.int64]) -> NDArray[np.uint16]:
         """Return tokens uint16 [rows, genes], MASK where unmeasured."""
+        # Sparse rows have 0 both for a count of 0 and for an unmeasured gene.
         out = self.tokens[self.index[rows]].toarray()
         out[~self.measured[self.source[rows]]] = tokens.MASK
         return out
@@ -97,11 +98,12 @@ class TrainingCells:
     def umi(self, dtype: DTypeLike = np.float32) -> Rows:
         """Return decoded UMI [cells, genes] in compressed rows."""
         rows = self.matrix
+        # Token 0 decodes to 0, so the same entries are non-zero.
         data = tokens.LOWER_EDGES.astype(dtype)[rows.data]
         return sparse.csr_matrix((data, rows.indices, rows.indptr), rows.shape)
 
     def depth(self) -> NDArray[np.float64]:
-        """Return UMI per cell over its measured genes, at least 1."""
+        """Return UMI per cell over its measured genes, float64 [cells], at least 1."""
         totals = [np.asarray(b.umi().sum(axis=1), np.float64).ravel() for b in self.blocks()]
         return np.maximum(np.concatenate(totals), 1.0)
 
@@ -117,25 +119,33 @@ def controls(cells: TrainingCells) -> dict[tuple[tuple[str, str], ...], int]:
 
 
 def add_shams(cells: TrainingCells, count: int, seed: int) -> TrainingCells:
-    """Return the cells and, below them, `count` random control subsets under null labels.
+    """Return the cells and, after them, `count` random control subsets under null labels.
 
-    Each subset is as large as the median perturbed condition, drawn without replacement from the
-    control cells of one context: of a context that was perturbed, the one with the most control
-    cells. What the model makes of it is its null.
+    Each subset is as large as the median perturbed condition and is drawn without replacement from
+    the control cells of one context: of the perturbed contexts the one with the most control cells.
+    The effects that a model gives to null labels are its null distribution.
+
+    Args:
+        cells: training cells.
+        count: number of subsets; 0 = return `cells`.
+        seed: of the draw.
     """
     if not count:
         return cells
     sizes = [len(cells.rows(i)) for i, c in enumerate(cells.conditions) if c.interventions]
     perturbed = {c.context for c in cells.conditions if c.interventions}
-    where = controls(cells)
-    chosen = [i for context, i in where.items() if context in perturbed] or [*where.values()]
-    home = max(chosen, key=lambda i: (len(cells.rows(i)), -i))
-    control = cells.rows(home)
+    by_context = controls(cells)
+    candidates = [i for context, i in by_context.items() if context in perturbed]
+    candidates = candidates or [*by_context.values()]
+    # Of equal numbers of cells the first condition, so that the choice is a function of the cells.
+    chosen = max(candidates, key=lambda i: (len(cells.rows(i)), -i))
+    control = cells.rows(chosen)
+    # At most half of the control cells: a larger subset would hardly differ from all of them.
     size = min(int(np.median(sizes)) if sizes else len(control) // 2, len(control) // 2)
     generator = np.random.Generator(np.random.Philox(key=[seed, 2]))
     subsets = [generator.choice(control, size, replace=False) for _ in range(count)]
     shams = [
-        Condition(cells.conditions[home].context, (Intervention(kind="sham", target=name),))
+        Condition(cells.conditions[chosen].context, (Intervention(kind="sham", target=name),))
         for name in (f"sham-{i:02d}" for i in range(count))
     ]
     labels = [np.full(size, len(cells.conditions) + i) for i in range(count)]

@@ -1,7 +1,7 @@
-"""Which labels usually mean control cells, in the words of published data sets.
+"""Labels that usually mean control cells, collected from published data sets.
 
-`STRONG` labels mean nothing else. `WEAK` ones name a harmless target or a reporter, which is the
-control of a data set that has no strong one.
+`_STRONG` labels have no other meaning. `_WEAK` labels name a safe-harbour target or a reporter,
+which is the control of a data set without a strong label.
 """
 
 import re
@@ -38,7 +38,7 @@ def may_mean_control(label: str) -> bool:
 
 
 def _plain(label: str) -> str:
-    """Return what spellings of a label share: `nontargeting01` of `Non-Targeting_01`."""
+    """Return a label's letters and digits in lower case: `nontargeting01` of `Non-Targeting_01`."""
     bare = _SEQUENCE.sub("", label)
     bare = re.sub(r"\(.*?\)", "", bare)  # `vehicle (DMSO)`
     return re.sub(r"[^a-z0-9]", "", bare.casefold())

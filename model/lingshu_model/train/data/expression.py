@@ -1,4 +1,7 @@
-"""Summaries of training cells that the network starts from: frequencies, components, maxima."""
+"""Summaries of training cells for the initialisation: frequencies, components, largest tokens.
+
+A level is ln(1 + c m / N): the count c of a cell with N UMI in all, at the median depth of m UMI.
+"""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +18,7 @@ from lingshu_model.train.data.store import Rows
 
 Floats = NDArray[np.float64]
 LEVELS: Floats = np.log1p(LOWER_EDGES.astype(np.float64))
+"""ln(1 + count) of each token, [281]."""
 
 
 def histogram(cells: TrainingCells, rows: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
@@ -23,10 +27,12 @@ def histogram(cells: TrainingCells, rows: NDArray[np.int64] | None = None) -> ND
     genes = len(cells.panel)
     counts = np.zeros(genes * VOCABULARY, np.int64)
     for block in chosen.blocks():
-        counts_matrix = block.matrix
-        flat = counts_matrix.indices.astype(np.int64) * VOCABULARY + counts_matrix.data
+        matrix = block.matrix
+        # One number for each (gene, token), so that one bincount counts them all.
+        flat = matrix.indices.astype(np.int64) * VOCABULARY + matrix.data
         counts += np.bincount(flat, minlength=len(counts))
     counts = counts.reshape(genes, VOCABULARY)
+    # Zeros are not stored: they are the cells that measure the gene less those with another token.
     n = np.bincount(chosen.source, minlength=len(cells.measured)) @ cells.measured.astype(np.int64)
     counts[:, 0] = n - counts[:, 1:].sum(axis=1)
     return counts
@@ -39,16 +45,24 @@ def largest_tokens(counts: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def log_frequencies(counts: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Return smoothed log frequencies [genes, 281], centred on each gene's value at 0."""
-    # Unseen values keep a small, falling share, so that the tail stays reachable.
+    """Return smoothed log frequencies [genes, 281], less each gene's log frequency of token 0."""
+    # Pseudo-counts, half a cell at token 0 and falling, 1e-4 at least: log 0 would be a logit of
+    # minus infinity, which no gradient can change.
     smooth = counts + 0.5 * 0.8 ** np.arange(VOCABULARY) + 1e-4
     log = np.log(smooth / smooth.sum(axis=1, keepdims=True))
+    # A constant over tokens cancels in the softmax; less it, 0 means "as frequent as token 0".
     return (log - log[:, :1]).astype(np.float32)
 
 
 @dataclass(frozen=True)
 class Levels:
-    """ln(1 + UMI at the median depth) of cells, sparse, and its moments over measured genes."""
+    """Levels of cells and their moments over the cells that measure a gene.
+
+    Attributes:
+        values: float64 [cells, genes] in compressed rows.
+        source: int64 [cells], an index into `measured`.
+        measured: bool [sources, genes].
+    """
 
     values: Rows
     source: NDArray[np.int64]
@@ -58,7 +72,7 @@ class Levels:
     def of(cls, cells: TrainingCells, median: float) -> "Levels":
         """Return the levels of `cells` brought to the depth `median` UMI."""
         umi = cells.umi()
-        # In place: a sample fills much of the memory there is.
+        # In place: a sample may take much of the memory.
         levels = np.repeat(median / cells.depth(), np.diff(umi.indptr))
         levels *= umi.data
         np.log1p(levels, out=levels)
@@ -86,31 +100,44 @@ class Levels:
         """Variance over the cells that measure the gene, [genes]."""
         squared = _like(self.values, self.values.data**2)
         squares = np.asarray(squared.sum(axis=0), np.float64).ravel() / self.n
+        # The difference of two sums may round to just below 0 for a gene that does not vary.
         return np.maximum(squares - self.mean**2, 0.0)
 
 
 def _like(matrix: Rows, data: Floats) -> Rows:
-    """Return a matrix of other values in the places of `matrix`, which are not copied."""
+    """Return a matrix with the values `data` at the positions of `matrix`, which are not copied."""
     return sparse.csr_matrix((data, matrix.indices, matrix.indptr), matrix.shape)
 
 
 @dataclass(frozen=True)
 class Components:
-    """Principal components of levels: loadings [genes, rank], unit columns, and score spreads."""
+    """Principal components of levels.
+
+    Attributes:
+        loadings: [genes, rank], columns of length 1, the largest entry positive.
+        spread: standard deviation of the scores, [rank].
+    """
 
     loadings: Floats
     spread: Floats
 
 
 def components(levels: Levels, rank: int) -> Components:
-    """Return the leading components; an unmeasured gene counts as its mean.
+    """Return the leading principal components; an unmeasured gene counts as its mean.
 
-    With fewer cells or genes than `rank` asks for, the rest are zero.
+    With `rank` or fewer cells or genes, the loadings of the last components are zero.
+
+    Args:
+        levels: of the training cells.
+        rank: number of components.
     """
     cells, genes = levels.values.shape
     centre = np.nan_to_num(levels.mean)
+    # The mean of what a source measures, [sources, genes]: an unmeasured gene, which is 0 in `x`,
+    # has 0 subtracted and so deviates from its mean by nothing.
     means = levels.measured * centre
     x = levels.values
+    # Products with the centred matrix x - means[source]; that matrix itself would be dense.
 
     def forward(v: Floats) -> Floats:
         v = np.ravel(v)
@@ -122,7 +149,7 @@ def components(levels: Levels, rank: int) -> Components:
         return x.T @ y - means.T @ per_source
 
     kept = min(rank, min(cells, genes) - 1)
-    # scipy's types know neither of these as it documents them.
+    # scipy's type stubs do not agree with its documentation of these two.
     make: Any = LinearOperator
     decompose: Any = svds
     operator = make((cells, genes), matvec=forward, rmatvec=backward, dtype=np.float64)
@@ -131,12 +158,13 @@ def components(levels: Levels, rank: int) -> Components:
     _, singular, v = decompose(operator, k=kept, v0=start)
     order = np.argsort(-singular)
     loadings, spread = np.zeros((genes, rank)), np.ones(rank)
+    # svds guarantees no order of the singular values.
     loadings[:, :kept] = _signed(v[order].T)
     spread[:kept] = np.maximum(singular[order] / np.sqrt(cells), 1e-6)
     return Components(loadings, spread)
 
 
 def _signed(loadings: Floats) -> Floats:
-    """Return the columns with their largest entry positive: a component has no sign of its own."""
+    """Return columns with their largest entry positive; the sign of a component is arbitrary."""
     peak = loadings[np.abs(loadings).argmax(axis=0), np.arange(loadings.shape[1])]
     return loadings * np.where(peak < 0, -1.0, 1.0)

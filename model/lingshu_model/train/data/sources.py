@@ -1,4 +1,4 @@
-"""Training cells read from h5ad files, and which of them are kept out."""
+"""Training cells read from h5ad files, and their split into parts."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -24,8 +24,9 @@ FEWEST_GENES = 2
 FEW_CELLS = 10
 GENETIC = ("knockout", "crispri", "crispra")
 LARGEST = 10_000_000
-"""Counts beyond this are no molecules of one cell."""
+"""Largest count: no cell has as many molecules of a gene."""
 ROUNDING = 1e-9
+"""Share of the mean square below which a variance is rounding, not variation."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,10 @@ class Parts:
     """Row numbers of the cells of each part, ascending.
 
     Attributes:
-        train: what the weights are learned from.
-        validation: what settings are chosen on, stratified by condition.
-        test: what nothing is chosen on, stratified by condition.
-        unseen: the cells of conditions that are never trained on.
+        train: cells that weights and effects are computed from.
+        validation: cells that settings are chosen on, stratified by condition.
+        test: cells that nothing is chosen on, stratified by condition.
+        unseen: the cells of conditions that are kept out of training.
     """
 
     train: NDArray[np.int64]
@@ -47,7 +48,7 @@ class Parts:
 
 @dataclass(frozen=True)
 class _Part:
-    """What is taken of one open file."""
+    """One open file: its cells, and panel index -> column of its genes."""
 
     file: H5ad
     cells: Labelled
@@ -225,6 +226,7 @@ def _check(cells: TrainingCells, names: str) -> None:
         message = f"{names}: the counts are 0 everywhere"
         raise DataError(message)
     mean, square = totals / len(cells)
+    # Variance of each gene, [genes], compared with what rounding leaves of it.
     if not (square - mean**2 > ROUNDING * square).any():
         message = f"{names}: all cells have the same counts, so that there is nothing to learn"
         raise DataError(message)
@@ -253,7 +255,7 @@ def _comparable(cells: TrainingCells) -> tuple[TrainingCells, list[str]]:
 
 
 def _remarks(cells: TrainingCells) -> list[str]:
-    """Return what is odd about the cells of all sources together."""
+    """Return warnings about the cells of all sources together, a sentence each."""
     notes: list[str] = []
     few = [c for i, c in enumerate(cells.conditions) if 0 < len(cells.rows(i)) < FEW_CELLS]
     if few:

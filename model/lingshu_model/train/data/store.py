@@ -1,6 +1,6 @@
 """Compressed rows gathered block by block, in memory or in files, and read back by row.
 
-Rows in files are mapped, so that a matrix larger than memory takes what its rows in use take.
+Files are memory-mapped, so a matrix larger than memory takes only the memory of its rows in use.
 """
 
 from collections.abc import Iterable, Sequence
@@ -38,6 +38,7 @@ def gathered(blocks: Iterable[Rows], columns: int, folder: Path | None) -> Rows:
     if not indptr[-1]:
         return sparse.csr_matrix((len(indptr) - 1, columns), dtype=np.uint16)
     parts: list[Any] = [np.memmap(folder / name, kind, "r") for name, kind in _PARTS.items()]
+    # Half the memory where positions fit.
     if indptr[-1] <= np.iinfo(np.int32).max:
         indptr = indptr.astype(np.int32)
     return Stored(parts[0], parts[1], indptr, columns)
@@ -45,9 +46,9 @@ def gathered(blocks: Iterable[Rows], columns: int, folder: Path | None) -> Rows:
 
 @dataclass(frozen=True)
 class Stored:
-    """Compressed rows in files: those asked for are copied into memory.
+    """Compressed rows in files; indexing copies the chosen rows into memory.
 
-    Beyond 2^31 counts scipy's own would copy all column numbers for every row asked for.
+    Beyond 2^31 counts scipy's own class would copy all column numbers at every indexing.
     """
 
     data: NDArray[np.uint16]
