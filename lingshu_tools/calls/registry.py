@@ -7,7 +7,7 @@ first asked, not at import.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic.fields import FieldInfo
 
 from lingshu_tools.calls.results import Result, render
-from lingshu_tools.calls.schemas import published_input
+from lingshu_tools.calls.schemas import published_input, published_output
 from lingshu_tools.calls.waiting import Pending
 
 if TYPE_CHECKING:
@@ -127,7 +127,10 @@ class ToolSpec:
 
     @property
     def output_schema(self) -> dict[str, Any]:
-        """JSON schema of the result, self-contained and without titles."""
+        """JSON schema of the result, self-contained and without titles; the whole of it.
+
+        What clients list is `published_outputs`.
+        """
         return _slim(self.result.model_json_schema(mode="serialization"))
 
 
@@ -150,6 +153,13 @@ def registry() -> Mapping[str, ToolSpec]:
         spec for m in modules if find_spec(m) and (spec := getattr(import_module(m), "SPEC", None))
     ]
     return MappingProxyType({spec.name: spec for spec in specs})
+
+
+def published_outputs(specs: Iterable[ToolSpec]) -> dict[str, dict[str, Any]]:
+    """Return the output schemas that are listed for these tools, in their order."""
+    known: set[str] = set()
+    shared = Result.model_fields
+    return {spec.name: published_output(spec.output_schema, shared, known) for spec in specs}
 
 
 def _slim(schema: Any) -> Any:

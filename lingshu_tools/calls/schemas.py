@@ -7,7 +7,7 @@ these subsets; what is accepted is decided by the argument models alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 INPUT_KEYS: Final = (
@@ -110,3 +110,65 @@ def _one_type(node: Mapping[str, Any], defs: Mapping[str, Any], place: str) -> d
         raise TypeError(message)
     rest = {key: value for key, value in node.items() if key != "anyOf"}
     return _one_type(options[0], defs, place) | rest
+
+
+def published_output(
+    schema: Mapping[str, Any], shared: Collection[str], known: set[str]
+) -> dict[str, Any]:
+    """Return the schema of a tool's result as it is published: short, and without references.
+
+    What several results have in common is spelled out in the first of them that is listed.
+
+    Args:
+        schema: of the result, with every view in `$defs`.
+        shared: the fields that every result has.
+        known: names of the views and fields that a tool listed before spells out: such a view is a
+            plain object here, such a shared field is left out. Those spelled out here are added.
+    """
+    defs, fields = schema.get("$defs", {}), schema["properties"]
+    properties = {
+        name: _brief(field, defs, known)
+        for name, field in fields.items()
+        if name not in known or name not in shared
+    }
+    known.update(name for name in properties if name in shared)
+    return {"type": "object", "properties": properties, "required": list(schema["required"])}
+
+
+def _brief(node: Mapping[str, Any], defs: Mapping[str, Any], known: set[str]) -> dict[str, Any]:
+    if "$ref" in node:
+        name = node["$ref"].rsplit("/", 1)[-1]
+        if name in known:
+            return {"type": "object"}
+        known.add(name)
+        return _brief(defs[name], defs, known)
+    if "anyOf" in node:
+        return _brief_union(node, defs, known)
+    if "const" in node:
+        return {"enum": [node["const"]]}
+    brief = {key: node[key] for key in ("type", "enum") if key in node}
+    if "enum" in brief:
+        del brief["type"]
+    if "description" in node and "properties" not in node:
+        brief["description"] = node["description"]
+    if "properties" in node:
+        fields = node["properties"].items()
+        brief["properties"] = {name: _brief(field, defs, known) for name, field in fields}
+    items = _brief(node["items"], defs, known) if "items" in node else {}
+    return brief | ({"items": items} if items else {})
+
+
+def _brief_union(
+    node: Mapping[str, Any], defs: Mapping[str, Any], known: set[str]
+) -> dict[str, Any]:
+    """Return one schema for several, that of every value: what is common to them."""
+    options = [_brief(option, defs, known) for option in node["anyOf"]]
+    values = [option for option in options if option.get("type") != "null"]
+    types = sorted({option.get("type", "") for option in options})
+    whole: dict[str, Any] = dict(values[0]) if len(values) == 1 else {}
+    if "enum" in whole:
+        whole["enum"] = [*whole["enum"], *([None] if len(values) < len(options) else [])]
+    elif "" not in types:
+        whole["type"] = types[0] if len(types) == 1 else types
+    described = {"description": node["description"]} if "description" in node else {}
+    return whole | described
