@@ -14,6 +14,7 @@ from lingshu_tools.experiments.workspace import Workspace
 from lingshu_tools.ledger import Experiment, Ledger, NewExperiment
 from lingshu_tools.system.deadline import remaining
 
+ASK_ABOVE_S = 600.0
 _LOCK_S = 10.0
 _LAUNCH_S = 5.0
 """The longest time between the begin of an experiment and its being at work, in one call."""
@@ -36,6 +37,14 @@ class App(Workspace):
     """What tools run on; thread-safe as far as its parts are."""
 
     budget = Budget()
+
+    @property
+    def ask_above_s(self) -> float | None:
+        """Estimated seconds of computing above which a call needs `max_seconds`; None: never.
+
+        An agent is asked before it spends more; a person at a terminal or in Python is not.
+        """
+        return ASK_ABOVE_S if self.door == "mcp" else None
 
     @Lazy
     def runner(self) -> Runner:

@@ -2,8 +2,9 @@
 
 LingshuError
 ├── InputError            the caller can mend it: value, what is allowed, what to do next
-│   └── NotFoundError     an id, a checkpoint or a gene that does not exist
-│       └── MissingCheckpointError  the one that a row names by its digest is not here
+│   ├── NotFoundError     an id, a checkpoint or a gene that does not exist
+│   │   └── MissingCheckpointError  the one that a row names by its digest is not here
+│   └── CostError         the call would take longer than it may without being asked for
 ├── EngineError           the engine could not be reached, started or finish an arm
 │   ├── EngineBusyError   not now: it does not answer, or others use it; work is tried again
 │   ├── CellsGoneError    the engine no longer keeps the cells; they are computed again
@@ -43,6 +44,18 @@ class NotFoundError(InputError):
 
 class MissingCheckpointError(NotFoundError):
     """The checkpoint that a ledger row names by its digest is not here; the message says both."""
+
+
+class CostError(InputError):
+    """The estimate of a call is above what it may take; nothing was begun.
+
+    Attributes:
+        seconds: the estimated seconds of computing.
+    """
+
+    def __init__(self, message: str, seconds: float) -> None:
+        super().__init__(message)
+        self.seconds = seconds
 
 
 class EngineError(LingshuError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
@@ -14,9 +15,15 @@ from pydantic import ValidationError
 from lingshu_model.contracts import CheckpointError
 from lingshu_tools.calls.argument_errors import teach
 from lingshu_tools.calls.mending import unpacked, without_injected
-from lingshu_tools.calls.registry import Arguments, ToolSpec, registry
+from lingshu_tools.calls.registry import (
+    TOOL_NAMES,
+    Arguments,
+    ToolSpec,
+    example_call,
+    registry,
+)
 from lingshu_tools.calls.results import ErrorResult, Result
-from lingshu_tools.calls.waiting import Pending, Watch, wait_until_over
+from lingshu_tools.calls.waiting import Pending, Watch, wait_until_over, waiting
 from lingshu_tools.errors import (
     InputError,
     InternalError,
@@ -92,21 +99,39 @@ def start(app: App, tool: str, arguments: Mapping[str, Any]) -> Result | Waiting
     def work() -> Result | Waiting:
         spec = find_tool(tool)
         parsed = parse(spec, arguments)
-        limit = begin + getattr(parsed, "wait_s", 0.0) + GRACE_S
-        with time_limit(limit - time.monotonic()), recording() as recorded:
+        wait_s = getattr(parsed, "wait_s", 0.0)
+        limit = begin + wait_s + GRACE_S
+        with time_limit(limit - time.monotonic()), waiting(wait_s), recording() as recorded:
             begun = _unless_incident(spec.name, recorded, lambda: spec.run(app, parsed))
         if isinstance(begun, Pending):
-            return _waiting(spec.name, recorded, begun, begin, limit)
+            return _waiting(spec.name, recorded, begun, begin, limit, wait_s)
         return plain_result(begun)
 
-    return _plainly(work)
+    try:
+        return _plainly(work)
+    except InputError as error:
+        error.args = (_with_example(app, tool, str(error)),)
+        raise
+
+
+def _with_example(app: App, tool: str, text: str) -> str:
+    """Return the text of a refused call with one that is valid, unless it shows one already."""
+    if re.search(rf"\b({'|'.join(TOOL_NAMES)})\(", text):
+        return text
+    example = example_call(app, tool)
+    return f"{text}\nA valid call: {example}" if example else text
 
 
 def _waiting(
-    tool: str, recorded: list[str], pending: Pending[Any], begin: float, limit: float
+    tool: str,
+    recorded: list[str],
+    pending: Pending[Any],
+    begin: float,
+    limit: float,
+    wait_s: float,
 ) -> Waiting:
     def work() -> Result:
-        with time_limit(limit - time.monotonic()):
+        with time_limit(limit - time.monotonic()), waiting(wait_s):
             return plain_result(_unless_incident(tool, recorded, pending.finish))
 
     until = begin + pending.wait_s

@@ -42,6 +42,17 @@ TOOL_NAMES = (
 )
 
 
+CORE = (
+    "describe_model",
+    "find_genes",
+    "perturb_cells",
+    "run_screen",
+    "get_experiment",
+    "plot_experiment",
+)
+"""The tools that are enough for a question and its answer: few enough for a small model."""
+
+
 class Arguments(BaseModel):
     """Base of every tool's input: unknown fields, `"5"` for 5, and NaN are errors.
 
@@ -153,6 +164,11 @@ def registry() -> Mapping[str, ToolSpec]:
         spec for m in modules if find_spec(m) and (spec := getattr(import_module(m), "SPEC", None))
     ]
     return MappingProxyType({spec.name: spec for spec in specs})
+
+
+def example_call(app: App, tool: str) -> str | None:
+    """Return a valid call of a tool in this home, for the text of a refused one."""
+    return import_module("lingshu_tools.tools.example_calls").example(app, tool)
 
 
 def published_outputs(specs: Iterable[ToolSpec]) -> dict[str, dict[str, Any]]:

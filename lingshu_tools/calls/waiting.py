@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -18,6 +19,9 @@ from lingshu_tools.errors import LingshuError
 from lingshu_tools.system.deadline import time_limit
 
 R = TypeVar("R", bound=Result, covariant=True)
+SHORT_WAIT_S = 4
+"""Seconds that every client lets a call take; the strictest cuts it off after 5."""
+_wait_s: ContextVar[float] = ContextVar("lingshu_wait_s", default=0)
 POLL_S = 0.5
 """How late an outcome that another process sealed is noticed; those of this process are announced.
 """
@@ -25,6 +29,25 @@ _PAUSE_S = 0.01
 """The least time between two looks, so that many announcements share one."""
 _CHECK_S = 2.0
 """How long one look may wait for a locked ledger."""
+
+
+@contextmanager
+def waiting(wait_s: float) -> Generator[None]:
+    """Remember how long the call in this context may wait."""
+    token = _wait_s.set(wait_s)
+    try:
+        yield
+    finally:
+        _wait_s.reset(token)
+
+
+def next_wait_s() -> float:
+    """Return the `wait_s` that a next step advises.
+
+    A client that asked for a longer wait gets the answer of it, so it may wait as long again.
+    """
+    wait_s = max(_wait_s.get(), SHORT_WAIT_S)
+    return int(wait_s) if wait_s == int(wait_s) else wait_s
 
 
 @dataclass(frozen=True)

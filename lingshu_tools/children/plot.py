@@ -6,6 +6,7 @@ numbers give equal files.
 
 import math
 from collections.abc import Callable, Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,12 +16,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from PIL import Image
 
 from lingshu_tools.children.labels import label_points
 from lingshu_tools.report.csv_tables import write_csv
 
 BLUE, ORANGE, GREEN, GREY, DARK = "#0072B2", "#D55E00", "#009E73", "#9a9a9a", "#222222"
-DPI = 200
+DPI = (200, 150, 120, 100, 80, 60)
+"""Pixels per inch: the first with which a picture is small enough."""
+MAX_PNG = 60_000
+"""Bytes; a client may put a picture into the context of a model, as base64."""
+_COLOURS = 32
 _MARGIN = 0.12  # inches
 # These choose a backend or need one; none of them is seen in a file.
 _NOT_OF_A_PICTURE = ("backend", "backend_fallback", "interactive", "toolbar", "timezone")
@@ -56,11 +62,29 @@ def run(job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     # Whatever a user's matplotlibrc says, a picture starts from matplotlib's own defaults.
     with mpl.rc_context(cast("Any", defaults | STYLE)):
         figure, left = DRAWINGS[job["kind"]](job)
-        figure.savefig(folder / f"{job['name']}.png", dpi=DPI, metadata={"Software": None})
+        width, height = write_png(figure, folder / f"{job['name']}.png")
         nothing = {"Date": None, "Creator": None}
         figure.savefig(folder / f"{job['name']}.svg", metadata=nothing)
-        width, height = (round(side * DPI) for side in figure.get_size_inches())
     return {"width": width, "height": height, "unlabelled": left}
+
+
+def write_png(figure: Figure, path: Path) -> tuple[int, int]:
+    """Write a picture of at most `MAX_PNG` bytes and return its width and height in pixels.
+
+    A picture that is larger is drawn with fewer pixels; for print there is the SVG.
+    """
+    for dpi in DPI:
+        drawn = BytesIO()
+        figure.savefig(drawn, dpi=dpi, metadata={"Software": None})
+        # Few colours and flat areas: a palette loses nothing that is seen.
+        whole = Image.open(drawn).convert("RGB")
+        picture = whole.quantize(_COLOURS, kmeans=1, dither=Image.Dither.NONE)
+        small = BytesIO()
+        picture.save(small, "PNG", optimize=True, dpi=(dpi, dpi))
+        if small.tell() <= MAX_PNG or dpi == DPI[-1]:
+            path.write_bytes(small.getvalue())
+            return picture.size
+    raise AssertionError(DPI)
 
 
 def ranking(job: Mapping[str, Any]) -> tuple[Figure, list[str]]:

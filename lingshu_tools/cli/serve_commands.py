@@ -13,15 +13,29 @@ MAX_CELLS = 1_000_000
 @click.group(invoke_without_command=True)
 @click.option("--http", metavar="HOST:PORT", help="Serve over HTTP on a loopback address.")
 @click.option("--no-token", is_flag=True, help="Let every user of this machine in over HTTP.")
+@click.option(
+    "--tools",
+    type=click.Choice(["all", "core"]),
+    default="all",
+    show_default=True,
+    help="All tools, or six for small models.",
+)
 @click.option("--max-calls", type=click.IntRange(1), help="Calls that may wait at a time.")
 @with_home
 @click.pass_context
-def serve(ctx: click.Context, http: str | None, no_token: bool, max_calls: int | None) -> None:  # noqa: FBT001 - click's
+def serve(
+    ctx: click.Context,
+    http: str | None,
+    no_token: bool,  # noqa: FBT001 - click's
+    tools: str,
+    max_calls: int | None,
+) -> None:
     """Serve the tools to an MCP client (stdio; the same as `lingshu-mcp`)."""
     if ctx.invoked_subcommand is not None:
         return
     arguments = ["--http", http] if http else []
     arguments += ["--no-token"] if no_token else []
+    arguments += ["--tools", tools] if tools != "all" else []
     arguments += ["--max-calls", str(max_calls)] if max_calls else []
     become("lingshu_mcp", arguments, extra="mcp")
 

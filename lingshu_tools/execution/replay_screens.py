@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lingshu_tools.calls.results import call_text
+from lingshu_tools.calls.waiting import next_wait_s
 from lingshu_tools.errors import EngineError, InputError
 from lingshu_tools.execution.screens import candidates_of
 from lingshu_tools.experiments.designs import design_of, row_like
@@ -60,7 +62,7 @@ def begin_replays(workspace: Workspace, ledger: Ledger, screen_id: str) -> list[
     if not originals:
         message = (
             f"{screen_id!r} has no finished experiment to compare a replay with. "
-            f'run_screen(screen_id="{screen_id}", wait_s=45) goes on with it.'
+            f"{call_text('run_screen', screen_id=screen_id, wait_s=next_wait_s())} goes on with it."
         )
         raise InputError(message)
     design = design_of(workspace, originals[0])

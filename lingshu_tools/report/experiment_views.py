@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lingshu_tools.calls.results import Progress, call_text
+from lingshu_tools.calls.waiting import next_wait_s
 from lingshu_tools.execution.resuming import newest
 from lingshu_tools.experiments.designs import Design, design_of
 from lingshu_tools.experiments.lookup import locate
@@ -19,8 +20,6 @@ from lingshu_tools.report.evidence import evidence_view, support_view
 
 if TYPE_CHECKING:
     from lingshu_tools.app import App
-
-POLL_S = 30
 
 
 @dataclass(frozen=True)
@@ -138,7 +137,7 @@ def _again(record: Shown) -> str:
     if not record.ledger.read_only:
         later = newest(record.ledger, row)
         if later.id != row.id:
-            shows = call_text("get_experiment", id=later.id, wait_s=POLL_S)
+            shows = call_text("get_experiment", id=later.id, wait_s=next_wait_s())
             return f"{shows} shows the experiment begun in its place."
         if row.position is not None:
             again = call_text("run_screen", screen_id=row.parent)
@@ -168,5 +167,5 @@ def _go_on(record: Shown, *, again: bool) -> str:
     if record.ledger.read_only:
         run = call_text("replay_experiment", id=record.experiment.id)
         return f"{run} runs it in this home, as a new experiment."
-    wait = call_text("get_experiment", id=record.experiment.id, wait_s=POLL_S)
+    wait = call_text("get_experiment", id=record.experiment.id, wait_s=next_wait_s())
     return f"{wait} {'tries again' if again else 'waits for the result'}."

@@ -3,7 +3,7 @@
 from lingshu_tools.app import App
 from lingshu_tools.calls.registry import Arguments, ToolSpec
 from lingshu_tools.calls.results import Result, call_text
-from lingshu_tools.calls.waiting import Pending
+from lingshu_tools.calls.waiting import Pending, next_wait_s
 from lingshu_tools.errors import InputError
 from lingshu_tools.execution.cancelling import cancel_all
 from lingshu_tools.execution.replay_screens import unfinished_replays
@@ -70,7 +70,8 @@ def _next_step(name: str, *, late: bool, trouble: bool) -> str:
     if trouble:
         return f"{call_text('cancel_experiment', id=name)} tells the engine again."
     if late:
-        return f"{call_text('get_experiment', id=name, wait_s=5)} shows when it has stopped."
+        wait = call_text("get_experiment", id=name, wait_s=next_wait_s())
+        return f"{wait} shows when it has stopped."
     return f"{call_text('get_experiment', id=name)} shows what was kept, and how to go on."
 
 

@@ -1,5 +1,6 @@
 """Arguments and views that several tools share."""
 
+import math
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -7,10 +8,11 @@ from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
 from lingshu_model.contracts import MAX_CELLS, MAX_SEED, Intervention
 from lingshu_model.contracts.messages import Kind
-from lingshu_tools.app import App
+from lingshu_tools.app import ASK_ABOVE_S, App
 from lingshu_tools.calls.registry import Arguments
 from lingshu_tools.calls.results import call_text
 from lingshu_tools.calls.waiting import Pending, R
+from lingshu_tools.errors import CostError
 from lingshu_tools.execution.resuming import repeated
 from lingshu_tools.experiments.designs import Design, context_label, design, new_experiment
 from lingshu_tools.experiments.disk_space import require_free_space
@@ -87,6 +89,14 @@ Tags = Annotated[
     ),
 ]
 DryRun = Annotated[bool, Field(description="Return the cost only; nothing is run or logged")]
+MaxSeconds = Annotated[
+    float | None,
+    Field(
+        gt=0,
+        description="Most seconds of computing; a call estimated to take longer is refused. "
+        f"Needed above {ASK_ABOVE_S:.0f}",
+    ),
+]
 AllowUnfit = Annotated[
     bool,
     Field(description="Also where the checkpoint's fitness check failed for this condition"),
@@ -113,6 +123,7 @@ class Simulation(CellSettings):
     tags: Tags = Field(default_factory=list[str])
     wait_s: WaitS = 4
     dry_run: DryRun = False
+    max_seconds: MaxSeconds = None
     allow_unfit: AllowUnfit = False
 
     def design(self, app: App, tool: str) -> Design:
@@ -134,6 +145,8 @@ class Simulation(CellSettings):
 
         `show` makes the result of it afterwards, whatever state it is in then.
         """
+        seconds = cost_of(design.checkpoint, design.total_cells).seconds
+        require_affordable(app, design.tool, self, self.max_seconds, seconds)
         require_free_space(app, design)
         row = repeated(app, new_experiment(app, design))
         experiment = app.ledger.begin(row, tags=self.tags)
@@ -144,6 +157,27 @@ class Simulation(CellSettings):
             wait_s=self.wait_s,
             finish=lambda: show(shown(app, experiment.id)),
         )
+
+
+def require_affordable(
+    app: App, tool: str, arguments: Arguments, limit: float | None, seconds: float | None
+) -> None:
+    """Refuse a call whose estimate is above its `max_seconds`, or above what needs one.
+
+    Raises:
+        CostError: with the estimate and the call that would be accepted.
+    """
+    most = app.ask_above_s if limit is None else limit
+    if most is None or seconds is None or seconds <= most:
+        return
+    enough = math.ceil(seconds)
+    call = printed(tool, arguments, max_seconds=enough) or f"The same with max_seconds={enough}"
+    which = "which needs max_seconds" if limit is None else f"more than max_seconds={limit:g}"
+    message = (
+        f"{tool} would take about {seconds:,.0f} s of computing, {which}; nothing was begun. "
+        f"{call} runs it; fewer cells or candidates cost less."
+    )
+    raise CostError(message, seconds)
 
 
 def planned(app: App, design: Design, arguments: Simulation) -> dict[str, Any]:
@@ -165,9 +199,15 @@ def planned(app: App, design: Design, arguments: Simulation) -> dict[str, Any]:
 
 def run_text(tool: str, arguments: Arguments) -> str:
     """Return the next step of a dry run: the same call without `dry_run`."""
-    given = arguments.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude_none=True)
-    given.pop("dry_run", None)
-    text = call_text(tool, **given)
-    if len(text) > LONGEST_CALL:
+    text = printed(tool, arguments, dry_run=None)
+    if text is None:
         return f"{tool} with the same arguments and dry_run=false runs it."
     return f"{text} runs it."
+
+
+def printed(tool: str, arguments: Arguments, **changed: Any) -> str | None:
+    """Return a call as it was made, with some arguments changed; None where it is too long."""
+    given = arguments.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude_none=True)
+    whole = {name: value for name, value in (given | changed).items() if value is not None}
+    text = call_text(tool, **whole)
+    return None if len(text) > LONGEST_CALL else text

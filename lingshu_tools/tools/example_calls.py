@@ -1,14 +1,58 @@
 """Calls that can be made as they stand, for the next steps of tools that run nothing themselves."""
 
 from collections.abc import Collection
-from typing import Any
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
-from lingshu_model.contracts import Checkpoint
+from lingshu_model.contracts import Checkpoint, CheckpointError
 from lingshu_tools.calls.results import call_text
+from lingshu_tools.errors import LingshuError
+from lingshu_tools.system.deadline import time_limit
 from lingshu_tools.tools.context_argument import context_fields
 
+if TYPE_CHECKING:
+    from lingshu_tools.app import App
+
+_READ_S = 1.0
+"""The longest time that an example of a refused call may take to look up."""
 _NAMES = 3
 """Genes in an example of find_genes."""
+
+
+def example(app: "App", tool: str) -> str | None:
+    """Return a valid call of a tool, with names that this home has; None where it has none."""
+    with suppress(LingshuError, CheckpointError, OSError, StopIteration), time_limit(_READ_S):
+        match tool:
+            case "find_genes":
+                return genes_call(_checkpoint(app))
+            case "sample_cells":
+                return control_call(_checkpoint(app))
+            case "perturb_cells":
+                return perturbation_call(_checkpoint(app))
+            case "plan_screen" | "run_screen":
+                return screen_call(_checkpoint(app), tool)
+            case "cancel_experiment":
+                # The id of what somebody may want to go on is no example.
+                return call_text("list_experiments", status="running")
+            case "get_experiment" | "plot_experiment" | "export_experiment" | "replay_experiment":
+                return _on_newest(app, tool)
+            case "list_experiments":
+                return call_text(tool, limit=5)
+            case _:
+                return call_text("describe_model")
+    return None
+
+
+def _checkpoint(app: "App") -> Checkpoint:
+    """Return the first checkpoint that was trained on perturbations, else the first."""
+    checkpoints = [app.catalogue.load(name) for name in app.catalogue.names()]
+    return next((c for c in checkpoints if perturbation_call(c)), next(iter(checkpoints)))
+
+
+def _on_newest(app: "App", tool: str) -> str:
+    page = app.ledger.find(tool="perturb_cells", status="succeeded", limit=1)
+    names = [item.experiment.id for item in page.items]
+    return call_text(tool, id=names[0]) if names else call_text("list_experiments")
 
 
 def genes_call(checkpoint: Checkpoint) -> str:
@@ -45,6 +89,17 @@ def perturbation_call(checkpoint: Checkpoint, genes: Collection[str] | None = No
 def control_call(checkpoint: Checkpoint) -> str:
     """Return a call of sample_cells for control cells of the first context."""
     return _conditions_call("sample_cells", checkpoint, checkpoint.contexts[0], [])
+
+
+def screen_call(checkpoint: Checkpoint, tool: str) -> str:
+    """Return a call of a tool that screens every trained perturbation of the first context."""
+    return call_text(
+        tool,
+        checkpoint=checkpoint.name,
+        context=context_fields(checkpoint.contexts[0]),
+        objective={"lower": checkpoint.panel[:1]},
+        candidates=["all_seen"],
+    )
 
 
 def _conditions_call(

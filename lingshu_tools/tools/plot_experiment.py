@@ -15,8 +15,8 @@ from pydantic import Field
 from lingshu_model.contracts import digest_json
 from lingshu_tools.analysis import benjamini_hochberg
 from lingshu_tools.calls.registry import Arguments, ToolSpec
-from lingshu_tools.calls.results import Result, finite, render
-from lingshu_tools.calls.waiting import Pending
+from lingshu_tools.calls.results import Result, call_text, finite, render
+from lingshu_tools.calls.waiting import Pending, next_wait_s
 from lingshu_tools.children import Answer, State, Task, Work
 from lingshu_tools.errors import InputError
 from lingshu_tools.experiments.designs import context_label
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 Kind = Literal["ranking", "volcano"]
 NAMED_GENES = 20
+PLOTS_URI = "plots://"
+"""How the URI of a picture begins; its file name follows."""
 MOST_ROWS = 60
 SCORE_LABEL = "score: mean signed change in expression, Δ ln(1 + counts per 10,000)"
 FOLD_LABEL = "log2 fold change, perturbed / control (mean counts per 10,000, + 1)"
@@ -52,6 +54,11 @@ class PlotExperiment(Arguments):
     top: int | None = Field(
         default=None, ge=1, le=MOST_ROWS, description="Candidates or gene names to show, 1 to 60"
     )
+    image: Literal["none", "link", "inline"] = Field(
+        default="none",
+        description="How an MCP answer holds the picture itself: not at all, as a link to a "
+        "resource, or inline (about 15,000 tokens where it reaches a model as text)",
+    )
     wait_s: WaitS = 4
 
 
@@ -61,6 +68,9 @@ class PlotResult(Result):
     kind: Kind
     png: str | None = Field(default=None, description="Path; null until it is drawn, as the rest")
     svg: str | None = None
+    uri: str | None = Field(
+        default=None, description="The PNG as an MCP resource; with .svg or .csv the others"
+    )
     csv: str | None = Field(default=None, description="The numbers behind the picture, every row")
     digests: dict[str, str] = Field(
         default_factory=dict[str, str], description="sha256 of each file, by suffix"
@@ -116,12 +126,13 @@ def _result(app: App, arguments: PlotExperiment, kind: Kind, work: Answer | Work
 def _shown(request: PlotExperiment, kind: Kind, drawn: Answer | State) -> dict[str, Any]:
     """Return the fields that say where the picture is, or how far it is."""
     if not isinstance(drawn, Answer):
-        arguments = request.model_dump(exclude={"wait_s"})
+        arguments = request.model_dump(exclude={"wait_s"}, exclude_defaults=True)
         what = f"The {kind} of {request.id}"
         return unfinished("plot_experiment", what, drawn, arguments)
     paths = {suffix: str(path) for suffix, path in drawn.paths.items()}
     return {
         **paths,
+        "uri": f"{PLOTS_URI}{drawn.paths['png'].name}",
         "status": "succeeded",
         "summary": f"{drawn.facts['summary']}: {paths['png']}",
         "caveats": drawn.facts["caveats"],
@@ -155,10 +166,8 @@ def _ranking(app: App, arguments: PlotExperiment) -> _Picture:
     plan, ranking = ranking_of(app, arguments.id)
     scored = [row for row in ranking.rows if row.value is not None]
     if not scored:
-        message = (
-            f"{arguments.id} has no ranked candidate yet; "
-            f'run_screen(screen_id="{arguments.id}", wait_s=45) goes on with it'
-        )
+        run = call_text("run_screen", screen_id=arguments.id, wait_s=next_wait_s())
+        message = f"{arguments.id} has no ranked candidate yet; {run} goes on with it"
         raise InputError(message)
     rows = [_bar(row) for row in scored]
     shown_rows = rows[: arguments.top or MOST_ROWS]

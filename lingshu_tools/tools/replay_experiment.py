@@ -17,7 +17,7 @@ from lingshu_tools.calls.results import (
     render,
     text_table,
 )
-from lingshu_tools.calls.waiting import Pending
+from lingshu_tools.calls.waiting import Pending, next_wait_s
 from lingshu_tools.errors import InputError
 from lingshu_tools.execution.replay_screens import (
     VERDICTS,
@@ -31,7 +31,7 @@ from lingshu_tools.experiments.lookup import is_screen, locate, locate_screen
 from lingshu_tools.experiments.replays import Comparison, begin_replay, replayed, verdict_of
 from lingshu_tools.ledger import Experiment, Ledger, Screen, Status
 from lingshu_tools.report.experiment_views import envelope, shown
-from lingshu_tools.tools.common import MAX_WAIT_S, AnyId, WaitS
+from lingshu_tools.tools.common import AnyId, WaitS
 
 _SAID = {
     "exact": "exact: the same cells, bit for bit, under the same numerics profile",
@@ -95,7 +95,7 @@ def replay_experiment(app: App, arguments: ReplayExperiment) -> Pending[ReplayRe
     if outcome is None and not ledger.read_only:
         message = (
             f"{arguments.id!r} has not finished, so there is nothing to compare a replay with. "
-            f"{call_text('get_experiment', id=arguments.id, wait_s=30)} finishes it."
+            f"{call_text('get_experiment', id=arguments.id, wait_s=next_wait_s())} finishes it."
         )
         raise InputError(message)
     succeeded = outcome is not None and outcome.kind == "succeeded"
@@ -225,7 +225,7 @@ def _caveats(app: App, replays: Sequence[Replayed], candidates: int) -> list[str
 
 
 def _next_step(name: str, status: ResultStatus, worst: str | None) -> str | None:
-    again = call_text("replay_experiment", id=name, wait_s=MAX_WAIT_S)
+    again = call_text("replay_experiment", id=name, wait_s=next_wait_s())
     if status == "running":
         return f"{again} goes on with it."
     if status == "succeeded":

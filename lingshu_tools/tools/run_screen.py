@@ -24,14 +24,23 @@ from lingshu_tools.calls.results import (
     render,
     text_table,
 )
-from lingshu_tools.calls.waiting import Pending, R
+from lingshu_tools.calls.waiting import Pending, R, next_wait_s
 from lingshu_tools.errors import InputError
 from lingshu_tools.execution.screens import begin_screen, candidates_of
 from lingshu_tools.experiments.lookup import locate_screen
 from lingshu_tools.ledger import Experiment, Ledger, Screen, Status
 from lingshu_tools.planner import Plan, Ranked, Ranking, plan_of, rank
-from lingshu_tools.report.evidence import evidence_sentence, evidence_view
-from lingshu_tools.tools.common import LOG1P, MAX_ROWS, MAX_WAIT_S, DryRun, Tags, WaitS, run_text
+from lingshu_tools.report.evidence import cost_of, evidence_sentence, evidence_view
+from lingshu_tools.tools.common import (
+    LOG1P,
+    MAX_ROWS,
+    DryRun,
+    MaxSeconds,
+    Tags,
+    WaitS,
+    require_affordable,
+    run_text,
+)
 from lingshu_tools.tools.plan_screen import (
     Candidates,
     ObjectiveArgument,
@@ -71,6 +80,7 @@ class RunScreen(ScreenSettings):
     tags: Tags = Field(default_factory=list[str])
     wait_s: WaitS = 4
     dry_run: DryRun = False
+    max_seconds: MaxSeconds = None
     top: int = Field(default=10, ge=1, le=2000, description="Best candidates to show, 1 to 2000")
 
 
@@ -126,6 +136,8 @@ def run_screen(app: App, arguments: RunScreen) -> ScreenResult | Pending[ScreenR
         caveats = [f"{known.id} is in the read-only reference ledger: its plan is run in this home"]
         known = None
     screen = known or recorded(app, plan)
+    seconds = cost_of(plan.control.checkpoint, _cells_to_begin(app, plan, screen)).seconds
+    require_affordable(app, "run_screen", arguments, arguments.max_seconds, seconds)
     begin_screen(app, plan, screen, arguments.tags)
 
     def finish() -> ScreenResult:
@@ -170,6 +182,12 @@ def ranking_of(app: App, screen_id: str) -> tuple[Plan, Ranking]:
     ledger, screen = locate_screen(app, screen_id)
     plan = plan_of(app, screen.plan)
     return plan, rank(plan, ledger, candidates_of(ledger, screen_id))
+
+
+def _cells_to_begin(app: App, plan: Plan, screen: Screen) -> int:
+    """Return the cells of the candidates that were not begun yet, and of their shared control."""
+    left = len(plan.candidates) - len(candidates_of(app.ledger, screen.id))
+    return (left + 1) * plan.control.n_cells if left else 0
 
 
 def _finished(ledger: Ledger, plan: Plan, screen: Screen) -> bool:
@@ -356,7 +374,7 @@ def _next_step(ledger: Ledger, screen: Screen, status: ResultStatus, ranking: Ra
     if status in ("queued", "running", "interrupted") and ledger.read_only:
         return f"{run} runs it in this home."
     if status in ("queued", "running"):
-        return call_text("get_experiment", id=screen.id, wait_s=MAX_WAIT_S)
+        return call_text("get_experiment", id=screen.id, wait_s=next_wait_s())
     if status in ("interrupted", "failed"):
         return f"{run} goes on with it, once what the caveats name is mended."
     if status == "cancelled":

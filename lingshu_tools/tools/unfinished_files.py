@@ -4,9 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 from lingshu_tools.calls.results import call_text
-from lingshu_tools.calls.waiting import Pending, R
+from lingshu_tools.calls.waiting import Pending, R, next_wait_s
 from lingshu_tools.children import Answer, State, Work
-from lingshu_tools.tools.common import MAX_WAIT_S
 
 _WORDS = {
     "queued": "waits for its turn, as other files are being made",
@@ -40,7 +39,7 @@ def unfinished(tool: str, what: str, state: State, arguments: dict[str, Any]) ->
         arguments: those of the call, but for `wait_s`; the same call again picks the files up.
     """
     given = {name: value for name, value in arguments.items() if value is not None}
-    again = call_text(tool, **given, wait_s=MAX_WAIT_S)
+    again = call_text(tool, **given, wait_s=next_wait_s())
     return {
         "status": state,
         "summary": f"{what} {_WORDS[state]}; it goes on in the background.",

@@ -23,12 +23,24 @@ if TYPE_CHECKING:
 @click.option("--http", metavar="HOST:PORT", help="Serve over HTTP on a loopback address instead.")
 @click.option("--no-token", is_flag=True, help="Let every user of this machine in over HTTP.")
 @click.option(
+    "--tools",
+    type=click.Choice(["all", "core"]),
+    default="all",
+    help="All tools, or six for small models.",
+)
+@click.option(
     "--max-calls",
     type=click.IntRange(1),
     envvar="LINGSHU_MAX_CALLS",
     help="Calls that may wait at a time.",
 )
-def main(home: Path | None, http: str | None, no_token: bool, max_calls: int | None) -> None:  # noqa: FBT001 - click's
+def main(
+    home: Path | None,
+    http: str | None,
+    no_token: bool,  # noqa: FBT001 - click's
+    tools: str,
+    max_calls: int | None,
+) -> None:
     """Serve the tools to an MCP client: over stdio, or over HTTP with --http."""
     interrupts.end_at_once()
     from lingshu_mcp.calls import MAX_WAITING, Calls
@@ -36,30 +48,30 @@ def main(home: Path | None, http: str | None, no_token: bool, max_calls: int | N
 
     app, calls = App(home, door="mcp"), Calls(max_waiting=max_calls or MAX_WAITING)
     if http is None:
-        status = _stdio(app, calls, no_token=no_token)
+        status = _stdio(app, calls, no_token=no_token, core=tools == "core")
     else:
-        status = _http(app, calls, http, no_token=no_token)
+        status = _http(app, calls, http, no_token=no_token, core=tools == "core")
     # A thread that is still at work must not outlive the client: experiments are rows, and the
     # engine goes on.
     os._exit(status)
 
 
-def _stdio(app: "App", calls: "Calls", *, no_token: bool) -> int:
+def _stdio(app: "App", calls: "Calls", *, no_token: bool, core: bool) -> int:
     from lingshu_mcp.server import build_server
     from lingshu_mcp.stdio import serve_stdio
 
     if no_token:
         message = "--no-token is for --http; over stdio there is no token"
         raise click.UsageError(message)
-    return serve_stdio(build_server(app, calls), calls)
+    return serve_stdio(build_server(app, calls, core=core), calls)
 
 
-def _http(app: "App", calls: "Calls", address: str, *, no_token: bool) -> int:
+def _http(app: "App", calls: "Calls", address: str, *, no_token: bool, core: bool) -> int:
     from lingshu_mcp.http import Address, serve_http
     from lingshu_tools.errors import LingshuError
 
     try:
-        return serve_http(app, calls, Address.parse(address), with_tokens=not no_token)
+        return serve_http(app, calls, Address.parse(address), with_tokens=not no_token, core=core)
     except LingshuError as error:
         raise click.ClickException(str(error)) from error
 

@@ -5,17 +5,14 @@ free to read and answer. Every call is answered by its deadline, even if a threa
 """
 
 import asyncio
-import base64
 import time
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
 import anyio
-import mcp_types as types
 
 from lingshu_mcp.threads import LANES, LateError, OverloadError, Threads, lane_of
 from lingshu_tools.app import App
@@ -23,6 +20,7 @@ from lingshu_tools.calls.dispatcher import Waiting, start
 from lingshu_tools.calls.registry import ToolSpec
 from lingshu_tools.calls.results import Result
 from lingshu_tools.errors import BudgetError, InputError, LingshuError
+from lingshu_tools.system.deadline import time_limit
 from lingshu_tools.tools.common import MAX_WAIT_S
 
 MAX_WAITING: Final = 1000
@@ -31,6 +29,8 @@ MAX_SHORT: Final = 100
 """Other calls in flight at a time."""
 LAST_S: Final = 2.75
 """Seconds after `wait_s` at which the server answers without the thread; the promise is 3."""
+READ_S: Final = 4.0
+"""Seconds that a resource, a prompt or a completion may take."""
 FIRST_FINISH_S: Final = 0.05
 """Seconds assumed for reading a state back, until some have been measured."""
 _MARGIN = 1.5
@@ -70,9 +70,14 @@ class Calls:
             changed.set()
 
     async def call(
-        self, app: App, spec: ToolSpec, arguments: Mapping[str, Any], report: Report
-    ) -> types.CallToolResult:
-        """Return a tool's result as structured content, with a compact text beside it.
+        self,
+        app: App,
+        spec: ToolSpec,
+        arguments: Mapping[str, Any],
+        report: Report,
+        render: Callable[[Result], T],
+    ) -> T:
+        """Return a tool's result as `render` makes it, in the thread of the call.
 
         A cancelled request ends the wait; the experiment is a row and goes on.
 
@@ -82,7 +87,7 @@ class Calls:
         begin, outcome = time.monotonic(), "cancelled"
         try:
             with self._admitted(waits=wait_of(spec, arguments) > 0), self._budgeted(app):
-                result = await self._answer(app, spec, arguments, report, begin)
+                result = await self._answer(app, spec, arguments, report, render, begin)
             outcome = "ok"
         except LingshuError as error:
             outcome = _outcome(error)
@@ -92,20 +97,40 @@ class Calls:
             self.counts.seconds[spec.name] += time.monotonic() - begin
         return result
 
+    async def read(self, app: App, work: Callable[[], T]) -> T:
+        """Return what a short piece of work returns that is no tool call: a resource, a prompt.
+
+        Raises:
+            LingshuError: refused, failed, or not answered in time.
+        """
+        end = time.monotonic() + READ_S
+
+        def limited() -> T:
+            with time_limit(READ_S):
+                return work()
+
+        try:
+            with self._admitted(waits=False), self._budgeted(app):
+                return await self.threads.run("read", limited, end)
+        except TimeoutError as error:
+            message = f"no answer from the ledger or a disk in {READ_S:.0f} s: ask again"
+            raise LateError(message) from error
+
     async def _answer(
         self,
         app: App,
         spec: ToolSpec,
         arguments: Mapping[str, Any],
         report: Report,
+        render: Callable[[Result], T],
         begin: float,
-    ) -> types.CallToolResult:
+    ) -> T:
         wait_s, lane = wait_of(spec, arguments), lane_of(spec)
         end, name = begin + wait_s + LAST_S, None
 
-        def first() -> types.CallToolResult | Waiting:
+        def first() -> T | Waiting:
             begun = start(app, spec.name, arguments)
-            return begun if isinstance(begun, Waiting) else rendered(spec, begun)
+            return begun if isinstance(begun, Waiting) else render(begun)
 
         try:
             # A call that waits reads the state at its begin too, before any wait has ended.
@@ -116,7 +141,7 @@ class Calls:
                 return begun
             name, finish = begun.name, begun.finish
             await self._wait(app, begun, report, self.wait_end(begun.until, wait_s))
-            return await self.threads.run(lane, self._timed(lambda: rendered(spec, finish())), end)
+            return await self.threads.run(lane, self._timed(lambda: render(finish())), end)
         except TimeoutError as error:
             raise _late(spec, name, time.monotonic() - begin) from error
 
@@ -209,16 +234,6 @@ def wait_of(spec: ToolSpec, arguments: Mapping[str, Any]) -> float:
     return float(value) if number and 0 <= value <= MAX_WAIT_S else 0.0
 
 
-def rendered(spec: ToolSpec, result: Result) -> types.CallToolResult:
-    """Return a result as clients get it: JSON, a text and, where it names a PNG, the picture."""
-    blocks: list[types.ContentBlock] = [types.TextContent(type="text", text=spec.text(result))]
-    path = getattr(result, "png", None)
-    if path is not None:
-        data = base64.b64encode(Path(path).read_bytes()).decode()
-        blocks.append(types.ImageContent(type="image", data=data, mime_type="image/png"))
-    return types.CallToolResult(content=blocks, structured_content=result.model_dump(mode="json"))
-
-
 def _late(spec: ToolSpec, name: str | None, seconds: float) -> LateError:
     if name is None:
         message = (
@@ -229,7 +244,7 @@ def _late(spec: ToolSpec, name: str | None, seconds: float) -> LateError:
     else:
         message = (
             f"{name} is recorded and goes on, but its state could not be read within "
-            f'{seconds:.0f} s: get_experiment(id="{name}", wait_s=30) asks again'
+            f'{seconds:.0f} s: get_experiment(id="{name}", wait_s=4) asks again'
         )
     return LateError(message)
 

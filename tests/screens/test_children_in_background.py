@@ -359,7 +359,7 @@ def test_the_tools_answer_while_the_files_are_made_and_the_same_call_returns_the
         assert waiting.status == "running"
         assert waiting.experiment_id == name
         assert f'{tool}(id="{name}"' in waiting.next_step
-        assert "wait_s=45) returns it" in waiting.next_step
+        assert "wait_s=4) returns it" in waiting.next_step
         held.release()
         finished = call(app, tool, {**given, "wait_s": 45})
         assert finished.status == "succeeded", finished.summary

@@ -90,7 +90,7 @@ def test_a_replay_goes_on_where_it_was(home: Path, done: str):
     halted = open_app(home, HaltingEngine(done=2))
     first = call(halted, "replay_experiment", {"id": done, "wait_s": 0})
     assert first.status == "running"
-    assert first.next_step.startswith(f'replay_experiment(id="{done}", wait_s=45)')
+    assert first.next_step.startswith(f'replay_experiment(id="{done}", wait_s=4)')
     children = halted.ledger.children_of([e.id for e in halted.ledger.children(done)])
     assert len(children) == 5
     assert halted.runner.wait([e.id for e in children][:2], 45)

@@ -145,7 +145,7 @@ def test_a_running_screen_shows_the_ranking_so_far(tmp_path: Path):
     app = open_app(tmp_path / "home", HaltingEngine(done=0))
     result = run(app, wait_s=0)
     assert result.status in ("queued", "running")
-    assert result.next_step == f'get_experiment(id="{result.screen_id}", wait_s=45)'
+    assert result.next_step == f'get_experiment(id="{result.screen_id}", wait_s=4)'
     assert result.ranking == []
     app.runner.close()
 

@@ -3,16 +3,18 @@
 from types import SimpleNamespace
 from typing import Any
 
+import jsonschema
 import pytest
 
 from lingshu_model.contracts import Catalogue
-from lingshu_testing import FakeEngine, make_checkpoint
+from lingshu_testing import FakeEngine, calls_in, make_checkpoint
 from lingshu_tools.app import App
 from lingshu_tools.calls.dispatcher import call, error_result, find_tool, parse
 from lingshu_tools.calls.registry import TOOL_NAMES
 from lingshu_tools.errors import InputError, InternalError, NotFoundError
 
 STAT1 = {"kind": "knockout", "target": "STAT1"}
+IN_PROGRESS = ("queued", "running")
 
 REFUSED: list[tuple[str, dict[str, Any], list[str]]] = [
     ("perturb_cels", {}, ["'perturb_cels'", "'perturb_cells'", "run_screen"]),
@@ -203,3 +205,35 @@ def test_a_null_inside_an_intervention_is_left_out_too():
     assert parse(spec, {"interventions": [{**STAT1, "dose": None}]}) == parse(
         spec, {"interventions": [STAT1]}
     )
+
+
+@pytest.mark.parametrize(("tool", "arguments", "said"), REFUSED)
+def test_a_refusal_shows_a_call_that_is_valid(
+    unwritten: App, tool: str, arguments: dict[str, Any], said: list[str]
+):
+    with pytest.raises(InputError) as refusal:
+        call(unwritten, tool, arguments)
+    shown = calls_in(str(refusal.value))
+    assert shown
+    for name, given in shown:
+        jsonschema.validate(given, find_tool(name).input_schema)
+        assert parse(find_tool(name), given)
+
+
+@pytest.mark.parametrize("tool", TOOL_NAMES)
+def test_the_call_that_a_refusal_shows_can_be_made(app: App, tool: str):
+    finished = call(app, "perturb_cells", {"interventions": [STAT1], "n_cells": 8, "wait_s": 45})
+    app.runner.wait([finished.experiment_id], 120)
+    with pytest.raises(InputError) as refusal:
+        call(app, tool, {"no_argument": 1})
+    ((name, given),) = calls_in(str(refusal.value))
+    assert name == ("list_experiments" if tool == "cancel_experiment" else tool)
+    wait = {"wait_s": 0} if "wait_s" in find_tool(name).input_schema["properties"] else {}
+    small = {"n_cells": 16} if "n_cells" in find_tool(name).input_schema["properties"] else {}
+    assert call(app, name, given | wait | small).status in ("succeeded", "planned", *IN_PROGRESS)
+
+
+def test_an_unknown_tool_is_refused_with_a_call_of_one_that_there_is(app: App):
+    with pytest.raises(NotFoundError) as refusal:
+        call(app, "perturb", {})
+    assert calls_in(str(refusal.value)) == [("describe_model", {})]

@@ -100,7 +100,9 @@ class Address:
             raise AddressError(message) from error
 
 
-def serve_http(app: App, calls: Calls, address: Address, *, with_tokens: bool = True) -> int:
+def serve_http(
+    app: App, calls: Calls, address: Address, *, with_tokens: bool = True, core: bool = False
+) -> int:
     """Return the exit status, that of the signal that ended the server.
 
     Threads may still be at work: the caller ends the process without waiting for them.
@@ -115,7 +117,7 @@ def serve_http(app: App, calls: Calls, address: Address, *, with_tokens: bool = 
     access = f"token in {tokens.ensure_owner()}" if tokens else "WITHOUT A TOKEN (--no-token)"
     for handler in logging.getLogger().handlers:
         handler.addFilter(Sparing())
-    gate = gate_of(app, calls, tokens, address)
+    gate = gate_of(app, calls, tokens, address, core=core)
     config = uvicorn.Config(
         gate,
         http=protocol(most),
@@ -137,10 +139,17 @@ def serve_http(app: App, calls: Calls, address: Address, *, with_tokens: bool = 
     return running.status
 
 
-def gate_of(app: App, calls: Calls, tokens: AccessTokens | None, address: Address) -> Gate:
+def gate_of(
+    app: App,
+    calls: Calls,
+    tokens: AccessTokens | None,
+    address: Address,
+    *,
+    core: bool = False,
+) -> Gate:
     """Return the ASGI application of a server; no socket is opened."""
     security = security_of(address)
-    inner = build_server(app, calls, app_of_caller=caller.get).streamable_http_app(
+    inner = build_server(app, calls, app_of_caller=caller.get, core=core).streamable_http_app(
         streamable_http_path=PATH,
         transport_security=security,
         max_request_body_size=MAX_BODY,
