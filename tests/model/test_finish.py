@@ -43,9 +43,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("quick")
 def test_a_trained_network_gets_effects_a_check_and_evidence(tmp_path: Path):
-    checkpoint = trained(tmp_path)
+    checkpoint = trained(tmp_path, delivery="moved")
     assert checkpoint.delivery == MOVED
-    assert "validation cells" in checkpoint.config["delivery_basis"]["reason"]
+    assert "specification" in checkpoint.config["delivery_basis"]["reason"]
     sampler = load_sampler(checkpoint)
     assert isinstance(sampler, DeliveringSampler)
     assert isinstance(sampler.base, Sampler)
@@ -70,9 +70,25 @@ def test_the_delivery_is_chosen_on_validation_cells(tmp_path: Path):
     checkpoint = trained(tmp_path, n=360, validation=0.25, shams=0)
     basis = checkpoint.config["delivery_basis"]
     assert basis["conditions"] == 2
+    basis.setdefault("reason", "")
     assert checkpoint.delivery in (MOVED, TRAINING_CELLS)
     less = basis[MOVED] - basis[TRAINING_CELLS]
-    assert (checkpoint.delivery == TRAINING_CELLS) == (less > basis["standard_error_of_difference"])
+    nearer = less > basis["standard_error_of_difference"]
+    assert (checkpoint.delivery == TRAINING_CELLS) == (nearer or "unfit" in basis["reason"])
+
+
+@pytest.mark.usefixtures("quick")
+def test_cells_of_training_deliver_what_the_cells_of_a_poor_network_cannot(tmp_path: Path):
+    # After one epoch the network draws the lost genes too rarely in control cells to lose them.
+    (tmp_path / "moved").mkdir()
+    poor = trained(tmp_path / "moved", delivery="moved")
+    assert poor.unfit(CONTEXT, KNOCKOUT)
+    checkpoint = trained(tmp_path)
+    assert checkpoint.delivery == TRAINING_CELLS
+    assert checkpoint.config["delivery_basis"]["reason"] == (
+        "1 of 4 conditions were unfit with the network's cells"
+    )
+    assert not checkpoint.unfit(CONTEXT, KNOCKOUT)
     assert len(checkpoint.evidence["folds"]) == evidence.PARTS
 
 

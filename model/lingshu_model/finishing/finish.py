@@ -37,7 +37,7 @@ from lingshu_model.finishing.tables import (
     effect_tables,
     effects_entry,
 )
-from lingshu_model.sampling.delivery import TRAINING_CELLS, DeliveringSampler
+from lingshu_model.sampling.delivery import MOVED, TRAINING_CELLS, DeliveringSampler
 from lingshu_model.sampling.load import load_sampler
 from lingshu_model.sampling.pool import POOL, Pool
 from lingshu_model.sampling.sampler import Sampler
@@ -92,6 +92,14 @@ class Finish:
             pool = control_pool(whole, fitted, self.spec.seed)
             written = self._written(place / "last", delivery, basis, whole, fitted, pool)
             check = check_checkpoint(written)
+            if check.unfit and delivery == MOVED and self.spec.delivery == "auto":
+                # The network's control cells may be too far from real ones to carry an effect: a
+                # gene that it hardly draws cannot lose what real cells lose.
+                basis = _instead(basis, check)
+                other = self._written(place / "pool", TRAINING_CELLS, basis, whole, fitted, pool)
+                checked = check_checkpoint(other)
+                if checked.unfit < check.unfit:
+                    written, check = other, checked
             report = json.dumps(fitness.report(check.results, check.pairs), indent=1)
             (written.path / "fitness.json").write_text(f"{report}\n", "utf-8")
             if rotate:
@@ -263,6 +271,17 @@ class Check:
     pairs: int
     profile: Mapping[str, Any]
     seconds_per_cell: float
+
+    @property
+    def unfit(self) -> int:
+        """How many conditions do not deliver their effect."""
+        return sum(bool(result.reasons) for result in self.results)
+
+
+def _instead(basis: Mapping[str, Any], check: Check) -> dict[str, Any]:
+    """Return the basis of a delivery by training cells where the network's are unfit."""
+    reason = f"{check.unfit} of {len(check.results)} conditions were unfit with the network's cells"
+    return {**basis, "reason": reason}
 
 
 def check_checkpoint(checkpoint: Checkpoint) -> Check:
