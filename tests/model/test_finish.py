@@ -75,6 +75,7 @@ def test_the_delivery_is_chosen_on_validation_cells(tmp_path: Path):
     less = basis[MOVED] - basis[TRAINING_CELLS]
     nearer = less > basis["standard_error_of_difference"]
     assert (checkpoint.delivery == TRAINING_CELLS) == (nearer or "unfit" in basis["reason"])
+    assert len(checkpoint.evidence["folds"]) == evidence.PARTS
 
 
 @pytest.mark.usefixtures("quick")
@@ -89,7 +90,6 @@ def test_cells_of_training_deliver_what_the_cells_of_a_poor_network_cannot(tmp_p
         "1 of 4 conditions were unfit with the network's cells"
     )
     assert not checkpoint.unfit(CONTEXT, KNOCKOUT)
-    assert len(checkpoint.evidence["folds"]) == evidence.PARTS
 
 
 @pytest.mark.usefixtures("quick")
