@@ -116,7 +116,7 @@ def _examine(app: "App", *, fix: bool) -> dict[str, Any]:
         "access": _access(app.home, fix=fix),
         "free space": _free(app.home),
         "ledger": _ledger(app),
-        "checkpoints": {name: _intact(app, name) for name in app.catalogue.names()},
+        "checkpoints": _checkpoints(app),
         "engine": {key: value for key, value in (state["engine"] or {}).items() if key != "profile"}
         or "not running; the first experiment starts one",
         "numerics profile": profile or "known once the engine runs",
@@ -205,6 +205,16 @@ def _named_ledger(url: str) -> dict[str, Any]:
     with database.read() as connection:
         head = head_of(connection)
     return {"database": database.name, "schema": database.revision, "head": str(head)}
+
+
+def _checkpoints(app: "App") -> dict[str, str] | str:
+    """Return the state of every checkpoint, or why their folders cannot be read."""
+    from lingshu_model.contracts import CheckpointError
+
+    try:
+        return {name: _intact(app, name) for name in app.catalogue.names()}
+    except CheckpointError as error:
+        return str(error)
 
 
 def _intact(app: "App", name: str) -> str:

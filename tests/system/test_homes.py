@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 from other_users import OTHER_UID, as_user, by_root
 
+from lingshu_model.contracts import Catalogue, CheckpointError
 from lingshu_tools.archive import export_ledger, import_ledger
 from lingshu_tools.cli import main
 from lingshu_tools.errors import InputError, LedgerError
@@ -162,6 +163,18 @@ def test_a_home_that_cannot_be_entered_says_what_to_set(tmp_path: Path) -> None:
             pytest.raises(LedgerError, match="set LINGSHU_HOME to a folder"),
         ):
             open_home(home)
+
+
+@by_root
+def test_checkpoints_of_a_home_that_cannot_be_entered_are_an_error_that_says_what_to_set(
+    tmp_path: Path,
+) -> None:
+    fill(tmp_path / "home")
+    with (
+        as_user(OTHER_UID, tmp_path),
+        pytest.raises(CheckpointError, match=r"cannot be read .* set LINGSHU_HOME to a folder"),
+    ):
+        Catalogue(home=tmp_path / "home").names()
 
 
 def test_without_a_home_folder_the_error_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -374,7 +374,16 @@ class Catalogue:
 
     def _pins(self) -> Iterator[Path]:
         for root in self.roots:
-            yield from sorted(root.glob(f"*{_PINS}"))
+            try:
+                yield from sorted(root.glob(f"*{_PINS}"))
+            except OSError as error:
+                # Such as a home of another user. A folder that is not there has no checkpoints.
+                message = (
+                    f"the folder of checkpoints {root} cannot be read ({error.strerror}): make it "
+                    "readable, take it out of LINGSHU_CHECKPOINTS, or set LINGSHU_HOME to a folder "
+                    "of this user"
+                )
+                raise CheckpointError(message) from error
 
 
 def identity_digest(pinned: Mapping[str, str]) -> str:
