@@ -68,6 +68,29 @@ class EvidenceView(View):
     beats_trivial_baseline: bool | None
 
 
+class HeldOutView(View):
+    """The held-out figure of this very question, or of the nearest that was held out."""
+
+    level: Literal["this condition", "its tier", "another tier"] = Field(
+        description="What the figure is of; `another tier` is borrowed from another question"
+    )
+    tier: Literal["seen", "carried", "combination", "unseen"]
+    of: str = Field(description="The condition, or the set of conditions that it is pooled over")
+    metric: str
+    value: Number | None
+    interval: list[Number] | None
+    best_simple: str | None = Field(description="Best predictor made from training cells alone")
+    best_simple_value: Number | None
+    better_than_no_change: bool
+    against_best_simple: Literal["better than", "no better than", "worse than"] | None
+    n_cells: int | None = Field(description="Held-out perturbed cells; null: of several conditions")
+    n_contrasts: int | None
+    n_folds: int | None
+    adapted: bool = Field(
+        default=False, description="Choices were steered by held-out cells of this condition"
+    )
+
+
 class Truncated(View):
     """What was left out of a result and how to get it."""
 
@@ -98,6 +121,9 @@ class Result(View):
     summary: str = Field(description="One or two sentences fit to be quoted")
     units: dict[str, str] = Field(default_factory=dict, description="Field name to its unit")
     support: SupportView | None = None
+    held_out: HeldOutView | None = Field(
+        default=None, description="How well this very prediction did on cells held out"
+    )
     evidence: EvidenceView | None = None
     caveats: list[str] = Field(default_factory=list)
     experiment_id: str | None = None

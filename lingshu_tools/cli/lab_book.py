@@ -126,6 +126,12 @@ def _came_out(result: Result | str, outcome: Outcome | None) -> list[str]:
 def _evidence(result: Result) -> list[str]:
     support, evidence = result.support, result.evidence
     lines = [f"support: {support.tier}; {support.note}"] if support else []
+    if figure := result.held_out:
+        span = f"  [{figure.interval[0]:.2f}, {figure.interval[1]:.2f}]" if figure.interval else ""
+        value = "undefined" if figure.value is None else f"{figure.value:.2f}{span}"
+        lines.append(
+            f"held out, {figure.level} ({figure.of}): {figure.metric.replace('_', ' ')} {value}"
+        )
     lines += _figures(evidence) if evidence else ["no held-out figure for this support tier"]
     return [*lines, *(line for caveat in result.caveats for line in _wrapped(caveat, "! "))]
 

@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from lingshu_model.contracts import Checkpoint, Intervention
+from lingshu_model.contracts import Checkpoint, Intervention, Tier
 from lingshu_model.system.lazy import Lazy
 from lingshu_tools.analysis import Objective
+from lingshu_tools.analysis.held_out import HeldOut, held_out
 from lingshu_tools.errors import InputError
 from lingshu_tools.experiments.designs import (
     Design,
@@ -56,9 +57,14 @@ class Plan:
         return (len(self.candidates) + 1) * self.control.n_cells
 
     @Lazy
-    def support_mix(self) -> dict[str, int]:
+    def support_mix(self) -> dict[Tier, int]:
         """Candidates per support tier."""
         return dict(Counter(d.support.tier for d in self.designs))
+
+    @Lazy
+    def held_out(self) -> list[HeldOut | None]:
+        """The held-out figure of each candidate, or the nearest that was held out."""
+        return [held_out(d.checkpoint, d.context, d.interventions) for d in self.designs]
 
     @property
     def record(self) -> dict[str, Any]:

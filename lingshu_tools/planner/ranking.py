@@ -14,6 +14,7 @@ from lingshu_tools.analysis import (
     Score,
     benjamini_hochberg,
 )
+from lingshu_tools.analysis.held_out import HeldOut
 from lingshu_tools.experiments.designs import Design
 from lingshu_tools.ledger import Experiment, Ledger, Outcome
 from lingshu_tools.planner.plan import Plan
@@ -27,6 +28,7 @@ class Ranked:
         error: held-out error of such a score for its support tier; None where none was measured.
         p: against the null labels, two-sided; None without one.
         fdr: Benjamini-Hochberg over the whole screen; None until all candidates are done.
+        held_out: figure of this very candidate, or the nearest that was held out.
     """
 
     design: Design
@@ -35,6 +37,7 @@ class Ranked:
     error: PredictionError | None
     p: float | None
     fdr: float | None = None
+    held_out: HeldOut | None = None
 
     @property
     def value(self) -> float | None:
@@ -68,7 +71,7 @@ def rank(plan: Plan, ledger: Ledger, children: Sequence[Experiment]) -> Ranking:
     latest = {child.position: child for child in children}
     outcomes = ledger.outcomes([child.id for child in latest.values()])
     rows = [
-        _ranked(plan, design, child, outcome, null)
+        replace(_ranked(plan, design, child, outcome, null), held_out=plan.held_out[position])
         for position, design in enumerate(plan.designs)
         if (child := latest.get(position)) is not None
         and (outcome := outcomes.get(child.id)) is not None

@@ -16,7 +16,7 @@ from lingshu_tools.calls.results import Truncated, call_text, finite
 from lingshu_tools.experiments.designs import Design
 from lingshu_tools.experiments.findings import strongest, unpack_effect
 from lingshu_tools.experiments.gene_names import resolve_genes
-from lingshu_tools.report.evidence import evidence_sentence
+from lingshu_tools.report.evidence import design_sentence
 from lingshu_tools.report.experiment_views import Shown
 from lingshu_tools.report.result_parts import GeneEffect, Magnitude, TargetCheck
 
@@ -138,7 +138,7 @@ class EffectView:
         if self.null:
             below = int((self.null.magnitudes < self.effect.magnitude).sum())
             sentence += f"; its magnitude exceeds {below} of {self.null.n_shams} null labels"
-        return f"{sentence}. {evidence_sentence(self._checkpoint, self._tier)}"
+        return f"{sentence}. {design_sentence(self._design)}"
 
     def caveats(self) -> list[str]:
         """Return what a reader must know before believing the numbers."""
@@ -206,7 +206,7 @@ def _from_row(record: Shown, limit: int) -> dict[str, Any]:
     n_cells = int(record.result["n_cells"])
     kept = record.result["kept"][:limit]
     top = ", ".join(f"{row['gene']} {row['value']:+.2f}" for row in kept[:3])
-    sentence = evidence_sentence(record.design.checkpoint, record.design.support.tier)
+    sentence = design_sentence(record.design)
     return {
         "summary": f"{record.where}: strongest changes (log1p_cp10k) {top}. {sentence}",
         "units": UNITS,

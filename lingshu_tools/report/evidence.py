@@ -1,21 +1,35 @@
 """What a checkpoint may be believed: support and held-out evidence, as views and as sentences.
 
-A figure is never quoted without the trivial baselines' beside it, and where there is none, or the
-checkpoint does not beat them, the sentence says so.
+The figure that is quoted is that of the question (`lingshu_tools.analysis.held_out`), never without
+the best simple predictor's beside it. Where that is as good, or the interval includes 0, a sentence
+says so.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lingshu_model.contracts import Checkpoint, Support
-from lingshu_tools.calls.results import BaselineView, Cost, EvidenceView, SupportView
+from lingshu_model.contracts import Checkpoint, Intervention, Support, Tier
+from lingshu_tools.analysis.held_out import (
+    BORROWED,
+    CONDITION,
+    PREDICTOR_WORDS,
+    TIER,
+    TIER_WORDS,
+    Figure,
+    HeldOut,
+    held_out,
+    of_tier,
+)
+from lingshu_tools.calls.results import BaselineView, Cost, EvidenceView, HeldOutView, SupportView
+from lingshu_tools.experiments.designs import Design
 
-TRIVIAL = ("mean_shift", "control_mean")
-REFERENCES = ("replicate_reference", "split_half_reference")
+PEARSON = "pearson_of_change"
 NO_EVIDENCE = (
     "No held-out figure exists for {tier} perturbations of this checkpoint, so nothing but the "
     "training supports this prediction."
 )
+CONTROL = "Control cells: no effect is predicted, so no held-out figure applies."
+NULL_LABEL = "A null label has no meaning, so no evidence supports an effect of it."
 
 
 def support_view(support: Support) -> SupportView:
@@ -28,7 +42,8 @@ def evidence_view(checkpoint: Checkpoint, tier: str) -> EvidenceView | None:
     measured = (checkpoint.evidence.get("tiers") or {}).get(tier)
     if not measured:
         return None
-    headline = measured["headline"]
+    # All held-out conditions, not the strongest of them, where the evidence has that figure.
+    headline = measured.get("overall") or measured["headline"]
     baselines = headline.get("baselines") or {}
     return EvidenceView(
         tier=tier,  # type: ignore[arg-type]
@@ -41,35 +56,137 @@ def evidence_view(checkpoint: Checkpoint, tier: str) -> EvidenceView | None:
     )
 
 
-def evidence_sentence(checkpoint: Checkpoint, tier: str) -> str:
-    """Return one sentence on how far predictions of this tier held up on data held out."""
-    view = evidence_view(checkpoint, tier)
-    if view is None:
-        return NO_EVIDENCE.format(tier=tier.replace("_", " "))
-    beaten = {n: b for n, b in view.baselines.items() if n in TRIVIAL}
-    baselines = ", ".join(f"{n.replace('_', ' ')} {_shown(b)}" for n, b in beaten.items())
-    figure = (
-        f"{view.metric.replace('_', ' ')} {_shown(view.model)} over {view.set}, "
-        f"against {baselines or 'no baseline'}"
+def held_out_view(figure: HeldOut | None) -> HeldOutView | None:
+    """Return the view of a question's held-out figure."""
+    if figure is None:
+        return None
+    return HeldOutView(
+        level=figure.level,
+        tier=TIER_WORDS[figure.tier],  # type: ignore[arg-type]
+        of=figure.of,
+        metric=figure.metric,
+        value=figure.model.value,
+        interval=list(figure.model.interval) if figure.model.interval else None,
+        best_simple=figure.simple and predictor_words(figure.simple),
+        best_simple_value=figure.best.value if figure.best else None,
+        better_than_no_change=figure.better_than_nothing,
+        against_best_simple=figure.against_simple,
+        n_cells=figure.n_cells,
+        n_contrasts=figure.n_contrasts,
+        n_folds=figure.n_folds,
+        adapted=figure.adapted,
     )
-    figure = f"{figure}{_better(view)}"
-    if view.beats_trivial_baseline:
-        return f"On held-out cells of {tier.replace('_', ' ')} perturbations: {figure}."
-    return f"On held-out cells the checkpoint does not beat the trivial baselines: {figure}."
 
 
-def _better(view: EvidenceView) -> str:
-    """Name what beats the model without being trivial; the reference is no predictor."""
-    model = view.model.value
-    better = [
-        f"{name.replace('_', ' ')} {_shown(baseline)}"
-        for name, baseline in view.baselines.items()
-        if name not in (*TRIVIAL, *REFERENCES)
-        and model is not None
-        and baseline.value is not None
-        and baseline.value > model
-    ]
-    return f"; better than the model: {', '.join(better)}" if better else ""
+def held_out_sentence(figure: HeldOut | None, tier: str) -> str:
+    """Return what a held-out figure says of a prediction, and of what it is the figure.
+
+    Args:
+        figure: of the question, or of the nearest that was held out; None = nothing was.
+        tier: the support tier of the question.
+    """
+    if figure is None:
+        return NO_EVIDENCE.format(tier=TIER_WORDS.get(tier, tier))
+    said = _compared(figure)
+    if figure.adapted:
+        said += "; choices of the recipe were adapted to held-out cells of it"
+    if figure.level == CONDITION:
+        cells = f"{figure.n_cells} held-out cells" if figure.n_cells else "held-out cells"
+        whole = " (none of them trained on)" if figure.tier != tier else ""
+        return f"On {cells} of this condition{whole}: {said}."
+    n = f"{figure.n_contrasts} " if figure.n_contrasts else ""
+    pooled = f"pooled over {n}{TIER_WORDS[figure.tier]} conditions ({figure.of})"
+    if figure.level == BORROWED:
+        return (
+            f"No {TIER_WORDS.get(tier, tier)} condition was held out; borrowed from another "
+            f"question, {pooled}: {said}."
+        )
+    return f"Nothing was held out of this very condition; {pooled}: {said}."
+
+
+def question_sentence(
+    checkpoint: Checkpoint, context: Mapping[str, str], interventions: Sequence[Intervention]
+) -> str:
+    """Return one sentence on how far the prediction of a condition held up on held-out cells."""
+    if not interventions:
+        return CONTROL
+    if any(i.kind == "sham" for i in interventions):
+        return NULL_LABEL
+    tier = checkpoint.support(context, interventions).tier
+    return held_out_sentence(held_out(checkpoint, context, interventions), tier)
+
+
+def tier_sentence(checkpoint: Checkpoint, tier: Tier) -> str:
+    """Return the same of a whole support tier."""
+    figure = of_tier(checkpoint, tier)
+    if figure is None or figure.level != TIER:
+        return held_out_sentence(figure, tier)
+    n = f"{figure.n_contrasts} " if figure.n_contrasts else ""
+    words = TIER_WORDS[tier]
+    return f"Held out, {n}{words} conditions pooled ({figure.of}): {_compared(figure)}."
+
+
+def own_evidence(design: Design) -> dict[str, Any]:
+    """Return the fields of a result on the held-out evidence of one design."""
+    figure = held_out(design.checkpoint, design.context, design.interventions)
+    return {
+        "held_out": held_out_view(figure) if design.interventions else None,
+        "evidence": evidence_view(design.checkpoint, design.support.tier),
+    }
+
+
+def design_sentence(design: Design) -> str:
+    """Return one sentence on how far a design's prediction held up on held-out cells."""
+    return question_sentence(design.checkpoint, design.context, design.interventions)
+
+
+def screen_sentence(figures: Sequence[HeldOut | None], checkpoint: Checkpoint, tier: Tier) -> str:
+    """Return one sentence on the candidates of a screen.
+
+    Args:
+        figures: of each candidate.
+        checkpoint: where the weakest tier's figure is, which is quoted where no candidate has one
+            of its own.
+        tier: the weakest.
+    """
+    with_cells = [f for f in figures if f is not None and f.level == CONDITION]
+    if not with_cells:
+        return tier_sentence(checkpoint, tier)
+    nothing = sum(not f.better_than_nothing for f in with_cells)
+    holding = sum(f.holds for f in with_cells)
+    rest = len(figures) - len(with_cells)
+    unknown = f"; {rest} have no held-out cells of their own" if rest else ""
+    return (
+        f"On held-out cells of {len(with_cells)} candidates the predicted change was better than "
+        f"every simple predictor (training mean included) for {holding} and not better than no change "
+        f"for {nothing}{unknown}."
+    )
+
+
+def predictor_words(name: str) -> str:
+    """Return a simple predictor's name in words."""
+    return PREDICTOR_WORDS.get(name, name.replace("_", " "))
+
+
+def _compared(figure: HeldOut) -> str:
+    """Return the figure, and whether no change or a simple predictor is as good or better."""
+    metric = "Pearson of change" if figure.metric == PEARSON else figure.metric.replace("_", " ")
+    said = f"{metric} {shown(figure.model)}"
+    simple = ""
+    if figure.simple and figure.best and figure.best.value is not None:
+        # Three digits where two would make different figures look the same.
+        close = f"{figure.best.value:.2f}" == f"{figure.model.value or 0:.2f}"
+        simple = f"{predictor_words(figure.simple)} {figure.best.value:.{3 if close else 2}f}"
+        if close:
+            said = f"{metric} {shown(figure.model, 3)}"
+    if not figure.better_than_nothing:
+        also = "" if figure.simple in (None, "control_mean") else f" (best simple: {simple})"
+        return f"{said}, not better than no change{also}"
+    if not simple:
+        return f"{said}, compared with no simple predictor"
+    if figure.against_simple == "better than":
+        return f"{said}, better than the best simple predictor ({simple})"
+    return f"{said}, {figure.against_simple} a simple predictor ({simple})"
 
 
 def cost_of(checkpoint: Checkpoint, n_cells: int) -> Cost:
@@ -96,8 +213,9 @@ def _figure(value: Mapping[str, Any] | float | None) -> BaselineView:
     return BaselineView(value=value.get("value"), interval=list(interval) if interval else None)
 
 
-def _shown(figure: BaselineView) -> str:
+def shown(figure: Figure, decimals: int = 2) -> str:
+    """Return a figure with its interval."""
     if figure.value is None:
         return "undefined"
-    span = f" [{figure.interval[0]:.2f}, {figure.interval[1]:.2f}]" if figure.interval else ""
-    return f"{figure.value:.2f}{span}"
+    value, *span = (f"{v:.{decimals}f}" for v in (figure.value, *(figure.interval or ())))
+    return f"{value} [{', '.join(span)}]" if span else value

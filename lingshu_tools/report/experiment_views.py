@@ -16,7 +16,7 @@ from lingshu_tools.execution.resuming import newest
 from lingshu_tools.experiments.designs import Design, design_of
 from lingshu_tools.experiments.lookup import locate
 from lingshu_tools.ledger import Experiment, Ledger, Outcome
-from lingshu_tools.report.evidence import evidence_view, support_view
+from lingshu_tools.report.evidence import own_evidence, support_view
 
 if TYPE_CHECKING:
     from lingshu_tools.app import App
@@ -105,7 +105,7 @@ def envelope(app: App, record: Shown) -> dict[str, Any]:
         "experiment_id": experiment.id,
         "ledger_head": str(record.ledger.head()),
         "support": support_view(support),
-        "evidence": evidence_view(design.checkpoint, support.tier),
+        **own_evidence(design),
         **_state(app, record),
     }
 

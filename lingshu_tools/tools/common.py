@@ -20,8 +20,8 @@ from lingshu_tools.ledger.tagging import LONGEST, PATTERN
 from lingshu_tools.report.evidence import (
     cost_of,
     cost_sentence,
-    evidence_sentence,
-    evidence_view,
+    design_sentence,
+    own_evidence,
     support_view,
 )
 from lingshu_tools.report.experiment_views import Shown, shown
@@ -187,11 +187,11 @@ def planned(app: App, design: Design, arguments: Simulation) -> dict[str, Any]:
     return {
         "status": "planned",
         "summary": f"{design.label} in {context_label(design.context)}: {cost_sentence(cost)}. "
-        f"Nothing was run. {evidence_sentence(design.checkpoint, support.tier)}",
+        f"Nothing was run. {design_sentence(design)}",
         "units": {"cost.seconds": "seconds of computing"},
         "cost": cost,
         "support": support_view(support),
-        "evidence": evidence_view(design.checkpoint, support.tier),
+        **own_evidence(design),
         "ledger_head": str(app.ledger.head()),
         "next_step": run_text(design.tool, arguments),
     }

@@ -8,29 +8,51 @@ from typing import Any
 from pydantic import Field
 
 from lingshu_model import __version__
-from lingshu_model.contracts import MAX_CELLS, PROTOCOL, Checkpoint, CheckpointError
+from lingshu_model.contracts import (
+    MAX_CELLS,
+    PROTOCOL,
+    Checkpoint,
+    CheckpointError,
+    Intervention,
+)
+from lingshu_tools.analysis.held_out import TIER_WORDS, HeldOut, of_each
 from lingshu_tools.app import App
 from lingshu_tools.calls.registry import Arguments, ToolSpec
-from lingshu_tools.calls.results import EvidenceView, Number, Result, View, render
+from lingshu_tools.calls.results import (
+    EvidenceView,
+    Number,
+    Result,
+    Truncated,
+    View,
+    call_text,
+    render,
+)
 from lingshu_tools.errors import EngineError, NotFoundError
 from lingshu_tools.experiments.designs import (
     MAX_COUNTS,
     context_label,
+    label_of,
     resolve_checkpoint,
     sampling,
 )
-from lingshu_tools.report.evidence import cost_of, evidence_sentence, evidence_view
+from lingshu_tools.report.evidence import (
+    cost_of,
+    evidence_view,
+    predictor_words,
+    tier_sentence,
+)
 from lingshu_tools.tools.common import CheckpointName
 from lingshu_tools.tools.example_calls import control_call, genes_call, perturbation_call
 
-_NAMES = 60
-_CONTEXTS = 20
+_ROWS = 60
 
 
 class DescribeModel(Arguments):
     """Arguments of describe_model."""
 
     checkpoint: CheckpointName = None
+    limit: int = Field(default=_ROWS, ge=1, le=200, description="Rows of each list, 1 to 200")
+    offset: int = Field(default=0, ge=0, le=100_000, description="Rows to skip in each list")
 
 
 class KindView(View):
@@ -38,7 +60,20 @@ class KindView(View):
 
     kind: str
     n_targets: int
-    targets: list[str] = Field(description=f"The first {_NAMES}; find_genes tells of any other")
+    targets: list[str] = Field(description="As many as `limit`; find_genes tells of any other")
+
+
+class HeldOutRow(View):
+    """The held-out figure of one condition."""
+
+    condition: str
+    tier: str = Field(description="seen, carried, combination or unseen: what training had of it")
+    value: Number | None = Field(description="Pearson of change, predicted against held out")
+    interval: list[Number] | None
+    best_simple: str | None
+    best_simple_value: Number | None
+    holds: bool = Field(description="Better than no change and than every simple predictor")
+    n_cells: int | None
 
 
 class EngineState(View):
@@ -58,6 +93,7 @@ class ModelView(View):
     digest: str
     n_genes: int
     panel_digest: str
+    n_contexts: int
     contexts: list[dict[str, str]]
     kinds: list[KindView]
     n_shams: int
@@ -69,6 +105,8 @@ class ModelView(View):
     cost_basis: str
     evidence: list[EvidenceView]
     tiers_without_evidence: list[str]
+    n_held_out: int = Field(description="Conditions with a held-out figure of their own")
+    held_out: list[HeldOutRow] = Field(description="Their figures, where one checkpoint is asked")
 
 
 class DescribeResult(Result):
@@ -84,6 +122,7 @@ def describe_model(app: App, arguments: DescribeModel) -> DescribeResult:
         checkpoints, damaged = [resolve_checkpoint(app, arguments.checkpoint)], list[str]()
     else:
         checkpoints, damaged = _readable(app)
+    views = [_view(c, arguments, alone=len(checkpoints) == 1) for c in checkpoints]
     return DescribeResult(
         status="succeeded",
         summary=" ".join(_sentence(c) for c in checkpoints)
@@ -96,9 +135,29 @@ def describe_model(app: App, arguments: DescribeModel) -> DescribeResult:
         ],
         ledger_head=str(app.ledger.head()),
         next_step=_next_step(checkpoints),
-        checkpoints=[_view(c) for c in checkpoints],
+        checkpoints=views,
         engine=_engine(app),
+        truncated=_cut(views, arguments),
     )
+
+
+def _cut(views: list[ModelView], arguments: DescribeModel) -> Truncated | None:
+    """Return which list has the most rows left, and the call that shows them."""
+    left = [
+        (total - arguments.offset - shown, shown, total, view.name)
+        for view in views
+        for shown, total in (
+            (len(view.contexts), view.n_contexts),
+            (len(view.held_out), view.n_held_out),
+            *((len(k.targets), k.n_targets) for k in view.kinds),
+        )
+    ]
+    rest, shown, total, name = max(left, default=(0, 0, 0, ""))
+    if rest <= 0:
+        return None
+    offset = arguments.offset + arguments.limit if shown else arguments.offset
+    more = call_text("describe_model", checkpoint=name, offset=offset)
+    return Truncated(shown=shown, total=total, how_to_get_more=f"{more} shows more of each list")
 
 
 def _next_step(checkpoints: list[Checkpoint]) -> str | None:
@@ -117,7 +176,9 @@ def _readable(app: App) -> tuple[list[Checkpoint], list[str]]:
     for name in app.catalogue.names():
         try:
             checkpoint = resolve_checkpoint(app, name)
-            _view(checkpoint)  # reads all of its files that are not weights
+            _view(
+                checkpoint, DescribeModel(), alone=True
+            )  # reads all of its files that are not weights
         except (CheckpointError, NotFoundError) as error:
             damaged.append(f"checkpoint {name!r} cannot be used: {error}")
         else:
@@ -132,11 +193,13 @@ def _sentence(checkpoint: Checkpoint) -> str:
     where = context_label(contexts[0]) if len(contexts) == 1 else f"{len(contexts)} contexts"
     return (
         f"{checkpoint.name}: {len(checkpoint.panel)} genes, {where}, {kinds}. "
-        f"{evidence_sentence(checkpoint, 'seen')}"
+        f"{tier_sentence(checkpoint, 'seen')}"
     )
 
 
-def _view(checkpoint: Checkpoint) -> ModelView:
+def _view(checkpoint: Checkpoint, arguments: DescribeModel, *, alone: bool) -> ModelView:
+    rows = slice(arguments.offset, arguments.offset + arguments.limit)
+    each = of_each(checkpoint)
     seen = checkpoint.targets
     tiers = ("seen", "seen_elsewhere", "combination_of_seen", "unseen")
     views = {tier: evidence_view(checkpoint, tier) for tier in tiers}
@@ -147,9 +210,10 @@ def _view(checkpoint: Checkpoint) -> ModelView:
         digest=checkpoint.digest,
         n_genes=len(checkpoint.panel),
         panel_digest=checkpoint.panel_digest,
-        contexts=checkpoint.contexts[:_CONTEXTS],
+        n_contexts=len(checkpoint.contexts),
+        contexts=checkpoint.contexts[rows],
         kinds=[
-            KindView(kind=kind, n_targets=len(names), targets=names[:_NAMES])
+            KindView(kind=kind, n_targets=len(names), targets=names[rows])
             for kind, names in seen.items()
             if kind != "sham"
         ],
@@ -162,6 +226,27 @@ def _view(checkpoint: Checkpoint) -> ModelView:
         cost_basis=cost.basis,
         evidence=[view for view in views.values() if view],
         tiers_without_evidence=[tier for tier, view in views.items() if view is None],
+        n_held_out=len(each),
+        held_out=[_row(checkpoint, *e) for e in each[rows]] if alone else [],
+    )
+
+
+def _row(
+    checkpoint: Checkpoint,
+    context: dict[str, str],
+    interventions: list[dict[str, Any]],
+    figure: HeldOut,
+) -> HeldOutRow:
+    where = f" in {context_label(context)}" if len(checkpoint.contexts) > 1 else ""
+    return HeldOutRow(
+        condition=f"{label_of(Intervention(**i) for i in interventions)}{where}",
+        tier=TIER_WORDS[figure.tier],
+        value=figure.model.value,
+        interval=list(figure.model.interval) if figure.model.interval else None,
+        best_simple=figure.simple and predictor_words(figure.simple),
+        best_simple_value=figure.best.value if figure.best else None,
+        holds=figure.holds,
+        n_cells=figure.n_cells,
     )
 
 
@@ -210,8 +295,8 @@ SPEC = ToolSpec(
     title="Describe the virtual cell",
     description=(
         "What the installed checkpoints can simulate: contexts, kinds of intervention and their "
-        "trained targets, panel size, limits, seconds per cell, and held-out evidence beside the "
-        "trivial baselines, by support tier (seen, seen_elsewhere, combination_of_seen, unseen). "
+        "trained targets, panel size, limits, seconds per cell, and held-out evidence beside "
+        "simple predictors: by support tier, and of one checkpoint a row per condition. "
         "Call it first. It starts nothing and costs nothing."
     ),
     arguments=DescribeModel,

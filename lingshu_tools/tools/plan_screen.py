@@ -14,7 +14,13 @@ from lingshu_tools.experiments.designs import label_of
 from lingshu_tools.ledger import Screen
 from lingshu_tools.planner import Plan, make_plan
 from lingshu_tools.planner.ranking import errors_by_tier, null_labels
-from lingshu_tools.report.evidence import cost_of, cost_sentence, evidence_sentence, evidence_view
+from lingshu_tools.report.evidence import (
+    cost_of,
+    cost_sentence,
+    evidence_view,
+    screen_sentence,
+    tier_sentence,
+)
 from lingshu_tools.tools.common import (
     LOG1P,
     CellSettings,
@@ -143,7 +149,8 @@ def plan_result(app: App, plan: Plan, screen: Screen | None) -> PlanResult:
         status="planned",
         summary=(
             f"A screen of {len(labels)} perturbations to {in_words(plan)}, {plan.control.n_cells} "
-            f"paired cells each: {cost_sentence(cost)}. {evidence_sentence(checkpoint, tier)}"
+            f"paired cells each: {cost_sentence(cost)}. "
+            f"{screen_sentence(plan.held_out, checkpoint, tier)}"
         ),
         units={"prediction_error": LOG1P, "sham_limit": LOG1P},
         support=support_of(plan),
@@ -180,14 +187,14 @@ def support_of(plan: Plan) -> SupportView:
         tier=weakest(plan) if len(mix) == 1 else "mixed",
         n_cells=sum(seen),
         note=", ".join(f"{n} {t}" for t, n in mix.items()) + cells,
-        mix=mix,
+        mix={str(tier): n for tier, n in mix.items()},
     )
 
 
 def caveats_of(plan: Plan) -> list[str]:
     """Return what holds for every reading of a plan's scores, run or not."""
     mix, checkpoint = plan.support_mix, plan.control.checkpoint
-    sentences = [evidence_sentence(checkpoint, t) for t in mix if t != weakest(plan)]
+    sentences = [tier_sentence(checkpoint, t) for t in mix if t != weakest(plan)]
     left_out = [
         d.label
         for d in plan.designs

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from lingshu_model.contracts import digest_json
 from lingshu_tools.analysis import benjamini_hochberg
+from lingshu_tools.analysis.held_out import CONDITION
 from lingshu_tools.calls.registry import Arguments, ToolSpec
 from lingshu_tools.calls.results import Result, call_text, finite, render
 from lingshu_tools.calls.waiting import Pending, next_wait_s
@@ -24,7 +25,7 @@ from lingshu_tools.experiments.findings import strongest, unpack_effect
 from lingshu_tools.experiments.lookup import is_screen, locate_screen
 from lingshu_tools.planner import Plan, Ranked, plan_of
 from lingshu_tools.planner.ranking import null_labels
-from lingshu_tools.report.evidence import evidence_view
+from lingshu_tools.report.evidence import design_sentence, evidence_view, screen_sentence
 from lingshu_tools.report.experiment_views import Shown, envelope, shown
 from lingshu_tools.tools.common import AnyId, WaitS
 from lingshu_tools.tools.plan_screen import in_words, sham_limit, support_of, weakest
@@ -204,7 +205,7 @@ def _volcano(app: App, arguments: PlotExperiment) -> _Picture:
         "title": f"Predicted, not measured: effect of {record.design.label}",
         "subtitle": f"{context_label(record.design.context)} · {record.design.checkpoint.name} · "
         f"{record.design.n_cells} paired simulated cells",
-        "footnote": f"{why}  {arguments.id}",
+        "footnote": f"{why}  {design_sentence(record.design)}  {arguments.id}",
         "genes": [row["gene"] for row in table],
         "x": [row["log2_fold_change"] for row in table],
         "y": [row["y"] for row in table],
@@ -288,11 +289,17 @@ def _bar(row: Ranked) -> dict[str, Any]:
         "score": row.value,
         "mc_interval": row.score.mc_interval,
         "prediction_error": row.error.rms if row.error else None,
+        "held_out": _own_pearson(row),
         "hit": None if row.fdr is None else row.fdr <= HIT_FDR,
         "fdr": finite(row.fdr),
         "support": row.design.support.tier,
         "experiment_id": row.experiment_id,
     }
+
+
+def _own_pearson(row: Ranked) -> float | None:
+    figure = row.held_out
+    return finite(figure.model.value) if figure and figure.level == CONDITION else None
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -316,13 +323,8 @@ def _dagger(scored: Sequence[Ranked]) -> str:
 
 
 def _held_out(plan: Plan) -> str:
-    view = evidence_view(plan.control.checkpoint, weakest(plan))
-    if view is None or view.model.value is None:
-        return "No held-out figure for this support tier.  "
-    shift = view.baselines.get("mean_shift")
-    beside = "" if shift is None or shift.value is None else f" (mean shift {shift.value:.2f})"
-    metric = view.metric.replace("_", " ")
-    return f"Held-out {metric}, {view.set}: {view.model.value:.2f}{beside}.  "
+    sentence = screen_sentence(plan.held_out, plan.control.checkpoint, weakest(plan))
+    return f"{sentence}  "
 
 
 def _text(result: PlotResult) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from lingshu_tools.analysis.held_out import CONDITION, HeldOut
 from lingshu_tools.calls.registry import ToolSpec
 from lingshu_tools.calls.results import (
     Number,
@@ -30,7 +31,7 @@ from lingshu_tools.execution.screens import begin_screen, candidates_of
 from lingshu_tools.experiments.lookup import locate_screen
 from lingshu_tools.ledger import Experiment, Ledger, Screen, Status
 from lingshu_tools.planner import Plan, Ranked, Ranking, plan_of, rank
-from lingshu_tools.report.evidence import cost_of, evidence_sentence, evidence_view
+from lingshu_tools.report.evidence import cost_of, evidence_view, screen_sentence, shown
 from lingshu_tools.tools.common import (
     LOG1P,
     MAX_ROWS,
@@ -103,6 +104,13 @@ class RankedView(View):
         description="Against the null labels, over the screen, once complete"
     )
     left_out: list[str] = Field(description="Objective genes not counted: the target's own")
+    held_out: list[Number] | None = Field(
+        default=None,
+        description="Pearson of change on held-out cells of this candidate, low, high; null: none",
+    )
+    beats_simple: bool | None = Field(
+        default=None, description="Whether that was better than every simple predictor's"
+    )
 
 
 class ScreenResult(Result):
@@ -278,7 +286,17 @@ def _view(row: Ranked) -> RankedView:
         experiment_id=row.experiment_id,
         fdr=finite(row.fdr),
         left_out=list(row.score.left_out),
+        **_own_figure(row.held_out),
     )
+
+
+def _own_figure(figure: HeldOut | None) -> dict[str, Any]:
+    if figure is None or figure.level != CONDITION or figure.model.value is None:
+        return {}
+    return {
+        "held_out": [figure.model.value, *(figure.model.interval or ())],
+        "beats_simple": figure.holds,
+    }
 
 
 def _status(statuses: Sequence[Status]) -> ResultStatus:
@@ -300,17 +318,18 @@ def _progress(plan: Plan, statuses: Sequence[Status]) -> Progress:
 
 def _summary(plan: Plan, ranking: Ranking) -> str:
     checkpoint, tier = plan.control.checkpoint, weakest(plan)
+    held_out = screen_sentence(plan.held_out, checkpoint, tier)
     scored = [row for row in ranking.rows if row.value is not None]
     counts = f"{len(ranking.rows)} of {len(plan.candidates)} candidates done"
     if not scored:
         return f"Screen to {in_words(plan)}: {counts}, none ranked yet."
-    return f"{_leaders(plan, scored)}{_hits(scored)} {evidence_sentence(checkpoint, tier)}" + (
+    return f"{_leaders(plan, scored)}{_hits(scored)} {held_out}" + (
         "" if len(ranking.rows) == len(plan.candidates) else f" So far {counts}."
     )
 
 
 def _leaders(plan: Plan, scored: Sequence[Ranked]) -> str:
-    names = ", ".join(f"{r.design.label} {r.value:.2f}" for r in scored[:NAMED_LEADERS])
+    names = ", ".join(map(_leader, scored[:NAMED_LEADERS]))
     error = scored[0].error
     known = (
         "held-out prediction error unknown"
@@ -321,6 +340,13 @@ def _leaders(plan: Plan, scored: Sequence[Ranked]) -> str:
         f"To {in_words(plan)}, the checkpoint ranks first: {names} "
         f"(log1p_cp10k; {known}; {len(scored)} candidates)."
     )
+
+
+def _leader(row: Ranked) -> str:
+    held_out = row.held_out
+    figure = held_out.model if held_out and held_out.level == CONDITION else None
+    known = "" if figure is None else f" (held-out Pearson {shown(figure)})"
+    return f"{row.design.label} {row.value:.2f}{known}"
 
 
 def _hits(scored: Sequence[Ranked]) -> str:

@@ -20,7 +20,7 @@ from lingshu_model.evaluate.sources import Source, in_population, read_peers
 from lingshu_model.train.data.cells import Condition
 from lingshu_tools.analysis.null import NullLabels
 from lingshu_tools.analysis.residuals import Residuals
-from lingshu_tools.report.evidence import evidence_sentence
+from lingshu_tools.report.evidence import tier_sentence
 
 HELD_OUT = f"{synthetic.HELD_OUT}, stimulated, {synthetic.CYTOKINE}"
 CONTROL = f"{synthetic.HELD_OUT}, stimulated"
@@ -228,8 +228,8 @@ def the_tools_read(checkpoint) -> None:
     null = NullLabels.from_evidence(checkpoint.evidence, synthetic.GENES)
     assert null is not None
     assert null.n_shams == 3
-    sentence = evidence_sentence(checkpoint, "seen_elsewhere")
-    assert sentence.startswith("On held-out cells of seen elsewhere perturbations")
+    sentence = tier_sentence(checkpoint, "seen_elsewhere")
+    assert sentence.startswith("Held out, carried conditions pooled")
     assert "split half" not in sentence
 
 

@@ -58,7 +58,7 @@ def test_a_combination_is_one_candidate_and_lowers_the_screens_evidence(app: App
     assert created.support.tier == "mixed"
     assert created.support.mix == {"seen": 1, "combination_of_seen": 1}
     assert created.evidence is None
-    assert "no held-out figure" in created.summary.lower()
+    assert "No combination condition was held out; borrowed" in created.summary
 
 
 def test_a_budget_lowers_the_cells_of_every_arm(app: App):

@@ -131,7 +131,7 @@ def test_shams_of_other_settings_are_no_null(tmp_path: Path):
 def test_a_checkpoint_that_loses_to_the_baseline_says_so_in_the_summary(tmp_path: Path):
     make_checkpoint(tmp_path / "checkpoints", make_evidence(beats=False))
     result = run(open_app(tmp_path / "home", FakeEngine(PANEL)))
-    assert "does not beat" in result.summary
+    assert "worse than a simple predictor" in result.summary
 
 
 def test_one_pair_of_cells_has_a_score_without_an_interval(app: App):

@@ -166,7 +166,7 @@ def test_the_order_of_interventions_never_matters(app: App):
     assert results[0]["genes"] == results[1]["genes"]
     assert results[0]["perturbation"] == "JAK2 knockout + STAT1 knockout"
     assert results[0]["support"]["tier"] == "combination_of_seen"
-    assert "No held-out figure" in results[0]["summary"]
+    assert "No combination condition was held out" in results[0]["summary"]
 
 
 @pytest.mark.parametrize(
