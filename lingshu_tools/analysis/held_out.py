@@ -113,9 +113,9 @@ def held_out(
         return None
     tier = checkpoint.support(context, interventions).tier
     adapted = _adapted(checkpoint.evidence, context, interventions)
-    return _own(checkpoint.evidence, tier, context, interventions, adapted=adapted) or of_tier(
-        checkpoint, tier, adapted=adapted
-    )
+    return _of_condition(
+        checkpoint.evidence, tier, context, interventions, adapted=adapted
+    ) or of_tier(checkpoint, tier, adapted=adapted)
 
 
 def of_tier(checkpoint: Checkpoint, tier: Tier, *, adapted: bool = False) -> HeldOut | None:
@@ -146,7 +146,7 @@ def _tiers(evidence: Mapping[str, Any]) -> dict[str, Any]:
     return {name: tier for name, tier in (evidence.get("tiers") or {}).items() if tier}
 
 
-def _own(
+def _of_condition(
     evidence: Mapping[str, Any],
     tier: str,
     context: Mapping[str, str],

@@ -158,8 +158,8 @@ def screen_sentence(figures: Sequence[HeldOut | None], checkpoint: Checkpoint, t
     unknown = f"; {rest} have no held-out cells of their own" if rest else ""
     return (
         f"On held-out cells of {len(with_cells)} candidates the predicted change was better than "
-        f"every simple predictor (training mean included) for {holding} and not better than no change "
-        f"for {nothing}{unknown}."
+        f"every simple predictor (training mean included) for {holding} and not better than no "
+        f"change for {nothing}{unknown}."
     )
 
 

@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from lingshu_model.contracts import Tier
 from lingshu_tools.execution.screens import candidates_of
 from lingshu_tools.experiments.designs import Design, context_label
 from lingshu_tools.experiments.lookup import is_screen, locate_screen
 from lingshu_tools.ledger import Ledger, Outcome
-from lingshu_tools.planner import objective_of, plan_of
-from lingshu_tools.report.evidence import evidence_sentence
+from lingshu_tools.planner import Plan, objective_of, plan_of
+from lingshu_tools.report.evidence import design_sentence, screen_sentence, tier_sentence
 from lingshu_tools.report.experiment_views import shown
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def methods_paragraph(app: App, name: str) -> str:
         _sampling(record.design),
         *([f"Its state is {state}."] if state != "succeeded" else []),
         *_computed(record.ledger, [record.outcome] if record.outcome else []),
-        evidence_sentence(record.design.checkpoint, record.design.support.tier),
+        design_sentence(record.design),
         *_replays(record.ledger, [name]),
         _recorded(record.ledger),
     ]
@@ -55,7 +56,7 @@ def _of_screen(app: App, name: str) -> str:
         for verb, names in (("lower", wanted.down), ("raise", wanted.up))
         if names
     ]
-    tiers = Counter(design.support.tier for design in plan.designs)
+    tiers: Counter[Tier] = Counter(design.support.tier for design in plan.designs)
     sentences = [
         f"Screen {name} ranked {len(plan.candidates)} perturbations in "
         f"{context_label(plan.control.context)} by how far they {' and '.join(genes)} (mean signed "
@@ -63,11 +64,18 @@ def _of_screen(app: App, name: str) -> str:
         _sampling(plan.control),
         "All candidates share one control arm.",
         *_computed(ledger, succeeded),
-        *(evidence_sentence(plan.control.checkpoint, tier) for tier in sorted(tiers)),
+        *_evidence(plan, sorted(tiers)),
         *_replays(ledger, ids),
         _recorded(ledger),
     ]
     return " ".join(sentences)
+
+
+def _evidence(plan: Plan, tiers: Sequence[Tier]) -> list[str]:
+    checkpoint = plan.control.checkpoint
+    figures = screen_sentence(plan.held_out, checkpoint, tiers[0])
+    pooled = [tier_sentence(checkpoint, tier) for tier in tiers]
+    return list(dict.fromkeys([figures, *pooled]))
 
 
 def _sampling(design: Design) -> str:

@@ -35,8 +35,8 @@ def app(checkpoint: Checkpoint, tmp_path: Path) -> Iterator[App]:
 
 def answer(app: App, *targets: str, line: str = "a", **more: object):
     done = [{"kind": "knockout", "target": t} for t in targets]
-    asked = {"context": {"line": line}, "interventions": done, "n_cells": 8, "wait_s": 30}
-    return call(app, "perturb_cells", asked | more)
+    arguments = {"context": {"line": line}, "interventions": done, "n_cells": 8, "wait_s": 30}
+    return call(app, "perturb_cells", arguments | more)
 
 
 @pytest.mark.parametrize("dry", [False, True])
@@ -129,10 +129,10 @@ def test_a_figure_is_not_that_of_another_context_or_dose(checkpoint: Checkpoint)
     from lingshu_model.contracts import Intervention
     from lingshu_tools.analysis.held_out import held_out
 
-    own = held_out(checkpoint, {"line": "a"}, [Intervention(kind="knockout", target="G3")])
+    here = held_out(checkpoint, {"line": "a"}, [Intervention(kind="knockout", target="G3")])
     elsewhere = held_out(checkpoint, {"line": "c"}, [Intervention(kind="knockout", target="G3")])
     dosed = held_out(checkpoint, {"line": "a"}, [Intervention(kind="drug", target="G3", dose=2)])
-    assert own.level == "this condition"
+    assert here.level == "this condition"
     assert (elsewhere.level, dosed.level) == ("its tier", "another tier")
     null = held_out(checkpoint, {"line": "a"}, [Intervention(kind="sham", target="sham-00")])
     assert null is None
