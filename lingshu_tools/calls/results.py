@@ -69,26 +69,28 @@ class EvidenceView(View):
 
 
 class HeldOutView(View):
-    """The held-out figure of this very question, or of the nearest that was held out."""
+    """The held-out figure of this very question, or of the nearest that was held out.
 
-    level: Literal["this condition", "its tier", "another tier"] = Field(
-        description="What the figure is of; `another tier` is borrowed from another question"
-    )
+    `level` says what it is of (`another tier` is borrowed from another question) and `of` names the
+    condition or the set of conditions; `best_simple` is the best predictor made from training cells
+    alone; `n_cells` are held-out perturbed cells, of one condition; `adapted`: choices were
+    steered by held-out cells of this condition.
+    """
+
+    level: Literal["this condition", "its tier", "another tier"]
     tier: Literal["seen", "carried", "combination", "unseen"]
-    of: str = Field(description="The condition, or the set of conditions that it is pooled over")
+    of: str
     metric: str
     value: Number | None
     interval: list[Number] | None
-    best_simple: str | None = Field(description="Best predictor made from training cells alone")
+    best_simple: str | None
     best_simple_value: Number | None
     better_than_no_change: bool
     against_best_simple: Literal["better than", "no better than", "worse than"] | None
-    n_cells: int | None = Field(description="Held-out perturbed cells; null: of several conditions")
+    n_cells: int | None
     n_contrasts: int | None
     n_folds: int | None
-    adapted: bool = Field(
-        default=False, description="Choices were steered by held-out cells of this condition"
-    )
+    adapted: bool = False
 
 
 class Truncated(View):
@@ -122,7 +124,7 @@ class Result(View):
     units: dict[str, str] = Field(default_factory=dict, description="Field name to its unit")
     support: SupportView | None = None
     held_out: HeldOutView | None = Field(
-        default=None, description="How well this very prediction did on cells held out"
+        default=None, description="How this prediction did on held-out cells"
     )
     evidence: EvidenceView | None = None
     caveats: list[str] = Field(default_factory=list)

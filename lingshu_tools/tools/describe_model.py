@@ -67,12 +67,12 @@ class HeldOutRow(View):
     """The held-out figure of one condition."""
 
     condition: str
-    tier: str = Field(description="seen, carried, combination or unseen: what training had of it")
-    value: Number | None = Field(description="Pearson of change, predicted against held out")
+    tier: str
+    value: Number | None = Field(description="Pearson of change")
     interval: list[Number] | None
     best_simple: str | None
     best_simple_value: Number | None
-    holds: bool = Field(description="Better than no change and than every simple predictor")
+    holds: bool = Field(description="Better than every simple predictor")
     n_cells: int | None
 
 
@@ -105,8 +105,8 @@ class ModelView(View):
     cost_basis: str
     evidence: list[EvidenceView]
     tiers_without_evidence: list[str]
-    n_held_out: int = Field(description="Conditions with a held-out figure of their own")
-    held_out: list[HeldOutRow] = Field(description="Their figures, where one checkpoint is asked")
+    n_held_out: int
+    held_out: list[HeldOutRow] = Field(description="Per condition, where one checkpoint is named")
 
 
 class DescribeResult(Result):
