@@ -6,7 +6,8 @@ from made_counts import draw, levels, rows, shares
 from scipy import sparse, stats
 
 from lingshu_model.effects import Effects, Group, fit_mover, largest_share
-from lingshu_model.effects.quantiles import LARGE, Quantiles
+from lingshu_model.effects.moved import FitCells
+from lingshu_model.effects.quantiles import LARGE, Quantiles, stray
 from lingshu_model.effects.roots import roots
 
 GENES = 200
@@ -42,6 +43,14 @@ def world(kind: str, seed: int = 0, controls: int = 300, perturbed: int = 200, l
     effects = Effects.of([rows([control, moved])], labels, "control", GENES)
     top = largest_share(rows([control, moved]))
     return control, effects, top, built(kind, rng, p, 512)
+
+
+def at(result: Quantiles, genes: np.ndarray, fold: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """Counts of shifted distributions, [chosen genes, cells]."""
+    out = np.zeros((len(genes), result.counts.shape[1]))
+    gene, cell, count = result.shifted(genes, fold, size)
+    out[gene, cell] = count
+    return out
 
 
 KINDS = ["plain", "50 UMI", "deep", "reads", "ambient", "uneven"]
@@ -205,6 +214,37 @@ def test_what_is_not_a_whole_count_is_refused(bad: float):
             call()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_effects_that_share_their_control_cells_are_solved_as_each_alone(kind: str):
+    control, effects, top, new = world(kind)
+    target = effects.seen("x", "a").posterior.mean
+    shared = FitCells(rows(control), top)
+    # Others first, with another library: nothing of an earlier effect may stay behind.
+    shared.mover(-target, 0.6)
+    for change, library in ((target, 1.0), (0.5 * target, 0.8)):
+        alone = fit_mover(rows(control), change, top, library)
+        together = shared.mover(change, library)
+        np.testing.assert_array_equal(alone.log_fold, together.log_fold)
+        assert (alone.move(rows(new), 3) != together.move(rows(new), 3)).nnz == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_counts_of_any_few_genes_are_those_among_all(kind: str):
+    rng = np.random.default_rng(5)
+    share = shares(rng, GENES)
+    counts = built(kind, rng, share, 60).T.astype(float)
+    mean, size = share[:, None] * counts.sum(axis=0), rng.uniform(0.1, 9.0, GENES)
+    most, v = np.full(counts.shape, 400.0), rng.random(counts.shape)
+    result = Quantiles.of(counts, mean, size, most, v)
+    fold = np.exp(rng.normal(0, 1, GENES))
+    whole = at(result, np.arange(GENES), fold, size)
+    some = rng.permutation(GENES)[:37]
+    np.testing.assert_array_equal(at(result, some, fold[some], size[some]), whole[some])
+    lower = np.minimum(whole, np.maximum(7.0, counts))
+    capped = result.capped(np.full(counts.shape, 7.0))
+    np.testing.assert_array_equal(at(capped, np.arange(GENES), fold, size), lower)
+
+
 def test_control_cells_without_a_count_are_refused():
     with pytest.raises(ValueError, match="not one count"):
         fit_mover(sparse.csr_matrix((3, 4)), np.zeros(4))
@@ -212,18 +252,18 @@ def test_control_cells_without_a_count_are_refused():
 
 @pytest.mark.parametrize("size", [0.2, 3.0, 500.0])
 def test_quantiles_are_those_of_the_negative_binomial(size: float):
-    mean = np.array([[0.05, 2.0, 30.0]])
+    mean = np.array([[0.05], [2.0], [30.0]])
     r = np.full(3, size)
     for k in (0, 1, 2, 5, 40):
-        counts = np.full((1, 3), float(k))
-        v = np.full((1, 3), 0.37)
-        result = Quantiles.of(counts, mean, r, np.full((1, 3), 1e9), v)
-        distribution = stats.nbinom(size, size / (size + mean[0]))
+        counts = np.full((3, 1), float(k))
+        v = np.full((3, 1), 0.37)
+        result = Quantiles.of(counts, mean, r, np.full((3, 1), 1e9), v)
+        distribution = stats.nbinom(size, size / (size + mean[:, 0]))
         u = distribution.cdf(k - 1) + 0.37 * distribution.pmf(k)
-        used = ~result.stray[0]
-        np.testing.assert_allclose(np.exp(result.log_u[0])[used], u[used], rtol=1e-9)
-        shifted = stats.nbinom(size, size / (size + 1.7 * mean[0]))
-        got = result.at(np.arange(3), np.full(3, 1.7), r)[0]
+        used = ~stray(counts, mean, r[:, None])[:, 0]
+        np.testing.assert_allclose(np.exp(result.log_u[:, 0])[used], u[used], rtol=1e-9)
+        shifted = stats.nbinom(size, size / (size + 1.7 * mean[:, 0]))
+        got = at(result, np.arange(3), np.full(3, 1.7), r)[:, 0]
         sure = used & (u < 1 - 1e-9)
         np.testing.assert_array_equal(got[sure], shifted.ppf(u)[sure])
         assert (got[~used] == k).all()
@@ -232,13 +272,13 @@ def test_quantiles_are_those_of_the_negative_binomial(size: float):
 @pytest.mark.parametrize("size", [0.5, 4.0, 1e4])
 @pytest.mark.parametrize("fold", [0.5, 30.0, 3000.0])
 def test_quantiles_of_high_means_are_those_of_the_distribution_nearly(size: float, fold: float):
-    v = np.linspace(0.05, 0.95, 19)[:, None]
-    mean, r = np.full((19, 1), 0.8), np.array([size])
+    v = np.linspace(0.05, 0.95, 19)[None]
+    mean, r = np.full((1, 19), 0.8), np.array([size])
     for k in (0.0, 1.0, 2.0):
-        counts = np.full((19, 1), k)
-        result = Quantiles.of(counts, mean, r, np.full((19, 1), 1e9), v)
-        got = result.at(np.array([0]), np.array([fold]), r)[:, 0]
-        u = np.exp(result.log_u[:, 0])
+        counts = np.full((1, 19), k)
+        result = Quantiles.of(counts, mean, r, np.full((1, 19), 1e9), v)
+        got = at(result, np.array([0]), np.array([fold]), r)[0]
+        u = np.exp(result.log_u[0])
         wanted = stats.nbinom(size, size / (size + 0.8 * fold)).ppf(u)
         np.testing.assert_allclose(got, wanted, rtol=0.03, atol=2.0)
 
@@ -248,7 +288,7 @@ def test_a_count_far_below_a_high_mean_scales_and_does_not_vanish():
         np.full((1, 1), 60.0), np.full((1, 1), 5000.0), np.array([1e4]), np.full((1, 1), 1e9),
         np.full((1, 1), 0.5),
     )  # fmt: skip
-    assert result.at(np.array([0]), np.array([2.0]), np.array([1e4]))[0, 0] == 120
+    assert at(result, np.array([0]), np.array([2.0]), np.array([1e4]))[0, 0] == 120
 
 
 def test_counts_beyond_the_steps_scale_with_their_mean():
@@ -256,7 +296,7 @@ def test_counts_beyond_the_steps_scale_with_their_mean():
     result = Quantiles.of(
         counts, np.array([[90.0]]), np.ones(1), np.array([[1e9]]), np.full((1, 1), 0.5)
     )
-    assert result.at(np.array([0]), np.array([1.5]), np.ones(1))[0, 0] == 150
+    assert at(result, np.array([0]), np.array([1.5]), np.ones(1))[0, 0] == 150
 
 
 def test_roots_of_step_functions_and_of_those_that_have_none():

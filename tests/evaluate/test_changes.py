@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from synthetic import Truth
 
-from lingshu_model.evaluate.metrics.agreement import overlap
+from lingshu_model.evaluate.metrics.agreement import overlap_with
 from lingshu_model.evaluate.metrics.changes import (
     change_between,
     mean_change,
@@ -85,9 +85,9 @@ def test_the_overlap_of_top_genes_disregards_sign_and_is_zero_for_no_change():
     real[:20] = np.arange(1, 21)
     predicted = np.where(np.arange(100) < 15, -real - 30, 0.0)
     predicted[50:55] = 9
-    assert overlap(predicted, real) == pytest.approx(15 / 20)
-    assert overlap(np.zeros(100), real) == 0
-    assert overlap(predicted, np.stack([real, predicted])).tolist() == [0.75, 1.0]
+    assert overlap_with(real)(predicted) == pytest.approx(15 / 20)
+    assert overlap_with(real)(np.zeros(100)) == 0
+    assert overlap_with(np.stack([real, predicted]))(predicted).tolist() == [0.75, 1.0]
 
 
 def test_halves_are_disjoint_and_equally_large():

@@ -26,7 +26,7 @@ from lingshu_model.evaluate import Draws, build_study
 from lingshu_model.evaluate.__main__ import main
 from lingshu_model.evaluate.arms import ArmStore, can_sample, profile_digest
 from lingshu_model.evaluate.data import load_split
-from lingshu_model.evaluate.evidence import dumps, rounded
+from lingshu_model.evaluate.evidence_text import dumps, rounded
 
 
 @pytest.fixture(scope="module")

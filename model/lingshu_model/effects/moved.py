@@ -19,6 +19,8 @@ were, or stay, whichever the target agrees with. No count exceeds the largest sh
 any training cell gave the gene.
 """
 
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -130,25 +132,71 @@ def fit_mover(
     Raises:
         ValueError: there is not one count, or counts are negative, not finite or not whole.
     """
-    rows = _whole(control)
-    if not rows.nnz:
-        message = "there is not one count in the control cells; give cells that can be moved"
-        raise ValueError(message)
-    top = largest_share(rows)
-    top = top if largest is None else np.maximum(largest, top)
-    mover = Mover(*_distribution(rows), np.zeros(rows.shape[1]), library, top)
-    chosen = _fit_rows(rows.shape[0])
-    draws = _draws(seed, np.arange(len(chosen)), rows.shape[1])
-    return _Fit(rows[chosen], draws, np.nan_to_num(change)).run(mover)
+    return FitCells(control, largest, seed).mover(change, library)
+
+
+class FitCells:
+    """Control cells that effects of one context are solved on; safe for several threads.
+
+    What no effect changes (distributions, uniforms, quantiles) is computed once.
+    """
+
+    def __init__(self, control: Rows, largest: Floats | None = None, seed: int = SEED) -> None:
+        """Take control cells; the arguments are those of `fit_mover`.
+
+        Raises:
+            ValueError: there is not one count, or counts are negative, not finite or not whole.
+        """
+        rows = _whole(control)
+        if not rows.nnz:
+            message = "there is not one count in the control cells; give cells that can be moved"
+            raise ValueError(message)
+        top = largest_share(rows)
+        self.largest = top if largest is None else np.maximum(largest, top)
+        self.distribution = _distribution(rows)
+        self.cells = rows[_fit_rows(rows.shape[0])]
+        self.umi = np.maximum(cell_totals(self.cells), 1.0)
+        self.before = np.asarray(expression_levels(self.cells).mean(axis=0), np.float64).ravel()
+        self._draws = _draws(seed, np.arange(self.cells.shape[0]), rows.shape[1])
+        self._by_gene = self.cells.tocsc()
+        self._parts: dict[int, Quantiles] = {}
+        self._lock = threading.Lock()
+
+    def mover(self, change: Floats, library: float = 1.0) -> Mover:
+        """Return what changes the mean levels of these cells by `change` [genes]."""
+        rate, size, common = self.distribution
+        start = Mover(rate, size, common, np.zeros(len(rate)), library, self.largest)
+        return _Fit(self, np.nan_to_num(change)).run(start)
+
+    def quantiles(self, part: int, mover: Mover) -> Quantiles:
+        """Return the quantiles of genes `part` * GENES and on, capped as `mover` says."""
+        genes = self.genes(part)
+        most = _most(self.umi, mover, genes)
+        with self._lock:
+            known = self._parts.get(part)
+        if known is None:
+            counts = self._by_gene[:, genes].T.toarray()
+            mean = mover.rate[genes][:, None] * self.umi
+            known = Quantiles.of(counts, mean, mover.size[genes], most, self._draws.T[genes])
+            with self._lock:
+                self._parts[part] = known
+        return known.capped(most)
+
+    def genes(self, part: int) -> Ints:
+        """Return the numbers of the genes of a part."""
+        return np.arange(part * GENES, min((part + 1) * GENES, len(self.largest)))
+
+    def chosen(self, genes: Ints) -> Iterator[tuple[int, Ints]]:
+        """Yield the parts that hold these genes, with their places in the part."""
+        for part in np.unique(genes // GENES).tolist():
+            yield part, genes[genes // GENES == part] - part * GENES
 
 
 class _Fit:
-    """Solves ln phi on a fixed set of control cells and uniforms."""
+    """Solves ln phi of one effect."""
 
-    def __init__(self, cells: Rows, draws: Floats, change: Floats) -> None:
-        self.cells, self.draws = cells, draws
-        self.umi = np.maximum(cell_totals(cells), 1.0)
-        self.before = np.asarray(expression_levels(cells).mean(axis=0), np.float64).ravel()
+    def __init__(self, fit: FitCells, change: Floats) -> None:
+        self.fit, self.umi, self.before = fit, fit.umi, fit.before
         self.target = np.where(np.abs(change) >= NEGLIGIBLE, change, 0.0)
 
     def run(self, mover: Mover) -> Mover:
@@ -171,7 +219,19 @@ class _Fit:
     def _pass(self, mover: Mover, totals: Floats) -> tuple[Mover, Floats]:
         """Return the mover solved for libraries of `totals` [cells], and those that come."""
         mover = replace(mover, log_fold=self._solve(mover, totals))
-        return mover, cell_totals(_moved(self.cells, mover, self.draws))
+        return mover, self._totals(mover)
+
+    def _totals(self, mover: Mover) -> Floats:
+        """Return the library sizes that come, [cells]."""
+        staying, moving = _moving(mover)
+        cells = len(self.umi)
+        totals = self.fit.cells @ staying.astype(np.float64)
+        for part, some in self.fit.chosen(moving):
+            genes = self.fit.genes(part)[some]
+            shifted = mover.shifted(genes, mover.log_fold[genes])
+            _, cell, count = self.fit.quantiles(part, mover).shifted(some, *shifted)
+            totals += np.bincount(cell, count, cells)
+        return totals
 
     def _excess(self, mover: Mover, totals: Floats) -> float:
         """Return the logarithm of the library that comes over that asked for."""
@@ -181,25 +241,28 @@ class _Fit:
         """Return ln phi at which the mean level in libraries of `totals` changes by the target."""
         out = np.zeros(len(self.target))
         genes = np.flatnonzero(self.target if mover.library == 1.0 else np.ones(len(out)))
-        # Counts to counts per 10,000 of the library that comes, [cells, 1].
-        scale = CP10K / np.maximum(totals, 1.0)[:, None]
-        for first in range(0, len(genes), GENES):
-            part = genes[first : first + GENES]
-            quantiles = _quantiles(self.cells, mover, part, self.draws)
-            wanted = np.maximum(self.before[part] + self.target[part], 0.0)
+        # Counts to counts per 10,000 of the library that comes, [cells].
+        scale = CP10K / np.maximum(totals, 1.0)
+        for part, rows in self.fit.chosen(genes):
+            chosen = self.fit.genes(part)[rows]
+            quantiles = self.fit.quantiles(part, mover)
+            wanted = np.maximum(self.before[chosen] + self.target[chosen], 0.0)
 
             def miss(
                 some: Ints,
                 log_fold: Floats,
-                part: Ints = part,
+                chosen: Ints = chosen,
+                rows: Ints = rows,
                 quantiles: Quantiles = quantiles,
                 wanted: Floats = wanted,
             ) -> Floats:
-                counts = quantiles.at(some, *mover.shifted(part[some], log_fold))
-                return np.log1p(counts * scale).mean(axis=0) - wanted[some]
+                shifted = mover.shifted(chosen[some], log_fold)
+                gene, cell, count = quantiles.shifted(rows[some], *shifted)
+                levels = np.bincount(gene, np.log1p(count * scale[cell]), len(some))
+                return levels / len(scale) - wanted[some]
 
-            guess = _guess(self.before[part], wanted)
-            out[part] = roots(miss, guess, MAX_SHIFT, CLOSE)
+            guess = _guess(self.before[chosen], wanted)
+            out[chosen] = roots(miss, guess, MAX_SHIFT, CLOSE)
         return out
 
 
@@ -269,26 +332,30 @@ def _distribution(rows: Rows) -> tuple[Floats, Floats, float]:
     return rate, size, 1.0 / common
 
 
-def _quantiles(cells: Rows, mover: Mover, genes: Ints, draws: Floats) -> Quantiles:
-    umi = cell_totals(cells)[:, None]
-    most = np.ceil(umi * mover.library * mover.largest[genes])
-    return Quantiles.of(
-        cells[:, genes].toarray(), umi * mover.rate[genes], mover.size[genes], most, draws[:, genes]
-    )
+def _most(umi: Floats, mover: Mover, genes: Ints) -> Floats:
+    """Return the largest counts of `genes` in moved cells of `umi` [cells], [genes, cells]."""
+    return np.ceil(umi * mover.library * mover.largest[genes][:, None])
+
+
+def _moving(mover: Mover) -> tuple[NDArray[np.bool_], Ints]:
+    """Return which genes keep their counts, bool [genes], and the numbers of the others."""
+    staying = (mover.log_fold == 0) & (mover.library == 1.0)
+    return staying, np.flatnonzero(~staying)
 
 
 def _moved(cells: Rows, mover: Mover, draws: Floats) -> Rows:
     """Return the cells with every gene moved that has a factor other than 1."""
-    staying = (mover.log_fold == 0) & (mover.library == 1.0)
-    moving = np.flatnonzero(~staying)
-    coo = cells.tocoo()
+    staying, moving = _moving(mover)
+    coo, by_gene, umi = cells.tocoo(), cells.tocsc(), cell_totals(cells)
     kept = staying[coo.col]
     parts = [(coo.row[kept], coo.col[kept], coo.data[kept])]
     for first in range(0, len(moving), GENES):
         genes = moving[first : first + GENES]
+        counts, most = by_gene[:, genes].T.toarray(), _most(umi, mover, genes)
+        mean = mover.rate[genes][:, None] * umi
+        quantiles = Quantiles.of(counts, mean, mover.size[genes], most, draws.T[genes])
         shifted = mover.shifted(genes, mover.log_fold[genes])
-        counts = _quantiles(cells, mover, genes, draws).at(np.arange(len(genes)), *shifted)
-        row, place = np.nonzero(counts)
-        parts.append((row, genes[place], counts[row, place]))
+        place, row, value = quantiles.shifted(np.arange(len(genes)), *shifted)
+        parts.append((row, genes[place], value))
     row, column, value = (np.concatenate(each) for each in zip(*parts, strict=True))
     return sparse.csr_matrix((value, (row, column)), cells.shape)

@@ -75,9 +75,9 @@ def mean_row(rows: Sequence[Row], name: str, *, seed: int | None = None) -> Row:
     for row in rows:
         units.setdefault((row.fold, row.population, row.set), []).append(row)
     # Seeds within a unit and fold first, then units and folds.
-    value = np.mean([np.mean([row.value for row in each]) for each in units.values()])
+    value = _mean([_mean([row.value for row in each]) for each in units.values()])
     whole = all(len(row.draws) for row in rows)
-    parts = [np.mean([r.draws for r in each], axis=0) for each in units.values() if whole]
+    parts = [_mean_draws(each) for each in units.values() if whole]
     folds = {row.fold for row in rows}
     populations = {row.population for row in rows}
     return replace(
@@ -86,9 +86,17 @@ def mean_row(rows: Sequence[Row], name: str, *, seed: int | None = None) -> Row:
         set=name,
         seed=seed,
         fold=folds.pop() if len(folds) == 1 else f"{len(folds)} folds",
-        value=float(value),
+        value=value,
         draws=np.mean(parts, axis=0) if whole else NO_DRAWS,
     )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return values[0] if len(values) == 1 else float(np.mean(values))
+
+
+def _mean_draws(rows: Sequence[Row]) -> Floats:
+    return rows[0].draws if len(rows) == 1 else np.mean([row.draws for row in rows], axis=0)
 
 
 def difference(row: Row, other: Row) -> Row:
@@ -205,7 +213,7 @@ def _by_unit(rows: Iterable[Row]) -> dict[str, float]:
     values: dict[str, list[float]] = {}
     for row in rows:
         values.setdefault(f"{row.population}: {row.set}", []).append(row.value)
-    return {unit: float(np.mean(each)) for unit, each in values.items()}
+    return {unit: _mean(each) for unit, each in values.items()}
 
 
 def _p(d: Floats) -> float:

@@ -165,17 +165,19 @@ def _rows(
     model = {seed: c.value for name, seed, c in predicted if name == MODEL}
     others = next((c.value for name, _, c in predicted if name == "mean_shift"), 0 * real)
     for metric, agreement in AGREEMENT.items():
-        score = agreement.over(others, real)  # [..., genes] x [..., genes] -> [...]
+        against = agreement.over(others, real)
+        with_real, with_draws = against(real), against(truth.draws)
         for name, seed, change in predicted:
             value = change.value  # [genes], against [genes] and against [draws, genes]
-            yield row(metric, name, seed, score(value, real), score(value, truth.draws))
+            yield row(metric, name, seed, with_real(value), with_draws(value))
         for seed, draws in resampled.items():
-            yield row(metric, MONTE_CARLO, seed, score(model[seed], real), score(draws, real))
-        half = score(truth.halves[0], truth.halves[1])  # [splits]
+            yield row(metric, MONTE_CARLO, seed, with_real(model[seed]), with_real(draws))
+        with_half = against(truth.halves[1])
+        half = with_half(truth.halves[0])  # [splits]
         yield row(metric, SPLIT_HALF, None, half.mean(), half)
         if model:
             # The model's cells are not split: it is compared with the same second halves.
-            at_half = np.mean([score(m, truth.halves[1]) for m in model.values()], axis=0)
+            at_half = np.mean([with_half(m) for m in model.values()], axis=0)
             yield row(metric, AT_HALF, None, at_half.mean(), at_half)
         if agreement.has_ceiling:
             yield row(metric, NOISE_CEILING, None, noise_ceiling(half))

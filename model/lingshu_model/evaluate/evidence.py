@@ -3,13 +3,10 @@
 Format `lingshu-evidence-3`. By tier the evidence of a set of perturbations (`headline`), of all of
 them (`overall`, since the third), of each perturbation in each context, and the prediction errors;
 then all figures as one table. Readers of earlier formats find what they read under the same keys:
-`tiers.*.headline`, `tiers.*.residuals`, `sham` and `cost`. Sorted keys, indent 1 but for lists of
-numbers, floats to 5 significant digits, undefined figures null.
+`tiers.*.headline`, `tiers.*.residuals`, `sham` and `cost`. `evidence_text` writes it.
 """
 
-import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,7 +28,6 @@ from lingshu_model.evaluate.rows import (
 
 FORMAT = "lingshu-evidence-3"
 TIERS = ("seen", "seen_elsewhere", "combination_of_seen", "unseen")
-DIGITS = 5
 COLUMNS = (
     *("metric", "tier", "population", "set", "n_units", "predictor", "fold"),
     *("value", "low", "high", "by_seed"),
@@ -40,7 +36,6 @@ COLUMNS = (
 )
 """Columns of the table of figures. `difference` is the model's figure less the predictor's; that of
 the `worst_unit` is positive where the model is better."""
-_NUMBERS = re.compile(r"\[[\s\d.,e+\-nul]*\]")
 
 
 def evidence(report: Report, null: NullChanges | None, head: Mapping[str, Any]) -> dict[str, Any]:
@@ -151,7 +146,7 @@ def headline(chosen: NamedSet, table: Table) -> dict[str, Any]:
 
     The `best_simple` predictor stands alone with the difference from it.
     """
-    by_name = {f.row.predictor: f for f in table.figures(chosen) if f.row.metric == PEARSON}
+    by_name = {f.row.predictor: f for f in table.figures(chosen, [PEARSON])}
     others = {name: f for name, f in by_name.items() if name not in REFERENCES}
     verdicts = {name: f.verdict for name, f in others.items() if f.difference is not None}
     # A predictor that some of the contrasts do not have is not compared with those that all have.
@@ -185,7 +180,7 @@ def perturbation(contrasts: Sequence[HeldOut], table: Table) -> dict[str, Any]:
     first = contrasts[0]
     unit = frozenset({(first.population, first.name)})
     chosen = NamedSet(first.name, "contrasts", first.tier, unit)
-    mine = {f.row.metric: f.row.value for f in table.figures(chosen) if f.row.predictor == MODEL}
+    mine = table.values(MODEL, chosen)
     test, control, train = np.sum([each.n_cells for each in contrasts], axis=0).tolist()
     return {
         **headline(chosen, table),
@@ -234,23 +229,6 @@ def null_evidence(null: NullChanges, settings: Mapping[str, Any]) -> dict[str, A
         "magnitudes": magnitudes,
         "magnitude_quantiles": dict(zip(map(str, levels), quantiles, strict=True)),
     }
-
-
-def dumps(value: Mapping[str, Any]) -> str:
-    """Return the canonical text of an evidence file; a list of numbers is one line."""
-    text = json.dumps(rounded(value), indent=1, sort_keys=True, allow_nan=False)
-    return _NUMBERS.sub(lambda match: " ".join(match.group().split()), text) + "\n"
-
-
-def rounded(value: Any) -> Any:
-    """Return JSON values with floats to 5 significant digits and NaN and infinities as None."""
-    if isinstance(value, Mapping):
-        return {str(k): rounded(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [rounded(v) for v in value]
-    if isinstance(value, float):
-        return float(f"{value:.{DIGITS}g}") + 0.0 if math.isfinite(value) else None
-    return value
 
 
 def _value(figure: Figure | None) -> dict[str, Any] | None:

@@ -1,6 +1,6 @@
 """Figures: rows averaged over named sets of units, with the model's difference and verdict."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from lingshu_model.evaluate import compare
@@ -119,16 +119,27 @@ class Table:
         rows = (row for unit in sorted(chosen.units) for row in units.get(unit, ()))
         return [row for row in rows if row.tier == chosen.tier]
 
-    def figures(self, chosen: NamedSet) -> list[Figure]:
-        """Return the figures of a named set, metric by metric."""
+    def figures(self, chosen: NamedSet, metrics: Collection[str] | None = None) -> list[Figure]:
+        """Return the figures of a named set, metric by metric; of all metrics by default."""
         figures = [
             self._figure(chosen, metric, predictor, rows)
             for metric, predictors in self._rows.items()
-            if kind_of(metric) == chosen.kind
+            if kind_of(metric) == chosen.kind and (metrics is None or metric in metrics)
             for predictor in predictors
             if (rows := self.of(metric, predictor, chosen))
         ]
-        return figures + self._magnitudes(chosen)
+        known = self._rows.get(SQUARED_LENGTH, {})
+        return figures if metrics is not None else figures + self._magnitudes(chosen, known)
+
+    def values(self, predictor: str, chosen: NamedSet) -> dict[str, float]:
+        """Return a predictor's mean over a named set by metric, without comparing it."""
+        means = {
+            metric: compare.mean_row(rows, chosen.name).value
+            for metric in self._rows
+            if kind_of(metric) == chosen.kind and (rows := self.of(metric, predictor, chosen))
+        }
+        magnitudes = self._magnitudes(chosen, [predictor])
+        return means | {figure.row.metric: figure.row.value for figure in magnitudes}
 
     def copies(self) -> list[Figure]:
         """Return the figures of copied cells, for each population and fold."""
@@ -157,11 +168,11 @@ class Table:
         verdict = compare.verdict(less)
         return replace(figure, difference=less, verdict=verdict, over_units=over_units)
 
-    def _magnitudes(self, chosen: NamedSet) -> list[Figure]:
-        """Return the pooled ratio of predicted to real magnitude of every predictor."""
+    def _magnitudes(self, chosen: NamedSet, predictors: Iterable[str]) -> list[Figure]:
+        """Return the pooled ratio of predicted to real magnitude of each predictor."""
         real = {(r.fold, r.population, r.set): r for r in self.of(SQUARED_LENGTH, HELD_OUT, chosen)}
         figures: list[Figure] = []
-        for predictor in self._rows.get(SQUARED_LENGTH, {}):
+        for predictor in predictors:
             rows = self.of(SQUARED_LENGTH, predictor, chosen)
             if predictor != HELD_OUT and rows:
                 units = dict.fromkeys((r.fold, r.population, r.set) for r in rows)

@@ -26,7 +26,7 @@ from lingshu_model.contracts.catalogue import pin
 from lingshu_model.contracts.posterior import Posterior
 from lingshu_model.effects.moments import Rows
 from lingshu_model.effects.moved import SEED
-from lingshu_model.evaluate.evidence import dumps
+from lingshu_model.evaluate.evidence_text import dumps
 from lingshu_model.finishing import fitness
 from lingshu_model.finishing.estimate import EffectFit, Fitted, Priors
 from lingshu_model.finishing.evidence import count_folds, rotated

@@ -50,13 +50,19 @@ def expression_levels(cells: Any) -> Sparse:
 
 def column_means(values: Sparse) -> Floats:
     """Return the mean of each column."""
-    return np.asarray(values.mean(axis=0), np.float64)
+    return _column_sums(values, values.data) / values.shape[0]
 
 
 def moments(values: Sparse) -> tuple[Floats, Floats]:
     """Return the mean and the variance (over n, not n - 1) of each column."""
     mean = column_means(values)
-    return mean, np.maximum(column_means(values.multiply(values)) - mean**2, 0.0)
+    square = _column_sums(values, values.data**2) / values.shape[0]
+    return mean, np.maximum(square - mean**2, 0.0)
+
+
+def _column_sums(values: Sparse, data: Floats) -> Floats:
+    """Return the sum of each column of a matrix with these entries in the places of `values`."""
+    return np.bincount(values.indices, data, values.shape[1]).astype(np.float64, copy=False)
 
 
 def standard_error2(values: Sparse) -> Floats:
