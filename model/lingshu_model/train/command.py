@@ -56,7 +56,8 @@ def train(
         spec = TrainingSpec.of({**spec.model_dump(), **given}, str(spec_file))
     except SpecError as error:
         sys.exit(f"lingshu train: {error}")
-    numerics.prepare(threads)
+    if spec.recipe == "default":  # no network is computed with the other, and this takes seconds
+        numerics.prepare(threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     fast = numerics.has_fast_bf16(device)
     accelerator = Accelerator(mixed_precision="bf16" if fast else "no", cpu=device.type == "cpu")
