@@ -22,11 +22,11 @@ from synthetic import (
 )
 
 from lingshu_model.contracts import ArmRequest, Catalogue, Checkpoint
+from lingshu_model.contracts.evidence_text import dumps, rounded
 from lingshu_model.evaluate import Draws, build_study
 from lingshu_model.evaluate.__main__ import main
 from lingshu_model.evaluate.arms import ArmStore, can_sample, profile_digest
 from lingshu_model.evaluate.data import load_split
-from lingshu_model.evaluate.evidence_text import dumps, rounded
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lingshu_model.evaluate.evidence_text import dumps, rounded
+from lingshu_model.contracts.evidence_text import dumps, rounded
 
 FLOATS = st.floats(-1e300, 1e300) | st.sampled_from([math.nan, math.inf, -math.inf])
 NUMBERS = st.one_of(FLOATS, st.integers(-(10**9), 10**9), st.none())

@@ -12,10 +12,10 @@ from tqdm import tqdm
 
 from lingshu_model.contracts import Catalogue, CheckpointError
 from lingshu_model.contracts.catalogue import pin
+from lingshu_model.contracts.evidence_text import dumps, rounded
 from lingshu_model.evaluate.arms import ArmStore, can_sample, null_labels, profile_digest
 from lingshu_model.evaluate.data import DEFAULT, VALIDATION, data_files, load_split
 from lingshu_model.evaluate.evidence import evidence, extended
-from lingshu_model.evaluate.evidence_text import dumps, rounded
 from lingshu_model.evaluate.predictors import stored_effects
 from lingshu_model.evaluate.report import Report, evaluate, null_changes, sample
 from lingshu_model.evaluate.rows import MODEL, read_rows, write_rows

@@ -23,10 +23,10 @@ from torch import Tensor
 
 from lingshu_model.contracts import ArmRequest, Catalogue, Checkpoint, Intervention, digest_json
 from lingshu_model.contracts.catalogue import pin
+from lingshu_model.contracts.evidence_text import dumps
 from lingshu_model.contracts.posterior import Posterior
 from lingshu_model.effects.moments import Rows
 from lingshu_model.effects.moved import SEED
-from lingshu_model.evaluate.evidence_text import dumps
 from lingshu_model.finishing import fitness
 from lingshu_model.finishing.estimate import EffectFit, Fitted, Priors
 from lingshu_model.finishing.evidence import count_folds, rotated
