@@ -26,10 +26,12 @@ class NullLabels:
     Attributes:
         changes: float64 [null labels, genes], log1p_cp10k in panel order; NaN where unmeasured.
         steps: sampling steps they were made with; None where not recorded.
+        n_cells: paired cells of each; None where not recorded.
     """
 
     changes: Floats
     steps: int | None = None
+    n_cells: int | None = None
 
     @classmethod
     def from_evidence(
@@ -47,7 +49,7 @@ class NullLabels:
         kept = [i for i, gene in enumerate(panel) if gene in by_gene]
         values = np.array(recorded["changes"], np.float64)
         wide[:, kept] = values[:, [by_gene[panel[i]] for i in kept]]
-        return cls(wide, recorded.get("steps"))
+        return cls(wide, recorded.get("steps"), recorded.get("n_cells"))
 
     @property
     def n_shams(self) -> int:
@@ -85,11 +87,6 @@ class NullLabels:
         """Return the standard deviation of a new label's score; None where a gene is missing."""
         scores = self._scores(weights)
         return None if scores is None else float(_spread(scores.var(ddof=1), len(scores)))
-
-    def magnitude_p(self, effect: Effect) -> float:
-        """Return the rank p of the magnitude: at least 1 / (n_shams + 1), however large it is."""
-        larger = int((self.magnitudes >= effect.magnitude).sum())
-        return (1 + larger) / (1 + self.n_shams)
 
     def _scores(self, weights: NDArray[np.float64]) -> Floats | None:
         used = weights != 0

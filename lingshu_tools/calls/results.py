@@ -71,14 +71,15 @@ class EvidenceView(View):
 class HeldOutView(View):
     """The held-out figure of this very question, or of the nearest that was held out.
 
-    `level` says what it is of (`another tier` is borrowed from another question) and `of` names the
-    condition or the set of conditions; `best_simple` is the best predictor made from training cells
-    alone; `n_cells` are held-out perturbed cells, of one condition; `adapted`: choices were
-    steered by held-out cells of this condition.
+    `level` is `this condition`, `its tier` or `another tier` (borrowed from another question);
+    `tier` is seen, carried, combination or unseen; `of` names the condition or the set of
+    conditions; `best_simple` is the best predictor made from training cells alone; `n_cells` are
+    held-out perturbed cells, of one condition; `adapted`: choices were steered by held-out cells of
+    this condition.
     """
 
-    level: Literal["this condition", "its tier", "another tier"]
-    tier: Literal["seen", "carried", "combination", "unseen"]
+    level: str
+    tier: str
     of: str
     metric: str
     value: Number | None
@@ -86,7 +87,7 @@ class HeldOutView(View):
     best_simple: str | None
     best_simple_value: Number | None
     better_than_no_change: bool
-    against_best_simple: Literal["better than", "no better than", "worse than"] | None
+    against_best_simple: str | None
     n_cells: int | None
     n_contrasts: int | None
     n_folds: int | None
@@ -123,9 +124,7 @@ class Result(View):
     summary: str = Field(description="One or two sentences fit to be quoted")
     units: dict[str, str] = Field(default_factory=dict, description="Field name to its unit")
     support: SupportView | None = None
-    held_out: HeldOutView | None = Field(
-        default=None, description="How this prediction did on held-out cells"
-    )
+    held_out: HeldOutView | None = None
     evidence: EvidenceView | None = None
     caveats: list[str] = Field(default_factory=list)
     experiment_id: str | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,9 @@ from lingshu_model.contracts.effects import NoEffectError, StoredEffect
 from lingshu_model.contracts.messages import OWN_RNA
 from lingshu_model.system.lazy import Lazy
 from lingshu_tools.analysis import Effect, NullLabels, Residuals, interval
+from lingshu_tools.analysis.certainty import LEAST_LFSR, SUGGESTIVE, SUPPORTED, word
+from lingshu_tools.analysis.error_by_size import FEWEST, ErrorBySize
+from lingshu_tools.analysis.sizes import NullSizes, Size, matched_check
 from lingshu_tools.calls.results import Truncated, call_text, finite
 from lingshu_tools.experiments.designs import Design
 from lingshu_tools.experiments.findings import strongest, unpack_effect
@@ -29,12 +32,19 @@ UNITS = {
     "magnitude": "log1p_cp10k (L2 norm over genes)",
     "model_mean": "log1p_cp10k",
     "sd": "log1p_cp10k",
-    "lfsr": "probability",
+    "lfsr": "probability; 0.001 is 0.001 or less",
+    "certainty": "supported: lfsr <= 0.05; suggestive: <= 0.2",
 }
 MONTE_CARLO = (
     "mc_interval covers only the noise of sampling finitely many cells; prediction_error, the "
     "error against held-out cells, is usually the larger"
 )
+NO_ERROR = "prediction_error is null where fewer than three held-out contrasts had such changes"
+EXTRAPOLATED = (
+    "sham_q extrapolates a t distribution of {n} null labels: by rank none is below 1 in {more}"
+)
+NAMED = 3
+"""Genes in a summary."""
 NO_NULL = "no null labels for this checkpoint: significance is not given"
 NOT_STORED = "the cells of this experiment are not stored here; only the genes kept in its row are"
 SINGLE_CELL = "one pair of cells has no interval; ask for n_cells of at least 2"
@@ -57,14 +67,21 @@ class EffectView:
 
     @Lazy
     def _errors(self) -> NDArray[np.float64]:
-        residuals = Residuals.from_evidence(self._checkpoint.evidence, self._tier)
-        panel = self._checkpoint.panel
-        return residuals.of_genes(panel) if residuals else np.full(len(panel), np.nan)
+        evidence, panel = self._checkpoint.evidence, self._checkpoint.panel
+        by_size = ErrorBySize.from_evidence(evidence, self._tier)
+        if by_size is not None:
+            change = self._stored.posterior.mean if self._stored else self.effect.change
+            return by_size.of(change)
+        residuals = Residuals.from_evidence(evidence, self._tier)
+        enough = residuals is not None and residuals.n_contrasts >= FEWEST
+        return residuals.of_genes(panel) if residuals and enough else np.full(len(panel), np.nan)
 
     @Lazy
     def _q(self) -> NDArray[np.float64]:
+        # Where effects are stored their lfsr says it; null labels are a check of that.
         nothing = np.full(len(self._checkpoint.panel), np.nan)
-        return self.null.gene_q(self.effect) if self.null else nothing
+        tested = self.null is not None and self._stored is None
+        return self.null.gene_q(self.effect) if self.null and tested else nothing
 
     @Lazy
     def order(self) -> list[int]:
@@ -87,18 +104,52 @@ class EffectView:
             sham_q=finite(self._q[index]),
             model_mean=finite(believed.mean[index]) if believed else None,
             sd=finite(believed.sd[index]) if believed else None,
-            lfsr=finite(believed.lfsr[index]) if believed else None,
+            lfsr=finite(max(believed.lfsr[index], LEAST_LFSR)) if believed else None,
+            certainty=word(float(believed.lfsr[index])) if believed else None,
         )
 
     def magnitude(self) -> Magnitude:
         """Return the size of the whole effect beside those of null labels."""
-        e, null = self.effect, self.null
+        size, null = self.size, self.null_sizes
         return Magnitude(
-            value=e.magnitude,
-            mc_interval=interval(e.magnitude, e.magnitude_se, e.n_cells),
-            sham_median=finite(np.median(null.magnitudes)) if null else None,
-            sham_q95=finite(np.quantile(null.magnitudes, 0.95)) if null else None,
-            sham_p=null.magnitude_p(e) if null else None,
+            value=size.value,
+            raw=self.effect.magnitude,
+            mc_interval=list(size.interval) if size.interval else None,
+            sham_median=finite(null.median) if null else None,
+            sham_q95=finite(null.q95) if null else None,
+            sham_p=null.p(size) if null else None,
+            n_null_labels=null.n if null else None,
+        )
+
+    @Lazy
+    def size(self) -> Size:
+        """The magnitude without Monte Carlo noise."""
+        return Size.of(self.effect)
+
+    @Lazy
+    def null_sizes(self) -> NullSizes | None:
+        """Magnitudes of null labels as they would be with as many cells."""
+        check = self._null_record
+        if check is not None:
+            return NullSizes.of_check(check, self.effect)
+        return NullSizes.of_labels(self.null, self.effect) if self.null else None
+
+    @Lazy
+    def _null_record(self) -> Mapping[str, Any] | None:
+        return matched_check(self._checkpoint.evidence, self._design.context, self._trained)
+
+    @property
+    def _trained(self) -> int:
+        return self._design.support.n_cells
+
+    def null_check(self) -> str | None:
+        """Return how many null labels of this context, of about as many cells, were called."""
+        check = self._null_record
+        if check is None:
+            return None
+        return (
+            f"{check['labels_with_a_call']} of {check['n_labels']} null labels of "
+            f"{check['n_cells']} control cells had a gene called at lfsr {check['called_lfsr']:g}"
         )
 
     def target_checks(self) -> list[TargetCheck]:
@@ -132,20 +183,44 @@ class EffectView:
         """Return what was found and what it is worth, fit to be quoted."""
         panel = self._checkpoint.panel
         targets = {i.target for i in self._design.interventions}
-        top = [i for i in self.order if panel[i] not in targets][:3]
-        genes = ", ".join(f"{panel[i]} {self.effect.change[i]:+.2f}" for i in top)
-        sentence = f"{self._design.where}: strongest changes (log1p_cp10k) {genes or 'none'}"
-        if self.null:
-            below = int((self.null.magnitudes < self.effect.magnitude).sum())
-            sentence += f"; its magnitude exceeds {below} of {self.null.n_shams} null labels"
+        order = [i for i in self.order if panel[i] not in targets]
+        sentence = f"{self._design.where}: {self._changes(order)}"
+        if self.null_sizes:
+            sentence += f"; {self.null_sizes.sentence(self.size)}"
         return f"{sentence}. {design_sentence(self._design)}"
+
+    def _changes(self, order: Sequence[int]) -> str:
+        """Return the strongest changes as a phrase, the supported ones where certainty is known."""
+        panel, change = self._checkpoint.panel, self.effect.change
+        if self._stored is None:
+            genes = ", ".join(f"{panel[i]} {change[i]:+.2f}" for i in order[:NAMED])
+            return f"strongest changes (log1p_cp10k) {genes or 'none'}"
+        lfsr, mean = self._stored.posterior.lfsr, self._stored.posterior.mean
+        by_size = sorted(order, key=lambda i: -abs(mean[i]))
+        for most, text in ((SUPPORTED, "supported"), (SUGGESTIVE, "suggestive")):
+            sure = [i for i in by_size if lfsr[i] <= most]
+            if sure:
+                genes = ", ".join(f"{panel[i]} {mean[i]:+.2f}" for i in sure[:NAMED])
+                n = f"{len(sure)} of {len(order)} genes' changes are {text} (lfsr <= {most:g})"
+                none = "" if most == SUPPORTED else "no change is supported; "
+                return f"{none}{n}, strongest (log1p_cp10k) {genes}"
+        return f"no gene's change is distinguishable from no effect ({len(order)} genes)"
 
     def caveats(self) -> list[str]:
         """Return what a reader must know before believing the numbers."""
         said = [MONTE_CARLO] if self.effect.n_cells > 1 else [SINGLE_CELL]
-        if self.null is None:
+        if self._stored is None and self.null is None:
             said.append(NO_NULL)
-        elif self.null.steps not in (None, self._design.steps):
+        elif self._stored is None and self.null is not None:
+            n = self.null.n_shams
+            said.append(EXTRAPOLATED.format(n=n, more=n + 1))
+        if np.isnan(self._errors).any():
+            said.append(NO_ERROR)
+        if (
+            self._stored is None
+            and self.null is not None
+            and self.null.steps not in (None, self._design.steps)
+        ):
             said.append(
                 f"the null labels were sampled with {self.null.steps} steps, this with "
                 f"{self._design.steps}: sham_q and sham_p are approximate"
@@ -185,6 +260,7 @@ def effect_fields(
         "units": UNITS,
         "caveats": view.caveats(),
         "magnitude": view.magnitude(),
+        "null_check": view.null_check(),
         "target_check": view.target_checks(),
         "genes": [view.gene(i) for i in rows],
         "truncated": cut(len(rows), len(order), record.experiment.id, offset),

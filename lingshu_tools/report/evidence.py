@@ -62,7 +62,7 @@ def held_out_view(figure: HeldOut | None) -> HeldOutView | None:
         return None
     return HeldOutView(
         level=figure.level,
-        tier=TIER_WORDS[figure.tier],  # type: ignore[arg-type]
+        tier=TIER_WORDS[figure.tier],
         of=figure.of,
         metric=figure.metric,
         value=figure.model.value,

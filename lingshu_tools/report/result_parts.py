@@ -18,30 +18,34 @@ class GeneEffect(View):
     change: Number | None = Field(description="perturbed_mean - control_mean")
     change_mc_interval: list[Number] | None
     prediction_error: Number | None = Field(
-        description="RMS held-out error of change for this gene; None where none was measured"
+        description="RMS held-out error of changes of this size"
     )
-    sham_q: Number | None = Field(description="FDR of change against the null labels")
+    sham_q: Number | None = Field(description="FDR against null labels; null with lfsr")
     model_mean: Number | None = Field(
         default=None,
-        description="Posterior mean of change, which sampled cells deliver; None where the "
-        "checkpoint stores no effects",
+        description="Posterior mean of change, which sampled cells deliver",
     )
-    sd: Number | None = Field(default=None, description="Posterior standard deviation of change")
-    lfsr: Number | None = Field(
-        default=None, description="Local false sign rate: how likely the sign of change is wrong"
-    )
+    sd: Number | None = Field(default=None, description="Posterior sd of change")
+    lfsr: Number | None = Field(default=None, description="How likely the sign of change is wrong")
+    certainty: str | None = None
 
 
 class Magnitude(View):
-    """The size of the whole effect: L2 norm of change over the measured genes."""
+    """The size of the whole effect: L2 norm of change over the measured genes.
+
+    `value` is without the Monte Carlo noise that adds to a norm, which `raw` has. Null labels are
+    corrected alike, and as they would be with as many cells.
+    """
 
     value: Number
+    raw: Number | None = None
     mc_interval: list[Number] | None
     sham_median: Number | None
     sham_q95: Number | None
     sham_p: Number | None = Field(
-        description="Rank p against the null labels; at best 1 / (null labels + 1)"
+        description="Rank p against sampled null labels; at best 1 / (null labels + 1)"
     )
+    n_null_labels: int | None = None
 
 
 class TargetCheck(View):

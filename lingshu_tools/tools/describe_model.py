@@ -60,7 +60,7 @@ class KindView(View):
 
     kind: str
     n_targets: int
-    targets: list[str] = Field(description="As many as `limit`; find_genes tells of any other")
+    targets: list[str]
 
 
 class HeldOutRow(View):
@@ -68,7 +68,7 @@ class HeldOutRow(View):
 
     condition: str
     tier: str
-    value: Number | None = Field(description="Pearson of change")
+    value: Number | None
     interval: list[Number] | None
     best_simple: str | None
     best_simple_value: Number | None
@@ -106,7 +106,7 @@ class ModelView(View):
     evidence: list[EvidenceView]
     tiers_without_evidence: list[str]
     n_held_out: int
-    held_out: list[HeldOutRow] = Field(description="Per condition, where one checkpoint is named")
+    held_out: list[HeldOutRow] = Field(description="Pearson of change, of one checkpoint")
 
 
 class DescribeResult(Result):

@@ -17,7 +17,12 @@ from lingshu_tools.experiments.lookup import is_screen, locate_screen
 from lingshu_tools.experiments.replays import replayed, verdict_of
 from lingshu_tools.planner import plan_of
 from lingshu_tools.report.experiment_views import Recorded, Shown, recorded, shown
-from lingshu_tools.report.result_parts import GeneEffect, GeneMean, Magnitude, TargetCheck
+from lingshu_tools.report.result_parts import (
+    GeneEffect,
+    GeneMean,
+    Magnitude,
+    TargetCheck,
+)
 from lingshu_tools.report.row_view import experiment_fields, screen_fields
 from lingshu_tools.tools.common import (
     MAX_ROWS,
@@ -89,6 +94,7 @@ class GetResult(Result):
     effect_source: str | None = None
     effect_note: str | None = None
     magnitude: Magnitude | None = None
+    null_check: str | None = None
     target_check: list[TargetCheck] | None = None
     genes: list[GeneEffect] | list[GeneMean] | None = None
     quality: Quality | None = None

@@ -52,6 +52,7 @@ class PerturbResult(Result):
         default=None, description="How the effect was estimated, with the numbers that limit it"
     )
     magnitude: Magnitude | None = None
+    null_check: str | None = None
     target_check: list[TargetCheck] = Field(default_factory=list[TargetCheck])
     genes: list[GeneEffect] = Field(default_factory=list[GeneEffect])
 

@@ -1,0 +1,54 @@
+"""How far predicted changes of a size were from held-out ones.
+
+Read from `tiers.*.certainty.error_by_size` of the evidence (`lingshu_model.finishing.certainty`),
+the noise of the held-out cells taken off. Evidence without it has residuals gene by gene
+(`lingshu_tools.analysis.residuals`). Fewer than `FEWEST` contrasts give no error.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lingshu_tools.analysis.effects import Floats
+
+FEWEST = 3
+
+
+@dataclass(frozen=True)
+class ErrorBySize:
+    """Errors by |predicted change| of one support tier.
+
+    Attributes:
+        lower: lower edge of each bin, ascending.
+        error: root mean square error, NaN below `FEWEST` contrasts; log1p_cp10k.
+        n_contrasts: of each bin.
+        n_folds: over all bins.
+    """
+
+    lower: Floats
+    error: Floats
+    n_contrasts: tuple[int, ...]
+    n_folds: int
+
+    @classmethod
+    def from_evidence(cls, evidence: Mapping[str, Any], tier: str) -> "ErrorBySize | None":
+        """Return the errors of a support tier; None where the evidence has none by size."""
+        measured = (evidence.get("tiers") or {}).get(tier) or {}
+        rows = (measured.get("certainty") or {}).get("error_by_size")
+        if not rows:
+            return None
+        error = [np.nan if row["error"] is None else row["error"] for row in rows]
+        return cls(
+            np.array([row["from"] for row in rows], np.float64),
+            np.array(error, np.float64),
+            tuple(row["n_contrasts"] for row in rows),
+            max(row["n_folds"] for row in rows),
+        )
+
+    def of(self, predicted: Floats) -> Floats:
+        """Return the error of each predicted change, the same shape; NaN where not estimable."""
+        place = np.searchsorted(self.lower, np.abs(predicted), side="right") - 1
+        known = np.isfinite(predicted) & (place >= 0)
+        return np.where(known, self.error[np.maximum(place, 0)], np.nan)
