@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from lingshu_tools.training import Kept
 
 PACK = ".lingshu"
+REAL_CELLS = (
+    "it holds real control cells of its training data: pass it on only where the data may be "
+    "passed on"
+)
 
 
 @click.group(cls=Shell, invoke_without_command=True)
@@ -47,6 +51,8 @@ def add(source: Path, *, digest: str | None, replace: bool) -> None:
         echo_json({"status": "succeeded", **row})
         return
     click.echo(f"{row['name']} is added: {row['genes']} genes, {row['digest']}")
+    if row["holds_training_cells"]:
+        click.echo(f"note: {REAL_CELLS}", err=True)
     click.echo(f'try: lingshu call describe_model \'{{"checkpoint": "{row["name"]}"}}\'')
 
 
@@ -73,13 +79,20 @@ def verify(ctx: click.Context, name: str) -> None:
 @click.option("--out", type=click.Path(path_type=Path), help=f"The file; NAME{PACK} by default.")
 @common
 def pack(name: str, out: Path | None) -> None:
-    """Write the checkpoint NAME into one file that others can add."""
+    """Write the checkpoint NAME into one file that others can add.
+
+    A checkpoint that holds real cells of its training data says so.
+    """
     from lingshu_tools import training
 
     checkpoint = _find(name)
     path = training.pack(checkpoint, out or Path(f"{name}{PACK}"))
+    real = training.holds_training_cells(checkpoint)
+    if real:
+        click.echo(f"note: {REAL_CELLS}", err=True)
     if settings().as_json:
-        row = {"file": str(path), "bytes": path.stat().st_size, "digest": checkpoint.digest}
+        row: dict[str, Any] = {"file": str(path), "bytes": path.stat().st_size}
+        row |= {"digest": checkpoint.digest, "holds_training_cells": real}
         echo_json({"status": "succeeded", "name": name, **row})
         return
     click.echo(f"{path}: {path.stat().st_size / 1e6:.1f} MB, {checkpoint.digest}")
@@ -133,6 +146,8 @@ def _list() -> None:
         head = click.style(row["name"], bold=True)
         click.echo(f"{head}  {row['origin']}, {row['genes']} genes, {contexts}{more}")
         click.echo(f"  {row['digest']}\n  {row['path']}")
+        if row["holds_training_cells"]:
+            click.echo("  holds real control cells of its training data")
     if not rows:
         click.echo("no checkpoint found; `lingshu models add` adds one")
 
@@ -147,5 +162,6 @@ def _row(kept_checkpoint: "Kept") -> dict[str, Any]:
         "panel_digest": checkpoint.panel_digest,
         "contexts": checkpoint.contexts,
         "measured_on_held_out_cells": bool(checkpoint.evidence),
+        "holds_training_cells": kept_checkpoint.holds_training_cells,
         "path": str(checkpoint.path),
     }

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 # Weakest last: the evidence shown for a mixed screen is that of its weakest tier.
 TIERS: tuple[Tier, ...] = ("seen", "seen_elsewhere", "combination_of_seen", "unseen")
 SHOWN_CANDIDATES = 50
+NAMED_UNFIT = 10
 
 
 class ObjectiveArgument(Arguments):
@@ -202,8 +203,24 @@ def caveats_of(plan: Plan) -> list[str]:
     ]
     if left_out:
         sentences.append(f"A target's own gene is left out of its score: {', '.join(left_out)}.")
+    sentences += _unfit(plan)
     _, why = null_labels(plan.control)
     return [*sentences, *([f"{why[0].upper()}{why[1:]}."] if why else [])]
+
+
+def _unfit(plan: Plan) -> list[str]:
+    """Return a sentence that names candidates that the checkpoint refuses, with the reasons."""
+    checkpoint = plan.control.checkpoint
+    reasons = {d.label: checkpoint.unfit(d.context, d.interventions) for d in plan.designs}
+    named = [f"{label} ({'; '.join(each)})" for label, each in reasons.items() if each]
+    if not named:
+        return []
+    more = f" and {len(named) - NAMED_UNFIT} more" if len(named) > NAMED_UNFIT else ""
+    return [
+        f"Unfit in {checkpoint.name!r}: {', '.join(named[:NAMED_UNFIT])}{more}. Their sampled "
+        "cells do not deliver the effect, so a screen does not rank them; leave them out, or ask "
+        "perturb_cells with allow_unfit=true."
+    ]
 
 
 def in_words(plan: Plan) -> str:

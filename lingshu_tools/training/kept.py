@@ -20,6 +20,8 @@ from lingshu_tools.training.packs import PACK, PINS, unpacked
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 _WAITING = ".adding-"
+_POOL = "pool-"
+"""Files of stored control cells begin like this."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,16 @@ class Kept:
 
     checkpoint: Checkpoint
     origin: str
+
+    @property
+    def holds_training_cells(self) -> bool:
+        """Whether real control cells of the training data are among its files."""
+        return holds_training_cells(self.checkpoint)
+
+
+def holds_training_cells(checkpoint: Checkpoint) -> bool:
+    """Return whether real control cells of the training data are among a checkpoint's files."""
+    return any(name.startswith(_POOL) for name in checkpoint.pinned)
 
 
 def kept(home: Path, catalogue: Catalogue) -> list[Kept]:

@@ -99,6 +99,19 @@ def test_an_unfit_condition_is_refused_by_name_unless_it_is_allowed(app: App, en
     assert "allow_unfit" not in app.ledger.experiment(fit.experiment_id).request
 
 
+@pytest.mark.parametrize(("line", "named"), [("a", False), ("b", True)])
+def test_a_screen_names_its_unfit_candidates_before_and_after_it_is_run(
+    app: App, line: str, named: bool
+):
+    wanted = {"objective": {"raise": ["G7"]}, "candidates": ["G3", "G5"], "context": {"line": line}}
+    planned = call(app, "plan_screen", {**wanted, "n_cells": 16})
+    run = call(app, "run_screen", {"screen_id": planned.screen_id, "wait_s": 30})
+    for result in (planned, run):
+        sentences = [caveat for caveat in result.caveats if caveat.startswith("Unfit in 'made'")]
+        assert len(sentences) == named
+        assert all("G3 knockout (slope 2.00)" in s and "G5" not in s for s in sentences)
+
+
 def test_the_engine_refuses_it_too_and_what_it_has_no_effect_of(folder: Path):
     checkpoint = Catalogue([folder]).load("made")
     done = (Intervention(kind="knockout", target="G3"),)

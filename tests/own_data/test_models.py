@@ -20,7 +20,7 @@ from lingshu_tools.cli import main
 from lingshu_tools.errors import InputError, LingshuError, NotFoundError
 
 
-def made_run(root: Path, name: str = "mine", value: float = 1.0) -> Path:
+def made_run(root: Path, name: str = "mine", value: float = 1.0, *, pool: bool = False) -> Path:
     """Return the folder of a training run with a small checkpoint in it."""
     folder = root / name / "checkpoint" / name
     folder.mkdir(parents=True)
@@ -29,6 +29,8 @@ def made_run(root: Path, name: str = "mine", value: float = 1.0) -> Path:
     (folder / "config.json").write_text(json.dumps({**config, "seen": []}))
     (folder / "panel.json").write_text(json.dumps({"genes": [{"symbol": "G0"}]}))
     save_file({"w": np.full(9, value, np.float32)}, folder / "model-00.safetensors")
+    if pool:
+        save_file({"counts": np.ones(4, np.uint16)}, folder / "pool-00.safetensors")
     pin(folder)
     return root / name
 
@@ -208,6 +210,28 @@ def test_the_commands_add_list_verify_pack_and_remove(tmp_path: Path, home: Path
     status, said = run(home, "models", "remove", "mine", "--yes")
     assert (status, said) == (0, "mine is removed\n")
     assert run(home, "models", "verify", "mine")[0] == 1
+
+
+@pytest.mark.parametrize("pool", [True, False])
+def test_a_checkpoint_with_real_cells_says_so_wherever_it_is_named(
+    tmp_path: Path, home: Path, pool: bool
+):
+    words, folder = "real control cells of its training data", tmp_path / "runs"
+    lines = [
+        ("models", "add", str(made_run(folder, pool=pool))),
+        ("models",),
+        ("models", "list"),
+        ("models", "pack", "mine", "--out", str(tmp_path / "a.lingshu")),
+        ("--home", str(tmp_path / "other"), "models", "add", str(tmp_path / "a.lingshu")),
+    ]
+    for line in lines:
+        status, said = run(home, *line)
+        assert status == 0
+        assert (words in said) == pool, line
+    parsed = json.loads(CliRunner().invoke(main, ["--home", str(home), "models", "--json"]).stdout)
+    assert {r["name"]: r["holds_training_cells"] for r in parsed}["mine"] == pool
+    line = ["--home", str(home), "models", "pack", "mine", "--out", str(tmp_path / "b"), "--json"]
+    assert json.loads(CliRunner().invoke(main, line).stdout)["holds_training_cells"] == pool
 
 
 def test_verify_names_the_file_that_is_damaged(tmp_path: Path, home: Path):
