@@ -156,3 +156,28 @@ def test_an_evaluation_keeps_what_only_the_rotation_says(quick: None):
     assert kept["data"]["adapted_to"] == before["data"]["adapted_to"]
     assert kept["tiers"]["seen"]["certainty"] == before["tiers"]["seen"]["certainty"]
     assert "null_labels" not in extended(later, {})
+
+
+def test_a_tier_of_which_nothing_is_held_out_keeps_its_rotation():
+    columns = ["metric", "tier", "value"]
+    rotated = {
+        "folds": ["rep_1"],
+        "figures": {"columns": columns, "rows": [["r", "seen", 0.1], ["r", "unseen", 0.2]]},
+        "tiers": {"seen": {"n_folds": 2}, "unseen": {"n_folds": 5}, "seen_elsewhere": None},
+        "not_estimable": {"seen_elsewhere": "one context", "unseen": "said of another run"},
+    }
+    later = {
+        "folds": ["rep_3"],
+        "data": {},
+        "figures": {"columns": columns, "rows": [["r", "seen", 0.3]]},
+        "tiers": {"seen": {"n_folds": 1}, "unseen": None, "seen_elsewhere": None},
+    }
+    kept = extended(later, rotated)
+    assert kept["tiers"] == {
+        "seen": {"n_folds": 1},
+        "unseen": {"n_folds": 5},
+        "seen_elsewhere": None,
+    }
+    assert kept["figures"]["rows"] == [["r", "seen", 0.3], ["r", "unseen", 0.2]]
+    assert kept["folds"] == ["rep_3", "rep_1"]
+    assert kept["not_estimable"] == {"seen_elsewhere": "one context"}

@@ -7,7 +7,7 @@ then all figures as one table. Readers of earlier formats find what they read un
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -61,19 +61,42 @@ def evidence(report: Report, null: NullChanges | None, head: Mapping[str, Any]) 
 def extended(written: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
     """Return evidence with what only the training's own rotation says, taken from `before`.
 
-    These are the check by null labels, errors by size and calibration, and which held-out
-    conditions the recipe was adapted to.
+    These are the check by null labels, errors by size and calibration, which held-out conditions
+    the recipe was adapted to, and every tier of which nothing is held out here.
     """
-    tiers = {name: tier and dict(tier) for name, tier in written["tiers"].items()}
-    for name, tier in tiers.items():
-        known = ((before.get("tiers") or {}).get(name) or {}).get("certainty")
-        if tier is not None and known is not None:
-            tier["certainty"] = known
+    rotated = before.get("tiers") or {}
+    tiers: dict[str, Any] = {}
+    for name, tier in written["tiers"].items():
+        known = rotated.get(name)
+        if tier is None or known is None:
+            tiers[name] = known if tier is None else tier
+        else:
+            certainty = {"certainty": known["certainty"]} if "certainty" in known else {}
+            tiers[name] = {**tier, **certainty}
+    taken = {name for name, tier in tiers.items() if tier and not written["tiers"][name]}
     data = dict(written["data"])
     if adapted := (before.get("data") or {}).get("adapted_to"):
         data["adapted_to"] = adapted
     kept = {k: before[k] for k in ("null_labels",) if k in before}
-    return {**written, "data": data, "tiers": tiers, **kept}
+    missing = {k: v for k, v in (before.get("not_estimable") or {}).items() if not tiers.get(k)}
+    if missing:
+        kept["not_estimable"] = missing
+    return {**written, "data": data, "tiers": tiers, **kept, **_rows_of(written, before, taken)}
+
+
+def _rows_of(
+    written: Mapping[str, Any], before: Mapping[str, Any], tiers: Collection[str]
+) -> dict[str, Any]:
+    """Return `folds` and `figures` of both, `before` for these tiers alone."""
+    if not tiers:
+        return {}
+    columns = written["figures"]["columns"]
+    tier = columns.index("tier")
+    rows = [row for row in before["figures"]["rows"] if row[tier] in tiers]
+    return {
+        "folds": [*written["folds"], *before["folds"]],
+        "figures": {"columns": columns, "rows": [*written["figures"]["rows"], *rows]},
+    }
 
 
 def figure_rows(every: Sequence[Figure]) -> list[list[Any]]:

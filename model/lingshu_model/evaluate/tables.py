@@ -52,7 +52,8 @@ def figures_of(evidence: Mapping[str, Any]) -> list[Figure]:
 
 
 def _title(figure: Figure) -> str:
-    kind = kind_of(figure["metric"])
+    # The ratio of lengths is worked out of contrasts, whose tier a figure carries.
+    kind = "contrasts" if figure["metric"] == MAGNITUDE else kind_of(figure["metric"])
     if kind == "pools":
         return f"Distributions: {figure['set']}"
     if kind == "copies":
