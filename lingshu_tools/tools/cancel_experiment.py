@@ -103,11 +103,12 @@ SPEC = ToolSpec(
     name="cancel_experiment",
     title="Cancel an experiment or a screen",
     description=(
-        "Stop an unfinished experiment (exp_…), or all that is left of a screen (scr_…) and of its "
-        "replays, in whatever process it runs; the engine drops its queued work too. Finished "
-        "experiments and their cells are kept. A cancelled one stays in the ledger as cancelled: "
-        "run_screen(screen_id=…) goes on with a screen, replay_experiment or the same call again "
-        "with an experiment, as new ones."
+        "Stop an unfinished experiment (exp_…), or what is left of a screen (scr_…) and of "
+        "its replays, in whatever process it runs. Use it when a user does not want the "
+        "result any more. Not for ending a wait: an experiment goes on by itself, and "
+        "get_experiment has its result later. Units: experiments. Cost: free. Limits: "
+        "finished experiments are kept; run_screen or replay_experiment begins again what was "
+        "cancelled, as new experiments."
     ),
     arguments=CancelExperiment,
     result=CancelResult,

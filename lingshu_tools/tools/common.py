@@ -85,7 +85,7 @@ Tags = Annotated[
     list[Annotated[str, Field(max_length=LONGEST, pattern=PATTERN)]],
     Field(
         max_length=8,
-        description="Names to find it by later, e.g. pilot; list_experiments(tag=…) does",
+        description="Names to find it by later, e.g. pilot",
     ),
 ]
 DryRun = Annotated[bool, Field(description="Return the cost only; nothing is run or logged")]

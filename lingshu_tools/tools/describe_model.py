@@ -294,10 +294,12 @@ SPEC = ToolSpec(
     name="describe_model",
     title="Describe the virtual cell",
     description=(
-        "What the installed checkpoints can simulate: contexts, kinds of intervention and their "
-        "trained targets, panel size, limits, seconds per cell, and held-out evidence beside "
+        "What the installed checkpoints can simulate: contexts, kinds of intervention and "
+        "their trained targets, panel size, seconds per cell, and held-out evidence beside "
         "simple predictors: by support tier, and of one checkpoint a row per condition. "
-        "Call it first. It starts nothing and costs nothing."
+        "Use it first, and before saying how far a result may be believed. "
+        "Not for one gene: find_genes. Units: seconds of computing per sampled cell. Cost: "
+        "free; it starts nothing. Limits: lists come in pages of limit rows."
     ),
     arguments=DescribeModel,
     result=DescribeResult,

@@ -321,13 +321,13 @@ SPEC = ToolSpec(
     name="export_experiment",
     title="Export cells, numbers or a script",
     description=(
-        "Write an experiment (exp_…) or all finished experiments of a screen (scr_…) to a file and "
-        "return its path and sha256. h5ad: the simulated cells (a screen's shared control once); X "
-        "holds raw integer UMI counts (sparse), obs arm, cell_index, seed, perturbation and "
-        "context, var symbol, ensembl and measured, uns['lingshu'] the full provenance as JSON. "
-        "csv: one row per gene with effect, intervals, prediction error and sham_q, for "
-        "spreadsheets. script: a Python program that runs it again and compares bit for bit. "
-        "Nothing is simulated. Writing goes on after wait_s seconds; the same call again returns "
+        "Write an experiment, or all finished ones of a screen, to a file; its path and "
+        "sha256 come back. h5ad: the simulated cells with counts, obs, var and the whole "
+        "provenance. csv: one row per gene with effect, intervals and errors. script: Python "
+        "that runs it again and compares bit for bit. Use it for analysis elsewhere, or to "
+        "hand a result on. Not for a look at genes: get_experiment. Units: counts in UMI, "
+        "effects in log1p_cp10k. Cost: seconds to minutes, nothing is simulated. Limits: "
+        "500,000 cells in one h5ad; after wait_s writing goes on, and the same call returns "
         "the file."
     ),
     arguments=ExportExperiment,

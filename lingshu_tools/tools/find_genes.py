@@ -178,10 +178,12 @@ SPEC = ToolSpec(
     name="find_genes",
     title="Find genes",
     description=(
-        "Resolve gene symbols, aliases, previous symbols or Ensembl ids (names=[…]), or search by "
-        "part of a name (query). Says for each gene whether the panel measures it, which "
-        "interventions were trained on it, and its mean expression in unperturbed training cells "
-        "of each context (log1p_cp10k). Unknown names come back with the nearest ones. Free."
+        "Resolve gene symbols, aliases, previous symbols or Ensembl ids (names), or search by "
+        "part of a name (query): whether the panel measures a gene, which interventions were "
+        "trained on it, and its mean in unperturbed training cells. Use it for any symbol you "
+        "are not sure of, before perturb_cells or run_screen. Not for effects: perturb_cells. "
+        "Units: log1p_cp10k. Cost: free. Limits: 200 names in one call; unknown names come "
+        "back with the nearest ones."
     ),
     arguments=FindGenes,
     result=FindResult,

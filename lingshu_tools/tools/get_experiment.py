@@ -222,11 +222,13 @@ SPEC = ToolSpec(
     name="get_experiment",
     title="Get an experiment or a screen",
     description=(
-        "State or result of an experiment (exp_…) or a screen (scr_…), begun in any session. An "
-        "unfinished one is taken up again if its worker died; wait_s (0 to 45 s) waits for it. "
-        "detail: summary (5 rows), effects (pages of genes, strongest first; limit, offset), genes "
-        "(the named genes), provenance (resolved request, digests, numerics profile, replays). "
-        "Ids do not expire."
+        "State or result of an experiment (exp_…) or a screen (scr_…), begun in any session. "
+        "Use it to pick up what is running, and for more of a result: detail effects (pages "
+        "of genes), genes (the named ones), provenance (request, digests, numerics, replays). "
+        "Not for drawing: plot_experiment. Units: as in the result's own fields. Cost: free, but an "
+        "unfinished experiment whose worker died is taken up again. Limits: 200 rows in one "
+        "call, then offset; wait_s up to 45 where your client lets a call take that long. Ids "
+        "do not expire."
     ),
     arguments=GetExperiment,
     result=GetResult,

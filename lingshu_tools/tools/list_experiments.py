@@ -130,10 +130,11 @@ SPEC = ToolSpec(
     name="list_experiments",
     title="List experiments",
     description=(
-        "Page through the ledger, newest first: every experiment anyone ran in this home, whatever "
-        "its state. Filter by tool, status, checkpoint, perturbation, context, parent (a screen, "
-        "or an experiment and its replays), tag or text of the request. Use it to find an id again "
-        "or to see whether something was already done before paying for it twice."
+        "Page through the ledger, newest first: every experiment of this home in any state, "
+        "by tool, status, checkpoint, perturbation, context, parent, tag or text of the "
+        "request. Use it to find an id again, or to see whether something was already run. "
+        "Not for results: get_experiment. Units: cells per arm. Cost: free. Limits: 100 rows "
+        "in one call, then before."
     ),
     arguments=ListExperiments,
     result=ListResult,

@@ -113,13 +113,13 @@ SPEC = ToolSpec(
     name="perturb_cells",
     title="Perturb cells in silico",
     description=(
-        "Simulate a perturbation (1 to 16 interventions together) in a context and compare it with "
-        "its paired control: strongest genes with Monte Carlo intervals, magnitude against the "
-        "null labels, and what happens to the target's own gene. Logged and replayable. "
-        "Interventions must be trained ones (describe_model lists them). The default 256 cells an "
-        "arm take seconds; a result not ready within wait_s comes back as running: call "
-        "get_experiment. Means are log1p_cp10k. These are predictions, not measurements: quote the "
-        "held-out evidence with any claim. To compare many use plan_screen and run_screen."
+        "Simulate 1 to 16 interventions together in a context and compare them with their "
+        "paired control: strongest genes with intervals, size of the whole effect, the "
+        "target's own gene. Use it for one perturbation. Not for ranking many: run_screen. "
+        "Not a measurement: quote the held-out evidence with any claim. Units: means and "
+        "changes in log1p_cp10k. Cost: seconds for 256 cells; dry_run estimates, max_seconds "
+        "limits. Logged and replayable. Limits: trained targets only, as describe_model lists "
+        "them; after wait_s it goes on and status is running."
     ),
     arguments=PerturbCells,
     result=PerturbResult,

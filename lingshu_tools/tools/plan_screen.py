@@ -278,14 +278,13 @@ SPEC = ToolSpec(
     name="plan_screen",
     title="Plan a screen",
     description=(
-        "Plan an in-silico screen: which candidate perturbations best raise or lower chosen genes. "
-        "Resolves names, checks what the checkpoint has seen, and returns cost, held-out error and "
-        "what the screen will and won't show; nothing is simulated. The plan is recorded under a "
-        "screen_id (scr_…) for run_screen; an equal plan gives the same id. Scores are "
-        "mean(sign × change) in log1p_cp10k; a target's own gene is left out of its score. "
-        'candidates="all_seen" takes every trained perturbation of the context. Cost grows with '
-        "(candidates + 1) × n_cells; 256 cells are usually enough. For one perturbation use "
-        "perturb_cells."
+        "Plan an in-silico screen of which candidates best raise or lower chosen genes: cost, "
+        "support, held-out error, and what the screen will and will not show. The plan is "
+        "recorded under a screen_id that run_screen takes; an equal plan has the same id. Use "
+        "it before a large screen. Not for one perturbation: perturb_cells. Nothing is "
+        "simulated. Units: score = mean(sign × change) in log1p_cp10k, without a target's own "
+        "gene. Cost: free; the screen itself costs (candidates + 1) × n_cells cells. Limits: "
+        "2,000 candidates, trained targets only."
     ),
     arguments=PlanScreen,
     result=PlanResult,

@@ -335,12 +335,13 @@ SPEC = ToolSpec(
     name="plot_experiment",
     title="Plot an experiment or a screen",
     description=(
-        "Draw what is done so far, ready for a paper, and write the numbers behind it: PNG, SVG "
-        "and CSV files whose paths are returned. ranking (of a screen, scr_…): every candidate's "
-        "score with its Monte Carlo interval, the held-out prediction error and the 95 % range of "
-        "null labels. volcano (of a perturb_cells experiment, exp_…): log2 fold change against "
-        "p over null labels, strongest genes named. Nothing is simulated. Drawing goes on "
-        "after wait_s seconds; the same call again returns the files."
+        "Draw what is finished, for a paper, and write the numbers behind it: paths of a PNG, "
+        "an SVG and a CSV file. ranking (of a screen): scores with Monte Carlo intervals, "
+        "held-out error and the range of null labels. volcano (of an experiment): log2 fold "
+        "change against p over null labels. Use it when a user wants a figure. Not for "
+        "numbers: get_experiment. Units: on the axes. Cost: seconds, nothing is simulated; "
+        "image=inline costs a model about 15,000 tokens. Limits: 60 rows or names; after "
+        "wait_s drawing goes on, and the same call returns the files."
     ),
     arguments=PlotExperiment,
     result=PlotResult,

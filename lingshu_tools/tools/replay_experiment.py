@@ -270,13 +270,13 @@ SPEC = ToolSpec(
     name="replay_experiment",
     title="Replay an experiment",
     description=(
-        "Run a finished experiment (exp_…), or all finished ones of a screen (scr_…), again from "
-        "the ledger row alone, bypassing stored results, and compare bit for bit. Verdict: exact "
-        "(same cells, same numerics profile), same_kind (same cells, other profile), equivalent "
-        "(other cells, effects agree within Monte Carlo error) or different; differs says what is "
-        "not the same. A replay is a new experiment linked to the old one, and its verdict is "
-        "written in the ledger. A screen's goes on where it was when called again. Works for the "
-        "shipped reference ledger. Costs as much as the original."
+        "Run a finished experiment, or all of a screen, again from its ledger row and compare "
+        "bit for bit: exact (same cells, same numerics), same_kind (same cells, other "
+        "numerics), equivalent (other cells, effects agree) or different, with what differs. "
+        "The verdict is written in the ledger. Use it to prove a result, or to begin a "
+        "cancelled or failed experiment again. Not for another seed or more cells: call "
+        "perturb_cells. Units: none; a verdict. Cost: as much as the original. Limits: needs "
+        "the checkpoint; a screen's replay goes on where it was when called again."
     ),
     arguments=ReplayExperiment,
     result=ReplayResult,

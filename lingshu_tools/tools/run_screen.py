@@ -43,6 +43,7 @@ from lingshu_tools.tools.common import (
     run_text,
 )
 from lingshu_tools.tools.plan_screen import (
+    CANDIDATES,
     Candidates,
     ObjectiveArgument,
     ScreenSettings,
@@ -76,7 +77,7 @@ class RunScreen(ScreenSettings):
     )
     candidates: Candidates | None = Field(
         default=None,
-        description='Without screen_id: ["all_seen"], or perturbations as in plan_screen',
+        description=f"Without screen_id. {CANDIDATES}",
     )
     tags: Tags = Field(default_factory=list[str])
     wait_s: WaitS = 4
@@ -440,15 +441,14 @@ SPEC = ToolSpec(
     name="run_screen",
     title="Run a screen",
     description=(
-        "Run or resume a planned screen (screen_id of plan_screen, or plan_screen's own arguments) "
-        "and rank every candidate on the objective, best first: score = mean(sign × change) in "
-        "log1p_cp10k, mc_interval (sampling only), prediction_error (held out, the larger), FDR "
-        "against null labels. Each candidate is a paired simulated experiment with an id. "
-        "Waits wait_s seconds (0 to 45); if not done, status is running: call "
-        "get_experiment(id=screen_id, wait_s=45). The same plan resumes the same screen: what is "
-        "done is kept, what was cancelled or failed is begun again. A target's own gene is left "
-        "out of its score. Rankings are predictions: quote prediction_error and the evidence with "
-        "them."
+        "Run or resume a screen, by screen_id or by objective and candidates, and rank every "
+        "candidate, best first, each a paired experiment of its own. Use it to compare many "
+        "perturbations on one objective. The same plan resumes the same screen. Not for one "
+        "perturbation: perturb_cells. Ranks are predictions: quote prediction_error, the "
+        "held-out error, which is larger than mc_interval, the sampling noise. Units: score = "
+        "mean(sign × change) in log1p_cp10k, without a target's own gene. Cost: (candidates + "
+        "1) × n_cells cells; dry_run estimates, max_seconds limits. Limits: 2,000 candidates; "
+        "after wait_s it goes on and status is running: call next_step."
     ),
     arguments=RunScreen,
     result=ScreenResult,

@@ -174,12 +174,14 @@ SPEC = ToolSpec(
     name="sample_cells",
     title="Sample cells",
     description=(
-        "Sample whole simulated cells of a context (control by default) and compare them with the "
-        "training cells of that condition: library sizes (UMI), zero rate, highest genes "
-        "(log1p_cp10k), correlation of means. Use it to see whether the checkpoint can be trusted "
-        "in a context; for the effect of a perturbation use perturb_cells, which pairs it with its "
-        "control. 1 to 100,000 cells; logged and replayable; equal seeds give equal cells. "
-        "export_experiment writes the counts to a file."
+        "Sample whole simulated cells of a context, control by default, and compare them with "
+        "the training cells of that condition: library sizes, zero rate, highest genes, "
+        "correlation of means. Use it to check a context before trusting effects in it, or to "
+        "get cells as a file with export_experiment. Not for the effect of a perturbation: "
+        "perturb_cells pairs it with its control. Units: library sizes in UMI, means in "
+        "log1p_cp10k. Cost: seconds_per_cell of describe_model; dry_run estimates. Logged and "
+        "replayable. Limits: 1 to 100,000 cells; equal seeds give equal cells; after wait_s "
+        "it goes on and status is running."
     ),
     arguments=SampleCells,
     result=SampleResult,

@@ -1,6 +1,7 @@
 """Published schemas: what every client library converts, and what it then sends is accepted."""
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ from lingshu_testing import TARGETS, calls_in, tool_calls
 from lingshu_tools.app import App
 from lingshu_tools.calls.dispatcher import call, find_tool, parse
 from lingshu_tools.calls.mending import INJECTED
-from lingshu_tools.calls.registry import TOOL_NAMES, registry
+from lingshu_tools.calls.registry import CORE, TOOL_NAMES, registry
 from lingshu_tools.calls.schemas import INPUT_KEYS, published_input, strict_input
 from lingshu_tools.errors import InputError
 
@@ -238,3 +239,25 @@ def test_a_candidate_that_cannot_be_is_refused_in_words(app: App, text: str, sai
     plan = {"objective": {"lower": ["PSMB9"]}, "candidates": [text], "n_cells": 16}
     with pytest.raises(InputError, match=said):
         call(app, "plan_screen", plan)
+
+
+@pytest.mark.parametrize("name", TOOL_NAMES)
+def test_a_description_says_when_and_when_not_units_cost_and_limits(name: str):
+    text = registry()[name].description
+    places = [
+        text.find(part) for part in (". Use it ", " Not for ", "Units: ", "Cost: ", "Limits: ")
+    ]
+    assert -1 not in places
+    assert places == sorted(places)
+    others = "|".join(tool for tool in TOOL_NAMES if tool != name)
+    # Another tool is named where this one is wrong; itself it does not name.
+    assert not re.search(rf"\b{name}\b", text)
+    assert re.search(rf"\b({others})\b", text) or name == "list_experiments"
+
+
+def test_the_core_tools_name_no_tool_that_is_not_listed_with_them():
+    others = set(TOOL_NAMES) - set(CORE)
+    for name in CORE:
+        spec = registry()[name]
+        text = f"{spec.description} {json.dumps(spec.input_schema)}"
+        assert not [other for other in others if other in text], name
