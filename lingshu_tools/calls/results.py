@@ -7,7 +7,7 @@ says why.
 import json
 import math
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -23,6 +23,10 @@ class View(BaseModel):
     """A frozen part of a result that refuses unknown fields and non-finite numbers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    detail_only: ClassVar[frozenset[str]] = frozenset()
+    """Fields that a concise result leaves out; each has a default."""
+    concise_lists: ClassVar[frozenset[str]] = frozenset()
+    """Lists of which a concise result has the first items only."""
 
 
 def rounded(value: float) -> float:
@@ -59,12 +63,16 @@ class BaselineView(View):
 class EvidenceView(View):
     """Held-out figures of one support tier: the model's, and beside it the trivial baselines'."""
 
+    detail_only = frozenset({"verdict"})
+    simple: ClassVar = ("mean_shift", "control_mean", "perturb-mean", "context-mean")
+    """Predictors that need no model; a concise result names the best of them."""
+
     tier: Tier
     metric: str
     set: str = Field(description="Held-out perturbations the figure is over")
     model: BaselineView
     baselines: dict[str, BaselineView]
-    verdict: str
+    verdict: str = ""
     beats_trivial_baseline: bool | None
 
 
@@ -119,6 +127,10 @@ class Cost(View):
 
 class Result(View):
     """What every tool answers with; tools add their data."""
+
+    detail_only = frozenset({"units"})
+    general_caveats: ClassVar[frozenset[str]] = frozenset()
+    """Caveats of every result of the tool; a concise one has only those of this very answer."""
 
     status: ResultStatus
     summary: str = Field(description="One or two sentences fit to be quoted")

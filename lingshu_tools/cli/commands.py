@@ -49,17 +49,20 @@ def call_tool(ctx: click.Context, tool: str, arguments: str) -> None:
 
     JSON may be `-` to read standard input, or `@FILE`. Exits with 1 on an error.
     """
+    from lingshu_tools.calls.concise import is_detailed, structured
     from lingshu_tools.calls.dispatcher import call, error_result
     from lingshu_tools.calls.progress import reporting
     from lingshu_tools.errors import LingshuError
 
     try:
+        given = read_json(arguments)
         with progress_bar(tool) as sink, reporting(sink):
-            result: Any = call(open_app(), tool, read_json(arguments))
+            result = call(open_app(), tool, given)
+        value = structured(result, tool, given, detailed=is_detailed(given))
     except LingshuError as error:
-        result = error_result(error)
-    echo_json(result.model_dump(mode="json"))
-    ctx.exit(1 if result.status in ("error", "failed") else 0)
+        value = error_result(error).model_dump(mode="json")
+    echo_json(value)
+    ctx.exit(1 if value["status"] in ("error", "failed") else 0)
 
 
 def read_json(text: str) -> dict[str, Any]:

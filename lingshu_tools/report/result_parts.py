@@ -8,19 +8,25 @@ from lingshu_tools.calls.results import Number, View
 class GeneEffect(View):
     """One gene's paired effect."""
 
+    detail_only = frozenset(
+        {"control_mean", "perturbed_mean", "change_mc_interval", "model_mean", "sd"}
+    )
+
     gene: str
     log2_fold_change: Number | None
     mc_interval: list[Number] | None = Field(
         description="95 % Monte Carlo interval of log2_fold_change; says nothing of model error"
     )
-    control_mean: Number | None
-    perturbed_mean: Number | None
+    control_mean: Number | None = None
+    perturbed_mean: Number | None = None
     change: Number | None = Field(description="perturbed_mean - control_mean")
-    change_mc_interval: list[Number] | None
+    change_mc_interval: list[Number] | None = None
     prediction_error: Number | None = Field(
-        description="RMS held-out error of changes of this size"
+        default=None, description="RMS held-out error of changes of this size"
     )
-    sham_q: Number | None = Field(description="FDR against null labels; null with lfsr")
+    sham_q: Number | None = Field(
+        default=None, description="FDR against null labels; null with lfsr"
+    )
     model_mean: Number | None = Field(
         default=None,
         description="Posterior mean of change, which sampled cells deliver",
@@ -37,10 +43,12 @@ class Magnitude(View):
     corrected alike, and as they would be with as many cells.
     """
 
+    detail_only = frozenset({"sham_median"})
+
     value: Number
     raw: Number | None = None
     mc_interval: list[Number] | None
-    sham_median: Number | None
+    sham_median: Number | None = None
     sham_q95: Number | None
     sham_p: Number | None = Field(
         description="Rank p against sampled null labels; at best 1 / (null labels + 1)"

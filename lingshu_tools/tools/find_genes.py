@@ -4,12 +4,13 @@ from pydantic import Field
 
 from lingshu_model.contracts import Checkpoint
 from lingshu_tools.app import App
+from lingshu_tools.calls.concise import ROWS, Detail, fitting
 from lingshu_tools.calls.registry import Arguments, ToolSpec
 from lingshu_tools.calls.results import Number, Result, Truncated, View, finite, render, text_table
 from lingshu_tools.errors import InputError, NotFoundError, nearest
 from lingshu_tools.experiments.designs import context_label, resolve_checkpoint
 from lingshu_tools.experiments.gene_names import Match, gene_names
-from lingshu_tools.tools.common import CheckpointName
+from lingshu_tools.tools.common import CheckpointName, printed
 from lingshu_tools.tools.example_calls import control_call, perturbation_call
 
 _CONTEXTS = 8
@@ -27,7 +28,11 @@ class FindGenes(Arguments):
     query: str | None = Field(
         default=None, min_length=1, max_length=64, description="Part of a name, to search by"
     )
-    limit: int = Field(default=20, ge=1, le=200, description="Genes to show, 1 to 200")
+    limit: int | None = Field(
+        default=None, ge=1, le=200, description="Genes to show, 1 to 200; default: all names, or 8"
+    )
+    offset: int = Field(default=0, ge=0, le=100_000, description="Genes to skip")
+    detail: Detail = "concise"
     checkpoint: CheckpointName = None
 
 
@@ -41,14 +46,18 @@ class ExpressionView(View):
 class GeneView(View):
     """One name, resolved or not."""
 
+    detail_only = frozenset({"matched_by", "ensembl"})
+
     asked: str
     gene: str | None = Field(description="Panel symbol; null: not on the panel")
-    matched_by: str | None
-    ensembl: str | None
+    matched_by: str | None = None
+    ensembl: str | None = None
     measured: bool
     perturbed_by: list[str] = Field(description="Intervention kinds trained on this gene")
-    expression: list[ExpressionView]
-    nearest: list[str] = Field(description="Names like it, where it was not found")
+    expression: list[ExpressionView] = Field(default_factory=list[ExpressionView])
+    nearest: list[str] = Field(
+        default_factory=list[str], description="Names like it, where it was not found"
+    )
 
 
 class FindResult(Result):
@@ -63,29 +72,48 @@ def find_genes(app: App, arguments: FindGenes) -> FindResult:
     if (arguments.names is None) == (arguments.query is None):
         message = "give names=[…] to resolve them, or query='…' to search, and not both"
         raise InputError(message)
+    detailed = arguments.detail == "detailed"
+    # One gene's expression is a question of its own; of many, that in one context is enough.
+    alone = arguments.names is not None and len(arguments.names) == 1
+    contexts = _CONTEXTS if detailed or alone or app.door == "python" else 1
     if arguments.names is not None:
-        views = [_resolved(checkpoint, name) for name in arguments.names]
+        views = [_resolved(checkpoint, name, contexts) for name in arguments.names]
     else:
         query = arguments.query or ""
         matches = gene_names(checkpoint).search(query)
-        views = [_gene_view(checkpoint, query, match) for match in matches]
-    rows = views[: arguments.limit]
+        views = [_gene_view(checkpoint, query, match, contexts) for match in matches]
+    limit = arguments.limit or (ROWS if arguments.names is None else len(views))
+    rows = views[arguments.offset : arguments.offset + limit]
+    if app.door != "python":
+        rows = fitting(rows, detailed=detailed)
     return FindResult(
         status="succeeded",
         summary=_summary(checkpoint, arguments, views),
         units={"mean": "log1p_cp10k, mean over unperturbed training cells"},
-        caveats=[f"expression of the first {_CONTEXTS} contexts only"]
-        if len(checkpoint.contexts) > _CONTEXTS
-        else [],
+        caveats=_caveats(checkpoint, contexts),
         ledger_head=str(app.ledger.head()),
         genes=rows,
-        truncated=Truncated(
-            shown=len(rows), total=len(views), how_to_get_more="raise limit, or narrow the query"
-        )
-        if len(rows) < len(views)
-        else None,
+        truncated=_truncated(arguments, len(rows), len(views)),
         next_step=_next_step(checkpoint, rows),
     )
+
+
+def _caveats(checkpoint: Checkpoint, contexts: int) -> list[str]:
+    n_contexts = len(checkpoint.contexts)
+    if n_contexts <= contexts:
+        return []
+    shown = f"the first {contexts} contexts" if contexts > 1 else "the first context"
+    return [f"expression is that in {shown} of {n_contexts}"]
+
+
+def _truncated(arguments: FindGenes, shown: int, total: int) -> Truncated | None:
+    """Return what was left out after the genes shown, and the call that shows more of them."""
+    if shown == total:
+        return None
+    offset = arguments.offset + shown if arguments.offset + shown < total else 0
+    more = printed("find_genes", arguments, offset=offset) or f"The same with offset={offset}"
+    how = f"{more} shows more; a longer query finds fewer" if arguments.query else f"{more} does"
+    return Truncated(shown=shown, total=total, how_to_get_more=how)
 
 
 def _next_step(checkpoint: Checkpoint, rows: list[GeneView]) -> str:
@@ -100,9 +128,9 @@ def _next_step(checkpoint: Checkpoint, rows: list[GeneView]) -> str:
     return f"No perturbation was trained; {control_call(checkpoint)} simulates control cells."
 
 
-def _resolved(checkpoint: Checkpoint, name: str) -> GeneView:
+def _resolved(checkpoint: Checkpoint, name: str, contexts: int) -> GeneView:
     try:
-        return _gene_view(checkpoint, name, gene_names(checkpoint).find(name))
+        return _gene_view(checkpoint, name, gene_names(checkpoint).find(name), contexts)
     except NotFoundError:
         return GeneView(
             asked=name,
@@ -111,12 +139,11 @@ def _resolved(checkpoint: Checkpoint, name: str) -> GeneView:
             ensembl=None,
             measured=False,
             perturbed_by=_perturbed_by(checkpoint, name),
-            expression=[],
             nearest=nearest(name, checkpoint.panel),
         )
 
 
-def _gene_view(checkpoint: Checkpoint, arguments: str, match: Match) -> GeneView:
+def _gene_view(checkpoint: Checkpoint, arguments: str, match: Match, contexts: int) -> GeneView:
     return GeneView(
         asked=arguments,
         gene=match.symbol,
@@ -124,7 +151,7 @@ def _gene_view(checkpoint: Checkpoint, arguments: str, match: Match) -> GeneView
         ensembl=checkpoint.panel_entries[match.index].get("ensembl"),
         measured=True,
         perturbed_by=_perturbed_by(checkpoint, match.symbol),
-        expression=_expression(checkpoint, match.index),
+        expression=_expression(checkpoint, match.index, contexts),
         nearest=[],
     )
 
@@ -135,7 +162,7 @@ def _perturbed_by(checkpoint: Checkpoint, name: str) -> list[str]:
     return [k for k, names in known if k != "sham" and key in {n.casefold() for n in names}]
 
 
-def _expression(checkpoint: Checkpoint, index: int) -> list[ExpressionView]:
+def _expression(checkpoint: Checkpoint, index: int, contexts: int) -> list[ExpressionView]:
     means = checkpoint.reference.get("mean_log1p_cp10k")
     if means is None:
         return []
@@ -146,7 +173,7 @@ def _expression(checkpoint: Checkpoint, index: int) -> list[ExpressionView]:
     ]
     return [
         ExpressionView(context=context_label(context), mean=finite(means[row, index]))
-        for row, context in controls[:_CONTEXTS]
+        for row, context in controls[:contexts]
     ]
 
 

@@ -29,9 +29,15 @@ from lingshu_tools.tools.common import (
     AnyId,
     WaitS,
 )
-from lingshu_tools.tools.perturb_cells import gene_table, show_effect
-from lingshu_tools.tools.run_screen import ScreenResult, screen_shown, take_up_screen
-from lingshu_tools.tools.sample_cells import Quality, show_sample
+from lingshu_tools.tools.perturb_cells import GENERAL, gene_table, show_effect
+from lingshu_tools.tools.run_screen import (
+    BEST,
+    RankedView,
+    ScreenResult,
+    screen_shown,
+    take_up_screen,
+)
+from lingshu_tools.tools.sample_cells import SAMPLE_GENERAL, Quality, show_sample
 
 Detail = Literal["summary", "effects", "genes", "provenance"]
 _ROWS: dict[str, int] = {"summary": 5, "effects": 50, "genes": 50, "provenance": 0}
@@ -43,8 +49,8 @@ class GetExperiment(Arguments):
     id: AnyId
     detail: Detail = Field(
         default="summary",
-        description="summary: 5 rows; effects: pages of genes, strongest first; genes: the named "
-        "genes; provenance: request, digests, artifacts, numerics",
+        description="summary: a few rows; effects: pages of genes, strongest first; genes: those "
+        "named; provenance: request, digests, artifacts, numerics",
     )
     genes: list[str] | None = Field(
         default=None, min_length=1, max_length=100, description="Show these genes (detail=genes)"
@@ -87,6 +93,9 @@ class Provenance(View):
 class GetResult(Result):
     """An experiment or a screen; fields that do not apply to it are null."""
 
+    detail_only = Result.detail_only | {"effect_note"}
+    general_caveats = GENERAL | SAMPLE_GENERAL
+
     tool: str
     perturbation: str | None = None
     context: dict[str, str] | None = None
@@ -98,7 +107,7 @@ class GetResult(Result):
     target_check: list[TargetCheck] | None = None
     genes: list[GeneEffect] | list[GeneMean] | None = None
     quality: Quality | None = None
-    ranking: list[dict[str, Any]] | None = Field(default=None, description="Of a screen")
+    ranking: list[RankedView] | None = Field(default=None, description="Of a screen")
     replay: Replay | None = None
     provenance: Provenance | None = None
 
@@ -129,11 +138,17 @@ def _experiment(app: App, record: Shown, arguments: GetExperiment) -> GetResult:
         "genes" if arguments.genes and arguments.detail == "summary" else arguments.detail
     )
     limit = arguments.limit or max(1, _ROWS[detail], len(arguments.genes or ()))
+    detailed = detail != "summary"
     if record.experiment.tool == "sample_cells":
         result: Result = show_sample(app, record, limit=limit, offset=arguments.offset)
     else:
         result = show_effect(
-            app, record, genes=arguments.genes, limit=limit, offset=arguments.offset
+            app,
+            record,
+            genes=arguments.genes,
+            limit=limit,
+            offset=arguments.offset,
+            detailed=detailed,
         )
     fields = {name: getattr(result, name) for name in type(result).model_fields}
     if detail == "provenance":
@@ -163,7 +178,8 @@ def _screen(app: App, arguments: GetExperiment) -> GetResult | Pending[GetResult
             "experiment_id of a row."
         )
         raise InputError(message)
-    rows = arguments.limit or (MAX_ROWS if arguments.detail == "effects" else 10)
+    detailed = arguments.detail == "effects"
+    rows = arguments.limit or (MAX_ROWS if detailed else BEST)
     ledger, screen = locate_screen(app, arguments.id)
     try:
         plan_of(app, screen.plan)
@@ -171,15 +187,17 @@ def _screen(app: App, arguments: GetExperiment) -> GetResult | Pending[GetResult
         return GetResult(tool="run_screen", **screen_fields(ledger, screen, error))
 
     def finish() -> GetResult:
-        return _shown_screen(screen_shown(app, arguments.id, top=rows, offset=arguments.offset))
+        offset = arguments.offset
+        return _shown_screen(
+            screen_shown(app, arguments.id, top=rows, offset=offset, detailed=detailed)
+        )
 
     return take_up_screen(app, arguments.id, arguments.wait_s, finish)
 
 
 def _shown_screen(screen: ScreenResult) -> GetResult:
     fields = {name: getattr(screen, name) for name in Result.model_fields}
-    ranking = [row.model_dump(mode="json") for row in screen.ranking]
-    return GetResult(tool="run_screen", ranking=ranking, **fields)
+    return GetResult(tool="run_screen", ranking=screen.ranking, **fields)
 
 
 def _replay(app: App, record: Recorded) -> Replay | None:
@@ -225,8 +243,8 @@ SPEC = ToolSpec(
         "State or result of an experiment (exp_…) or a screen (scr_…), begun in any session. "
         "Use it to pick up what is running, and for more of a result: detail effects (pages "
         "of genes), genes (the named ones), provenance (request, digests, numerics, replays). "
-        "Not for drawing: plot_experiment. Units: as in the result's own fields. Cost: free, but an "
-        "unfinished experiment whose worker died is taken up again. Limits: 200 rows in one "
+        "Not for drawing: plot_experiment. Units: as in the result's own fields. Cost: free, but "
+        "an unfinished experiment whose worker died is taken up again. Limits: 200 rows in one "
         "call, then offset; wait_s up to 45 where your client lets a call take that long. Ids "
         "do not expire."
     ),

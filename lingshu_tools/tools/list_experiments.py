@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from lingshu_tools.app import App
+from lingshu_tools.calls.concise import ROWS, Detail, fitting
 from lingshu_tools.calls.registry import Arguments, ToolSpec
 from lingshu_tools.calls.results import Result, Truncated, View, call_text, render, text_table
 from lingshu_tools.ledger import Listed
@@ -38,22 +39,25 @@ class ListExperiments(Arguments):
     before: str | None = Field(
         default=None, max_length=80, description="Cursor of the next page, from next_before"
     )
-    limit: int = Field(default=20, ge=1, le=100, description="Rows to show, 1 to 100")
+    limit: int = Field(default=ROWS, ge=1, le=100, description="Rows to show, 1 to 100")
+    detail: Detail = "concise"
 
 
 class ListedView(View):
     """One experiment."""
+
+    detail_only = frozenset({"n_cells", "seed", "checkpoint", "parent"})
 
     experiment_id: str
     tool: str
     status: str
     perturbation: str | None
     context: str | None
-    n_cells: int | None
-    seed: int
-    checkpoint: str
-    parent: str | None
-    tags: list[str]
+    n_cells: int | None = None
+    seed: int = 0
+    checkpoint: str = ""
+    parent: str | None = None
+    tags: list[str] = Field(default_factory=list[str])
     created_at: str
 
 
@@ -61,22 +65,27 @@ class ListResult(Result):
     """A page of the ledger."""
 
     experiments: list[ListedView]
-    next_before: str | None
+    next_before: str | None = None
 
 
 def list_experiments(app: App, arguments: ListExperiments) -> ListResult:
     """Return one page of the ledger, newest first."""
-    page = app.ledger.find(**arguments.model_dump())
+    page = app.ledger.find(**arguments.model_dump(exclude={"detail"}))
     tags = app.ledger.tags([item.experiment.id for item in page.items])
     rows = [_row(item, tags.get(item.experiment.id, [])) for item in page.items]
     filters = {
-        k: v for k, v in arguments.model_dump().items() if v and k not in ("limit", "before")
+        k: v
+        for k, v in arguments.model_dump().items()
+        if v and k not in ("limit", "before", "detail")
     }
+    next_before = page.next_before
+    if app.door != "python":
+        rows = fitting(rows, detailed=arguments.detail == "detailed") if rows else rows
+        if len(rows) < len(page.items):
+            next_before = str(page.items[len(rows) - 1].experiment.seq)
     cut = None
-    if page.next_before:
-        more = call_text(
-            "list_experiments", **filters, before=page.next_before, limit=arguments.limit
-        )
+    if next_before:
+        more = call_text("list_experiments", **filters, before=next_before, limit=arguments.limit)
         cut = Truncated(shown=len(rows), total=len(rows) + 1, how_to_get_more=f"{more} (or more)")
     which = " with " + ", ".join(f"{k}={v!r}" for k, v in filters.items()) if filters else ""
     return ListResult(
@@ -84,7 +93,7 @@ def list_experiments(app: App, arguments: ListExperiments) -> ListResult:
         summary=f"{len(rows)} experiments{which}{', and older ones' if cut else ''}, newest first.",
         ledger_head=str(app.ledger.head()),
         experiments=rows,
-        next_before=page.next_before,
+        next_before=next_before,
         truncated=cut,
         next_step=f"{call_text('get_experiment', id=rows[0].experiment_id)} shows the newest."
         if rows

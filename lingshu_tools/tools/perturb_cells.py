@@ -5,12 +5,13 @@ from typing import Any
 from pydantic import Field
 
 from lingshu_tools.app import App
+from lingshu_tools.calls.concise import ROWS, Detail, fitting
 from lingshu_tools.calls.registry import ToolSpec
-from lingshu_tools.calls.results import Result, render, text_table
+from lingshu_tools.calls.results import Result, Truncated, render, text_table
 from lingshu_tools.calls.waiting import Pending
 from lingshu_tools.experiments.designs import Design
 from lingshu_tools.experiments.gene_names import resolve_genes
-from lingshu_tools.report.effect_view import effect_fields, stored_effect
+from lingshu_tools.report.effect_view import MONTE_CARLO, cut, effect_fields, stored_effect
 from lingshu_tools.report.experiment_views import Shown, envelope
 from lingshu_tools.report.result_parts import GeneEffect, Magnitude, TargetCheck
 from lingshu_tools.tools.common import (
@@ -18,6 +19,8 @@ from lingshu_tools.tools.common import (
     Simulation,
     planned,
 )
+
+GENERAL = frozenset({MONTE_CARLO})
 
 
 class PerturbCells(Simulation):
@@ -34,11 +37,15 @@ class PerturbCells(Simulation):
         max_length=100,
         description="Show these genes instead of the strongest",
     )
-    top: int = Field(default=20, ge=1, le=200, description="Strongest genes to show, 1 to 200")
+    top: int = Field(default=6, ge=1, le=200, description="Strongest genes to show, 1 to 200")
+    detail: Detail = "concise"
 
 
 class PerturbResult(Result):
     """The effect of a perturbation."""
+
+    detail_only = Result.detail_only | {"effect_note"}
+    general_caveats = GENERAL
 
     perturbation: str
     context: dict[str, str]
@@ -68,17 +75,36 @@ def perturb_cells(app: App, arguments: PerturbCells) -> PerturbResult | Pending[
     return arguments.begin(
         app,
         design,
-        lambda record: show_effect(app, record, genes=arguments.genes, limit=arguments.top),
+        lambda record: show_effect(
+            app,
+            record,
+            genes=arguments.genes,
+            limit=arguments.top,
+            detailed=arguments.detail == "detailed",
+        ),
     )
 
 
 def show_effect(
-    app: App, record: Shown, *, genes: list[str] | None = None, limit: int = 20, offset: int = 0
+    app: App,
+    record: Shown,
+    *,
+    genes: list[str] | None = None,
+    limit: int = ROWS,
+    offset: int = 0,
+    detailed: bool = False,
 ) -> PerturbResult:
-    """Return a perturbation experiment in whatever state it is."""
+    """Return a perturbation experiment in whatever state it is; as many genes as fit."""
     fields = envelope(app, record)
     if record.succeeded:
         fields |= effect_fields(record, genes=genes, limit=limit, offset=offset)
+        rows: list[GeneEffect] = fields["genes"]
+        kept = rows if app.door == "python" else fitting(rows, detailed=detailed)
+        if len(kept) < len(rows):
+            known: Truncated | None = fields["truncated"]
+            total = known.total if known else len(rows)
+            more = cut(len(kept), total, record.experiment.id, offset)
+            fields |= {"genes": kept, "truncated": more}
     return PerturbResult(**fields, **_facts(record.design))
 
 

@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
 from lingshu_model.contracts import Tier
 from lingshu_tools.analysis import t_quantile
+from lingshu_tools.calls.concise import Detail
 from lingshu_tools.calls.registry import Arguments, ToolSpec
 from lingshu_tools.calls.results import Number, Result, SupportView, call_text, render, text_table
 from lingshu_tools.experiments.designs import label_of
@@ -82,6 +83,7 @@ class ScreenSettings(CellSettings):
 class PlanScreen(ScreenSettings):
     """Arguments of plan_screen."""
 
+    detail: Detail = "concise"
     objective: ObjectiveArgument = Field(
         description='What to look for, e.g. {"lower": ["PSMB9", "STAT1"]}; symbols or Ensembl ids'
     )
@@ -91,19 +93,22 @@ class PlanScreen(ScreenSettings):
 class PlanResult(Result):
     """A recorded plan."""
 
+    detail_only = Result.detail_only | {"plan_digest", "will_show"}
+    concise_lists = frozenset({"candidates"})
+
     objective: dict[str, list[str]]
     context: dict[str, str]
     n_cells: int
     n_candidates: int
     candidates: list[str] = Field(description="Perturbations, at most the first 50")
-    plan_digest: str = Field(description="Equal plans have equal digests")
+    plan_digest: str = Field(default="", description="Equal plans have equal digests")
     prediction_error: Number | None = Field(
         description="Held-out RMS error of such a score, weakest support tier; None if unmeasured"
     )
     sham_limit: Number | None = Field(
         description="A score beyond ± this is unlike a meaningless label (5 %, before FDR)"
     )
-    will_show: list[str]
+    will_show: list[str] = Field(default_factory=list[str])
     wont_show: list[str]
 
 

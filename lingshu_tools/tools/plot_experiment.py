@@ -66,6 +66,8 @@ class PlotExperiment(Arguments):
 class PlotResult(Result):
     """Where the picture and its numbers are."""
 
+    detail_only = Result.detail_only | {"digests"}
+
     kind: Kind
     png: str | None = Field(default=None, description="Path; null until it is drawn, as the rest")
     svg: str | None = None

@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import Field
 
 from lingshu_tools.app import App
+from lingshu_tools.calls.concise import ROWS, fitting
 from lingshu_tools.calls.registry import Arguments, ToolSpec
 from lingshu_tools.calls.results import (
     Progress,
@@ -49,7 +50,7 @@ class ReplayExperiment(Arguments):
     id: AnyId
     wait_s: WaitS = 4
     limit: int = Field(
-        default=50, ge=1, le=2000, description="Of a screen: experiments to show, worst first"
+        default=ROWS, ge=1, le=2000, description="Of a screen: experiments to show, worst first"
     )
 
 
@@ -145,6 +146,7 @@ def _screen_shown(app: App, ledger: Ledger, screen: Screen, limit: int) -> Repla
     replays = replays_so_far(app, ledger, screen.id)
     where = app.ledger.statuses([record.replay.id for record in replays if record.replay])
     views = sorted((_replayed_view(record, where) for record in replays), key=_worst_first)[:limit]
+    views = fitting(views, detailed=True) if app.door != "python" and views else views
     differs = {o.original.id: o.verdict.differs for o in replays if o.verdict and o.verdict.differs}
     counts = counts_of(replays)
     judged = sum(counts.values())
@@ -160,7 +162,7 @@ def _screen_shown(app: App, ledger: Ledger, screen: Screen, limit: int) -> Repla
         ledger_head=str(app.ledger.head()),
         next_step=_next_step(screen.id, status, worst),
         progress=Progress(done=judged * cells, total=len(replays) * cells),
-        truncated=_truncated(screen.id, limit, len(replays)),
+        truncated=_truncated(screen.id, len(views), limit, len(replays)),
         replay_of=screen.id,
         verdict=worst,
         differs={v.replay_of: differs[v.replay_of] for v in views if v.replay_of in differs},
@@ -233,11 +235,14 @@ def _next_step(name: str, status: ResultStatus, worst: str | None) -> str | None
     return f"{again} begins again what has no verdict, once what the caveats name is mended."
 
 
-def _truncated(name: str, limit: int, total: int) -> Truncated | None:
-    if limit >= total:
+def _truncated(name: str, shown: int, limit: int, total: int) -> Truncated | None:
+    if shown >= total:
         return None
-    how = call_text("replay_experiment", id=name, limit=total)
-    return Truncated(shown=limit, total=total, how_to_get_more=f"{how} shows all")
+    if shown < limit:
+        how = f"{call_text('list_experiments', parent=name)} pages through the experiments"
+    else:
+        how = f"{call_text('replay_experiment', id=name, limit=total)} shows more"
+    return Truncated(shown=shown, total=total, how_to_get_more=how)
 
 
 def _compared(

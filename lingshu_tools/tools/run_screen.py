@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from lingshu_tools.analysis.held_out import CONDITION, HeldOut
+from lingshu_tools.calls.concise import Detail, fitting
 from lingshu_tools.calls.registry import ToolSpec
 from lingshu_tools.calls.results import (
     Number,
@@ -62,6 +63,10 @@ if TYPE_CHECKING:
 ENDED = ("succeeded", "failed", "cancelled")
 HIT_FDR = 0.05
 NAMED_LEADERS = 4
+BEST = 5
+"""Candidates of a concise ranking."""
+ALL_ROWS = 40
+"""A ranking that is no longer is offered whole; a longer one in pages."""
 
 
 class RunScreen(ScreenSettings):
@@ -83,11 +88,14 @@ class RunScreen(ScreenSettings):
     wait_s: WaitS = 4
     dry_run: DryRun = False
     max_seconds: MaxSeconds = None
-    top: int = Field(default=10, ge=1, le=2000, description="Best candidates to show, 1 to 2000")
+    top: int = Field(default=BEST, ge=1, le=2000, description="Best candidates to show, 1 to 2000")
+    detail: Detail = "concise"
 
 
 class RankedView(View):
     """One candidate of a screen."""
+
+    detail_only = frozenset({"support"})
 
     perturbation: str
     score: Number | None = Field(
@@ -99,12 +107,14 @@ class RankedView(View):
     prediction_error: Number | None = Field(
         description="Held-out RMS error of such a score in this support tier; None if unmeasured"
     )
-    support: str
+    support: str = ""
     experiment_id: str
     fdr: Number | None = Field(
         description="Against the null labels, over the screen, once complete"
     )
-    left_out: list[str] = Field(description="Objective genes not counted: the target's own")
+    left_out: list[str] = Field(
+        default_factory=list[str], description="Objective genes not counted: the target's own"
+    )
     held_out: list[Number] | None = Field(
         default=None,
         description="Pearson of change on held-out cells of this candidate, low, high; null: none",
@@ -139,9 +149,10 @@ def run_screen(app: App, arguments: RunScreen) -> ScreenResult | Pending[ScreenR
     if arguments.dry_run:
         return _cost_only(app, arguments, plan, known)
     caveats: list[str] = []
+    detailed = arguments.detail == "detailed"
     if known and ledger.read_only:
         if _finished(ledger, plan, known):
-            return screen_shown(app, known.id, top=arguments.top)
+            return screen_shown(app, known.id, top=arguments.top, detailed=detailed)
         caveats = [f"{known.id} is in the read-only reference ledger: its plan is run in this home"]
         known = None
     screen = known or recorded(app, plan)
@@ -150,7 +161,7 @@ def run_screen(app: App, arguments: RunScreen) -> ScreenResult | Pending[ScreenR
     begin_screen(app, plan, screen, arguments.tags)
 
     def finish() -> ScreenResult:
-        result = screen_shown(app, screen.id, top=arguments.top)
+        result = screen_shown(app, screen.id, top=arguments.top, detailed=detailed)
         return result.model_copy(update={"caveats": [*caveats, *result.caveats]})
 
     return take_up_screen(app, screen.id, arguments.wait_s, finish)
@@ -176,14 +187,18 @@ def take_up_screen(
     return Pending(name=screen.id, ids=ids, wait_s=wait_s, finish=finish)
 
 
-def screen_shown(app: App, screen_id: str, *, top: int = 10, offset: int = 0) -> ScreenResult:
+def screen_shown(
+    app: App, screen_id: str, *, top: int = BEST, offset: int = 0, detailed: bool = False
+) -> ScreenResult:
     """Return the ranking of a screen as it is; nothing is begun or waited for.
 
-    `offset` best candidates are left out, and then `top` are shown.
+    `offset` best candidates are left out, and then `top` are shown, as far as they fit in one
+    result.
     """
     ledger, screen = locate_screen(app, screen_id)
     plan, children = plan_of(app, screen.plan), candidates_of(ledger, screen_id)
-    return _result(app, ledger, screen, plan, children, slice(offset, offset + top))
+    rows = slice(offset, offset + top)
+    return _result(app, ledger, screen, plan, children, rows, detailed=detailed)
 
 
 def ranking_of(app: App, screen_id: str) -> tuple[Plan, Ranking]:
@@ -252,12 +267,17 @@ def _result(
     plan: Plan,
     children: Sequence[Experiment],
     rows: slice,
+    *,
+    detailed: bool,
 ) -> ScreenResult:
     where = ledger.statuses([child.id for child in children])
     statuses: list[Status] = [where[child.id] for child in children]
     ranking = rank(plan, ledger, children)
     troubles = _troubles(app, children)
-    status, shown = "interrupted" if troubles else _status(statuses), ranking.rows[rows]
+    status = "interrupted" if troubles else _status(statuses)
+    views = [_view(row) for row in ranking.rows[rows]]
+    views = fitting(views, detailed=detailed) if app.door != "python" else views
+    rows = slice(rows.start, rows.start + len(views))
     tier = weakest(plan)
     return ScreenResult(
         **_plan_fields(plan),
@@ -273,7 +293,7 @@ def _result(
         truncated=_truncated(plan, screen.id, rows, len(ranking.rows)),
         progress=_progress(plan, statuses),
         n_done=len(ranking.rows),
-        ranking=[_view(row) for row in shown],
+        ranking=views,
     )
 
 
@@ -416,7 +436,7 @@ def _truncated(plan: Plan, screen_id: str, rows: slice, total: int) -> Truncated
     shown = range(total)[rows]
     if len(shown) == total:
         return None
-    if total == len(plan.candidates):
+    if total == len(plan.candidates) and total <= ALL_ROWS and not shown.start:
         how = f"{call_text('run_screen', screen_id=screen_id, top=total)} shows all"
     else:
         # Unlike run_screen, this begins nothing again.

@@ -5,6 +5,7 @@ from typing import Any
 from pydantic import Field
 
 from lingshu_tools.app import App
+from lingshu_tools.calls.concise import ROWS, Detail
 from lingshu_tools.calls.registry import ToolSpec
 from lingshu_tools.calls.results import (
     Number,
@@ -35,6 +36,10 @@ UNITS = {
 }
 
 
+FITTED = "training cells are what the checkpoint was fitted to, not held-out ones"
+SAMPLE_GENERAL = frozenset({FITTED})
+
+
 class SampleCells(Simulation):
     """Arguments of sample_cells."""
 
@@ -43,7 +48,8 @@ class SampleCells(Simulation):
         max_length=16,
         description="What is done to the cells; default: nothing (control cells)",
     )
-    top: int = Field(default=10, ge=1, le=50, description="Highest genes to show, 1 to 50")
+    top: int = Field(default=ROWS, ge=1, le=50, description="Highest genes to show, 1 to 50")
+    detail: Detail = "concise"
 
 
 class Quality(View):
@@ -62,6 +68,8 @@ class Quality(View):
 class SampleResult(Result):
     """What was sampled."""
 
+    general_caveats = SAMPLE_GENERAL
+
     perturbation: str
     context: dict[str, str]
     n_cells: int
@@ -79,7 +87,7 @@ def sample_cells(app: App, arguments: SampleCells) -> SampleResult | Pending[Sam
     )
 
 
-def show_sample(app: App, record: Shown, *, limit: int = 10, offset: int = 0) -> SampleResult:
+def show_sample(app: App, record: Shown, *, limit: int = ROWS, offset: int = 0) -> SampleResult:
     """Return a sampling experiment in whatever state it is."""
     fields = envelope(app, record)
     if record.succeeded:
@@ -105,7 +113,7 @@ def _succeeded(record: Shown, limit: int, offset: int) -> dict[str, Any]:
         "summary": f"{record.where}: median library {quantiles[2]:.0f} UMI, "
         f"{quality.zero_rate:.0%} zeros. {compared}",
         "units": UNITS,
-        "caveats": ["training cells are what the checkpoint was fitted to, not held-out ones"],
+        "caveats": [FITTED],
         "quality": quality,
         "genes": [
             GeneMean(

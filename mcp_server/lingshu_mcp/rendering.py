@@ -8,6 +8,7 @@ from typing import Any, Final
 import mcp_types as types
 from mcp_types.version import is_version_at_least
 
+from lingshu_tools.calls.concise import is_detailed, shown, structured
 from lingshu_tools.calls.registry import TOOL_NAMES, ToolSpec
 from lingshu_tools.calls.results import Result
 
@@ -32,7 +33,8 @@ def rendered(
         version: of the protocol.
         tools: those that the server lists: a next step names no other.
     """
-    result = for_tools(result, tools)
+    detailed = is_detailed(arguments)
+    result = shown(for_tools(result, tools), detailed=detailed)
     blocks: list[types.ContentBlock] = [types.TextContent(type="text", text=spec.text(result))]
     image, path = arguments.get("image"), getattr(result, "png", None)
     if path is not None and image == "inline":
@@ -40,7 +42,8 @@ def rendered(
         blocks.append(types.ImageContent(type="image", data=data, mime_type="image/png"))
     elif path is not None and image == "link" and is_version_at_least(version, LINKS_SINCE):
         blocks.append(_link(result, path))
-    return types.CallToolResult(content=blocks, structured_content=result.model_dump(mode="json"))
+    value = structured(result, spec.name, arguments, detailed=detailed)
+    return types.CallToolResult(content=blocks, structured_content=value)
 
 
 def for_tools(result: Result, tools: Collection[str]) -> Result:
