@@ -96,11 +96,11 @@ class _Brief:
         """Return a view's fields as JSON values."""
         values: dict[str, Any] = {}
         for name, field in type(view).model_fields.items():
-            value: Any = getattr(view, name)
+            value = getattr(view, name)
             empty = value is None or value in ([], {})
             if name in view.detail_only or (empty and not field.is_required()):
                 continue
-            if name in view.concise_lists and len(value) > ROWS:
+            if name in view.concise_lists and isinstance(value, list) and len(value) > ROWS:
                 self.cut.append(len(value))
                 value = value[:ROWS]
             values[name] = self._json(value)

@@ -7,7 +7,7 @@ first asked, not at import.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -171,9 +171,15 @@ def example_call(app: App, tool: str) -> str | None:
     return import_module("lingshu_tools.tools.example_calls").example(app, tool)
 
 
-def published_outputs(specs: Iterable[ToolSpec]) -> dict[str, dict[str, Any]]:
-    """Return the output schemas that are listed for these tools, in their order."""
-    known: set[str] = set()
+def published_outputs(
+    specs: Sequence[ToolSpec], *, views: bool = True
+) -> dict[str, dict[str, Any]]:
+    """Return the output schemas that are listed for these tools, in their order.
+
+    Without `views` the parts of a result are plain objects.
+    """
+    parts = [name for spec in specs for name in spec.output_schema.get("$defs", {})]
+    known: set[str] = set() if views else set(parts)
     shared = Result.model_fields
     return {spec.name: published_output(spec.output_schema, shared, known) for spec in specs}
 

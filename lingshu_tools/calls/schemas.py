@@ -22,6 +22,8 @@ INPUT_KEYS: Final = (
     "default",
 )
 """The only keywords of a published input schema."""
+SHORT: Final = range(1, 81)
+"""Characters of a description in a published output schema; the whole schema has longer ones."""
 LARGEST_INTEGER: Final = 2**53
 """Integers beyond it are not exact in JavaScript; a larger limit is not published."""
 
@@ -80,6 +82,8 @@ def _flat(node: Mapping[str, Any], defs: Mapping[str, Any], place: str) -> dict[
         del flat["maximum"]
     if "items" in flat:
         flat["items"] = _flat(flat["items"], defs, f"{place}[]")
+        # The field is described; what is said of the class of its items is for readers of code.
+        flat["items"].pop("description", None)
     if flat["type"] == "object":
         if "properties" not in flat:
             message = f"{place} is an object of any fields; publish a list of {{field, value}}"
@@ -149,7 +153,7 @@ def _brief(node: Mapping[str, Any], defs: Mapping[str, Any], known: set[str]) ->
     brief = {key: node[key] for key in ("type", "enum") if key in node}
     if "enum" in brief:
         del brief["type"]
-    if "description" in node and "properties" not in node:
+    if len(node.get("description", "")) in SHORT and "properties" not in node:
         brief["description"] = node["description"]
     if "properties" in node:
         fields = node["properties"].items()
@@ -170,5 +174,5 @@ def _brief_union(
         whole["enum"] = [*whole["enum"], *([None] if len(values) < len(options) else [])]
     elif "" not in types:
         whole["type"] = types[0] if len(types) == 1 else types
-    described = {"description": node["description"]} if "description" in node else {}
-    return whole | described
+    short = len(node.get("description", "")) in SHORT
+    return whole | ({"description": node["description"]} if short else {})

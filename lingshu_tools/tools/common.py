@@ -37,13 +37,11 @@ LOG1P = "log1p_cp10k: ln(1 + counts per 10,000)"
 class InterventionArgument(Arguments):
     """One thing done to the cells."""
 
-    kind: Kind = Field(
-        description="What is done; describe_model lists the kinds this checkpoint was trained on"
-    )
+    kind: Kind = Field(description="One that the checkpoint was trained on: describe_model")
     target: str = Field(
         min_length=1,
         max_length=64,
-        description="Gene symbol, alias or Ensembl id; or the name of the cytokine or drug",
+        description="Gene symbol, alias or Ensembl id; or the cytokine or drug",
     )
     dose: float | None = Field(default=None, gt=0, description="Only where it was trained with one")
 
@@ -61,19 +59,17 @@ ContextArgument = Annotated[
     PlainSerializer(context_fields, when_used="json-unless-none"),
     WithJsonSchema(CONTEXT_SCHEMA),
     Field(
-        description='Cells before anything is done, e.g. [{"field": "cell_line", "value": '
-        '"THP-1"}]; a field with one value may be left out'
+        description='The cells, e.g. [{"field": "cell_line", "value": "THP-1"}]; a field with one '
+        "value may be left out"
     ),
 ]
 NCells = Annotated[
     int, Field(ge=1, le=MAX_CELLS, description=f"Cells for each arm, 1 to {MAX_CELLS}")
 ]
-Seed = Annotated[
-    int, Field(ge=0, le=MAX_SEED, description="Random seed; equal seeds give equal or paired cells")
-]
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED, description="Equal seeds give equal cells")]
 FirstCell = Annotated[
     int,
-    Field(ge=0, le=2**40, description="Index of the first cell; continue a series without overlap"),
+    Field(ge=0, le=2**40, description="Index of the first cell, to continue a series"),
 ]
 WaitS = Annotated[
     float,

@@ -17,6 +17,7 @@ from lingshu_model.contracts import (
 )
 from lingshu_tools.analysis.held_out import TIER_WORDS, HeldOut, of_each
 from lingshu_tools.app import App
+from lingshu_tools.calls.concise import Detail
 from lingshu_tools.calls.registry import Arguments, ToolSpec
 from lingshu_tools.calls.results import (
     EvidenceView,
@@ -44,15 +45,25 @@ from lingshu_tools.report.evidence import (
 from lingshu_tools.tools.common import CheckpointName
 from lingshu_tools.tools.example_calls import control_call, genes_call, perturbation_call
 
-_ROWS = 60
+_ROWS, _FEW = 60, 6
+"""Rows of each list of a detailed and of a concise result."""
+PREDICTIONS = "simulated cells are predictions; only evidence on held-out cells supports them"
 
 
 class DescribeModel(Arguments):
     """Arguments of describe_model."""
 
     checkpoint: CheckpointName = None
-    limit: int = Field(default=_ROWS, ge=1, le=200, description="Rows of each list, 1 to 200")
+    limit: int | None = Field(
+        default=None, ge=1, le=200, description="Rows of each list, at most 60 in one result"
+    )
     offset: int = Field(default=0, ge=0, le=100_000, description="Rows to skip in each list")
+    detail: Detail = "concise"
+
+    @property
+    def rows(self) -> int:
+        """Rows of each list; more than 60 come in pages."""
+        return min(self.limit or (_ROWS if self.detail == "detailed" else _FEW), _ROWS)
 
 
 class KindView(View):
@@ -89,28 +100,46 @@ class EngineState(View):
 class ModelView(View):
     """One checkpoint."""
 
+    detail_only = frozenset(
+        {
+            "digest",
+            "panel_digest",
+            "n_shams",
+            "steps",
+            "guidance",
+            "max_cells_per_experiment",
+            "cost_basis",
+            "evidence",
+            "tiers_without_evidence",
+        }
+    )
+
     name: str
-    digest: str
+    digest: str = ""
     n_genes: int
-    panel_digest: str
+    panel_digest: str = ""
     n_contexts: int
     contexts: list[dict[str, str]]
     kinds: list[KindView]
-    n_shams: int
+    n_shams: int = 0
     n_training_cells: int
-    steps: int
-    guidance: float
-    max_cells_per_experiment: int = Field(description="For each arm of perturb_cells")
+    steps: int = 0
+    guidance: float = 0
+    max_cells_per_experiment: int = Field(default=0, description="For each arm of perturb_cells")
     seconds_per_cell: Number | None
-    cost_basis: str
-    evidence: list[EvidenceView]
-    tiers_without_evidence: list[str]
+    cost_basis: str = ""
+    evidence: list[EvidenceView] = Field(default_factory=list[EvidenceView])
+    tiers_without_evidence: list[str] = Field(default_factory=list[str])
     n_held_out: int
-    held_out: list[HeldOutRow] = Field(description="Pearson of change, of one checkpoint")
+    held_out: list[HeldOutRow] = Field(
+        default_factory=list[HeldOutRow], description="Pearson of change, of one checkpoint"
+    )
 
 
 class DescribeResult(Result):
     """The checkpoints and the engine."""
+
+    general_caveats = frozenset({PREDICTIONS})
 
     checkpoints: list[ModelView]
     engine: EngineState
@@ -130,7 +159,7 @@ def describe_model(app: App, arguments: DescribeModel) -> DescribeResult:
         units={"seconds_per_cell": "seconds of computing per sampled cell"},
         evidence=_first_evidence(checkpoints),
         caveats=[
-            "simulated cells are predictions; only evidence on held-out cells supports them",
+            PREDICTIONS,
             *damaged,
         ],
         ledger_head=str(app.ledger.head()),
@@ -155,8 +184,9 @@ def _cut(views: list[ModelView], arguments: DescribeModel) -> Truncated | None:
     rest, shown, total, name = max(left, default=(0, 0, 0, ""))
     if rest <= 0:
         return None
-    offset = arguments.offset + arguments.limit if shown else arguments.offset
-    more = call_text("describe_model", checkpoint=name, offset=offset)
+    offset = arguments.offset + arguments.rows if shown else arguments.offset
+    form = {"detail": "detailed"} if arguments.detail == "detailed" else {"limit": _ROWS}
+    more = call_text("describe_model", checkpoint=name, offset=offset, **form)
     return Truncated(shown=shown, total=total, how_to_get_more=f"{more} shows more of each list")
 
 
@@ -198,7 +228,7 @@ def _sentence(checkpoint: Checkpoint) -> str:
 
 
 def _view(checkpoint: Checkpoint, arguments: DescribeModel, *, alone: bool) -> ModelView:
-    rows = slice(arguments.offset, arguments.offset + arguments.limit)
+    rows = slice(arguments.offset, arguments.offset + arguments.rows)
     each = of_each(checkpoint)
     seen = checkpoint.targets
     tiers = ("seen", "seen_elsewhere", "combination_of_seen", "unseen")

@@ -123,6 +123,10 @@ class RankedView(View):
         default=None, description="Whether that was better than every simple predictor's"
     )
 
+    def __getitem__(self, name: str) -> Any:
+        """Return a field; rows of get_experiment's rankings were dictionaries."""
+        return getattr(self, name)
+
 
 class ScreenResult(Result):
     """A screen's ranking so far."""

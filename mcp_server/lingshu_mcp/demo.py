@@ -29,6 +29,8 @@ from lingshu_tools.system.interpreter import command, environ_of
 MARK = ".lingshu-demo"
 CHECKPOINT = {"checkpoint": "thp1-crispr"}
 KNOCK_OUT = "STAT1"
+WHOLE = {"detail": "detailed"}
+ALL_ROWS = {"top": 25, **WHOLE}
 OBJECTIVE = {"lower": ["PSMB9", "STAT1", "UBE2L6"]}
 WAIT_S = 45
 UNFINISHED = ("queued", "running", "interrupted")
@@ -74,9 +76,10 @@ class Agent:
 def _follow(tool: str, arguments: Mapping[str, Any], answer: Answer) -> tuple[str, Answer]:
     if tool == "plot_experiment":
         return tool, dict(arguments)
-    if answer["screen_id"]:
-        return "run_screen", {"screen_id": answer["screen_id"], "wait_s": WAIT_S, "top": 25}
-    return "get_experiment", {"id": answer["experiment_id"], "wait_s": WAIT_S}
+    if answer.get("screen_id"):
+        return "run_screen", {"screen_id": answer["screen_id"], "wait_s": WAIT_S, **ALL_ROWS}
+    whole = {"detail": "effects"} if tool == "perturb_cells" else {}
+    return "get_experiment", {"id": answer["experiment_id"], "wait_s": WAIT_S, **whole}
 
 
 async def tell_the_story(agent: Agent) -> str:
@@ -86,14 +89,14 @@ async def tell_the_story(agent: Agent) -> str:
     sample = {**CHECKPOINT, "wait_s": WAIT_S}
     await ask("What do its untreated cells look like?", "sample_cells", sample)
     interventions = [{"kind": "knockout", "target": KNOCK_OUT}]
-    knock_out = {**CHECKPOINT, "interventions": interventions, "wait_s": WAIT_S}
+    knock_out = {**CHECKPOINT, "interventions": interventions, "wait_s": WAIT_S, **WHOLE}
     effect = await ask(f"What does losing {KNOCK_OUT} do?", "perturb_cells", knock_out)
     say(effect_table(effect))
 
     question = {**CHECKPOINT, "objective": OBJECTIVE, "candidates": "all_seen"}
     genes = ", ".join(OBJECTIVE["lower"])
     plan = await ask(f"Which knock-outs lower {genes}? First a plan.", "plan_screen", question)
-    run = {"screen_id": plan["screen_id"], "wait_s": WAIT_S, "top": 25}
+    run = {"screen_id": plan["screen_id"], "wait_s": WAIT_S, **ALL_ROWS}
     screen = await ask("Run it: every candidate, cells paired.", "run_screen", run)
     say(ranking_table(screen))
     picture = {"id": screen["screen_id"], "kind": "ranking", "wait_s": WAIT_S}

@@ -106,7 +106,7 @@ def build_server(
     calls, app_of = calls or Calls(), app_of_caller or (lambda: app)
     listed = CORE if core else TOOL_NAMES
     specs = [spec for spec in registry().values() if spec.name in listed]
-    outputs = published_outputs(specs)
+    outputs = published_outputs(specs, views=not core)
     server = LingshuServer(
         "lingshu",
         title="lingshu-tools: experiments on a virtual cell",

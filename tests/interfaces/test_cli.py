@@ -34,7 +34,8 @@ def run(shell: CliRunner, *arguments: str, **more: Any) -> Result:
 
 
 def test_call_prints_one_json_object_with_the_whole_envelope(shell: CliRunner):
-    ran = run(shell, "call", "perturb_cells", json.dumps(KNOCK_OUT))
+    whole = KNOCK_OUT | {"detail": "detailed"}
+    ran = run(shell, "call", "perturb_cells", json.dumps(whole))
     assert ran.exit_code == 0, ran.output
     result = json.loads(ran.stdout)
     assert result.keys() >= ENVELOPE
@@ -45,6 +46,13 @@ def test_call_prints_one_json_object_with_the_whole_envelope(shell: CliRunner):
         "control_mean",
         "perturbed_mean",
     }
+
+
+def test_call_prints_what_an_agent_gets(shell: CliRunner):
+    concise = json.loads(run(shell, "call", "perturb_cells", json.dumps(KNOCK_OUT)).stdout)
+    assert {"status", "summary", "experiment_id", "ledger_head", "next_step"} <= concise.keys()
+    assert "units" not in concise
+    assert "control_mean" not in concise["genes"][0]
 
 
 def test_call_reads_standard_input_and_files(shell: CliRunner, tmp_path: Path):

@@ -98,6 +98,7 @@ def test_the_list_of_tools_is_small(app: App, mode: str):
     assert tokens(inputs) <= INPUT_TOKENS
     core = drive(app, mode, act, core=True)
     assert tokens(core) <= LIST_TOKENS / 2
+    assert len(core) == 6
 
 
 def test_shared_parts_of_results_are_spelled_out_once(app: App):
