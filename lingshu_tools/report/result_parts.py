@@ -43,7 +43,7 @@ class Magnitude(View):
     corrected alike, and as they would be with as many cells.
     """
 
-    detail_only = frozenset({"sham_median"})
+    detail_only = frozenset({"raw", "sham_median", "n_null_labels"})
 
     value: Number
     raw: Number | None = None

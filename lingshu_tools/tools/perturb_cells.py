@@ -37,7 +37,7 @@ class PerturbCells(Simulation):
         max_length=100,
         description="Show these genes instead of the strongest",
     )
-    top: int = Field(default=6, ge=1, le=200, description="Strongest genes to show, 1 to 200")
+    top: int = Field(default=5, ge=1, le=200, description="Strongest genes to show, 1 to 200")
     detail: Detail = "concise"
 
 
