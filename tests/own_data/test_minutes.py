@@ -28,7 +28,7 @@ def understood(
     )
 
 
-# Seconds of one core as they were measured (benchmarks/results/own_data.json), and what the file
+# Seconds of one core as they were measured (benchmarks/results/own-data.csv), and what the file
 # holds: cells, genes, median counts, conditions, contexts.
 MEASURED = {
     "made": ((7500, 2000, 1485, 20, 2), 52.9),

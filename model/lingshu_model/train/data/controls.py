@@ -24,12 +24,16 @@ _WEAK = (
 _TAIL = r"(sg|g|grna|sgrna|guide|control|ctrl|only|cells?)?\d{0,5}"
 _STRONG_FORM = re.compile(rf"(sg|grna|sgrna|gene)?({'|'.join(_STRONG)}){_TAIL}")
 _WEAK_FORM = re.compile(rf"(sg|grna|sgrna)?({'|'.join(_WEAK)}){_TAIL}")
+_BETWEEN = re.compile(r"[_+|;,&/]")
 _SEQUENCE = re.compile(r"[_\-.][ACGTacgt]{12,}$")
 
 
 def means_control(label: str) -> bool:
     """Return whether a label is a usual name for control cells, whatever its spelling."""
-    return bool(_STRONG_FORM.fullmatch(_plain(label)))
+    parts = _BETWEEN.split(label)
+    # Two guides in a cell may both be controls: `NegCtrl0_NegCtrl0`.
+    both = len(parts) > 1 and all(_STRONG_FORM.fullmatch(_plain(part)) for part in parts)
+    return both or bool(_STRONG_FORM.fullmatch(_plain(label)))
 
 
 def may_mean_control(label: str) -> bool:

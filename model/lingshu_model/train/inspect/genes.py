@@ -2,8 +2,9 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
@@ -42,6 +43,20 @@ class GeneNames:
     names: frozenset[str]
     repeated: str | None
     human: bool = False
+    by_id: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Ensembl id without its version to the gene's name, where the index has ids."""
+
+    def called(self, label: str) -> str | None:
+        """Return the gene that a label means by its Ensembl id, or but for capitals; else None."""
+        if label in self.names:
+            return None
+        return self.by_id.get(label.split(".")[0]) or self._folded.get(label.casefold())
+
+    @cached_property
+    def _folded(self) -> dict[str, str]:
+        """Names in small letters to names, of those that differ in more than capitals."""
+        times = Counter(name.casefold() for name in self.names)
+        return {n.casefold(): n for n in self.names if times[n.casefold()] == 1}
 
 
 def gene_names(var: pd.DataFrame, column: str | None) -> GeneNames:
@@ -54,7 +69,8 @@ def gene_names(var: pd.DataFrame, column: str | None) -> GeneNames:
     if column is not None:
         values: list[str] = texts(pd.Series(var[column])).values.tolist()
         words = f"symbols in var[{column!r}]" + (f", ids in its index ({_of(ids)})" if ids else "")
-        return GeneNames(column, words, frozenset(values), None, _of(ids) == _HUMAN)
+        by_id = _by_id(index, values) if are_ids else {}
+        return GeneNames(column, words, frozenset(values), None, _of(ids) == _HUMAN, by_id)
     counted = Counter(index)
     twice = next((name for name, times in counted.items() if times > 1), None)
     if are_ids:
@@ -64,12 +80,21 @@ def gene_names(var: pd.DataFrame, column: str | None) -> GeneNames:
     else:
         words = "symbols"
     if not are_ids or _of(ids) != _HUMAN:
-        return GeneNames(None, words, frozenset(index), twice)
+        # Training leaves versions out, and so labels with another version are matched.
+        names = without_versions(index) if are_ids else index
+        by_id = _by_id(index, names) if are_ids else {}
+        return GeneNames(None, words, frozenset(names), twice, by_id=by_id)
     hgnc = Hgnc.read(names_file(SHIPPED_NAMES, Path()) or Path())
     named = symbols_of(without_versions(index), hgnc)
     known = sum(not _ENSEMBL.match(name) for name in named)
     words += f"; {known:,} by their HGNC symbols"
-    return GeneNames(None, words, frozenset(named), twice, human=True)
+    by_id = _by_id(index, named)
+    return GeneNames(None, words, frozenset(named), twice, human=True, by_id=by_id)
+
+
+def _by_id(index: Sequence[str], names: Sequence[str]) -> dict[str, str]:
+    pairs = zip(index, names, strict=True)
+    return {gene_id.split(".")[0]: name for gene_id, name in pairs if name}
 
 
 def _symbol_column(var: pd.DataFrame) -> str | None:

@@ -1,22 +1,21 @@
 """A file looked at: where its counts are, what its columns mean, and what is wrong with it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from lingshu_model.contracts.h5ad import UnsafeFileError, audit_h5ad
-from lingshu_model.contracts.messages import Intervention
 from lingshu_model.train.data.compressed import DataError
 from lingshu_model.train.data.controls import may_mean_control, means_control
 from lingshu_model.train.data.h5ad import existing, table
-from lingshu_model.train.data.labelled import number_of, parts_of
+from lingshu_model.train.data.labelled import number_of
 from lingshu_model.train.data.labels import nearest
+from lingshu_model.train.inspect.arms import Arms
 from lingshu_model.train.inspect.columns import (
     Column,
     context_columns,
@@ -33,12 +32,15 @@ from lingshu_model.train.inspect.problems import (
     problems_of_arms,
     problems_of_counts,
     problems_of_genes,
+    problems_of_replicates,
     problems_of_targets,
     some,
 )
-from lingshu_model.train.inspect.targets import Kind, guide_targets, kind_of, separator_of
+from lingshu_model.train.inspect.targets import (
+    Kind,
+    kind_of,
+)
 from lingshu_model.train.inspect.understanding import Problem, Understanding
-from lingshu_model.train.spec import Perturbations
 
 _OBS = "obs:"
 
@@ -88,26 +90,6 @@ def _known(name: str | None, frame: pd.DataFrame, which: str, path: Path) -> str
         f"{', '.join(columns) or 'none'}"
     )
     raise DataError(message)
-
-
-@dataclass(frozen=True)
-class _Arms:
-    """The perturbation of every cell.
-
-    Attributes:
-        rule: how labels are read.
-        names: of conditions; "" is control.
-        codes: the number of each cell's condition in `names`; -1 where it has none.
-    """
-
-    rule: Perturbations
-    names: list[str]
-    codes: NDArray[np.int64]
-
-    @property
-    def control(self) -> NDArray[np.bool_]:
-        place = [i for i, name in enumerate(self.names) if not name]
-        return np.isin(self.codes, place)
 
 
 class _Inspection:
@@ -166,8 +148,9 @@ class _Inspection:
         controls = self._controls(column, labels)
         if not controls:
             return replace(understanding, perturbation=column)
-        arms = self._arms(column, labels, controls)
-        if arms is None:
+        arms = Arms.of(self.columns[column], controls, self.genes, self.options)
+        self.problems += arms.problems
+        if not arms.names:
             return replace(understanding, perturbation=column, controls=tuple(controls))
         replicate, context = self._design(column, arms)
         left, keep, without = self._left_out(column, context)
@@ -175,14 +158,18 @@ class _Inspection:
         contexts = self._contexts(context, arms, keep)
         if alone := sum(n for control, n in contexts.values() if not control):
             left["in contexts without control cells"] = alone
-        conditions = _counted(arms, keep)
+        conditions = arms.counted(keep)
         self.problems += problems_of_arms(conditions, contexts)
         self.problems += problems_of_targets(conditions, kind, column, self.genes)
+        if replicate:
+            labels_of = self.columns[replicate]
+            self.problems += problems_of_replicates(labels_of, arms.codes, arms.control, keep)
         return replace(
             understanding,
             perturbation=column,
             controls=tuple(controls),
             targets=arms.rule.targets,
+            guides=arms.guides,
             separator=arms.rule.separator,
             kind=kind,
             conditions=conditions,
@@ -229,42 +216,7 @@ class _Inspection:
             )
         return proposed
 
-    def _arms(self, column: str, labels: Sequence[str], controls: Sequence[str]) -> _Arms | None:
-        genes = self.genes.names
-        separator = self.options.separator
-        if separator is None:
-            separator = separator_of(labels, controls, genes)
-        separator = separator or None
-        parts = {p.strip() for x in labels for p in (x.split(separator) if separator else [x])}
-        targets = guide_targets(sorted(parts - {*controls, ""}), column, genes)
-        rule = Perturbations(
-            column=column,
-            control=[*controls],
-            kind=self.options.kind or "knockout",
-            targets=targets,
-            separator=separator,
-        )
-        names: list[str] = []
-        for label in labels:
-            try:
-                parts = parts_of(label, rule)
-                for target in parts:
-                    Intervention(kind=rule.kind, target=target)
-            except ValidationError:
-                self._problem(
-                    f"the label {label!r} in obs[{column!r}] is no name of a target (1 to 64 "
-                    "characters)",
-                    "Shorten it",
-                    fatal=True,
-                )
-                return None
-            except ValueError as error:
-                self._problem(f"obs[{column!r}]: {error}", "Or give --separator", fatal=True)
-                return None
-            names.append("+".join(parts))
-        return _Arms(rule, names, self.columns[column].codes)
-
-    def _design(self, column: str, arms: _Arms) -> tuple[str | None, dict[str, str]]:
+    def _design(self, column: str, arms: Arms) -> tuple[str | None, dict[str, str]]:
         """Return the replicate column and the context fields."""
         named = {self.options.replicate, self.options.dose, self.options.time} - {None}
         used = {column, *map(str, named)}
@@ -324,7 +276,7 @@ class _Inspection:
         return left, keep, without
 
     def _contexts(
-        self, context: Mapping[str, str], arms: _Arms, keep: NDArray[np.bool_]
+        self, context: Mapping[str, str], arms: Arms, keep: NDArray[np.bool_]
     ) -> dict[str, tuple[int, int]]:
         fields = [self.columns[v.removeprefix(_OBS)] for v in context.values() if _OBS in v]
         if self.options.time:
@@ -343,7 +295,7 @@ class _Inspection:
             for n, c, w in zip(names, control, whole, strict=True)
         }
 
-    def _kind(self, arms: _Arms, controls: Sequence[str]) -> Kind:
+    def _kind(self, arms: Arms, controls: Sequence[str]) -> Kind:
         if self.options.kind:
             return Kind(self.options.kind, "as you say", assumed=False)
         targets = sorted({t for name in arms.names if name for t in name.split("+")})
@@ -354,7 +306,7 @@ class _Inspection:
         }
         return kind_of(targets, controls, self.genes.names, hints)
 
-    def _dose(self, arms: _Arms, keep: NDArray[np.bool_]) -> str | None:
+    def _dose(self, arms: Arms, keep: NDArray[np.bool_]) -> str | None:
         perturbed = keep & ~arms.control
         if (dose := self._column(self.options.dose, "obs")) is not None:
             column = self.columns[dose]
@@ -382,15 +334,6 @@ class _Inspection:
                         f"Say {option} {name} to train them apart",
                     )
         return None
-
-
-def _counted(arms: _Arms, keep: NDArray[np.bool_]) -> dict[str, int]:
-    """Return condition to its number of cells, control first, then the largest."""
-    total: dict[str, int] = {}
-    sizes = np.bincount(arms.codes[keep & (arms.codes >= 0)], minlength=len(arms.names))
-    for name, size in zip(arms.names, sizes.tolist(), strict=True):
-        total[name] = total.get(name, 0) + size
-    return dict(sorted(total.items(), key=lambda item: (item[0] != "", -item[1], item[0])))
 
 
 def _counts_words(counts: Values | None, matrices: Sequence[Values]) -> str:

@@ -68,7 +68,9 @@ def effects_s(u: Understanding, machine: Machine) -> float:
     each = _ROW_GENE_S + _NONZERO_S * nonzero
     parallel = (effects + _NULL_LABELS) * u.genes * each
     folds = 2 * _FOLDS + (contexts if contexts > 1 else 0)
-    contrasts = _FOLDS * min(_JUDGED, effects) + 2 * effects
+    # Folds of cells, of targets and of contexts judge at most so many contrasts each.
+    contrasts = _FOLDS * min(_JUDGED, effects) + min(_FOLDS * _JUDGED, effects)
+    contrasts += min(contexts * _JUDGED, effects) if contexts > 1 else 0
     labels = min(300 * contexts, 2000)
     alone = (
         _START_S

@@ -2,6 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
+from lingshu_model.train.inspect.columns import Column
 from lingshu_model.train.inspect.counts import Values, remark
 from lingshu_model.train.inspect.genes import GeneNames
 from lingshu_model.train.inspect.targets import Kind
@@ -9,7 +13,7 @@ from lingshu_model.train.inspect.understanding import Problem
 
 FEW_CELLS = 30
 """Cells of a condition below which its effect is hardly told from nothing."""
-_GENETIC = ("knockout", "crispri", "crispra")
+GENETIC = ("knockout", "crispri", "crispra")
 _SHOWN = 4
 
 
@@ -80,13 +84,49 @@ def problems_of_targets(
 ) -> list[Problem]:
     """Return whether the targets of a genetic perturbation are genes of the file."""
     targets = {t for name in conditions if name for t in name.split("+")}
-    if kind.name not in _GENETIC or targets & genes.names:
+    if kind.name not in GENETIC or targets & genes.names:
         return []
     what = (
         f"none of the {len(targets):,} targets in obs[{column!r}] is a gene of the file, so that "
         "what a perturbation does to its own target cannot be checked"
     )
     remedy = "If a column of var has the names of the targets, say --gene-names COLUMN"
+    return [Problem(what, remedy)]
+
+
+def problems_of_replicates(
+    replicates: Column,
+    conditions: NDArray[np.int64],
+    control: NDArray[np.bool_],
+    keep: NDArray[np.bool_],
+) -> list[Problem]:
+    """Return whether replicates go with the perturbation, so that neither is told from the other.
+
+    Args:
+        replicates: the column.
+        conditions: the number of each cell's condition, -1 = none.
+        control: control cells.
+        keep: cells that are used.
+    """
+    cells = keep & (replicates.codes >= 0) & (conditions >= 0)
+    arms = [np.unique(replicates.codes[cells & arm]) for arm in (control, ~control)]
+    if len(np.intersect1d(arms[0], arms[1])) or not len(arms[1]):
+        return []
+    perturbed = cells & ~control
+    pairs = np.unique(np.stack([conditions[perturbed], replicates.codes[perturbed]]), axis=1)
+    single = int((np.unique(pairs[0], return_counts=True)[1] == 1).sum())
+    if len(arms[0]) > 1 and not single:
+        return []
+    what = (
+        f"no label of obs[{replicates.name!r}] has both control and perturbed cells, and "
+        f"{single:,} conditions have one alone"
+        if single
+        else f"obs[{replicates.name!r}] has one label for all control cells and others for the rest"
+    )
+    remedy = (
+        "What differs between replicates cannot be told from the effect; name a column with both "
+        "arms under a label as --replicate if there is one"
+    )
     return [Problem(what, remedy)]
 
 

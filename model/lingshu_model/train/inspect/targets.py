@@ -18,7 +18,7 @@ _GUIDE = re.compile(
 )
 _SEQUENCE = re.compile(r"^(?:sg)?(?P<base>[A-Za-z0-9][\w.\-]*?)[_.\-]+[ACGTacgt]{15,25}$")
 _SYMBOL = re.compile(
-    r"^(?:[A-Z][A-Z0-9]{1,9}(?:[-.][A-Z0-9]{1,6})*|[A-Z][a-z0-9]{1,9}|C\d+orf\d+)$"
+    r"^(?:ENS[A-Z]{0,4}G\d{8,}|[A-Z][A-Z0-9]{1,9}(?:[-.][A-Z0-9]{1,6})*|[A-Z][a-z0-9]{1,9}|C\d+orf\d+)$"
 )
 _CYTOKINE = re.compile(
     r"^(ifn[-_ ]?(a|b|g|alpha|beta|gamma|l|lambda)\d*[a-z]?|il[-_ ]?\d+[a-z]?|tnf[-_ ]?(a|alpha)?|"
@@ -70,7 +70,7 @@ def separator_of(
     Most parts must be known from elsewhere: a label of its own, a control, a gene of the file. A
     separator that names hold too must explain every label that has it.
     """
-    control = {*controls}
+    control = {*controls} | {p for x in labels for p in _parts(x) if means_control(p)}
     for separator in (*_SURE, *_UNSURE):
         joined = [x for x in labels if separator in x and x not in control and x not in genes]
         parts = {x: [p.strip() for p in x.split(separator)] for x in joined}
@@ -84,6 +84,30 @@ def separator_of(
         if share == 1 or (separator in _SURE and share >= 0.5):
             return separator
     return None
+
+
+def _parts(label: str) -> list[str]:
+    """Return the parts of a label by every separator that there may be."""
+    return [label.strip(), *(p.strip() for s in (*_SURE, *_UNSURE) for p in label.split(s))]
+
+
+def without_controls(
+    labels: Iterable[str], separator: str | None, controls: Sequence[str]
+) -> dict[str, str]:
+    """Return labels of combinations to themselves without parts that mean control.
+
+    Only where control cells are called otherwise: `STAT1_NegCtrl0` beside `NegCtrl0_NegCtrl0`.
+    """
+    if not separator:
+        return {}
+    shorter: dict[str, str] = {}
+    for label in labels:
+        parts = [part.strip() for part in label.split(separator)]
+        kept = [part for part in parts if not means_control(part)]
+        named = [part for part in parts if part in kept or part in controls]
+        if label not in controls and kept and len(named) < len(parts):
+            shorter[label] = separator.join(kept)
+    return shorter
 
 
 def guide_targets(labels: Iterable[str], column: str, genes: frozenset[str]) -> dict[str, str]:
@@ -104,7 +128,8 @@ def guide_targets(labels: Iterable[str], column: str, genes: frozenset[str]) -> 
         max(numbers[b]) - min(numbers[b]) < 2 * len(numbers[b]) for b in several
     )
     symbols = sum(bool(_SYMBOL.match(b)) for b in numbers) >= 0.8 * len(numbers)
-    in_file = sum(b in genes for b in numbers) >= 0.5 * len(numbers)
+    folded = {gene.casefold() for gene in genes}
+    in_file = sum(b.casefold() in folded for b in numbers) >= 0.5 * len(numbers)
     said = bool(_GUIDE_WORDS & {*re.findall(r"[a-z]+", column.casefold())})
     many = len(several) >= 0.5 * len(numbers)
     if not counted or not (in_file or said or (many and symbols)):

@@ -43,7 +43,8 @@ class Understanding:
         human: whether they are known to be human.
         perturbation: the obs column; None = there is none.
         controls: names of control cells.
-        targets: label to target, where labels name guides.
+        targets: label to target, where labels name guides or spell a gene otherwise.
+        guides: how many of them are guides.
         separator: between the targets of a combination.
         kind: what was done.
         conditions: perturbation to its number of cells, control ("") among them.
@@ -70,6 +71,7 @@ class Understanding:
     perturbation: str | None = None
     controls: tuple[str, ...] = ()
     targets: Mapping[str, str] = field(default_factory=dict[str, str])
+    guides: int = 0
     separator: str | None = None
     kind: Kind | None = None
     conditions: Mapping[str, int] = field(default_factory=dict[str, int])
@@ -150,8 +152,8 @@ class Understanding:
         parts = [f"obs[{self.perturbation!r}]: {', '.join(shown)}{rest}"]
         if joined:
             parts.append(f"{joined:,} combinations, parted by {self.separator!r}")
-        if self.targets:
-            parts.append(f"{len(self.targets):,} guides joined by target")
+        if self.guides:
+            parts.append(f"{self.guides:,} guides joined by target")
         if self.dose:
             parts.append(f"doses in obs[{self.dose!r}]")
         return "; ".join(parts)
