@@ -32,7 +32,7 @@ _COUNT_S = 1e-7
 """One non-zero count in one fold."""
 _NULL_LABELS, _JUDGED, _FOLDS = 16, 60, 5
 """Null labels, contrasts of a fold that are judged, and folds of cells or of targets."""
-_SAMPLED = 800
+_SAMPLED = 1300
 """Network cells of a context that effects are solved, chosen and checked on."""
 _MEASURED_S = 0.4
 
