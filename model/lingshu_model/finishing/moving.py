@@ -18,9 +18,9 @@ from lingshu_model.finishing.estimate import Fitted
 from lingshu_model.train.data.cells import TrainingCells
 
 FIT_CELLS = (256, 512)
-"""Control cells of a context that effects are solved on: at least and at most. The sampling error of
-these cells is delivered with the effect: of 136 cells the mean of a gene of sd 1.2 is off by 0.1,
-and the farthest of some thousand genes by 0.4."""
+"""Control cells of a context that effects are solved on: at least and at most. The sampling error
+of these cells is delivered with the effect: of 136 cells the mean of a gene of sd 1.2 is off by
+0.1, and the farthest of some thousand genes by 0.4."""
 ALL_FIT_CELLS = 16384
 """Over all contexts."""
 NO_SHARE = -1e4
