@@ -3,7 +3,7 @@
 Read from `evidence["tiers"][tier]["residuals"]`, predicted - observed change (log1p_cp10k) of every
 held-out perturbation, fold and gene. The observed side has its own sampling noise, so these errors
 are an upper bound of the model's. Errors grow with what is predicted: with r the residual of a
-score and f the predicted score, r^2 = a + c f^2 with a, c >= 0 by weighted least squares.
+score and f the predicted score, r^2 = a + c |f| with a, c >= 0 by weighted least squares.
 """
 
 from collections.abc import Mapping, Sequence
@@ -111,8 +111,8 @@ class Residuals:
         squares = np.array([_score(self.values[i], w) ** 2 for i, w in rows])
         mean = float(squares.mean())
         if predicted is not None and self.predicted is not None:
-            sizes = np.array([_score(self.predicted[i], w) ** 2 for i, w in rows])
-            mean = _at(predicted**2, sizes, squares)
+            sizes = np.array([abs(_score(self.predicted[i], w)) for i, w in rows])
+            mean = _at(abs(predicted), sizes, squares)
         folds = {self.folds[i] for i, _ in rows}
         return PredictionError(float(np.sqrt(mean)), len(contrasts), len(folds))
 
@@ -128,7 +128,9 @@ def _score(change: Floats, weights: Floats) -> float:
 
 def _at(size: float, sizes: Floats, squares: Floats) -> float:
     """Return a + c `size`, the line of least weighted squares through `squares`; a, c >= 0."""
-    weight = 1.0 / (np.median(squares) + sizes + 1e-12)
+    # An error's spread grows as the error does: its ratio to the size says about how fast.
+    ratio = squares.sum() / max(float(sizes.sum()), 1e-12)
+    weight = 1.0 / (np.median(squares) + ratio * sizes + 1e-12)
     design = np.stack([weight, sizes * weight], axis=1)
     y = squares * weight
     solved = np.linalg.lstsq(design, y, rcond=None)[0]

@@ -91,7 +91,8 @@ def ranking(job: Mapping[str, Any]) -> tuple[Figure, list[str]]:
     """Return a ranking: one line for each candidate, best on top, with both of its errors.
 
     `rows`: `label`, `score`, `mc_interval` or None, `prediction_error` or None, `hit` (True, False
-    or None where not tested); `sham_limit` or None; `xlabel`.
+    or None where not tested); `sham_limit` or None; `xlabel`; `called_by`, what a hit is called, or
+    None where null labels say it.
     """
     rows = job["rows"]
     height = 1.75 + 0.19 * len(rows)
@@ -109,7 +110,7 @@ def ranking(job: Mapping[str, Any]) -> tuple[Figure, list[str]]:
     axes.grid(axis="y", color="#eeeeee", lw=0.6, zorder=0)
     axes.set_axisbelow(True)
     axes.set_xlabel(job["xlabel"])
-    _legend(figure, _ranking_keys(rows, limit))
+    _legend(figure, _ranking_keys(rows, limit, job.get("called_by")))
     return figure, []
 
 
@@ -191,13 +192,17 @@ def _ranked(axes: Axes, y: int, row: Mapping[str, Any]) -> None:
     axes.plot([score], [y], marker="o", ms=3.6, mfc=face, mec=BLUE, mew=0.9, zorder=4)
 
 
-def _ranking_keys(rows: list[Mapping[str, Any]], limit: float | None) -> list[Any]:
+def _ranking_keys(
+    rows: list[Mapping[str, Any]], limit: float | None, called_by: str | None
+) -> list[Any]:
     tested = any(r["hit"] is not None for r in rows)
     dot: dict[str, Any] = {"marker": "o", "ls": "", "ms": 3.8, "mec": BLUE}
     keys: list[Any] = []
+    hit = f"sign {called_by}" if called_by else "unlike null labels (FDR ≤ 5 %)"
     if tested:
-        keys.append(Line2D([], [], mfc=BLUE, label="score, unlike null labels (FDR ≤ 5 %)", **dot))
-    plain = "score, not told from null labels" if tested else "score"
+        keys.append(Line2D([], [], mfc=BLUE, label=f"score, {hit}", **dot))
+    unlike = "sign not supported" if called_by else "not told from null labels"
+    plain = f"score, {unlike}" if tested else "score"
     keys.append(Line2D([], [], mfc="white", label=plain, **dot))
     keys.append(
         Line2D([], [], color=DARK, lw=1.0, marker="|", ms=6, label="95 % Monte Carlo interval")
@@ -221,7 +226,7 @@ def _volcano_keys(called: Any, job: Mapping[str, Any]) -> list[Any]:
                 0,
                 GREY,
                 "o",
-                "not told from null labels" if job.get("threshold") is not None else "gene",
+                _not_called(job),
             ),
         )
         if s == 0 or job.get("threshold") is not None
@@ -233,6 +238,12 @@ def _volcano_keys(called: Any, job: Mapping[str, Any]) -> list[Any]:
             )
         )
     return keys
+
+
+def _not_called(job: Mapping[str, Any]) -> str:
+    if job.get("threshold") is None:
+        return "gene"
+    return "sign not supported" if job.get("called_by") else "not told from null labels"
 
 
 def _target_rings(axes: Axes, job: Mapping[str, Any], x: Any, y: Any) -> None:

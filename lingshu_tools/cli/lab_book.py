@@ -20,10 +20,11 @@ from lingshu_tools.experiments.lookup import is_screen, locate, locate_screen
 from lingshu_tools.experiments.replays import replayed, verdict_of
 from lingshu_tools.ledger import Experiment, Ledger, Outcome, Screen
 from lingshu_tools.report.experiment_views import shown
+from lingshu_tools.report.ranking_rows import ranking_table
 from lingshu_tools.report.row_view import screen_fields
 from lingshu_tools.system.plain_text import plain
 from lingshu_tools.tools.perturb_cells import PerturbResult, gene_table, show_effect
-from lingshu_tools.tools.run_screen import ScreenResult, ranking_table, screen_shown
+from lingshu_tools.tools.run_screen import ScreenResult, screen_shown
 from lingshu_tools.tools.sample_cells import SampleResult, sample_table, show_sample
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from lingshu_model.contracts import Checkpoint, Intervention, Tier
 from lingshu_model.system.lazy import Lazy
-from lingshu_tools.analysis import Objective
+from lingshu_tools.analysis import Objective, Residuals
 from lingshu_tools.analysis.held_out import HeldOut, held_out
 from lingshu_tools.errors import InputError
 from lingshu_tools.experiments.designs import (
@@ -60,6 +60,17 @@ class Plan:
     def support_mix(self) -> dict[Tier, int]:
         """Candidates per support tier."""
         return dict(Counter(d.support.tier for d in self.designs))
+
+    def residuals(self, tier: str) -> Residuals | None:
+        """Return the held-out residuals of a support tier."""
+        if tier not in self._residuals:
+            evidence = self.control.checkpoint.evidence
+            self._residuals[tier] = Residuals.from_evidence(evidence, tier)
+        return self._residuals[tier]
+
+    @Lazy
+    def _residuals(self) -> dict[str, Residuals | None]:
+        return {}
 
     @Lazy
     def held_out(self) -> list[HeldOut | None]:

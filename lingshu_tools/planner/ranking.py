@@ -4,20 +4,63 @@ Every outcome keeps its own score; the ranking is worked out from them whenever 
 stored nowhere, so it can never disagree with them.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
 
 from lingshu_tools.analysis import (
     NullLabels,
     PredictionError,
-    Residuals,
     Score,
     benjamini_hochberg,
 )
+from lingshu_tools.analysis.certainty import (
+    LEAST_LFSR,
+    SUPPORTED,
+    ScorePosterior,
+    false_sign_rates,
+    in_top,
+    score_posterior,
+)
 from lingshu_tools.analysis.held_out import HeldOut
 from lingshu_tools.experiments.designs import Design
+from lingshu_tools.experiments.stored_effects import Parts, parts_of, stored_effect
 from lingshu_tools.ledger import Experiment, Ledger, Outcome
 from lingshu_tools.planner.plan import Plan
+
+HIT_FDR = 0.05
+TOP = 10
+"""Most candidates that the top holds; a fifth of the candidates where they are fewer than 50."""
+
+
+@dataclass(frozen=True)
+class CombinationScore:
+    """The score of a combination beside those of its parts, by stored effects; log1p_cp10k.
+
+    Attributes:
+        best: the part with the best score.
+        best_score: that score.
+        gain: of the combination over it.
+        additive: sum of the parts' scores.
+        saturating: score of the expectation that effects of several perturbations saturate.
+        measured: whether training had cells of the combination. Without, its score is the
+            saturating expectation, and says nothing of synergy.
+        similarity: largest cosine of two parts' effects.
+        parallel: whether two parts do nearly the same.
+    """
+
+    best: str
+    best_score: float
+    gain: float
+    additive: float
+    saturating: float
+    measured: bool
+    similarity: float
+    parallel: bool
 
 
 @dataclass(frozen=True)
@@ -27,7 +70,12 @@ class Ranked:
     Attributes:
         error: held-out error of such a score for its support tier; None where none was measured.
         p: against the null labels, two-sided; None without one.
-        fdr: Benjamini-Hochberg over the whole screen; None until all candidates are done.
+        fdr: Benjamini-Hochberg over the whole screen; None until all candidates are done. Where
+            effects are stored it is the share of wrong signs to expect among the candidates that
+            are at least as certain.
+        posterior: of the score, from the stored effect; None without one.
+        in_top: probability to be among the `Ranking.k` best; None without posteriors.
+        combination: how a combination's score compares with its parts'; None of single ones.
         held_out: figure of this very candidate, or the nearest that was held out.
     """
 
@@ -38,6 +86,21 @@ class Ranked:
     p: float | None
     fdr: float | None = None
     held_out: HeldOut | None = None
+    posterior: ScorePosterior | None = None
+    in_top: float | None = None
+    combination: CombinationScore | None = None
+
+    @property
+    def lfsr(self) -> float | None:
+        """Local false sign rate of the score; None without a posterior."""
+        return None if self.posterior is None else max(self.posterior.lfsr, LEAST_LFSR)
+
+    @property
+    def hit(self) -> bool | None:
+        """Whether the sign of the score is called; None where it cannot be tested."""
+        if self.posterior is not None:
+            return self.posterior.lfsr <= SUPPORTED
+        return None if self.fdr is None else self.fdr <= HIT_FDR
 
     @property
     def value(self) -> float | None:
@@ -52,11 +115,13 @@ class Ranking:
     Attributes:
         null: the null labels behind the FDR; None where there is none for this plan.
         why_no_null: why there is none.
+        k: how many are the top that `in_top` is about.
     """
 
     rows: tuple[Ranked, ...]
     null: NullLabels | None
     why_no_null: str | None
+    k: int = 0
 
 
 def rank(plan: Plan, ledger: Ledger, children: Sequence[Experiment]) -> Ranking:
@@ -67,7 +132,8 @@ def rank(plan: Plan, ledger: Ledger, children: Sequence[Experiment]) -> Ranking:
         ledger: where outcomes are.
         children: the screen's experiments; the newest of a position counts.
     """
-    null, why = null_labels(plan.control)
+    stored = plan.control.checkpoint.effects is not None
+    null, why = (None, None) if stored else null_labels(plan.control)
     latest = {child.position: child for child in children}
     outcomes = ledger.outcomes([child.id for child in latest.values()])
     rows = [
@@ -79,7 +145,8 @@ def rank(plan: Plan, ledger: Ledger, children: Sequence[Experiment]) -> Ranking:
     ]
     if len(rows) == len(plan.candidates):
         rows = _with_fdr(rows)
-    return Ranking(tuple(sorted(rows, key=_best_first)), null, why)
+    rows, k = _with_chances(rows)
+    return Ranking(tuple(sorted(rows, key=_best_first)), null, why, k)
 
 
 def null_labels(design: Design) -> tuple[NullLabels | None, str | None]:
@@ -113,19 +180,63 @@ def _ranked(
     score = Score.of_record((outcome.result or {})["score"], plan.objective, panel)
     if score.value is None:
         return Ranked(design, child.id, score, None, None)
-    p = None
+    p = posterior = combination = None
     if null is not None and score.weights is not None:
         p = null.score_p(score.weights, score.value, score.se)
-    error = _error(plan, design.support.tier, score.left_out)
-    return Ranked(design, child.id, score, error, p)
+    stored = stored_effect(design)
+    if stored is not None and score.weights is not None:
+        posterior = score_posterior(stored.posterior, score.weights)
+        combination = _combination(parts_of(design, stored), posterior, score.weights)
+    predicted = score.value if posterior is None else posterior.mean
+    error = _error(plan, design.support.tier, score.left_out, predicted)
+    return Ranked(design, child.id, score, error, p, posterior=posterior, combination=combination)
 
 
-def _error(plan: Plan, tier: str, left_out: Sequence[str]) -> PredictionError | None:
-    residuals = Residuals.from_evidence(plan.control.checkpoint.evidence, tier)
-    return residuals and residuals.of_objective(plan.objective, left_out)
+def _combination(
+    parts: Parts | None, posterior: ScorePosterior, weights: NDArray[np.float64]
+) -> CombinationScore | None:
+    if parts is None:
+        return None
+    scores = parts.means @ weights
+    best = int(np.argmax(scores))
+    return CombinationScore(
+        best=parts.labels[best],
+        best_score=float(scores[best]),
+        gain=posterior.mean - float(scores[best]),
+        additive=float(scores.sum()),
+        saturating=float(parts.saturating @ weights),
+        measured=parts.measured,
+        similarity=parts.similarity,
+        parallel=parts.parallel,
+    )
+
+
+def _error(
+    plan: Plan, tier: str, left_out: Sequence[str], predicted: float | None = None
+) -> PredictionError | None:
+    residuals = plan.residuals(tier)
+    return residuals and residuals.of_objective(plan.objective, left_out, predicted)
+
+
+def _with_chances(rows: Sequence[Ranked]) -> tuple[list[Ranked], int]:
+    """Return rows with their chances to be in the top, and how many the top are."""
+    posteriors = [row.posterior for row in rows if row.posterior is not None]
+    scored = sum(row.value is not None for row in rows)
+    if not posteriors or len(posteriors) < scored:
+        return list(rows), 0
+    k = min(TOP, max(1, len(posteriors) // 5))
+    chances = iter(in_top(posteriors, k).tolist())
+    return [r if r.posterior is None else replace(r, in_top=next(chances)) for r in rows], k
 
 
 def _with_fdr(rows: Sequence[Ranked]) -> list[Ranked]:
+    if any(row.posterior is not None for row in rows):
+        lfsr = np.array([np.nan if row.lfsr is None else row.lfsr for row in rows])
+        rates = false_sign_rates(lfsr).tolist()
+        return [
+            row if row.posterior is None else replace(row, fdr=rate)
+            for row, rate in zip(rows, rates, strict=True)
+        ]
     tested = [row for row in rows if row.p is not None]
     fdr = benjamini_hochberg([row.p for row in tested if row.p is not None]).tolist()
     by_id = {row.experiment_id: q for row, q in zip(tested, fdr, strict=True)}

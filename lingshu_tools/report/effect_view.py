@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lingshu_model.contracts.effects import NoEffectError, StoredEffect
 from lingshu_model.contracts.messages import OWN_RNA
 from lingshu_model.system.lazy import Lazy
 from lingshu_tools.analysis import Effect, NullLabels, Residuals, interval
@@ -19,6 +18,7 @@ from lingshu_tools.calls.results import Truncated, call_text, finite
 from lingshu_tools.experiments.designs import Design
 from lingshu_tools.experiments.findings import strongest, unpack_effect
 from lingshu_tools.experiments.gene_names import resolve_genes
+from lingshu_tools.experiments.stored_effects import parts_of, stored_effect
 from lingshu_tools.report.evidence import design_sentence
 from lingshu_tools.report.experiment_views import Shown
 from lingshu_tools.report.result_parts import GeneEffect, Magnitude, TargetCheck
@@ -42,6 +42,10 @@ MONTE_CARLO = (
 NO_ERROR = "prediction_error is null where fewer than three held-out contrasts had such changes"
 EXTRAPOLATED = (
     "sham_q extrapolates a t distribution of {n} null labels: by rank none is below 1 in {more}"
+)
+PARALLEL_EFFECTS = (
+    "parallel_effects: two parts do nearly the same alone (cosine {cosine:.2f}), as genes of one "
+    "pathway do; what they do together is no sign of synergy"
 )
 NAMED = 3
 """Genes in a summary."""
@@ -225,22 +229,14 @@ class EffectView:
                 f"the null labels were sampled with {self.null.steps} steps, this with "
                 f"{self._design.steps}: sham_q and sham_p are approximate"
             )
+        parts = parts_of(self._design, self._stored)
+        if parts is not None and parts.parallel:
+            said.append(PARALLEL_EFFECTS.format(cosine=parts.similarity))
         if any(i.kind == "sham" for i in self._design.interventions):
             said.append(
                 "a null label is a label without a meaning: its effect is the model's noise"
             )
         return said
-
-
-def stored_effect(design: Design) -> StoredEffect | None:
-    """Return the effect that a checkpoint stores or works out; None where it stores none."""
-    effects = design.checkpoint.effects
-    if effects is None or not design.interventions:
-        return None
-    try:
-        return effects.effect(design.context, design.interventions)
-    except NoEffectError:
-        return None
 
 
 def effect_fields(

@@ -11,7 +11,8 @@ from lingshu_tools.calls.results import Result, Truncated, render, text_table
 from lingshu_tools.calls.waiting import Pending
 from lingshu_tools.experiments.designs import Design
 from lingshu_tools.experiments.gene_names import resolve_genes
-from lingshu_tools.report.effect_view import MONTE_CARLO, cut, effect_fields, stored_effect
+from lingshu_tools.experiments.stored_effects import stored_effect
+from lingshu_tools.report.effect_view import MONTE_CARLO, cut, effect_fields
 from lingshu_tools.report.experiment_views import Shown, envelope
 from lingshu_tools.report.result_parts import GeneEffect, Magnitude, TargetCheck
 from lingshu_tools.tools.common import (

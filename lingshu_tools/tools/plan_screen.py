@@ -209,7 +209,8 @@ def caveats_of(plan: Plan) -> list[str]:
     if left_out:
         sentences.append(f"A target's own gene is left out of its score: {', '.join(left_out)}.")
     sentences += _unfit(plan)
-    _, why = null_labels(plan.control)
+    stored = plan.control.checkpoint.effects is not None
+    why = None if stored else null_labels(plan.control)[1]
     return [*sentences, *([f"{why[0].upper()}{why[1:]}."] if why else [])]
 
 
@@ -236,6 +237,8 @@ def in_words(plan: Plan) -> str:
 
 def sham_limit(plan: Plan) -> float | None:
     """Return the score that 5 % of null labels would pass on either side; None without a null."""
+    if plan.control.checkpoint.effects is not None:
+        return None
     null, _ = null_labels(plan.control)
     weights = plan.objective.weights(plan.control.checkpoint.panel)
     if null is None or weights is None:

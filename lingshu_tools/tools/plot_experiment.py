@@ -14,6 +14,7 @@ from pydantic import Field
 
 from lingshu_model.contracts import digest_json
 from lingshu_tools.analysis import benjamini_hochberg
+from lingshu_tools.analysis.certainty import LEAST_LFSR, SUPPORTED
 from lingshu_tools.analysis.held_out import CONDITION
 from lingshu_tools.calls.registry import Arguments, ToolSpec
 from lingshu_tools.calls.results import Result, call_text, finite, render
@@ -23,13 +24,14 @@ from lingshu_tools.errors import InputError
 from lingshu_tools.experiments.designs import context_label
 from lingshu_tools.experiments.findings import strongest, unpack_effect
 from lingshu_tools.experiments.lookup import is_screen, locate_screen
+from lingshu_tools.experiments.stored_effects import stored_effect
 from lingshu_tools.planner import Plan, Ranked, plan_of
-from lingshu_tools.planner.ranking import null_labels
+from lingshu_tools.planner.ranking import HIT_FDR, null_labels
 from lingshu_tools.report.evidence import design_sentence, evidence_view, screen_sentence
 from lingshu_tools.report.experiment_views import Shown, envelope, shown
 from lingshu_tools.tools.common import AnyId, WaitS
 from lingshu_tools.tools.plan_screen import in_words, sham_limit, support_of, weakest
-from lingshu_tools.tools.run_screen import HIT_FDR, ranking_of
+from lingshu_tools.tools.run_screen import ranking_of
 from lingshu_tools.tools.unfinished_files import created_at_of, unfinished
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ NAMED_GENES = 20
 PLOTS_URI = "plots://"
 """How the URI of a picture begins; its file name follows."""
 MOST_ROWS = 60
+CALLED_BY = "supported (lfsr ≤ 0.05)"
 SCORE_LABEL = "score: mean signed change in expression, Δ ln(1 + counts per 10,000)"
 FOLD_LABEL = "log2 fold change, perturbed / control (mean counts per 10,000, + 1)"
 
@@ -184,6 +187,7 @@ def _ranking(app: App, arguments: PlotExperiment) -> _Picture:
         "rows": shown_rows,
         "sham_limit": sham_limit(plan),
         "xlabel": SCORE_LABEL,
+        "called_by": CALLED_BY if ranking.k else None,
     }
     facts = {
         "summary": f"Ranking of {len(rows)} candidates to {in_words(plan)}",
@@ -216,15 +220,22 @@ def _volcano(app: App, arguments: PlotExperiment) -> _Picture:
         "target": [i.target for i in record.design.interventions],
         "threshold": threshold,
         "xlabel": FOLD_LABEL,
-        "ylabel": "−log10 p against null labels"
-        if threshold is not None
-        else "|change|, ln(1 + counts per 10,000)",
+        "ylabel": _y_label(table, threshold),
+        "called_by": CALLED_BY if table and table[0]["lfsr"] is not None else None,
     }
     facts = {
         "summary": f"Volcano of {record.design.label}",
         "caveats": [] if threshold is not None else [why],
     }
     return job, [{k: v for k, v in row.items() if k != "y"} for row in table], facts
+
+
+def _y_label(table: Sequence[Mapping[str, Any]], threshold: float | None) -> str:
+    if threshold is None:
+        return "|change|, ln(1 + counts per 10,000)"
+    if table and table[0]["lfsr"] is not None:
+        return "−log10 local false sign rate"
+    return "−log10 p against null labels"
 
 
 @dataclass(frozen=True)
@@ -247,11 +258,17 @@ PLOTS: dict[Kind, _Plot] = {"ranking": _Plot("scr_", _ranking), "volcano": _Plot
 def _genes(record: Shown, blob: bytes) -> tuple[list[dict[str, Any]], float | None, str]:
     """Return a row for each measured gene, the y above which one is called, and a footnote."""
     effect, panel = unpack_effect(blob), record.design.checkpoint.panel
-    null, why = null_labels(record.design)
+    stored = stored_effect(record.design)
+    null, why = (None, None) if stored else null_labels(record.design)
     p = null.gene_p(effect) if null else np.full(len(panel), np.nan)
     q = benjamini_hochberg(p)
     y = -np.log10(np.maximum(p, 1e-300)) if null else np.abs(effect.change)
     called = np.where(q <= HIT_FDR, np.sign(effect.change), 0)
+    lfsr = np.full(len(panel), np.nan)
+    if stored:
+        lfsr = np.maximum(stored.posterior.lfsr, LEAST_LFSR)
+        y = -np.log10(lfsr)
+        called = np.where(lfsr <= SUPPORTED, np.sign(stored.posterior.mean), 0)
     rows = [
         {
             "gene": panel[i],
@@ -261,11 +278,15 @@ def _genes(record: Shown, blob: bytes) -> tuple[list[dict[str, Any]], float | No
             "perturbed_mean": finite(effect.perturbed_mean[i]),
             "sham_p": finite(p[i]),
             "sham_q": finite(q[i]),
+            "lfsr": finite(lfsr[i]),
             "called": int(called[i]),
             "y": finite(y[i]),
         }
         for i in strongest(effect.change)
     ]
+    if stored:
+        note = f"lfsr from the stored effect, not below 0.001; coloured: lfsr ≤ {SUPPORTED:g}."
+        return rows, float(-np.log10(SUPPORTED)), note
     if null is None:
         return rows, None, f"{why}"
     note = f"p against {null.n_shams} null labels; coloured: FDR ≤ 5 %."
@@ -292,7 +313,10 @@ def _bar(row: Ranked) -> dict[str, Any]:
         "mc_interval": row.score.mc_interval,
         "prediction_error": row.error.rms if row.error else None,
         "held_out": _own_pearson(row),
-        "hit": None if row.fdr is None else row.fdr <= HIT_FDR,
+        "hit": row.hit,
+        "lfsr": finite(row.lfsr),
+        "in_top": finite(row.in_top),
+        "interval": list(row.posterior.interval) if row.posterior else None,
         "fdr": finite(row.fdr),
         "support": row.design.support.tier,
         "experiment_id": row.experiment_id,
@@ -306,12 +330,15 @@ def _own_pearson(row: Ranked) -> float | None:
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
     low, high = row["mc_interval"] or (None, None)
-    kept = {k: v for k, v in row.items() if k not in ("label", "mc_interval", "hit")}
+    posterior_low, posterior_high = row["interval"] or (None, None)
+    kept = {k: v for k, v in row.items() if k not in ("label", "mc_interval", "hit", "interval")}
     return {
         "perturbation": row["label"].removesuffix("†"),
         **kept,
         "mc_low": finite(low),
         "mc_high": finite(high),
+        "posterior_low": finite(posterior_low),
+        "posterior_high": finite(posterior_high),
         "own_gene_left_out": row["label"].endswith("†"),
     }
 

@@ -11,20 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from lingshu_tools.analysis.held_out import CONDITION, HeldOut
+from lingshu_tools.analysis.certainty import SUPPORTED
+from lingshu_tools.analysis.held_out import CONDITION
 from lingshu_tools.calls.concise import Detail, fitting
 from lingshu_tools.calls.registry import ToolSpec
 from lingshu_tools.calls.results import (
-    Number,
     Progress,
     Result,
     ResultStatus,
     Truncated,
-    View,
     call_text,
-    finite,
     render,
-    text_table,
 )
 from lingshu_tools.calls.waiting import Pending, R, next_wait_s
 from lingshu_tools.errors import InputError
@@ -33,6 +30,7 @@ from lingshu_tools.experiments.lookup import locate_screen
 from lingshu_tools.ledger import Experiment, Ledger, Screen, Status
 from lingshu_tools.planner import Plan, Ranked, Ranking, plan_of, rank
 from lingshu_tools.report.evidence import cost_of, evidence_view, screen_sentence, shown
+from lingshu_tools.report.ranking_rows import RankedView, ranked_view, ranking_table
 from lingshu_tools.tools.common import (
     LOG1P,
     MAX_ROWS,
@@ -61,7 +59,6 @@ if TYPE_CHECKING:
     from lingshu_tools.app import App
 
 ENDED = ("succeeded", "failed", "cancelled")
-HIT_FDR = 0.05
 NAMED_LEADERS = 4
 BEST = 5
 """Candidates of a concise ranking."""
@@ -92,42 +89,6 @@ class RunScreen(ScreenSettings):
     detail: Detail = "concise"
 
 
-class RankedView(View):
-    """One candidate of a screen."""
-
-    detail_only = frozenset({"support"})
-
-    perturbation: str
-    score: Number | None = Field(
-        description="mean(sign × change) over the objective; larger better"
-    )
-    mc_interval: list[Number] | None = Field(
-        description="95 % Monte Carlo interval; says nothing of model error"
-    )
-    prediction_error: Number | None = Field(
-        description="Held-out RMS error of such a score in this support tier; None if unmeasured"
-    )
-    support: str = ""
-    experiment_id: str
-    fdr: Number | None = Field(
-        description="Against the null labels, over the screen, once complete"
-    )
-    left_out: list[str] = Field(
-        default_factory=list[str], description="Objective genes not counted: the target's own"
-    )
-    held_out: list[Number] | None = Field(
-        default=None,
-        description="Pearson of change on held-out cells of this candidate, low, high; null: none",
-    )
-    beats_simple: bool | None = Field(
-        default=None, description="Whether that was better than every simple predictor's"
-    )
-
-    def __getitem__(self, name: str) -> Any:
-        """Return a field; rows of get_experiment's rankings were dictionaries."""
-        return getattr(self, name)
-
-
 class ScreenResult(Result):
     """A screen's ranking so far."""
 
@@ -136,6 +97,7 @@ class ScreenResult(Result):
     n_cells: int
     n_candidates: int
     n_done: int
+    top_k: int | None = None
     ranking: list[RankedView]
 
 
@@ -279,7 +241,7 @@ def _result(
     ranking = rank(plan, ledger, children)
     troubles = _troubles(app, children)
     status = "interrupted" if troubles else _status(statuses)
-    views = [_view(row) for row in ranking.rows[rows]]
+    views = [ranked_view(row) for row in ranking.rows[rows]]
     views = fitting(views, detailed=detailed) if app.door != "python" else views
     rows = slice(rows.start, rows.start + len(views))
     tier = weakest(plan)
@@ -297,31 +259,9 @@ def _result(
         truncated=_truncated(plan, screen.id, rows, len(ranking.rows)),
         progress=_progress(plan, statuses),
         n_done=len(ranking.rows),
+        top_k=ranking.k or None,
         ranking=views,
     )
-
-
-def _view(row: Ranked) -> RankedView:
-    return RankedView(
-        perturbation=row.design.label,
-        score=finite(row.value),
-        mc_interval=row.score.mc_interval,
-        prediction_error=row.error.rms if row.error else None,
-        support=row.design.support.tier,
-        experiment_id=row.experiment_id,
-        fdr=finite(row.fdr),
-        left_out=list(row.score.left_out),
-        **_own_figure(row.held_out),
-    )
-
-
-def _own_figure(figure: HeldOut | None) -> dict[str, Any]:
-    if figure is None or figure.level != CONDITION or figure.model.value is None:
-        return {}
-    return {
-        "held_out": [figure.model.value, *(figure.model.interval or ())],
-        "beats_simple": figure.holds,
-    }
 
 
 def _status(statuses: Sequence[Status]) -> ResultStatus:
@@ -375,11 +315,16 @@ def _leader(row: Ranked) -> str:
 
 
 def _hits(scored: Sequence[Ranked]) -> str:
-    tested = [r for r in scored if r.fdr is not None]
+    tested = [r for r in scored if r.hit is not None]
     if not tested:
         return ""
-    hits = [r for r in tested if (r.fdr or 0) <= HIT_FDR]
+    hits = [r for r in tested if r.hit]
     better = sum((r.value or 0) > 0 for r in hits)
+    if tested[0].posterior is not None:
+        return (
+            f" The sign of {len(hits)} of {len(tested)} scores is supported (lfsr <= "
+            f"{SUPPORTED:g}), {better} of them the wanted way."
+        )
     return (
         f" Against null labels {len(hits)} of {len(tested)} stand out at 5 % FDR, {better} "
         "of them the wanted way."
@@ -400,13 +345,31 @@ def _caveats(
             c.perturbation or "" for c, s in zip(children, statuses, strict=True) if s == state
         ]
         if names:
-            caveats.append(f"{state.capitalize()}, so not ranked: {', '.join(names[:10])}.")
+            caveats.append(f"{state.capitalize()}, so not ranked: {listed(names)}.")
     unscored = [r.design.label for r in ranking.rows if r.value is None]
     if unscored:
+        caveats.append(f"Without a score (no gene but its own is left): {listed(unscored)}.")
+    parallel = [
+        r.design.label for r in scored_rows(ranking) if r.combination and r.combination.parallel
+    ]
+    if parallel:
         caveats.append(
-            f"Without a score (no gene but its own is left): {', '.join(unscored[:10])}."
+            "parallel_effects: the parts do nearly the same alone, as genes of one pathway do, so "
+            f"their gain is no sign of synergy: {listed(parallel)}."
         )
     return [*caveats, *_close(ranking)]
+
+
+def scored_rows(ranking: Ranking) -> list[Ranked]:
+    """Return the candidates that have a score."""
+    return [row for row in ranking.rows if row.value is not None]
+
+
+def listed(names: Sequence[str], most: int = 10) -> str:
+    """Return names in a row; how many more there are is said."""
+    rest = len(names) - most
+    more = f" and {rest} more of {len(names)}" if rest > 0 else ""
+    return f"{', '.join(names[:most])}{more}"
 
 
 def _close(ranking: Ranking) -> list[str]:
@@ -448,13 +411,6 @@ def _truncated(plan: Plan, screen_id: str, rows: slice, total: int) -> Truncated
         more = call_text("get_experiment", id=screen_id, limit=MAX_ROWS, offset=offset)
         how = f"{more} shows more"
     return Truncated(shown=len(shown), total=total, how_to_get_more=how)
-
-
-def ranking_table(ranking: Sequence[RankedView]) -> str:
-    """Return ranked candidates as tab-separated lines."""
-    head = ("perturbation", "score", "mc_interval", "prediction_error", "support", "fdr", "id")
-    names = (*head[:-1], "experiment_id")
-    return text_table(head, ([getattr(row, name) for name in names] for row in ranking))
 
 
 def _text(result: ScreenResult) -> str:

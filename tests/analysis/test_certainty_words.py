@@ -88,7 +88,7 @@ def test_the_error_is_that_of_changes_of_the_size():
 
 
 def residuals(n: int, folds: int = 2) -> Residuals:
-    """Contrasts 0 to n - 1 whose score is predicted as their number, and off by a tenth of it."""
+    """Contrasts 0 to n - 1 whose score is predicted as their number, and off by more the larger."""
     size = np.repeat(np.arange(n, dtype=float), folds)
     signs = np.where(np.arange(len(size)) % 2, 1.0, -1.0)
     record = {
@@ -96,7 +96,7 @@ def residuals(n: int, folds: int = 2) -> Residuals:
         "perturbations": [f"X{int(i)}" for i in size],
         "names": [f"X{int(i)}" for i in size],
         "folds": [str(k) for k in np.tile(np.arange(folds), n)],
-        "values": (0.1 * size * signs + 0.01)[:, None].tolist(),
+        "values": (0.3 * np.sqrt(size) * signs + 0.01)[:, None].tolist(),
         "predicted": size[:, None].tolist(),
     }
     return Residuals.from_evidence({"tiers": {"seen": {"residuals": record}}}, "seen")
@@ -105,8 +105,8 @@ def residuals(n: int, folds: int = 2) -> Residuals:
 def test_the_error_of_a_score_grows_with_the_score():
     objective = Objective(up=("A",))
     large, small = (residuals(9).of_objective(objective, (), f) for f in (8.0, 0.1))
-    assert large.rms == pytest.approx(0.8, rel=0.1)
-    assert small.rms < 0.3
+    assert large.rms == pytest.approx(0.3 * math.sqrt(8), rel=0.1)
+    assert small.rms < 0.5
     assert (large.n_perturbations, large.n_folds) == (9, 2)
     everything = residuals(9).of_objective(objective)
     assert small.rms < everything.rms < large.rms

@@ -201,6 +201,20 @@ class StoredEffects:
             return self._combined(number, context, interventions)
         return self._unseen(number, interventions[0])
 
+    def expected(
+        self, context: Mapping[str, str], interventions: Sequence[Intervention]
+    ) -> StoredEffect:
+        """Return what single effects do together where they saturate, with or without its cells.
+
+        Raises:
+            NoEffectError: the context has no control cells, or nothing is known of a part there.
+        """
+        number = self.context(context)
+        if number is None:
+            message = f"there are no control cells of {dict(context)}"
+            raise NoEffectError(message)
+        return self._combined(number, context, interventions)
+
     def _combined(
         self, number: int, context: Mapping[str, str], interventions: Sequence[Intervention]
     ) -> StoredEffect:

@@ -1,0 +1,116 @@
+"""One candidate of a screen as a row of a result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import Field
+
+from lingshu_tools.analysis.certainty import word
+from lingshu_tools.analysis.held_out import CONDITION, HeldOut
+from lingshu_tools.calls.results import Number, View, finite, text_table
+from lingshu_tools.planner import Ranked
+
+
+class CombinationView(View):
+    """What a combination's score gains over its best part and over expectations of its parts.
+
+    By stored effects. Without training cells of the combination its effect is the saturating
+    expectation, and the gain over it is null. `parallel_effects`: two parts do nearly the same
+    alone, as genes of one pathway do.
+    """
+
+    best_single: str
+    gain_over_best_single: Number
+    gain_over_additive: Number
+    gain_over_saturating: Number | None
+    parallel_effects: bool
+
+
+class RankedView(View):
+    """One candidate of a screen.
+
+    `fdr` is the share of wrong signs to expect among candidates at least as certain (against null
+    labels where no effects are stored), once the screen is complete; `in_top` the probability to be
+    among the `top_k` best; `held_out` Pearson of change on held-out cells of this candidate, with
+    its interval; `beats_simple` whether that was better than every simple predictor's.
+    """
+
+    detail_only = frozenset({"support", "fdr"})
+
+    perturbation: str
+    score: Number | None = Field(description="mean(sign × change); larger better")
+    mc_interval: list[Number] | None = Field(description="95 % Monte Carlo interval")
+    prediction_error: Number | None = Field(description="Held-out RMS error of scores of its size")
+    support: str = ""
+    experiment_id: str
+    fdr: Number | None = None
+    left_out: list[str] = Field(
+        default_factory=list[str], description="The target's own genes, not counted"
+    )
+    interval: list[Number] | None = Field(default=None, description="95 % posterior interval")
+    lfsr: Number | None = None
+    certainty: str | None = None
+    in_top: Number | None = None
+    held_out: list[Number] | None = None
+    beats_simple: bool | None = None
+    combination: CombinationView | None = None
+
+    def __getitem__(self, name: str) -> Any:
+        """Return a field; rows of get_experiment's rankings were dictionaries."""
+        return getattr(self, name)
+
+
+def ranked_view(row: Ranked) -> RankedView:
+    """Return a candidate as a row of a result."""
+    return RankedView(
+        perturbation=row.design.label,
+        score=finite(row.value),
+        mc_interval=row.score.mc_interval,
+        prediction_error=row.error.rms if row.error else None,
+        support=row.design.support.tier,
+        experiment_id=row.experiment_id,
+        fdr=finite(row.fdr),
+        left_out=list(row.score.left_out),
+        **_own_figure(row.held_out),
+        **_certain(row),
+    )
+
+
+def _certain(row: Ranked) -> dict[str, Any]:
+    """Return the fields that a stored effect gives."""
+    if row.posterior is None:
+        return {}
+    c = row.combination
+    return {
+        "interval": list(row.posterior.interval),
+        "lfsr": row.lfsr,
+        "certainty": word(row.lfsr),
+        "in_top": row.in_top,
+        "combination": c
+        and CombinationView(
+            best_single=c.best,
+            gain_over_best_single=c.gain,
+            gain_over_additive=c.best_score + c.gain - c.additive,
+            gain_over_saturating=c.best_score + c.gain - c.saturating if c.measured else None,
+            parallel_effects=c.parallel,
+        ),
+    }
+
+
+def _own_figure(figure: HeldOut | None) -> dict[str, Any]:
+    if figure is None or figure.level != CONDITION or figure.model.value is None:
+        return {}
+    return {
+        "held_out": [figure.model.value, *(figure.model.interval or ())],
+        "beats_simple": figure.holds,
+    }
+
+
+def ranking_table(ranking: Sequence[RankedView]) -> str:
+    """Return ranked candidates as tab-separated lines."""
+    head = ("perturbation", "score", "interval", "prediction_error", "support", "lfsr", "in_top",
+            "fdr", "id")  # fmt: skip
+    names = (*head[:-1], "experiment_id")
+    return text_table(head, ([getattr(row, name) for name in names] for row in ranking))
