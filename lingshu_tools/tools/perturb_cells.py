@@ -122,14 +122,11 @@ def _facts(design: Design) -> dict[str, Any]:
 
 def gene_table(genes: list[GeneEffect]) -> str:
     """Return genes as tab-separated lines."""
-    head = ("gene", "log2FC", "mc_interval", "change", "prediction_error", "sham_q")
-    return text_table(
-        head,
-        (
-            (g.gene, g.log2_fold_change, g.mc_interval, g.change, g.prediction_error, g.sham_q)
-            for g in genes
-        ),
-    )
+    head = ("gene", "log2FC", "mc_interval", "change", "prediction_error")
+    # With stored effects the certainty of a sign, else its rate against null labels.
+    certain = ("lfsr", "certainty") if any(g.lfsr is not None for g in genes) else ("sham_q",)
+    names = ("gene", "log2_fold_change", *head[2:], *certain)
+    return text_table((*head, *certain), ([getattr(g, name) for name in names] for g in genes))
 
 
 def _text(result: PerturbResult) -> str:
