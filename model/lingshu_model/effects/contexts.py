@@ -3,17 +3,17 @@
 With K contexts that have the condition, candidates are stacked with weights found by leaving each
 of the K out (`lingshu_model.effects.stacking`):
 
-    mean shift      mean of the K changes, each by 1 / (between-context variance + its noise)
-    perturbed mean  mean of the K perturbed profiles, weighted alike, minus the own control mean
+    mean shift      mean of the K changes, with weights 1 / (variance between contexts + noise)
+    perturbed mean  mean of the K perturbed profiles, same weights, minus the target's control mean
     nearest         change in the context with the nearest control mean
     related         Gaussian process over control profiles (`lingshu_model.effects.process`)
-    no change       what weights that sum to less than 1 leave
+    no change       weights may sum to less than 1
 
-With fewer than `ALL` contexts at most two candidates: the mean shift and the one beside which it
-errs least; with one or two contexts the mean shift alone. No mean level can fall below 0, so every
-candidate is cut off at minus the own control mean.
+With fewer than `ALL` contexts there are two candidates, the mean shift and the one that gives the
+smallest error together with it; with one or two contexts the mean shift alone. A mean level cannot
+be below 0, so every candidate is limited to minus the control mean.
 
-The posterior sd is that of the left-out contexts' residuals (`lingshu_model.effects.residuals`).
+The posterior sd comes from the residuals of left-out contexts (`lingshu_model.effects.residuals`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,18 +30,18 @@ from lingshu_model.effects.stacking import Left, stack
 MEAN, PERTURBED, NEAREST, RELATED = "mean shift", "perturbed mean", "nearest", "related"
 CANDIDATES = (MEAN, PERTURBED, NEAREST, RELATED)
 ALL = 6
-"""Contexts from which all candidates are stacked."""
+"""Number of contexts from which all candidates are stacked."""
 TWO = 3
-"""Contexts from which two candidates are stacked."""
+"""Number of contexts from which two candidates are stacked."""
 
 
 @dataclass(frozen=True)
 class Sources:
-    """What a condition did in the contexts that have it.
+    """The changes of a condition in the contexts that have it.
 
     Attributes:
         contexts: names.
-        change: [contexts, genes]; NaN where not measured.
+        change: of mean log1p_cp10k, [contexts, genes]; NaN where not measured.
         noise: squared standard errors, the same shape.
         control: mean levels of the control cells, the same shape.
         control_noise: their squared standard errors, the same shape.
@@ -76,8 +76,8 @@ class Carried:
 
     Attributes:
         effect: posterior mean, sd and lfsr, [genes].
-        weights: of the candidates that have any.
-        contexts: how many contexts it comes from.
+        weights: of the candidates with a weight above 0.
+        contexts: number of contexts that it comes from.
     """
 
     effect: Posterior
@@ -86,10 +86,10 @@ class Carried:
 
     @property
     def note(self) -> str:
-        """What the effect is, in a sentence."""
+        """Where the effect comes from, in a sentence."""
         if self.contexts < TWO:
-            where = "one context" if self.contexts == 1 else "two contexts"
-            return f"the mean change in {where}; too few to know how contexts differ"
+            number = "one context" if self.contexts == 1 else "two contexts"
+            return f"the mean change in {number}; too few to know how contexts differ"
         parts = ", ".join(f"{name} {weight:.2f}" for name, weight in self.weights.items())
         return f"carried from {self.contexts} contexts, weights by leaving each out: {parts}"
 
@@ -116,9 +116,11 @@ class Carrier:
         self._errors = self._residuals(left) if left else None
 
     def to(self, control: Floats) -> Carried:
-        """Return the effect in a context whose control cells have the mean level `control` [genes].
+        """Return the effect in another context.
 
-        Genes that it does not measure (NaN) are predicted from the others without a floor.
+        Args:
+            control: mean level of its control cells, [genes]; NaN where not measured. Such genes
+                are predicted from the other contexts, without a limit below.
         """
         k = len(self.sources)
         candidates = self._candidates(self.sources, control)
@@ -131,7 +133,7 @@ class Carrier:
         s, k = self.sources, len(self.sources)
         noise = _mean_over(s.noise, np.ones(k)) / k
         if self._errors is None:
-            # One context says nothing of how contexts differ: by as much as the effect itself.
+            # One context does not show how contexts differ: an sd as large as the effect is taken.
             return np.sqrt(noise + mean**2)
         return self._errors.sd(mean, noise)
 
@@ -139,7 +141,8 @@ class Carrier:
         """Return what the other contexts predict for context `i`, all candidates."""
         s = self.sources
         candidates = self._candidates(s.take(np.delete(np.arange(len(s)), i)), s.control[i])
-        # The own control mean is in this candidate and in the change that it is judged by.
+        # The control mean of context i is in this candidate and in the change that it predicts, so
+        # their noise is correlated; `stack` subtracts that.
         shared = np.nansum(s.control_noise[i])
         return Left(
             s.change[i],
@@ -149,7 +152,7 @@ class Carrier:
         )
 
     def _candidates(self, sources: Sources, control: Floats) -> dict[str, Floats]:
-        """Return every candidate's prediction for a context with the mean level `control`."""
+        """Return every candidate's prediction [genes] for a context with control mean `control`."""
         share = _shares(sources)
         perturbed = _mean_over(sources.control + sources.change, share)
         known = np.isfinite(sources.change).any(axis=0)
@@ -168,17 +171,18 @@ class Carrier:
         return {name: _floored(value, control) for name, value in result.items()}
 
     def _stacked(self, left: Sequence[Left]) -> tuple[tuple[str, ...], Floats]:
-        """Return the candidates that have a say, and their weights."""
+        """Return the names of the candidates that are used, and their weights."""
         if len(left) < TWO:
             return (MEAN,), np.ones(1)
         if len(left) >= ALL:
             return CANDIDATES, stack(left)[0]
+        # Few contexts cannot determine four weights: the mean shift (0) with one other candidate.
         pairs = {other: stack([_only(each, [0, other]) for each in left]) for other in (1, 2, 3)}
         best = min(pairs, key=lambda other: pairs[other][1])
         return (MEAN, CANDIDATES[best]), pairs[best][0]
 
     def _residuals(self, left: Sequence[Left]) -> Residuals:
-        """Return how far the left-out contexts were from their prediction, beyond noise."""
+        """Return the error variance of predictions, from the left-out contexts."""
         chosen = [CANDIDATES.index(n) for n in self.names]
         predicted = np.stack([self.weights @ each.candidates[chosen] for each in left])
         s = self.sources
@@ -191,12 +195,17 @@ def _only(left: Left, chosen: list[int]) -> Left:
 
 
 def _floored(change: Floats, control: Floats) -> Floats:
-    """Return changes cut off where the mean level would fall below 0."""
+    """Return changes limited to minus the control mean; no limit where it is NaN."""
     return np.maximum(change, np.where(np.isfinite(control), -control, -np.inf))
 
 
 def _mean_over(values: Floats, share: Floats) -> Floats:
-    """Return the weighted mean over contexts of what is known, 0 where nothing is, [genes]."""
+    """Return the weighted mean over contexts that measure a gene, 0 where none does, [genes].
+
+    Args:
+        values: [contexts, genes].
+        share: weights, [contexts].
+    """
     known = np.isfinite(values)
     weight = known * share[:, None]
     total = weight.sum(axis=0)
@@ -213,7 +222,12 @@ def _spread(values: Floats) -> Floats:
 
 
 def _shares(sources: Sources) -> Floats:
-    """Return each context's weight in a mean, 1 / (variance between contexts + its own noise)."""
+    """Return the weight of each context in a mean, [contexts], sum 1.
+
+    Inverse variance weights of a random-effects model (DerSimonian and Laird 1986): 1 / (variance
+    between contexts + noise of the context). One weight for all genes, so that a mean profile is a
+    mean of profiles.
+    """
     k = len(sources)
     if k == 1:
         return np.ones(1)

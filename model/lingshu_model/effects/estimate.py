@@ -1,14 +1,14 @@
 """The effect of every trained condition in every context, in closed form.
 
-Levels are summed per condition, context and replicate in one pass (`moments`), held against the
-control cells of the context (`measure`), and shrunk. A condition that at least `OTHERS` further
-contexts have is expected to do here what they say (`contexts`), and the cells of this context
-correct that by precision weighting:
+Levels are summed per condition, context and replicate in one pass (`moments`), compared with the
+control cells of the context (`measure`), and shrunk. Where at least `OTHERS` further contexts have
+the condition, the effect carried over from them (`contexts`) is the prior, a normal distribution.
+The cells of this context and the prior are weighted by their precision:
 
     b | d ~ N((d / s^2 + m / t^2) / (1 / s^2 + 1 / t^2), 1 / (1 / s^2 + 1 / t^2))
 
-with m and t carried over from the other contexts. Elsewhere the prior is a mixture around nothing
-(`shrink`). `source` says which of the two it was.
+with d and s the change and its standard error, m and t the carried mean and sd. Elsewhere the prior
+is a mixture around 0 (`shrink`). `source` says which of the two was used.
 """
 
 from collections.abc import Iterable, Sequence
@@ -25,17 +25,17 @@ from lingshu_model.effects.moments import Floats, Ints, Moments, Rows
 from lingshu_model.effects.shrink import Posterior, combine, fit_prior, posterior
 
 OTHERS = 3
-"""Other contexts from which what they say is the prior."""
+"""Number of other contexts from which the carried effect is the prior."""
 
 
 @dataclass(frozen=True)
 class Effect:
-    """What a perturbation does in a context.
+    """The effect of a perturbation in a context.
 
     Attributes:
-        posterior: change of mean log1p_cp10k per gene.
-        source: `CELLS`, `BOTH`, `CARRIED` or what another module says.
-        note: how it came about, with the numbers that limit it.
+        posterior: change of mean log1p_cp10k, [genes].
+        source: `CELLS`, `BOTH`, `CARRIED` or another of `contracts.effects`.
+        note: the cells or contexts that it comes from, in a sentence.
     """
 
     posterior: Posterior
@@ -48,7 +48,7 @@ class Effects:
     """All trained effects.
 
     Attributes:
-        measured: what the cells show.
+        measured: changes and standard errors, before shrinkage.
         control: name of the control condition.
     """
 
@@ -63,7 +63,7 @@ class Effects:
         control: str,
         genes: int,
     ) -> "Effects":
-        """Return the effects in cells whose counts arrive in blocks of rows.
+        """Return the effects in cells whose counts are given in blocks of rows.
 
         Args:
             counts: raw counts [any number of cells, genes] in compressed rows.
@@ -72,7 +72,8 @@ class Effects:
             genes: how many genes there are.
 
         Raises:
-            ValueError: no context has both arms, or counts are negative or not finite.
+            ValueError: no context has perturbed and control cells, or counts are negative or not
+                finite.
         """
         number: dict[Group, int] = {}
         group: Ints = np.array([number.setdefault(g, len(number)) for g in labels], np.int64)
@@ -94,6 +95,7 @@ class Effects:
         m = self.measured
         change, noise = m.change[row], m.noise[row]
         others = m.rows(condition=condition)
+        # The context itself is left out of its prior: its cells would otherwise count twice.
         others = others[others != row]
         cells = f"{m.cells[row, 0]} cells against {m.cells[row, 1]}, {self._replicates(row)}"
         if len(others) < OTHERS:
@@ -108,7 +110,7 @@ class Effects:
         Args:
             condition: the perturbation.
             control: the context's control cells, or their mean level [genes].
-            leave: a context that is left out, such as the one that is asked about.
+            leave: name of a context that is left out.
 
         Raises:
             KeyError: no other context has it.

@@ -1,19 +1,19 @@
-"""Changes of mean level that cells show, and their standard errors, before any shrinkage.
+"""Changes of mean level between perturbed and control cells, and their standard errors.
 
-Each perturbed condition is held against the control cells of its own context. Where both arms have
-cells of the same replicates the change is taken within each replicate, and a replicate that has one
-arm only is left aside; where they share none, means over replicates are compared. Replicates weigh
-by 1 / (rho + 1 / n) (`lingshu_model.effects.replicates`): many cells of one replicate do not
-outvote the others.
+Each perturbed condition is compared with the control cells of its context. Where both arms have
+cells of the same replicates, the change is taken within each replicate, and a replicate with only
+one arm is not used; where they share none, means over replicates are compared. Replicates have
+weights 1 / (rho + 1 / n) (`lingshu_model.effects.replicates`), so that many cells of one replicate
+do not outweigh the others.
 
-An arm of thirty cells that happens to lack a gene has no variance of its own, and one count in it
-is no reliable variance either. So an arm's variance v between cells is moderated by that of its
-context, and the context's by that of all cells, to which half a count is added (Jeffreys):
+The variance of a rare gene in a small arm is unreliable: an arm of thirty cells without a count of
+the gene has variance 0. So an arm's variance v between cells is moderated by that of its context,
+and the context's by that of all cells, to which half a count is added (Jeffreys):
 
-    v' = (k v + K v_pool) / (k + K),   k = cells in which the gene was seen, about; K = `PRIOR`.
+    v' = (k v + K v_pool) / (k + K),   k = number of cells with the gene, about; K = `PRIOR`.
 
 On random splits of control cells, 15 to 100 against 60 to 300, |z| > 3 then has a frequency of at
-most 0.006 at any expression, where the arms' own variances give up to 0.10 (docs/log.md).
+most 0.006 at any expression; with the arms' own variances it is up to 0.10 (docs/log.md).
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,9 +26,9 @@ from lingshu_model.effects.moments import Floats, Ints, Moments
 from lingshu_model.effects.replicates import PRIOR_RHO, Family, intraclass
 
 PRIOR = 5.0
-"""Cells that show a gene at which an arm's own variance counts as much as that of its context."""
+"""Number of cells with the gene at which an arm's own variance has as much weight as its prior."""
 DETECTED = 0.1
-"""Mean level, in levels of a single count, from which a gene's scatter shapes that of others."""
+"""Mean level, in levels of a single count, from which a gene is used to estimate rho."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Measured:
     Attributes:
         conditions: one per row.
         contexts: one per row.
-        change: float64 [rows, genes]; NaN where not measured.
+        change: of mean log1p_cp10k, float64 [rows, genes]; NaN where not measured.
         noise: squared standard errors, the same shape.
         cells: perturbed and control cells, int64 [rows, 2].
         replicates: replicates of the arm that has fewer of them, int64 [rows]; 1 = none named.
@@ -95,7 +95,14 @@ class Measured:
 
 @dataclass(frozen=True)
 class _Arms:
-    """The groups of one contrast, [replicates] each; of equal order where paired."""
+    """The groups of one contrast.
+
+    Attributes:
+        context: name.
+        perturbed: group numbers of the perturbed cells, [replicates].
+        control: group numbers of the control cells, [replicates].
+        paired: whether entry i of both is the same replicate.
+    """
 
     context: str
     perturbed: Ints
@@ -128,6 +135,7 @@ def measure(
         )
         raise ValueError(message)
     work = _Contrasts(moments, groups, measured)
+    # rho is estimated over all contrasts: one alone has too few replicates.
     families = [f for a in arms.values() for f in work.families(a)]
     rho = intraclass(families, work.detected, _prior(arms, groups))
     result = [work.contrast(each, rho) for each in arms.values()]
@@ -146,7 +154,10 @@ def measure(
 
 
 def _prior(arms: Mapping[tuple[str, str], "_Arms"], groups: Sequence[Group]) -> float:
-    """Return the prior rho: some, where arms have named replicates of their own."""
+    """Return the prior rho: `PRIOR_RHO` where a contrast has named, unpaired replicates, else 0.
+
+    In paired replicates the difference between replicates cancels.
+    """
     apart = [a for a in arms.values() if not a.paired]
     named = any(groups[i].replicate for a in apart for i in (*a.perturbed, *a.control))
     return PRIOR_RHO if named else 0.0
@@ -185,7 +196,7 @@ class _Contrasts:
             self.mean = np.where(measured, self.mean, np.nan)
         present = np.flatnonzero(moments.cells > 0)
         whole = moments.pooled(present)
-        # Jeffreys' half count, as a variance of levels: no gene has a variance of 0.
+        # Jeffreys' half count, as a variance of levels: no gene has a variance of 0, [genes].
         half = 0.5 * whole.step[0] ** 2 / (whole.cells[0] + 1.0)
         self.everywhere = moments.within(present) + half
         contexts = np.array([g.context for g in groups])
@@ -212,7 +223,7 @@ class _Contrasts:
         v_p, v_c = self.variances(arms)
         per_p, per_c = (1.0 / self.moments.cells[g] for g in (arms.perturbed, arms.control))
         y_p, y_c = self.mean[arms.perturbed], self.mean[arms.control]
-        # Squared standard errors of the arms' means, [replicates, genes].
+        # Squared standard errors of the arms' means, [replicates, genes]: pooled variance over n.
         noise_p, noise_c = v_p * per_p[:, None], v_c * per_c[:, None]
         if arms.paired:
             return [Family(y_p - y_c, noise_p + noise_c, (v_p + v_c) / 2, per_p + per_c)]
@@ -231,20 +242,26 @@ class _Contrasts:
         return float(np.exp(depths[0] - depths[1]))
 
     def _typical(self, rho: Floats | None) -> tuple[Floats, float]:
-        """Return rho of each gene, and that of a detected gene, which weighs replicates."""
+        """Return rho of each gene, and the mean of detected genes, for the weights of replicates.
+
+        The weights are the same for all genes, and rare genes have hardly an estimate of rho.
+        """
         if rho is None:
             return np.zeros(self.mean.shape[1]), 0.0
         return rho, float(rho[self.detected].mean()) if self.detected.any() else 0.0
 
     def controls(self, groups: Sequence[Group], control: str) -> dict[str, Controls]:
         """Return the control cells' mean levels by context."""
-        home: dict[str, list[int]] = {}
+        numbers: dict[str, list[int]] = {}
         for i, group in enumerate(groups):
             if group.condition == control and self.moments.cells[i] > 0:
-                home.setdefault(group.context, []).append(i)
-        return {context: self._controls(np.array(mine)) for context, mine in sorted(home.items())}
+                numbers.setdefault(group.context, []).append(i)
+        return {
+            c: self._controls(np.array(of_context)) for c, of_context in sorted(numbers.items())
+        }
 
     def _controls(self, groups: Ints) -> Controls:
+        # Groups differ in what they measure, so each gene has its own number of cells, [genes].
         known = np.isfinite(self.mean[groups])
         n = (self.moments.cells[groups][:, None] * known).sum(axis=0)
         with np.errstate(invalid="ignore", divide="ignore"):

@@ -1,8 +1,8 @@
 """Mean and variance of expression levels per group of cells, in one pass over sparse counts.
 
-The level of a gene with count c in a cell with N counts is log1p_cp10k = ln(1 + 10,000 c / N). Only
-non-zero entries are visited and blocks of rows are dropped after use, so memory is that of the
-sums: groups × genes, whatever the number of cells.
+The level of a gene with count c in a cell with N counts is log1p_cp10k = ln(1 + 10,000 c / N), 0
+for a count of 0. Only non-zero entries are visited, and blocks of rows are freed after use, so
+memory is that of the sums: groups × genes, whatever the number of cells.
 """
 
 from collections.abc import Iterable, Iterator
@@ -20,7 +20,8 @@ Ints = NDArray[np.int64]
 Rows = Any
 """Counts or levels [cells, genes] as a csr_matrix of scipy, whose types pyright cannot follow."""
 BLOCK = 4096
-"""Cells whose levels are held at a time."""
+"""Cells whose levels are computed at a time. Fixed: it decides the order of sums, and so the last
+bits of stored effects."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,12 @@ class Moments:
 
     @classmethod
     def of(cls, counts: Iterable[Rows], group: Ints, groups: int, genes: int) -> "Moments":
-        """Return the sums of counts that arrive in blocks of rows.
+        """Return the sums of counts that are given in blocks of rows.
 
         Args:
-            counts: counts [any number of cells, genes], together in the order of `group`.
+            counts: blocks [any number of cells, genes], together in the order of `group`.
             group: each cell's group; a cell with a negative number is left out.
-            groups: how many groups there are.
+            groups: number of groups.
             genes: columns of every block.
 
         Raises:
@@ -66,6 +67,7 @@ class Moments:
             member = _membership(of_cell)
             values = expression_levels(block, umi)
             rows = member.groups
+            # [groups of the block, cells] @ [cells, genes], with zeros never visited.
             total[rows] += (member.matrix @ values).toarray()
             values.data **= 2
             squares[rows] += (member.matrix @ values).toarray()
@@ -85,7 +87,7 @@ class Moments:
             return self.total / self.cells[:, None]
 
     def pooled(self, groups: Ints) -> "Moments":
-        """Return the sums of several groups as those of a single one."""
+        """Return the sums of several groups as those of a single group, [1, genes]."""
         n = self.cells[groups]
         weight = n / max(int(n.sum()), 1)
         return Moments(
@@ -97,7 +99,10 @@ class Moments:
         )
 
     def within(self, groups: Ints) -> Floats:
-        """Return the variance of single cells around the mean of their own group, [genes]."""
+        """Return the variance of single cells around the mean of their group, [genes].
+
+        Pooled over groups, with cells less groups as the degrees of freedom.
+        """
         n = self.cells[groups]
         rest = np.maximum(self.squares[groups].sum(axis=0), 0.0)
         for group in groups[n > 0]:
@@ -106,7 +111,7 @@ class Moments:
 
 
 def canonical(block: Rows) -> Rows:
-    """Return counts as float64 in compressed rows, entries of the same place added.
+    """Return counts as float64 in compressed rows, with duplicate entries added.
 
     Raises:
         ValueError: a count is negative or not finite.
@@ -134,13 +139,19 @@ def expression_levels(counts: Rows, umi: Floats | None = None) -> Rows:
 
 @dataclass(frozen=True)
 class _Membership:
-    """Which cells of a block are in which of the groups that occur in it."""
+    """The groups of the cells of a block.
+
+    Attributes:
+        groups: numbers of the groups that occur in it, ascending.
+        matrix: 1 where a cell is in a group, [groups, cells of the block].
+    """
 
     groups: Ints
     matrix: Rows
 
 
 def _membership(of_cell: Ints) -> _Membership:
+    """Return the membership of a block; cells of a negative group are in none."""
     cells = np.flatnonzero(of_cell >= 0)
     groups, row = np.unique(of_cell[cells], return_inverse=True)
     shape = (len(groups), len(of_cell))
@@ -148,6 +159,7 @@ def _membership(of_cell: Ints) -> _Membership:
 
 
 def _pieces(counts: Iterable[Rows], genes: int) -> Iterator[Rows]:
+    """Yield checked counts, at most `BLOCK` rows at a time."""
     for block in counts:
         if block.shape[1] != genes:
             message = f"a block has {block.shape[1]} genes where {genes} are expected"

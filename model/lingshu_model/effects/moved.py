@@ -1,22 +1,24 @@
 """Moved control cells: an effect delivered to single cells by quantile mapping of their counts.
 
-Gene g of a control cell with N counts in all has about a negative binomial count of mean N p_g and
-size r_g (variance m + m^2 / r). Exponentially shifted, that is weighted by exp(theta count), it is
-a negative binomial of the same size and mean N p_g phi_g: of all distributions with that mean the
-nearest in Kullback-Leibler divergence (Csiszar 1975). A cell's count c goes through its quantile,
+The count of gene g in a control cell with N counts in all is modelled as negative binomial with
+mean N p_g and size r_g (variance m + m^2 / r). Weighting it by exp(theta count) gives a negative
+binomial of the same size and mean N p_g phi_g: of all distributions with that mean the nearest in
+Kullback-Leibler divergence (Csiszar 1975). A cell's count c is mapped to the count c' at the same
+quantile u,
 
     u = F(c - 1) + v f(c),   c' = F_phi^{-1}(u),   v uniform,
 
-v from the counter-based stream of (seed, cell, gene), so any cell can be moved alone and replayed.
-Counts stay whole, cells keep their ranks, and nothing feeds back from gene to gene. What a gene
-that goes up gains scatters as the counts of an ordinary gene do, not as its own few: the size is
+with v from the counter-based stream of (seed, cell, gene), so that any cell can be moved alone and
+replayed. Counts stay whole, cells keep their ranks, and genes do not influence each other. The
+additional counts of an up-regulated gene have the dispersion of a typical gene, not that of the
+gene's few counts in control cells: the size is
 
     r_phi = phi^2 / (1 / r + (phi - 1)^2 / r_common),   phi > 1.
 
-ln phi is solved for each gene such that the mean change of log1p_cp10k over control cells is the
-target, whatever their counts really look like. Library sizes become `library` times what they
-were, or stay, whichever the target agrees with. No count exceeds the largest share of a cell that
-any training cell gave the gene.
+ln phi is solved for each gene so that the mean change of log1p_cp10k over control cells is the
+target. This holds for the counts as they are, also where they are not negative binomial. Library
+sizes are multiplied by `library` or stay the same, whichever agrees with the target. No count
+exceeds the largest share of a cell that the gene had in any training cell.
 """
 
 import threading
@@ -41,24 +43,25 @@ from lingshu_model.effects.quantiles import Quantiles, stray
 from lingshu_model.effects.roots import roots
 
 SEED = (1 << 62) + 15
-"""Of the cells that ln phi is solved on; users begin at small numbers."""
+"""Seed of the cells that ln phi is solved on; far from the small seeds that users choose."""
 FIT_CELLS = 512
+"""Number of cells that ln phi is solved on."""
 NEGLIGIBLE = 1e-4
-"""Change of mean log1p_cp10k below which a gene is left alone."""
+"""Change of mean log1p_cp10k below which a target is 0."""
 CLOSE = 1e-3
 """Distance of the delivered mean change from its target at which a gene is solved."""
 MAX_SHIFT = 14.0
-"""Of |ln phi|."""
+"""Largest |ln phi|: a factor of about a million."""
 SLACK = 0.07
-"""Of the logarithm of the library size, within which it is left as it comes."""
+"""Deviation of the log library size that is accepted."""
 ROUNDS = 4
-"""Of finding stray counts and what is left."""
+"""Iterations of the fit of the count distributions without stray counts."""
 PRIOR = 2.0
-"""Sum of squared means at which a gene's own dispersion counts as much as that of all genes."""
+"""Sum of squared means at which a gene's own dispersion has as much weight as the common one."""
 SMALLEST, GREATEST = 0.05, 1e4
-"""Of sizes."""
+"""Limits of sizes; at 10,000 a count of ordinary size is about Poisson."""
 GENES = 512
-"""Genes worked on at a time."""
+"""Genes processed at a time: [512 cells, 512 genes] of float64 are 2 MiB."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +71,9 @@ class Mover:
     Attributes:
         rate: p, mean share of a control cell's counts, [genes].
         size: r, [genes].
-        common: r_common.
+        common: r_common, the size of a typical gene.
         log_fold: ln phi, [genes].
-        library: library size over that of the control cell.
+        library: library size of the moved cell over that of the control cell.
         largest: largest share of a cell's counts that the gene may have, [genes].
     """
 
@@ -82,12 +85,12 @@ class Mover:
     largest: Floats
 
     def move(self, counts: Rows, seed: int, first_cell: int = 0) -> Rows:
-        """Return control cells [cells, genes] with the effect, whole counts in compressed rows.
+        """Return control cells with the effect, whole counts in compressed rows, [cells, genes].
 
         Args:
-            counts: control cells, whole counts.
-            seed: of the streams.
-            first_cell: number of the first cell in its stream.
+            counts: control cells, whole counts, [cells, genes].
+            seed: of the random streams.
+            first_cell: number of the first cell; cell i has stream (seed, first_cell + i).
 
         Raises:
             ValueError: counts are negative, not finite or not whole.
@@ -96,7 +99,10 @@ class Mover:
         return _moved(_whole(counts), self, _draws(seed, cells, len(self.rate)))
 
     def shifted(self, genes: Ints, log_fold: Floats) -> tuple[Floats, Floats]:
-        """Return the factor of the means of `genes` and their sizes at ln phi = `log_fold`."""
+        """Return the factor of the means of `genes` and their sizes at ln phi = `log_fold`.
+
+        A gene that goes down keeps its size: thinned counts have the same relative dispersion.
+        """
         phi = np.exp(log_fold)
         up = np.maximum(phi, 1.0)
         size = up**2 / (1.0 / self.size[genes] + (up - 1.0) ** 2 / self.common)
@@ -104,7 +110,13 @@ class Mover:
 
 
 def largest_share(counts: Rows) -> Floats:
-    """Return the largest share that each gene has of a cell at least as deep as the median."""
+    """Return the largest share of a cell that each gene has, over cells of median depth or more.
+
+    In shallow cells few counts are a large share by chance.
+
+    Args:
+        counts: [cells, genes].
+    """
     rows = canonical(counts)
     umi = cell_totals(rows)
     deep = np.flatnonzero(umi >= max(float(np.median(umi)), 1.0))
@@ -120,13 +132,13 @@ def fit_mover(
     library: float = 1.0,
     seed: int = SEED,
 ) -> Mover:
-    """Return what moves control cells so that their mean log1p_cp10k changes by `change`.
+    """Return the mover that changes the mean log1p_cp10k of control cells by `change`.
 
     Args:
         control: control cells of the context, whole counts [cells, genes].
-        change: target, [genes]; NaN is no change.
+        change: target, [genes]; NaN = no change.
         largest: largest share of any training cell, [genes]; that of the control cells by default.
-        library: library size to come over that of the control cells.
+        library: target library size over that of the control cells.
         seed: of the streams of the cells that are solved on.
 
     Raises:
@@ -138,11 +150,11 @@ def fit_mover(
 class FitCells:
     """Control cells that effects of one context are solved on; safe for several threads.
 
-    What no effect changes (distributions, uniforms, quantiles) is computed once.
+    Distributions, uniforms and quantiles, which are the same for all effects, are computed once.
     """
 
     def __init__(self, control: Rows, largest: Floats | None = None, seed: int = SEED) -> None:
-        """Take control cells; the arguments are those of `fit_mover`.
+        """Set the control cells; the arguments are those of `fit_mover`.
 
         Raises:
             ValueError: there is not one count, or counts are negative, not finite or not whole.
@@ -163,13 +175,13 @@ class FitCells:
         self._lock = threading.Lock()
 
     def mover(self, change: Floats, library: float = 1.0) -> Mover:
-        """Return what changes the mean levels of these cells by `change` [genes]."""
+        """Return the mover that changes the mean levels of these cells by `change` [genes]."""
         rate, size, common = self.distribution
         start = Mover(rate, size, common, np.zeros(len(rate)), library, self.largest)
         return _Fit(self, np.nan_to_num(change)).run(start)
 
     def quantiles(self, part: int, mover: Mover) -> Quantiles:
-        """Return the quantiles of genes `part` * GENES and on, capped as `mover` says."""
+        """Return the quantiles of the genes of a part, with the largest counts of `mover`."""
         genes = self.genes(part)
         most = _most(self.umi, mover, genes)
         with self._lock:
@@ -187,13 +199,17 @@ class FitCells:
         return np.arange(part * GENES, min((part + 1) * GENES, len(self.largest)))
 
     def chosen(self, genes: Ints) -> Iterator[tuple[int, Ints]]:
-        """Yield the parts that hold these genes, with their places in the part."""
+        """Yield the number of each part with some of `genes`, and their places in the part."""
         for part in np.unique(genes // GENES).tolist():
             yield part, genes[genes // GENES == part] - part * GENES
 
 
 class _Fit:
-    """Solves ln phi of one effect."""
+    """Solves ln phi of one effect on a fixed set of control cells and uniforms.
+
+    With fixed uniforms the mean change is an increasing step function of ln phi, and the result is
+    a function of cells and target alone.
+    """
 
     def __init__(self, fit: FitCells, change: Floats) -> None:
         self.fit, self.umi, self.before = fit, fit.umi, fit.before
@@ -202,27 +218,30 @@ class _Fit:
     def run(self, mover: Mover) -> Mover:
         """Return the mover that delivers the target.
 
-        Levels are shares of the library that comes, which is known after a first pass. A target
-        shrunk to nothing and a smaller library may contradict each other, rare genes keeping their
-        mean level only with as many counts as before: of the library asked for and the old, the
-        nearer to what comes is taken.
+        A level is a share of the moved cell's library, which depends on all genes and is known
+        only after a first pass. The target changes and a smaller target library may contradict
+        each other: where changes are shrunk to 0, rare genes keep their mean level only with as
+        many counts as before. So both libraries, the target and that of the control cells, are
+        tried, and the one that is nearer to its result is taken.
         """
-        wanted = mover.library
-        options = [wanted] if abs(np.log(wanted)) <= SLACK else [1.0, wanted]
+        target = mover.library
+        options = [target] if abs(np.log(target)) <= SLACK else [1.0, target]
         passes = [self._pass(replace(mover, library=each), self.umi * each) for each in options]
         mover, totals = min(passes, key=lambda result: abs(self._excess(*result)))
         excess = self._excess(mover, totals)
+        # Second pass, with the libraries of the first, less what exceeds the accepted deviation.
         mover, totals = self._pass(mover, totals * np.exp(-_beyond(excess, SLACK)))
         beyond = _beyond(self._excess(mover, totals), SLACK)
+        # A common factor of all genes corrects the rest: shares, and so levels, hardly change.
         return replace(mover, log_fold=mover.log_fold - beyond) if beyond else mover
 
     def _pass(self, mover: Mover, totals: Floats) -> tuple[Mover, Floats]:
-        """Return the mover solved for libraries of `totals` [cells], and those that come."""
+        """Return the mover solved for libraries `totals`, and the moved libraries, [cells]."""
         mover = replace(mover, log_fold=self._solve(mover, totals))
         return mover, self._totals(mover)
 
     def _totals(self, mover: Mover) -> Floats:
-        """Return the library sizes that come, [cells]."""
+        """Return the library sizes of the moved cells, [cells]."""
         staying, moving = _moving(mover)
         cells = len(self.umi)
         totals = self.fit.cells @ staying.astype(np.float64)
@@ -234,14 +253,15 @@ class _Fit:
         return totals
 
     def _excess(self, mover: Mover, totals: Floats) -> float:
-        """Return the logarithm of the library that comes over that asked for."""
+        """Return ln of the moved cells' summed libraries over the target."""
         return float(np.log(max(totals.sum(), 1.0) / (self.umi.sum() * mover.library)))
 
     def _solve(self, mover: Mover, totals: Floats) -> Floats:
         """Return ln phi at which the mean level in libraries of `totals` changes by the target."""
         out = np.zeros(len(self.target))
+        # At an unchanged library, genes with target 0 stay as they are and need no solution.
         genes = np.flatnonzero(self.target if mover.library == 1.0 else np.ones(len(out)))
-        # Counts to counts per 10,000 of the library that comes, [cells].
+        # Counts to counts per 10,000 of the moved cell's library, [cells].
         scale = CP10K / np.maximum(totals, 1.0)
         for part, rows in self.fit.chosen(genes):
             chosen = self.fit.genes(part)[rows]
@@ -272,20 +292,24 @@ def _beyond(value: float, slack: float) -> float:
 
 
 def _guess(before: Floats, wanted: Floats) -> Floats:
-    """Return ln phi as it would be if every cell had the mean level."""
+    """Return ln phi if every cell had the mean level: the log ratio of expm1 of levels, [genes]."""
     least = 1e-3
     guess = np.log(np.expm1(np.maximum(wanted, 0.02 * before)) + least)
     return guess - np.log(np.expm1(before) + least)
 
 
 def _fit_rows(cells: int) -> Ints:
-    """Return rows to solve on: spread evenly over many cells, several times each of few."""
+    """Return rows to solve on: evenly spaced of many cells, each several times of few.
+
+    A repeated cell has another stream, and so other uniforms.
+    """
     if cells >= FIT_CELLS:
         return np.linspace(0, cells - 1, FIT_CELLS).astype(np.int64)
     return np.tile(np.arange(cells), -(-FIT_CELLS // cells))
 
 
 def _draws(seed: int, cells: Ints, genes: int) -> Floats:
+    """Return the uniforms v of cells by their numbers, [cells, genes]."""
     result = [uniforms(seed, int(cell), Purpose.MOVE, genes) for cell in cells]
     return np.stack(result) if result else np.zeros((0, genes))
 
@@ -300,13 +324,14 @@ def _whole(counts: Rows) -> Rows:
 
 
 def _distribution(rows: Rows) -> tuple[Floats, Floats, float]:
-    """Return rate and size of each gene, and the size of all, by moments without stray counts.
+    """Return rate p and size r of each gene, and the common size, by the method of moments.
 
-    With means m = N p the sum of (c - m)^2 - m expects the sum of m^2, over r. What is stray
-    depends on rate and size; both are found in turn, from r = 1 on.
+    With means m = N p, E[sum (c - m)^2 - m] = sum m^2 / r over cells. Stray counts, which depend on
+    rate and size, are left out; both are computed in turn, starting from r = 1.
     """
     umi = cell_totals(rows)
-    deep = float((umi**2).sum())
+    # sum m^2 = p^2 sum N^2.
+    squared_depths = float((umi**2).sum())
     of_cell = np.repeat(umi, np.diff(rows.indptr))
     genes = rows.shape[1]
     kept = np.ones(rows.nnz, bool)
@@ -314,19 +339,24 @@ def _distribution(rows: Rows) -> tuple[Floats, Floats, float]:
     for _ in range(ROUNDS):
         gene, c, n = rows.indices[kept], rows.data[kept], of_cell[kept]
         total = np.bincount(gene, c, genes)
-        # Half a count for a gene that no control cell shows: it can still go up.
+        # Half a count over all cells: a gene without counts in control cells can still go up.
         rate = (total + 0.5 / len(umi)) / umi.sum()
         stays: NDArray[np.bool_] = stray(
             rows.data, of_cell * rate[rows.indices], size[rows.indices]
         )
         kept = ~stays
-        information = rate**2 * deep
+        information = rate**2 * squared_depths
+        # sum (c - m)^2 - c with the square expanded: only non-zero counts are visited.
         excess = np.bincount(gene, c * c - 2 * rate[gene] * n * c, genes) + information - total
-        # The median gene that says anything: few stray genes would have the say in a mean.
-        said = information > PRIOR
-        each = excess[said] / information[said] if said.any() else excess.sum() / information.sum()
+        # The median of genes with enough counts: a mean would be dominated by few extreme genes.
+        enough = information > PRIOR
+        each = (
+            excess[enough] / information[enough]
+            if enough.any()
+            else excess.sum() / information.sum()
+        )
         common = float(np.clip(np.median(each), 1.0 / GREATEST, 1.0 / SMALLEST))
-        # 1 / r of each gene, moderated by that of the median gene.
+        # Dispersion 1 / r of each gene, moderated by that of the median gene.
         dispersion = (excess + PRIOR * common) / (information + PRIOR)
         size = 1.0 / np.clip(dispersion, 1.0 / GREATEST, 1.0 / SMALLEST)
     return rate, size, 1.0 / common
@@ -344,7 +374,8 @@ def _moving(mover: Mover) -> tuple[NDArray[np.bool_], Ints]:
 
 
 def _moved(cells: Rows, mover: Mover, draws: Floats) -> Rows:
-    """Return the cells with every gene moved that has a factor other than 1."""
+    """Return the cells with every gene moved whose factor is not 1, [cells, genes]."""
+    # Counts of other genes are copied: mapping them to the same distribution would only be slower.
     staying, moving = _moving(mover)
     coo, by_gene, umi = cells.tocoo(), cells.tocsc(), cell_totals(cells)
     kept = staying[coo.col]

@@ -1,11 +1,12 @@
 """An effect in one context predicted from others by a Gaussian process over contexts.
 
-A gene's effects in all contexts are normal around 0 with the covariance v K (Rasmussen and Williams
-2006, section 2.2), K_ab = 1 - rho d_ab, d_ab being one minus the Pearson correlation of the
-contexts' control profiles: with rho = 0 all contexts respond alike, with rho = 1 as far as their
-control cells are alike. Each observed effect has its squared standard error beside it; a context
-that was not observed has the posterior mean. v is one number per gene, the mean squared effect less
-its noise; rho is one for all genes, with which contexts left out in turn are predicted best.
+A gene's effects in all contexts are normal with mean 0 and covariance v K (Rasmussen and Williams
+2006, section 2.2), K_ab = 1 - rho d_ab, where d_ab is one minus the Pearson correlation of the
+control profiles of contexts a and b. With rho = 0 all contexts respond alike; with rho = 1 they do
+as far as their control cells are alike. Each observed effect has its squared standard error as
+noise, and the prediction for another context is the posterior mean. v is estimated for each gene,
+as the mean squared effect less its noise. rho is one number for all genes: the one that predicts
+contexts best when each is left out.
 """
 
 from collections.abc import Iterator
@@ -16,14 +17,15 @@ from numpy.typing import NDArray
 from lingshu_model.effects.moments import Floats, Ints
 
 RHOS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
+"""Values of rho that are compared."""
 CHOOSING = 2000
-"""Genes with the largest effects, by which rho is chosen."""
+"""Number of genes, those with the largest effects, on which rho is chosen."""
 GENES = 2048
-"""Genes solved for at a time."""
+"""Genes solved at a time."""
 EXACT = 1e-9
-"""Noise of what was observed without any, far below any effect."""
+"""Added to the noise, so that covariances can be inverted; far below any effect."""
 UNKNOWN = 1e9
-"""Noise of what was not observed, far above any effect."""
+"""Noise of an effect that is not measured, far above any effect: it has no weight."""
 
 
 def distances(profiles: Floats) -> Floats:
@@ -45,9 +47,10 @@ def predict(change: Floats, noise: Floats, distance: Floats, rho: float) -> Floa
 
     Args:
         change: effects of the observed contexts, [contexts, genes], NaN where not measured.
-        noise: their squared standard errors.
-        distance: between the observed contexts and, last, the further one.
-        rho: how fast likeness falls.
+        noise: their squared standard errors, the same shape.
+        distance: between the observed contexts and, last, the further one,
+            [contexts + 1, contexts + 1].
+        rho: decrease of the correlation of effects with distance, 0 to 1.
     """
     y, s2, strength = _prepared(change, noise)
     covariance = 1.0 - rho * distance
@@ -61,10 +64,11 @@ def predict(change: Floats, noise: Floats, distance: Floats, rho: float) -> Floa
 
 
 def choose_rho(change: Floats, noise: Floats, distance: Floats) -> float:
-    """Return the rho under which each context is predicted best by the others.
+    """Return the rho with which each context is predicted best by the others.
 
-    Contexts are left out in closed form (Rasmussen and Williams 2006, equation 5.12); the squared
-    error of each counts in units of its noise, so that a context of six cells says little.
+    Contexts are left out in closed form (Rasmussen and Williams 2006, equation 5.12). Squared
+    errors are divided by the noise of the context, so that a context of six cells has little
+    weight.
 
     Args:
         change: [contexts, genes].
@@ -82,8 +86,8 @@ def choose_rho(change: Floats, noise: Floats, distance: Floats) -> float:
         for genes, v in _parts(strength):
             inverse = np.linalg.inv(_covariances(s2[:, genes], v, 1.0 - rho * distance))
             # Residual of each context when it is left out: (K^-1 y)_i / (K^-1)_ii.
-            off = (inverse @ y[:, genes].T[..., None])[..., 0] / inverse.diagonal(0, 1, 2)
-            total += np.where(observed[:, genes].T, off**2, 0.0).sum(axis=0)
+            residual = (inverse @ y[:, genes].T[..., None])[..., 0] / inverse.diagonal(0, 1, 2)
+            total += np.where(observed[:, genes].T, residual**2, 0.0).sum(axis=0)
         return float((total / scale).sum())
 
     return min(RHOS, key=error)
@@ -99,7 +103,7 @@ def _prepared(change: Floats, noise: Floats) -> tuple[Floats, Floats, Floats]:
 
 
 def _parts(strength: Floats) -> Iterator[tuple[Ints, Floats]]:
-    """Yield the genes with any effect, and v of each, some at a time."""
+    """Yield the genes with v above 0 and their v, `GENES` at a time; others are predicted as 0."""
     genes: NDArray[np.int64] = np.flatnonzero(strength > 0)
     for first in range(0, len(genes), GENES):
         part = genes[first : first + GENES]

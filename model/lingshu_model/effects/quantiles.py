@@ -1,14 +1,16 @@
-"""Counts taken through the quantiles of one negative binomial to those of another.
+"""Quantile mapping of counts from one negative binomial distribution to another.
 
-The negative binomial of mean m and size r has variance m + m^2 / r, f(0) = (1 + m / r)^-r and
-f(k + 1) = f(k) (k + r) / (k + 1) m / (r + m), so a count costs as many steps as it is large, and an
-entry that stays 0 a single comparison. Where steps become many, quantiles are those of the gamma
-distribution of the same mean and variance. Counts above `LARGE`, and counts so low in their
-distribution that its function is 0 to the computer, are multiplied by the ratio of the means, which
-is what the quantiles amount to there. A count that its distribution cannot explain (stray, or
-another kind of cell) stays what it is.
+The negative binomial with mean m and size r has variance m + m^2 / r, f(0) = (1 + m / r)^-r and
+f(k + 1) = f(k) (k + r) / (k + 1) m / (r + m). Adding up f costs as many steps as a count is large,
+and one comparison for an entry that stays 0. Three kinds of counts are treated differently:
 
-Arrays are [genes, cells]: some genes at a time are asked for, each with all cells.
+- With large means or many steps, quantiles are those of the gamma distribution with the same mean
+  and variance.
+- Counts above `LARGE`, and counts whose distribution function underflows to 0, are multiplied by
+  the ratio of the means, which is close to the quantile mapping there.
+- Stray counts, too large for their distribution (ambient RNA, or another kind of cell), stay.
+
+Arrays are [genes, cells], since some genes of all cells are processed at a time.
 """
 
 from dataclasses import dataclass, replace
@@ -20,26 +22,26 @@ from scipy.special import gammaincinv
 from lingshu_model.effects.moments import Floats, Ints
 
 LARGE = 64
-"""Counts above which a count is scaled."""
+"""Largest count that is mapped by its quantile; a larger one is scaled."""
 FAR = 12.0
-"""Standard deviations above the mean, and as many counts, beyond which a count is stray."""
+"""Standard deviations above the mean, plus as many counts, beyond which a count is stray."""
 HIGH = 200.0
 """Mean above which quantiles are those of a gamma distribution."""
 STEPS = 400
-"""Steps after which they are, too."""
+"""Number of steps after which quantiles are those of a gamma distribution, too."""
 FEWER = 0.6
-"""Share of entries that are still counted up, below which the others are put aside."""
+"""Share of unfinished entries below which the finished ones are removed from the arrays."""
 
 
 @dataclass(frozen=True)
 class Apart:
-    """Entries that are not taken through quantiles, gene by gene.
+    """Entries that are not mapped by quantiles, ordered by gene.
 
     Attributes:
-        cell: of each entry.
-        count: of each entry.
-        v: uniform that rounds it, where it is scaled.
-        first: number of each gene's first entry, and of what follows the last, [genes + 1].
+        cell: of each entry, [entries].
+        count: of each entry, [entries].
+        v: uniform that rounds a scaled entry, [entries].
+        first: index of each gene's first entry, then the number of entries, [genes + 1].
     """
 
     cell: Ints
@@ -55,23 +57,23 @@ class Apart:
         return cls(cell, counts[gene, cell], v[gene, cell], first)
 
     def among(self, genes: Ints) -> tuple[Ints, Ints]:
-        """Return the entries of these genes, and the place of each one's gene in `genes`."""
+        """Return the indices of the entries of `genes`, and for each the place of its gene."""
         begin, length = self.first[genes], self.first[genes + 1] - self.first[genes]
         place = np.repeat(np.arange(len(genes)), length)
-        # Numbers from 0 on within each gene, put behind the gene's first entry.
+        # 0, 1, 2, … within each gene, added to the gene's first index.
         within = np.arange(len(place)) - np.repeat(np.cumsum(length) - length, length)
         return begin[place] + within, place
 
 
 @dataclass(frozen=True)
 class Quantiles:
-    """Counts [genes, cells] and where they lie in their distributions.
+    """Counts and their quantiles in their distributions.
 
     Attributes:
         counts: whole numbers, [genes, cells].
-        mean: of each count's distribution, the same shape.
-        most: what a count may become at most, the same shape.
-        log_u: logarithm of each count's quantile, the same shape; -inf where that is not used.
+        mean: of each count's distribution, [genes, cells].
+        most: largest count that each may become, [genes, cells].
+        log_u: logarithm of each count's quantile u, [genes, cells]; -inf where it is not used.
         scaled: counts that are scaled.
         stray: counts that stay.
     """
@@ -85,14 +87,14 @@ class Quantiles:
 
     @classmethod
     def of(cls, counts: Floats, mean: Floats, size: Floats, most: Floats, v: Floats) -> "Quantiles":
-        """Return the quantiles u = F(c - 1) + v f(c) of counts of size `size` [genes].
+        """Return the quantiles u = F(c - 1) + v f(c), uniform if the distributions are right.
 
         Args:
             counts: whole numbers, [genes, cells].
-            mean: of each count's distribution, the same shape.
-            size: of its genes' distributions, [genes].
-            most: what a count may become at most, [genes, cells].
-            v: uniforms in (0, 1), the same shape.
+            mean: of each count's distribution, [genes, cells].
+            size: of each gene's distribution, [genes].
+            most: largest count that each may become, [genes, cells].
+            v: uniforms in (0, 1), [genes, cells].
         """
         r = size[:, None]
         # f(0) of every entry, [genes, cells]; zeros need no more than this.
@@ -100,7 +102,7 @@ class Quantiles:
         away = stray(counts, mean, r)
         scaled = (counts > LARGE) & ~away
         place = np.flatnonzero((counts > 0) & ~scaled & ~away)
-        # The largest counts first: those that go on are the first of the arrays, at every step.
+        # The largest counts first: at every step the unfinished entries are a leading slice.
         place = place[np.argsort(-counts.ravel()[place], kind="stable")]
         c, m, f = counts.ravel()[place], mean.ravel()[place], chance.ravel()[place]
         r = size[place // counts.shape[1]]
@@ -113,7 +115,9 @@ class Quantiles:
             under[:n] += f[:n]
             f[:n] *= (k + r[:n]) / (k + 1) * ratio[:n]
         below.flat[place], chance.flat[place] = under, f
+        # f(0) underflows for large means: then the quantile of a small count is 0 as well.
         scaled.flat[place[under + f <= 0.0]] = True
+        # Logarithms: F(0) of a shifted distribution, which it is compared with, may underflow.
         with np.errstate(divide="ignore"):
             log_u = np.log(np.where(scaled | away, 0.0, below + v * chance))
         apart = Apart.of(scaled, counts, v), Apart.of(away, counts, v)
@@ -124,20 +128,20 @@ class Quantiles:
         return replace(self, most=np.maximum(most, self.counts))
 
     def shifted(self, genes: Ints, fold: Floats, size: Floats) -> tuple[Ints, Ints, Floats]:
-        """Return the counts at the same quantiles of shifted distributions, those that are not 0.
+        """Return the non-zero counts at the same quantiles of shifted distributions.
 
         Args:
-            genes: rows.
-            fold: factor of each one's means, [chosen genes].
-            size: size of each one's shifted distribution, [chosen genes].
+            genes: row numbers, [chosen genes].
+            fold: factor of the means, [chosen genes].
+            size: of the shifted distributions, [chosen genes].
 
         Returns:
-            The place in `genes` of each count's gene, its cell, and the count.
+            Of each count the place of its gene in `genes`, its cell, and the count, [n] each.
         """
         cells = self.counts.shape[1]
         mean = (self.mean[genes] * fold[:, None]).ravel()
         log_u = self.log_u[genes]
-        # Where u <= F(0) of the shifted distribution the count is 0, which most are.
+        # Where u <= F(0) of the shifted distribution the count is 0: most entries.
         r = size[:, None]
         place = np.flatnonzero(log_u > -r * np.log1p(mean.reshape(log_u.shape) / r))
         gene, cell = np.divmod(place, cells)
@@ -147,26 +151,35 @@ class Quantiles:
         if len(self.scaled.cell):
             entry, gene = self.scaled.among(genes)
             cell = self.scaled.cell[entry]
-            larger = np.floor(self.scaled.count[entry] * fold[gene] + self.scaled.v[entry])
-            parts.append((gene, cell, np.minimum(larger, self.most[genes[gene], cell])))
+            # Floor of a value plus a uniform: rounding that keeps the mean.
+            rounded = np.floor(self.scaled.count[entry] * fold[gene] + self.scaled.v[entry])
+            parts.append((gene, cell, np.minimum(rounded, self.most[genes[gene], cell])))
         if len(self.stray.cell):
             entry, gene = self.stray.among(genes)
             parts.append((gene, self.stray.cell[entry], self.stray.count[entry]))
         gene, cell, count = (np.concatenate(each) for each in zip(*parts, strict=True))
         kept = np.flatnonzero(count)
         if len(parts) > 1:
-            # Sums over cells are then the same to the last bit, whichever entries are apart.
+            # A fixed order of sums over cells: the same bits, whichever entries are apart.
             kept = kept[np.argsort(gene[kept] * cells + cell[kept], kind="stable")]
         return gene[kept], cell[kept], count[kept]
 
 
 def stray(counts: Floats, mean: Floats, size: Floats) -> NDArray[np.bool_]:
     """Return which counts are too large for a negative binomial of that mean and size."""
+    # 1 + sd: at a mean near 0 the sd is near 0, and any count would be far above it.
     return counts > mean + FAR * (1.0 + np.sqrt(mean + mean**2 / size))
 
 
 def _inverse(u: Floats, mean: Floats, size: Floats, most: Floats) -> Floats:
-    """Return the smallest counts whose distribution functions reach `u`, at most `most`."""
+    """Return the smallest counts whose distribution functions reach `u`, at most `most`.
+
+    Args:
+        u: quantiles, [n].
+        mean: of each distribution, [n].
+        size: of each distribution, [n].
+        most: largest counts, [n].
+    """
     out = np.zeros(len(u))
     high = np.flatnonzero(mean > HIGH)
     out[high] = _high(u[high], mean[high], size[high], most[high])
@@ -177,13 +190,15 @@ def _inverse(u: Floats, mean: Floats, size: Floats, most: Floats) -> Floats:
 
 def _high(u: Floats, mean: Floats, size: Floats, most: Floats) -> Floats:
     """Return the quantiles of gamma distributions of the same mean and variance, rounded."""
-    spread = 1.0 + mean / size
-    quantile = gammaincinv(mean / spread, np.minimum(u, 1.0 - 1e-15)) * spread
+    # Variance over mean is the gamma's scale, mean over scale its shape.
+    scale = 1.0 + mean / size
+    # The quantile of 1 is infinite.
+    quantile = gammaincinv(mean / scale, np.minimum(u, 1.0 - 1e-15)) * scale
     return np.minimum(np.rint(quantile), most)
 
 
 def _steps(u: Floats, mean: Floats, size: Floats, most: Floats) -> Floats:
-    """Return the quantiles by adding up probabilities from 0 on."""
+    """Return the quantiles by adding up probabilities, all entries at the same time."""
     out, whole = np.zeros(len(u)), (u, mean, size, most)
     f = np.exp(-size * np.log1p(mean / size))
     ratio, reached, count = mean / (size + mean), f.copy(), np.zeros(len(u))
@@ -201,14 +216,15 @@ def _steps(u: Floats, mean: Floats, size: Floats, most: Floats) -> Floats:
             more = np.ones(n, bool)
         if not n:
             break
-        # Entries that have reached their quantile stay in place for some steps: their f is added
-        # to no purpose, and their count no more.
+        # Finished entries stay in the arrays for some steps: their count no longer changes, and
+        # removing them at every step would cost more than the additions.
         f *= (k + size) / (k + 1)
         f *= ratio
         reached += f
         count += more
     out[left] = count
     last = left[more]
+    # Long tails after STEPS steps: at least the count that was reached.
     if len(last):
         out[last] = np.maximum(_high(*(each[last] for each in whole)), out[last])
     return out

@@ -1,17 +1,17 @@
-"""How much more replicates differ than their cells say: intra-class correlation, moderated.
+"""Variance between replicates beyond that of their cells: intra-class correlation, moderated.
 
 Cells of one replicate (donor, animal, batch) are not independent. With v a gene's variance between
-cells, the mean of a replicate of n cells has the variance v (rho + 1 / n), rho being the
+cells, the mean of a replicate of n cells has the variance v (rho + 1 / n), where rho is the
 intra-class correlation (Kish 1965). It is estimated from Cochran's Q over the replicates of every
 contrast (DerSimonian and Laird 1986):
 
     Q = sum_r w_r (y_r - y)^2,   w_r = 1 / noise_r
     E[Q] = df + rho v C,         C = sum w - sum w^2 / sum w
 
-Few replicates say little about a single gene, so s2 = Q / df is squeezed towards what genes have in
-common, the scaled F distribution s2 ~ s0^2 F(df, d0) of Smyth (2004). And few replicates say little
-about themselves: two animals may happen to agree. Where arms have replicates of their own, a prior
-rho counts as `PRIOR_DF` degrees of freedom.
+Few replicates determine rho of a single gene badly, so s2 = Q / df is moderated towards the common
+distribution of all genes, s2 ~ s0^2 F(df, d0) (Smyth 2004). Few replicates can also agree by chance
+in all genes: two animals may. Where the arms of a contrast have different replicates, a prior rho
+counts as `PRIOR_DF` degrees of freedom.
 """
 
 from collections.abc import Sequence
@@ -26,9 +26,11 @@ from lingshu_model.effects.moments import Floats
 FEWEST_GENES = 10
 """Informative genes below which no common distribution is fitted."""
 PRIOR_RHO = 0.04
-"""Of replicates that only one arm has: that of five pigs' airway cells (docs/log.md)."""
+"""Prior of unpaired replicates: the rho of airway cells of five pigs (docs/log.md)."""
 PRIOR_DF = 6.0
+"""Degrees of freedom that the prior counts as."""
 SMALLEST = 1e-12
+"""Smallest divisor."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,10 @@ class Family:
 
     Attributes:
         value: [replicates, genes]; NaN where a replicate does not measure the gene.
-        noise: squared standard errors as single cells have them, the same shape.
+        noise: squared standard errors if all cells were independent, the same shape.
         variance: variance between cells, [genes], the unit of rho.
-        per_cell: squared standard errors in units of `variance`, about 1 / cells, [replicates].
+        per_cell: squared standard errors in units of `variance`, [replicates]: 1 / cells, or the
+            sum of both arms' where the value is a change.
     """
 
     value: Floats
@@ -59,22 +62,26 @@ class Family:
         return np.maximum(np.isfinite(self.value).sum(axis=0) - 1.0, 0.0)
 
     def cochran(self) -> Floats:
-        """Return Q of each gene."""
+        """Return Q of each gene, [genes]."""
         weight, value = self.weight, np.nan_to_num(self.value)
         mean = (weight * value).sum(axis=0) / np.maximum(weight.sum(axis=0), SMALLEST)
         return (weight * (value - mean) ** 2).sum(axis=0)
 
     def slope(self) -> Floats:
-        """Return v C, by how much Q grows with rho."""
+        """Return v C of each gene, the derivative of E[Q] with respect to rho, [genes]."""
         weight = self.weight
         total = np.maximum(weight.sum(axis=0), SMALLEST)
         return self.variance * (total - (weight**2).sum(axis=0) / total)
 
     def mean(self, rho: Floats, typical: float) -> tuple[Floats, Floats]:
-        """Return the mean over replicates and its squared standard error; NaN where none measures.
+        """Return the mean over replicates and its squared standard error, [genes] each.
 
-        Replicates weigh by 1 / (typical + per_cell), alike for all genes, so that the mean of a
-        cell's whole profile is a profile.
+        Replicates have weights 1 / (typical + per_cell), the same for all genes, so that the mean
+        of profiles is a profile. Both are NaN where no replicate measures the gene.
+
+        Args:
+            rho: of each gene, [genes], for the standard error.
+            typical: one rho for the weights.
         """
         known = np.isfinite(self.value)
         share = np.where(known, 1.0 / (typical + self.per_cell[:, None]), 0.0)
@@ -89,13 +96,16 @@ class Family:
 def intraclass(
     families: Sequence[Family], informative: NDArray[np.bool_], prior: float = 0.0
 ) -> Floats | None:
-    """Return rho of each gene, [genes], at least 0; None where nothing says anything of it.
+    """Return rho of each gene, [genes], at least 0.
 
     Args:
         families: quantities, each in one replicate or several.
-        informative: genes that shape the common distribution, [genes]: of a rare gene most
+        informative: genes for the common distribution, bool [genes]. Of a rare gene most
             replicates have no count, and would seem to agree.
         prior: rho that counts as `PRIOR_DF` degrees of freedom; 0 = none.
+
+    Returns:
+        rho, or None where there are neither replicates nor a prior.
     """
     several = [f for f in families if len(f.value) > 1]
     if not several:
@@ -104,16 +114,21 @@ def intraclass(
     q = np.sum([f.cochran() for f in several], axis=0)
     slope = np.sum([f.slope() for f in several], axis=0)
     excess = np.maximum(squeeze(q / np.maximum(df, 1.0), df, informative) - 1.0, 0.0)
-    # E[Q] = df + rho v C solved for rho; Q below df says no more than 0.
+    # E[Q] = df + rho v C solved for rho; a Q below df gives 0.
     rho = np.where(slope > SMALLEST, excess * df / np.maximum(slope, SMALLEST), 0.0)
     return (df * rho + PRIOR_DF * prior) / (df + PRIOR_DF) if prior else rho
 
 
 def squeeze(s2: Floats, df: Floats, informative: NDArray[np.bool_]) -> Floats:
-    """Return variances s2 [genes] of `df` degrees of freedom, squeezed towards a common prior.
+    """Return variances s2 [genes] moderated towards a common prior, as limma's squeezeVar.
 
-    The prior's s0^2 and d0 give log s2 its mean and variance over the informative genes (Smyth
-    2004, section 6.2). With too few of those nothing is squeezed.
+    The prior's s0^2 and d0 are fitted to the mean and variance of ln s2 over the informative genes
+    (Smyth 2004, section 6.2). With fewer than `FEWEST_GENES` of them s2 is returned as it is.
+
+    Args:
+        s2: variances, [genes].
+        df: their degrees of freedom, [genes].
+        informative: genes that the prior is fitted to, bool [genes].
     """
     chosen = informative & (df > 0) & (s2 > SMALLEST)
     if chosen.sum() < FEWEST_GENES:

@@ -1,17 +1,17 @@
 """Adaptive shrinkage: the posterior of each effect under a prior that the data choose.
 
-An effect b with the estimate d ~ N(b, s^2) has the prior (Stephens 2017, with alpha = 1: what is
-exchangeable over genes is the effect in standard errors)
+An effect b with the estimate d ~ N(b, s^2) has the prior (Stephens 2017, with alpha = 1: effects in
+units of their standard errors are exchangeable over genes)
 
     b / s ~ sum_k pi_k N(0, sigma_k^2),   sigma_0 = 0,
 
-sigma_k on a grid that doubles from a tenth to above the largest estimate, so many effects of
-exactly nothing and a few of any size are both within reach. The weights pi maximise the marginal
-likelihood by EM; `NULL` pseudo-effects of exactly nothing keep what cannot be told apart from
-nothing at nothing. One prior is fitted for each condition in each context.
+with sigma_k on a grid that doubles from a tenth to above the largest estimate. So many effects of
+exactly 0 and few of any size can be represented at the same time. The weights pi maximise the
+marginal likelihood by EM. `NULL` pseudo-effects of 0 favour weight at 0 where the data do not
+decide. One prior is fitted for each condition in each context.
 
-The local false sign rate of an effect is min(P(b >= 0 | d), P(b <= 0 | d)): the chance that its
-sign is wrong if it is named; mass at exactly 0 counts as wrong.
+The local false sign rate (lfsr) of an effect is min(P(b >= 0 | d), P(b <= 0 | d)), the probability
+that its more likely sign is wrong; mass at exactly 0 counts as wrong.
 """
 
 from dataclasses import dataclass
@@ -25,13 +25,15 @@ from lingshu_model.effects.moments import Floats
 __all__ = ["Mixture", "Posterior", "combine", "fit_prior", "posterior"]
 
 NULL = 10.0
-"""Pseudo-effects of nothing (the default of Stephens' ashr)."""
+"""Number of pseudo-effects of 0 (the default of Stephens' ashr)."""
 LEAST = 0.1
 """Smallest sigma, in standard errors."""
 BIN = 0.05
 """Width of the bins in which |z| is counted up to `LINEAR`; beyond it they widen with |z|."""
 LINEAR = 10.0
+"""|z| up to which bins have equal width."""
 ROUNDS = 1000
+"""Largest number of accelerated EM steps."""
 TOLERANCE = 1e-7
 """Gain of log likelihood per effect at which EM stops."""
 
@@ -50,9 +52,14 @@ class Mixture:
 
 
 def fit_prior(change: Floats, noise: Floats) -> Mixture:
-    """Return the prior of the effects with these estimates [genes] and squared standard errors.
+    """Return the prior of effects, fitted to their estimates.
 
-    Estimates that are NaN are left out. Without any there is no effect.
+    Args:
+        change: estimates, [genes]; NaN = not measured, left out.
+        noise: their squared standard errors, [genes].
+
+    Returns:
+        The mixture; all weight at 0 where nothing is measured.
     """
     known = np.isfinite(change) & (noise > 0)
     size = np.abs(change[known]) / np.sqrt(noise[known])
@@ -69,10 +76,17 @@ def fit_prior(change: Floats, noise: Floats) -> Mixture:
 
 
 def posterior(change: Floats, noise: Floats, prior: Mixture) -> Posterior:
-    """Return posterior mean, sd and lfsr of effects [genes]; none where `change` is NaN."""
+    """Return posterior mean, sd and lfsr of effects, [genes] each; 0, 0 and 1 where NaN.
+
+    Args:
+        change: estimates, [genes]; NaN = not measured.
+        noise: their squared standard errors, [genes].
+        prior: of the effects in standard errors.
+    """
     known = np.isfinite(change) & (noise > 0)
     s = np.sqrt(np.where(known, noise, 1.0))
     z = np.where(known, change, 0.0) / s
+    # Logarithms: the densities of a strong effect underflow in all but the widest components.
     log = _log_density(z, prior.sigma) + np.log(np.maximum(prior.weight, 1e-300))
     # Posterior weight of each component, [genes, components].
     share = np.exp(log - log.max(axis=1, keepdims=True))
@@ -84,7 +98,7 @@ def posterior(change: Floats, noise: Floats, prior: Mixture) -> Posterior:
     variance = share @ kept + z**2 * (share @ kept**2) - mean**2
     # A component's effect is N(kept z, kept): the chance of the other sign is Phi(-|z| sqrt(kept)).
     wrong = ndtr(-np.abs(z)[:, None] * np.sqrt(kept))
-    wrong[:, prior.sigma == 0] = 1.0  # no effect has no sign to be right about
+    wrong[:, prior.sigma == 0] = 1.0  # an effect of 0 has no right sign
     lfsr = (share * wrong).sum(axis=1)
     sd = np.sqrt(np.maximum(variance, 0.0))
     return Posterior(
@@ -93,7 +107,14 @@ def posterior(change: Floats, noise: Floats, prior: Mixture) -> Posterior:
 
 
 def combine(change: Floats, noise: Floats, centre: Floats, spread: Floats) -> Posterior:
-    """Return the posterior of effects with the prior N(centre, spread^2); the prior where NaN."""
+    """Return the posterior of effects with the prior N(centre, spread^2).
+
+    Args:
+        change: estimates, [genes]; where NaN, the posterior is the prior.
+        noise: their squared standard errors, [genes].
+        centre: prior means, [genes].
+        spread: prior standard deviations, [genes].
+    """
     known = np.isfinite(change) & (noise > 0)
     precision = np.where(known, 1.0 / np.where(known, noise, 1.0), 0.0)
     other = 1.0 / np.maximum(spread, 1e-9) ** 2
@@ -102,7 +123,7 @@ def combine(change: Floats, noise: Floats, centre: Floats, spread: Floats) -> Po
 
 
 def _binned(size: Floats) -> tuple[Floats, Floats]:
-    """Return values of |z| and how many effects have about that one."""
+    """Return values of |z|, [bins], and the number of effects with about that value, [bins]."""
     place = np.where(size < LINEAR, size, LINEAR * (1 + np.log(np.maximum(size, LINEAR) / LINEAR)))
     bins, times = np.unique(np.rint(place / BIN), return_counts=True)
     middle = bins * BIN
@@ -118,10 +139,14 @@ def _log_density(z: Floats, sigma: Floats) -> Floats:
 
 
 def _weights(likelihood: Floats, times: Floats) -> Floats:
-    """Return the weights of greatest penalised likelihood, by EM in accelerated steps.
+    """Return the weights of greatest penalised likelihood, [components], by accelerated EM.
 
-    SQUAREM (Varadhan and Roland 2008): two EM steps give a direction, which is followed as far as
-    their change of pace says; a step that lowers the likelihood is taken back.
+    SQUAREM (Varadhan and Roland 2008): two EM steps give a direction and a step length, by which
+    the weights are extrapolated. If that lowers the likelihood, the two EM steps are taken instead.
+
+    Args:
+        likelihood: of each bin under each component, up to a factor per bin, [bins, components].
+        times: number of effects of each bin, [bins].
     """
     extra = np.zeros(likelihood.shape[1])
     extra[0] = NULL
@@ -142,9 +167,11 @@ def _weights(likelihood: Floats, times: Floats) -> Floats:
         first = em(weight)
         second = em(first)
         r, v = first - weight, second - 2 * first + weight
-        pace = -float(np.linalg.norm(r)) / max(float(np.linalg.norm(v)), 1e-12)
-        far = np.maximum(weight - 2 * pace * r + pace**2 * v, 0.0)
-        far = em(far / far.sum())  # a step of EM brings an extrapolation back to sensible weights
+        # The paper's steplength S3, -|r| / |v|; -1 would be the two EM steps themselves.
+        step = -float(np.linalg.norm(r)) / max(float(np.linalg.norm(v)), 1e-12)
+        far = np.maximum(weight - 2 * step * r + step**2 * v, 0.0)
+        # One more EM step stabilises the extrapolation.
+        far = em(far / far.sum())
         reached = gain(far)
         if reached < value:
             far, reached = second, gain(second)

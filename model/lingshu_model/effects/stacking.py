@@ -1,13 +1,14 @@
-"""Weights of several predictions, fitted where each was left out: stacking, shrunk to the simplest.
+"""Stacking: weights of several predictions, fitted to contexts that were left out in turn.
 
-Candidates f_j predict the effects of contexts that were left out in turn; non-negative weights w
-minimise the squared error (Breiman 1996),
+Candidates f_j predict the effects d_k of the left-out contexts k. Non-negative weights w minimise
+the squared error (Breiman 1996),
 
     sum_k |d_k - sum_j w_j f_jk|^2 / (noise_k + tau^2),
 
-tau^2 being how far effects are from the first candidate beyond their noise, so that neither a noisy
-context nor the strongest alone decides. Weights need not sum to 1: what is missing goes to no
-change. They are then shrunk to the first candidate, which counts as `SIMPLEST` further contexts.
+where tau^2 is the squared error of the first candidate beyond noise. With it, neither a noisy
+context nor the one with the strongest effects decides alone. Weights need not sum to 1: a smaller
+sum shrinks predictions to no change. They are then moved towards the first candidate alone, which
+counts as `SIMPLEST` further contexts.
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from scipy.optimize import nnls
 from lingshu_model.effects.moments import Floats
 
 SIMPLEST = 2.0
-"""Contexts that the first candidate counts as."""
+"""Number of contexts that the first candidate counts as."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,9 @@ class Left:
     Attributes:
         change: its effect, [genes]; NaN where not measured.
         noise: squared standard errors, [genes].
-        candidates: what the others predict, [candidates, genes].
-        shared: covariance of `change` with each candidate that comes of noise they share (an own
-            control mean is in both), summed over genes, [candidates].
+        candidates: predictions from the other contexts, [candidates, genes].
+        shared: covariance of `change` and each candidate due to common noise, summed over genes,
+            [candidates]. A control mean that is in both, for example, makes them correlated.
     """
 
     change: Floats
@@ -41,10 +42,14 @@ class Left:
 
 
 def stack(left: Sequence[Left], simplest: float = SIMPLEST) -> tuple[Floats, float]:
-    """Return the weights [candidates], at least 0, and the error per context that they leave.
+    """Return the weights [candidates], at least 0, and their squared error per context.
 
-    The error is before shrinkage and in units of noise plus tau^2, to compare sets of candidates.
-    The first candidate counts as `simplest` further contexts.
+    The error is before shrinkage, in units of noise plus tau^2; it serves to compare sets of
+    candidates.
+
+    Args:
+        left: contexts that were left out.
+        simplest: number of contexts that the first candidate counts as.
     """
     products = [_products(each) for each in left]
     excess = [p.first - p.noise for p in products]
@@ -56,7 +61,7 @@ def stack(left: Sequence[Left], simplest: float = SIMPLEST) -> tuple[Floats, flo
     moment = np.sum([p.moment / s for p, s in zip(products, scales, strict=True)], axis=0)
     whole = float(np.sum([p.square / s for p, s in zip(products, scales, strict=True)]))
     weights = _non_negative(gram, moment)
-    # ||d - w F||^2 expanded, so that contexts are passed over once whatever the weights.
+    # ||d - w F||^2 expanded into the sums that were accumulated over contexts.
     error = (whole - 2 * weights @ moment + weights @ gram @ weights) / len(left)
     first = np.eye(len(weights))[0]
     return (len(left) * weights + simplest * first) / (len(left) + simplest), float(error)
@@ -64,7 +69,15 @@ def stack(left: Sequence[Left], simplest: float = SIMPLEST) -> tuple[Floats, flo
 
 @dataclass(frozen=True)
 class _Products:
-    """Inner products of one left-out context over the genes it measures."""
+    """Inner products of one left-out context over the genes it measures.
+
+    Attributes:
+        gram: F F', [candidates, candidates].
+        moment: F d less the shared noise, [candidates].
+        square: d'd.
+        noise: summed noise.
+        first: squared error of the first candidate.
+    """
 
     gram: Floats
     moment: Floats
@@ -86,7 +99,11 @@ def _products(left: Left) -> _Products:
 
 
 def _non_negative(gram: Floats, moment: Floats) -> Floats:
-    """Return w >= 0 of least w' G w - 2 w' m, by non-negative least squares on a root of G."""
+    """Return w >= 0 that minimises w' G w - 2 w' m, by non-negative least squares on a root of G.
+
+    With G = L L' that is |L' w - L^-1 m|^2 up to a constant.
+    """
+    # Candidates may be equal, and G singular.
     ridge = 1e-9 * max(float(np.trace(gram)), 1e-12)
     root = np.linalg.cholesky(gram + ridge * np.eye(len(gram)))
     weights, _ = nnls(root.T, np.linalg.solve(root, moment))

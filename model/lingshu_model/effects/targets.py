@@ -1,15 +1,15 @@
-"""The effect of a target that was never perturbed, from those that were.
+"""The effect of a target that was never perturbed, predicted from perturbed targets.
 
 Two candidates predict each target from the others: their mean change m, and m plus a ridge
-regression of what differs from it on the target's features (`lingshu_model.effects.features`).
-Targets of one context share its control cells, whose noise makes every target look like the mean of
-the others; the expected covariance is taken off before weights are found
-(`lingshu_model.effects.stacking`), and a share of the mean below 1 is left to no change.
+regression of the deviations from m on the target's features (`lingshu_model.effects.features`).
+Targets of one context share its control cells, whose noise makes every target similar to the mean
+of the others. The expected covariance is subtracted before weights are fitted
+(`lingshu_model.effects.stacking`), and a weight of the mean below 1 shrinks to no change.
 
-The block of features and the ridge are those of least squared error over targets left out in turn.
-Features count only if they lower that error by more than its standard error over targets;
-otherwise the mean alone ships. On its own gene a target has the mean of what the others have on
-theirs, so far as the gene is expressed.
+The block of features and the ridge penalty are those with the smallest squared error over targets
+left out in turn. Features are used only if they lower that error by more than its standard error
+over targets; otherwise the prediction is the mean alone. The change of a target's own gene is the
+mean over the other targets' own genes, limited to minus the gene's control level.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,11 +24,13 @@ from lingshu_model.effects.shrink import Posterior
 from lingshu_model.effects.stacking import Left, stack
 
 RIDGES = (1.0, 3.0, 10.0)
+"""Ridge penalties that are compared; features are scaled to a mean squared length of 1."""
 FEWEST = 4
-"""Targets below which the effect of another is not estimated."""
+"""Smallest number of perturbed targets from which another is predicted."""
 SIMPLEST = 0.0
+"""Targets that the mean alone counts as in stacking: there are enough of them without it."""
 MIN_TARGETS = 2
-"""Targets with their own gene measured, from which an unseen target's own gene is predicted."""
+"""Smallest number of targets with their own gene measured from which that of another is."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +39,13 @@ class Perturbed:
 
     Attributes:
         targets: names.
-        change: [targets, genes].
+        change: of mean log1p_cp10k, [targets, genes].
         noise: squared standard errors, the same shape.
-        shrunken: posterior means, the same shape, which features are regressed on.
+        shrunken: posterior means, the same shape; the response of the regression on features.
         control: mean level of the context's control cells, [genes].
         control_noise: its squared standard error, [genes].
         variance: variance between cells, [genes].
-        own: each target's own gene, -1 where not measured, [targets].
+        own: column of each target's own gene, -1 where not measured, [targets].
     """
 
     targets: tuple[str, ...]
@@ -62,9 +64,9 @@ class Unseen:
 
     Attributes:
         effect: posterior mean, sd and lfsr, [genes].
-        block: features that count; empty where the mean of the others predicts as well.
+        block: name of the features that are used; empty where the mean predicts as well.
         share: weight of the mean.
-        targets: how many it is predicted from.
+        targets: number of targets that it is predicted from.
     """
 
     effect: Posterior
@@ -74,7 +76,7 @@ class Unseen:
 
     @property
     def note(self) -> str:
-        """What the effect is, in a sentence."""
+        """Where the effect comes from, in a sentence."""
         basis = f"{self.share:.2f} of the mean change of {self.targets} perturbed targets"
         if not self.block:
             return f"{basis}; no feature of targets predicts better"
@@ -83,7 +85,7 @@ class Unseen:
 
 @dataclass(frozen=True)
 class _Ridge:
-    """Features that are regressed on, and how much."""
+    """A ridge regression: the name of its features and its penalty."""
 
     block: str
     penalty: float
@@ -91,14 +93,14 @@ class _Ridge:
 
 @dataclass(frozen=True)
 class Parts:
-    """What a prediction is made of: `lingshu_model.contracts.effects.Unseen` without its features.
+    """The parts of a prediction: `lingshu_model.contracts.effects.Unseen` without its features.
 
     Attributes:
-        share_mean: share of the mean change, [genes].
-        slope: [features, genes]; no features where none count.
-        block: the features that count; empty = none.
-        base, per_square, least: parts of the error variance, [genes].
-        floor: minus the control level, below which no change goes, [genes].
+        share_mean: weight times mean change, [genes].
+        slope: [features, genes]; no features where none are used.
+        block: name of the features that are used; empty = none.
+        base, per_square, least: parts of the error variance, [genes] (`Residuals.variance_parts`).
+        floor: minus the control level, the smallest change, [genes].
         own: change of a target's own gene; None where too few are known.
     """
 
@@ -149,7 +151,7 @@ class TargetModel:
         self._own_change = self._fit_own_gene()
 
     def parts(self) -> "Parts":
-        """Return what the prediction of any target is made of."""
+        """Return the parts from which the effect of any target is predicted."""
         p, known = self._p, self._p.control
         features = 0 if self.ridge is None else self._blocks[self.ridge.block].shape[1]
         slope = np.zeros((features, p.change.shape[1]))
@@ -174,7 +176,7 @@ class TargetModel:
 
         Args:
             features: its row of every block, [features] each.
-            own: its own gene, -1 where not measured.
+            own: column of its own gene, -1 where not measured.
         """
         p, mean = self._p, self._change.mean(axis=0)
         share = float(self.weights.sum())
@@ -192,6 +194,8 @@ class TargetModel:
         return Unseen(Posterior.normal(predicted, sd), block, share, len(p.targets))
 
     def _weights(self, candidates: Sequence[Floats]) -> Floats:
+        """Return the stacked weights of predictions [targets, genes] of left-out targets."""
+        # All targets have the same control mean in their change, and so in the others' mean.
         p = self._p
         shared = np.full(len(candidates), self._shared)
         rows = range(len(p.targets))
@@ -202,7 +206,7 @@ class TargetModel:
         return stack(left, simplest=SIMPLEST)[0]
 
     def _best(self, alone: Floats) -> _Ridge | None:
-        """Return the features that predict better than the mean alone, beyond chance."""
+        """Return the features that predict clearly better than the mean alone, or None."""
         without = self._errors(alone[0] * self._mean)
         options = [_Ridge(name, penalty) for name in self._blocks for penalty in RIDGES]
         gains = [without - self._errors(alone[0] * self._mean + self._left_out(o)) for o in options]
@@ -216,28 +220,35 @@ class TargetModel:
 
     def _errors(self, predicted: Floats) -> Floats:
         """Return each target's squared error over genes other than its own, [targets]."""
-        off = np.where(np.isfinite(self._p.change), self._p.change - predicted, 0.0)
+        residual = np.where(np.isfinite(self._p.change), self._p.change - predicted, 0.0)
         inside = np.flatnonzero(self._p.own >= 0)
-        off[inside, self._p.own[inside]] = 0.0
-        return (off**2).sum(axis=1)
+        residual[inside, self._p.own[inside]] = 0.0
+        return (residual**2).sum(axis=1)
 
     def _left_out(self, ridge: _Ridge) -> Floats:
-        """Return what features add to the mean of the others, for every target left out."""
+        """Return the features' part of the prediction of each left-out target, [targets, genes]."""
         n = len(self._p.targets)
         features = self._blocks[ridge.block]
         rest = ~np.eye(n, dtype=bool)
         return np.stack([features[i] @ self._slope(ridge, rest[i]) for i in range(n)])
 
     def _slope(self, ridge: _Ridge, rows: np.ndarray) -> Floats:
-        """Return the regression on features, [features, genes], of the targets `rows`."""
+        """Return the regression on features, [features, genes].
+
+        Args:
+            ridge: features and penalty.
+            rows: targets that it is fitted to, bool [targets].
+        """
+        # One scale for all targets, so that a penalty has the same strength for every block.
         features = self._blocks[ridge.block]
         scale = max(float((features**2).sum() / len(features)), 1e-12)
         f, y = features[rows] / np.sqrt(scale), self._p.shrunken[rows]
-        # Ridge in its dual form: targets are few, features and genes many.
+        # Dual form of ridge regression, F' (F F' + penalty I)^-1 y: [targets, targets] is small.
         inverse = np.linalg.inv(f @ f.T + ridge.penalty * np.eye(len(f)))
         return f.T @ (inverse @ (y - y.mean(axis=0))) / np.sqrt(scale)
 
     def _fit_residuals(self) -> Residuals:
+        """Return the error variance of the predictions of left-out targets."""
         p = self._p
         predicted = self.weights.sum() * self._mean
         if self.ridge is not None:
@@ -246,6 +257,7 @@ class TargetModel:
         return Residuals.of(p.change, p.noise, predicted, p.variance, level)
 
     def _fit_own_gene(self) -> float | None:
+        """Return the mean change of targets on their own genes; None with too few of them."""
         p = self._p
         inside = np.flatnonzero(p.own >= 0)
         result = p.shrunken[inside, p.own[inside]]

@@ -1,6 +1,7 @@
-"""Sampled cells of a checkpoint, kept on disk so that evaluating again samples nothing.
+"""Sampled cells of a checkpoint, kept on disk so that a second evaluation samples nothing.
 
-The only module here that calls the sampler; it is imported when the first cells are missing.
+This is the only module of the package that calls the sampler, which is imported when cells are
+missing.
 """
 
 import json
@@ -24,7 +25,7 @@ from lingshu_model.train.data.cells import Condition
 
 CELLS_AT_ONCE = 1024
 BETWEEN_CONTEXTS = 1 << 20
-"""Cell numbers from one context's first to the next one's: more than are ever sampled."""
+"""Distance of the first cell numbers of two contexts: more cells than are ever sampled."""
 
 
 @dataclass
@@ -32,8 +33,8 @@ class ArmStore:
     """Cells of one checkpoint, by condition, seed and number.
 
     Attributes:
-        checkpoint: whose cells.
-        folder: where they are kept, one file per request digest with its cost beside it.
+        checkpoint: that is sampled.
+        folder: of the cells: one file per request digest, and one with its cost.
         n_cells: cells per arm where no number is given.
         steps: sampling steps.
         guidance: classifier-free guidance.
@@ -61,11 +62,11 @@ class ArmStore:
     def request(
         self, condition: Condition, seed: int, *, n: int | None = None, steps: int | None = None
     ) -> ArmRequest:
-        """Return the request of an arm: whole tiles, since the sampler computes no less.
+        """Return the request of an arm, in whole tiles, since the sampler computes no less.
 
-        Arms of one context are paired, cell by cell. Cells of one number share their random stream
-        whatever the condition, so every context has cell numbers of its own: noise that the cells
-        of a pool have in common would not average out.
+        Arms of one context are paired cell by cell. Cells with the same number have the same random
+        stream in any condition, so contexts have different cell numbers: common noise would not
+        average out in a pool of several contexts.
         """
         tile = int(self.checkpoint.config["sampler"].get("tile", 1))
         n = self.n_cells if n is None else n

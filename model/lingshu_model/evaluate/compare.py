@@ -1,8 +1,8 @@
-"""Means over units, differences between predictors, and what they say.
+"""Means over units, differences between predictors, and verdicts.
 
-Two questions have two kinds of interval. *Over cells*: what other held-out cells of the same
-contrasts would have given (bootstrap draws, paired by draw). *Over units*: what other contrasts or
-folds would have given (Student's t over the units' paired differences).
+There are two kinds of interval. *Over cells*: the variation over other held-out cells of the same
+contrasts (bootstrap draws, paired by draw). *Over units*: the variation over other contrasts or
+folds (Student's t over the units' paired differences).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,8 +19,9 @@ from lingshu_model.evaluate.rows import NO_DRAWS, Row
 
 Verdict = Literal["win", "tie", "loss"]
 LEVEL = 0.95
+"""Of all intervals."""
 ROUNDING = 1e-12
-"""Equal predictions may differ by this much in the order of their sums."""
+"""Differences below this come from the order of sums, not from predictions."""
 MAGNITUDE = "magnitude_ratio"
 MARGINS = {PEARSON: (0.03, 0.0), MSE: (0.0, 0.05)}
 """Absolute margin, and margin as a share of the other's figure, within which a predictor is not
@@ -112,9 +113,9 @@ def difference(row: Row, other: Row) -> Row:
 
 
 def verdict(difference: Row) -> Verdict | None:
-    """Return what a difference says of its first predictor.
+    """Return the verdict on the first predictor of a difference.
 
-    None where the metric decides nothing or the difference has no interval.
+    None where neither direction of the metric is better or the difference has no interval.
     """
     direction = better(difference.metric)
     interval = of_row(difference).interval
@@ -124,7 +125,7 @@ def verdict(difference: Row) -> Verdict | None:
 
 
 def verdict_of(interval: tuple[float, float], *, higher: bool = True) -> Verdict:
-    """Return what the interval of a difference says; `tie` where it spans or touches 0."""
+    """Return the verdict of the interval of a difference; `tie` where it contains 0."""
     low, high = interval if higher else (-interval[1], -interval[0])
     if low > ROUNDING:
         return "win"
@@ -150,6 +151,7 @@ def pooled_magnitude(rows: Sequence[Row], predicted: Sequence[Row], name: str) -
     seeds = sorted({row.seed for row in predicted}, key=lambda s: (s is None, s))
     tops = [sum(row.value for row in predicted if row.seed == seed) for seed in seeds]
     value = float(np.mean([np.sqrt(max(t, 0.0) / real) if real > 0 else np.nan for t in tops]))
+    # Only the real lengths are resampled: the interval is over held-out cells, [draws].
     lengths = np.sum([row.draws for row in rows], axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):
         draws = value * np.sqrt(real / np.where(lengths > 0, lengths, np.nan))
@@ -163,7 +165,7 @@ class UnitComparison:
 
     Attributes:
         difference: mean over units of the paired difference; positive is better, for every metric.
-        n_units: how many.
+        n_units: number of units.
         worst: the unit with the lowest difference, and that difference.
         p: one-sided p of the null hypothesis "worse by the margin or more"; NaN with one unit.
     """
@@ -189,16 +191,16 @@ def compare_units(rows: Sequence[Row], others: Sequence[Row]) -> UnitComparison:
     Raises:
         ValueError: no unit is shared.
     """
-    mine, theirs = _by_unit(rows), _by_unit(others)
-    units = [unit for unit in mine if unit in theirs]
+    first, second = _by_unit(rows), _by_unit(others)
+    units = [unit for unit in first if unit in second]
     if not units:
         message = f"{rows[0].metric}: {rows[0].predictor} and {others[0].predictor} share no unit"
         raise ValueError(message)
     sign = 1.0 if better(rows[0].metric) == "higher" else -1.0
     # [units], positive where the first is better
-    d = np.array([sign * (mine[unit] - theirs[unit]) for unit in units])
+    d = np.array([sign * (first[unit] - second[unit]) for unit in units])
     absolute, relative = MARGINS.get(rows[0].metric, (0.0, 0.0))
-    margins = absolute + relative * np.abs([theirs[unit] for unit in units])
+    margins = absolute + relative * np.abs([second[unit] for unit in units])
     interval = (float("nan"), float("nan"))
     if len(d) > 1:
         half = stats.t.ppf((1 + LEVEL) / 2, len(d) - 1) * stats.sem(d)
@@ -220,6 +222,7 @@ def _p(d: Floats) -> float:
     """Return the one-sided p of the null hypothesis that the mean is at most 0."""
     if len(d) < 2:
         return float("nan")
+    # Equal differences have a standard error of 0.
     if np.ptp(d) < ROUNDING:
         return 0.0 if d.mean() > 0 else 1.0
     return float(stats.t.sf(d.mean() / stats.sem(d), len(d) - 1))
@@ -234,6 +237,7 @@ def holm(p: Mapping[str, float]) -> dict[str, float]:
     adjusted = {name: value for name, value in p.items() if not np.isfinite(value)}
     largest = 0.0
     for rank, (value, name) in enumerate(known):
+        # Monotone: an adjusted p is not below that of a smaller p.
         largest = max(largest, min(1.0, (len(known) - rank) * value))
         adjusted[name] = largest
     return adjusted

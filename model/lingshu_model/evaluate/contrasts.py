@@ -1,7 +1,8 @@
 """The rows of held-out contrasts: predicted changes against the change of the held-out cells.
 
-Every metric of every predictor is taken against the same bootstrap draws of the held-out cells.
-One contrast is in memory at a time: 500 draws of 18,000 genes are 72 MB.
+Every metric of every predictor is computed against the same bootstrap draws of the held-out cells,
+so that differences between predictors are paired. One contrast is in memory at a time: 500 draws of
+18,000 genes are 72 MB.
 """
 
 from collections.abc import Iterator, Mapping
@@ -40,7 +41,7 @@ Predicted = list[tuple[str, int | None, Change]]
 
 @dataclass(frozen=True)
 class Arm:
-    """Held-out cells of one condition, or, of a contrast, the differences of two arms' means.
+    """Held-out cells of one condition, with their resampled means.
 
     Attributes:
         values: log1p_cp10k, CSR [cells, genes].
@@ -65,7 +66,13 @@ class Arm:
 
 @dataclass(frozen=True)
 class Truth:
-    """The change of the held-out cells, over resampled cells and of random halves of both arms."""
+    """The change of the held-out cells.
+
+    Attributes:
+        change: of all cells.
+        draws: of resampled cells, [draws, genes].
+        halves: of random halves of both arms, [2, splits, genes].
+    """
 
     change: Change
     draws: Floats
@@ -74,7 +81,7 @@ class Truth:
 
 @dataclass(frozen=True)
 class Result:
-    """What is known of one contrast: its rows, its held-out change and every prediction of it."""
+    """One contrast: its rows, its held-out change and every prediction of it."""
 
     contrast: Contrast
     rows: list[Row]
@@ -155,6 +162,8 @@ def _model_draws(contrast: Contrast, sources: Sources, draws: Draws) -> dict[int
 def _rows(
     held_out: HeldOut, truth: Truth, predicted: Predicted, resampled: Mapping[int, Floats]
 ) -> Iterator[Row]:
+    """Yield the rows of one contrast: every metric of every predictor, then references."""
+
     def row(
         metric: str, predictor: str, seed: int | None, value: object, draws: Floats = NO_DRAWS
     ) -> Row:
@@ -183,7 +192,7 @@ def _rows(
             yield row(metric, NOISE_CEILING, None, noise_ceiling(half))
     for name, seed, change in predicted:
         yield row(SQUARED_LENGTH, name, seed, change.squared_length)
-    # A resampled change has the sampling noise twice.
+    # A resampled change has the sampling noise twice: once from the cells, once from resampling.
     lengths = (truth.draws**2).sum(axis=1) - 2 * truth.change.noise.sum()
     yield row(SQUARED_LENGTH, HELD_OUT, None, truth.change.squared_length, lengths)
 
@@ -191,11 +200,14 @@ def _rows(
 def noise_ceiling(half: Floats) -> float:
     """Return the correlation that a perfect predictor is expected to reach.
 
-    The held-out change is truth + noise, so the truth correlates with it by the square root of its
-    reliability. With r the mean correlation of random halves [splits], not below 0, the reliability
-    of all cells is 2 r / (1 + r) (Spearman 1910, Brown 1910). What differs between replicates and
-    not between halves of one counts as truth here: a predictor trained on other replicates stays
-    below.
+    The held-out change is truth + noise, and its correlation with the truth is the square root of
+    its reliability. With r the mean correlation of random halves, not below 0, the reliability of
+    all cells is 2 r / (1 + r) (Spearman 1910, Brown 1910). Differences between replicates count as
+    truth here, because they are common to both halves: a predictor trained on other replicates
+    cannot reach this value.
+
+    Args:
+        half: correlations of random halves, [splits].
     """
     r = max(float(half.mean()), 0.0)
     return float(np.sqrt(2 * r / (1 + r)))
@@ -231,8 +243,8 @@ def _held_out(
 def strengths(training: Training, draws: Draws) -> dict[str, float]:
     """Return each trained contrast's change over its noise, from training cells alone.
 
-    The length of the change over the root mean square, over random halves, of half the distance
-    between the halves' changes: about 1 where a perturbation does nothing.
+    The length of the change over its noise, which is half the distance between the changes of two
+    random halves (root mean square over splits). It is about 1 for a perturbation without effect.
     """
     strong: dict[str, float] = {}
     controls: dict[str, Floats] = {}

@@ -1,7 +1,7 @@
 """Whether sampled cells copy training cells more often than real held-out cells do.
 
-Small cells are alike by chance: in a few hundred genes with a few hundred counts even two unrelated
-cells may be equal. So sampled cells are matched to held-out cells condition by condition, and the
+Small cells are similar by chance: with a few hundred genes and a few hundred counts even two
+unrelated cells may be equal. So sampled cells are matched to held-out cells by condition, and the
 distances of both to the nearest training cell are compared.
 """
 
@@ -21,12 +21,13 @@ from lingshu_model.evaluate.study import Population
 EXACT, NEAR, DISTANCE = "exact_copies", "near_copies", "distance_to_training"
 P = "p_of_copies"
 NEAREST = 0.01
-"""A near copy is among this share of the smallest distances of both kinds of cells pooled."""
+"""Quantile of the pooled distances of both kinds of cells below which a cell is a near copy."""
 MEASURED = 600
-"""Cells of either kind whose distances are measured."""
+"""Largest number of cells of each kind whose distances are computed."""
 BLOCK = 100
+"""Cells whose distances to all training cells are in memory at a time."""
 TRAINING = "training_cells"
-"""Training cells against the others: tells copying from a shift between replicates."""
+"""Training cells against other training cells: distinguishes copying from replicate shifts."""
 
 
 def copy_rows(population: Population, model: Source, fold: str) -> Iterator[Row]:
@@ -49,7 +50,7 @@ def copy_rows(population: Population, model: Source, fold: str) -> Iterator[Row]
     others = pool[generator.permutation(pool.shape[0])[: len(rows)]]
     known = {
         HELD_OUT: nearest_distance(real[rows], pool),
-        # A training cell's nearest is itself.
+        # rank 1: a training cell's nearest training cell is itself.
         TRAINING: nearest_distance(others, pool, rank=1),
     }
     training = {_bytes(pool, i) for i in range(pool.shape[0])}
@@ -94,10 +95,15 @@ def _bytes(cells: Sparse, i: int) -> bytes:
 
 
 def nearest_distance(cells: Sparse, pool: Sparse, rank: int = 0) -> Floats:
-    """Return each cell's distance to its nearest (or rank-th nearest) of the pool, UMI.
+    """Return each cell's distance to its nearest cell of the pool, UMI, [cells].
 
     The distance is the summed absolute difference of counts: both totals less twice the shared
     counts, which a product of thermometer codes gives without making the cells dense.
+
+    Args:
+        cells: counts, [cells, genes].
+        pool: counts, [pool, genes].
+        rank: 0 = the nearest, 1 = the second nearest.
     """
     width = int(max(cells.data.max(initial=1), pool.data.max(initial=1)))
     code = thermometer(pool, width).T.tocsr()
@@ -119,6 +125,7 @@ def thermometer(counts: Sparse, width: int) -> Sparse:
     over genes of the smaller count.
     """
     repeats = np.asarray(counts.data, np.int64)
+    # 0, 1, ... c - 1 for every count c, in one array.
     level = np.arange(repeats.sum()) - np.repeat(np.cumsum(repeats) - repeats, repeats)
     columns = np.repeat(np.asarray(counts.indices, np.int64), repeats) * width + level
     indptr = np.concatenate([[0], np.cumsum(repeats)])[counts.indptr]

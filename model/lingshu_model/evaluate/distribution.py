@@ -1,8 +1,8 @@
-"""The rows of distributions: how far sets of cells are from real ones, at equal numbers of cells.
+"""The rows of distributions: distances between sets of cells and real cells, at equal numbers.
 
-Held-out cells are split in halves, condition by condition. One half is the reference; as many cells
-of each source (the model, its peers, resampled training cells, control cells moved by a predicted
-change, the other real half) are compared with it, over several random splits.
+Held-out cells are split in halves, condition by condition. One half is the reference. As many cells
+of each source are compared with it, over several random splits: the model, its peers, resampled
+training cells, control cells moved by a predicted change, and the other real half.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,7 +42,7 @@ class Pool:
         sources: by source and seed, cells per condition.
         train: training cells per condition; empty where a condition was never trained on.
         moved: control cells moved by each predicted change, [cells, components] by predictor.
-        most: cells on either side of a comparison, at most.
+        most: largest number of cells on each side of a comparison.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Pool:
 
     @property
     def sizes(self) -> list[int]:
-        """Cells of each condition on either side of a comparison."""
+        """Cells of each condition on each side of a comparison: the fewest of any source."""
         sampled = [arms for seeds in self.sources.values() for arms in seeds.values()]
         half = [len(cells.scores) // 2 for cells in self.test]
         sizes = [min([n, *(len(a[i].scores) for a in sampled)]) for i, n in enumerate(half)]
@@ -77,7 +77,7 @@ def distribution_rows(
         population: the real cells.
         sources: the model and peers, over the population's genes.
         predicted: the predictions of each perturbed condition.
-        frame: what was fixed on training cells.
+        frame: axes and scales computed from training cells.
         fold: what was held out.
         draws: how often each random step is repeated.
     """
@@ -135,7 +135,7 @@ def _compare(pool: Pool, splits: int) -> dict[Key, tuple[float, Floats]]:
         generator = stream("split", pool.name, split)
         rows = [halves(len(cells.scores), generator) for cells in pool.test]
         reference, other = (_take(pool, pool.test, half) for half in zip(*rows, strict=True))
-        # The interval is over reference cells; sources are as they are.
+        # The interval is over reference cells alone; the cells of sources are not resampled.
         resampled = reference.rows(generator.integers(n, size=n))
         for source, seed, cells in _cells(pool, other, split):
             for name, metric in DISTRIBUTION.items():

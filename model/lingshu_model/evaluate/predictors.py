@@ -34,10 +34,10 @@ EFFECTS = "effects"
 """The closed form that a checkpoint stores."""
 RESAMPLED = "resampled_training_cells"
 TRAINING_MEAN = "replicate_reference"
-"""The mean change of the training cells of the very condition; in evidence files by this name."""
+"""The mean change of the training cells of the same condition; its name in evidence files."""
 FEWEST_IN_MEANS = 10
-"""Training cells of either arm below which a contrast is left out of means over contrasts: each
-counts once, and the change of a few cells is mostly noise."""
+"""Smallest number of training cells in each arm of a contrast in a mean over contrasts: all count
+equally, and the change of a few cells is mostly noise."""
 
 
 @dataclass(frozen=True)
@@ -217,9 +217,9 @@ PREDICTORS: dict[str, Predictor] = {
     TRAINING_MEAN: training_mean,
 }
 SIMPLE = (*PREDICTORS, RESAMPLED)
-"""Every simple predictor: what a model is compared with before any other model."""
+"""All simple predictors."""
 TRIVIAL = ("control_mean", "mean_shift")
-"""Those that a model must beat to be worth running."""
+"""Simple predictors that a model must beat to be useful."""
 
 
 def predictions(

@@ -18,13 +18,13 @@ from lingshu_model.evaluate.metrics.matrices import Floats
 
 MODEL = "model"
 MONTE_CARLO = "model_monte_carlo"
-"""The model's figure with draws over its own cells: what its finite number of cells leaves open."""
+"""The model's figure with draws over its own cells: the Monte Carlo error of their number."""
 HELD_OUT = "held_out_cells"
-"""The held-out cells themselves, where a figure is a quantity and no agreement."""
+"""The held-out cells themselves, for a figure that is a quantity and not an agreement."""
 NOISE_CEILING = "noise_ceiling"
-"""What a perfect predictor is expected to reach, given the noise of the held-out cells."""
+"""The expected figure of a perfect predictor, given the noise of the held-out cells."""
 SPLIT_HALF, AT_HALF = "split_half_reference", "model_at_half"
-"""One half of the held-out cells as a predictor of the other, and the model's figure at that."""
+"""One half of the held-out cells as a predictor of the other, and the model on that other half."""
 REFERENCES = (MODEL, MONTE_CARLO, HELD_OUT, NOISE_CEILING, AT_HALF)
 """Rows that the model is not compared with."""
 NO_DRAWS: Floats = np.zeros(0)

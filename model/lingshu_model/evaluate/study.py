@@ -1,7 +1,7 @@
-"""What is evaluated: real cells on both sides of a split, and the contrasts that they allow.
+"""The real cells of an evaluation: both sides of a split, and their contrasts.
 
 A *population* is the cells that measure the same genes. A *contrast* is a perturbed condition with
-the control condition of the same context. Its *tier* is what the training side has of it.
+the control condition of the same context. Its *tier* says what training has seen of it.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -18,9 +18,9 @@ from lingshu_model.train.data.cells import Condition
 
 CONTROL = "control"
 FEWEST = 2
-"""Cells of either arm below which a contrast has no sampling variance."""
+"""Smallest number of cells in each arm of a contrast: one cell has no sampling variance."""
 FEWEST_OF_A_POOL = 100
-"""Held-out cells of a condition that is compared on its own, so that each half has 50."""
+"""Smallest number of held-out cells of a condition that is compared alone: 50 in each half."""
 Side = Mapping[tuple[int, Condition], Sparse]
 """Counts [cells, panel] by source and condition."""
 
@@ -61,9 +61,14 @@ class Split:
 
 @dataclass(frozen=True)
 class Contrast:
-    """A perturbed condition and its control, by name, with what training has seen of it.
+    """A perturbed condition and its control.
 
-    Its own name is what varies among the contrasts of the population.
+    Attributes:
+        name: the context values and targets that vary among the contrasts of the population.
+        perturbed: name of the perturbed condition.
+        control: name of the control condition.
+        condition: the perturbed one.
+        tier: what training has seen of it.
     """
 
     name: str
@@ -112,8 +117,8 @@ class Population:
     def sizes(self, n_cells: int) -> dict[str, int]:
         """Return how many cells are sampled of each condition.
 
-        As many as are held out; of the arms of a trained contrast at least `n_cells`; of both arms
-        of another one as many as it has held-out perturbed cells.
+        As many as are held out. Both arms of a trained contrast have at least `n_cells`, those of
+        another contrast at least as many as it has held-out perturbed cells.
         """
         sizes = {name: self.n_test(name) for name in self.test}
         for contrast in self.contrasts:
@@ -257,10 +262,11 @@ def _contrasts(
 
 
 def _pools(cells: Population, *, several: bool) -> dict[str, list[str]]:
-    """Return which conditions are compared as one distribution.
+    """Return the conditions that are compared as one distribution, by name.
 
-    In one context each with at least 100 held-out cells is a pool. Several contexts are one pool,
-    since a condition of a context often has few cells; what was never trained on is a pool too.
+    In one context, each condition with at least 100 held-out cells is a pool. With several contexts
+    all trained conditions are one pool, since each often has few cells, and each condition that was
+    not trained on is another.
     """
     if not several:
         return {n: [n] for n in cells.test if cells.n_test(n) >= FEWEST_OF_A_POOL}

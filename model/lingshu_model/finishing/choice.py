@@ -1,10 +1,10 @@
-"""How effects reach cells: chosen by what is nearer to validation cells of perturbed conditions.
+"""The choice of delivery: moved cells of the network, or moved control cells of training.
 
-Each candidate is a provisional checkpoint with effects of the training cells alone. Of up to `MOST`
-conditions with the most validation cells it samples as many cells as there are, and their energy
-distance to these is taken along axes of the training cells. Moved control cells of training are
-the simplest candidate: the network's cells are preferred unless these are nearer by more than a
-standard error over conditions, since a network gives cells beyond the stored ones.
+Each candidate is a provisional checkpoint with effects of the training cells alone. It samples
+cells of up to `MOST` perturbed conditions, those with the most validation cells, and the energy
+distance between sampled and validation cells is computed along principal axes of the training
+cells. The network is chosen unless control cells of training are nearer by more than a standard
+error over conditions, since a network gives cells beyond the stored ones.
 """
 
 from collections.abc import Mapping
@@ -25,17 +25,24 @@ from lingshu_model.sampling.load import load_sampler
 from lingshu_model.train.data.cells import Condition, TrainingCells
 
 MOST = 12
-"""Conditions compared."""
+"""Largest number of conditions that are compared."""
 FEWEST = 20
-"""Validation cells of a condition that is compared."""
+"""Smallest number of validation cells of a condition that is compared."""
 LARGEST = 200
-"""Validation cells of it that are used."""
+"""Largest number of its validation cells that are used."""
 FRAME_CELLS = 4000
+"""Training cells that the axes are computed from, about."""
 SEED = (1 << 62) + 17
+"""Seed of the first condition's cells; others follow. No other module uses these seeds."""
 
 
 def choose(finish: Finish, place: Path) -> tuple[str, dict[str, Any]]:
-    """Return the delivery and what it was decided by, as JSON."""
+    """Return the delivery and the figures it was chosen by, as JSON.
+
+    Args:
+        finish: the training run.
+        place: folder for the candidates.
+    """
     judged = _judged(finish.held_out)
     if not judged:
         reason = f"no condition has {FEWEST} validation cells to compare by"
@@ -49,20 +56,22 @@ def choose(finish: Finish, place: Path) -> tuple[str, dict[str, Any]]:
         name: _distances(checkpoint, finish.held_out, judged, frame)
         for name, checkpoint in checkpoints.items()
     }
-    less = np.array(distances[MOVED]) - np.array(distances[TRAINING_CELLS])
-    error = float(less.std(ddof=1) / np.sqrt(len(less))) if len(less) > 1 else float("inf")
-    delivery = TRAINING_CELLS if less.mean() > error else MOVED
+    # Positive where control cells of training are nearer, [conditions].
+    gain = np.array(distances[MOVED]) - np.array(distances[TRAINING_CELLS])
+    # One condition has no standard error; the network is kept then.
+    error = float(gain.std(ddof=1) / np.sqrt(len(gain))) if len(gain) > 1 else float("inf")
+    delivery = TRAINING_CELLS if gain.mean() > error else MOVED
     means = {name: round(float(np.mean(d)), 4) for name, d in distances.items()}
     return delivery, {
         "metric": "energy distance to validation cells, mean over conditions",
-        "conditions": len(less),
+        "conditions": len(gain),
         **means,
         "standard_error_of_difference": round(error, 4) if np.isfinite(error) else None,
     }
 
 
 def _judged(held_out: TrainingCells) -> dict[Condition, np.ndarray]:
-    """Return the validation cells of the perturbed conditions that have most of them."""
+    """Return the validation cells of the perturbed conditions with the most of them."""
     rows = {c: held_out.rows(i) for i, c in enumerate(held_out.conditions) if c.interventions}
     enough = [c for c, r in rows.items() if len(r) >= FEWEST]
     chosen = sorted(enough, key=lambda c: (-len(rows[c]), repr(c)))[:MOST]
@@ -88,7 +97,8 @@ def _distances(
     sampler = load_sampler(checkpoint, threads=1)
     distances: list[float] = []
     for number, (condition, rows) in enumerate(judged.items()):
-        # A seed of its own: what control cells of one seed have in common would not average out.
+        # Another seed for each condition: the noise that control cells of one seed share would not
+        # average out over conditions.
         context, seed = dict(condition.context), SEED + number
         arm = request(checkpoint, context, condition.interventions, len(rows), seed)
         real = held_out.take(rows).umi(np.int32)

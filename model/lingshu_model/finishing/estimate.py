@@ -1,9 +1,9 @@
 """The effects of a training set in closed form, as they are stored in its checkpoint.
 
-A row for every pair of a trained perturbation and a context with control cells: estimated from
-cells of the context where there are any, carried over from other contexts elsewhere
-(`lingshu_model.effects`). Null labels, random control cells, are held against the control cells
-that they leave.
+There is one row for every pair of a trained perturbation and a context with control cells. It is
+estimated from cells of the context if there are any, and carried over from other contexts otherwise
+(`lingshu_model.effects`). Null labels, which are random control cells, are compared with the
+remaining control cells.
 """
 
 import json
@@ -34,11 +34,11 @@ from lingshu_model.train.data.cells import Condition, TrainingCells, controls
 
 CONTROL = "control"
 GENETIC = ("knockout", "crispri", "crispra")
-"""Kinds whose target is a gene, of which other genes may say something."""
+"""Kinds whose target is a gene, so that an unseen target can be predicted from its features."""
 MOST_ROWS = 200_000_000
-"""Values of rows beyond which perturbations are not carried to contexts without cells of them."""
+"""Largest number of values (rows x genes) that are carried to contexts without cells."""
 MOST_TARGETS = 100
-"""Targets from which an unseen one is predicted: more cost time and say little more."""
+"""Largest number of targets that an unseen one is predicted from: more take time and add little."""
 Priors = Mapping[str, Floats]
 """Features of genes from a table, by symbol."""
 
@@ -48,13 +48,13 @@ class Row:
     """The effect of a perturbation in a context.
 
     Attributes:
-        condition: both.
+        condition: perturbation and context.
         posterior: change of mean log1p_cp10k, [genes].
         source: where it comes from (`lingshu_model.contracts.effects`).
-        note: how it came about.
+        note: the cells or contexts that it comes from, in a sentence.
         cells: perturbed and control training cells in this context.
-        replicates: of the arm that has fewer; 1 = none named; 0 = no cells.
-        library: library size of its cells over that of control cells.
+        replicates: of the arm with fewer; 1 = none named; 0 = no cells.
+        library: library size of perturbed cells over that of control cells.
     """
 
     condition: Condition
@@ -68,13 +68,13 @@ class Row:
 
 @dataclass(frozen=True)
 class UnseenTargets:
-    """What one context's targets say of others.
+    """The prediction of targets never perturbed in one context.
 
     Attributes:
         kinds: of intervention.
-        parts: the prediction.
+        parts: of the prediction.
         features: of every gene of the panel, [genes, features].
-        note: how it came about.
+        note: the targets and features that it comes from, in a sentence.
     """
 
     kinds: tuple[str, ...]
@@ -90,8 +90,8 @@ class Fitted:
     Attributes:
         rows: of every perturbation and context, in the order of the conditions.
         contexts: control conditions, in their order.
-        saturation: how much less than their sum perturbations do together.
-        unseen: by context's number.
+        saturation: of combinations.
+        unseen: prediction of unseen targets, by index of the context.
         measured: bool [contexts, genes].
         notes: what was left out, and why, in sentences.
     """
@@ -124,8 +124,8 @@ class EffectFit:
         """Return all effects.
 
         Args:
-            carry: to contexts without cells of a perturbation.
-            unseen: also what contexts say of targets that were never perturbed.
+            carry: whether to predict perturbations in contexts without cells of them.
+            unseen: whether to fit the prediction of targets that were never perturbed.
 
         Raises:
             ValueError: a perturbation has no context with control cells.
@@ -192,7 +192,10 @@ class EffectFit:
 
     @cached_property
     def _sums(self) -> tuple[Moments, list[tuple[int, int, str]]]:
-        """Sums of levels per condition, source and replicate, and which these are."""
+        """Sums of levels of every group, and the (condition, source, replicate) of each group.
+
+        Sources are kept apart since they differ in what they measure.
+        """
         cells = self.cells
         replicate = np.full(len(cells), "") if cells.replicate is None else cells.replicate
         names, code = np.unique(replicate, return_inverse=True)
@@ -206,6 +209,7 @@ class EffectFit:
     def effects(self) -> Effects:
         """The effects of all conditions but null labels."""
         moments, keys = self._sums
+        # Conditions with cells of several sources: the source is then part of the replicate.
         several = {c for c, s, _ in keys if any(o == c and t != s for o, t, _ in keys)}
         kept = [i for i, (c, _, _) in enumerate(keys) if not _is_null(self.cells.conditions[c])]
         groups = [_group(self.cells.conditions[c], s if c in several else None, r)
@@ -236,7 +240,7 @@ class EffectFit:
         return rows
 
     def _absent(self) -> list[Condition]:
-        """Return perturbations in contexts that have control cells and none of theirs."""
+        """Return perturbations in contexts with control cells and without cells of them."""
         every = {c.interventions: c for c in self.perturbed}
         seen = set(self.perturbed)
         return [
@@ -247,7 +251,7 @@ class EffectFit:
         ]
 
     def _carried(self, conditions: Sequence[Condition]) -> list[Row]:
-        """Return the effects of conditions without cells, from the contexts that have some."""
+        """Return the effects of conditions without cells, carried over from other contexts."""
         rows: list[Row] = []
         for condition in conditions:
             home = self.effects.measured.controls[context_key(condition)]
@@ -257,7 +261,7 @@ class EffectFit:
         return rows
 
     def _null_labels(self) -> list[Row]:
-        """Return the effects of null labels against the control cells that they leave."""
+        """Return the effects of null labels, against the remaining control cells."""
         moments, keys = self._sums
         rows: list[Row] = []
         for i, condition in enumerate(self.cells.conditions):
@@ -266,7 +270,7 @@ class EffectFit:
                 continue
             home = controls(self.cells)[condition.context]
             rest = np.array([k for k, (c, _, _) in enumerate(keys) if c == home], np.int64)
-            # A null label is a subset of the control cells: it is compared with the others only.
+            # A null label is a subset of the control cells, which would be on both sides.
             label, control = moments.pooled(mine), moments.pooled(rest)
             pair = _stacked(label, _less(control, label))
             m = measure(pair, [Group("null", "here"), Group(CONTROL, "here")], CONTROL)
@@ -287,7 +291,7 @@ class EffectFit:
         )
 
     def saturation(self, rows: Sequence[Row]) -> Saturation:
-        """Return how trained combinations compare with the sum of their parts."""
+        """Return the saturation of trained combinations whose parts are all measured."""
         measured = [row for row in rows if row.source in MEASURED]
         known = {row.condition for row in measured}
         sums: list[Floats] = []
@@ -315,7 +319,10 @@ class EffectFit:
         return int(rows[0])
 
     def _unseen(self, rows: Sequence[Row]) -> dict[int, UnseenTargets]:
-        """Return what each context says of targets that were never perturbed."""
+        """Return the prediction of unseen targets in each context with enough targets.
+
+        From single genetic interventions of the most frequent kind alone: kinds differ in strength.
+        """
         by_context: dict[int, UnseenTargets] = {}
         for number, home in enumerate(self.contexts):
             singles = [
@@ -334,12 +341,14 @@ class EffectFit:
         return by_context
 
     def _unseen_in(self, home: Condition, rows: Sequence[Row]) -> UnseenTargets:
+        """Return the prediction of unseen targets in the context of `home`, from `rows`."""
         places = np.linspace(0, len(rows) - 1, min(len(rows), MOST_TARGETS)).astype(np.int64)
         chosen = [rows[i] for i in places]
         numbers = np.array([self._row(row.condition) for row in chosen])
         targets = [row.condition.interventions[0].target for row in chosen]
         panel, m = self.cells.panel, self.effects.measured
         place = {gene: i for i, gene in enumerate(panel)}
+        # Features of all genes of the panel, which may be asked for, and of targets outside it.
         outside = [t for t in targets if t not in place]
         blocks = self._blocks(home, [*panel, *outside])
         index = {t: place.get(t, len(panel) + outside.index(t) if t in outside else -1)
@@ -366,7 +375,9 @@ class EffectFit:
         return UnseenTargets((kind,), parts, features, note)
 
     def _blocks(self, home: Condition, targets: Sequence[str]) -> dict[str, Floats]:
+        """Return the blocks of features of `targets`, [targets, features] each."""
         rows = self.cells.rows(controls(self.cells)[home.context])
+        # About 2,000 control cells determine the components well enough.
         few = self.cells.take(rows[:: max(1, len(rows) // 2000)])
         blocks = expression_blocks(few.umi(np.float64), self.cells.panel, targets)
         if self.priors:
@@ -377,7 +388,7 @@ class EffectFit:
 
 
 def condition_key(condition: Condition) -> str:
-    """Return a perturbation as one text, the same for any order."""
+    """Return the perturbation of a condition as text, the same for any order of interventions."""
     ordered = sorted(condition.interventions, key=lambda intervention: intervention.sort_key)
     if not ordered:
         return CONTROL
@@ -385,7 +396,7 @@ def condition_key(condition: Condition) -> str:
 
 
 def context_key(condition: Condition) -> str:
-    """Return a context as one text."""
+    """Return the context of a condition as text."""
     return json.dumps(condition.context)
 
 
@@ -394,8 +405,8 @@ def _is_null(condition: Condition) -> bool:
 
 
 def _group(condition: Condition, source: int | None, replicate: str) -> Group:
-    where = replicate if source is None else f"{source}/{replicate}"
-    return Group(condition_key(condition), context_key(condition), where)
+    name = replicate if source is None else f"{source}/{replicate}"
+    return Group(condition_key(condition), context_key(condition), name)
 
 
 def _taken(m: Moments, groups: Sequence[int]) -> Moments:
@@ -407,7 +418,7 @@ def _taken(m: Moments, groups: Sequence[int]) -> Moments:
 
 
 def _stacked(first: Moments, second: Moments) -> Moments:
-    """Return the sums of both, one below the other."""
+    """Return the groups of both, those of `first` first."""
     return Moments(
         np.concatenate([first.cells, second.cells]),
         np.concatenate([first.total, second.total]),
@@ -418,7 +429,7 @@ def _stacked(first: Moments, second: Moments) -> Moments:
 
 
 def _less(whole: Moments, part: Moments) -> Moments:
-    """Return the sums of a group without those of some of its cells."""
+    """Return the sums of a group without those of some of its cells, [1, genes]."""
     n = whole.cells - part.cells
     left = np.maximum(n, 1)
 

@@ -1,9 +1,11 @@
 """From training cells, and a trained network where there is one, to a checkpoint with effects.
 
-Effects are estimated in closed form, and solved on the control cells that the checkpoint samples.
-How they reach cells is chosen on the validation cells (`finishing.choice`); then effects are
-estimated once more with these cells, the checkpoint is written, and every condition is checked
-(`finishing.fitness`).
+1. Effects are estimated in closed form from the training cells (`finishing.estimate`).
+2. Their delivery is chosen on the validation cells (`finishing.choice`).
+3. Effects are estimated again, from training and validation cells, and solved on the control cells
+   that the checkpoint samples (`finishing.moving`).
+4. The checkpoint is written, and every condition is checked (`finishing.fitness`).
+5. Effects are estimated with each fold left out, for the evidence (`finishing.evidence`).
 """
 
 import json
@@ -50,21 +52,22 @@ from lingshu_model.train.scratch import scratch
 from lingshu_model.train.spec import TrainingSpec
 
 CHECK_SEED = (1 << 62) + 16
-"""Of the cells of the fitness check, other than those that effects are solved on."""
+"""Seed of the fitness check: not that of the cells that effects are solved on, which would always
+deliver them."""
 
 
 @dataclass(frozen=True)
 class Finish:
-    """Makes the checkpoint of a training run.
+    """Computes the checkpoint of a training run.
 
     Attributes:
         spec: of the training.
-        train: cells that the network learned from, without null labels.
-        held_out: validation cells, with the same conditions; may be none.
+        train: cells that the network was trained on, without null labels.
+        held_out: validation cells, with the same conditions; may be empty.
         learned: the network; None with the recipe `effects`.
         priors: features of genes from a table.
         hgnc: HGNC's complete set; None = symbols alone.
-        files: what the evidence says of the data files.
+        files: names and digests of the data files, for the evidence.
     """
 
     spec: TrainingSpec
@@ -79,12 +82,13 @@ class Finish:
         """Return the checkpoint, written to `folder`/checkpoint.
 
         Args:
-            folder: where.
-            choose: returns the delivery and why, given candidates (`finishing.choice`).
-            rotate: whether `evidence.json` is written.
+            folder: of the training run.
+            choose: chooses the delivery (`finishing.choice`).
+            rotate: whether folds are left out in turn and `evidence.json` is written.
         """
         target = folder / "checkpoint"
         target.mkdir(parents=True, exist_ok=True)
+        # Everything is written to a temporary folder: what is installed is complete.
         with scratch(target, ".candidate-") as place:
             delivery, basis = self._delivery(place, choose)
             whole = self._labelled(self._joined())
@@ -110,7 +114,7 @@ class Finish:
         return Finished(checkpoint, path, check.results, fitted.notes)
 
     def _evidence(self, written: Checkpoint, check: "Check") -> dict[str, Any]:
-        """Return held-out figures of the closed form, rotated over folds."""
+        """Return the held-out figures of effects, each fold left out in turn."""
         cells = self._joined()
         chosen = written.config["sampler"]
         head = {
@@ -156,7 +160,7 @@ class Finish:
         return add_shams(cells, self.spec.shams, self.spec.seed)
 
     def _delivery(self, place: Path, choose: "Choose") -> tuple[str, dict[str, Any]]:
-        """Return how effects reach cells, and what that was decided by."""
+        """Return the delivery and the reason for it."""
         if self.learned is None:
             return TRAINING_CELLS, {"reason": "the recipe `effects` has no network"}
         if self.spec.delivery != "auto":
@@ -166,7 +170,13 @@ class Finish:
     def candidate(
         self, place: Path, fitted: Fitted, deliveries: Sequence[str]
     ) -> dict[str, Checkpoint]:
-        """Return a provisional checkpoint for each delivery, with the effects of training cells."""
+        """Return a provisional checkpoint for each delivery, with the effects of training cells.
+
+        Args:
+            place: folder for them.
+            fitted: effects of the training cells.
+            deliveries: names.
+        """
         pool = control_pool(self.train, fitted, self.spec.seed)
         return {d: self._written(place / d, d, {}, self.train, fitted, pool) for d in deliveries}
 
@@ -179,13 +189,14 @@ class Finish:
         fitted: Fitted,
         pool: Pool,
     ) -> Checkpoint:
-        """Return a checkpoint in the folder `place`."""
+        """Return a checkpoint that is written to the folder `place`."""
         config = self._config(cells, delivery, basis)
         tensors: dict[str, Tensor] = {}
         if self.learned is not None:
             tensors = build.stored(self.learned.network, self.learned.weights)
         folder = place / self.spec.name
         build.write_folder(folder, config, cells, tensors, self.hgnc)
+        # Loaded before it has effects: they are solved on the control cells that it samples.
         control = self._control(Catalogue([place]).load(self.spec.name), delivery, fitted, pool)
         with Progress(total=len(fitted.rows), unit="effect", desc="solving") as bar:
             solved = solve(fitted, control, largest_shares(cells), bar.update)
@@ -209,7 +220,7 @@ class Finish:
     def _control(
         self, checkpoint: Checkpoint, delivery: str, fitted: Fitted, pool: Pool
     ) -> Callable[[int], Rows]:
-        """Return what gives the control cells of a context that effects are solved on."""
+        """Return a function from a context's index to control cells, to solve effects on."""
         if delivery == TRAINING_CELLS:
             return pool.of
         sampler = Sampler.load(replace(checkpoint, config=_network_only(checkpoint)), threads=1)
@@ -262,7 +273,7 @@ class Check:
 
     Attributes:
         results: of every stored row.
-        pairs: cells sampled of either arm.
+        pairs: cells sampled of each arm at first.
         profile: the numerics profile of the sampler.
         seconds_per_cell: of control and perturbed cells together.
     """
@@ -285,16 +296,17 @@ def _instead(basis: Mapping[str, Any], check: Check) -> dict[str, Any]:
 
 
 def check_checkpoint(checkpoint: Checkpoint) -> Check:
-    """Return the fitness of every stored row of a checkpoint."""
+    """Return the fitness of every stored row of a checkpoint of format 2."""
     sampler = load_sampler(checkpoint, threads=1)
     assert isinstance(sampler, DeliveringSampler)  # noqa: S101 - only format 2 is checked
     effects = checkpoint.effects
     rows = effects.rows if effects else []
     pairs = fitness.pairs_of(len(rows), len(checkpoint.panel))
+    # Whole tiles: the sampler computes no less.
     pairs = -(-pairs // sampler.tile) * sampler.tile
 
     def conditions() -> Iterator[tuple[Any, Callable[[int], tuple[Rows, Rows, Posterior]]]]:
-        # By context, so that control cells are still in memory.
+        # By context: the sampler keeps the tiles of recent control cells.
         order = sorted(range(len(rows)), key=lambda i: json.dumps(rows[i]["context"]))
         for i in Progress(order, unit="condition", desc="checking"):
             yield rows[i], partial(_pair, sampler, checkpoint, i)
@@ -309,6 +321,7 @@ def check_checkpoint(checkpoint: Checkpoint) -> Check:
 def _pair(
     sampler: DeliveringSampler, checkpoint: Checkpoint, row: int, n: int
 ) -> tuple[Rows, Rows, Posterior]:
+    """Return `n` perturbed cells of a row, their paired control cells, and the row's effect."""
     assert checkpoint.effects is not None  # noqa: S101
     entry = checkpoint.effects.rows[row]
     interventions = tuple(Intervention(**each) for each in entry["interventions"])
@@ -320,7 +333,7 @@ def _pair(
 
 
 def sampled(sampler: Sampler | DeliveringSampler, arm: ArmRequest) -> Rows:
-    """Return the cells of an arm of whole tiles, float64 in compressed rows, tiles side by side."""
+    """Return the cells of an arm, float64 UMI in compressed rows; tiles are sampled in threads."""
     tiles = range(
         arm.first_cell // sampler.tile, -(-(arm.first_cell + arm.n_cells) // sampler.tile)
     )
@@ -342,7 +355,7 @@ def request(
     n: int,
     seed: int,
 ) -> ArmRequest:
-    """Return a request for cells as the checkpoint samples them by default."""
+    """Return a request for `n` cells with the checkpoint's default steps and guidance."""
     chosen = checkpoint.config["sampler"]
     return ArmRequest(
         checkpoint=checkpoint.name,

@@ -1,11 +1,14 @@
-"""Whether sampled cells of every condition deliver its effect: the check that ends a training.
+"""The fitness check at the end of a training: whether sampled cells deliver the stored effects.
 
-Of each condition cells are sampled and held against their own control cells. Over genes whose
-change is certain (lfsr below `CERTAIN`) the delivered mean change must follow the target with a
-slope of .9 to 1.1 and a Pearson correlation of at least .95; the library must be within a tenth
-of the target's or of the control's; and no gene may be farther than `RUNAWAY` from its target
-beyond two standard errors. A condition that fails is sampled again, `MORE` times as many cells up
-to `MOST`: what so few cells leave open is no fault of the effect. One that still fails is *unfit*.
+Cells of each condition are sampled and compared with their paired control cells:
+
+- Over genes with a certain change (lfsr below `CERTAIN`), the delivered mean change has a slope on
+  the target of 0.9 to 1.1 and a Pearson correlation of at least 0.95.
+- The library size is within 10 % of the target's or of the control cells'.
+- No gene is farther than `RUNAWAY` from its target, beyond two standard errors.
+
+A condition that fails is sampled again with `MORE` times as many cells, up to `MOST`, since with
+few cells it can fail by chance. A condition that still fails is *unfit*.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,17 +23,19 @@ from lingshu_model.effects.moments import Floats, Rows, cell_totals, expression_
 
 FORMAT = "lingshu-fitness-1"
 CERTAIN = 0.05
+"""Local false sign rate below which a change is certain."""
 FEWEST = 3
-"""Certain genes from which slope and correlation are estimated."""
+"""Smallest number of certain genes for a slope and a correlation."""
 SLOPES = (0.9, 1.1)
 CORRELATION = 0.95
 LIBRARIES = (0.9, 1.1)
 RUNAWAY = 0.25
+"""Largest distance from the target, log1p_cp10k."""
 CELLS = (128, 256)
-"""Pairs of cells sampled of each condition: with many conditions and genes the fewer."""
+"""Pairs of cells sampled of each condition: the first with many conditions and genes."""
 MORE, MOST = 4, 4096
 SHOWN = 40
-"""Conditions that are listed on a screen."""
+"""Largest number of conditions listed in the terminal."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +49,12 @@ class Fitness:
         n_cells: training cells of the condition.
         certain: genes whose change is certain.
         slope: of the delivered change on the target over these; None with fewer than three.
-        pearson: likewise; None also where the targets differ less than the cells' noise.
-        library: library size over that of the control cells.
-        target_library: what it was to be.
-        runaway: largest distance of a gene from its target beyond two standard errors.
-        reasons: bounds that are not kept; empty = fit.
+        pearson: of both over these; None also where the targets differ by less than noise.
+        library: delivered library size over that of the control cells.
+        target_library: library size of the effect over that of the control cells.
+        runaway: largest distance of a gene from its target beyond two standard errors,
+            log1p_cp10k.
+        reasons: limits that are exceeded; empty = fit.
     """
 
     context: Mapping[str, str]
@@ -63,7 +69,7 @@ class Fitness:
     runaway: float
     reasons: tuple[str, ...]
     change: Floats = field(default_factory=lambda: np.zeros(0), compare=False, repr=False)
-    """Delivered, [genes]."""
+    """Delivered change of mean log1p_cp10k, [genes]."""
 
     @property
     def name(self) -> str:
@@ -74,7 +80,7 @@ class Fitness:
 
 @dataclass(frozen=True)
 class Delivered:
-    """What cells show.
+    """The effect in sampled cells.
 
     Attributes:
         change: mean difference of log1p_cp10k between pairs, [genes].
@@ -88,7 +94,10 @@ class Delivered:
 
 
 def delivered(cells: Rows, control: Rows) -> Delivered:
-    """Return what perturbed cells show against the control cells that they are paired with."""
+    """Return the effect in perturbed cells against paired control cells, UMI [cells, genes] each.
+
+    The standard error is that of paired differences; control noise common to a pair cancels.
+    """
     n = cells.shape[0]
     difference = expression_levels(cells) - expression_levels(control)
     change = np.asarray(difference.mean(axis=0), np.float64).ravel()
@@ -102,9 +111,9 @@ def judge(shown: Delivered, target: Posterior, library: float) -> dict[str, Any]
     """Return the figures and reasons of a `Fitness`.
 
     Args:
-        shown: what the cells show.
+        shown: the effect in sampled cells.
         target: the effect.
-        library: library size that its cells are to have, over that of control cells.
+        library: target library size over that of control cells.
     """
     beyond = np.abs(shown.change - target.mean) - 2 * shown.error
     runaway = float(beyond.max(initial=0.0))
@@ -112,11 +121,12 @@ def judge(shown: Delivered, target: Posterior, library: float) -> dict[str, Any]
     slope = correlation = None
     reasons: list[str] = []
     if len(sure) >= FEWEST:
-        wanted, got = target.mean[sure], shown.change[sure]
-        slope = float(got @ wanted / (wanted @ wanted))
-        # Targets that differ by no more than the cells' noise have no correlation to speak of.
-        if wanted.std() > 4 * float(np.sqrt((shown.error[sure] ** 2).mean())):
-            correlation = _pearson(got, wanted)
+        expected, observed = target.mean[sure], shown.change[sure]
+        # Regression through the origin: no change must be delivered as no change.
+        slope = float(observed @ expected / (expected @ expected))
+        # Where targets differ by little more than the noise, the correlation measures the noise.
+        if expected.std() > 4 * float(np.sqrt((shown.error[sure] ** 2).mean())):
+            correlation = _pearson(observed, expected)
         if not SLOPES[0] <= slope <= SLOPES[1]:
             reasons.append(f"slope {slope:.2f}")
         if correlation is not None and correlation < CORRELATION:
@@ -137,7 +147,7 @@ def judge(shown: Delivered, target: Posterior, library: float) -> dict[str, Any]
 
 
 def pairs_of(conditions: int, genes: int) -> int:
-    """Return how many pairs of cells of each condition are sampled."""
+    """Return how many pairs of cells are sampled of each condition at first."""
     return CELLS[0] if conditions * genes > 1_000_000 else CELLS[1]
 
 
@@ -180,9 +190,9 @@ def check(
     """Return the fitness of conditions.
 
     Args:
-        conditions: the row of `config.json` of each, and what samples so many perturbed and control
-            cells of it and gives its target.
-        pairs: cells of either arm, at first.
+        conditions: of each, its row of `config.json`, and a function that samples n perturbed and
+            n control cells and returns them with the target.
+        pairs: cells of each arm at first.
     """
     checked: list[Fitness] = []
     for row, sample in conditions:

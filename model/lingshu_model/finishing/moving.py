@@ -1,7 +1,7 @@
-"""What moves control cells by every stored effect, solved on the control cells that are sampled.
+"""Movers of all stored effects, solved on control cells of the checkpoint's own sampler.
 
-The cells are those of the checkpoint's own sampler: where the network's control cells differ from
-those of training, the change that arrives is still the posterior mean.
+Where the network's control cells differ from those of training, the delivered mean change is then
+still the posterior mean.
 """
 
 import os
@@ -22,9 +22,9 @@ FIT_CELLS = (256, 512)
 of these cells is delivered with the effect: of 136 cells the mean of a gene of sd 1.2 is off by
 0.1, and the farthest of some thousand genes by 0.4."""
 ALL_FIT_CELLS = 16384
-"""Over all contexts."""
+"""Control cells over all contexts, about."""
 NO_SHARE = -1e4
-"""Logarithm of the largest share of a gene that no cell has."""
+"""Stored for ln 0, the largest share of a gene without counts; finite in float16."""
 
 
 @dataclass(frozen=True)
@@ -78,14 +78,14 @@ def solve(
     contexts = len(fitted.contexts)
     log_rate, log_size = (np.zeros((contexts, genes), np.float16) for _ in range(2))
     common = np.ones(contexts)
-    here: dict[int, list[int]] = {}
+    by_number: dict[int, list[int]] = {}
     for i, row in enumerate(fitted.rows):
-        here.setdefault(fitted.number(row.condition), []).append(i)
+        by_number.setdefault(fitted.number(row.condition), []).append(i)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for number, mine in here.items():
-            # Of one context at a time: what its effects share takes 20 bytes a cell and gene.
+        for number, numbers in by_number.items():
+            # One context at a time: what its effects share takes 20 bytes per cell and gene.
             cells = FitCells(control(number), largest)
-            for i, mover in zip(mine, pool.map(_Solve(fitted, cells), mine), strict=True):
+            for i, mover in zip(numbers, pool.map(_Solve(fitted, cells), numbers), strict=True):
                 log_fold[i], library[i] = mover.log_fold, mover.library
                 log_rate[number] = np.log(np.maximum(mover.rate, 1e-12))
                 log_size[number], common[number] = np.log(mover.size), mover.common
@@ -97,12 +97,14 @@ def solve(
 
 @dataclass(frozen=True)
 class _Solve:
+    """Solves the mover of a row by its index, in a thread."""
+
     fitted: Fitted
     cells: FitCells
 
     def __call__(self, row: int) -> Mover:
-        wanted = self.fitted.rows[row]
-        return self.cells.mover(wanted.posterior.mean, wanted.library)
+        target = self.fitted.rows[row]
+        return self.cells.mover(target.posterior.mean, target.library)
 
 
 def by_context(contexts: Sequence[Rows]) -> Callable[[int], Rows]:

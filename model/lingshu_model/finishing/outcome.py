@@ -1,4 +1,4 @@
-"""What a training run says of its checkpoint's evidence when it ends."""
+"""The lines about evidence that a training run prints when it ends."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Effects and control cells as a checkpoint stores them: entries of `config.json`, and tensors."""
+"""Effects and control cells in the form of a checkpoint: entries of `config.json`, and tensors."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -23,13 +23,18 @@ from lingshu_model.train.checkpoint import Tables
 from lingshu_model.train.data.cells import TrainingCells, controls
 
 POOL_COUNTS = 3_000_000
-"""Non-zero counts in a pool, over all contexts: 12 MB."""
+"""Largest number of non-zero counts in a pool, over all contexts: 12 MB."""
 POOL_CELLS = (2048, 1024, 512, 384, 256, 192, 128, 96, 64)
-"""Cells of a context in a pool: as many as fit."""
+"""Cells of a context in a pool: the first number with which the pool is small enough."""
 
 
 def effects_entry(fitted: Fitted, solved: Solved | None = None) -> dict[str, Any]:
-    """Return the `effects` of `config.json`; without movers, libraries are those of the cells."""
+    """Return the entry `effects` of `config.json`.
+
+    Args:
+        fitted: the effects.
+        solved: their movers; None = library sizes are those of the training cells.
+    """
     libraries = [row.library for row in fitted.rows] if solved is None else solved.library
     commons = [1.0] * len(fitted.contexts) if solved is None else solved.common
     rows = [
@@ -67,7 +72,7 @@ def effects_entry(fitted: Fitted, solved: Solved | None = None) -> dict[str, Any
 
 
 def stored_effects(fitted: Fitted, panel: Sequence[str], controls: Floats) -> StoredEffects:
-    """Return effects as they are read from a checkpoint.
+    """Return effects in the class that reads them from a checkpoint.
 
     Args:
         fitted: the effects.
@@ -97,7 +102,7 @@ def posterior_tables(fitted: Fitted) -> dict[str, NDArray[Any]]:
 
 
 def unseen_tables(fitted: Fitted) -> dict[str, NDArray[Any]]:
-    """Return what contexts say of targets that were never perturbed."""
+    """Return the tensors of the prediction of unseen targets, by context."""
     genes: dict[str, NDArray[Any]] = {}
     for number, unseen in fitted.unseen.items():
         p = unseen.parts
@@ -110,7 +115,7 @@ def unseen_tables(fitted: Fitted) -> dict[str, NDArray[Any]]:
             "least": p.least,
             "floor": p.floor,
         }
-        # Variances of rare genes are far below what half precision holds.
+        # Variances of rare genes are below the smallest float16.
         exact = ("base", "per_square", "least")
         genes |= {
             f"unseen-{number}/{name}": values.astype(np.float32 if name in exact else np.float16)
@@ -124,7 +129,10 @@ def _stacked(values: list[NDArray[np.float64]], fitted: Fitted) -> NDArray[np.fl
 
 
 def control_pool(cells: TrainingCells, fitted: Fitted, seed: int) -> Pool:
-    """Return control cells of every context, at most as many as `POOL_COUNTS` allows."""
+    """Return random control cells of every context, with at most `POOL_COUNTS` counts if possible.
+
+    The same number of cells for every context, or all where it has fewer.
+    """
     home = controls(cells)
     rows = [cells.rows(home[c.context]) for c in fitted.contexts]
     generator = np.random.Generator(np.random.Philox(key=[seed, 7]))

@@ -1,4 +1,4 @@
-"""How far a predicted change agrees with a held-out one: one small function per metric.
+"""Agreement of a predicted and a held-out change: one small function per metric.
 
 `AGREEMENT` is the registry. A function takes real changes [..., genes] and returns a function that
 takes predicted ones that broadcast against them and returns [...]. To add a metric, write the
@@ -17,6 +17,7 @@ Better = Literal["higher", "lower", "nearer 0"]
 """Which value is better."""
 PEARSON, MSE, SQUARED_LENGTH = "pearson_of_change", "mse_of_change", "squared_length_of_change"
 TOP, OVERLAP = 100, 20
+"""Number of most changed genes for the correlations and for the overlap."""
 
 
 Score = Callable[[Floats], Floats]
@@ -77,7 +78,7 @@ def pearson_with(real: Floats) -> Score:
 def mse_with(real: Floats) -> Score:
     """Return the mean over genes of the squared difference, log1p_cp10k squared.
 
-    The noise of the held-out change is in it, for every predictor alike.
+    It includes the noise of the held-out change, which is the same for every predictor.
     """
     return lambda predicted: ((predicted - real) ** 2).mean(axis=-1)
 

@@ -1,8 +1,8 @@
 """Distances between two sets of points, one number each: energy distance, MMD, iLISI.
 
-The points are cells along the axes of a `Frame`. Energy distance and MMD are V-statistics: never
-negative, 0 for equal sets, and for two halves of one sample as large as sampling noise makes them.
-They grow as samples shrink, so sources are compared at one number of cells.
+The points are cells along the axes of a `Frame`. Energy distance and MMD are V-statistics: they are
+never negative, 0 for equal sets, and positive for two halves of one sample because of sampling
+noise. They are larger for smaller samples, so sources are compared at one number of cells.
 """
 
 import numpy as np
@@ -68,7 +68,12 @@ def _weights(squared: Floats, perplexity: float) -> Floats:
     """Return rows of Gaussian weights that sum to 1 and whose entropy is log(perplexity).
 
     Equidistant neighbours have a larger entropy at any precision; they keep equal weights.
+
+    Args:
+        squared: squared distances to the neighbours, [points, k].
+        perplexity: effective number of neighbours.
     """
+    # Distances less the smallest: a common factor of the weights, which would underflow otherwise.
     squared = squared - squared.min(axis=1, keepdims=True)
     scale = np.maximum(squared.mean(axis=1, keepdims=True), 1e-300)
     squared = squared / scale

@@ -1,7 +1,7 @@
-"""What is fixed on training cells before any two sets of cells are compared.
+"""Axes and scales for comparing sets of cells, computed from training cells.
 
-One configuration for every source: the principal axes, the width of the MMD's kernels, and the
-genes whose correlations count.
+They are the same for every source: the principal axes, the width of the MMD's kernels, and the
+genes whose correlations are compared.
 """
 
 from collections.abc import Iterable
@@ -21,9 +21,11 @@ from lingshu_model.evaluate.metrics.matrices import (
 )
 
 COMPONENTS, FEWEST = 50, 2
+"""Largest and smallest number of axes."""
 REPRODUCED = 0.5
-"""Share of an axis' variance that cells it was not fitted on must show."""
+"""Share of an axis' variance that cells which it was not fitted on must have along it."""
 VARIABLE_GENES = 1000
+"""Largest number of genes whose correlations are compared."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
-"""A set of cells, its summaries, and the metrics in which two sets differ.
+"""A set of cells, its summaries, and the metrics that compare two sets.
 
-`DISTRIBUTION` is the registry: a metric takes the predicted set and the real one, both with
-the same number of cells. Some need counts; a source without counts (cells moved by a change, a
-model that predicts expression) is compared by the others alone.
+`DISTRIBUTION` is the registry. A metric takes the predicted and the real set, both with the same
+number of cells. Some metrics need counts; a source without counts (cells moved by a change, a model
+that predicts expression) has no rows of these.
 """
 
 from collections.abc import Callable
@@ -20,6 +20,7 @@ from lingshu_model.evaluate.metrics.frame import Frame
 from lingshu_model.evaluate.metrics.matrices import Floats, Sparse
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+"""Of UMI per cell, for `library_quantiles`."""
 
 
 @dataclass(frozen=True)
