@@ -28,17 +28,23 @@ from lingshu_tools.errors import EngineError
 
 
 class FakeEngine:
-    """Answers at once with Poisson cells; arms with one seed are paired, cell by cell.
+    """Answers immediately with Poisson cells; arms with one seed are paired, cell by cell.
 
-    `arms` are the distinct arms computed; a knocked-out gene of the panel counts 0.
+    A knocked-out gene of the panel has count 0.
+
+    Attributes:
+        arms: the distinct arms that were submitted, by digest.
+        device: the engine's numerics profile.
     """
+
+    device = "fake"
 
     def __init__(self, panel: Sequence[str], *, changed: int = 12) -> None:
         self.panel, self.changed = list(panel), changed
         self.arms: dict[str, ArmRequest] = {}
 
     def info(self, checkpoint: str | None = None) -> EngineInfo:
-        profile = {"device": "fake"}
+        profile = {"device": self.device}
         digest = digest_json(profile)
         return EngineInfo(protocol=PROTOCOL, version=__version__, pid=1, ranks=1, profile=profile,
                           profile_digest=digest, checkpoints={}, queued=0, running=0,

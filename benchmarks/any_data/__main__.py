@@ -25,9 +25,9 @@ from benchmarks.any_data.predictors import (
     SEEN,
     UNSEEN,
     Priors,
-    pearson,
 )
 from benchmarks.any_data.sets import Cells, Floats, Fold
+from lingshu_model.finishing.fitness import pearson
 
 TIERS = (
     ("thp1", SEEN),

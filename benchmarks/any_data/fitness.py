@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.any_data.predictors import MOVED, SEEN, MovedCells, Priors, pearson
+from benchmarks.any_data.predictors import MOVED, SEEN, MovedCells, Priors
 from benchmarks.any_data.sets import Cells, Judged
-from lingshu_model.finishing.fitness import CERTAIN, CORRELATION, FEWEST, delivered, judge
+from lingshu_model.finishing.fitness import CERTAIN, CORRELATION, FEWEST, delivered, judge, pearson
 
 
 def fitness(train: Cells, priors: Priors) -> list[dict[str, Any]]:

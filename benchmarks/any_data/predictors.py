@@ -31,6 +31,7 @@ from lingshu_model.effects import (
     together,
 )
 from lingshu_model.effects.moments import expression_levels
+from lingshu_model.finishing.fitness import pearson
 
 SEEN, CARRIED, UNSEEN, COMBINATION = "seen", "carried", "unseen", "combination"
 ALL = frozenset({SEEN, CARRIED, UNSEEN, COMBINATION})
@@ -312,10 +313,3 @@ PREDICTORS: tuple[type[Simple], ...] = (
     Resampled,
     Additive,
 )
-
-
-def pearson(a: Floats, b: Floats) -> float:
-    """Return Pearson, 0 where either is constant."""
-    a, b = a - a.mean(), b - b.mean()
-    scale = float(np.sqrt((a @ a) * (b @ b)))
-    return float(a @ b) / scale if scale > 1e-12 else 0.0

@@ -1,17 +1,16 @@
 """Synthetic cells of one context whose truth is known: Poisson counts, one log fold per gene."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import anndata
 import numpy as np
 import pandas as pd
+from fakes import write_folder
 from numpy.typing import NDArray
 from scipy import sparse
 
 from lingshu_model.contracts import ArmRequest, Cells, Intervention
-from lingshu_model.contracts.catalogue import FORMAT, pin
 from lingshu_model.evaluate.metrics.matrices import csr, expression_levels
 from lingshu_model.evaluate.study import CONTROL, Split, Study, build_study
 from lingshu_model.train.data.cells import Condition
@@ -116,20 +115,7 @@ def write_checkpoint(folder: Path) -> Path:
     for kind, target in targets:
         intervention = {"kind": kind, "target": target}
         seen.append({"context": CONTEXT, "interventions": [intervention], "n_cells": 300})
-    config = {
-        "format": FORMAT,
-        "contexts": [{"context": CONTEXT}],
-        "seen": seen,
-        "sampler": {"steps": 3, "guidance": 0.0},
-        "training": TRAINING.model_dump(mode="json"),
-    }
-    path = folder / "synthetic"
-    path.mkdir()
-    (path / "config.json").write_text(json.dumps(config))
-    panel = {"genes": [{"symbol": gene} for gene in GENES]}
-    (path / "panel.json").write_text(json.dumps(panel))
-    pin(path)
-    return path
+    return write_folder(folder, GENES, [CONTEXT], seen, TRAINING)
 
 
 def write_data(folder: Path) -> Path:

@@ -1,16 +1,15 @@
 """Synthetic cells of several types with and without a cytokine, from two sources."""
 
-import json
 from pathlib import Path
 
 import anndata
 import numpy as np
 import pandas as pd
+from fakes import write_folder
 from numpy.typing import NDArray
 from scipy import sparse
 
 from lingshu_model.contracts import ArmRequest, Cells, Intervention
-from lingshu_model.contracts.catalogue import FORMAT, pin
 from lingshu_model.train.spec import TrainingSpec
 
 GENES = ["ISG15", *(f"G{i}" for i in range(1, 60))]
@@ -108,19 +107,7 @@ def write_checkpoint(folder: Path) -> Path:
     seen += [
         {"context": home, "interventions": null_label, "n_cells": 50} for null_label in null_labels
     ]
-    config = {
-        "format": FORMAT,
-        "contexts": [{"context": c} for c in contexts],
-        "seen": seen,
-        "sampler": {"steps": 3, "guidance": 0.0},
-        "training": TrainingSpec.model_validate(SPEC).model_dump(mode="json"),
-    }
-    path = folder / "synthetic"
-    path.mkdir()
-    (path / "config.json").write_text(json.dumps(config))
-    (path / "panel.json").write_text(json.dumps({"genes": [{"symbol": g} for g in GENES]}))
-    pin(path)
-    return path
+    return write_folder(folder, GENES, contexts, seen, TrainingSpec.model_validate(SPEC))
 
 
 def sampled_cells(

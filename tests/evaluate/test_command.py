@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from fakes import fake_sampler
+from fakes import fake_sampler, run
 from synthetic import (
     CONTEXT,
     CONTROL,
@@ -48,12 +48,6 @@ def loaded(checkpoint: Path) -> Checkpoint:
 def sampler(monkeypatch: pytest.MonkeyPatch) -> list[ArmRequest]:
     monkeypatch.setattr(Draws.__init__, "__defaults__", (60, 40, 100, 3, 1000))
     return fake_sampler(monkeypatch, sampled)
-
-
-def run(*arguments: object) -> str:
-    result = CliRunner().invoke(main, [str(a) for a in arguments], catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    return result.output
 
 
 def refused(*arguments: object) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import synthetic_contexts as synthetic
 from click.testing import CliRunner
-from fakes import fake_sampler
+from fakes import fake_sampler, run
 from safetensors.numpy import save
 
 from lingshu_model.contracts import ArmRequest, Catalogue, Cells, Intervention, encode_cells
@@ -58,12 +58,6 @@ def held_out(stimulated: Population) -> Contrast:
 def sampler(monkeypatch: pytest.MonkeyPatch) -> list[ArmRequest]:
     monkeypatch.setattr(Draws.__init__, "__defaults__", (60, 40, 100, 3, 1000))
     return fake_sampler(monkeypatch, synthetic.sampled)
-
-
-def run(*arguments: object) -> str:
-    result = CliRunner().invoke(main, [str(a) for a in arguments], catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    return result.output
 
 
 def test_cells_that_measure_the_same_genes_are_a_population(study: Study):

@@ -1,6 +1,5 @@
 """The MCP server, driven by a real client in memory, in both protocol eras."""
 
-import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,12 +7,12 @@ from typing import Any
 
 import anyio
 import pytest
+from held_engine import HeldEngine
 from mcp import Client
 
 from lingshu_mcp import build_server
 from lingshu_mcp.server import INSTRUCTIONS
-from lingshu_model.contracts import Catalogue, JobView
-from lingshu_testing import FakeEngine, tool_calls
+from lingshu_testing import tool_calls
 from lingshu_tools.app import App
 from lingshu_tools.calls.registry import ToolSpec, registry
 
@@ -129,24 +128,9 @@ def test_what_went_wrong_inside_stays_inside(app: App, monkeypatch: pytest.Monke
     assert "secret" not in text(result)
 
 
-class HeldEngine(FakeEngine):
-    """Has made half of every arm until it is let go."""
-
-    def __init__(self, panel: list[str]) -> None:
-        super().__init__(panel)
-        self.go = threading.Event()
-
-    def wait(self, job_id: str, wait_s: float) -> JobView:
-        view = super().wait(job_id, wait_s)
-        if self.go.wait(min(wait_s, 0.05)):
-            return view
-        return view.model_copy(update={"state": "running", "done": view.total // 2})
-
-
 @pytest.fixture
 def held(home: Path) -> tuple[App, HeldEngine]:
-    catalogue = Catalogue()
-    engine = HeldEngine(catalogue.load(catalogue.names()[0]).panel)
+    engine = HeldEngine.of_home()
     return App(home, door="mcp", engine=engine), engine
 
 
@@ -159,7 +143,7 @@ def test_a_waiting_client_hears_how_far_it_is(held: tuple[App, HeldEngine], mode
         async def listen(progress: float, total: float | None, message: str | None) -> None:
             heard.append((progress, total))
             if progress:
-                engine.go.set()
+                engine.released.set()
 
         return await client.call_tool("perturb_cells", PERTURB, progress_callback=listen)
 
@@ -184,7 +168,7 @@ def test_cancelling_the_request_leaves_the_experiment_running(
                 await client.call_tool("perturb_cells", PERTURB, progress_callback=listen)
 
             group.start_soon(ask)
-        engine.go.set()
+        engine.released.set()
         (created,) = app.ledger.find().items
         return await client.call_tool("get_experiment", {"id": created.experiment.id, "wait_s": 45})
 

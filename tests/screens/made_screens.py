@@ -129,12 +129,19 @@ class HaltingEngine(FakeEngine):
         return view.model_copy(update={"state": "queued", "done": 0, "seconds": None})
 
 
-class BrokenEngine(FakeEngine):
-    """Fails one target's arm."""
+class FailingEngine(FakeEngine):
+    """Fails every arm of the targets in `failing`; remembers which targets were submitted."""
+
+    def __init__(self, *failing: str) -> None:
+        super().__init__(PANEL)
+        self.failing, self.submitted = set(failing), list[str]()
+
+    def submit(self, arm, **more):
+        self.submitted += [i.target for i in arm.interventions]
+        return super().submit(arm, **more)
 
     def wait(self, job_id: str, wait_s: float):
         view = super().wait(job_id, wait_s)
-        arm = self.arms[job_id]
-        if [i.target for i in arm.interventions] == ["T02"]:
+        if self.failing & {i.target for i in self.arms[job_id].interventions}:
             return view.model_copy(update={"state": "failed", "error": "not enough memory"})
         return view

@@ -5,7 +5,15 @@ from threading import Barrier, Thread
 from typing import Any
 
 import pytest
-from made_screens import PANEL, TARGETS, HaltingEngine, make_checkpoint, open_app, run
+from made_screens import (
+    PANEL,
+    TARGETS,
+    FailingEngine,
+    HaltingEngine,
+    make_checkpoint,
+    open_app,
+    run,
+)
 
 from lingshu_testing import FakeEngine
 from lingshu_tools.app import App
@@ -14,24 +22,6 @@ from lingshu_tools.execution.screens import candidates_of
 from lingshu_tools.experiments.designs import replaces
 
 KNOCK_OUT = {"interventions": [{"kind": "knockout", "target": "T01"}], "n_cells": 8}
-
-
-class FailingEngine(FakeEngine):
-    """Fails every arm of the targets in `failing`; remembers which arms were submitted."""
-
-    def __init__(self, *failing: str) -> None:
-        super().__init__(PANEL)
-        self.failing, self.submitted = set(failing), list[str]()
-
-    def submit(self, arm, **more):
-        self.submitted += [i.target for i in arm.interventions]
-        return super().submit(arm, **more)
-
-    def wait(self, job_id: str, wait_s: float):
-        view = super().wait(job_id, wait_s)
-        if self.failing & {i.target for i in self.arms[job_id].interventions}:
-            return view.model_copy(update={"state": "failed", "error": "not enough memory"})
-        return view
 
 
 def finish(app: App, observed: Any) -> Any:

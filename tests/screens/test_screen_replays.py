@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 from made_screens import PANEL, HaltingEngine, make_checkpoint, open_app, run
 
-from lingshu_model.contracts import Cells, EngineInfo, digest_json
+from lingshu_model.contracts import Cells, EngineInfo
 from lingshu_testing import FakeEngine
 from lingshu_tools.app import App
 from lingshu_tools.calls.dispatcher import call
@@ -25,11 +25,6 @@ class OtherEngine(FakeEngine):
     def __init__(self, *changed: str, device: str = "other") -> None:
         super().__init__(PANEL)
         self.altered, self.device = set(changed), device
-
-    def info(self, checkpoint: str | None = None) -> EngineInfo:
-        profile = {"device": self.device}
-        digest = digest_json(profile)
-        return super().info().model_copy(update={"profile": profile, "profile_digest": digest})
 
     def cells(self, job_id: str) -> Cells:
         cells = super().cells(job_id)

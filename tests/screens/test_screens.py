@@ -14,7 +14,7 @@ from made_screens import (
     PANEL,
     SMALL,
     TARGETS,
-    BrokenEngine,
+    FailingEngine,
     HaltingEngine,
     make_checkpoint,
     make_evidence,
@@ -196,7 +196,7 @@ def test_what_a_killed_process_sealed_is_not_repeated(tmp_path: Path):
 
 def test_a_failed_candidate_is_named_and_the_rest_is_ranked(tmp_path: Path):
     make_checkpoint(tmp_path / "checkpoints")
-    app = open_app(tmp_path / "home", BrokenEngine(PANEL))
+    app = open_app(tmp_path / "home", FailingEngine("T02"))
     result = run(app, top=100)
     assert (result.status, result.n_done) == ("succeeded", 4)
     assert any(c.startswith("Failed") and "T02" in c for c in result.caveats)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from lingshu_model.contracts import Cells, EngineInfo, JobView, Origin, decode_cells, digest_json
+from lingshu_model.contracts import Cells, JobView, Origin, decode_cells, digest_json
 from lingshu_testing import FakeEngine
 from lingshu_tools.app import App
 from lingshu_tools.calls.dispatcher import call
@@ -127,13 +127,9 @@ class Replaced(FakeEngine):
         self.answers, self.submitted = answers, 0
         self.profiles: dict[str, str] = {}
 
-    def info(self, checkpoint: str | None = None) -> EngineInfo:
-        profile = {"device": "first" if self.submitted <= self.answers else "second"}
-        return (
-            super()
-            .info()
-            .model_copy(update={"profile": profile, "profile_digest": digest_json(profile)})
-        )
+    @property
+    def device(self) -> str:
+        return "first" if self.submitted <= self.answers else "second"
 
     def submit(self, arm: Any, **more: Any) -> JobView:
         self.submitted += 1

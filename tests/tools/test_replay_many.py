@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lingshu_model.contracts import Cells, EngineInfo, digest_json
+from lingshu_model.contracts import Cells, EngineInfo
 from lingshu_testing import FakeEngine, make_checkpoint
 from lingshu_tools.app import App
 from lingshu_tools.calls.dispatcher import call
@@ -21,18 +21,12 @@ from lingshu_tools.ledger import Ledger
 class Counting(FakeEngine):
     """Counts what is computed anew; on another `device`, or wrong for one seed."""
 
-    device = "fake"
     wrong_seed = -1
     gone = False
 
     def __init__(self, panel: list[str]) -> None:
         super().__init__(panel)
         self.fresh: set[str] = set()
-
-    def info(self, checkpoint: str | None = None) -> EngineInfo:
-        profile = {"device": self.device}
-        digest = digest_json(profile)
-        return super().info().model_copy(update={"profile": profile, "profile_digest": digest})
 
     def ensure(self) -> EngineInfo:
         if self.gone:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lingshu_model.contracts import Cells, EngineInfo, digest_json
+from lingshu_model.contracts import Cells
 from lingshu_testing import FakeEngine, make_checkpoint
 from lingshu_tools.calls.dispatcher import call
 from lingshu_tools.errors import InputError
@@ -22,11 +22,6 @@ class OtherEngine(FakeEngine):
     def __init__(self, panel: list[str], *, device: str = "other", flips: int = 0) -> None:
         super().__init__(panel)
         self.device, self.flips = device, flips
-
-    def info(self, checkpoint: str | None = None) -> EngineInfo:
-        profile = {"device": self.device}
-        digest = digest_json(profile)
-        return super().info().model_copy(update={"profile": profile, "profile_digest": digest})
 
     def cells(self, job_id: str) -> Cells:
         cells = super().cells(job_id)

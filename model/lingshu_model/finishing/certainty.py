@@ -1,18 +1,18 @@
-"""How far predictions of held-out contrasts are off, by size, and whether their sd and lfsr hold.
+"""Errors of predictions of held-out contrasts by size, and the calibration of their sd and lfsr.
 
-Of every judged contrast and fold the errors are summed in bins of |predicted change|; the targets'
-own genes are left out, since their change is the intervention itself. With p the predicted and o
-the held-out change of a gene, s^2 the squared standard error of o and sd the posterior's,
+Errors of every contrast and fold are summed in bins of |predicted change|. The targets' own genes
+are left out, since their change is the intervention itself. With p the predicted and o the held-out
+change of a gene, s^2 the squared standard error of o and sd that of the posterior,
 
-    rms     root mean square of p - o, in which the noise of o is
-    error   what is left without it: square root of mean (p - o)^2 - s^2, and at least that of the
-            standard error of this mean over contrasts
+    rms     root mean square of p - o; includes the noise of o
+    error   without that noise: square root of mean (p - o)^2 - s^2, where the mean is at least its
+            standard error over contrasts
     covered share of genes with |p - o| below 1.96 sqrt(sd^2 + s^2)
     slope   of o on p through the origin
 
-Of genes that are called (lfsr below `CALLED`) the expected number of wrong signs is the sum of
-their lfsr. The observed number is corrected for noise: a gene whose sign is right is seen with the
-other sign with probability q = Phi(-|p| / s), so it is n sum(seen wrong - q) / sum(1 - 2 q).
+Of called genes (lfsr below `CALLED`) the expected number of wrong signs is the sum of their lfsr.
+The observed number is corrected for noise: a gene with the right sign is observed with the other
+sign with probability q = Phi(-|p| / s), so the number is n sum(observed wrong - q) / sum(1 - 2 q).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -55,7 +55,7 @@ _CALLED = ("n", "expected", "product", "predicted", "wrong", "by_noise", "inform
 
 
 def tally(held_out: HeldOut, predicted: Posterior) -> Tally:
-    """Return the sums of a held-out contrast and the prediction of it, over its genes."""
+    """Return the sums of a held-out contrast and its prediction, over genes."""
     targets = {each["target"] for each in held_out.interventions}
     is_target = np.array([gene in targets for gene in held_out.genes])
     known = np.isfinite(held_out.observed) & np.isfinite(predicted.mean) & ~is_target
@@ -64,6 +64,7 @@ def tally(held_out: HeldOut, predicted: Posterior) -> Tally:
     squared = (p - o) ** 2
     place = np.searchsorted(EDGES, np.abs(p), side="right") - 1
     covered = squared <= NORMAL**2 * (sd**2 + s2)
+    # In the order of `_BINS`, [genes] each, summed by bin.
     columns = (np.ones_like(p), squared, s2, p * o, p**2, covered.astype(float))
     bins = np.stack([np.bincount(place, c, minlength=len(EDGES)) for c in columns]).astype(
         np.float64
@@ -112,6 +113,7 @@ def _bin(tallies: Sequence[Tally], place: int) -> dict[str, Any] | None:
     }
     if len(sums) >= FEWEST:
         excess = (squared - noise) / n
+        # An excess below its standard error (or 0) does not show that there is no error.
         spread = _clustered(sums[:, 1] - sums[:, 2], sums[:, 0])
         row["error"] = float(np.sqrt(max(excess, spread)))
     return row
@@ -153,7 +155,10 @@ def _by_contrast(tallies: Iterable[Tally], values: Mapping[int, Floats]) -> Floa
 
 
 def _clustered(numerator: Floats, weight: Floats) -> float:
-    """Return the standard error of sum(numerator) / sum(weight), contrasts being independent."""
+    """Return the standard error of the ratio sum(numerator) / sum(weight) over contrasts.
+
+    Linearised (delta method); genes of one contrast are correlated, so contrasts are the units.
+    """
     k, total = len(weight), float(weight.sum())
     rest = numerator - numerator.sum() / total * weight
     return float(np.sqrt(k / (k - 1) * (rest**2).sum()) / total)

@@ -126,7 +126,7 @@ def judge(shown: Delivered, target: Posterior, library: float) -> dict[str, Any]
         slope = float(observed @ expected / (expected @ expected))
         # Where targets differ by little more than the noise, the correlation measures the noise.
         if expected.std() > 4 * float(np.sqrt((shown.error[sure] ** 2).mean())):
-            correlation = _pearson(observed, expected)
+            correlation = pearson(observed, expected)
         if not SLOPES[0] <= slope <= SLOPES[1]:
             reasons.append(f"slope {slope:.2f}")
         if correlation is not None and correlation < CORRELATION:
@@ -241,7 +241,7 @@ def _rounded(value: Any) -> Any:
     return [_rounded(v) for v in value] if isinstance(value, list | tuple) else value
 
 
-def _pearson(a: Floats, b: Floats) -> float:
+def pearson(a: Floats, b: Floats) -> float:
     """Return Pearson's correlation, 0 where either is constant."""
     a, b = a - a.mean(), b - b.mean()
     scale = float(np.sqrt((a @ a) * (b @ b)))

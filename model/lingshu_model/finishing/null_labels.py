@@ -1,9 +1,9 @@
-"""Null labels in closed form: how often random control cells are said to have an effect.
+"""Null labels in closed form: how often random control cells are called as having an effect.
 
-In every context with perturbed cells, random subsets of control cells are taken for perturbed ones
-and held against the control cells that they leave, as many as there are cells in its conditions
-(fewest, median, most). Their effects are estimated as any other. They are a check of lfsr, reported
-beside it; no p-value comes of them. What differs between replicates is not in them.
+In every context with perturbed cells, random subsets of control cells are treated as perturbed and
+compared with the remaining control cells. Their sizes are the fewest, the median and the most cells
+of the context's conditions. Their effects are estimated like any other. They check lfsr and give no
+p-values. Differences between replicates are not part of them.
 """
 
 from collections.abc import Iterator
@@ -21,19 +21,19 @@ from lingshu_model.finishing.certainty import CALLED
 from lingshu_model.train.data.cells import TrainingCells, controls
 
 LABELS = 100
-"""Labels of each context and number of cells."""
+"""Number of labels for each context and size."""
 MOST_LABELS = 2000
-"""Over all contexts and numbers of cells."""
+"""Largest number of labels over all contexts and sizes."""
 MOST_CELLS = 4096
-"""Control cells of a context that are drawn from."""
+"""Largest number of control cells of a context that labels are drawn from."""
 FEWEST = 5
-"""Cells of a label."""
+"""Smallest number of cells of a label."""
 LEVELS = (0.5, 0.95, 1.0)
 SEED = 9
 
 
 def null_check(cells: TrainingCells) -> list[dict[str, Any]]:
-    """Return what is called of null labels, for each context and number of cells, as JSON.
+    """Return the calls of null labels for each context and size, as JSON.
 
     Args:
         cells: training cells without null labels.
@@ -53,7 +53,7 @@ def null_check(cells: TrainingCells) -> list[dict[str, Any]]:
 
 
 def _wanted(cells: TrainingCells) -> Iterator[tuple[dict[str, str], NDArray[np.int64], int]]:
-    """Yield each perturbed context, its control cells, and how many a label has."""
+    """Yield each perturbed context, the rows of its control cells, and the size of a label."""
     home = controls(cells)
     sizes: dict[Any, list[int]] = {}
     for i, condition in enumerate(cells.conditions):
@@ -61,7 +61,7 @@ def _wanted(cells: TrainingCells) -> Iterator[tuple[dict[str, str], NDArray[np.i
             sizes.setdefault(condition.context, []).append(len(cells.rows(i)))
     for context in sorted(sizes, key=repr):
         rows = cells.rows(home[context]) if context in home else np.zeros(0, np.int64)
-        # A label and the cells that it leaves are about as many as in a real contrast.
+        # At most half: as in most real contrasts, there are at least as many control cells.
         spread = np.quantile(sizes[context], (0.0, 0.5, 1.0), method="nearest")
         for size in sorted({min(int(n), len(rows) // 2) for n in spread}):
             if size >= FEWEST:
@@ -94,7 +94,8 @@ def _checked(
 def _measured(
     counts: Rows, measured: NDArray[np.bool_], subsets: list[NDArray[np.int64]]
 ) -> Iterator[Measured]:
-    """Yield the change of each label against the cells that it leaves."""
+    """Yield the change of each label against the remaining cells."""
+    # Levels are computed once; each label needs only sums of its rows.
     n = counts.shape[0]
     umi = cell_totals(counts)
     levels = expression_levels(counts, umi)
@@ -107,11 +108,12 @@ def _measured(
     for subset in subsets:
         label = np.zeros(n)
         label[subset] = 1.0
-        # [2, cells]: the label, and the control cells that it leaves.
+        # [2, cells]: the label, and the remaining control cells.
         member = np.stack([label, 1.0 - label])
         size = member.sum(axis=1)
         row = sparse.csr_matrix(label)
         parts = [np.asarray((row @ x).todense(), np.float64).ravel() for x in (levels, squares)]
+        # The remaining cells have the sums of all less those of the label.
         total, square = (
             np.stack([part, every - part]) for part, every in zip(parts, whole, strict=True)
         )

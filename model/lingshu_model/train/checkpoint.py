@@ -1,4 +1,4 @@
-"""A trained network made into a checkpoint folder."""
+"""Checkpoint folders: weights, `config.json`, panel, and summaries of the training cells."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -21,15 +21,22 @@ from lingshu_model.train.scratch import scratch
 from lingshu_model.train.spec import TrainingSpec
 
 QUANTILES = (5, 25, 50, 75, 95)
+"""Percentiles of UMI per cell in the reference."""
 DEPTHS = 33
-"""Quantiles of a condition's depths that are kept, evenly spaced."""
+"""Number of evenly spaced quantiles of a condition's depths, from which the sampler draws."""
 SHARD_BYTES = 15_000_000
+"""Largest size of a file: hosts of git repositories limit files."""
 Tables = Mapping[str, NDArray[Any]]
 """Tensors by name."""
 
 
 def config_json(spec: TrainingSpec, cells: TrainingCells) -> dict[str, Any]:
-    """Return what `config.json` says of a spec and its cells alone, null labels among them."""
+    """Return the part of `config.json` that depends on specification and cells alone.
+
+    Args:
+        spec: of the training.
+        cells: training cells, null labels included.
+    """
     fields: dict[str, list[str]] = {}
     for condition in cells.conditions:
         for field, value in condition.context:
@@ -78,6 +85,7 @@ def _seen(cells: TrainingCells, index: int) -> dict[str, Any]:
 
 def _depths(cells: TrainingCells) -> list[float]:
     """Return evenly spaced quantiles of ln UMI per cell."""
+    # Four decimals of a logarithm are 0.01 % of a depth.
     quantiles = np.quantile(np.log(cells.depth()), np.linspace(0, 1, DEPTHS))
     return [round(float(value), 4) for value in quantiles]
 
@@ -91,9 +99,16 @@ def write(
     weights: Mapping[str, Tensor],
     hgnc: Path | None,
 ) -> Path:
-    """Write a checkpoint of a network alone, `path/NAME` and its digests; return the folder.
+    """Write a checkpoint of a network without effects; return its folder, `path/NAME`.
 
-    `hgnc` is HGNC's complete set, for the panel's aliases and Ensembl ids; None = symbols alone.
+    Args:
+        path: folder of checkpoints.
+        spec: of the training.
+        config: of `config.json`.
+        cells: training cells, null labels included.
+        network: as trained.
+        weights: averaged weights by name, which replace those of `network`.
+        hgnc: HGNC's complete set, for the panel's aliases and Ensembl ids; None = symbols alone.
     """
     path.mkdir(parents=True, exist_ok=True)
     with scratch(path, ".partial-") as place:
@@ -133,10 +148,10 @@ def write_folder(
 
 
 def install(new: Path, path: Path) -> Path:
-    """Move a finished checkpoint folder and its digests to `path`; return where it is then.
+    """Move a finished checkpoint folder and its digests to `path`; return its new path.
 
-    It is made beside and renamed, so that a disk that fills leaves no half of a checkpoint, and who
-    reads it meanwhile finds the old one or the new one.
+    A rename: a full disk leaves no incomplete checkpoint, and a process that reads meanwhile gets
+    the old one or the new one.
     """
     folder, pins = path / new.name, pin(new)
     if folder.exists():
@@ -147,17 +162,22 @@ def install(new: Path, path: Path) -> Path:
 
 
 def stored(network: Network, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a network's tensors as they are stored, those of `weights` in place of its own."""
+    """Return a network's tensors in the types of a checkpoint, with `weights` in their place."""
     return {n: _stored(n, tensor) for n, tensor in {**network.state_dict(), **weights}.items()}
 
 
 def _stored(name: str, tensor: Tensor) -> Tensor:
-    """Return a tensor as it is stored: what is only ever multiplied needs no more than 16 bits."""
+    """Return a tensor in its stored type.
+
+    bf16 for large matrices, which are rounded to it in products anyway; unchanged for biases, which
+    are log frequencies, and for small tensors.
+    """
     exact = tensor.numel() < 100_000 or not tensor.is_floating_point() or ".bias" in name
     return (tensor if exact else tensor.to(torch.bfloat16)).contiguous().cpu()
 
 
 def _shards(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+    """Return the tensors in groups of at most `SHARD_BYTES`, or of one larger tensor."""
     shards: list[dict[str, Tensor]] = [{}]
     size = 0
     for name, tensor in sorted(tensors.items()):
@@ -170,13 +190,14 @@ def _shards(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
 
 
 def reference(cells: TrainingCells) -> dict[str, NDArray[np.float16]]:
-    """Return summaries of the training cells, one row per entry of `config["seen"]`.
+    """Return summaries of the training cells, with one row per entry of `config["seen"]`.
 
-    NaN for genes that no cell of the condition measures.
+    `mean_count` (UMI) and `mean_log1p_cp10k` are [conditions, genes], NaN where no cell of the
+    condition measures the gene; `library_quantiles` [conditions, 5]; `zero_rate` [conditions].
     """
     rows = [(i, r) for i in range(len(cells.conditions)) if len(r := cells.rows(i))]
     parts = [_summary(cells.take(r), cells.measured_by(i)) for i, r in rows]
-    # Half precision: three digits of a mean are more than its sampling noise leaves.
+    # float16: its three digits are below the sampling noise of a mean.
     return {name: np.stack([part[name] for part in parts]).astype(np.float16) for name in parts[0]}
 
 
@@ -214,7 +235,7 @@ def panel_entries(panel: Sequence[str], hgnc: Path | None) -> list[dict[str, Any
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Write a JSON object for people to read, and for git: a line per entry of a list."""
+    """Write a JSON object with one line per entry of a list, for reading and for diffs."""
     parts = [f" {json.dumps(name)}: {_laid_out(part)}" for name, part in value.items()]
     path.write_text("{\n" + ",\n".join(parts) + "\n}\n", "utf-8")
 
@@ -227,7 +248,7 @@ def _laid_out(value: Any) -> str:
 
 
 def write_tables(folder: Path, prefix: str, tables: Tables) -> None:
-    """Write `PREFIX-NN.safetensors`, cut along the first axis so that none is above 15 MB."""
+    """Write `PREFIX-NN.safetensors`; tables are split along the first axis, to 15 MB each."""
     shards: list[dict[str, NDArray[Any]]] = [{}]
     size = 0
     for name, whole in tables.items():
