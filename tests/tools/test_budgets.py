@@ -46,7 +46,7 @@ class Home:
     def __init__(self, place: Path, name: str) -> None:
         self.checkpoint: Checkpoint = Catalogue().load(name)
         self.app = App(place, door="mcp", engine=FakeEngine(self.checkpoint.panel))
-        self.one = {"checkpoint": name}
+        self.named = {"checkpoint": name}
         self.perturb = example(perturbation_call(self.checkpoint)) | {"n_cells": 16, "wait_s": 45}
         screen = example(screen_call(self.checkpoint, "plan_screen"))
         self.plan = screen | {"n_cells": 16, "objective": {"lower": ["PSMB9", "STAT1", "UBE2L6"]}}
@@ -65,12 +65,12 @@ class Home:
         experiment, screen = {"id": self.experiment}, {"id": self.screen}
         return [
             ("describe_model", {}),
-            ("describe_model", self.one),
-            ("find_genes", self.one | {"names": ["STAT1"]}),
-            ("find_genes", self.one | {"names": self.checkpoint.panel[:ROWS]}),
-            ("find_genes", self.one | {"names": ["NOGENE", "STAT11"]}),
-            ("find_genes", self.one | {"query": "A"}),
-            ("sample_cells", self.one | {"context": self.perturb["context"], "n_cells": 16}),
+            ("describe_model", self.named),
+            ("find_genes", self.named | {"names": ["STAT1"]}),
+            ("find_genes", self.named | {"names": self.checkpoint.panel[:ROWS]}),
+            ("find_genes", self.named | {"names": ["NOGENE", "STAT11"]}),
+            ("find_genes", self.named | {"query": "A"}),
+            ("sample_cells", self.named | {"context": self.perturb["context"], "n_cells": 16}),
             ("perturb_cells", self.perturb),
             ("perturb_cells", self.perturb | {"dry_run": True}),
             ("plan_screen", self.plan),
@@ -92,11 +92,11 @@ class Home:
         names = {"names": self.checkpoint.panel[:200], "limit": 200}
         return [
             ("describe_model", {"detail": "detailed"}),
-            ("describe_model", self.one | detailed),
-            ("describe_model", self.one | detailed | {"limit": 200}),
-            ("find_genes", self.one | names),
-            ("find_genes", self.one | names | detailed),
-            ("find_genes", self.one | {"query": "A", "limit": 200} | detailed),
+            ("describe_model", self.named | detailed),
+            ("describe_model", self.named | detailed | {"limit": 200}),
+            ("find_genes", self.named | names),
+            ("find_genes", self.named | names | detailed),
+            ("find_genes", self.named | {"query": "A", "limit": 200} | detailed),
             ("perturb_cells", self.perturb | {"top": 200}),
             ("perturb_cells", self.perturb | {"top": 200} | detailed),
             ("plan_screen", self.plan | detailed),
@@ -163,7 +163,7 @@ def test_all_genes_come_in_pages_each_once(home: Home):
 
 
 def test_names_that_do_not_fit_come_with_the_next_call(home: Home):
-    arguments = home.one | {"query": "A", "limit": 200, "detail": "detailed"}
+    arguments = home.named | {"query": "A", "limit": 200, "detail": "detailed"}
     first = client_gets(home.app, "find_genes", arguments)
     ((_, more),) = calls_in(first["truncated"]["how_to_get_more"])
     second = client_gets(home.app, "find_genes", more)

@@ -8,7 +8,8 @@ Cells of each condition are sampled and compared with their paired control cells
 - No gene is farther than `RUNAWAY` from its target, beyond two standard errors.
 
 A condition that fails is sampled again with `MORE` times as many cells, up to `MOST`, since with
-few cells it can fail by chance. A condition that still fails is *unfit*.
+few cells it can fail by chance, unless a gene is too far off for that. A condition that still
+fails is *unfit*.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
