@@ -31,6 +31,7 @@ UNITS = {
     "prediction_error": "log1p_cp10k",
     "magnitude": "log1p_cp10k (L2 norm over genes)",
     "model_mean": "log1p_cp10k",
+    "additive": "log1p_cp10k",
     "sd": "log1p_cp10k",
     "lfsr": "probability; 0.001 is 0.001 or less",
     "certainty": "supported: lfsr <= 0.05; suggestive: <= 0.2",
@@ -96,6 +97,7 @@ class EffectView:
         """Return one gene's effect."""
         e = self.effect
         believed = self._stored.posterior if self._stored else None
+        summed = self._stored.additive if self._stored else None
         return GeneEffect(
             gene=self._checkpoint.panel[index],
             log2_fold_change=finite(e.log2_fold_change[index]),
@@ -107,6 +109,7 @@ class EffectView:
             prediction_error=finite(self._errors[index]),
             sham_q=finite(self._q[index]),
             model_mean=finite(believed.mean[index]) if believed else None,
+            additive=finite(summed.mean[index]) if summed else None,
             sd=finite(believed.sd[index]) if believed else None,
             lfsr=finite(max(believed.lfsr[index], LEAST_LFSR)) if believed else None,
             certainty=word(float(believed.lfsr[index])) if believed else None,
@@ -210,6 +213,20 @@ class EffectView:
                 return f"{none}{n}, strongest (log1p_cp10k) {genes}"
         return f"no gene's change is distinguishable from no effect ({len(order)} genes)"
 
+    def _additive(self) -> list[str]:
+        """Return how much larger the plain sum of a combination's parts is, as a sentence."""
+        stored = self._stored
+        if stored is None or stored.additive is None:
+            return []
+        here, summed = (float(np.linalg.norm(p.mean)) for p in (stored.posterior, stored.additive))
+        if not here > 0:
+            return []
+        return [
+            "never trained together: its parts are taken to saturate. The plain sum of their "
+            f"changes is {summed / here:.2f} times as large (`additive`, by gene, in "
+            "detail=detailed)"
+        ]
+
     def caveats(self) -> list[str]:
         """Return what a reader must know before believing the numbers."""
         said = [MONTE_CARLO] if self.effect.n_cells > 1 else [SINGLE_CELL]
@@ -236,7 +253,7 @@ class EffectView:
             said.append(
                 "a null label is a label without a meaning: its effect is the model's noise"
             )
-        return said
+        return [*said, *self._additive()]
 
 
 def effect_fields(

@@ -9,7 +9,7 @@ class GeneEffect(View):
     """One gene's paired effect."""
 
     detail_only = frozenset(
-        {"control_mean", "perturbed_mean", "change_mc_interval", "model_mean", "sd"}
+        {"control_mean", "perturbed_mean", "change_mc_interval", "model_mean", "additive", "sd"}
     )
 
     gene: str
@@ -30,6 +30,9 @@ class GeneEffect(View):
     model_mean: Number | None = Field(
         default=None,
         description="Posterior mean of change, which sampled cells deliver",
+    )
+    additive: Number | None = Field(
+        default=None, description="Of a combination: the sum of its parts' changes"
     )
     sd: Number | None = Field(default=None, description="Posterior sd of change")
     lfsr: Number | None = Field(default=None, description="How likely the sign of change is wrong")

@@ -85,6 +85,27 @@ def test_a_combination_is_said_to_be_one(app: App):
     assert call(app, "perturb_cells", wanted).effect_source == "combination"
 
 
+def test_a_combination_is_shown_beside_the_plain_sum_of_its_parts(app: App):
+    genes = ["G7", "G20", "G3"]
+    single = {
+        target: call(app, "perturb_cells", requested(target, "a", genes=genes))
+        for target in ("G3", "G5")
+    }
+    wanted = requested("G3", "a", genes=genes)
+    wanted["interventions"] = [{"kind": "knockout", "target": t} for t in ("G3", "G5")]
+    double = call(app, "perturb_cells", wanted)
+    parts = zip(double.genes, single["G3"].genes, single["G5"].genes, strict=True)
+    for both, first, second in parts:
+        # Numbers of results have five digits.
+        assert both.additive == pytest.approx(first.model_mean + second.model_mean, abs=2e-4)
+        assert abs(both.model_mean) <= abs(both.additive) + 1e-4
+        assert first.additive is second.additive is None
+    (caveat,) = [c for c in double.caveats if "plain sum" in c]
+    factor = float(caveat.split(" times as large")[0].split()[-1])
+    assert factor > 1
+    assert not any("plain sum" in c for c in single["G3"].caveats)
+
+
 def test_an_unfit_condition_is_refused_by_name_unless_it_is_allowed(app: App, engine: Allowing):
     with pytest.raises(InputError, match=r"G3 knockout in line=b is unfit .*slope 2.00.*allow_unf"):
         call(app, "perturb_cells", requested("G3", "b"))
