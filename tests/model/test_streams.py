@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lingshu_model.contracts.streams import Purpose, raw, uniforms
+from lingshu_model.contracts.streams import Purpose, raw, stratified, uniforms
 
 # Random123's known-answer vectors for philox4x64, 10 rounds: counter, key, output.
 UNITS = 2**64 - 1
@@ -61,3 +61,35 @@ def test_uniforms_lie_strictly_between_zero_and_one_and_fill_it_evenly() -> None
     assert drawn.max() < 1
     share = np.histogram(drawn, bins=10, range=(0, 1))[0] / len(drawn)
     assert np.abs(share - 0.1).max() < 0.012
+
+
+def test_stratified_numbers_fill_every_interval_of_aligned_cells():
+    numbers = stratified(5, np.arange(256), Purpose.MOVE, 40)
+    for first, n in ((0, 64), (64, 64), (128, 128), (0, 256)):
+        part = np.sort(numbers[first : first + n], axis=0)
+        assert np.array_equal(np.floor(part * n).astype(int), np.tile(np.arange(n)[:, None], 40))
+    assert 0 < numbers.min() < numbers.max() < 1
+
+
+def test_stratified_numbers_do_not_depend_on_what_is_drawn_beside_them():
+    numbers = stratified(5, np.arange(5000, 5200), Purpose.MOVE, 40)
+    some = np.array([5199, 5003, 5064])
+    assert np.array_equal(stratified(5, some, Purpose.MOVE, 40), numbers[some - 5000])
+    assert not np.array_equal(stratified(6, some, Purpose.MOVE, 40), numbers[some - 5000])
+
+
+def test_stratified_numbers_of_two_genes_are_independent():
+    numbers = stratified(1, np.arange(512), Purpose.MOVE, 300)
+    pairs = np.triu_indices(300, 1)
+    for each in (numbers, numbers < 0.02, numbers < 0.3):
+        correlations = np.corrcoef(each.T.astype(float))[pairs]
+        assert abs(correlations.mean()) < 0.002
+        assert correlations.std() == pytest.approx(1 / np.sqrt(512), rel=0.05)
+
+
+def test_shares_of_stratified_numbers_vary_by_one_cell_and_not_by_their_root():
+    numbers = stratified(2, np.arange(512), Purpose.MOVE, 1000)
+    for share in (0.004, 0.1, 0.5):
+        picked = (numbers < share).sum(axis=0)
+        assert picked.mean() == pytest.approx(512 * share, rel=0.05)
+        assert picked.std() < 0.6  # independent numbers: 1.4, 6.8 and 11.3

@@ -10,6 +10,9 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
+STRATA = 64
+"""Intervals of one level of `stratified`: as many flips as a word has bits."""
+
 
 class Purpose(IntEnum):
     """What a draw is for: the second word of the counter. Never renumber."""
@@ -38,3 +41,59 @@ def uniforms(seed: int, cell: int, purpose: Purpose, genes: int) -> NDArray[np.f
     """Return one uniform per gene in (0, 1): the upper 53 bits plus a half, over 2^53."""
     bits = raw(seed, cell, purpose, genes) >> np.uint64(11)
     return (bits.astype(np.float64) + 0.5) * 2.0**-53
+
+
+def stratified(
+    seed: int, cells: NDArray[np.int64], purpose: Purpose, genes: int
+) -> NDArray[np.float64]:
+    """Return uniforms in (0, 1), [cells, genes], that are stratified over the cells of a gene.
+
+    Latin hypercube sampling (McKay et al. 1979) within every tile of 64 cells: each interval of
+    length 1/64 holds one number of a gene, in random order, all at one place of their intervals.
+    The places of 64 tiles are a van der Corput sequence under a nested uniform scramble (Owen
+    1995), so that the numbers of 2^k tiles are stratified further. A share of cells that a
+    threshold picks out thus varies by about one cell, and not by the root of their number. Orders
+    of two genes are independent. Any cell can be drawn alone, at the cost of its tile.
+
+    Args:
+        seed: of the experiment.
+        cells: numbers of the cells, from 0 on.
+        purpose: what the draw is for.
+        genes: how many.
+    """
+    out = np.empty((len(cells), genes))
+    tiles = cells // STRATA
+    for tile in np.unique(tiles).tolist():
+        rows = np.flatnonzero(tiles == tile)
+        intervals = _intervals(seed, tile, purpose, genes)[:, cells[rows] % STRATA].T
+        out[rows] = (intervals + _places(seed, tile, purpose, genes)) / STRATA
+    return out
+
+
+def _intervals(seed: int, tile: int, purpose: Purpose, genes: int) -> NDArray[np.int64]:
+    """Return the interval of each cell of a tile: a permutation per gene, [genes, 64]."""
+    keys = np.empty((STRATA, genes), np.uint32)
+    for i in range(STRATA):
+        bits = raw(seed, tile * STRATA + i, purpose, genes) >> np.uint64(32)
+        # The cell's number in the lowest bits: no two keys are equal, so any sort gives one order.
+        keys[i] = (bits & np.uint64(0xFFFFFFFF - (STRATA - 1))) | np.uint64(i)
+    order = np.argsort(np.ascontiguousarray(keys.T), axis=1)
+    return np.argsort(order.astype(np.uint32), axis=1)
+
+
+def _places(seed: int, tile: int, purpose: Purpose, genes: int) -> NDArray[np.float64]:
+    """Return where in its interval each number of a tile lies, in (0, 1), [genes].
+
+    The lowest bit of the tile's number in its group of 64 decides first. Bit 2^d + p of a word
+    flips the digit at depth d of the tiles whose lower d digits are p.
+    """
+    group, number = divmod(tile, STRATA)
+    # Streams that no cell has: the number of a cell is below 2^62.
+    word = raw(seed, (2 << 62) | group, purpose, genes)
+    place = np.zeros(genes, np.uint64)
+    for depth in range(STRATA.bit_length() - 1):
+        node = np.uint64((1 << depth) + number % (1 << depth))
+        digit = np.uint64(number >> depth & 1)
+        place = (place << np.uint64(1)) | ((word >> node) & np.uint64(1)) ^ digit
+    within = raw(seed, (3 << 62) | tile, purpose, genes) >> np.uint64(32)
+    return (place.astype(np.float64) + (within.astype(np.float64) + 0.5) * 2.0**-32) / STRATA

@@ -9,9 +9,10 @@ quantile u,
     u = F(c - 1) + v f(c),   c' = F_phi^{-1}(u),   v uniform,
 
 with v from the counter-based stream of (seed, cell, gene), so that any cell can be moved alone and
-replayed. Counts stay whole, cells keep their ranks, and genes do not influence each other. The
-additional counts of an up-regulated gene have the dispersion of a typical gene, not that of the
-gene's few counts in control cells: the size is
+replayed. v is stratified over cells: where most counts are 0 a small effect changes few cells, and
+independent numbers would leave their number to chance. Counts stay whole, cells keep their ranks,
+and genes do not influence each other. The additional counts of an up-regulated gene have the
+dispersion of a typical gene, not that of the gene's few counts in control cells: the size is
 
     r_phi = phi^2 / (1 / r + (phi - 1)^2 / r_common),   phi > 1.
 
@@ -29,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from lingshu_model.contracts.streams import Purpose, uniforms
+from lingshu_model.contracts.streams import Purpose, stratified
 from lingshu_model.effects.moments import (
     CP10K,
     Floats,
@@ -310,8 +311,7 @@ def _fit_rows(cells: int) -> Ints:
 
 def _draws(seed: int, cells: Ints, genes: int) -> Floats:
     """Return the uniforms v of cells by their numbers, [cells, genes]."""
-    result = [uniforms(seed, int(cell), Purpose.MOVE, genes) for cell in cells]
-    return np.stack(result) if result else np.zeros((0, genes))
+    return stratified(seed, cells, Purpose.MOVE, genes)
 
 
 def _whole(counts: Rows) -> Rows:
