@@ -163,6 +163,26 @@ def test_a_built_server_has_listed_its_tools_and_loaded_nothing_heavy():
     assert modules.isdisjoint(HEAVY)
 
 
+def test_tools_are_listed_before_anything_is_loaded_that_only_calls_need():
+    code = (
+        "import asyncio\n"
+        "from lingshu_mcp.back import Back\n"
+        "from lingshu_mcp.server import assemble\n"
+        "server = assemble(Back(lambda: 1 / 0))\n"
+        "assert asyncio.run(server.list_tools())\n"
+        "assert asyncio.run(server.list_prompts())\n"
+        "assert asyncio.run(server.list_resource_templates())"
+    )
+    assert loaded_after(code).isdisjoint((*HEAVY, "numpy", "sqlalchemy", "httpx"))
+
+
+def test_the_listed_tools_are_those_of_the_registry():
+    from lingshu_tools.calls.published import as_text, from_registry, published_tools
+
+    # Otherwise: python -m lingshu_tools.calls.published, and commit the file.
+    assert as_text(published_tools()) == as_text(from_registry())
+
+
 def test_help_loads_only_what_help_needs():
     code = (
         "import contextlib, io\n"

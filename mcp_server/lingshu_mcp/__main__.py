@@ -14,6 +14,8 @@ from lingshu_model.system.redaction import protect_streams
 from lingshu_tools.system import interrupts
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from lingshu_mcp.calls import Calls
     from lingshu_tools.app import App
 
@@ -43,27 +45,40 @@ def main(
 ) -> None:
     """Serve the tools to an MCP client: over stdio, or over HTTP with --http."""
     interrupts.end_at_once()
-    from lingshu_mcp.calls import MAX_WAITING, Calls
-    from lingshu_tools.app import App
 
-    app, calls = App(home, door="mcp"), Calls(max_waiting=max_calls or MAX_WAITING)
+    def make() -> "tuple[App, Calls]":
+        from lingshu_mcp.calls import MAX_WAITING, Calls
+        from lingshu_tools.app import App
+        from lingshu_tools.calls.registry import registry
+
+        registry()
+        return App(home, door="mcp"), Calls(max_waiting=max_calls or MAX_WAITING)
+
+    core = tools == "core"
     if http is None:
-        status = _stdio(app, calls, no_token=no_token, core=tools == "core")
+        status = _stdio(make, no_token=no_token, core=core)
     else:
-        status = _http(app, calls, http, no_token=no_token, core=tools == "core")
+        status = _http(*make(), http, no_token=no_token, core=core)
     # A thread that is still at work must not outlive the client: experiments are rows, and the
     # engine goes on.
     os._exit(status)
 
 
-def _stdio(app: "App", calls: "Calls", *, no_token: bool, core: bool) -> int:
-    from lingshu_mcp.server import build_server
+def _stdio(make: "Callable[[], tuple[App, Calls]]", *, no_token: bool, core: bool) -> int:
+    from lingshu_mcp.back import Back
+    from lingshu_mcp.server import assemble
     from lingshu_mcp.stdio import serve_stdio
 
     if no_token:
         message = "--no-token is for --http; over stdio there is no token"
         raise click.UsageError(message)
-    return serve_stdio(build_server(app, calls, core=core), calls)
+
+    def parts() -> "tuple[Callable[[], App], Calls]":
+        app, calls = make()
+        return (lambda: app), calls
+
+    back = Back(parts)
+    return serve_stdio(assemble(back, core=core), back)
 
 
 def _http(app: "App", calls: "Calls", address: str, *, no_token: bool, core: bool) -> int:

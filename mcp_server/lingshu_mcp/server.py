@@ -6,22 +6,23 @@ dispatcher's, so that a call means the same for every entry point.
 
 import base64
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import mcp_types as types
 from mcp.server import CacheHint, MCPServer
 from mcp.server.mcpserver import Context
 from mcp.shared.exceptions import MCPError
 
-from lingshu_mcp.calls import Calls
-from lingshu_mcp.completions import add_completions
-from lingshu_mcp.prompts import add_prompts
-from lingshu_mcp.resources import add_resources, cards
+from lingshu_mcp.back import Back, back_of
+from lingshu_mcp.offers.registration import add_completions, add_prompts, add_resources, cards
 from lingshu_mcp.spec_tool import spec_tool
 from lingshu_model import __version__
-from lingshu_tools.app import App
-from lingshu_tools.calls.registry import CORE, TOOL_NAMES, published_outputs, registry
-from lingshu_tools.errors import LingshuError, did_you_mean, quoted
+from lingshu_tools.calls.published import published_tools
+from lingshu_tools.errors import did_you_mean, quoted
+
+if TYPE_CHECKING:
+    from lingshu_mcp.calls import Calls
+    from lingshu_tools.app import App
 
 INSTRUCTIONS: Final = """\
 A virtual cell: a generative model of single-cell transcriptomes on which you run simulated
@@ -88,10 +89,10 @@ class LingshuServer(MCPServer):
 
 
 def build_server(
-    app: App,
-    calls: Calls | None = None,
+    app: "App",
+    calls: "Calls | None" = None,
     *,
-    app_of_caller: Callable[[], App] | None = None,
+    app_of_caller: "Callable[[], App] | None" = None,
     core: bool = False,
 ) -> MCPServer:
     """Return an MCP server of the registered tools, working on `app`; no transport is opened.
@@ -103,32 +104,30 @@ def build_server(
             several; `app` by default.
         core: only the six tools of `CORE`, for small models.
     """
-    calls, app_of = calls or Calls(), app_of_caller or (lambda: app)
-    listed = CORE if core else TOOL_NAMES
-    specs = [spec for spec in registry().values() if spec.name in listed]
-    outputs = published_outputs(specs, views=not core)
+    from lingshu_mcp.calls import Calls
+
+    app_of = app_of_caller or (lambda: app)
+    return assemble(back_of(app_of, calls or Calls()), core=core)
+
+
+def assemble(back: Back, *, core: bool = False) -> MCPServer:
+    """Return the same, of an application that is made when the first call comes."""
+    tools = [tool for tool in published_tools() if tool.core_output_schema or not core]
+    listed = [tool.name for tool in tools]
     server = LingshuServer(
         "lingshu",
         title="lingshu-tools: experiments on a virtual cell",
         version=__version__,
         icons=[types.Icon(src=ICON, mime_type="image/svg+xml", sizes=["any"])],
         instructions=INSTRUCTIONS,
-        tools=[spec_tool(app_of, spec, outputs[spec.name], calls, listed) for spec in specs],
+        tools=[spec_tool(back, tool, listed, core=core) for tool in tools],
         cache_hints={"tools/list": CacheHint(ttl_ms=300_000, scope="public")},
         # Nothing that a client may list changes while a server runs.
         subscriptions=False,
         log_level="WARNING",
     )
-    add_resources(server, app_of, calls)
-    add_prompts(server, app_of, calls)
-    add_completions(server, app_of, calls)
-
-    async def list_cards() -> list[types.Resource]:
-        app = app_of()
-        try:
-            return await calls.read(app, lambda: cards(app))
-        except LingshuError as error:
-            raise MCPError(code=types.INTERNAL_ERROR, message=str(error)) from error
-
-    server.list_cards = list_cards
+    add_resources(server, back)
+    add_prompts(server, back)
+    add_completions(server, back)
+    server.list_cards = lambda: cards(back)
     return server

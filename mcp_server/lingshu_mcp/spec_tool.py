@@ -1,6 +1,6 @@
 """A tool of the registry as the SDK registers it."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Sequence
 from typing import Any
 
 import mcp_types as types
@@ -10,21 +10,16 @@ from mcp.server.mcpserver.tools import Tool
 from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase, FuncMetadata
 from pydantic import Field
 
-from lingshu_mcp.calls import Calls
+from lingshu_mcp.back import Back
 from lingshu_mcp.confirming import confirmed
-from lingshu_mcp.rendering import rendered
-from lingshu_tools.app import App
-from lingshu_tools.calls.registry import ToolSpec
-from lingshu_tools.calls.results import Result
+from lingshu_tools.calls.published import PublishedTool
 from lingshu_tools.errors import CostError, LingshuError
 
 
 class SpecTool(Tool):
     """A registered tool whose call goes straight to the dispatcher."""
 
-    app_of_caller: Any = Field(exclude=True)
-    spec: Any = Field(exclude=True)
-    calls: Any = Field(exclude=True)
+    back: Any = Field(exclude=True)
     listed: Any = Field(exclude=True)
 
     async def run(
@@ -56,52 +51,53 @@ class SpecTool(Tool):
     async def _call(
         self, arguments: dict[str, Any], context: Context[Any, Any]
     ) -> types.CallToolResult:
-        version = context.protocol_version or ""
+        app, calls = await self.back.get()
+        # Read by now: `back` has imported what answers calls.
+        from lingshu_mcp.rendering import rendered
+        from lingshu_tools.calls.registry import registry
+        from lingshu_tools.calls.results import Result
+
+        spec, version = registry()[self.name], context.protocol_version or ""
 
         async def report(done: int, total: int) -> None:
             await context.report_progress(done, total, f"{done}/{total} cells")
 
         def render(result: Result) -> types.CallToolResult:
-            return rendered(self.spec, result, arguments, version=version, tools=self.listed)
+            return rendered(spec, result, arguments, version=version, tools=self.listed)
 
-        app = self.app_of_caller()
-        return await self.calls.call(app, self.spec, arguments, report, render)
+        return await calls.call(app, spec, arguments, report, render)
 
 
-def spec_tool(
-    app_of: Callable[[], App],
-    spec: ToolSpec,
-    output_schema: dict[str, Any],
-    calls: Calls,
-    listed: Collection[str],
-) -> Tool:
+def spec_tool(back: Back, tool: PublishedTool, listed: Sequence[str], *, core: bool) -> Tool:
     """Return a tool to register.
 
     Args:
-        app_of: gives the application of the caller's principal.
-        spec: the tool.
-        output_schema: as it is listed.
-        calls: the limits on calls.
+        back: what answers its calls.
+        tool: as it is listed.
         listed: the names of all tools that the server lists.
+        core: whether these are the core tools alone.
     """
+    schema = tool.core_output_schema if core else tool.output_schema
     return SpecTool(
-        fn=spec.run,
-        name=spec.name,
-        title=spec.title,
-        description=spec.description,
-        parameters=spec.input_schema,
-        fn_metadata=FuncMetadata(arg_model=ArgModelBase, output_schema=output_schema),
+        fn=_never,
+        name=tool.name,
+        title=tool.title,
+        description=tool.description,
+        parameters=dict(tool.input_schema),
+        fn_metadata=FuncMetadata(arg_model=ArgModelBase, output_schema=dict(schema or {})),
         is_async=True,
         context_kwarg=None,
         annotations=types.ToolAnnotations(
-            title=spec.title,
-            read_only_hint=spec.read_only,
-            destructive_hint=spec.destructive,
-            idempotent_hint=spec.idempotent,
+            title=tool.title,
+            read_only_hint=tool.read_only,
+            destructive_hint=tool.destructive,
+            idempotent_hint=tool.idempotent,
             open_world_hint=False,
         ),
-        app_of_caller=app_of,
-        spec=spec,
-        calls=calls,
+        back=back,
         listed=listed,
     )
+
+
+def _never() -> None:
+    """Stand for the function of a tool, which `SpecTool.run` does not use."""

@@ -21,19 +21,21 @@ from mcp.server.stdio import stdio_server
 from mcp.shared._stream_protocols import WriteStream
 from mcp.shared.message import SessionMessage
 
-from lingshu_mcp.calls import Calls
+from lingshu_mcp.back import Back
 from lingshu_mcp.messages import MAX_LINE, UnreadableError, read_message, too_long
 from lingshu_tools.system.interrupts import INTERRUPTED
 
 FAREWELL_S: Final = 1.5
 """Seconds that calls under way get to answer in at the end; clients kill after 2."""
+FIRST_CALL_S: Final = 20.0
+"""Seconds that a first call gets in which its modules are imported; a busy machine is slow."""
 LAST_S: Final = 3.0
 """Seconds after which the process ends even if a client does not read its answers."""
 ON_SIGNAL: Final[dict[int, int]] = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: 0}
 """The exit status after a signal."""
 
 
-def serve_stdio(server: MCPServer, calls: Calls) -> int:
+def serve_stdio(server: MCPServer, back: Back) -> int:
     """Return the exit status: 0 when stdin or stdout was closed, else that of the signal.
 
     Threads may still be at work: the caller ends the process without waiting for them.
@@ -44,15 +46,15 @@ def serve_stdio(server: MCPServer, calls: Calls) -> int:
     if sys.stdin.isatty():
         sys.stderr.write("lingshu-mcp: for an MCP client on stdin and stdout; Ctrl-C ends it\n")
     try:
-        return anyio.run(_serve, server, calls)
+        return anyio.run(_serve, server, back)
     except BaseExceptionGroup as group:
         if group.split((BrokenPipeError, ConnectionResetError))[1] is not None:
             raise
         return 0  # nobody reads the answers any more
 
 
-async def _serve(server: MCPServer, calls: Calls) -> int:
-    lines = _Lines(_wire(), calls)
+async def _serve(server: MCPServer, back: Back) -> int:
+    lines = _Lines(_wire(), back)
     loop = asyncio.get_running_loop()
     for number in ON_SIGNAL:
         loop.add_signal_handler(number, lines.end, number)
@@ -110,8 +112,8 @@ class _Lines:
 
     output: _Output
 
-    def __init__(self, file: BinaryIO, calls: Calls) -> None:
-        self._file, self._calls = file, calls
+    def __init__(self, file: BinaryIO, back: Back) -> None:
+        self._file, self._back = file, back
         self._reading = anyio.CancelScope()
         self.signal: int | None = None
 
@@ -167,7 +169,11 @@ class _Lines:
             self.output.owed.discard(message.params.get("requestId", ""))
 
     async def _farewell(self) -> None:
-        self._calls.leave()
+        # The first call may be on its way to what answers it.
+        with anyio.move_on_after(FIRST_CALL_S, shield=True):
+            while self.output.owed and not self._back.ready:
+                await anyio.sleep(0.01)
+        self._back.leave()
         with anyio.move_on_after(FAREWELL_S, shield=True):
             while self.output.owed:
                 await anyio.sleep(0.01)

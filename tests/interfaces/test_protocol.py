@@ -11,11 +11,11 @@ import pytest
 from mcp import Client, MCPError
 
 from lingshu_mcp import build_server
-from lingshu_mcp.completions import MOST
-from lingshu_mcp.resources import MIME
+from lingshu_mcp.offers.completions import MOST
+from lingshu_mcp.offers.registration import MIME
 from lingshu_model.contracts import Catalogue
 from lingshu_testing import FakeEngine, calls_in
-from lingshu_tools.app import App
+from lingshu_tools.app import App, Budget, PrincipalApp
 from lingshu_tools.calls.dispatcher import call
 from lingshu_tools.calls.registry import CORE, TOOL_NAMES, registry
 from lingshu_tools.report.methods import methods_paragraph
@@ -248,6 +248,36 @@ def test_a_resource_that_is_not_there_is_refused_with_its_uri(app: App, mode: st
     error = drive(app, mode, lambda c: refusal(c, lambda: c.read_resource(uri)))
     assert error.error.code == types.INVALID_PARAMS
     assert error.error.data == {"uri": uri}
+
+
+def test_a_principal_finds_nothing_of_another_in_resources_prompts_and_completions(
+    app: App, finished: str
+):
+    other = PrincipalApp(app, "other", Budget())
+    (app.home / "plots").mkdir(exist_ok=True)
+    file = f"{finished}-volcano-00000000.csv"
+    (app.home / "plots" / file).write_text("gene,", "utf-8")
+    ref = types.ResourceTemplateReference(type="ref/resource", uri="ledger://experiments/{id}")
+
+    async def act(client: Client) -> list[Any]:
+        uris = (f"ledger://experiments/{finished}", f"plots://{file}")
+        refused = [await refusal(client, lambda u=uri: client.read_resource(u)) for uri in uris]
+        refused.append(
+            await refusal(client, lambda: client.get_prompt("write_up", {"id": finished}))
+        )
+        offered = await client.complete(ref, {"name": "id", "value": finished})
+        return [refused, offered.completion.values]
+
+    async def main() -> list[Any]:
+        server = build_server(app, app_of_caller=lambda: other)
+        async with Client(server) as client:
+            return await act(client)
+
+    refused, completed = anyio.run(main)
+    assert {error.error.code for error in refused} == {types.INVALID_PARAMS}
+    assert completed == []
+    owner = drive(app, "auto", lambda client: client.read_resource(f"plots://{file}"))
+    assert owner.contents[0].text == "gene,"
 
 
 @pytest.mark.slow

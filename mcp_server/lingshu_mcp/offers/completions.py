@@ -1,39 +1,18 @@
-"""Completions of the arguments of prompts and resources: ids, checkpoints, genes, contexts."""
+"""What may be meant by the first letters of an argument: ids, checkpoints, genes, contexts."""
 
 from collections.abc import Callable, Iterable, Mapping
 
 import mcp_types as types
-from mcp.server import MCPServer
 
-from lingshu_mcp.calls import Calls
-from lingshu_mcp.resources import EFFECTS
+from lingshu_mcp.offers.registration import EFFECTS
 from lingshu_model.contracts import Checkpoint
 from lingshu_tools.app import App
-from lingshu_tools.errors import InputError, LingshuError
+from lingshu_tools.errors import InputError
 from lingshu_tools.experiments.designs import context_label, resolve_checkpoint
 
 MOST = 100
 """Values in one answer, by the protocol."""
 _RECENT = 100
-
-
-def add_completions(server: MCPServer, app_of: Callable[[], App], calls: Calls) -> None:
-    """Register the completion of every argument that names something of a home."""
-
-    @server.completion()
-    async def complete(
-        ref: types.PromptReference | types.ResourceTemplateReference,
-        argument: types.CompletionArgument,
-        context: types.CompletionContext | None,
-    ) -> types.Completion:
-        app = app_of()
-        given = (context.arguments if context else None) or {}
-        kind = f"{getattr(ref, 'uri', '')} {argument.name}".strip()
-        try:
-            return await calls.read(app, lambda: completed(app, kind, argument.value, given))
-        except LingshuError:
-            # What is asked for while somebody types; the call itself says what is wrong.
-            return types.Completion(values=[])
 
 
 def completed(app: App, argument: str, written: str, given: Mapping[str, str]) -> types.Completion:

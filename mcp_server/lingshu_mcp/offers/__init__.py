@@ -1,0 +1,1 @@
+"""Resources, prompts and completions: their registration, and modules that do the work."""

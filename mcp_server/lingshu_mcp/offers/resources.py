@@ -1,0 +1,53 @@
+"""What resources hold: experiments and their effects, model cards, pictures."""
+
+import re
+from typing import Any
+
+from lingshu_tools.app import App
+from lingshu_tools.calls.dispatcher import call
+from lingshu_tools.errors import InputError, NotFoundError, quoted
+from lingshu_tools.experiments.designs import resolve_checkpoint
+from lingshu_tools.experiments.lookup import is_screen, locate, locate_screen
+
+_FILE = re.compile(r"((?:exp|scr)_[a-z0-9]+)-[a-z]+-[0-9a-f]{8}\.(png|svg|csv)")
+
+
+def checkpoints(app: App) -> list[str]:
+    """Return the names of the installed checkpoints."""
+    return list(app.catalogue.names())
+
+
+def experiment(app: App, name: str) -> str:
+    """Return an experiment with its provenance, or a screen, as JSON."""
+    detail = "summary" if is_screen(name) else "provenance"
+    return _json(call(app, "get_experiment", {"id": name, "detail": detail}))
+
+
+def effects(app: App, name: str, top: str) -> str:
+    """Return the genes that an experiment changes most, as JSON."""
+    if not (top.isascii() and top.isdigit()):
+        message = f"top={quoted(top)} is no number of genes, 1 to 200"
+        raise InputError(message)
+    arguments = {"id": name, "detail": "effects", "limit": int(top)}
+    return _json(call(app, "get_experiment", arguments))
+
+
+def card(app: App, name: str) -> str:
+    """Return the card of a checkpoint."""
+    return (resolve_checkpoint(app, name).path / "card.md").read_text("utf-8")
+
+
+def plot(app: App, file: str) -> bytes | str:
+    """Return a file that plot_experiment made."""
+    match = _FILE.fullmatch(file)
+    path = app.home / "plots" / file
+    if match is None or not path.is_file():
+        message = f"no picture {quoted(file)}; plot_experiment draws one and returns its URI"
+        raise NotFoundError(message)
+    # Raises where the caller's principal does not see what the picture is of.
+    (locate_screen if is_screen(match[1]) else locate)(app, match[1])
+    return path.read_bytes() if match[2] == "png" else path.read_text("utf-8")
+
+
+def _json(result: Any) -> str:
+    return result.model_dump_json(exclude_none=True)
