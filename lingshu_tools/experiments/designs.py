@@ -19,11 +19,35 @@ from lingshu_tools.errors import (
     did_you_mean,
     quoted,
 )
+from lingshu_tools.experiments.gene_directory import plain, real_genes
 from lingshu_tools.experiments.gene_names import gene_names
 from lingshu_tools.experiments.workspace import Workspace
 from lingshu_tools.ledger import Experiment, NewExperiment
 
 AGAIN = "again"
+CELLS: dict[str, str] = {
+    "nk": "naturalkillercell",
+    "nkcell": "naturalkillercell",
+    "bcell": "bcell",
+    "blymphocyte": "bcell",
+    "b": "bcell",
+    "cd4t": "cd4tcell",
+    "cd4": "cd4tcell",
+    "helpertcell": "cd4tcell",
+    "cd4positivealphabetatcell": "cd4tcell",
+    "cd8t": "cd8tcell",
+    "cd8": "cd8tcell",
+    "cd8positivealphabetatcell": "cd8tcell",
+    "classicalmonocyte": "cd14monocyte",
+    "monocytecd14": "cd14monocyte",
+    "cd14mono": "cd14monocyte",
+    "nonclassicalmonocyte": "fcgr3amonocyte",
+    "cd16monocyte": "fcgr3amonocyte",
+    "fcgr3amono": "fcgr3amonocyte",
+    "dc": "dendriticcell",
+    "hematopoieticstemcell": "hematopoieticprecursorcell",
+}
+"""Synonyms of the shipped contexts' cell types (Cell Ontology), plain, and one name of each."""
 MAX_COUNTS = 4_000_000_000
 """Cells x genes of one experiment, over its arms: 100,000 cells in two arms of 20,000 genes. Memory
 does not grow with them; the disk does, a few gigabytes at this size."""
@@ -255,13 +279,34 @@ def resolve_context(checkpoint: Checkpoint, arguments: Mapping[str, str] | None)
         InputError: none or several fit; the contexts are listed.
     """
     arguments = dict(arguments or {})
+    arguments = _spelled(checkpoint, arguments)
     fitting = [c for c in checkpoint.contexts if arguments.items() <= c.items()]
     if len(fitting) == 1:
         return fitting[0]
-    shown = "; ".join(map(str, (fitting or checkpoint.contexts)[:8]))
+    every = fitting or checkpoint.contexts
+    rest = f"; … ({len(every)} in all; describe_model pages through them)" if every[8:] else ""
+    shown = "; ".join(map(str, every[:8])) + rest
     reason = "fits no context" if not fitting else f"fits {len(fitting)} contexts; choose one"
     message = f"context={quoted(arguments)} {reason} of {checkpoint.name!r}: {shown}"
     raise InputError(message)
+
+
+def _spelled(checkpoint: Checkpoint, arguments: Mapping[str, str]) -> dict[str, str]:
+    """Return a context with values as they were trained, where they differ in spelling alone."""
+    result: dict[str, str] = {}
+    for field_, value in arguments.items():
+        trained = {c[field_] for c in checkpoint.contexts if field_ in c}
+        names = {cell_name(value), value}
+        same = [t for t in trained if value not in trained and cell_name(t) in names]
+        result[field_] = same[0] if len(same) == 1 else value
+    return result
+
+
+def cell_name(name: str) -> str:
+    """Return a name of cells without case, punctuation and plural; synonyms are one name."""
+    key = plain(name.replace("+", ""))
+    key = key.removesuffix("s") if len(key) > 3 else key
+    return CELLS.get(key, key)
 
 
 def sampling(checkpoint: Checkpoint) -> tuple[int, float]:
@@ -301,19 +346,30 @@ def _target(checkpoint: Checkpoint, known: Mapping[str, list[str]], record: Inte
         )
         raise InputError(message)
     names = known[record.kind]
-    by_fold = {name.casefold(): name for name in names}
-    if record.target.strip().casefold() in by_fold:
-        return by_fold[record.target.strip().casefold()]
+    # Spellings of a drug or a cytokine differ in hyphens and Greek letters: IFN-β, IFN-beta.
+    for spelling in (str.casefold, plain):
+        same = [name for name in names if spelling(name) == spelling(record.target.strip())]
+        if len(same) == 1:
+            return same[0]
     try:
-        symbol = gene_names(checkpoint).find(record.target).symbol
+        symbols = (gene_names(checkpoint).find(record.target).symbol,)
     except NotFoundError:
-        symbol = record.target
-    if symbol in names:
-        return symbol
+        symbols = real_genes(record.target)
+    trained = [s for s in symbols if s in names]
+    if len(symbols) == 1 and trained:
+        return trained[0]
+    if trained:
+        message = (
+            f"{quoted(record.target)} is a name of several genes: {', '.join(symbols)}. Trained "
+            f"{record.kind} targets among them: {', '.join(trained)}; name one."
+        )
+        raise NotFoundError(message)
+    # For a gene that exists, or a cytokine that one makes, another name is another question.
+    near = "" if symbols else did_you_mean(record.target, names)
     shown = ", ".join(names[:40]) + (f" … ({len(names)} in all)" if len(names) > 40 else "")
     message = (
         f"{checkpoint.name!r} has no {record.kind} target {quoted(record.target)}."
-        f"{did_you_mean(record.target, names)} Trained {record.kind} targets: {shown}."
+        f"{near} Trained {record.kind} targets: {shown}."
     )
     raise NotFoundError(message)
 

@@ -1,7 +1,8 @@
 """Gene names: what a user calls a gene, resolved to the panel's symbol.
 
 A symbol, an Ensembl id (with or without version), an alias or a previous symbol will do, whatever
-the case; a name that fits several genes is refused.
+the case; a name that fits several genes is refused. A gene that exists and is not on the panel is
+told apart from a name that no gene has, and no similar name is offered for it.
 """
 
 from collections import defaultdict
@@ -12,8 +13,13 @@ from typing import Any
 
 from lingshu_model.contracts import Checkpoint
 from lingshu_tools.errors import NotFoundError, did_you_mean, quoted
+from lingshu_tools.experiments.gene_directory import plain, real_genes
 
 _NAME_KINDS = ("symbol", "ensembl", "alias", "previous symbol")
+
+
+class UnmeasuredGeneError(NotFoundError):
+    """The gene exists, and the panel does not measure it."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,7 @@ class GeneNames:
     def __init__(self, entries: Sequence[dict[str, Any]], checkpoint: str) -> None:
         self.symbols = [entry["symbol"] for entry in entries]
         self._checkpoint = checkpoint
+        self._plain: dict[str, set[int]] = defaultdict(set)
         self._indexes: list[dict[str, set[int]]] = [defaultdict(set) for _ in _NAME_KINDS]
         for index, entry in enumerate(entries):
             names = (
@@ -42,6 +49,7 @@ class GeneNames:
             for by_name, listed in zip(self._indexes, names, strict=True):
                 for name in listed:
                     by_name[_key(name)].add(index)
+                    self._plain[plain(name)].add(index)
 
     def find(self, name: str) -> Match:
         """Return the gene of a name; a current symbol wins over every older one.
@@ -60,8 +68,35 @@ class GeneNames:
                 raise NotFoundError(message)
             if indices:
                 return Match(indices[0], self.symbols[indices[0]], label)
+        spelled = self._plain.get(plain(name), set())
+        if len(spelled) == 1:
+            (index,) = spelled
+            return Match(index, self.symbols[index], "spelling")
+        return self._by_other_name(name)
+
+    def _by_other_name(self, name: str) -> Match:
+        """Return the gene that is called so elsewhere: proteins, families, other species."""
+        panel = f"the {len(self.symbols)}-gene panel of {self._checkpoint!r}"
+        genes = real_genes(name)
+        here = [g for g in genes if g in self._indexes[0] or _key(g) in self._indexes[0]]
+        if len(genes) == 1 and here:
+            (index,) = sorted(self._indexes[0][_key(genes[0])])[:1]
+            return Match(index, self.symbols[index], "other name")
+        if len(genes) > 1 and here:
+            message = (
+                f"{quoted(name)} is a name of several genes: {', '.join(genes)}. On {panel} are "
+                f"{', '.join(here)}: name one of these."
+            )
+            raise NotFoundError(message)
+        if genes:
+            which = "" if _key(genes[0]) == _key(name) else f" ({', '.join(genes)})"
+            message = (
+                f"{quoted(name)}{which} is a gene that {panel} does not measure, so nothing is "
+                "known of its expression; describe_model lists other checkpoints."
+            )
+            raise UnmeasuredGeneError(message)
         message = (
-            f"no gene {quoted(name)} in the {len(self.symbols)}-gene panel of {self._checkpoint!r}."
+            f"no gene {quoted(name)} in {panel}, and no human gene of that name is known."
             f"{did_you_mean(name, self.symbols)} find_genes searches by part of a name."
         )
         raise NotFoundError(message)

@@ -9,6 +9,7 @@ from lingshu_tools.calls.registry import Arguments, ToolSpec
 from lingshu_tools.calls.results import Number, Result, Truncated, View, finite, render, text_table
 from lingshu_tools.errors import InputError, NotFoundError, nearest
 from lingshu_tools.experiments.designs import context_label, resolve_checkpoint
+from lingshu_tools.experiments.gene_directory import real_genes
 from lingshu_tools.experiments.gene_names import Match, gene_names
 from lingshu_tools.tools.common import CheckpointName, printed
 from lingshu_tools.tools.example_calls import control_call, perturbation_call
@@ -132,14 +133,16 @@ def _resolved(checkpoint: Checkpoint, name: str, contexts: int) -> GeneView:
     try:
         return _gene_view(checkpoint, name, gene_names(checkpoint).find(name), contexts)
     except NotFoundError:
+        genes = real_genes(name)
         return GeneView(
             asked=name,
             gene=None,
-            matched_by=None,
+            matched_by=f"not measured: {', '.join(genes)}" if genes else None,
             ensembl=None,
             measured=False,
             perturbed_by=_perturbed_by(checkpoint, name),
-            nearest=nearest(name, checkpoint.panel),
+            # For a gene that exists, a similar name is another gene's.
+            nearest=[] if genes else nearest(name, checkpoint.panel),
         )
 
 
@@ -181,7 +184,11 @@ def _summary(checkpoint: Checkpoint, arguments: FindGenes, views: list[GeneView]
     panel = f"the {len(checkpoint.panel)}-gene panel of {checkpoint.name}"
     if arguments.query is not None:
         return f"{len(views)} genes of {panel} have {arguments.query!r} in a name."
-    missing = [v.asked for v in views if v.gene is None]
+    missing = [
+        f"{v.asked} (a gene, not measured)" if v.matched_by else f"{v.asked} (no known gene)"
+        for v in views
+        if v.gene is None
+    ]
     sentence = f"{len(views) - len(missing)} of {len(views)} names are on {panel}"
     return f"{sentence}; not on it: {', '.join(missing[:20])}." if missing else f"{sentence}."
 

@@ -113,7 +113,12 @@ class GetResult(Result):
 
 
 def get_experiment(app: App, arguments: GetExperiment) -> GetResult | Pending[GetResult]:
-    """Return an experiment, after taking it up again where its worker has died."""
+    """Return an experiment, after taking it up again where its worker has died.
+
+    Raises:
+        InputError: an argument that the detail does not use, or an unknown id.
+    """
+    _check_used(arguments)
     if is_screen(arguments.id):
         return _screen(app, arguments)
     try:
@@ -131,6 +136,25 @@ def get_experiment(app: App, arguments: GetExperiment) -> GetResult | Pending[Ge
             )
         record = shown(app, arguments.id)
     return _experiment(app, record, arguments)
+
+
+def _check_used(arguments: GetExperiment) -> None:
+    """Refuse what the detail that is asked for would leave unused."""
+    given, detail = arguments.model_fields_set, arguments.detail
+    unused: list[str] = []
+    if detail == "provenance":
+        unused = sorted(given & {"genes", "limit", "offset"})
+    elif arguments.genes and detail == "effects":
+        unused = ["genes"]
+    elif detail == "genes" and not arguments.genes:
+        message = "detail='genes' needs genes=[…]; detail='effects' pages through all of them"
+        raise InputError(message)
+    if unused:
+        message = (
+            f"detail={detail!r} does not use {', '.join(unused)}; leave it out, or use "
+            "detail='genes' for named genes and 'effects' for pages"
+        )
+        raise InputError(message)
 
 
 def _experiment(app: App, record: Shown, arguments: GetExperiment) -> GetResult:

@@ -10,6 +10,9 @@ from lingshu_tools.calls.registry import Arguments, ToolSpec
 from lingshu_tools.calls.results import Result, Truncated, View, call_text, render, text_table
 from lingshu_tools.ledger import Listed
 
+COUNTED_PAGES = 20
+"""Pages of 100 rows that are counted beyond the one that is shown."""
+
 
 class ListExperiments(Arguments):
     """Arguments of list_experiments."""
@@ -86,7 +89,9 @@ def list_experiments(app: App, arguments: ListExperiments) -> ListResult:
     cut = None
     if next_before:
         more = call_text("list_experiments", **filters, before=next_before, limit=arguments.limit)
-        cut = Truncated(shown=len(rows), total=len(rows) + 1, how_to_get_more=f"{more} (or more)")
+        older, every = _older(app, arguments, next_before)
+        how = more if every else f"{more}; there are more than {len(rows) + older} in all"
+        cut = Truncated(shown=len(rows), total=len(rows) + older, how_to_get_more=how)
     which = " with " + ", ".join(f"{k}={v!r}" for k, v in filters.items()) if filters else ""
     return ListResult(
         status="succeeded",
@@ -99,6 +104,19 @@ def list_experiments(app: App, arguments: ListExperiments) -> ListResult:
         if rows
         else f"{call_text('describe_model')} says what can be simulated.",
     )
+
+
+def _older(app: App, arguments: ListExperiments, before: str) -> tuple[int, bool]:
+    """Return how many rows follow a page, and whether these are all: counting has an end."""
+    wanted = arguments.model_dump(exclude={"detail", "before", "limit"})
+    older, cursor = 0, before
+    for _ in range(COUNTED_PAGES):
+        page = app.ledger.find(**wanted, before=cursor, limit=100)
+        older += len(page.items)
+        if not page.next_before:
+            return older, True
+        cursor = page.next_before
+    return older, False
 
 
 def _row(item: Listed, tags: list[str]) -> ListedView:

@@ -9,6 +9,7 @@ from lingshu_tools.calls.concise import ROWS, Detail, fitting
 from lingshu_tools.calls.registry import ToolSpec
 from lingshu_tools.calls.results import Result, Truncated, render, text_table
 from lingshu_tools.calls.waiting import Pending
+from lingshu_tools.errors import InputError
 from lingshu_tools.experiments.designs import Design
 from lingshu_tools.experiments.gene_names import resolve_genes
 from lingshu_tools.experiments.stored_effects import stored_effect
@@ -68,6 +69,11 @@ class PerturbResult(Result):
 def perturb_cells(app: App, arguments: PerturbCells) -> PerturbResult | Pending[PerturbResult]:
     """Return the paired effect of a perturbation, once it is there; the cost of a dry run."""
     design = arguments.design(app, "perturb_cells")
+    if arguments.genes and "top" in arguments.model_fields_set:
+        message = (
+            f"top={arguments.top} has no use beside genes=[…], which are all shown; leave one out"
+        )
+        raise InputError(message)
     if arguments.genes:
         # Refused now rather than after the cells were made.
         resolve_genes(design.checkpoint, arguments.genes)
@@ -80,7 +86,7 @@ def perturb_cells(app: App, arguments: PerturbCells) -> PerturbResult | Pending[
             app,
             record,
             genes=arguments.genes,
-            limit=arguments.top,
+            limit=len(arguments.genes) if arguments.genes else arguments.top,
             detailed=arguments.detail == "detailed",
         ),
     )

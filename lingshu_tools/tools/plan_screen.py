@@ -10,7 +10,15 @@ from lingshu_model.contracts import Tier
 from lingshu_tools.analysis import t_quantile
 from lingshu_tools.calls.concise import Detail
 from lingshu_tools.calls.registry import Arguments, ToolSpec
-from lingshu_tools.calls.results import Number, Result, SupportView, call_text, render, text_table
+from lingshu_tools.calls.results import (
+    Number,
+    Result,
+    SupportView,
+    Truncated,
+    call_text,
+    render,
+    text_table,
+)
 from lingshu_tools.experiments.designs import label_of
 from lingshu_tools.ledger import Screen
 from lingshu_tools.planner import Plan, make_plan
@@ -176,7 +184,18 @@ def plan_result(app: App, plan: Plan, screen: Screen | None) -> PlanResult:
         sham_limit=limit,
         will_show=_will_show(limit),
         wont_show=_wont_show(plan, error and error.rms),
+        truncated=_truncated(labels, screen),
     )
+
+
+def _truncated(labels: list[str], screen: Screen | None) -> Truncated | None:
+    """Return how many candidates are not named; None where all are."""
+    if len(labels) <= SHOWN_CANDIDATES:
+        return None
+    all_of_them = {"screen_id": screen.id} if screen else {}
+    more = call_text("run_screen", **all_of_them, top=len(labels))
+    how = f"{more} ranks and names all of them"
+    return Truncated(shown=SHOWN_CANDIDATES, total=len(labels), how_to_get_more=how)
 
 
 def weakest(plan: Plan) -> Tier:
