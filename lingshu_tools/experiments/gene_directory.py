@@ -1,13 +1,16 @@
 """Which names are those of real genes, whether a checkpoint measures them or not.
 
 Names are those of the largest shipped panel and of `further_genes.tsv` (together HGNC's
-protein-coding genes), and of a reviewed table of proteins and families that HGNC does not list.
+protein-coding genes), and of `other_gene_names.tsv`, a reviewed table of proteins, families and
+other species' genes.
 """
 
 from collections import defaultdict
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from lingshu_model.contracts import Catalogue, CheckpointError
 from lingshu_model.contracts.catalogue import SHIPPED
@@ -15,33 +18,7 @@ from lingshu_model.contracts.catalogue import SHIPPED
 _GREEK = {0x3B1: "alpha", 0x3B2: "beta", 0x3B3: "gamma", 0x3B4: "delta", 0x3BA: "k"}
 """Small Greek letters; kappa stands for k in NF-kB."""
 _FURTHER = Path(__file__).parent / "further_genes.tsv"
-COMMON: dict[str, tuple[str, ...]] = {
-    "cd3": ("CD3D", "CD3E", "CD3G"),
-    "cd8": ("CD8A", "CD8B"),
-    "cd16": ("FCGR3A", "FCGR3B"),
-    "cd32": ("FCGR2A", "FCGR2B", "FCGR2C"),
-    "cd66": ("CEACAM1", "CEACAM3", "CEACAM5", "CEACAM6", "CEACAM8"),
-    "hladr": ("HLA-DRA", "HLA-DRB1"),
-    "hladq": ("HLA-DQA1", "HLA-DQB1"),
-    "hladp": ("HLA-DPA1", "HLA-DPB1"),
-    "mhci": ("HLA-A", "HLA-B", "HLA-C", "B2M"),
-    "mhcii": ("HLA-DRA", "HLA-DRB1", "HLA-DQA1", "HLA-DQB1", "HLA-DPA1", "HLA-DPB1"),
-    "ifna": ("IFNA1", "IFNA2"),
-    "ifnalpha": ("IFNA1", "IFNA2"),
-    "ifnb": ("IFNB1",),
-    "ifnbeta": ("IFNB1",),
-    "ifngamma": ("IFNG",),
-    "nfkb": ("NFKB1", "RELA"),
-    "p65": ("RELA",),
-    "p53": ("TP53",),
-    "trp53": ("TP53",),
-    "stat5": ("STAT5A", "STAT5B"),
-    "ampk": ("PRKAA1", "PRKAA2"),
-    "erk": ("MAPK1", "MAPK3"),
-    "pi3k": ("PIK3CA", "PIK3CB", "PIK3CD", "PIK3CG"),
-    "ras": ("HRAS", "KRAS", "NRAS"),
-}
-"""Names of proteins, families and other species' genes, plain, and the human genes of each."""
+_OTHER_NAMES = Path(__file__).parent / "other_gene_names.tsv"
 
 
 def plain(name: str) -> str:
@@ -55,7 +32,7 @@ def real_genes(name: str) -> tuple[str, ...]:
     symbols, others = _names()
     if key in symbols:
         return (symbols[key],)
-    return COMMON.get(key) or tuple(sorted(others.get(key, ())))
+    return _common().get(key) or tuple(sorted(others.get(key, ())))
 
 
 @lru_cache(maxsize=1)
@@ -69,12 +46,15 @@ def _names() -> tuple[dict[str, str], dict[str, set[str]]]:
             if len(plain(name)) > 1:
                 others[plain(name)].add(symbol)
 
-    for symbol, names in _further():
+    for symbol, names in _table(_FURTHER):
         add(symbol, names)
-    try:
-        entries = Catalogue([SHIPPED]).load("pbmc").panel_entries
-    except CheckpointError:
-        entries = []  # the table of further genes and the checkpoint's own panel remain
+    catalogue = Catalogue([SHIPPED])
+    panels: list[list[dict[str, Any]]] = []
+    for name in catalogue.names():
+        # One that is damaged leaves the others and the table of further genes.
+        with suppress(CheckpointError):
+            panels.append(catalogue.load(name).panel_entries)
+    entries = max(panels, key=len, default=[])
     for entry in entries:
         ensembl = [entry["ensembl"]] if entry.get("ensembl") else []
         add(
@@ -84,8 +64,13 @@ def _names() -> tuple[dict[str, str], dict[str, set[str]]]:
     return symbols, others
 
 
-def _further() -> Iterable[tuple[str, list[str]]]:
-    for line in _FURTHER.read_text("utf-8").splitlines():
+@lru_cache(maxsize=1)
+def _common() -> dict[str, tuple[str, ...]]:
+    return {name: tuple(genes) for name, genes in _table(_OTHER_NAMES)}
+
+
+def _table(path: Path) -> Iterable[tuple[str, list[str]]]:
+    for line in path.read_text("utf-8").splitlines():
         if not line.startswith("#"):
-            symbol, _, names = line.partition("\t")
-            yield symbol, [n for n in names.split("|") if n]
+            first, _, names = line.partition("\t")
+            yield first, [n for n in names.split("|") if n]
