@@ -12,7 +12,8 @@ import pytest
 
 from lingshu_model.contracts import ArmRequest, Catalogue, Checkpoint, Intervention, digest_file
 from lingshu_model.network.weights import load_network
-from lingshu_model.sampling.sampler import Sampler, sample_arm
+from lingshu_model.sampling.load import load_sampler
+from lingshu_model.sampling.sampler import sample_arm
 from lingshu_tools.app import App
 from lingshu_tools.archive import export_ledger, import_ledger
 from lingshu_tools.calls.dispatcher import call
@@ -90,7 +91,7 @@ def test_the_checkpoint_brings_held_out_evidence_beside_every_baseline(checkpoin
 
 @pytest.mark.slow
 def test_cells_are_the_same_however_they_are_asked_for(checkpoint: Checkpoint):
-    sampler = Sampler.load(checkpoint, threads=1)
+    sampler = load_sampler(checkpoint, threads=1)
     arm = ArmRequest(
         checkpoint=checkpoint.name,
         checkpoint_digest=checkpoint.digest,
