@@ -36,7 +36,7 @@ def app(checkpoint: Checkpoint, tmp_path: Path) -> Iterator[App]:
 def answer(app: App, target: str, line: str = "a", **more: object):
     intervention = {"kind": "knockout", "target": target}
     arguments = {"context": {"line": line}, "interventions": [intervention], "n_cells": 16,
-                 "wait_s": 30, "genes": list(PANEL[:100]), "top": 100}  # fmt: skip
+                 "wait_s": 30, "genes": list(PANEL[:100])}  # fmt: skip
     return call(app, "perturb_cells", arguments | more)
 
 

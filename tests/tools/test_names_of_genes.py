@@ -59,11 +59,11 @@ def test_one_cytokine_is_not_taken_for_another(tmp_path):
     from lingshu_model.contracts import Intervention
     from lingshu_tools.experiments.designs import resolve_interventions
 
-    made = make_checkpoint(tmp_path / "cytokines")
+    checkpoint_ = make_checkpoint(tmp_path / "cytokines")
     seen = [
         {"context": {}, "n_cells": 9, "interventions": [{"kind": "cytokine", "target": "IFN-beta"}]}
     ]
-    checkpoint = replace(made, config={**made.config, "seen": seen})
+    checkpoint = replace(checkpoint_, config={**checkpoint_.config, "seen": seen})
     for name in ("IFN-beta", "IFN-β", "ifn beta"):
         (resolved,) = resolve_interventions(
             checkpoint, [Intervention(kind="cytokine", target=name)]
