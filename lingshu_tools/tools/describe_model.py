@@ -45,7 +45,7 @@ from lingshu_tools.report.evidence import (
 from lingshu_tools.tools.common import CheckpointName
 from lingshu_tools.tools.example_calls import control_call, genes_call, perturbation_call
 
-_ROWS, _FEW = 60, 6
+_ROWS, _FEW = 60, 5
 """Rows of each list of a detailed and of a concise result."""
 PREDICTIONS = "simulated cells are predictions; only evidence on held-out cells supports them"
 
