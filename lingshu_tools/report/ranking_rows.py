@@ -41,7 +41,7 @@ class RankedView(View):
 
     perturbation: str
     score: Number | None = Field(description="mean(sign × change); larger better")
-    mc_interval: list[Number] | None = Field(description="95 % Monte Carlo interval")
+    mc_interval: list[Number] | None = Field(default=None, description="95 % Monte Carlo interval")
     prediction_error: Number | None = Field(description="Held-out RMS error of scores of its size")
     support: str = ""
     experiment_id: str
@@ -62,9 +62,16 @@ class RankedView(View):
         return getattr(self, name)
 
 
+class CertainRankedView(RankedView):
+    """A candidate whose effect is stored: the posterior interval holds the simulation's noise."""
+
+    detail_only = RankedView.detail_only | {"mc_interval", "left_out"}
+
+
 def ranked_view(row: Ranked) -> RankedView:
     """Return a candidate as a row of a result."""
-    return RankedView(
+    kind = RankedView if row.posterior is None else CertainRankedView
+    return kind(
         perturbation=row.design.label,
         score=finite(row.value),
         mc_interval=row.score.mc_interval,

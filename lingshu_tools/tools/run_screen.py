@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 
 ENDED = ("succeeded", "failed", "cancelled")
 NAMED_LEADERS = 4
-BEST = 5
+BEST = 4
 """Candidates of a concise ranking."""
 ALL_ROWS = 40
 """A ranking that is no longer is offered whole; a longer one in pages."""
@@ -92,8 +92,10 @@ class RunScreen(ScreenSettings):
 class ScreenResult(Result):
     """A screen's ranking so far."""
 
+    detail_only = Result.detail_only | {"support", "context"}
+
     objective: dict[str, list[str]]
-    context: dict[str, str]
+    context: dict[str, str] = Field(default_factory=dict[str, str])
     n_cells: int
     n_candidates: int
     n_done: int
@@ -294,7 +296,8 @@ def _summary(plan: Plan, ranking: Ranking) -> str:
 
 
 def _leaders(plan: Plan, scored: Sequence[Ranked]) -> str:
-    names = ", ".join(map(_leader, scored[:NAMED_LEADERS]))
+    first, *others = scored[:NAMED_LEADERS]
+    names = ", ".join([_leader(first), *(f"{r.design.label} {r.value:.2f}" for r in others)])
     error = scored[0].error
     known = (
         "held-out prediction error unknown"
