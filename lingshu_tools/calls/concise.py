@@ -97,7 +97,8 @@ class _Brief:
         values: dict[str, Any] = {}
         for name, field in type(view).model_fields.items():
             value = getattr(view, name)
-            empty = value is None or value in ([], {})
+            unset = value is False and field.default is False
+            empty = value is None or unset or value in ([], {})
             if name in view.detail_only or (empty and not field.is_required()):
                 continue
             if name in view.concise_lists and isinstance(value, list) and len(value) > ROWS:

@@ -86,6 +86,8 @@ class HeldOutView(View):
     this condition.
     """
 
+    detail_only = frozenset({"better_than_no_change"})
+
     level: str
     tier: str
     of: str
@@ -94,7 +96,7 @@ class HeldOutView(View):
     interval: list[Number] | None
     best_simple: str | None
     best_simple_value: Number | None
-    better_than_no_change: bool
+    better_than_no_change: bool | None = None
     against_best_simple: str | None
     n_cells: int | None
     n_contrasts: int | None

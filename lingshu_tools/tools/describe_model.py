@@ -45,7 +45,7 @@ from lingshu_tools.report.evidence import (
 from lingshu_tools.tools.common import CheckpointName
 from lingshu_tools.tools.example_calls import control_call, genes_call, perturbation_call
 
-_ROWS, _FEW = 60, 5
+_ROWS, _FEW = 60, 4
 """Rows of each list of a detailed and of a concise result."""
 PREDICTIONS = "simulated cells are predictions; only evidence on held-out cells supports them"
 
@@ -109,6 +109,7 @@ class ModelView(View):
             "guidance",
             "max_cells_per_experiment",
             "cost_basis",
+            "n_training_cells",
             "evidence",
             "tiers_without_evidence",
         }
@@ -122,7 +123,7 @@ class ModelView(View):
     contexts: list[dict[str, str]]
     kinds: list[KindView]
     n_shams: int = 0
-    n_training_cells: int
+    n_training_cells: int = 0
     steps: int = 0
     guidance: float = 0
     max_cells_per_experiment: int = Field(default=0, description="For each arm of perturb_cells")

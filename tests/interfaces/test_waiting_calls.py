@@ -14,7 +14,7 @@ import pytest
 from held_engine import HeldEngine, until
 from mcp import Client
 
-from lingshu_mcp import build_server
+from lingshu_mcp import build_server, rendering
 from lingshu_mcp import calls as server_calls
 from lingshu_mcp.calls import FIRST_FINISH_S, Calls
 from lingshu_mcp.threads import LANES
@@ -167,15 +167,15 @@ def test_calls_whose_time_ends_together_are_all_answered_with_the_state(
     held: App, monkeypatch: pytest.MonkeyPatch
 ):
     # Reading 40 states takes 40 x 0.35 s / 4 threads = 3.5 s, more than a call has after its wait.
-    rendered, seconds = server_calls.rendered, 0.35
+    rendered, seconds = rendering.rendered, 0.35
 
-    def slow(*args: Any) -> Any:
+    def slow(*args: Any, **options: Any) -> Any:
         time.sleep(seconds)
-        return rendered(*args)
+        return rendered(*args, **options)
 
     async def act(client: Client) -> list[Any]:
         name, results = await begun(client), list[Any]()
-        monkeypatch.setattr(server_calls, "rendered", slow)
+        monkeypatch.setattr(rendering, "rendered", slow)
 
         async def wait() -> None:
             results.append(await client.call_tool("get_experiment", {"id": name, "wait_s": 5}))
@@ -275,7 +275,8 @@ def replaced(monkeypatch: pytest.MonkeyPatch) -> Callable[..., ToolSpec]:
 
     def replace_run(name: str, run: Callable[..., Any]) -> ToolSpec:
         tools = dict(registry()) | {name: replace(registry()[name], run=run)}
-        for module in ("lingshu_tools.calls.dispatcher", "lingshu_mcp.server"):
+        # The server looks the registry up at the first call, the dispatcher holds it.
+        for module in ("lingshu_tools.calls.dispatcher", "lingshu_tools.calls.registry"):
             monkeypatch.setattr(f"{module}.registry", lambda: tools)
         return tools[name]
 

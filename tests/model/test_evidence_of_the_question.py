@@ -122,7 +122,9 @@ def test_a_screen_shows_each_candidates_own_figure(app: App):
     rows = {row.perturbation: row for row in result.ranking}
     assert rows["G3 knockout"].held_out == [0.8, 0.75, 0.85]
     assert [rows[f"{t} knockout"].beats_simple for t in ("G3", "G5", "G7")] == [True, False, False]
-    assert "held-out Pearson 0.50 [0.45, 0.55]" in result.summary
+    assert rows["G7 knockout"].held_out == [0.5, 0.45, 0.55]
+    assert "G3 knockout" in result.summary
+    assert "held-out Pearson 0.80 [0.75, 0.85]" in result.summary
 
 
 def test_a_figure_is_not_that_of_another_context_or_dose(checkpoint: Checkpoint):

@@ -57,7 +57,7 @@ def test_a_cancelled_screen_goes_on_by_its_id_and_keeps_what_is_done(cancelled: 
 
     result = finish(app, call(app, "run_screen", {"screen_id": screen_id, "wait_s": 45}))
     assert (result.screen_id, result.status) == (screen_id, "succeeded")
-    assert len(result.ranking) == 5
+    assert result.n_done == 5
 
     after = app.ledger.children(screen_id)
     stopped = [i for i, outcome in before.items() if outcome and outcome.kind == "cancelled"]
@@ -116,7 +116,7 @@ def test_a_screen_cancelled_again_and_again_goes_on_each_time(cancelled: tuple[A
         halted.close()
         assert call(app, "get_experiment", {"id": screen_id}).status == "cancelled"
     result = finish(app, call(app, "run_screen", {"screen_id": screen_id, "wait_s": 45}))
-    assert (result.status, len(result.ranking)) == ("succeeded", 5)
+    assert (result.status, result.n_done) == ("succeeded", 5)
     assert len(app.ledger.children(screen_id)) == 5 + 4 * 2
 
 
@@ -125,7 +125,7 @@ def test_the_same_plan_again_goes_on_too_and_a_look_begins_nothing(cancelled: tu
     call(app, "get_experiment", {"id": screen_id, "wait_s": 1})
     assert len(app.ledger.children(screen_id)) == 5
     result = finish(app, run(app))
-    assert (result.screen_id, result.status, len(result.ranking)) == (screen_id, "succeeded", 5)
+    assert (result.screen_id, result.status, result.n_done) == (screen_id, "succeeded", 5)
 
 
 def test_failed_candidates_are_begun_again_when_nothing_else_is_under_way(tmp_path: Path):
@@ -140,7 +140,7 @@ def test_failed_candidates_are_begun_again_when_nothing_else_is_under_way(tmp_pa
     result = finish(
         mended, call(mended, "run_screen", {"screen_id": result.screen_id, "wait_s": 45})
     )
-    assert (result.status, len(result.ranking)) == ("succeeded", 5)
+    assert (result.status, result.n_done) == ("succeeded", 5)
     assert set(mended.engine.submitted) == {"T02"}
     mended.close()
 

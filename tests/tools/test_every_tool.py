@@ -125,7 +125,7 @@ def test_sampled_cells_are_compared_with_the_training_cells(app: App):
 
 
 def test_the_model_is_described_without_its_shams_among_the_targets(app: App):
-    model = run(app, "describe_model")["checkpoints"][0]
+    model = run(app, "describe_model", limit=60)["checkpoints"][0]
     assert [k["kind"] for k in model["kinds"]] == ["knockout"]
     assert model["kinds"][0]["targets"] == list(TARGETS)
     assert model["n_shams"] == 16

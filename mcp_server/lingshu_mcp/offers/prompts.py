@@ -13,7 +13,7 @@ def design(app: App, objective: str, genes: str, context: str, checkpoint: str) 
     """Return the task of designing a screen, with what can be simulated."""
     wishes = [f"Genes to move: {genes}\n"] if genes else []
     wishes += [f"Context: {context}\n"] if context else []
-    described = call(app, "describe_model", {"checkpoint": checkpoint or None})
+    described = call(app, "describe_model", {"checkpoint": checkpoint or None, "limit": 60})
     return (
         f"Design an in-silico screen for this objective: {objective}\n{''.join(wishes)}\n"
         f"What can be simulated:\n{registry()['describe_model'].text(described)}\n\n"
