@@ -1,1 +1,1 @@
-"""Do client libraries convert the published tools? Each in an environment of its own, offline."""
+"""Do client libraries convert the published tools? Each in a separate environment, offline."""

@@ -133,7 +133,7 @@ def of_tier(checkpoint: Checkpoint, tier: Tier, *, adapted: bool = False) -> Hel
 
 
 def of_each(checkpoint: Checkpoint) -> list[tuple[dict[str, str], list[dict[str, Any]], HeldOut]]:
-    """Return context, interventions and figure of every condition that has one of its own."""
+    """Return context, interventions and figure of every condition that has a figure."""
     return [
         (entry["context"], entry["interventions"], _of_entry(entry, name, tier))
         for tier, measured in _tiers(checkpoint.evidence).items()

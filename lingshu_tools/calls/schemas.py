@@ -1,7 +1,7 @@
 """JSON schemas as clients get them: without references, unions and keywords that some reject.
 
 OpenAI (strict), Anthropic, Gemini, LangChain, LlamaIndex, smolagents and pydantic-ai convert a
-published schema, each with a subset of JSON Schema of its own. What is published here is in all of
+published schema, each from a different subset of JSON Schema. What is published here is in all of
 these subsets; what is accepted is decided by the argument models alone.
 """
 
@@ -36,7 +36,7 @@ def published_input(schema: Mapping[str, Any]) -> dict[str, Any]:
     `additionalProperties: false` is left out, since Gemini's library does not convert it.
 
     Raises:
-        TypeError: a field may have several types; it needs a published form of its own
+        TypeError: a field may have several types; it needs a separate published form
             (`pydantic.WithJsonSchema`).
     """
     flat = _flat(schema, schema.get("$defs", {}), "arguments")

@@ -145,8 +145,8 @@ def screen_sentence(figures: Sequence[HeldOut | None], checkpoint: Checkpoint, t
 
     Args:
         figures: of each candidate.
-        checkpoint: where the weakest tier's figure is, which is quoted where no candidate has one
-            of its own.
+        checkpoint: where the weakest tier's figure is, which is quoted where no candidate has
+            a figure.
         tier: the weakest.
     """
     with_cells = [f for f in figures if f is not None and f.level == CONDITION]

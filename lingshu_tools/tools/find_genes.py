@@ -74,7 +74,7 @@ def find_genes(app: App, arguments: FindGenes) -> FindResult:
         message = "give names=[…] to resolve them, or query='…' to search, and not both"
         raise InputError(message)
     detailed = arguments.detail == "detailed"
-    # One gene's expression is a question of its own; of many, that in one context is enough.
+    # Of one gene, expression in every context is shown; of many, that in one context.
     alone = arguments.names is not None and len(arguments.names) == 1
     contexts = _CONTEXTS if detailed or alone or app.door == "python" else 1
     if arguments.names is not None:

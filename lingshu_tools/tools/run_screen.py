@@ -425,7 +425,7 @@ SPEC = ToolSpec(
     title="Run a screen",
     description=(
         "Run or resume a screen, by screen_id or by objective and candidates, and rank every "
-        "candidate, best first, each a paired experiment of its own. Use it to compare many "
+        "candidate, best first, each a separate paired experiment. Use it to compare many "
         "perturbations on one objective. The same plan resumes the same screen. Not for one "
         "perturbation: perturb_cells. Ranks are predictions: quote prediction_error, the "
         "held-out error, which is larger than mc_interval, the sampling noise. Units: score = "

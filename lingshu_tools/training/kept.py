@@ -109,7 +109,7 @@ def remove(home: Path, name: str) -> Path:
     names = sorted(path.name.removesuffix(PINS) for path in folder.glob(f"*{PINS}"))
     if name not in names:
         message = (
-            f"this home has no checkpoint {name!r} of its own; it has {', '.join(names) or 'none'}"
+            f"no checkpoint {name!r} was added to this home; it has {', '.join(names) or 'none'}"
             ". Shipped ones and those in LINGSHU_CHECKPOINTS are not removed by this"
         )
         raise NotFoundError(message)

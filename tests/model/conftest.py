@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from made_evidence import PANEL, made_checkpoint
 from made_model import SPEC, made_cells
 
 from lingshu_model.contracts import Catalogue, Checkpoint
@@ -15,6 +16,8 @@ from lingshu_model.train import checkpoint as build
 from lingshu_model.train.data import sources as data
 from lingshu_model.train.data.cells import add_shams
 from lingshu_model.train.initialisation import InitialState
+from lingshu_testing import FakeEngine
+from lingshu_tools.app import App
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -57,3 +60,18 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 def sampler(checkpoint: Checkpoint) -> Sampler:
     """The checkpoint's sampler in float32 on one thread."""
     return Sampler.load(checkpoint, dtype="float32", threads=1, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def stored_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """A checkpoint with stored effects and evidence of every kind."""
+    return made_checkpoint(tmp_path_factory.mktemp("stored"))
+
+
+@pytest.fixture
+def app(stored_checkpoint: Checkpoint, tmp_path: Path) -> Iterator[App]:
+    """An application with that checkpoint and a fake engine."""
+    catalogue = Catalogue([stored_checkpoint.path.parent])
+    opened = App(tmp_path / "home", engine=FakeEngine(list(PANEL)), catalogue=catalogue)
+    yield opened
+    opened.close()

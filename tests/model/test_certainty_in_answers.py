@@ -1,36 +1,14 @@
 """Answers say how certain a change is by the effect that is stored, apart from the simulation."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from made_evidence import PANEL, made_checkpoint
+from made_evidence import PANEL
 
 from lingshu_model.contracts import Catalogue, Checkpoint, Intervention
 from lingshu_testing import FakeEngine
 from lingshu_tools.app import App
 from lingshu_tools.calls.dispatcher import call
-
-
-class Engine(FakeEngine):
-    """A fake engine that takes what the runner passes."""
-
-    def submit(self, arm, **more):
-        del more
-        return super().submit(arm)
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    return made_checkpoint(tmp_path_factory.mktemp("made"))
-
-
-@pytest.fixture
-def app(checkpoint: Checkpoint, tmp_path: Path) -> Iterator[App]:
-    catalogue = Catalogue([checkpoint.path.parent])
-    opened = App(tmp_path / "home", engine=Engine(list(PANEL)), catalogue=catalogue)
-    yield opened
-    opened.close()
 
 
 def answer(app: App, target: str, line: str = "a", **more: object):
@@ -40,9 +18,13 @@ def answer(app: App, target: str, line: str = "a", **more: object):
     return call(app, "perturb_cells", arguments | more)
 
 
-def test_a_word_follows_from_the_stored_rate_whatever_was_sampled(app: App, checkpoint: Checkpoint):
+def test_a_word_follows_from_the_stored_rate_whatever_was_sampled(
+    app: App, stored_checkpoint: Checkpoint
+):
     few, many = answer(app, "G3"), answer(app, "G3", n_cells=64, seed=5)
-    stored = checkpoint.effects.effect({"line": "a"}, [Intervention(kind="knockout", target="G3")])
+    stored = stored_checkpoint.effects.effect(
+        {"line": "a"}, [Intervention(kind="knockout", target="G3")]
+    )
     words = {gene.gene: gene.certainty for gene in few.genes}
     assert words == {gene.gene: gene.certainty for gene in many.genes}
     for gene, lfsr in zip(few.genes, stored.posterior.lfsr, strict=False):
@@ -78,7 +60,7 @@ def test_an_effect_of_nothing_is_said_to_be_none_however_large_the_sampled_chang
     kept = np.flatnonzero(relabelled >= 0)
     cells = replace(cells, condition=relabelled).take(kept)
     built = finished(cells, tmp_path / "run", shams=0)
-    app = App(tmp_path / "home", engine=Engine(list(PANEL)),
+    app = App(tmp_path / "home", engine=FakeEngine(list(PANEL)),
               catalogue=Catalogue([built.path.parent]))  # fmt: skip
     result = answer(app, "G5")
     app.close()
@@ -86,9 +68,13 @@ def test_an_effect_of_nothing_is_said_to_be_none_however_large_the_sampled_chang
     assert "no gene's change is distinguishable from no effect" in result.summary
 
 
-def test_the_error_of_a_gene_is_that_of_changes_of_its_size(app: App, checkpoint: Checkpoint):
+def test_the_error_of_a_gene_is_that_of_changes_of_its_size(
+    app: App, stored_checkpoint: Checkpoint
+):
     result = answer(app, "G3")
-    stored = checkpoint.effects.effect({"line": "a"}, [Intervention(kind="knockout", target="G3")])
+    stored = stored_checkpoint.effects.effect(
+        {"line": "a"}, [Intervention(kind="knockout", target="G3")]
+    )
     for gene, mean in zip(result.genes, stored.posterior.mean, strict=False):
         expected = 0.03 if abs(mean) < 0.02 else 0.11 if abs(mean) < 0.4 else 0.37
         assert gene.prediction_error == pytest.approx(expected)

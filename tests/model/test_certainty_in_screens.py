@@ -1,11 +1,10 @@
 """Screens rank by scores whose sign, place and combination are judged by the stored effects."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from made_evidence import PANEL, made_checkpoint
+from made_evidence import PANEL
 
 from lingshu_model.contracts import Catalogue, Checkpoint, Intervention
 from lingshu_testing import FakeEngine
@@ -13,35 +12,14 @@ from lingshu_tools.app import App
 from lingshu_tools.calls.dispatcher import call
 
 
-class Engine(FakeEngine):
-    """A fake engine that takes what the runner passes."""
-
-    def submit(self, arm, **more):
-        del more
-        return super().submit(arm)
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    return made_checkpoint(tmp_path_factory.mktemp("made"))
-
-
-@pytest.fixture
-def app(checkpoint: Checkpoint, tmp_path: Path) -> Iterator[App]:
-    catalogue = Catalogue([checkpoint.path.parent])
-    opened = App(tmp_path / "home", engine=Engine(list(PANEL)), catalogue=catalogue)
-    yield opened
-    opened.close()
-
-
-def posterior(checkpoint: Checkpoint, *targets: str):
+def posterior(stored_checkpoint: Checkpoint, *targets: str):
     done = [Intervention(kind="knockout", target=t) for t in targets]
-    return checkpoint.effects.effect({"line": "a"}, done).posterior
+    return stored_checkpoint.effects.effect({"line": "a"}, done).posterior
 
 
-def sure_gene(checkpoint: Checkpoint, target: str) -> int:
+def sure_gene(stored_checkpoint: Checkpoint, target: str) -> int:
     """The gene that a target changes most certainly, other than the targets."""
-    p = posterior(checkpoint, target)
+    p = posterior(stored_checkpoint, target)
     order = [i for i in np.argsort(p.lfsr) if PANEL[i] not in ("G3", "G5", "G7")]
     return int(order[0])
 
@@ -54,9 +32,11 @@ def screen(app: App, gene: int, sign: float, candidates: object = "all_seen", **
     })  # fmt: skip
 
 
-def test_a_row_is_as_certain_as_its_effect_at_any_number_of_cells(app: App, checkpoint: Checkpoint):
-    gene = sure_gene(checkpoint, "G3")
-    p = posterior(checkpoint, "G3")
+def test_a_row_is_as_certain_as_its_effect_at_any_number_of_cells(
+    app: App, stored_checkpoint: Checkpoint
+):
+    gene = sure_gene(stored_checkpoint, "G3")
+    p = posterior(stored_checkpoint, "G3")
     few, many = (screen(app, gene, np.sign(p.mean[gene]), n_cells=n) for n in (16, 48))
     for result in (few, many):
         rows = {row.perturbation: row for row in result.ranking}
@@ -77,17 +57,17 @@ def test_a_row_is_as_certain_as_its_effect_at_any_number_of_cells(app: App, chec
 
 
 def test_a_combination_stands_beside_its_best_part_and_its_expectations(
-    app: App, checkpoint: Checkpoint
+    app: App, stored_checkpoint: Checkpoint
 ):
-    gene = sure_gene(checkpoint, "G3")
-    sign = float(np.sign(posterior(checkpoint, "G3").mean[gene]))
+    gene = sure_gene(stored_checkpoint, "G3")
+    sign = float(np.sign(posterior(stored_checkpoint, "G3").mean[gene]))
     pair = [{"kind": "knockout", "target": t} for t in ("G3", "G5")]
     result = screen(app, gene, sign, ["G3", "G5", pair])
     rows = {row.perturbation: row for row in result.ranking}
     row = rows["G3 knockout + G5 knockout"].combination
     assert rows["G3 knockout"].combination is None
-    singles = [sign * posterior(checkpoint, t).mean[gene] for t in ("G3", "G5")]
-    together = sign * posterior(checkpoint, "G3", "G5").mean[gene]
+    singles = [sign * posterior(stored_checkpoint, t).mean[gene] for t in ("G3", "G5")]
+    together = sign * posterior(stored_checkpoint, "G3", "G5").mean[gene]
     assert row.best_single == ("G3 knockout", "G5 knockout")[int(np.argmax(singles))]
     assert row.gain_over_best_single == pytest.approx(together - max(singles), abs=1e-4)
     assert row.gain_over_additive == pytest.approx(together - sum(singles), abs=1e-4)
@@ -113,7 +93,7 @@ def test_parts_that_do_the_same_are_called_parallel(tmp_path: Path):
     condition[rows[::2]] = place["G5"]
     cells = replace(cells, condition=condition).take(np.flatnonzero(condition >= 0))
     built = finished(cells, tmp_path / "run", shams=0)
-    app = App(tmp_path / "home", engine=Engine(list(PANEL)),
+    app = App(tmp_path / "home", engine=FakeEngine(list(PANEL)),
               catalogue=Catalogue([built.path.parent]))  # fmt: skip
     pair = [{"kind": "knockout", "target": t} for t in ("G3", "G5")]
     result = screen(app, 20, 1.0, ["G3", pair])
@@ -126,11 +106,13 @@ def test_parts_that_do_the_same_are_called_parallel(tmp_path: Path):
         assert any(c.startswith("parallel_effects: ") for c in answer.caveats)
 
 
-def test_a_ranking_and_a_volcano_are_drawn_by_the_stored_effects(app: App, checkpoint: Checkpoint):
+def test_a_ranking_and_a_volcano_are_drawn_by_the_stored_effects(
+    app: App, stored_checkpoint: Checkpoint
+):
     from lingshu_tools.tools.plot_experiment import PLOTS, PlotExperiment
 
-    gene = sure_gene(checkpoint, "G3")
-    result = screen(app, gene, float(np.sign(posterior(checkpoint, "G3").mean[gene])))
+    gene = sure_gene(stored_checkpoint, "G3")
+    result = screen(app, gene, float(np.sign(posterior(stored_checkpoint, "G3").mean[gene])))
     job, numbers, _ = PLOTS["ranking"].draw(app, PlotExperiment(id=result.screen_id))
     assert job["sham_limit"] is None
     assert job["called_by"] == "supported (lfsr ≤ 0.05)"

@@ -1,6 +1,5 @@
 """The figure that an answer quotes is that of its own question, else of the nearest, named."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,27 +9,6 @@ from lingshu_model.contracts import Catalogue, Checkpoint
 from lingshu_testing import FakeEngine
 from lingshu_tools.app import App
 from lingshu_tools.calls.dispatcher import call
-
-
-class Engine(FakeEngine):
-    """A fake engine that takes what the runner passes."""
-
-    def submit(self, arm, **more):
-        del more
-        return super().submit(arm)
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    return made_checkpoint(tmp_path_factory.mktemp("made"))
-
-
-@pytest.fixture
-def app(checkpoint: Checkpoint, tmp_path: Path) -> Iterator[App]:
-    catalogue = Catalogue([checkpoint.path.parent])
-    opened = App(tmp_path / "home", engine=Engine(list(PANEL)), catalogue=catalogue)
-    yield opened
-    opened.close()
 
 
 def answer(app: App, *targets: str, line: str = "a", **more: object):
@@ -127,16 +105,20 @@ def test_a_screen_shows_each_candidates_own_figure(app: App):
     assert "held-out Pearson 0.80 [0.75, 0.85]" in result.summary
 
 
-def test_a_figure_is_not_that_of_another_context_or_dose(checkpoint: Checkpoint):
+def test_a_figure_is_not_that_of_another_context_or_dose(stored_checkpoint: Checkpoint):
     from lingshu_model.contracts import Intervention
     from lingshu_tools.analysis.held_out import held_out
 
-    here = held_out(checkpoint, {"line": "a"}, [Intervention(kind="knockout", target="G3")])
-    elsewhere = held_out(checkpoint, {"line": "c"}, [Intervention(kind="knockout", target="G3")])
-    dosed = held_out(checkpoint, {"line": "a"}, [Intervention(kind="drug", target="G3", dose=2)])
+    here = held_out(stored_checkpoint, {"line": "a"}, [Intervention(kind="knockout", target="G3")])
+    elsewhere = held_out(
+        stored_checkpoint, {"line": "c"}, [Intervention(kind="knockout", target="G3")]
+    )
+    dosed = held_out(
+        stored_checkpoint, {"line": "a"}, [Intervention(kind="drug", target="G3", dose=2)]
+    )
     assert here.level == "this condition"
     assert (elsewhere.level, dosed.level) == ("its tier", "another tier")
-    null = held_out(checkpoint, {"line": "a"}, [Intervention(kind="sham", target="sham-00")])
+    null = held_out(stored_checkpoint, {"line": "a"}, [Intervention(kind="sham", target="sham-00")])
     assert null is None
 
 
@@ -148,9 +130,9 @@ def test_pooled_evidence_of_an_earlier_format_is_named_as_pooled(tmp_path: Path)
     seen["per_perturbation"] = {"G3": {"pearson": 0.8, "interval": [0.7, 0.9]}}
     seen["headline"]["set"] = "twelve strongest"
     seen["sets"] = {"twelve strongest": [f"g{i}" for i in range(12)]}
-    checkpoint = made_checkpoint(tmp_path, old | {"format": "lingshu-evidence-1"})
-    app = App(tmp_path / "home", engine=Engine(list(PANEL)),
-              catalogue=Catalogue([checkpoint.path.parent]))  # fmt: skip
+    stored_checkpoint = made_checkpoint(tmp_path, old | {"format": "lingshu-evidence-1"})
+    app = App(tmp_path / "home", engine=FakeEngine(list(PANEL)),
+              catalogue=Catalogue([stored_checkpoint.path.parent]))  # fmt: skip
     result = answer(app, "G3", dry_run=True)
     app.close()
     assert (

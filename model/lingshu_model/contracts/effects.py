@@ -187,11 +187,7 @@ class StoredEffects:
         Raises:
             NoEffectError: the context has no control cells, or nothing is known of a target there.
         """
-        number = self.context(context)
-        if number is None:
-            known = "; ".join(str(dict(c)) for c in self.contexts[:8])
-            message = f"there are no control cells of {dict(context)}; there are of {known}"
-            raise NoEffectError(message)
+        number = self._known(context)
         row = self.row(context, interventions)
         if row is not None:
             entry = self.rows[row]
@@ -209,11 +205,15 @@ class StoredEffects:
         Raises:
             NoEffectError: the context has no control cells, or nothing is known of a part there.
         """
+        return self._combined(self._known(context), context, interventions)
+
+    def _known(self, context: Mapping[str, str]) -> int:
         number = self.context(context)
         if number is None:
-            message = f"there are no control cells of {dict(context)}"
+            known = "; ".join(str(dict(c)) for c in self.contexts[:8])
+            message = f"there are no control cells of {dict(context)}; there are of {known}"
             raise NoEffectError(message)
-        return self._combined(number, context, interventions)
+        return number
 
     def _combined(
         self, number: int, context: Mapping[str, str], interventions: Sequence[Intervention]

@@ -49,7 +49,7 @@ def _pieces(value: Any, line: str) -> Iterator[str]:
 
 
 def _block(brackets: str, items: Iterator[tuple[str, Any]], line: str) -> Iterator[str]:
-    """Yield items, each on a line of its own."""
+    """Yield items, one to a line."""
     inner, before = f"{line} ", brackets[0]
     for name, each in items:
         yield f"{before}{inner}{name}"
