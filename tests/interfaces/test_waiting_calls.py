@@ -3,7 +3,8 @@
 import asyncio
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -264,9 +265,12 @@ def test_a_cancelled_request_leaves_nothing_behind_but_the_experiment(
     assert calls.counts.calls["perturb_cells", "cancelled"] == 1
 
 
-@pytest.fixture
-def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lingshu_mcp.calls.LAST_S", 0.3)
+@contextmanager
+def answered_within(seconds: float) -> Generator[None]:
+    """Shorten the time to answer for calls that are expected to be late, and for no others."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lingshu_mcp.calls.LAST_S", seconds)
+        yield
 
 
 @pytest.fixture
@@ -283,7 +287,6 @@ def replaced(monkeypatch: pytest.MonkeyPatch) -> Callable[..., ToolSpec]:
     return replace_run
 
 
-@pytest.mark.usefixtures("hurried")
 def test_a_call_whose_thread_is_stuck_is_answered_at_its_deadline_and_others_go_on(
     app: App, replaced: Callable[..., ToolSpec]
 ):
@@ -291,11 +294,12 @@ def test_a_call_whose_thread_is_stuck_is_answered_at_its_deadline_and_others_go_
     replaced("find_genes", lambda *_: stuck.wait(PATIENCE_S))
 
     async def act(client: Client) -> None:
-        async with anyio.create_task_group() as group:
-            for _ in range(12):
-                group.start_soon(client.call_tool, "find_genes", {"names": ["STAT1"]})
-        assert calls.threads.stuck >= 4
-        late = await client.call_tool("find_genes", {"names": ["STAT1"]})
+        with answered_within(0.3):
+            async with anyio.create_task_group() as group:
+                for _ in range(12):
+                    group.start_soon(client.call_tool, "find_genes", {"names": ["STAT1"]})
+            assert calls.threads.stuck >= 4
+            late = await client.call_tool("find_genes", {"names": ["STAT1"]})
         assert late.is_error
         assert "list_experiments" in text(late)
         assert not (await client.call_tool("list_experiments", {})).is_error
@@ -306,7 +310,6 @@ def test_a_call_whose_thread_is_stuck_is_answered_at_its_deadline_and_others_go_
     assert calls.counts.calls["find_genes", "late"] == 13
 
 
-@pytest.mark.usefixtures("hurried")
 def test_a_result_that_cannot_be_read_in_time_still_names_its_experiment(
     app: App, replaced: Callable[..., ToolSpec]
 ):
@@ -320,7 +323,9 @@ def test_a_result_that_cannot_be_read_in_time_still_names_its_experiment(
     replaced("perturb_cells", never_finished)
 
     async def act(client: Client) -> Any:
-        return await client.call_tool("perturb_cells", PERTURB | {"wait_s": 0.1})
+        # Long enough for the row to be written on a slow machine.
+        with answered_within(2.0):
+            return await client.call_tool("perturb_cells", PERTURB | {"wait_s": 0.1})
 
     late = drive(app, Calls(), act)
     stuck.set()
@@ -329,7 +334,6 @@ def test_a_result_that_cannot_be_read_in_time_still_names_its_experiment(
     assert f'get_experiment(id="{row.experiment.id}"' in text(late)
 
 
-@pytest.mark.usefixtures("hurried")
 def test_too_many_stuck_threads_are_an_error_that_says_so(
     app: App, replaced: Callable[..., ToolSpec], monkeypatch: pytest.MonkeyPatch
 ):
@@ -338,9 +342,10 @@ def test_too_many_stuck_threads_are_an_error_that_says_so(
     replaced("find_genes", lambda *_: stuck.wait(PATIENCE_S))
 
     async def act(client: Client) -> Any:
-        async with anyio.create_task_group() as group:
-            for _ in range(3):
-                group.start_soon(client.call_tool, "find_genes", {"names": ["STAT1"]})
+        with answered_within(0.3):
+            async with anyio.create_task_group() as group:
+                for _ in range(3):
+                    group.start_soon(client.call_tool, "find_genes", {"names": ["STAT1"]})
         refused = await client.call_tool("describe_model", {})
         stuck.set()
         await until(lambda: calls.threads.stuck == 0)
