@@ -120,6 +120,11 @@ class Children:
             raise ChildError(message)
         return self._deliver(work.files, answer)
 
+    def forget(self, task: Task) -> None:
+        """Remove the answer to a task, so that an equal one is worked at again."""
+        with suppress(OSError):
+            TaskFiles(self._folder, key_of(task.kind, task.request)).answer.unlink()
+
     def _after_fork(self) -> None:
         if os.getpid() != self._pid:
             # A forked process has the list of its parent, and none of the threads that mind it.

@@ -29,6 +29,7 @@ from lingshu_tools.cli.info_commands import doctor, tools
 from lingshu_tools.cli.ledger_commands import ledger
 from lingshu_tools.cli.models_commands import models
 from lingshu_tools.cli.replay_command import replay
+from lingshu_tools.cli.roots_commands import roots
 from lingshu_tools.cli.serve_commands import serve
 
 
@@ -116,5 +117,5 @@ def demo(record: Path | None) -> None:
     become("lingshu_mcp.demo", ["--record", str(record)] if record else [], extra="mcp")
 
 
-for command in (data, doctor, engine, ledger, models, replay, serve, tools):
+for command in (data, doctor, engine, ledger, models, replay, roots, serve, tools):
     main.add_command(command)

@@ -207,6 +207,27 @@ class StoredEffects:
         """
         return self._combined(self._known(context), context, interventions)
 
+    def measured_in(self, interventions: Iterable[Intervention]) -> list[tuple[int, int]]:
+        """Return the rows of a perturbation that come from its cells, each with its context.
+
+        Rows carried from other contexts add nothing to those that they come from.
+        """
+        wanted = identity(interventions)
+        return [
+            (i, self._context[_key(row["context"])])
+            for i, row in enumerate(self.rows)
+            if row["source"] in MEASURED and entry_identity(row) == wanted
+        ]
+
+    def control(self, context: int) -> Floats:
+        """Return the mean log1p_cp10k of a context's control cells, [genes]; NaN: not measured."""
+        return self._controls[context]
+
+    @property
+    def saturation(self) -> Saturation:
+        """How much less than their sum several perturbations do."""
+        return Saturation(**self.config["saturation"])
+
     def _known(self, context: Mapping[str, str]) -> int:
         number = self.context(context)
         if number is None:
@@ -222,7 +243,7 @@ class StoredEffects:
         here = [i for i, row in enumerate(self.rows) if self._means_something(row, context)]
         control = self._controls[number]
         value_range = Range.of(self._tables["mean"][here].astype(np.float64), control)
-        saturation = Saturation(**self.config["saturation"])
+        saturation = self.saturation
         target_genes = [self._place.get(intervention.target, -1) for intervention in interventions]
         combination = together(parts, saturation, value_range, target_genes)
         measured = np.isfinite(control)

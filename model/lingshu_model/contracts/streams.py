@@ -22,6 +22,7 @@ class Purpose(IntEnum):
     DEPTH = 3
     MOVE = 4
     POOL = 5
+    SUBSET = 6
     SCORE = 16
     """And up: one for each draw of a score."""
 
