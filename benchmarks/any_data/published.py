@@ -13,7 +13,14 @@ import numpy as np
 from benchmarks.any_data.sets import FIFTHS, Floats, generator
 from benchmarks.combinations.norman import Recovered, read
 from lingshu_model.contracts.levels import CP10K
-from lingshu_model.effects import Range, fit_prior, fit_saturation, posterior, together
+from lingshu_model.effects import (
+    Range,
+    fit_prior,
+    fit_saturation,
+    pooled_prior,
+    posterior,
+    together,
+)
 
 SIZE, REAL_DEPTH = 2.0, 12_000.0
 """Negative binomial size and counts per cell that counting noise is reckoned with."""
@@ -41,7 +48,10 @@ def folds(data: Path) -> Iterator[tuple[str, list[tuple[str, Floats, dict[str, F
     row = {condition: i for i, condition in enumerate(result.conditions)}
     pairs = [d for d in result.doubles if all((part,) in row for part in d)]
     place = {gene: i for i, gene in enumerate(result.genes)}
-    shrunken = [posterior(c, n, fit_prior(c, n)) for c, n in zip(change, noise, strict=True)]
+    pooled = pooled_prior(change, noise)
+    shrunken = [
+        posterior(c, n, fit_prior(c, n, pooled)) for c, n in zip(change, noise, strict=True)
+    ]
     part = np.zeros(len(pairs), int)
     part[generator(6).permutation(len(pairs))] = np.arange(len(pairs)) % FIFTHS
     for fold in range(FIFTHS):

@@ -308,3 +308,22 @@ def test_roots_of_step_functions_and_of_those_that_have_none():
     result = roots(miss, np.zeros(5), 8.0, 1e-6)
     np.testing.assert_allclose(result[[0, 1, 2, 4]], targets[[0, 1, 2, 4]], atol=0.021)
     assert result[3] == 8.0
+
+
+@pytest.mark.parametrize("library", [0.65, 0.75])
+def test_a_lost_gene_of_many_counts_raises_no_other(library: float):
+    # One gene has a seventh of 58 counts. Without it, neither its library nor that of the
+    # perturbed cells, which are shallower, suits the levels of the other genes.
+    rng = np.random.default_rng(3)
+    p = shares(rng, GENES)
+    p = np.append(p * (1 - 0.15) / p.sum(), 0.15)
+    control = draw(rng, p, 300, 58.0)
+    change = np.zeros(GENES + 1)
+    change[-1] = -2.5
+    mover = fit_mover(rows(control), change, library=library)
+    new = draw(rng, p, 1024, 58.0)
+    cells = mover.move(rows(new), seed=5).toarray()
+    difference = levels(cells) - levels(new)
+    error = difference.std(axis=0) / np.sqrt(len(new))
+    assert (np.abs(difference.mean(axis=0) - change) - 2 * error).max() < 0.1
+    assert 0.9 * library < cells.sum() / new.sum() < 1.1

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import integrate, optimize, stats
 
-from lingshu_model.effects import Mixture, combine, fit_prior, posterior
+from lingshu_model.effects import Mixture, combine, fit_prior, pooled_prior, posterior
 from lingshu_model.effects.shrink import NULL, Posterior, _log_density
 
 
@@ -105,3 +105,32 @@ def test_a_prior_from_elsewhere_and_an_estimate_weigh_by_their_precision():
 def test_the_sign_of_a_normal_posterior_is_wrong_as_often_as_its_tail():
     result = Posterior.normal(np.array([-0.2, 0.0, 0.3]), np.array([0.1, 0.1, 0.3]))
     np.testing.assert_allclose(result.lfsr, [stats.norm.cdf(-2), 0.5, stats.norm.cdf(-1)])
+
+
+def test_weak_effects_are_not_put_at_zero_altogether_among_conditions_with_effects():
+    # Weak effects of all genes: too little to tell from none in one condition, but not in forty.
+    built_rows = [built(seed, 1.0, 0.25, 2000) for seed in range(40)]
+    b, d, s2 = (np.stack(each) for each in zip(*built_rows, strict=True))
+    pooled = pooled_prior(d, s2)
+    alone = np.stack([posterior(*e, fit_prior(*e)).mean for e in zip(d, s2, strict=True)])
+    among = np.stack([posterior(*e, fit_prior(*e, pooled)).mean for e in zip(d, s2, strict=True)])
+    assert ((among - b) ** 2).mean() < ((alone - b) ** 2).mean()
+    assert np.abs(among).max(axis=1).min() > 1e-3
+
+
+def test_a_condition_without_effect_is_called_no_more_often_among_conditions_with_effects():
+    strong = [built(seed, 0.3, 4.0, 2000) for seed in range(20)]
+    null = [built(100 + seed, 0.0, 1.0, 2000) for seed in range(20)]
+    _, d, s2 = (np.stack(each) for each in zip(*strong, *null, strict=True))
+    pooled = pooled_prior(d, s2)
+    calls = [
+        (posterior(*e, fit_prior(*e, pooled)).lfsr < 0.05).sum()
+        for e in zip(d[20:], s2[20:], strict=True)
+    ]
+    assert np.mean(calls) < 0.5
+
+
+def test_the_effects_of_one_condition_have_pseudo_effects_of_zero():
+    _, d, s2 = built(0, 0.5, 1.5)
+    pooled = pooled_prior(d[None], s2[None])
+    np.testing.assert_array_equal(fit_prior(d, s2, pooled).weight, fit_prior(d, s2).weight)

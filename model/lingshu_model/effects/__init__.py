@@ -13,7 +13,14 @@ from lingshu_model.effects.features import expression_blocks, flag_block, set_bl
 from lingshu_model.effects.measure import Controls, Group, Measured, measure
 from lingshu_model.effects.moments import Moments
 from lingshu_model.effects.moved import Mover, fit_mover, largest_share
-from lingshu_model.effects.shrink import Mixture, Posterior, combine, fit_prior, posterior
+from lingshu_model.effects.shrink import (
+    Mixture,
+    Posterior,
+    combine,
+    fit_prior,
+    pooled_prior,
+    posterior,
+)
 from lingshu_model.effects.targets import Perturbed, TargetModel, Unseen
 
 __all__ = [
@@ -43,6 +50,7 @@ __all__ = [
     "flag_block",
     "largest_share",
     "measure",
+    "pooled_prior",
     "posterior",
     "set_block",
     "together",

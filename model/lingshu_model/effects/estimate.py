@@ -22,7 +22,14 @@ from lingshu_model.contracts.effects import BOTH, CARRIED, CELLS
 from lingshu_model.effects.contexts import Carried, Carrier, Sources
 from lingshu_model.effects.measure import Controls, Group, Measured, measure
 from lingshu_model.effects.moments import Floats, Ints, Moments, Rows
-from lingshu_model.effects.shrink import Posterior, combine, fit_prior, posterior
+from lingshu_model.effects.shrink import (
+    Mixture,
+    Posterior,
+    combine,
+    fit_prior,
+    pooled_prior,
+    posterior,
+)
 
 OTHERS = 3
 """Number of other contexts from which the carried effect is the prior."""
@@ -85,6 +92,11 @@ class Effects:
         """Perturbed conditions, sorted."""
         return tuple(sorted(set(self.measured.conditions)))
 
+    @cached_property
+    def pooled(self) -> Mixture:
+        """How effects are distributed, over all conditions and contexts."""
+        return pooled_prior(self.measured.change, self.measured.noise)
+
     def seen(self, condition: str, context: str) -> Effect:
         """Return the effect of a condition in a context that has cells of it.
 
@@ -99,7 +111,8 @@ class Effects:
         others = others[others != row]
         cells = f"{m.cells[row, 0]} cells against {m.cells[row, 1]}, {self._replicates(row)}"
         if len(others) < OTHERS:
-            return Effect(posterior(change, noise, fit_prior(change, noise)), CELLS, cells)
+            prior = fit_prior(change, noise, self.pooled)
+            return Effect(posterior(change, noise, prior), CELLS, cells)
         carried = Carrier(self._sources(others)).to(m.controls[context].mean)
         both = combine(change, noise, carried.effect.mean, carried.effect.sd)
         return Effect(both, BOTH, f"{cells}; {carried.note}")

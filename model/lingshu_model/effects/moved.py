@@ -18,8 +18,9 @@ dispersion of a typical gene, not that of the gene's few counts in control cells
 
 ln phi is solved for each gene so that the mean change of log1p_cp10k over control cells is the
 target. This holds for the counts as they are, also where they are not negative binomial. Library
-sizes are multiplied by `library` or stay the same, whichever agrees with the target. No count
-exceeds the largest share of a cell that the gene had in any training cell.
+sizes are multiplied by `library` or stay the same, whichever agrees with the target, or by a factor
+between where neither does. No count exceeds the largest share of a cell that the gene had in any
+training cell.
 """
 
 import threading
@@ -223,13 +224,18 @@ class _Fit:
         only after a first pass. The target changes and a smaller target library may contradict
         each other: where changes are shrunk to 0, rare genes keep their mean level only with as
         many counts as before. So both libraries, the target and that of the control cells, are
-        tried, and the one that is nearer to its result is taken.
+        tried, and the one that is nearer to its result is taken, or one between them.
         """
         target = mover.library
         options = [target] if abs(np.log(target)) <= SLACK else [1.0, target]
         passes = [self._pass(replace(mover, library=each), self.umi * each) for each in options]
-        mover, totals = min(passes, key=lambda result: abs(self._excess(*result)))
-        excess = self._excess(mover, totals)
+        excesses = [self._excess(*each) for each in passes]
+        best = int(np.argmin(np.abs(excesses)))
+        mover, totals, excess = *passes[best], excesses[best]
+        if abs(excess) > SLACK and min(excesses) < 0 < max(excesses):
+            library = _between(float(np.log(target)), *excesses)
+            mover, totals = self._pass(replace(mover, library=library), self.umi * library)
+            excess = self._excess(mover, totals)
         # Second pass, with the libraries of the first, less what exceeds the accepted deviation.
         mover, totals = self._pass(mover, totals * np.exp(-_beyond(excess, SLACK)))
         beyond = _beyond(self._excess(mover, totals), SLACK)
@@ -285,6 +291,21 @@ class _Fit:
             guess = _guess(self.before[chosen], wanted)
             out[chosen] = roots(miss, guess, MAX_SHIFT, CLOSE)
         return out
+
+
+def _between(target: float, at_one: float, at_target: float) -> float:
+    """Return the library between 1 and the target at which counts and levels agree, about.
+
+    Without a gene that had a seventh of all counts, the others have larger shares of fewer counts:
+    neither library suits their levels, and one between does.
+
+    Args:
+        target: ln of the target library.
+        at_one: ln of the moved libraries over 1, solved at 1.
+        at_target: over the target, solved at it; of the other sign.
+    """
+    # The excess is about linear in ln library.
+    return float(np.exp(target * at_one / (at_one - at_target)))
 
 
 def _beyond(value: float, slack: float) -> float:

@@ -7,8 +7,10 @@ units of their standard errors are exchangeable over genes)
 
 with sigma_k on a grid that doubles from a tenth to above the largest estimate. So many effects of
 exactly 0 and few of any size can be represented at the same time. The weights pi maximise the
-marginal likelihood by EM. `NULL` pseudo-effects of 0 favour weight at 0 where the data do not
-decide. One prior is fitted for each condition in each context.
+marginal likelihood by EM, one prior for each condition in each context. `NULL` pseudo-effects count
+beside its effects where the data do not decide: they are distributed as the effects of all
+conditions are, with one more condition of no effect among these (`pooled_prior`). With pseudo-
+effects of 0 alone, weak effects at 50 UMI a cell were put at 0 altogether (docs/log.md).
 
 The local false sign rate (lfsr) of an effect is min(P(b >= 0 | d), P(b <= 0 | d)), the probability
 that its more likely sign is wrong; mass at exactly 0 counts as wrong.
@@ -25,7 +27,7 @@ from lingshu_model.effects.moments import Floats
 __all__ = ["Mixture", "Posterior", "combine", "fit_prior", "posterior"]
 
 NULL = 10.0
-"""Number of pseudo-effects of 0 (the default of Stephens' ashr)."""
+"""Number of pseudo-effects (as many as ashr puts at 0)."""
 LEAST = 0.1
 """Smallest sigma, in standard errors."""
 BIN = 0.05
@@ -51,28 +53,72 @@ class Mixture:
     weight: Floats
 
 
-def fit_prior(change: Floats, noise: Floats) -> Mixture:
-    """Return the prior of effects, fitted to their estimates.
+def fit_prior(change: Floats, noise: Floats, pooled: Mixture | None = None) -> Mixture:
+    """Return the prior of a condition's effects, fitted to their estimates.
 
     Args:
         change: estimates, [genes]; NaN = not measured, left out.
         noise: their squared standard errors, [genes].
+        pooled: how pseudo-effects are distributed, `pooled_prior`; all at 0 by default.
 
     Returns:
         The mixture; all weight at 0 where nothing is measured.
     """
-    known = np.isfinite(change) & (noise > 0)
-    size = np.abs(change[known]) / np.sqrt(noise[known])
+    size = _sizes(change, noise)
     if not len(size):
         return Mixture(np.zeros(1), np.ones(1))
-    z, times = _binned(size)
-    # Stephens' grid: from well below one standard error to sigma^2 = 4 (z^2 - 1) of the largest.
-    largest = max(2.0 * np.sqrt(max(float(z.max()) ** 2 - 1.0, 1.0)), 2.0 * LEAST)
+    sigma = _grid(size)
+    extra = _at_zero(len(sigma))
+    if pooled is not None and pooled.sigma[-1] >= sigma[-1]:
+        sigma, extra = pooled.sigma, pooled.weight
+    return _fitted(size, sigma, NULL * extra)
+
+
+def pooled_prior(change: Floats, noise: Floats) -> Mixture:
+    """Return how the effects of several conditions are distributed, one of no effect among them.
+
+    Args:
+        change: estimates, [conditions, genes]; NaN = not measured.
+        noise: their squared standard errors, the same shape.
+    """
+    size = _sizes(change, noise)
+    n = len(change)
+    if n < 2 or not len(size):
+        return Mixture(np.zeros(1), np.ones(1))
+    sigma = _grid(size)
+    null = _at_zero(len(sigma))
+    # As many measured conditions as the others of any one, and the one of no effect.
+    weight = ((n - 1) * _fitted(size, sigma, NULL * null).weight + null) / n
+    return Mixture(sigma, weight)
+
+
+def _sizes(change: Floats, noise: Floats) -> Floats:
+    """Return |z| of what is measured, [effects]."""
+    known = np.isfinite(change) & (noise > 0)
+    return np.abs(change[known]) / np.sqrt(noise[known])
+
+
+def _grid(size: Floats) -> Floats:
+    """Return sigma, [components]: Stephens' grid for effects of |z| `size`."""
+    # From well below one standard error to sigma^2 = 4 (z^2 - 1) of the largest.
+    largest = max(2.0 * np.sqrt(max(float(_binned(size)[0].max()) ** 2 - 1.0, 1.0)), 2.0 * LEAST)
     doublings = int(np.ceil(np.log2(largest / LEAST)))
-    sigma = np.concatenate([[0.0], largest / 2.0 ** np.arange(doublings, -1, -1.0)])
+    return np.concatenate([[0.0], largest / 2.0 ** np.arange(doublings, -1, -1.0)])
+
+
+def _at_zero(components: int) -> Floats:
+    """Return weights that are all at the first component, which is 0, [components]."""
+    weight = np.zeros(components)
+    weight[0] = 1.0
+    return weight
+
+
+def _fitted(size: Floats, sigma: Floats, extra: Floats) -> Mixture:
+    """Return the mixture of components `sigma` fitted to |z|, with pseudo-effects `extra`."""
+    z, times = _binned(size)
     # [bins, components]; only ratios of likelihoods within a row matter to EM.
     log = _log_density(z, sigma)
-    return Mixture(sigma, _weights(np.exp(log - log.max(axis=1, keepdims=True)), times))
+    return Mixture(sigma, _weights(np.exp(log - log.max(axis=1, keepdims=True)), times, extra))
 
 
 def posterior(change: Floats, noise: Floats, prior: Mixture) -> Posterior:
@@ -138,7 +184,7 @@ def _log_density(z: Floats, sigma: Floats) -> Floats:
     return -0.5 * (np.log(variance) + z[:, None] ** 2 / variance)
 
 
-def _weights(likelihood: Floats, times: Floats) -> Floats:
+def _weights(likelihood: Floats, times: Floats, extra: Floats) -> Floats:
     """Return the weights of greatest penalised likelihood, [components], by accelerated EM.
 
     SQUAREM (Varadhan and Roland 2008): two EM steps give a direction and a step length, by which
@@ -147,9 +193,8 @@ def _weights(likelihood: Floats, times: Floats) -> Floats:
     Args:
         likelihood: of each bin under each component, up to a factor per bin, [bins, components].
         times: number of effects of each bin, [bins].
+        extra: number of pseudo-effects of each component, `NULL` in all.
     """
-    extra = np.zeros(likelihood.shape[1])
-    extra[0] = NULL
     n = float(times.sum())
 
     def em(weight: Floats) -> Floats:

@@ -26,7 +26,7 @@ from lingshu_model.train.data.cells import Condition, TrainingCells
 
 MOST = 12
 """Largest number of conditions that are compared."""
-FEWEST = 20
+FEWEST = 8
 """Smallest number of validation cells of a condition that is compared."""
 LARGEST = 200
 """Largest number of its validation cells that are used."""

@@ -274,7 +274,7 @@ class EffectFit:
             label, control = moments.pooled(mine), moments.pooled(rest)
             pair = _stacked(label, _less(control, label))
             m = measure(pair, [Group("null", "here"), Group(CONTROL, "here")], CONTROL)
-            prior = fit_prior(m.change[0], m.noise[0])
+            prior = fit_prior(m.change[0], m.noise[0], self.effects.pooled)
             note = f"{m.cells[0, 0]} random control cells against the other {m.cells[0, 1]}"
             shrunken = self._masked(posterior(m.change[0], m.noise[0], prior), condition)
             cells = (int(m.cells[0, 0]), int(m.cells[0, 1]))

@@ -106,7 +106,7 @@ def rotated(
             written["tiers"][tier]["certainty"] = certainty(tallies, tier)
     return {
         **written,
-        "null_labels": null_check(cells),
+        "null_labels": null_check(cells, EffectFit(cells, priors).effects.pooled),
         "predictor": "effects in closed form; sampled cells deliver them (fitness.json)",
         "not_estimable": {t: why for t, why in missing.items() if written["tiers"][t] is None},
     }

@@ -4,7 +4,7 @@ Cells of each condition are sampled and compared with their paired control cells
 
 - Over genes with a certain change (lfsr below `CERTAIN`), the delivered mean change has a slope on
   the target of 0.9 to 1.1 and a Pearson correlation of at least 0.95.
-- The library size is within 10 % of the target's or of the control cells'.
+- The library size is within 10 % of the target's, of the control cells' or of one between.
 - No gene is farther than `RUNAWAY` from its target, beyond two standard errors.
 
 A condition that fails is sampled again with `MORE` times as many cells, up to `MOST`, since with
@@ -132,7 +132,8 @@ def judge(shown: Delivered, target: Posterior, library: float) -> dict[str, Any]
             reasons.append(f"slope {slope:.2f}")
         if correlation is not None and correlation < CORRELATION:
             reasons.append(f"Pearson {correlation:.2f}")
-    if not any(LIBRARIES[0] <= shown.library / size <= LIBRARIES[1] for size in (1.0, library)):
+    least, most = LIBRARIES[0] * min(1.0, library), LIBRARIES[1] * max(1.0, library)
+    if not least <= shown.library <= most:
         reasons.append(f"library {shown.library:.2f}")
     if runaway > RUNAWAY:
         reasons.append(f"a gene {runaway:.2f} from its target")
