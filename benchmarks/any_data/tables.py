@@ -12,6 +12,8 @@ import numpy as np
 from benchmarks.any_data.compare import LEVEL, MSE_MARGIN, PEARSON_MARGIN, compare, holm
 
 OURS = ("effects", "moved_cells")
+PEERS = ("scvi", "scgen")
+"""Shown, and no simple predictors that a closed form is compared with."""
 PRIMARY = {"carried": "disjoint"}
 """The way of taking the truth that is compared, where there are several."""
 
@@ -28,7 +30,7 @@ def results(out: Path, tiers: Sequence[tuple[str, str]]) -> dict[str, Any]:
                 for predictor, units in scores.items()
             ]
         scores = by_variant.get(PRIMARY.get(tier, ""), {})
-        simple = [p for p in scores if p not in OURS]
+        simple = [p for p in scores if p not in (*OURS, *PEERS)]
         for ours in OURS:
             if ours in scores:
                 families[name, ours] += [(tier, c) for c in compare(scores, ours, simple)]

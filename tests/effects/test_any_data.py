@@ -9,8 +9,8 @@ import pytest
 from click.testing import CliRunner
 from made_counts import draw, rows, shares
 
-from benchmarks.any_data import __main__ as command
 from benchmarks.any_data import predictors, sets
+from benchmarks.any_data import run as command
 from benchmarks.any_data.compare import Comparison, compare, holm
 from benchmarks.any_data.fitness import fitness
 from benchmarks.any_data.predictors import PREDICTORS, Priors
