@@ -48,7 +48,7 @@ MOST_CONTRASTS = 60
 """Contrasts of a fold that are judged."""
 DRAWS = Draws(bootstrap=200, monte_carlo=2, halves=40)
 RESIDUALS = 4_000_000
-"""Residuals that are kept, over all contrasts: a few megabytes of text."""
+"""Residuals that are kept, over all contrasts: about 30 MB of text."""
 Rows = NDArray[np.int64]
 
 

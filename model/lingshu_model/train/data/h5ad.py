@@ -124,7 +124,10 @@ def opened(path: Path, counts: str = "X", gene_names: str | None = None) -> Gene
 def existing(path: Path) -> Path:
     """Return `path` if it leads to something."""
     if not path.exists() and not path.is_symlink():
-        message = f"{path} does not exist; give the folder of the data files with --data"
+        message = (
+            f"{path} does not exist: check the name; the files of a specification are looked for in "
+            "the folder that `lingshu train --data` names"
+        )
         raise DataError(message)
     return path
 
