@@ -125,8 +125,8 @@ def existing(path: Path) -> Path:
     """Return `path` if it leads to something."""
     if not path.exists() and not path.is_symlink():
         message = (
-            f"{path} does not exist: check the name; the files of a specification are looked for in "
-            "the folder that `lingshu train --data` names"
+            f"{path} does not exist: check the name; the files of a specification are looked for "
+            "in the folder that `lingshu train --data` names"
         )
         raise DataError(message)
     return path
