@@ -8,6 +8,7 @@ from threading import Lock
 from lingshu_model.system.lazy import Lazy
 from lingshu_tools.children import Children
 from lingshu_tools.errors import BudgetError
+from lingshu_tools.execution.races import Races
 from lingshu_tools.execution.runner import Runner
 from lingshu_tools.experiments.designs import cells_of
 from lingshu_tools.experiments.workspace import Workspace
@@ -52,12 +53,19 @@ class App(Workspace):
         return Runner(self)
 
     @Lazy
+    def races(self) -> Races:
+        """The threads in which screens spend cells round by round."""
+        return Races(self, lambda: self.runner)
+
+    @Lazy
     def children(self) -> Children:
         """The child processes that draw pictures and write files."""
         return Children(self.home)
 
     def close(self) -> None:
         """Stop the background threads and close what was opened; the engine lives on."""
+        if "races" in self.__dict__:
+            self.races.close()
         if "runner" in self.__dict__:
             self.runner.close()
         super().close()

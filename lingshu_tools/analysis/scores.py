@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 from lingshu_model.contracts import Cells, row_blocks
 from lingshu_tools.analysis.effects import expression_levels, interval
 
+CELL_DIGITS = 5
+"""Decimals of the score of one pair of cells in an outcome."""
+
 
 @dataclass(frozen=True)
 class Objective:
@@ -56,6 +59,7 @@ class Score:
         n_cells: pairs of cells.
         left_out: genes not counted because they are what the perturbation targets.
         weights: float64 [genes], what each gene counted; None without a value.
+        per_cell: score of each pair, in cell order; None where it is not kept.
     """
 
     value: float | None
@@ -63,12 +67,16 @@ class Score:
     n_cells: int
     left_out: tuple[str, ...]
     weights: NDArray[np.float64] | None
+    per_cell: NDArray[np.float64] | None = None
 
     @property
     def record(self) -> dict[str, Any]:
         """What an outcome keeps of it: JSON values."""
         kept = {k: getattr(self, k) for k in ("value", "se", "n_cells")}
-        return {**kept, "left_out": list(self.left_out)}
+        result = {**kept, "left_out": list(self.left_out)}
+        if self.per_cell is not None:
+            result["per_cell"] = [round(value, CELL_DIGITS) for value in self.per_cell.tolist()]
+        return result
 
     @classmethod
     def of_record(
@@ -91,6 +99,8 @@ def paired_score(
     objective: Objective,
     panel: Sequence[str],
     targets: Collection[str] = (),
+    *,
+    keep_cells: bool = False,
 ) -> Score:
     """Return the score of `perturbed` against `control`, paired cell by cell.
 
@@ -100,6 +110,7 @@ def paired_score(
         objective: what counts.
         panel: gene symbols in the order of the cells' columns.
         targets: what the perturbation acts on; left out where the objective names it.
+        keep_cells: whether the score of every pair is kept too.
     """
     left_out = tuple(objective.left_out(targets))
     weights = objective.weights(panel, left_out)
@@ -114,4 +125,5 @@ def paired_score(
         per_cell[rows] = (after[:, used] - before[:, used]) @ kept[used]
     n = len(per_cell)
     se = None if n == 1 else float(per_cell.std(ddof=1)) / math.sqrt(n)
-    return Score(float(per_cell.mean()), se, n, left_out, weights)
+    kept_cells = per_cell if keep_cells else None
+    return Score(float(per_cell.mean()), se, n, left_out, weights, kept_cells)

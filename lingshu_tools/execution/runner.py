@@ -263,7 +263,8 @@ class Runner:
         started = time.monotonic()
         try:
             computed = self._jobs.computed(experiment, design, attempt.cancel_requested)
-            computed_findings = findings(design, computed.cells, self._objective(experiment))
+            objective, racing = self._objective(experiment)
+            computed_findings = findings(design, computed.cells, objective, keep_cells=racing)
         except CancelledError:
             return NewOutcome(kind="cancelled", seconds=time.monotonic() - started)
         except (EngineError, LedgerError, ClosingError):
@@ -282,12 +283,13 @@ class Runner:
             seconds=time.monotonic() - started,
         )
 
-    def _objective(self, experiment: Experiment) -> Objective | None:
-        """Return what the screen that an experiment belongs to scores."""
+    def _objective(self, experiment: Experiment) -> tuple[Objective | None, bool]:
+        """Return what the screen that an experiment belongs to scores, and whether it is a race."""
         parent = experiment.parent or ""
         if not is_screen(parent):
-            return None
-        return objective_of(self._workspace.ledger.screen(parent).plan)
+            return None, False
+        plan = self._workspace.ledger.screen(parent).plan
+        return objective_of(plan), "race" in plan
 
 
 def _incident(experiment_id: str, error: Exception) -> str:

@@ -9,6 +9,7 @@ from lingshu_tools.experiments.disk_space import require_free_space
 from lingshu_tools.experiments.workspace import Workspace
 from lingshu_tools.ledger import Experiment, Ledger, Screen
 from lingshu_tools.planner import Plan
+from lingshu_tools.planner.ranking import race_state
 
 
 def candidates_of(ledger: Ledger, screen_id: str) -> list[Experiment]:
@@ -25,6 +26,13 @@ def begin_screen(workspace: Workspace, plan: Plan, screen: Screen, tags: Sequenc
     """
     # The rows have client keys, so that a second process begins none twice.
     there = candidates_of(workspace.ledger, screen.id)
+    if plan.race:
+        again = stopped_of(workspace.ledger, there)
+        if again:
+            workspace.ledger.begin_many([in_place_of(workspace, old) for old in again], tags=tags)
+        else:
+            begin_round(workspace, plan, screen, tags)
+        return
     if len(there) < len(plan.candidates):
         require_free_space(workspace, plan.designs[0], stored_cells=plan.total_cells)
         workspace.ledger.begin_many(plan.children(workspace, screen.id), tags=tags)
@@ -34,6 +42,31 @@ def begin_screen(workspace: Workspace, plan: Plan, screen: Screen, tags: Sequenc
         cells = (len(again) + 1) * plan.control.n_cells
         require_free_space(workspace, plan.designs[0], stored_cells=cells)
         workspace.ledger.begin_many([in_place_of(workspace, old) for old in again], tags=tags)
+
+
+def begin_round(
+    workspace: Workspace, plan: Plan, screen: Screen, tags: Sequence[str] = ()
+) -> list[str]:
+    """Return the unfinished experiments of a race, the missing ones of its round begun.
+
+    Nothing is begun where the race is over, or where part of its round was cancelled.
+    """
+    race = plan.race
+    there = candidates_of(workspace.ledger, screen.id)
+    state = race_state(plan, workspace.ledger, there)
+    if state.over or race is None:
+        return []
+    first = state.round * len(plan.candidates)
+    at_work = {child.position: child for child in there}
+    missing = [place for place in state.missing if first + place not in at_work]
+    begun = [at_work[first + place].id for place in state.missing if first + place in at_work]
+    if missing:
+        cells = (len(missing) + 1) * race.rounds(plan.control.n_cells)[state.round][1]
+        require_free_space(workspace, plan.designs[0], stored_cells=cells)
+        rows = plan.batches(workspace, screen.id, state.round, missing)
+        begun += [e.id for e in workspace.ledger.begin_many(rows, tags=tags)]
+    outcomes = workspace.ledger.sealed(begun)
+    return [i for i in begun if i not in outcomes]
 
 
 def stopped_of(ledger: Ledger, candidates: Sequence[Experiment]) -> list[Experiment]:

@@ -31,9 +31,16 @@ class Findings:
 
 
 def findings(
-    design: Design, cells: Mapping[str, Cells], objective: Objective | None = None
+    design: Design,
+    cells: Mapping[str, Cells],
+    objective: Objective | None = None,
+    *,
+    keep_cells: bool = False,
 ) -> Findings:
-    """Return what the cells of a design's arms say, scored on the objective of its screen."""
+    """Return what the cells of a design's arms say, scored on the objective of its screen.
+
+    With `keep_cells` the score of every pair of cells is in the result, as races need it.
+    """
     # The profile is left out of what is stored: it stands in the outcome's environment, and equal
     # cells of one request so have equal bytes on every machine.
     arms = design.arms
@@ -47,7 +54,9 @@ def findings(
     if objective is not None:
         targets = {i.target for i in design.interventions}
         arms = cells["control"], cells["perturbed"]
-        result["score"] = paired_score(*arms, objective, design.checkpoint.panel, targets).record
+        panel = design.checkpoint.panel
+        score = paired_score(*arms, objective, panel, targets, keep_cells=keep_cells)
+        result["score"] = score.record
     return Findings(result, {**blobs, "effects": pack_effect(effect)})
 
 

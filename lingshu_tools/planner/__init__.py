@@ -1,6 +1,15 @@
 """The planner: an objective and candidates become a plan, and its experiments a ranking."""
 
 from lingshu_tools.planner.plan import Plan, make_plan, objective_of, plan_of
-from lingshu_tools.planner.ranking import Ranked, Ranking, rank
+from lingshu_tools.planner.ranking import Ranked, Ranking, race_state, rank
 
-__all__ = ["Plan", "Ranked", "Ranking", "make_plan", "objective_of", "plan_of", "rank"]
+__all__ = [
+    "Plan",
+    "Ranked",
+    "Ranking",
+    "make_plan",
+    "objective_of",
+    "plan_of",
+    "race_state",
+    "rank",
+]

@@ -26,10 +26,19 @@ from lingshu_tools.experiments.gene_names import resolve_genes
 from lingshu_tools.experiments.workspace import Workspace
 from lingshu_tools.ledger import NewExperiment, digest_json
 from lingshu_tools.planner.candidates import Candidate, Perturbation, resolve_candidate
+from lingshu_tools.planner.race import Race
+from lingshu_tools.planner.rules import ALL_SEEN, resolve_rule, rule_text
+from lingshu_tools.planner.scoring import Scoring, scored
 
 MAX_CANDIDATES = 2000
 MIN_CELLS = 16
 """Fewer paired cells than this say too little for a budget to be met by lowering them."""
+TOP_N = 10
+DIFFERENCE_SHARE, LEAST_DIFFERENCE = 0.1, 0.02
+"""Scores that differ by less than this share of the held-out error are not told apart by more cells
+of a simulation, log1p_cp10k."""
+KEPT_FOR_EACH = 4
+"""Candidates of rules that may be simulated, for each of the `top_n` that are wanted."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +49,20 @@ class Plan:
         objective: what is scored.
         control: the design whose interventions each candidate replaces.
         candidates: perturbations in canonical order; a child's position is its place here.
+        scoring: how candidates were chosen from rules; None where all were listed.
+        race: how cells are spent where not every candidate gets as many; None = all get `n_cells`.
     """
 
     objective: Objective
     control: Design
     candidates: tuple[Perturbation, ...]
+    scoring: Scoring | None = None
+    race: Race | None = None
+
+    @property
+    def n_candidates(self) -> int:
+        """Candidates that are compared, simulated or not."""
+        return self.scoring.n if self.scoring else len(self.candidates)
 
     @property
     def designs(self) -> list[Design]:
@@ -53,7 +71,10 @@ class Plan:
 
     @property
     def total_cells(self) -> int:
-        """Cells to sample: every candidate's, and one control arm that all of them share."""
+        """Cells to sample: every candidate's, and one control arm that all of them share.
+
+        A race may stop earlier.
+        """
         return (len(self.candidates) + 1) * self.control.n_cells
 
     @Lazy
@@ -85,6 +106,9 @@ class Plan:
             **request,
             "objective": {"lower": list(self.objective.down), "raise": list(self.objective.up)},
             "candidates": [[i.model_dump(mode="json") for i in c] for c in self.candidates],
+            # Only where there are: plans without keep their digests.
+            **({"scoring": self.scoring.record} if self.scoring else {}),
+            **({"race": self.race.record} if self.race else {}),
         }
 
     @property
@@ -94,40 +118,64 @@ class Plan:
 
     def children(self, workspace: Workspace, screen_id: str) -> list[NewExperiment]:
         """Return the rows of all experiments, each keyed by its place so that it is begun once."""
+        return [child_row(workspace, screen_id, design, i) for i, design in enumerate(self.designs)]
+
+    def batches(
+        self, workspace: Workspace, screen_id: str, round_: int, places: Sequence[int]
+    ) -> list[NewExperiment]:
+        """Return the rows of a round of a race: the next cells of the candidates at `places`."""
+        if self.race is None:
+            return []
+        first, size = self.race.rounds(self.control.n_cells)[round_]
+        start = self.control.first_cell + first
         return [
-            replace(
-                new_experiment(workspace, design, parent=screen_id, position=i),
-                client_key=f"{screen_id}/{i}",
+            child_row(
+                workspace,
+                screen_id,
+                replace(self.designs[place], first_cell=start, n_cells=size),
+                round_ * len(self.candidates) + place,
             )
-            for i, design in enumerate(self.designs)
+            for place in places
         ]
+
+
+def child_row(workspace: Workspace, screen_id: str, design: Design, place: int) -> NewExperiment:
+    """Return the row of one experiment of a screen, keyed by its place."""
+    row = new_experiment(workspace, design, parent=screen_id, position=place)
+    return replace(row, client_key=f"{screen_id}/{place}")
 
 
 def make_plan(
     workspace: Workspace,
     *,
     objective: Mapping[Literal["raise", "lower"], Sequence[str]],
-    candidates: Sequence[Candidate] | Literal["all_seen"],
+    candidates: Sequence[Candidate | Mapping[str, Any]] | Mapping[str, Any] | str,
     checkpoint: str | None = None,
     context: Mapping[str, str] | None = None,
     n_cells: int = 256,
     seed: int = 0,
     first_cell: int = 0,
     budget: int | None = None,
+    top_n: int | None = None,
+    race: bool | None = None,
 ) -> Plan:
     """Return the resolved plan of what was asked.
 
     Args:
         workspace: where checkpoints are looked up.
         objective: genes to raise and to lower, by any name.
-        candidates: perturbations, each a text as of `resolve_candidate` or its interventions; or
-            `all_seen`, every perturbation trained in this context, null labels left out.
+        candidates: perturbations, each a text as of `resolve_candidate` or its interventions;
+            rules as of `planner.rules` among them; or `all_seen`, every perturbation trained in
+            this context, null labels left out.
         checkpoint: by name; the only one there is by default.
         context: fields with one value may be left out.
         n_cells: paired cells for each candidate.
         seed: shared by all arms.
         first_cell: index of the first cell.
         budget: most cells to sample over all arms; `n_cells` is lowered to fit.
+        top_n: how many best a race settles.
+        race: whether cells are spent only where the `top_n` best are not settled yet; by default
+            where candidates come from rules.
 
     Raises:
         InputError: an unknown gene, target or context, an empty objective or list, or a budget that
@@ -143,11 +191,14 @@ def make_plan(
         seed=seed,
         first_cell=first_cell,
     )
-    designs = _candidates(control, candidates)
     wanted = _objective(control.checkpoint, objective)
-    return Plan(
-        wanted, replace(control, n_cells=_affordable(n_cells, len(designs), budget)), designs
-    )
+    racing, wanted_n = _race_settings(candidates, race=race, top_n=top_n)
+    chosen, scoring = _chosen(workspace, control, wanted, candidates, wanted_n)
+    control = replace(control, n_cells=_affordable(n_cells, len(chosen), budget))
+    plan = Plan(wanted, control, chosen, scoring)
+    if not racing:
+        return plan
+    return replace(plan, race=Race(min(wanted_n, len(chosen)), _indifference(plan)))
 
 
 def plan_of(workspace: Workspace, record: Mapping[str, Any]) -> Plan:
@@ -164,7 +215,14 @@ def plan_of(workspace: Workspace, record: Mapping[str, Any]) -> Plan:
         **{k: record[k] for k in fields},
     )
     candidates = tuple(tuple(Intervention(**i) for i in c) for c in record["candidates"])
-    return Plan(objective_of(record), control, candidates)
+    scoring, race = record.get("scoring"), record.get("race")
+    return Plan(
+        objective_of(record),
+        control,
+        candidates,
+        scoring and Scoring.of_record(scoring),
+        race and Race(**race),
+    )
 
 
 def objective_of(record: Mapping[str, Any]) -> Objective:
@@ -190,19 +248,68 @@ def _objective(
     return Objective(tuple(up), tuple(down))
 
 
-def _candidates(
-    control: Design, arguments: Sequence[Candidate] | Literal["all_seen"]
-) -> tuple[Perturbation, ...]:
-    listed = (
-        _all_seen(control)
-        if isinstance(arguments, str)
-        else [resolve_candidate(control.checkpoint, record) for record in arguments]
-    )
-    unique = {tuple(i.sort_key for i in p): p for p in listed}
+def _race_settings(candidates: Any, *, race: bool | None, top_n: int | None) -> tuple[bool, int]:
+    """Return whether candidates race, and how many best are wanted.
+
+    Raises:
+        InputError: `top_n` would be left unused.
+    """
+    racing = bool(_split(candidates)[1]) if race is None else race
+    if top_n is not None and not racing:
+        message = (
+            f"top_n={top_n} is of a race, in which cells are spent until the best are settled; "
+            "here every candidate gets n_cells. Leave top_n out, or set race=true."
+        )
+        raise InputError(message)
+    return racing, TOP_N if top_n is None else top_n
+
+
+def _indifference(plan: Plan) -> float:
+    """Return the difference of scores that a race need not settle, log1p_cp10k."""
+    errors = [
+        error.rms
+        for tier in plan.support_mix
+        if (residuals := plan.residuals(tier)) is not None
+        and (error := residuals.of_objective(plan.objective)) is not None
+    ]
+    return round(max(LEAST_DIFFERENCE, DIFFERENCE_SHARE * max(errors, default=0.0)), 3)
+
+
+def _split(candidates: Any) -> tuple[list[Any], list[str]]:
+    """Return candidates named one by one, and the texts of rules."""
+    if candidates == ALL_SEEN or (isinstance(candidates, list) and candidates == [ALL_SEEN]):
+        return [ALL_SEEN], []
+    items = [candidates] if isinstance(candidates, str | Mapping) else list(candidates)
+    texts = [rule_text(item) for item in items]
+    listed = [item for item, text in zip(items, texts, strict=True) if text is None]
+    return listed, [text for text in texts if text is not None]
+
+
+def _chosen(
+    workspace: Workspace, control: Design, objective: Objective, candidates: Any, top_n: int
+) -> tuple[tuple[Perturbation, ...], Scoring | None]:
+    """Return the candidates to simulate in canonical order, and how they were chosen."""
+    listed, texts = _split(candidates)
+    if listed == [ALL_SEEN]:
+        return _listed(_all_seen(control)), None
+    checkpoint = control.checkpoint
+    perturbations = [resolve_candidate(checkpoint, record) for record in listed]
+    if not texts:
+        return _listed(perturbations), None
+    home = workspace.home
+    rules = [resolve_rule(checkpoint, control.context, text, home) for text in texts]
+    keep = KEPT_FOR_EACH * top_n
+    scoring, best = scored(checkpoint, control.context, objective, rules, keep)
+    return _listed([*perturbations, *best]), replace(scoring, n=scoring.n + len(perturbations))
+
+
+def _listed(perturbations: Sequence[Perturbation]) -> tuple[Perturbation, ...]:
+    unique = {tuple(i.sort_key for i in p): p for p in perturbations}
     if not 1 <= len(unique) <= MAX_CANDIDATES:
         message = (
             f"candidates hold {len(unique)} perturbations; 1 to {MAX_CANDIDATES} fit in one "
-            f'screen. Name targets, or ["all_seen"]; describe_model lists them.'
+            'screen. Name targets, or ["all_seen"], or a rule such as "pairs_of all_seen", of '
+            "which the best are simulated; describe_model lists targets."
         )
         raise InputError(message)
     return tuple(unique[key] for key in sorted(unique))

@@ -31,6 +31,7 @@ from lingshu_tools.experiments.designs import Design
 from lingshu_tools.experiments.stored_effects import Parts, parts_of, stored_effect
 from lingshu_tools.ledger import Experiment, Ledger, Outcome
 from lingshu_tools.planner.plan import Plan
+from lingshu_tools.planner.race import State
 
 HIT_FDR = 0.05
 TOP = 10
@@ -116,12 +117,14 @@ class Ranking:
         null: the null labels behind the FDR; None where there is none for this plan.
         why_no_null: why there is none.
         k: how many are the top that `in_top` is about.
+        race: how far the race is; None where every candidate gets as many cells.
     """
 
     rows: tuple[Ranked, ...]
     null: NullLabels | None
     why_no_null: str | None
     k: int = 0
+    race: State | None = None
 
 
 def rank(plan: Plan, ledger: Ledger, children: Sequence[Experiment]) -> Ranking:
@@ -136,17 +139,71 @@ def rank(plan: Plan, ledger: Ledger, children: Sequence[Experiment]) -> Ranking:
     null, why = (None, None) if stored else null_labels(plan.control)
     latest = {child.position: child for child in children}
     outcomes = ledger.outcomes([child.id for child in latest.values()])
+    state = race_state(plan, ledger, children) if plan.race else None
     rows = [
-        replace(_ranked(plan, design, child, outcome, null), held_out=plan.held_out[position])
+        replace(
+            _ranked(plan, design, child, _score(plan, outcome, state, position), null),
+            held_out=plan.held_out[position],
+        )
         for position, design in enumerate(plan.designs)
-        if (child := latest.get(position)) is not None
+        if (child := _newest(plan, latest, outcomes, position)) is not None
         and (outcome := outcomes.get(child.id)) is not None
-        and outcome.kind == "succeeded"
     ]
     if len(rows) == len(plan.candidates):
         rows = _with_fdr(rows)
     rows, k = _with_chances(rows)
-    return Ranking(tuple(sorted(rows, key=_best_first)), null, why, k)
+    return Ranking(tuple(sorted(rows, key=_best_first)), null, why, k, state)
+
+
+def race_state(plan: Plan, ledger: Ledger, children: Sequence[Experiment]) -> State:
+    """Return how far the race of a plan is, by the outcomes of its experiments.
+
+    Raises:
+        ValueError: the plan has no race.
+    """
+    if plan.race is None:
+        message = "the plan has no race; all its candidates get n_cells"
+        raise ValueError(message)
+    latest = {child.position: child for child in children if child.position is not None}
+    outcomes = ledger.outcomes([child.id for child in latest.values()])
+    batches: dict[tuple[int, int], Sequence[float] | None] = {}
+    n = len(plan.candidates)
+    for position, child in latest.items():
+        outcome = outcomes.get(child.id)
+        # What was cancelled is missing; what failed has no score, and leaves the race.
+        if outcome is not None and outcome.kind != "cancelled":
+            score = ((outcome.result or {}).get("score") or {}).get("per_cell")
+            batches[position // n, position % n] = score
+    return plan.race.state(n, plan.control.n_cells, batches)
+
+
+def _newest(
+    plan: Plan,
+    latest: Mapping[int | None, Experiment],
+    outcomes: Mapping[str, Outcome],
+    place: int,
+) -> Experiment | None:
+    """Return the newest experiment of a candidate that has succeeded; None without one."""
+    n = len(plan.candidates)
+    n_rounds = len(plan.race.rounds(plan.control.n_cells)) if plan.race else 1
+    for round_ in reversed(range(n_rounds)):
+        child = latest.get(round_ * n + place)
+        outcome = outcomes.get(child.id) if child else None
+        if outcome is not None and outcome.kind == "succeeded":
+            return child
+    return None
+
+
+def _score(plan: Plan, outcome: Outcome, state: State | None, place: int) -> Score:
+    """Return the score of a candidate, over the cells of all rounds in a race."""
+    panel = plan.control.checkpoint.panel
+    score = Score.of_record((outcome.result or {})["score"], plan.objective, panel)
+    cells = state.scores.get(place) if state else None
+    if cells is None or score.value is None:
+        return score
+    n = len(cells)
+    se = float(cells.std(ddof=1) / np.sqrt(n)) if n > 1 else None
+    return replace(score, value=float(cells.mean()), se=se, n_cells=n)
 
 
 def null_labels(design: Design) -> tuple[NullLabels | None, str | None]:
@@ -173,11 +230,9 @@ def _ranked(
     plan: Plan,
     design: Design,
     child: Experiment,
-    outcome: Outcome,
+    score: Score,
     null: NullLabels | None,
 ) -> Ranked:
-    panel = design.checkpoint.panel
-    score = Score.of_record((outcome.result or {})["score"], plan.objective, panel)
     if score.value is None:
         return Ranked(design, child.id, score, None, None)
     p = posterior = combination = None

@@ -60,7 +60,7 @@ def _of_screen(app: App, name: str) -> str:
     sentences = [
         f"Screen {name} ranked {len(plan.candidates)} perturbations in "
         f"{context_label(plan.control.context)} by how far they {' and '.join(genes)} (mean signed "
-        f"change, log1p_cp10k); {len(succeeded)} were simulated.",
+        f"change, log1p_cp10k); {_simulated(plan, len(succeeded))}.",
         _sampling(plan.control),
         "All candidates share one control arm.",
         *_computed(ledger, succeeded),
@@ -69,6 +69,15 @@ def _of_screen(app: App, name: str) -> str:
         _recorded(ledger),
     ]
     return " ".join(sentences)
+
+
+def _simulated(plan: Plan, n_succeeded: int) -> str:
+    if plan.race is None:
+        return f"{n_succeeded} were simulated"
+    return (
+        f"of {plan.n_candidates:,} scored in closed form; cells were spent in {n_succeeded} "
+        "batches, where the best were not settled yet"
+    )
 
 
 def _evidence(plan: Plan, tiers: Sequence[Tier]) -> list[str]:

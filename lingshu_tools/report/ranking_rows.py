@@ -31,6 +31,7 @@ class CombinationView(View):
 class RankedView(View):
     """One candidate of a screen.
 
+    `closed_form` is the score by the stored effect, without simulation;
     `fdr` is the share of wrong signs to expect among candidates at least as certain (against null
     labels where no effects are stored), once the screen is complete; `in_top` the probability to be
     among the `top_k` best; `held_out` Pearson of change on held-out cells of this candidate, with
@@ -49,6 +50,7 @@ class RankedView(View):
     left_out: list[str] = Field(
         default_factory=list[str], description="The target's own genes, not counted"
     )
+    closed_form: Number | None = None
     interval: list[Number] | None = Field(default=None, description="95 % posterior interval")
     lfsr: Number | None = None
     certainty: str | None = None
@@ -65,7 +67,7 @@ class RankedView(View):
 class CertainRankedView(RankedView):
     """A candidate whose effect is stored: the posterior interval holds the simulation's noise."""
 
-    detail_only = RankedView.detail_only | {"mc_interval", "left_out"}
+    detail_only = RankedView.detail_only | {"mc_interval", "left_out", "beats_simple"}
 
 
 def ranked_view(row: Ranked) -> RankedView:
@@ -91,6 +93,7 @@ def _certain(row: Ranked) -> dict[str, Any]:
         return {}
     c = row.combination
     return {
+        "closed_form": row.posterior.mean,
         "interval": list(row.posterior.interval),
         "lfsr": row.lfsr,
         "certainty": word(row.lfsr),

@@ -309,7 +309,10 @@ def _row(record: Shown) -> dict[str, Any]:
 def _missing(app: App, name: str, records: Sequence[Shown]) -> list[str]:
     if not is_screen(name):
         return []
-    total = len(locate_screen(app, name)[1].plan["candidates"])
+    plan = locate_screen(app, name)[1].plan
+    if "race" in plan:
+        return [f"A race: {len(records)} batches, each of some cells of one candidate."]
+    total = len(plan["candidates"])
     return (
         []
         if len(records) == total

@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
 from lingshu_model.contracts import Tier
 from lingshu_tools.analysis import t_quantile
+from lingshu_tools.analysis.certainty import LEAST_LFSR
 from lingshu_tools.calls.concise import Detail
 from lingshu_tools.calls.registry import Arguments, ToolSpec
 from lingshu_tools.calls.results import (
@@ -15,6 +16,7 @@ from lingshu_tools.calls.results import (
     Result,
     SupportView,
     Truncated,
+    View,
     call_text,
     render,
     text_table,
@@ -23,6 +25,7 @@ from lingshu_tools.experiments.designs import label_of
 from lingshu_tools.ledger import Screen
 from lingshu_tools.planner import Plan, make_plan
 from lingshu_tools.planner.ranking import errors_by_tier, null_labels
+from lingshu_tools.planner.rules import rule_text
 from lingshu_tools.report.evidence import (
     cost_of,
     cost_sentence,
@@ -30,6 +33,7 @@ from lingshu_tools.report.evidence import (
     screen_sentence,
     tier_sentence,
 )
+from lingshu_tools.report.screen_text import closed_form, listed, scoring_sentence
 from lingshu_tools.tools.common import (
     LOG1P,
     CellSettings,
@@ -42,6 +46,9 @@ if TYPE_CHECKING:
 # Weakest last: the evidence shown for a mixed screen is that of its weakest tier.
 TIERS: tuple[Tier, ...] = ("seen", "seen_elsewhere", "combination_of_seen", "unseen")
 SHOWN_CANDIDATES = 50
+SHOWN_BEST = 4
+MOST_VALUES = 5_000_000
+"""Candidates x genes of a plan whose best are shown: some seconds of reading effects."""
 NAMED_UNFIT = 10
 
 
@@ -57,7 +64,14 @@ class ObjectiveArgument(Arguments):
 
 
 def _candidates(given: Any) -> Any:
-    return "all_seen" if given == ["all_seen"] else given
+    """Return candidates as a list in which rules are texts; `all_seen` alone stays a word."""
+    if given in (["all_seen"], "all_seen"):
+        return "all_seen"
+    items: Any = [given] if rule_text(given) is not None else given
+    if not isinstance(items, list):
+        return given
+    texts = [None if isinstance(item, list) else rule_text(item) for item in items]
+    return [item if text is None else text for item, text in zip(items, texts, strict=True)]
 
 
 def _as_texts(candidates: str | list[str | list[InterventionArgument]]) -> list[str]:
@@ -76,7 +90,8 @@ Candidates = Annotated[
 ]
 CANDIDATES = (
     'Perturbations: ["all_seen"] for every one trained in the context; else targets ("STAT1"), '
-    'with the kind where there are several ("STAT1 knockout"), or combinations ("JAK1 + STAT1")'
+    'with the kind where there are several ("STAT1 knockout"), combinations ("JAK1 + STAT1"), or '
+    'rules: "all_panel", "pairs_of all_seen", "combinations_of 3 JAK1, JAK2, STAT1, IRF1"'
 )
 
 
@@ -85,6 +100,13 @@ class ScreenSettings(CellSettings):
 
     budget: int | None = Field(
         default=None, ge=1, description="Most cells to sample in all; n_cells is lowered to fit"
+    )
+    race: bool | None = Field(
+        default=None,
+        description="Spend cells in rounds, until the top_n are settled; default: with rules",
+    )
+    top_n: int | None = Field(
+        default=None, ge=1, le=200, description="Best candidates that a race settles; default 10"
     )
 
 
@@ -98,6 +120,17 @@ class PlanScreen(ScreenSettings):
     candidates: Candidates = Field(description=CANDIDATES)
 
 
+class ScoredView(View):
+    """A candidate's score in closed form: posterior mean and 95 % interval."""
+
+    detail_only = frozenset({"interval"})
+
+    perturbation: str
+    score: Number
+    interval: list[Number] = Field(default_factory=list[float])
+    lfsr: Number
+
+
 class PlanResult(Result):
     """A recorded plan."""
 
@@ -109,6 +142,9 @@ class PlanResult(Result):
     n_cells: int
     n_candidates: int
     candidates: list[str] = Field(description="Perturbations, at most the first 50")
+    best: list[ScoredView] = Field(
+        default_factory=list["ScoredView"], description="By stored effects, nothing simulated"
+    )
     plan_digest: str = Field(default="", description="Equal plans have equal digests")
     prediction_error: Number | None = Field(
         description="Held-out RMS error of such a score, weakest support tier; None if unmeasured"
@@ -142,6 +178,8 @@ def requested_plan(
         seed=settings.seed,
         first_cell=settings.first_cell,
         budget=settings.budget,
+        top_n=settings.top_n,
+        race=settings.race,
     )
 
 
@@ -162,9 +200,8 @@ def plan_result(app: App, plan: Plan, screen: Screen | None) -> PlanResult:
     return PlanResult(
         status="planned",
         summary=(
-            f"A screen of {len(labels)} perturbations to {in_words(plan)}, {plan.control.n_cells} "
-            f"paired cells each: {cost_sentence(cost)}. "
-            f"{screen_sentence(plan.held_out, checkpoint, tier)}"
+            f"A screen of {plan.n_candidates:,} perturbations to {in_words(plan)}, {_cells(plan)}: "
+            f"{cost_sentence(cost)}. {screen_sentence(plan.held_out, checkpoint, tier)}"
         ),
         units={"prediction_error": LOG1P, "sham_limit": LOG1P},
         support=support_of(plan),
@@ -177,8 +214,9 @@ def plan_result(app: App, plan: Plan, screen: Screen | None) -> PlanResult:
         objective=plan.record["objective"],
         context=dict(plan.control.context),
         n_cells=plan.control.n_cells,
-        n_candidates=len(labels),
+        n_candidates=plan.n_candidates,
         candidates=labels[:SHOWN_CANDIDATES],
+        best=_best(plan),
         plan_digest=plan.digest,
         prediction_error=error and error.rms,
         sham_limit=limit,
@@ -186,6 +224,32 @@ def plan_result(app: App, plan: Plan, screen: Screen | None) -> PlanResult:
         wont_show=_wont_show(plan, error and error.rms),
         truncated=_truncated(labels, screen),
     )
+
+
+def _cells(plan: Plan) -> str:
+    n = plan.control.n_cells
+    if plan.race is None:
+        return f"{n} paired cells each"
+    n_raced, best = len(plan.candidates), plan.race.top_n
+    return f"{n_raced} raced to settle the {best} best, up to {n} cells each"
+
+
+def _best(plan: Plan) -> list[ScoredView]:
+    """Return the best candidates by stored effects; none where there are too many to read."""
+    checkpoint = plan.control.checkpoint
+    if checkpoint.effects is None or len(plan.candidates) * len(checkpoint.panel) > MOST_VALUES:
+        return []
+    scores = [(d.label, score) for d in plan.designs if (score := closed_form(plan, d))]
+    ordered = sorted(scores, key=lambda pair: (-pair[1].mean, pair[0]))[:SHOWN_BEST]
+    return [
+        ScoredView(
+            perturbation=label,
+            score=score.mean,
+            interval=list(score.interval),
+            lfsr=max(score.lfsr, LEAST_LFSR),
+        )
+        for label, score in ordered
+    ]
 
 
 def _truncated(labels: list[str], screen: Screen | None) -> Truncated | None:
@@ -226,8 +290,10 @@ def caveats_of(plan: Plan) -> list[str]:
         if plan.objective.left_out({i.target for i in d.interventions})
     ]
     if left_out:
-        sentences.append(f"A target's own gene is left out of its score: {', '.join(left_out)}.")
+        sentences.append(f"A target's own gene is left out of its score: {listed(left_out, 5)}.")
     sentences += _unfit(plan)
+    scoring = scoring_sentence(plan)
+    sentences += [scoring] if scoring else []
     stored = plan.control.checkpoint.effects is not None
     why = None if stored else null_labels(plan.control)[1]
     return [*sentences, *([f"{why[0].upper()}{why[1:]}."] if why else [])]
@@ -308,10 +374,11 @@ SPEC = ToolSpec(
         "Plan an in-silico screen of which candidates best raise or lower chosen genes: cost, "
         "support, held-out error, and what the screen will and will not show. The plan is "
         "recorded under a screen_id that run_screen takes; an equal plan has the same id. Use "
-        "it before a large screen. Not for one perturbation: perturb_cells. Nothing is "
-        "simulated. Units: score = mean(sign × change) in log1p_cp10k, without a target's own "
-        "gene. Cost: free; the screen itself costs (candidates + 1) × n_cells cells. Limits: "
-        "2,000 candidates, trained targets only."
+        "it before a large screen. Rules are scored in closed form, all of them; the best are in "
+        "the plan. Not for one perturbation: perturb_cells. Nothing is simulated. Units: score = "
+        "mean(sign × change) in log1p_cp10k, without a target's own gene. Cost: free; the screen "
+        "itself costs at most (candidates + 1) × n_cells cells. Limits: 2,000 candidates to "
+        "simulate, trained targets only."
     ),
     arguments=PlanScreen,
     result=PlanResult,

@@ -25,12 +25,13 @@ from lingshu_tools.calls.results import (
 )
 from lingshu_tools.calls.waiting import Pending, R, next_wait_s
 from lingshu_tools.errors import InputError
-from lingshu_tools.execution.screens import begin_screen, candidates_of
+from lingshu_tools.execution.screens import begin_screen, candidates_of, stopped_of
 from lingshu_tools.experiments.lookup import locate_screen
 from lingshu_tools.ledger import Experiment, Ledger, Screen, Status
-from lingshu_tools.planner import Plan, Ranked, Ranking, plan_of, rank
+from lingshu_tools.planner import Plan, Ranked, Ranking, plan_of, race_state, rank
 from lingshu_tools.report.evidence import cost_of, evidence_view, screen_sentence, shown
 from lingshu_tools.report.ranking_rows import RankedView, ranked_view, ranking_table
+from lingshu_tools.report.screen_text import listed, race_caveats
 from lingshu_tools.tools.common import (
     LOG1P,
     MAX_ROWS,
@@ -127,11 +128,16 @@ def run_screen(app: App, arguments: RunScreen) -> ScreenResult | Pending[ScreenR
     seconds = cost_of(plan.control.checkpoint, _cells_to_begin(app, plan, screen)).seconds
     require_affordable(app, "run_screen", arguments, arguments.max_seconds, seconds)
     begin_screen(app, plan, screen, arguments.tags)
+    race = app.races.join(plan, screen, arguments.tags) if plan.race else None
 
     def finish() -> ScreenResult:
         result = screen_shown(app, screen.id, top=arguments.top, detailed=detailed)
         return result.model_copy(update={"caveats": [*caveats, *result.caveats]})
 
+    if race:
+        return Pending(
+            name=screen.id, ids=(), wait_s=arguments.wait_s, finish=finish, watched=race.watch
+        )
     return take_up_screen(app, screen.id, arguments.wait_s, finish)
 
 
@@ -146,7 +152,12 @@ def take_up_screen(
     ledger, screen = locate_screen(app, screen_id)
     if ledger.read_only:
         return finish()
-    ids = [child.id for child in candidates_of(ledger, screen.id)]
+    there = candidates_of(ledger, screen.id)
+    ids = [child.id for child in there]
+    plan = plan_of(app, screen.plan)
+    if plan.race and ids and not stopped_of(ledger, there):
+        race = app.races.join(plan, screen)
+        return Pending(name=screen.id, ids=(), wait_s=wait_s, finish=finish, watched=race.watch)
     ended = ledger.sealed(ids)
     left = [i for i in ids if i not in ended]
     if not left:
@@ -178,12 +189,21 @@ def ranking_of(app: App, screen_id: str) -> tuple[Plan, Ranking]:
 
 def _cells_to_begin(app: App, plan: Plan, screen: Screen) -> int:
     """Return the cells of the candidates that were not begun yet, and of their shared control."""
-    left = len(plan.candidates) - len(candidates_of(app.ledger, screen.id))
+    there = candidates_of(app.ledger, screen.id)
+    if plan.race:
+        state = race_state(plan, app.ledger, there)
+        begun = plan.race.rounds(plan.control.n_cells)[state.round][0]
+        left = 0 if state.over else len(state.active) + 1
+        return left * (plan.control.n_cells - begun)
+    left = len(plan.candidates) - len(there)
     return (left + 1) * plan.control.n_cells if left else 0
 
 
 def _finished(ledger: Ledger, plan: Plan, screen: Screen) -> bool:
-    outcomes = ledger.outcomes([e.id for e in candidates_of(ledger, screen.id)])
+    there = candidates_of(ledger, screen.id)
+    if plan.race:
+        return race_state(plan, ledger, there).over
+    outcomes = ledger.outcomes([e.id for e in there])
     succeeded = [o for o in outcomes.values() if o.kind == "succeeded"]
     return len(succeeded) == len(plan.candidates)
 
@@ -224,7 +244,7 @@ def _plan_fields(plan: Plan) -> dict[str, Any]:
         "objective": plan.record["objective"],
         "context": dict(plan.control.context),
         "n_cells": plan.control.n_cells,
-        "n_candidates": len(plan.candidates),
+        "n_candidates": plan.n_candidates,
     }
 
 
@@ -241,8 +261,11 @@ def _result(
     where = ledger.statuses([child.id for child in children])
     statuses: list[Status] = [where[child.id] for child in children]
     ranking = rank(plan, ledger, children)
-    troubles = _troubles(app, children)
+    troubles = _troubles(app, screen, children)
     status = "interrupted" if troubles else _status(statuses)
+    if status == "succeeded" and ranking.race and not ranking.race.over:
+        # Between two rounds nothing is at work for a moment.
+        status = "running"
     views = [ranked_view(row) for row in ranking.rows[rows]]
     views = fitting(views, detailed=detailed) if app.door != "python" else views
     rows = slice(rows.start, rows.start + len(views))
@@ -254,12 +277,17 @@ def _result(
         units=dict.fromkeys(("score", "mc_interval", "prediction_error"), LOG1P),
         support=support_of(plan),
         evidence=evidence_view(plan.control.checkpoint, tier),
-        caveats=[*troubles, *_caveats(ranking, children, statuses), *caveats_of(plan)],
+        caveats=[
+            *troubles,
+            *_caveats(ranking, children, statuses),
+            *race_caveats(plan, ranking),
+            *caveats_of(plan),
+        ],
         screen_id=screen.id,
         ledger_head=str(ledger.head()),
         next_step=_next_step(ledger, screen, status, ranking),
         truncated=_truncated(plan, screen.id, rows, len(ranking.rows)),
-        progress=_progress(plan, statuses),
+        progress=_progress(plan, ranking, statuses),
         n_done=len(ranking.rows),
         top_k=ranking.k or None,
         ranking=views,
@@ -277,7 +305,11 @@ def _status(statuses: Sequence[Status]) -> ResultStatus:
     return next(s for s in ("interrupted", "cancelled", "succeeded", "failed") if s in present)
 
 
-def _progress(plan: Plan, statuses: Sequence[Status]) -> Progress:
+def _progress(plan: Plan, ranking: Ranking, statuses: Sequence[Status]) -> Progress:
+    if ranking.race:
+        cells = [len(scores) for scores in ranking.race.scores.values()]
+        n_done = sum(cells) + max(cells, default=0)
+        return Progress(done=n_done, total=n_done if ranking.race.over else plan.total_cells)
     ended = sum(s in ENDED for s in statuses)
     arms = ended + 1 if ended else 0
     return Progress(done=arms * plan.control.n_cells, total=plan.total_cells)
@@ -334,8 +366,10 @@ def _hits(scored: Sequence[Ranked]) -> str:
     )
 
 
-def _troubles(app: App, children: Sequence[Experiment]) -> list[str]:
+def _troubles(app: App, screen: Screen, children: Sequence[Experiment]) -> list[str]:
     stuck = {t for c in children if (t := app.runner.trouble(c.id))}
+    trouble = app.races.trouble(screen.id)
+    stuck |= {trouble} if trouble else set()
     return [f"The screen stopped: {text}" for text in sorted(stuck)]
 
 
@@ -366,13 +400,6 @@ def _caveats(
 def scored_rows(ranking: Ranking) -> list[Ranked]:
     """Return the candidates that have a score."""
     return [row for row in ranking.rows if row.value is not None]
-
-
-def listed(names: Sequence[str], most: int = 10) -> str:
-    """Return names in a row; how many more there are is said."""
-    rest = len(names) - most
-    more = f" and {rest} more of {len(names)}" if rest > 0 else ""
-    return f"{', '.join(names[:most])}{more}"
 
 
 def _close(ranking: Ranking) -> list[str]:

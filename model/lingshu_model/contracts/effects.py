@@ -228,6 +228,22 @@ class StoredEffects:
         """How much less than their sum several perturbations do."""
         return Saturation(**self.config["saturation"])
 
+    def combining(self, context: Mapping[str, str]) -> tuple[Saturation, Range]:
+        """Return what single effects of a context are combined with.
+
+        Raises:
+            NoEffectError: the context has no control cells.
+        """
+        control = self._controls[self._known(context)]
+        here = [i for i, row in enumerate(self.rows) if self._means_something(row, context)]
+        means = self._tables["mean"][here].astype(np.float64)
+        return self.saturation, Range.of(means, control)
+
+    def measured_combinations(self, context: Mapping[str, str]) -> list[Identity]:
+        """Return the combinations of which the context has a row."""
+        rows = (row for row in self.rows if len(row["interventions"]) > 1)
+        return [entry_identity(row) for row in rows if self._means_something(row, context)]
+
     def _known(self, context: Mapping[str, str]) -> int:
         number = self.context(context)
         if number is None:
@@ -240,10 +256,8 @@ class StoredEffects:
         self, number: int, context: Mapping[str, str], interventions: Sequence[Intervention]
     ) -> StoredEffect:
         parts = [self.effect(context, [intervention]).posterior for intervention in interventions]
-        here = [i for i, row in enumerate(self.rows) if self._means_something(row, context)]
         control = self._controls[number]
-        value_range = Range.of(self._tables["mean"][here].astype(np.float64), control)
-        saturation = self.saturation
+        saturation, value_range = self.combining(context)
         target_genes = [self._place.get(intervention.target, -1) for intervention in interventions]
         combination = together(parts, saturation, value_range, target_genes)
         measured = np.isfinite(control)
