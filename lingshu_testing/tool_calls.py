@@ -5,12 +5,15 @@ from typing import Any
 KNOCK_OUT = [{"kind": "knockout", "target": "STAT1"}]
 
 
-def tool_calls(experiment_id: str, wait_s: float = 0) -> dict[str, dict[str, Any]]:
+def tool_calls(
+    experiment_id: str, wait_s: float = 0, *, second_id: str = "exp_second"
+) -> dict[str, dict[str, Any]]:
     """Return arguments by tool, in the order of the registry, for `make_checkpoint`'s checkpoint.
 
     Args:
         experiment_id: of a perturb_cells experiment; a plot needs one that succeeded.
         wait_s: for the tools that wait.
+        second_id: of another experiment of the same kind, which also succeeded.
     """
     wait = {"wait_s": wait_s}
     experiment = {"id": experiment_id}
@@ -28,6 +31,7 @@ def tool_calls(experiment_id: str, wait_s: float = 0) -> dict[str, dict[str, Any
         "run_screen": {**screen, **wait},
         "get_experiment": experiment,
         "list_experiments": {},
+        "compare_experiments": {"ids": [experiment_id, second_id]},
         "plot_experiment": {**experiment, **wait},
         "export_experiment": {**experiment, **wait},
         "replay_experiment": {**experiment, **wait},

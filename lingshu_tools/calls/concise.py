@@ -37,9 +37,9 @@ def is_detailed(arguments: Mapping[str, Any]) -> bool:
     return not named or (arguments.get("detail") == "summary" and bool(arguments.get("genes")))
 
 
-def fitting(rows: Sequence[V], *, detailed: bool) -> list[V]:
-    """Return as many of the first rows as fit in one result, at least one."""
-    left = ROW_TOKENS * 4
+def fitting(rows: Sequence[V], *, detailed: bool, tokens: int = ROW_TOKENS) -> list[V]:
+    """Return as many of the first rows as fit in one result, at least one where there are any."""
+    left = tokens * 4
     for place, row in enumerate(rows):
         value = row.model_dump(mode="json") if detailed else _Brief().of(row)
         left -= len(json.dumps(value, ensure_ascii=False, separators=(",", ":"))) + 1

@@ -35,6 +35,7 @@ TOOL_NAMES = (
     "run_screen",
     "get_experiment",
     "list_experiments",
+    "compare_experiments",
     "plot_experiment",
     "export_experiment",
     "replay_experiment",

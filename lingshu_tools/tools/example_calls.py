@@ -36,6 +36,8 @@ def example(app: "App", tool: str) -> str | None:
                 return call_text("list_experiments", status="running")
             case "get_experiment" | "plot_experiment" | "export_experiment" | "replay_experiment":
                 return _on_newest(app, tool)
+            case "compare_experiments":
+                return _on_newest_two(app, tool)
             case "list_experiments":
                 return call_text(tool, limit=5)
             case _:
@@ -53,6 +55,12 @@ def _on_newest(app: "App", tool: str) -> str:
     page = app.ledger.find(tool="perturb_cells", status="succeeded", limit=1)
     names = [item.experiment.id for item in page.items]
     return call_text(tool, id=names[0]) if names else call_text("list_experiments")
+
+
+def _on_newest_two(app: "App", tool: str) -> str:
+    page = app.ledger.find(tool="perturb_cells", status="succeeded", limit=2)
+    names = [item.experiment.id for item in page.items]
+    return call_text(tool, ids=names[::-1]) if names[1:] else call_text("list_experiments")
 
 
 def genes_call(checkpoint: Checkpoint) -> str:

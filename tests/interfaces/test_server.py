@@ -64,8 +64,10 @@ def arguments_of(app: App) -> dict[str, dict[str, Any]]:
     """A good call of every tool, in an order in which each has what it needs."""
     ran = call(app, "auto", "perturb_cells", PERTURB)
     experiment_id = ran.structured_content["experiment_id"]
-    app.runner.wait([experiment_id], 600)
-    return tool_calls(experiment_id, wait_s=45)
+    second = call(app, "auto", "perturb_cells", PERTURB | {"seed": 1})
+    second_id = second.structured_content["experiment_id"]
+    app.runner.wait([experiment_id, second_id], 600)
+    return tool_calls(experiment_id, wait_s=45, second_id=second_id)
 
 
 @both_eras

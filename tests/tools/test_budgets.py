@@ -52,6 +52,10 @@ class Home:
         self.plan = screen | {"n_cells": 16, "objective": {"lower": ["PSMB9", "STAT1", "UBE2L6"]}}
         self.experiment = self.finished("perturb_cells", self.perturb)["experiment_id"]
         self.screen = self.finished("run_screen", self.plan)["screen_id"]
+        children = [child.id for child in self.app.ledger.children(self.screen)][:10]
+        seeds = [self.perturb | {"seed": seed} for seed in range(0 if children[1:] else 2)]
+        more = [self.finished("perturb_cells", given)["experiment_id"] for given in seeds]
+        self.compared = more or children
 
     def finished(self, tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
         begun = call(self.app, tool, arguments)
@@ -79,6 +83,9 @@ class Home:
             ("get_experiment", experiment),
             ("get_experiment", screen),
             ("list_experiments", {}),
+            *(("compare_experiments", {"ids": self.compared[:n]}) for n in (2, 3, 4, 10)),
+            ("compare_experiments", {"ids": self.compared[:10], "show": "shared"}),
+            ("compare_experiments", {"ids": self.compared[:2], "show": "opposite"}),
             ("export_experiment", experiment | {"format": "script"}),
             ("replay_experiment", experiment | {"wait_s": 0}),
             ("replay_experiment", screen | {"wait_s": 0}),
@@ -106,6 +113,7 @@ class Home:
             ("get_experiment", experiment | {"detail": "provenance"}),
             ("get_experiment", {"id": self.screen, "detail": "effects", "limit": 200}),
             ("list_experiments", {"limit": 100} | detailed),
+            *(("compare_experiments", {"ids": self.compared[:n]} | detailed) for n in (2, 4, 10)),
         ]
 
 

@@ -48,7 +48,8 @@ def perturb(app: App, **more: Any) -> dict[str, Any]:
 
 def calls(app: App) -> dict[str, dict[str, Any]]:
     """A good call of every tool that needs no child process."""
-    every = tool_calls(perturb(app)["experiment_id"], wait_s=30)
+    ids = [perturb(app, seed=seed)["experiment_id"] for seed in (0, 1)]
+    every = tool_calls(ids[0], wait_s=30, second_id=ids[1])
     return {name: every[name] for name in CORE}
 
 

@@ -51,8 +51,8 @@ def compare(app: App, ids: str) -> str:
         f"Compare these results.\n\n{results}\n\n"
         "Say which genes move together and which opposite, naming only differences larger than "
         "prediction_error. Different checkpoints, contexts, seeds or support tiers come first, "
-        "since they may explain a difference. get_experiment with genes=[…] shows the same genes "
-        "of each."
+        "since they may explain a difference. compare_experiments has the differences of "
+        "perturb_cells experiments, with intervals."
     )
 
 

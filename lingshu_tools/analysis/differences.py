@@ -1,0 +1,182 @@
+"""Differences of two effects, gene by gene: of their posteriors, and of their simulated cells.
+
+A posterior is mass p0 at no change and N(m, s^2) for the rest (`certainty`). Two effects are taken
+as independent. Those of one context share its control cells, which makes their difference less
+uncertain than that: intervals are no narrower than they should be. The same effect of the same
+checkpoint has no difference at all.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lingshu_model.contracts import Cells, row_blocks
+from lingshu_model.contracts.levels import cp10k
+from lingshu_model.contracts.posterior import Posterior, normal_tail
+
+# The one solver of p0, m and s.
+from lingshu_tools.analysis.certainty import _parts  # pyright: ignore[reportPrivateUsage]
+from lingshu_tools.analysis.effects import Floats
+from lingshu_tools.analysis.student import t_quantile
+
+_TINY = 1e-300
+_HALVINGS = 50
+_ZERO = 1e-9
+_FEWEST = 3
+"""Genes below which a correlation is not computed."""
+
+
+@dataclass(frozen=True)
+class PosteriorDifference:
+    """Posterior of second - first, a mixture of normal components and mass at 0.
+
+    Attributes:
+        mean: log1p_cp10k, [genes].
+        lfsr: local false sign rate of `mean`, no difference counting as wrong, [genes].
+        weights, centres, sds: of the components, [3, genes].
+    """
+
+    mean: Floats
+    lfsr: Floats
+    weights: Floats
+    centres: Floats
+    sds: Floats
+
+    def interval(self, gene: int) -> list[float]:
+        """Return the 2.5 and 97.5 % quantiles of one gene."""
+        w, c, s = self.weights[:, gene], self.centres[:, gene], self.sds[:, gene]
+        return [_quantile(w, c, s, p) for p in (0.025, 0.975)]
+
+
+def posterior_difference(first: Posterior, second: Posterior) -> PosteriorDifference:
+    """Return the posterior of `second` - `first`, both [genes]."""
+    zero_1, m_1, s_1 = _parts(first.mean, first.sd, first.lfsr)
+    zero_2, m_2, s_2 = _parts(second.mean, second.sd, second.lfsr)
+    weights = np.stack([zero_1 * (1 - zero_2), (1 - zero_1) * zero_2, (1 - zero_1) * (1 - zero_2)])
+    centres = np.stack([m_2, -m_1, m_2 - m_1])
+    sds = np.stack([s_2, s_1, np.hypot(s_1, s_2)])
+    z = centres / np.maximum(sds, _TINY)
+    above = (weights * normal_tail(-z) * ((sds > 0) | (centres > 0))).sum(0)
+    below = (weights * normal_tail(z) * ((sds > 0) | (centres < 0))).sum(0)
+    lfsr = 1 - np.maximum(above, below)
+    return PosteriorDifference(second.mean - first.mean, lfsr, weights, centres, sds)
+
+
+def no_difference(genes: int) -> PosteriorDifference:
+    """Return the difference of an effect from itself."""
+    nothing = np.zeros((3, genes))
+    return PosteriorDifference(np.zeros(genes), np.ones(genes), nothing, nothing, nothing)
+
+
+def _quantile(weights: Floats, centres: Floats, sds: Floats, p: float) -> float:
+    """Return the `p` quantile of a mixture of normals whose rest is mass at 0."""
+    rest = 1 - weights.sum()
+
+    def cumulative(x: float) -> float:
+        z = (x - centres) / np.maximum(sds, _TINY)
+        return float((weights * normal_tail(-z)).sum()) + (rest if x >= 0 else 0.0)
+
+    width = 9 * sds
+    low = min(float((centres - width).min()), 0.0) - _TINY
+    high = max(float((centres + width).max()), 0.0)
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if cumulative(middle) >= p else (middle, high)
+    # Bisection ends just beside the jump at 0.
+    return high if abs(high) > _ZERO else 0.0
+
+
+def gene_levels(
+    cells: Cells, genes: Sequence[int], measured: NDArray[np.bool_] | None = None
+) -> Floats:
+    """Return log1p_cp10k of some genes, float64 [cells, genes], without making the rest dense.
+
+    Args:
+        cells: the cells.
+        genes: panel positions.
+        measured: the genes whose counts are a cell's total, by default those it measures.
+    """
+    chosen = cells.measured if measured is None else measured
+    place = np.full(len(chosen), -1)
+    place[list(genes)] = np.arange(len(genes))
+    levels = np.zeros((len(cells), len(genes)))
+    for rows in row_blocks(*cells.shape):
+        block = cells[rows]
+        gene, row = block.indices[:], block.row_of_each
+        counts = np.where(chosen[gene], block.values[:], 0).astype(np.float64)
+        totals = np.bincount(row, weights=counts, minlength=len(block))
+        kept = (place[gene] >= 0) & (counts > 0)
+        scaled = cp10k(counts[kept], totals[row[kept]])
+        levels[rows.start + row[kept], place[gene[kept]]] = np.log1p(scaled)
+    return levels
+
+
+def paired_differences(first: Floats, second: Floats) -> tuple[Floats, Floats | None]:
+    """Return the mean of `second` - `first` and half the width of its 95 % Monte Carlo interval.
+
+    Args:
+        first: changes of cell pairs, [pairs, genes].
+        second: the same, row i from the stream of row i of `first`.
+
+    Returns:
+        The half width is None of one pair.
+    """
+    gaps, n = second - first, len(first)
+    if n < 2:
+        return gaps.mean(0), None
+    return gaps.mean(0), t_quantile(0.975, n - 1) * gaps.std(0, ddof=1) / np.sqrt(n)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far two effects agree.
+
+    Attributes:
+        n_genes: genes that are certain in one of the two at least, over which correlations are.
+        pearson, spearman: of the changes; None where they are undefined.
+        n_both: genes that are certain in both.
+        n_same_sign: of these.
+    """
+
+    n_genes: int
+    pearson: float | None
+    spearman: float | None
+    n_both: int
+    n_same_sign: int
+
+
+def agreement(
+    first: Floats,
+    second: Floats,
+    certain_first: NDArray[np.bool_],
+    certain_second: NDArray[np.bool_],
+) -> Agreement:
+    """Return how two vectors of changes agree, [genes]; NaN counts as not certain."""
+    finite = np.isfinite(first) & np.isfinite(second)
+    either, both = (
+        (certain_first | certain_second) & finite,
+        certain_first & certain_second & finite,
+    )
+    a, b = first[either], second[either]
+    return Agreement(
+        n_genes=int(either.sum()),
+        pearson=_pearson(a, b),
+        spearman=_pearson(_ranks(a), _ranks(b)),
+        n_both=int(both.sum()),
+        n_same_sign=int((np.sign(first[both]) == np.sign(second[both])).sum()),
+    )
+
+
+def _pearson(a: Floats, b: Floats) -> float | None:
+    if len(a) < _FEWEST or np.ptp(a) == 0 or np.ptp(b) == 0:
+        return None
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+def _ranks(values: Floats) -> Floats:
+    """Return ranks, equal values sharing the mean of theirs."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return (last - (counts - 1) / 2)[inverse]
