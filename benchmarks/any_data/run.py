@@ -2,8 +2,9 @@
 
 Every fold of every set and tier is written to its own file under --out as soon as it is done, so a
 second run goes on where the first one ended; a file of another recipe (the sources of
-`lingshu_model.effects` and of this folder) is made again. The tables are `results.json` and
-`results.md`. `PROTOCOL.md` says what is held out, what is compared and by which margins.
+`lingshu_model.effects` and of this folder) is made again. The tables are `results.json`,
+`results.md` and CSV files. `PROTOCOL.md` says what is held out, what is compared and by which
+margins.
 """
 
 import hashlib
@@ -84,6 +85,7 @@ def main(data: Path, out: Path, chosen: tuple[str, ...], *, development: bool) -
     results = tables.results(out, wanted)
     (out / "results.json").write_text(json.dumps(results, indent=1) + "\n", "utf-8")
     (out / "results.md").write_text(tables.markdown(results), "utf-8")
+    tables.write_csv(results, out)
     click.echo(tables.markdown(results))
 
 

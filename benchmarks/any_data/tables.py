@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from benchmarks.any_data.compare import LEVEL, MSE_MARGIN, PEARSON_MARGIN, compare, holm
 
@@ -73,6 +74,38 @@ def _summary(
         "worst": worst, "worst_pearson": units[worst][0],
         "pearson_by_unit": {unit: value[0] for unit, value in sorted(units.items())},
     }  # fmt: skip
+
+
+def write_csv(result: dict[str, Any], folder: Path) -> None:
+    """Write scores, units, comparisons and fitness as the CSV files of the results page."""
+    scores, about = result["scores"], ("set", "tier", "variant", "predictor")
+    figures = ("units", "pearson", "mse", "worst", "worst_pearson")
+    units = [
+        {**r, "unit": unit, "pearson": value}
+        for r in scores
+        for unit, value in r["pearson_by_unit"].items()
+    ]
+    compared = ("set", "tier", "predictor", "simple", "metric", "difference", "p", "units", "unit",
+                "worst", "verdict")  # fmt: skip
+    fitness = [
+        {**r, "set": name, "reasons": "; ".join(r["reasons"])}
+        for name, rows in result["fitness"].items()
+        for r in rows
+    ]
+    checked = {
+        "set": "set", "condition": "condition", "context": "context", "certain": "certain genes",
+        "slope": "slope", "pearson": "pearson", "library": "library",
+        "target_library": "target library", "runaway": "largest runaway", "reasons": "reasons",
+    }  # fmt: skip
+    for name, rows, columns in (
+        ("scores", scores, {c: c for c in (*about, *figures)}),
+        ("units", units, {c: c for c in (*about, "unit", "pearson")}),
+        ("comparisons", result["comparisons"], {c: c for c in compared}),
+        ("fitness", fitness, checked),
+    ):
+        table = pd.DataFrame([{columns[c]: r[c] for c in columns} for r in rows])
+        path = folder / f"any-data-{name}.csv"
+        table.to_csv(path, index=False, float_format="%.5g", lineterminator="\n")
 
 
 def markdown(result: dict[str, Any]) -> str:
