@@ -16,8 +16,8 @@ def run(job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
     Args:
         job: `name`, the name of the file, and `parts`: of each experiment its `id`, `tool` and
-            `request`, the folder of its `checkpoint`, and
-            the `file` of its effect or its cells with its `digest`.
+            `request`, the folder of its `checkpoint`, the
+            `home` and the `file` of its effect or its cells with its `digest`.
         folder: where the file is put.
     """
     return {"rows": write_csv(folder / job["name"], _rows(job["parts"]))}
@@ -28,6 +28,7 @@ def _rows(parts: list[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     for part in parts:
         path = Path(part["checkpoint"])
         catalogue = catalogues.setdefault(path.parent, Catalogue([path.parent]))
-        design = written_design(part["tool"], part["request"], catalogue.load(path.name))
+        checkpoint = catalogue.load(path.name)
+        design = written_design(part["tool"], part["request"], checkpoint, Path(part["home"]))
         rows = sample_rows if part["tool"] == "sample_cells" else effect_rows
         yield from rows(part["id"], design, checked(Path(part["file"]), part["digest"]))

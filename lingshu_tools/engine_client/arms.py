@@ -27,6 +27,16 @@ def arms_of(tool: str, request: Mapping[str, Any]) -> dict[str, ArmRequest]:
     """
     common = {name: request[name] for name in _FIELDS}
     whole = ArmRequest.model_validate({**common, "interventions": request["interventions"]})
+    cells = request.get("cells")
+    if cells is not None:
+        return _of_user_cells(whole, cells)
     if tool == "sample_cells":
         return {"cells": whole}
     return {"control": whole.model_copy(update={"interventions": ()}), "perturbed": whole}
+
+
+def _of_user_cells(whole: ArmRequest, cells: Mapping[str, Any]) -> dict[str, ArmRequest]:
+    """Return the arms of an experiment on a user's cells, which the request names by digest."""
+    stored = whole.model_copy(update={"cells": cells["digest"]})
+    control = stored.model_copy(update={"interventions": ()})
+    return {"control": control, "perturbed": stored.model_copy(update={"effect": cells["effect"]})}

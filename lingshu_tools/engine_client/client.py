@@ -116,6 +116,11 @@ class Engine:
         """Close the connections; the engine lives on."""
         self._http.close()
 
+    @property
+    def remote(self) -> bool:
+        """Whether the engine is one that `LINGSHU_ENGINE_URL` names."""
+        return bool(self._url)
+
     def info(self, checkpoint: str | None = None) -> EngineInfo | None:
         """Return what the engine says of itself, or None if none runs; never starts one.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 from lingshu_model.contracts import ArmRequest, Checkpoint, CheckpointError, Intervention, Support
@@ -21,6 +22,7 @@ from lingshu_tools.errors import (
 )
 from lingshu_tools.experiments.gene_directory import plain, real_genes
 from lingshu_tools.experiments.gene_names import gene_names
+from lingshu_tools.experiments.user_cells import with_user_cells
 from lingshu_tools.experiments.workspace import Workspace
 from lingshu_tools.ledger import Experiment, NewExperiment
 
@@ -67,6 +69,8 @@ class Design:
     steps: int
     guidance: float
     allow_unfit: bool = False
+    cells: Mapping[str, Any] | None = None
+    """A user's cells that it is on, as its request names them; None = simulated cells."""
 
     @property
     def label(self) -> str:
@@ -76,7 +80,10 @@ class Design:
     @property
     def where(self) -> str:
         """The experiment in words: perturbation, context, cells."""
-        return f"{self.label} in {context_label(self.context)}, {self.n_cells} simulated cells"
+        where = f"{self.label} in {context_label(self.context)}"
+        if self.cells is not None:
+            return f"{where}, {self.n_cells} of a user's cells"
+        return f"{where}, {self.n_cells} simulated cells"
 
     @property
     def support(self) -> Support:
@@ -108,6 +115,7 @@ class Design:
             "guidance": self.guidance,
             # Only where it is asked for: rows of the same cells keep their hashes.
             **({"allow_unfit": True} if self.allow_unfit else {}),
+            **({"cells": dict(self.cells)} if self.cells is not None else {}),
         }
 
 
@@ -122,7 +130,7 @@ def label_of(interventions: Iterable[Intervention]) -> str:
 
 def cells_of(tool: str, request: Mapping[str, Any]) -> int:
     """Return how many cells an experiment's request asks for, over all arms."""
-    return request["n_cells"] * (1 if tool == "sample_cells" else 2)
+    return request["n_cells"] * (2 if tool == "perturb_cells" else 1)
 
 
 def context_label(context: Mapping[str, str]) -> str:
@@ -168,6 +176,45 @@ def design(
     return result
 
 
+def design_of_user_cells(
+    workspace: Workspace,
+    *,
+    tool: str,
+    checkpoint: Checkpoint,
+    context: Mapping[str, str],
+    interventions: Sequence[Intervention],
+    cells: Mapping[str, Any],
+    n_cells: int,
+    seed: int,
+) -> Design:
+    """Return the design of an experiment on a user's cells.
+
+    Args:
+        workspace: whose home stores the cells.
+        tool: that asks for it.
+        checkpoint: resolved.
+        context: what stands for the cells, or a trained context that they are taken for.
+        interventions: resolved; their effect is carried to the cells.
+        cells: what the request keeps of the cells.
+        n_cells: all of the stored cells.
+        seed: of the random streams.
+    """
+    steps, guidance = sampling(checkpoint)
+    request: dict[str, Any] = {
+        "context": dict(context),
+        "interventions": [i.model_dump(mode="json") for i in interventions],
+        "n_cells": n_cells,
+        "seed": seed,
+        "first_cell": 0,
+        "steps": steps,
+        "guidance": guidance,
+        "cells": dict(cells),
+    }
+    result = written_design(tool, request, checkpoint, workspace.home)
+    _check_size(result)
+    return result
+
+
 def design_of(workspace: Workspace, experiment: Experiment) -> Design:
     """Return the design written in a ledger row.
 
@@ -175,9 +222,8 @@ def design_of(workspace: Workspace, experiment: Experiment) -> Design:
         MissingCheckpointError: the checkpoint that the row names by digest is not here.
     """
     request = experiment.request
-    return written_design(
-        experiment.tool, request, recorded_checkpoint(workspace, experiment.id, request)
-    )
+    checkpoint = recorded_checkpoint(workspace, experiment.id, request)
+    return written_design(experiment.tool, request, checkpoint, workspace.home)
 
 
 def recorded_checkpoint(workspace: Workspace, what: str, record: Mapping[str, Any]) -> Checkpoint:
@@ -196,15 +242,21 @@ def recorded_checkpoint(workspace: Workspace, what: str, record: Mapping[str, An
     return replace(loaded, name=name)
 
 
-def written_design(tool: str, request: Mapping[str, Any], checkpoint: Checkpoint) -> Design:
-    """Return the design that a row's request describes, on the checkpoint that it names."""
+def written_design(
+    tool: str, request: Mapping[str, Any], checkpoint: Checkpoint, home: Path | None = None
+) -> Design:
+    """Return the design that a row's request describes, on the checkpoint that it names.
+
+    `home` is where cells of users are stored.
+    """
     return Design(
         tool=tool,
-        checkpoint=checkpoint,
+        checkpoint=with_user_cells(checkpoint, request, home),
         context=request["context"],
         interventions=tuple(Intervention(**i) for i in request["interventions"]),
         **{k: request[k] for k in ("n_cells", "seed", "first_cell", "steps", "guidance")},
         allow_unfit=bool(request.get("allow_unfit", False)),
+        cells=request.get("cells"),
     )
 
 

@@ -20,6 +20,7 @@ from lingshu_model.contracts.canonical import digest_pieces
 from lingshu_tools.experiments.designs import design_of, new_experiment, replaces
 from lingshu_tools.experiments.disk_space import require_free_space
 from lingshu_tools.experiments.lookup import is_screen, locate
+from lingshu_tools.experiments.roots import require_same_file
 from lingshu_tools.experiments.workspace import Workspace
 from lingshu_tools.ledger import Experiment, Ledger, Outcome, Verdict
 
@@ -55,9 +56,11 @@ def begin_replay(workspace: Workspace, ledger: Ledger, original: Experiment) -> 
     """Return the experiment that is to replay one of `ledger`, begun but not launched.
 
     Raises:
-        InputError: the checkpoint here is not the one it was made with.
+        InputError: the checkpoint here is not the one it was made with, or the file of the user's
+            cells that it is on is not as it was.
     """
     design = design_of(workspace, original)
+    require_same_file(workspace.home, original.id, design.cells)
     require_free_space(workspace, design)
     if ledger.read_only:
         return workspace.ledger.begin(

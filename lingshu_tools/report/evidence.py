@@ -200,6 +200,15 @@ def cost_of(checkpoint: Checkpoint, n_cells: int) -> Cost:
     return Cost(n_cells=n_cells, seconds=n_cells * per_cell, basis=basis)
 
 
+def design_cost(design: Design) -> Cost:
+    """Return what a design would take; a user's cells are moved, not sampled."""
+    if design.cells is None:
+        return cost_of(design.checkpoint, design.total_cells)
+    return Cost(
+        n_cells=design.n_cells, seconds=None, basis="a user's cells are moved, not sampled: seconds"
+    )
+
+
 def cost_sentence(cost: Cost) -> str:
     """Return a cost in words."""
     time = "an unknown time" if cost.seconds is None else f"about {cost.seconds:.2g} s"

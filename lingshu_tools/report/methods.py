@@ -89,6 +89,14 @@ def _evidence(plan: Plan, tiers: Sequence[Tier]) -> list[str]:
 
 def _sampling(design: Design) -> str:
     checkpoint = design.checkpoint
+    if design.cells is not None:
+        return (
+            f"{design.n_cells:,} cells of the file {design.cells['file']} "
+            f"({design.cells['file_digest']}) were taken as control, and the effect that was "
+            f"carried to them from trained contexts was delivered to them (seed {design.seed}) "
+            f"with checkpoint {checkpoint.name} ({checkpoint.digest}; {len(checkpoint.panel):,} "
+            "genes)."
+        )
     paired = "for each of two paired arms" if len(design.arms) == 2 else "in one arm"
     if not design.interventions and design.tool == "perturb_cells":
         paired = "for each candidate and for the control, paired by their random streams"

@@ -6,7 +6,7 @@ stored is ever part of its code.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pprint import pformat
 from typing import Any
 
@@ -75,8 +75,18 @@ def _recorded(record: Shown) -> dict[str, Any]:
         "id": record.experiment.id,
         "made_at": record.experiment.created_at,
         "tool": record.experiment.tool,
-        "arguments": {name: request[name] for name in _ARGUMENTS},
+        "arguments": _arguments(request),
         "checkpoint_digest": request["checkpoint_digest"],
         "request_digest": digest_json(request),
         "cells": {role: artifacts[role] for role in CELL_ROLES if role in artifacts},
     }
+
+
+def _arguments(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of the call that gives the same request."""
+    cells = request.get("cells")
+    if cells is None:
+        return {name: request[name] for name in _ARGUMENTS}
+    same = {name: request[name] for name in ("checkpoint", "interventions", "seed")}
+    where = {"cells_where": dict(cells["where"])} if cells["where"] else {}
+    return {**same, "cells": cells["file"], **where, "n_cells": cells["most"]}

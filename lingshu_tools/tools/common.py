@@ -18,8 +18,8 @@ from lingshu_tools.experiments.designs import Design, context_label, design, new
 from lingshu_tools.experiments.disk_space import require_free_space
 from lingshu_tools.ledger.tagging import LONGEST, PATTERN
 from lingshu_tools.report.evidence import (
-    cost_of,
     cost_sentence,
+    design_cost,
     design_sentence,
     own_evidence,
     support_view,
@@ -141,7 +141,7 @@ class Simulation(CellSettings):
 
         `show` makes the result of it afterwards, whatever state it is in then.
         """
-        seconds = cost_of(design.checkpoint, design.total_cells).seconds
+        seconds = design_cost(design).seconds
         require_affordable(app, design.tool, self, self.max_seconds, seconds)
         require_free_space(app, design)
         row = repeated(app, new_experiment(app, design))
@@ -178,7 +178,7 @@ def require_affordable(
 
 def planned(app: App, design: Design, arguments: Simulation) -> dict[str, Any]:
     """Return the envelope of a dry run: the cost, and nothing written."""
-    cost = cost_of(design.checkpoint, design.total_cells)
+    cost = design_cost(design)
     support = design.support
     return {
         "status": "planned",

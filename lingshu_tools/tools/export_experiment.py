@@ -40,6 +40,11 @@ SIMULATED = (
     "simulated by a model, not measured; X holds UMI counts, 0 where var['measured'] is false"
 )
 
+OF_USER_CELLS = (
+    "control: a user's cells as they were measured; perturbed: simulated from them by a model; X "
+    "holds UMI counts, 0 where var['measured'] is false"
+)
+
 
 class ExportExperiment(Arguments):
     """Arguments of export_experiment."""
@@ -80,6 +85,7 @@ def export_experiment(
             "caveats": _missing(app, arguments.id, records),
             "tool": records[0].experiment.tool,
             "cells_too": _cells_too(arguments.id, records),
+            "cells": "simulated cells" if records[0].design.cells is None else "cells",
         }
         task = Task(kind, request, job, folder=app.home / "exports", facts=facts)
         work = app.children.begin(task)
@@ -129,7 +135,8 @@ def _h5ad(app: App, name: str, records: Sequence[Shown]) -> dict[str, Any]:
 
 
 def _h5ad_words(name: str, path: str, written: Answer) -> dict[str, Any]:
-    cells = f"{written.details['n_obs']} simulated cells × {written.details['n_vars']} genes"
+    kind = written.facts.get("cells", "simulated cells")
+    cells = f"{written.details['n_obs']} {kind} × {written.details['n_vars']} genes"
     return {
         "summary": f"{cells} of {name} written to {path}",
         "units": {"X": "count (UMI)"},
@@ -138,17 +145,18 @@ def _h5ad_words(name: str, path: str, written: Answer) -> dict[str, Any]:
     }
 
 
-def _csv(_: App, name: str, records: Sequence[Shown]) -> dict[str, Any]:
-    return {"name": f"{name}.csv", "parts": [_part(record) for record in records]}
+def _csv(app: App, name: str, records: Sequence[Shown]) -> dict[str, Any]:
+    return {"name": f"{name}.csv", "parts": [_part(app, record) for record in records]}
 
 
-def _part(record: Shown) -> dict[str, Any]:
+def _part(app: App, record: Shown) -> dict[str, Any]:
     file, digest = _file(record, "cells" if record.experiment.tool == "sample_cells" else "effects")
     return {
         "id": record.experiment.id,
         "tool": record.experiment.tool,
         "request": dict(record.experiment.request),
         "checkpoint": str(record.design.checkpoint.path.absolute()),
+        "home": str(app.home.absolute()),
         "file": str(file.absolute()),
         "digest": digest,
     }
@@ -266,7 +274,7 @@ def _provenance(app: App, name: str, records: Sequence[Shown]) -> dict[str, Any]
     return {
         "format": FORMAT,
         "id": name,
-        "note": SIMULATED,
+        "note": SIMULATED if records[0].design.cells is None else OF_USER_CELLS,
         "checkpoint": {
             "name": checkpoint.name,
             "digest": checkpoint.digest,

@@ -38,6 +38,7 @@ from lingshu_tools.tools.run_screen import (
     take_up_screen,
 )
 from lingshu_tools.tools.sample_cells import SAMPLE_GENERAL, Quality, show_sample
+from lingshu_tools.tools.user_cells_argument import UserCellsView
 
 Detail = Literal["summary", "effects", "genes", "provenance"]
 _ROWS: dict[str, int] = {"summary": 5, "effects": 50, "genes": 50, "provenance": 0}
@@ -93,7 +94,7 @@ class Provenance(View):
 class GetResult(Result):
     """An experiment or a screen; fields that do not apply to it are null."""
 
-    detail_only = Result.detail_only | {"effect_note"}
+    detail_only = Result.detail_only | {"effect_note", "user_cells"}
     general_caveats = GENERAL | SAMPLE_GENERAL
 
     tool: str
@@ -108,6 +109,7 @@ class GetResult(Result):
     genes: list[GeneEffect] | list[GeneMean] | None = None
     quality: Quality | None = None
     ranking: list[RankedView] | None = Field(default=None, description="Of a screen")
+    user_cells: UserCellsView | None = None
     replay: Replay | None = None
     provenance: Provenance | None = None
 

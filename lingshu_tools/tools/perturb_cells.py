@@ -1,5 +1,7 @@
 """perturb_cells: a perturbation in a context, against its own paired control."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import Field
@@ -10,7 +12,13 @@ from lingshu_tools.calls.registry import ToolSpec
 from lingshu_tools.calls.results import Result, Truncated, render, text_table
 from lingshu_tools.calls.waiting import Pending
 from lingshu_tools.errors import InputError
-from lingshu_tools.experiments.designs import Design
+from lingshu_tools.experiments.designs import (
+    Design,
+    design_of_user_cells,
+    label_of,
+    resolve_checkpoint,
+    resolve_interventions,
+)
 from lingshu_tools.experiments.gene_names import resolve_genes
 from lingshu_tools.experiments.stored_effects import stored_effect
 from lingshu_tools.report.effect_view import MONTE_CARLO, cut, effect_fields
@@ -21,8 +29,23 @@ from lingshu_tools.tools.common import (
     Simulation,
     planned,
 )
+from lingshu_tools.tools.user_cells_argument import (
+    MOST_PERTURBED,
+    CellsWhere,
+    UserCellsPath,
+    UserCellsView,
+    caveats_of,
+    cells_view,
+    context_of,
+    names_left_out,
+    read_or_state,
+    waiting_fields,
+)
+from lingshu_tools.user_cells import ReadCells
 
 GENERAL = frozenset({MONTE_CARLO})
+UNUSED = ("context", "first_cell", "allow_unfit")
+"""Arguments that have no meaning for a user's cells."""
 
 
 class PerturbCells(Simulation):
@@ -41,6 +64,8 @@ class PerturbCells(Simulation):
     )
     top: int = Field(default=5, ge=1, le=200, description="Strongest genes to show, 1 to 200")
     detail: Detail = "concise"
+    cells: UserCellsPath = None
+    cells_where: CellsWhere = None
 
 
 class PerturbResult(Result):
@@ -64,11 +89,18 @@ class PerturbResult(Result):
     null_check: str | None = None
     target_check: list[TargetCheck] = Field(default_factory=list[TargetCheck])
     genes: list[GeneEffect] = Field(default_factory=list[GeneEffect])
+    user_cells: UserCellsView | None = None
 
 
 def perturb_cells(app: App, arguments: PerturbCells) -> PerturbResult | Pending[PerturbResult]:
     """Return the paired effect of a perturbation, once it is there; the cost of a dry run."""
-    design = arguments.design(app, "perturb_cells")
+    if arguments.cells is None and arguments.cells_where:
+        message = "cells_where chooses among the cells of a file: name it with cells=…"
+        raise InputError(message)
+    cells = None if arguments.cells is None else _user_cells(app, arguments)
+    if isinstance(cells, PerturbResult):
+        return cells
+    design = cells.design if cells else arguments.design(app, "perturb_cells")
     if arguments.genes and "top" in arguments.model_fields_set:
         message = (
             f"top={arguments.top} has no use beside genes=[…], which are all shown; leave one out"
@@ -78,7 +110,7 @@ def perturb_cells(app: App, arguments: PerturbCells) -> PerturbResult | Pending[
         # Refused now rather than after the cells were made.
         resolve_genes(design.checkpoint, arguments.genes)
     if arguments.dry_run:
-        return PerturbResult(**planned(app, design, arguments), **_facts(design))
+        return _planned(app, design, arguments, cells and cells.report)
     return arguments.begin(
         app,
         design,
@@ -86,7 +118,7 @@ def perturb_cells(app: App, arguments: PerturbCells) -> PerturbResult | Pending[
             app,
             record,
             genes=arguments.genes,
-            limit=len(arguments.genes) if arguments.genes else arguments.top,
+            limit=len(arguments.genes) if arguments.genes else _top(arguments),
             detailed=arguments.detail == "detailed",
         ),
     )
@@ -105,6 +137,7 @@ def show_effect(
     fields = envelope(app, record)
     if record.succeeded:
         fields |= effect_fields(record, genes=genes, limit=limit, offset=offset)
+        fields["caveats"] = [*fields["caveats"], *caveats_of(record.design)]
         rows: list[GeneEffect] = fields["genes"]
         kept = rows if app.door == "python" else fitting(rows, detailed=detailed)
         if len(kept) < len(rows):
@@ -123,7 +156,60 @@ def _facts(design: Design) -> dict[str, Any]:
         "n_cells": design.n_cells,
         "effect_source": stored.source if stored else None,
         "effect_note": stored.note if stored else None,
+        "user_cells": cells_view(design),
     }
+
+
+def _top(arguments: PerturbCells) -> int:
+    """Return how many genes to show; what is said of a user's cells takes the place of one."""
+    default = arguments.cells is not None and "top" not in arguments.model_fields_set
+    return arguments.top - 1 if default else arguments.top
+
+
+@dataclass(frozen=True)
+class _UserCells:
+    """The design on a user's cells, and the report of the reading."""
+
+    design: Design
+    report: Mapping[str, Any]
+
+
+def _user_cells(app: App, arguments: PerturbCells) -> _UserCells | PerturbResult:
+    """Return the design on the cells of a file; the state while the file is read."""
+    checkpoint = resolve_checkpoint(app, arguments.checkpoint)
+    wanted = [each.wire() for each in arguments.interventions]
+    interventions = resolve_interventions(checkpoint, wanted)
+    most, unused = MOST_PERTURBED, UNUSED
+    cells = read_or_state(app, arguments, checkpoint, interventions, most=most, unused=unused)
+    if not isinstance(cells, ReadCells):
+        return PerturbResult(
+            **waiting_fields(app, "perturb_cells", arguments, cells),
+            perturbation=label_of(interventions),
+            context={},
+            n_cells=arguments.n_cells,
+        )
+    design = design_of_user_cells(
+        app,
+        tool="perturb_cells",
+        checkpoint=checkpoint,
+        context=context_of(cells),
+        interventions=interventions,
+        cells=cells.record,
+        n_cells=cells.n_cells,
+        seed=arguments.seed,
+    )
+    return _UserCells(design, cells.report)
+
+
+def _planned(
+    app: App, design: Design, arguments: PerturbCells, report: Mapping[str, Any] | None
+) -> PerturbResult:
+    """Return the result of a dry run; of a user's cells it names the genes."""
+    fields, facts = planned(app, design, arguments), _facts(design)
+    if report is not None:
+        fields |= {"truncated": names_left_out(report), "caveats": caveats_of(design)}
+        facts["user_cells"] = cells_view(design, report)
+    return PerturbResult(**fields, **facts)
 
 
 def gene_table(genes: list[GeneEffect]) -> str:
@@ -143,13 +229,14 @@ SPEC = ToolSpec(
     name="perturb_cells",
     title="Perturb cells in silico",
     description=(
-        "Simulate 1 to 16 interventions together in a context and compare them with their "
-        "paired control: strongest genes with intervals, size of the whole effect, the "
-        "target's own gene. Use it for one perturbation. Not for ranking many: run_screen. "
-        "Not a measurement: quote the held-out evidence with any claim. Units: means and "
-        "changes in log1p_cp10k. Cost: seconds for 256 cells; dry_run estimates, max_seconds "
-        "limits. Logged and replayable. Limits: trained targets only, as describe_model lists "
-        "them; after wait_s it goes on and status is running."
+        "Simulate 1 to 16 interventions together, in a trained context or in your own cells "
+        "(`cells`, at most 5,000, of more a random part; the effect is carried to them), and "
+        "compare with the paired control: strongest genes with intervals, size of the whole "
+        "effect, the target's own gene. Use it for one perturbation. Not for ranking many: "
+        "run_screen. Not a measurement: quote the held-out evidence. Units: means and changes in "
+        "log1p_cp10k. Cost: seconds for 256 cells; dry_run estimates. Logged and replayable. "
+        "Limits: trained targets only, as describe_model lists them; after wait_s it goes on and "
+        "status is running."
     ),
     arguments=PerturbCells,
     result=PerturbResult,

@@ -28,11 +28,14 @@ from lingshu_tools.execution.replay_screens import (
     replays_so_far,
 )
 from lingshu_tools.execution.resuming import begin_again
+from lingshu_tools.experiments.designs import design_of
 from lingshu_tools.experiments.lookup import is_screen, locate, locate_screen
 from lingshu_tools.experiments.replays import Comparison, begin_replay, replayed, verdict_of
+from lingshu_tools.experiments.roots import require_same_file
 from lingshu_tools.ledger import Experiment, Ledger, Screen, Status
 from lingshu_tools.report.experiment_views import envelope, shown
 from lingshu_tools.tools.common import AnyId, WaitS
+from lingshu_tools.tools.user_cells_argument import restored
 
 _SAID = {
     "exact": "exact: the same cells, bit for bit, under the same numerics profile",
@@ -100,6 +103,7 @@ def replay_experiment(app: App, arguments: ReplayExperiment) -> Pending[ReplayRe
         )
         raise InputError(message)
     succeeded = outcome is not None and outcome.kind == "succeeded"
+    _require_cells(app, original)
     begin = begin_replay if succeeded else begin_again
     replay = begin(app, ledger, original)
     app.runner.launch([replay.id])
@@ -111,6 +115,20 @@ def replay_experiment(app: App, arguments: ReplayExperiment) -> Pending[ReplayRe
         wait_s=arguments.wait_s,
         finish=lambda: _shown(app, replay, original.id, kind, kept=kept),
     )
+
+
+def _require_cells(app: App, original: Experiment) -> None:
+    """Read a user's cells again where the home no longer has them.
+
+    Raises:
+        InputError: their file is not as it was, or is still being read.
+    """
+    design = design_of(app, original)
+    require_same_file(app.home, original.id, design.cells)
+    if not restored(app, design):
+        again = call_text("replay_experiment", id=original.id, wait_s=next_wait_s())
+        message = f"the cells of {original.id} are being read from their file: {again} goes on"
+        raise InputError(message)
 
 
 def _shown(app: App, replay: Experiment, name: str, kind: str, *, kept: bool) -> ReplayResult:

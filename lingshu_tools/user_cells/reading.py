@@ -17,14 +17,17 @@ from lingshu_model.contracts.user_cells import FOLDER
 from lingshu_tools.calls.waiting import wait_until_over
 from lingshu_tools.children import Answer, State, Task
 from lingshu_tools.errors import InputError
+from lingshu_tools.experiments.roots import Roots
 from lingshu_tools.system.deadline import GRACE_S, remaining
-from lingshu_tools.user_cells.roots import Roots
 
 if TYPE_CHECKING:
     from lingshu_tools.app import App
 
 _MARGIN_S = 0.5
 """Seconds of a call that are kept for beginning the experiment after the file was read."""
+
+
+_LISTS = ("renamed", "ambiguous", "missing")
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,8 @@ class ReadCells:
     @property
     def record(self) -> dict[str, Any]:
         """What a ledger row keeps, so that the cells can be had again and checked."""
+        genes = self.report["genes"]
+        nearest = next(iter(self.report["nearest"]), None)
         return {
             "digest": self.report["cells"],
             "effect": self.report["effect"],
@@ -84,6 +89,9 @@ class ReadCells:
             "most": self.request.n_cells,
             "seed": self.request.seed,
             "counts": self.report["counts"],
+            "genes": {**{name: len(genes[name]) for name in _LISTS}, "matched": genes["matched"]},
+            "share": round(float(self.report["share"]), 3),
+            "nearest": None if nearest is None else _rounded(nearest),
         }
 
 
@@ -135,3 +143,7 @@ def _job(
             json.loads(i.model_dump_json(exclude_none=True)) for i in request.interventions
         ],
     }
+
+
+def _rounded(nearest: Mapping[str, Any]) -> dict[str, Any]:
+    return {"context": dict(nearest["context"]), "pearson": round(float(nearest["pearson"]), 2)}

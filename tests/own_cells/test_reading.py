@@ -12,6 +12,7 @@ from lingshu_model.train.data.compressed import DataError
 from lingshu_model.user_cells.genes import report
 from lingshu_model.user_cells.reading import Selection, check_unchanged, open_inside, read_cells
 from lingshu_tools.app import App
+from lingshu_tools.children import Children
 from lingshu_tools.errors import InputError
 from lingshu_tools.system.deadline import time_limit
 from lingshu_tools.user_cells import ReadCells, Request, Roots, read
@@ -194,6 +195,7 @@ def test_a_child_reads_the_file_and_the_home_keeps_the_cells(
     app: App, checkpoint: Checkpoint, file: Path, folder: Path
 ):
     Roots(app.home).add(folder)
+    app.children = Children(app.home)
     done = read_patiently(app, checkpoint, Request(str(file), n_cells=10))
     stored = UserCellsStore.of(app.home).cells(done.report["cells"])
     assert stored.shape == (10, len(PANEL))

@@ -29,6 +29,8 @@ CALL_HEADER = "X-Lingshu-Call"
 """A random text of the client's, repeated in the headers of the answer."""
 MAX_CELLS = 100_000
 MAX_SEED = 2**63 - 1
+MAX_AGAINST = 64
+_OF_USER_CELLS = ("cells", "effect", "complete", "against")
 
 
 class Wire(BaseModel):
@@ -51,7 +53,12 @@ class Intervention(Wire):
 
 
 class ArmRequest(Wire):
-    """Cells `first_cell` to `first_cell + n_cells - 1` of one condition, asked of the engine."""
+    """Cells `first_cell` to `first_cell + n_cells - 1` of one condition, asked of the engine.
+
+    With `cells` they come from a user's stored cells of that digest
+    (`lingshu_model.contracts.user_cells`): as they are, moved by the stored `effect`, with hidden
+    genes drawn (`complete`), or scored under each of the contexts `against`.
+    """
 
     checkpoint: str
     checkpoint_digest: str
@@ -63,6 +70,10 @@ class ArmRequest(Wire):
     steps: Annotated[int, Field(ge=1, le=256)]
     guidance: Annotated[float, Field(ge=0, le=10)] = 0.0
     clamp: dict[str, int] = Field(default_factory=dict)
+    cells: Annotated[str, Field(max_length=80)] = ""
+    effect: Annotated[str, Field(max_length=80)] = ""
+    complete: bool = False
+    against: Annotated[tuple[dict[str, str], ...], Field(max_length=MAX_AGAINST)] = ()
 
     @field_validator("interventions")
     @classmethod
@@ -72,7 +83,9 @@ class ArmRequest(Wire):
     @property
     def digest(self) -> str:
         """The request digest: equal requests have equal digests and get the same cells."""
-        return digest_json(self.model_dump(mode="json"))
+        # What only arms of a user's cells have is left out elsewhere: digests of others stay.
+        unused = {name for name in _OF_USER_CELLS if not getattr(self, name)}
+        return digest_json(self.model_dump(mode="json", exclude=unused))
 
 
 class JobRequest(Wire):

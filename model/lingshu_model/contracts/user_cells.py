@@ -22,12 +22,30 @@ FOLDER = "user_cells"
 CELLS_FILE, EFFECT_FILE = "cells", "effect"
 CONTEXT = "cells"
 """The context field of experiments on a user's cells."""
+DRAWS = 8
+"""Passes of the network per cell and context in a score, each a stratum of the share hidden."""
+BITS = 1_000_000
+"""What a bit is stored as in a table of scores."""
 _PARTS = ("mean", "sd", "lfsr")
 _HEADER = "lingshu"
 
 
 class GoneError(LookupError):
     """Stored cells of a user, or their effect, are not in the home or not what they were."""
+
+
+@dataclass(frozen=True)
+class CarriedEffect:
+    """An effect carried to a user's cells.
+
+    Attributes:
+        effect: of the perturbation.
+        share: share of a cell's counts that the measured genes hold; the change is that of levels
+            over a whole transcriptome.
+    """
+
+    effect: StoredEffect
+    share: float
 
 
 @dataclass(frozen=True)
@@ -53,7 +71,7 @@ class UserCellsStore:
         """
         return decode_cells(self.read(digest, CELLS_FILE))
 
-    def effect(self, digest: str) -> StoredEffect:
+    def effect(self, digest: str) -> CarriedEffect:
         """Return a stored effect.
 
         Raises:
@@ -79,17 +97,23 @@ class UserCellsStore:
         return data
 
 
-def pack_carried(effect: StoredEffect) -> bytes:
+def pack_carried(carried: CarriedEffect) -> bytes:
     """Return the bytes of an effect carried to a user's cells; equal effects, equal bytes."""
+    effect = carried.effect
     tensors = {name: getattr(effect.posterior, name) for name in _PARTS}
     if effect.additive is not None:
         tensors |= {f"additive_{name}": getattr(effect.additive, name) for name in _PARTS}
-    header = {"source": effect.source, "note": effect.note, "library": effect.library}
+    header = {
+        "source": effect.source,
+        "note": effect.note,
+        "library": effect.library,
+        "share": carried.share,
+    }
     # One key: safetensors does not order several.
     return save(tensors, {_HEADER: json.dumps(header, sort_keys=True)})
 
 
-def unpack_carried(data: bytes) -> StoredEffect:
+def unpack_carried(data: bytes) -> CarriedEffect:
     """Return the effect that `pack_carried` wrote.
 
     Raises:
@@ -99,11 +123,11 @@ def unpack_carried(data: bytes) -> StoredEffect:
     header: Mapping[str, Any] = json.loads(data[8 : 8 + length])
     said = json.loads(header["__metadata__"][_HEADER])
     tensors = load(data)
-    summed = [tensors.get(f"additive_{name}") for name in _PARTS]
-    return StoredEffect(
-        Posterior(*(tensors[name] for name in _PARTS)),
-        said["source"],
-        said["note"],
-        library=said["library"],
-        additive=None if summed[0] is None else Posterior(*summed),  # type: ignore[arg-type]
+    posterior = Posterior(*(tensors[name] for name in _PARTS))
+    additive = None
+    if f"additive_{_PARTS[0]}" in tensors:
+        additive = Posterior(*(tensors[f"additive_{name}"] for name in _PARTS))
+    effect = StoredEffect(
+        posterior, said["source"], said["note"], library=said["library"], additive=additive
     )
+    return CarriedEffect(effect, said["share"])

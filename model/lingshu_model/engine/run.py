@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _samplers(options: argparse.Namespace) -> Samplers:
     factory = find_factory(options.sampler)
-    return Samplers(factory, dtype=options.dtype, threads=options.threads)
+    return Samplers(factory, dtype=options.dtype, threads=options.threads, home=options.home)
 
 
 def _alone(options: argparse.Namespace, places: EnginePlaces, samplers: Samplers) -> int:

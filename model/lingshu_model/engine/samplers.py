@@ -19,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lingshu_model.contracts import ArmRequest, Catalogue, Checkpoint, digest_json
+from lingshu_model.contracts.user_cells import UserCellsStore
+from lingshu_model.engine.user_cells import UserCellsSampler
 
 DEFAULT = "lingshu_model.sampling.load:load_sampler"
 KEPT = 8
@@ -65,8 +67,11 @@ class Loaded:
 class Samplers:
     """Samplers by checkpoint digest, each loaded once; safe for several threads."""
 
-    def __init__(self, factory: Factory, *, dtype: str, threads: int) -> None:
-        """Prepare; nothing is loaded yet."""
+    def __init__(
+        self, factory: Factory, *, dtype: str, threads: int, home: Path | None = None
+    ) -> None:
+        """Prepare; nothing is loaded yet. `home` is where users' cells are stored."""
+        self.user_cells = None if home is None else UserCellsStore.of(home)
         self.catalogue = Catalogue()
         self._factory, self._dtype, self._threads = factory, dtype, threads
         self._loaded: OrderedDict[str, Loaded] = OrderedDict()
@@ -140,6 +145,8 @@ class Samplers:
 
     def _load(self, checkpoint: Checkpoint) -> Loaded:
         sampler = self._factory(checkpoint, dtype=self._dtype, threads=self._threads)
+        if self.user_cells is not None:
+            sampler = UserCellsSampler(checkpoint, sampler, self.user_cells)
         profile = sampler.profile()
         digest = digest_json(profile)
         self._profiles[digest] = profile

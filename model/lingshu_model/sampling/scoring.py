@@ -64,6 +64,8 @@ def score_cells(
     *,
     seed: int = 0,
     draws: int = DRAWS,
+    first_cell: int = 0,
+    depth: NDArray[np.float32] | None = None,
 ) -> CellScores:
     """Return the NLL of cells under a condition, bits per measured gene.
 
@@ -75,6 +77,8 @@ def score_cells(
         interventions: none = control.
         seed: decides which genes are hidden.
         draws: passes per cell.
+        first_cell: number of the first cell in the streams.
+        depth: ln UMI [cells] that the network reads; by default over the measured genes.
 
     Raises:
         ValueError: counts are negative or not whole, or nothing is measured.
@@ -95,10 +99,14 @@ def score_cells(
     for draw in range(draws):
         for first in range(0, len(true), sampler.tile):
             rows = range(first, min(first + sampler.tile, len(true)))
-            hidden = _hidden(seed, rows, draw, draws, places, len(measured))
+            numbers = range(first_cell + rows.start, first_cell + rows.stop)
+            hidden = _hidden(seed, numbers, draw, draws, places, len(measured))
             part = clamped[rows.start : rows.stop]
-            depth = depth_of(counts[rows.start : rows.stop], measured)
-            nats = _cost(sampler, part, hidden, conditions.expand(len(part)).at_depth(depth))
+            if depth is None:
+                deep = depth_of(counts[rows.start : rows.stop], measured)
+            else:
+                deep = torch.from_numpy(depth[rows.start : rows.stop])
+            nats = _cost(sampler, part, hidden, conditions.expand(len(part)).at_depth(deep))
             out[rows.start : rows.stop, draw] = nats / np.log(2)
     return CellScores(out, above.sum(dim=1).numpy())
 

@@ -23,7 +23,12 @@ from lingshu_model.contracts import (
 )
 from lingshu_model.contracts.canonical import HASH_PREFIX
 from lingshu_model.contracts.effects import NoEffectError
-from lingshu_model.contracts.user_cells import CELLS_FILE, EFFECT_FILE, pack_carried
+from lingshu_model.contracts.user_cells import (
+    CELLS_FILE,
+    EFFECT_FILE,
+    CarriedEffect,
+    pack_carried,
+)
 from lingshu_model.system.redaction import protect_streams
 from lingshu_model.train.data.compressed import DataError
 from lingshu_model.user_cells.carrying import carried, target_of
@@ -83,9 +88,8 @@ def run(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     effect_digest = None
     if job.get("interventions"):
         interventions = [Intervention(**item) for item in job["interventions"]]
-        effect_digest = _write(
-            folder, EFFECT_FILE, pack_carried(carried(checkpoint, interventions, target))
-        )
+        effect = CarriedEffect(carried(checkpoint, interventions, target), target.share)
+        effect_digest = _write(folder, EFFECT_FILE, pack_carried(effect))
     totals = user.cells.values[:].sum() / len(user.cells)
     return {
         "status": "succeeded",

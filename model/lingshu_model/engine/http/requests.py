@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from lingshu_model.contracts import ArmRequest, Checkpoint
 from lingshu_model.contracts.effects import NoEffectError
+from lingshu_model.contracts.user_cells import GoneError, UserCellsStore
 
 MAX_COUNT = 1_000_000
 
@@ -20,25 +21,62 @@ class BadRequestError(Exception):
         self.status = status
 
 
-def check_arm(arm: ArmRequest, checkpoint: Checkpoint, *, allow_unfit: bool = False) -> None:
+def check_arm(
+    arm: ArmRequest,
+    checkpoint: Checkpoint,
+    *,
+    allow_unfit: bool = False,
+    store: UserCellsStore | None = None,
+) -> None:
     """Return if a checkpoint can compute an arm.
 
     Args:
         arm: what is asked for.
         checkpoint: of which.
         allow_unfit: whether cells may be asked for that do not deliver their effect.
+        store: the cells of users.
 
     Raises:
         BadRequestError: 422, a context, an intervention or a clamp that it does not know, an effect
             that it does not have, or a condition that failed its fitness check.
     """
-    _check_context(arm.context, checkpoint)
+    if arm.cells:
+        _check_user_cells(arm, checkpoint, store)
+    else:
+        _check_context(arm.context, checkpoint)
     _check_interventions(arm, checkpoint)
     _check_clamp(arm.clamp, checkpoint)
-    if arm.interventions:
+    if arm.interventions and not arm.cells:
         _check_effect(arm, checkpoint)
         if not allow_unfit:
             _check_fit(arm, checkpoint)
+
+
+def _check_user_cells(
+    arm: ArmRequest, checkpoint: Checkpoint, store: UserCellsStore | None
+) -> None:
+    """Refuse an arm whose cells or effect are not stored here, or do not fit the checkpoint."""
+    if store is None:
+        message = "this engine has no home, and so no cells of users"
+        raise BadRequestError(message)
+    try:
+        cells = store.cells(arm.cells)
+        n_effect = len(store.effect(arm.effect).effect.posterior.mean) if arm.effect else None
+    except (GoneError, ValueError) as error:
+        message = f"{error}: make the experiment again from the file"
+        raise BadRequestError(message) from error
+    n_genes = len(checkpoint.panel)
+    if cells.shape[1] != n_genes or n_effect not in (None, n_genes):
+        message = (
+            f"the cells are over {cells.shape[1]} genes, and {checkpoint.name} has {n_genes}: "
+            "make the experiment again for this checkpoint"
+        )
+        raise BadRequestError(message)
+    if arm.first_cell + arm.n_cells > len(cells):
+        message = f"cells {arm.first_cell} to {arm.first_cell + arm.n_cells - 1} of {len(cells)}"
+        raise BadRequestError(message)
+    for context in (*arm.against, *((arm.context,) if arm.complete else ())):
+        _check_context(context, checkpoint)
 
 
 def _check_effect(arm: ArmRequest, checkpoint: Checkpoint) -> None:

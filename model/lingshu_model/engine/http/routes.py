@@ -114,7 +114,8 @@ class Face:
 
         def find() -> Checkpoint:
             checkpoint = self.samplers.find(name, digest, roots)
-            check_arm(arm, checkpoint, allow_unfit=wanted.allow_unfit)
+            allow, store = wanted.allow_unfit, self.samplers.user_cells
+            check_arm(arm, checkpoint, allow_unfit=allow, store=store)
             return checkpoint
 
         loaded = await self._loaded(find, 422)

@@ -4,20 +4,26 @@ A path given to a tool is resolved, links included, and must be inside such a fo
 outside is refused alike, whether or not it exists.
 """
 
+import hashlib
 import json
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
+from typing import Any
 
+from lingshu_model.contracts.canonical import HASH_PREFIX
 from lingshu_model.system.durable import write_durably
 from lingshu_model.system.private import UnsafePathError, open_private
 from lingshu_tools.errors import InputError, LedgerError, NotFoundError, quoted
 from lingshu_tools.ledger.home import open_home
+from lingshu_tools.system.deadline import remaining
 
 FILE = "roots.json"
 MOST_ROOTS = 100
 _SHOWN = 5
+_PIECE = 1 << 20
 client_folders: ContextVar[Sequence[Path]] = ContextVar("lingshu_client_folders", default=())
 """Further folders that the client of the current call opens: MCP roots on this machine."""
 
@@ -181,3 +187,44 @@ def _is_inside(path: Path, folders: Sequence[Path]) -> bool:
 def _listed(paths: Sequence[Path]) -> str:
     more = f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else ""
     return ", ".join(map(str, paths[:_SHOWN])) + more if paths else "none"
+
+
+def require_same_file(home: Path, name: str, cells: Mapping[str, Any] | None) -> None:
+    """Refuse an experiment on a user's cells whose file is not as it was.
+
+    Args:
+        home: whose folders are allowed.
+        name: of the experiment.
+        cells: what its request keeps of the cells; None = it is on simulated cells.
+
+    Raises:
+        InputError: the file is gone, changed, or no longer in an allowed folder.
+    """
+    if cells is None:
+        return
+    was = f"{name} was made on {cells['file']} ({cells['file_digest']})"
+    try:
+        path = Roots(home).allowed(cells["file"])
+        digest = _digest_in_time(path)
+    except (InputError, OSError) as error:
+        message = f"{was}, which cannot be read now: {error}"
+        raise InputError(message) from error
+    if digest != cells["file_digest"]:
+        message = (
+            f"{was}, and the file is {digest} now: put it back as it was to replay the experiment, "
+            "or make a new one with perturb_cells on the file as it is"
+        )
+        raise InputError(message)
+
+
+def _digest_in_time(path: Path) -> str:
+    """Return the digest of a file; the call may take no longer than it has left."""
+    digest, end = hashlib.sha256(), time.monotonic() + remaining(60.0)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        while piece := file.read(_PIECE):
+            digest.update(piece)
+            if time.monotonic() > end:
+                message = f"{path} takes longer to check than this call may; call with wait_s=45"
+                raise InputError(message)
+    return HASH_PREFIX + digest.hexdigest()
