@@ -57,6 +57,7 @@ LAYERS = {
         "app",
         "tools",
         "lab",
+        "install",
         "cli",
     ],
 }

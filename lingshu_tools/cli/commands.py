@@ -26,6 +26,7 @@ from lingshu_tools.cli.common import (
 from lingshu_tools.cli.data_commands import data
 from lingshu_tools.cli.engine_commands import engine
 from lingshu_tools.cli.info_commands import doctor, tools
+from lingshu_tools.cli.install_command import install
 from lingshu_tools.cli.ledger_commands import ledger
 from lingshu_tools.cli.models_commands import models
 from lingshu_tools.cli.replay_command import replay
@@ -117,5 +118,5 @@ def demo(record: Path | None) -> None:
     become("lingshu_mcp.demo", ["--record", str(record)] if record else [], extra="mcp")
 
 
-for command in (data, doctor, engine, ledger, models, replay, roots, serve, tools):
+for command in (data, doctor, engine, install, ledger, models, replay, roots, serve, tools):
     main.add_command(command)
