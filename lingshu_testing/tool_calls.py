@@ -6,7 +6,11 @@ KNOCK_OUT = [{"kind": "knockout", "target": "STAT1"}]
 
 
 def tool_calls(
-    experiment_id: str, wait_s: float = 0, *, second_id: str = "exp_second"
+    experiment_id: str,
+    wait_s: float = 0,
+    *,
+    second_id: str = "exp_second",
+    screen_id: str = "scr_x",
 ) -> dict[str, dict[str, Any]]:
     """Return arguments by tool, in the order of the registry, for `make_checkpoint`'s checkpoint.
 
@@ -14,6 +18,7 @@ def tool_calls(
         experiment_id: of a perturb_cells experiment; a plot needs one that succeeded.
         wait_s: for the tools that wait.
         second_id: of another experiment of the same kind, which also succeeded.
+        screen_id: of a screen that has run.
     """
     wait = {"wait_s": wait_s}
     experiment = {"id": experiment_id}
@@ -29,6 +34,7 @@ def tool_calls(
         "perturb_cells": {"interventions": KNOCK_OUT, "n_cells": 8, **wait},
         "plan_screen": screen,
         "run_screen": {**screen, **wait},
+        "propose_batch": {"screen_id": screen_id, **wait},
         "get_experiment": experiment,
         "list_experiments": {},
         "compare_experiments": {"ids": [experiment_id, second_id]},

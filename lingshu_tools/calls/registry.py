@@ -33,6 +33,7 @@ TOOL_NAMES = (
     "perturb_cells",
     "plan_screen",
     "run_screen",
+    "propose_batch",
     "get_experiment",
     "list_experiments",
     "compare_experiments",

@@ -19,6 +19,7 @@ from matplotlib.patches import Patch
 from PIL import Image
 
 from lingshu_tools.children.labels import label_points
+from lingshu_tools.children.plates import draw_plate
 from lingshu_tools.report.csv_tables import write_csv
 
 BLUE, ORANGE, GREEN, GREY, DARK = "#0072B2", "#D55E00", "#009E73", "#9a9a9a", "#222222"
@@ -148,8 +149,25 @@ def volcano(job: Mapping[str, Any]) -> tuple[Figure, list[str]]:
     return figure, left
 
 
+def plate(job: Mapping[str, Any]) -> tuple[Figure, list[str]]:
+    """Return plate maps, one under the other: see `plates.draw_plate`.
+
+    `wells`: `plate`, `row`, `column`, `label`, `direction` (of control wells empty); `shape` [rows,
+    columns]; `controls`, how control wells are labelled.
+    """
+    plates = sorted({well["plate"] for well in job["wells"]})
+    rows, columns = job["shape"]
+    height = 1.0 + len(plates) * (0.55 + 0.36 * rows * (12 / columns))
+    figure, axes = _figure(job, 6.3, height, left=0.35, bottom=0.35)
+    axes.set_axis_off()
+    for place, number in enumerate(plates):
+        wells = [well for well in job["wells"] if well["plate"] == number]
+        draw_plate(figure, axes, wells, job, (place, len(plates)))
+    return figure, []
+
+
 Drawing = Callable[[Mapping[str, Any]], tuple[Figure, list[str]]]
-DRAWINGS: dict[str, Drawing] = {"ranking": ranking, "volcano": volcano}
+DRAWINGS: dict[str, Drawing] = {"ranking": ranking, "volcano": volcano, "plate": plate}
 """From a job to its figure and the names that found no place, by kind."""
 
 

@@ -31,7 +31,7 @@ class Scoring:
     Attributes:
         rules: in canonical form.
         n: candidates of the rules; what two rules have in common counts twice.
-        n_unknown: of these, with a part of which the checkpoint knows nothing.
+        n_unknown: of these, with a part of which nothing is known.
         n_untrained: of these, with a part that was never trained on, or is unfit: scored, and not
             simulated.
         n_trained: of these, that training had cells of, in this context.
@@ -69,7 +69,7 @@ def scored(
     """Return what was scored, and the `keep` best candidates that can be simulated, best first.
 
     Raises:
-        InputError: the checkpoint stores no effects, or knows nothing of any candidate.
+        InputError: the checkpoint stores no effects, or no candidate can be simulated.
     """
     trained = {i.sort_key for i in seen_alone(checkpoint, context)}
     results = [_Result.of(checkpoint, context, objective, rule, trained, keep) for rule in rules]
@@ -205,8 +205,8 @@ def _nothing(checkpoint: Checkpoint, scoring: Scoring) -> str:
     )
     return (
         f"{checkpoint.name!r} cannot rank any of the {scoring.n:,} candidates of "
-        f"{', '.join(scoring.rules)[:200]}: of {scoring.n_unknown:,} it knows nothing, and "
-        f"{scoring.n_untrained:,} it can only guess from features, without cells to simulate. It "
+        f"{', '.join(scoring.rules)[:200]}: nothing is known of {scoring.n_unknown:,}, and "
+        f"{scoring.n_untrained:,} can only be guessed from features, without cells to simulate. It "
         f"was trained on {kinds or 'no perturbation'}; describe_model lists them. Nothing was "
         "planned."
     )

@@ -31,6 +31,9 @@ def example(app: "App", tool: str) -> str | None:
                 return perturbation_call(_checkpoint(app))
             case "plan_screen" | "run_screen":
                 return screen_call(_checkpoint(app), tool)
+            case "propose_batch":
+                # Any plan will do; which one is the caller's to say.
+                return screen_call(_checkpoint(app), "plan_screen")
             case "cancel_experiment":
                 # The id of what somebody may want to go on is no example.
                 return call_text("list_experiments", status="running")

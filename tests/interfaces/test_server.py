@@ -19,7 +19,7 @@ from lingshu_tools.calls.registry import ToolSpec, registry
 KNOCK_OUT = [{"kind": "knockout", "target": "STAT1"}]
 PERTURB = {"interventions": KNOCK_OUT, "n_cells": 8, "wait_s": 45}
 # Seconds each, in a process of their own: once is enough, as an era changes only the envelope.
-IN_CHILDREN = ("plot_experiment", "export_experiment")
+IN_CHILDREN = ("propose_batch", "plot_experiment", "export_experiment")
 MODES = ("auto", "legacy")
 both_eras = pytest.mark.parametrize("mode", MODES)
 
@@ -67,7 +67,11 @@ def arguments_of(app: App) -> dict[str, dict[str, Any]]:
     second = call(app, "auto", "perturb_cells", PERTURB | {"seed": 1})
     second_id = second.structured_content["experiment_id"]
     app.runner.wait([experiment_id, second_id], 600)
-    return tool_calls(experiment_id, wait_s=45, second_id=second_id)
+    given = {"objective": {"lower": ["PSMB9"]}, "candidates": ["STAT1", "JAK2"], "n_cells": 8}
+    screened = call(app, "auto", "run_screen", given)
+    screen_id = screened.structured_content["screen_id"]
+    app.runner.wait([child.id for child in app.ledger.children(screen_id)], 600)
+    return tool_calls(experiment_id, wait_s=45, second_id=second_id, screen_id=screen_id)
 
 
 @both_eras

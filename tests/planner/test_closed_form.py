@@ -123,7 +123,7 @@ def test_nothing_is_planned_where_nothing_is_known(app: App):
             "checkpoint": "pbmc", "context": {"cell_type": "B cell", "dataset": "kang2018"},
             "objective": {"raise": ["ISG15"]}, "candidates": ["all_panel"],
         })  # fmt: skip
-    assert "18,080 it knows nothing" in str(caught.value)
+    assert "nothing is known of 18,080" in str(caught.value)
     assert "cytokine" in str(caught.value)
     assert str(app.ledger.head()) == head
 

@@ -19,7 +19,8 @@ ENVELOPE = (
     "status", "summary", "units", "support", "evidence", "caveats", "experiment_id", "screen_id",
     "ledger_head", "next_step", "truncated",
 )  # fmt: skip
-CORE = tuple(n for n in TOOL_NAMES if n not in ("plot_experiment", "export_experiment"))
+IN_CHILDREN = ("propose_batch", "plot_experiment", "export_experiment")
+CORE = tuple(n for n in TOOL_NAMES if n not in IN_CHILDREN)
 
 
 def run(app: App, tool: str, **arguments: Any) -> dict[str, Any]:
