@@ -22,7 +22,7 @@ INPUT_KEYS: Final = (
     "default",
 )
 """The only keywords of a published input schema."""
-SHORT: Final = range(1, 81)
+SHORT: Final = range(1, 31)
 """Characters of a description in a published output schema; the whole schema has longer ones."""
 LARGEST_INTEGER: Final = 2**53
 """Integers beyond it are not exact in JavaScript; a larger limit is not published."""

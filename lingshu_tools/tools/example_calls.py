@@ -32,7 +32,9 @@ def example(app: "App", tool: str) -> str | None:
             case "plan_screen" | "run_screen":
                 return screen_call(_checkpoint(app), tool)
             case "propose_batch":
-                # Any plan will do; which one is the caller's to say.
+                newest = app.ledger.find_screens(limit=1)
+                if newest:
+                    return call_text(tool, screen_id=newest[0].id)
                 return screen_call(_checkpoint(app), "plan_screen")
             case "cancel_experiment":
                 # The id of what somebody may want to go on is no example.
