@@ -84,7 +84,8 @@ def _rows(fold: Fold, peer: str, python: Path, log: Path) -> list[dict[str, Any]
                 [*command, *OPTIONS[peer]],
                 check=True,
                 cwd=folder,
-                env=environments.surroundings() | {"TQDM_DISABLE": "1"},
+                env=environments.surroundings()
+                | {"TQDM_DISABLE": "1", "PYTHONPATH": str(SCRIPTS.absolute())},
                 stdout=said,
                 stderr=subprocess.STDOUT,
             )

@@ -1,5 +1,6 @@
 """An intervention seen in several contexts and held out of one, on synthetic cells."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,16 @@ def held_out(stimulated: Population) -> Contrast:
 def sampler(monkeypatch: pytest.MonkeyPatch) -> list[ArmRequest]:
     monkeypatch.setattr(Draws.__init__, "__defaults__", (60, 40, 100, 3, 1000))
     return fake_sampler(monkeypatch, synthetic.sampled)
+
+
+def test_a_held_out_condition_without_held_out_control_cells_is_named(
+    folder: Path, checkpoint: Path
+):
+    split = load_split(Catalogue([checkpoint.parent]).load("synthetic"), folder, None)
+    assert not build_study(split).unjudged
+    perturbed = {key: cells for key, cells in split.test.items() if key[1].interventions}
+    names = build_study(replace(split, test=perturbed)).unjudged
+    assert any(synthetic.HELD_OUT in name for name in names)
 
 
 def test_cells_that_measure_the_same_genes_are_a_population(study: Study):

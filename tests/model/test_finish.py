@@ -69,7 +69,8 @@ def test_a_trained_network_gets_effects_a_check_and_evidence(tmp_path: Path):
 def test_the_delivery_is_chosen_on_validation_cells(tmp_path: Path):
     checkpoint = trained(tmp_path, n=360, validation=0.25, shams=0)
     basis = checkpoint.config["delivery_basis"]
-    assert basis["conditions"] == 2
+    # Two knock-outs and their control cells.
+    assert basis["conditions"] == 3
     basis.setdefault("reason", "")
     assert checkpoint.delivery in (MOVED, TRAINING_CELLS)
     less = basis[MOVED] - basis[TRAINING_CELLS]
@@ -175,6 +176,9 @@ def test_each_tier_is_rotated_over_folds_and_what_is_missing_is_said(quick: None
     seen, carried = (observed["tiers"][t]["headline"] for t in ("seen", "seen_elsewhere"))
     assert seen["model"]["value"] > seen["baselines"]["resampled_training_cells"]["value"] > 0.2
     assert carried["model"]["value"] > 0.4
+    # A posterior mean is no estimate whose squared length noise inflates.
+    rows = observed["tiers"]["seen_elsewhere"]["per_perturbation"].values()
+    assert all(row["magnitude_ratio"] > 0.3 for row in rows)
     assert observed["tiers"]["seen"]["n_folds"] == evidence.PARTS
     assert observed["tiers"]["seen_elsewhere"]["n_folds"] == 3
     assert set(observed["not_estimable"]) == {"combination_of_seen", "unseen"}

@@ -20,7 +20,7 @@ from lingshu_model.evaluate.predictors import stored_effects
 from lingshu_model.evaluate.report import Report, evaluate, null_changes, sample
 from lingshu_model.evaluate.rows import MODEL, read_rows, write_rows
 from lingshu_model.evaluate.sources import read_peers
-from lingshu_model.evaluate.study import Study, build_study, condition_names
+from lingshu_model.evaluate.study import FEWEST, Study, build_study, condition_names
 from lingshu_model.evaluate.tables import as_csv, markdown
 from lingshu_model.system.machine import machine_name
 from lingshu_model.system.redaction import protect_streams
@@ -100,7 +100,14 @@ def _study(store: ArmStore, data: Path, held_out: str | None, related: str | Non
         missing = "; ".join(name for condition, name in names if condition in unknown)
         click.echo(f"not evaluated, never trained on: {missing}", err=True)
     families = [family.split(",") for family in related.split(";")] if related else []
-    return build_study(split.without(unknown), families)
+    study = build_study(split.without(unknown), families)
+    if study.unjudged:
+        message = (
+            f"not evaluated, fewer than {FEWEST} held-out cells of it or of its control: "
+            f"{'; '.join(study.unjudged)}. A specification's `test` holds out a share of all cells"
+        )
+        click.echo(message, err=True)
+    return study
 
 
 def _evaluate(

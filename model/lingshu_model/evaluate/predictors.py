@@ -199,8 +199,9 @@ def stored_effects(checkpoint: Checkpoint) -> Mapping[str, Predictor]:
             stored = effects.effect(dict(condition.context), condition.interventions)
         except NoEffectError:
             return None
-        columns = training.population.columns
-        return Change(stored.posterior.mean[columns], stored.posterior.sd[columns] ** 2)
+        mean = stored.posterior.mean[training.population.columns]
+        # Shrunk already: its length is not inflated by noise.
+        return Change(mean, np.zeros(len(mean)))
 
     return {EFFECTS: predict}
 

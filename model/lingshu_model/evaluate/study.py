@@ -147,6 +147,13 @@ class Study:
     families: Sequence[Sequence[str]] = ()
 
     @property
+    def unjudged(self) -> list[str]:
+        """Names of perturbed conditions with held-out cells that are in no contrast."""
+        judged = {c.perturbed for each in self.populations for c in each.contrasts}
+        held = {name for each in self.populations for name in each.test}
+        return sorted(n for n in held - judged if self.conditions[n].interventions)
+
+    @property
     def contexts(self) -> int:
         """How many contexts there are."""
         return len({condition.context for condition in self.conditions.values()})

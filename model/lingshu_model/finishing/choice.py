@@ -1,10 +1,11 @@
 """The choice of delivery: moved cells of the network, or moved control cells of training.
 
 Each candidate is a provisional checkpoint with effects of the training cells alone. It samples
-cells of up to `MOST` perturbed conditions, those with the most validation cells, and the energy
-distance between sampled and validation cells is computed along principal axes of the training
-cells. The network is chosen unless control cells of training are nearer by more than a standard
-error over conditions, since a network gives cells beyond the stored ones.
+cells of up to `MOST` perturbed conditions, those with the most validation cells, and control cells
+of their contexts, and the energy distance between sampled and validation cells is computed along
+principal axes of the training cells. The network is chosen unless control cells of training are
+nearer by more than a standard error over conditions, since a network gives cells beyond the stored
+ones.
 """
 
 from collections.abc import Mapping
@@ -48,7 +49,7 @@ def choose(finish: Finish, place: Path) -> tuple[str, dict[str, Any]]:
         reason = f"no condition has {FEWEST} validation cells to compare by"
         return MOVED, {"reason": reason}
     fitted = EffectFit(finish.train, finish.priors).run()
-    known = {row.condition for row in fitted.rows}
+    known = {row.condition for row in fitted.rows} | {*fitted.contexts}
     judged = {c: rows for c, rows in judged.items() if c in known}
     checkpoints = finish.candidate(place, _only(fitted, judged), (MOVED, TRAINING_CELLS))
     frame = _frame(finish.train)
@@ -71,10 +72,14 @@ def choose(finish: Finish, place: Path) -> tuple[str, dict[str, Any]]:
 
 
 def _judged(held_out: TrainingCells) -> dict[Condition, np.ndarray]:
-    """Return the validation cells of the perturbed conditions with the most of them."""
-    rows = {c: held_out.rows(i) for i, c in enumerate(held_out.conditions) if c.interventions}
+    """Return validation cells of the perturbed conditions with the most, and of their controls."""
+    rows = {c: held_out.rows(i) for i, c in enumerate(held_out.conditions)}
     enough = [c for c, r in rows.items() if len(r) >= FEWEST]
-    chosen = sorted(enough, key=lambda c: (-len(rows[c]), repr(c)))[:MOST]
+    chosen = sorted((c for c in enough if c.interventions), key=lambda c: (-len(rows[c]), repr(c)))[
+        :MOST
+    ]
+    contexts = {c.context for c in chosen}
+    chosen += [c for c in enough if not c.interventions and c.context in contexts]
     return {c: rows[c][:LARGEST] for c in chosen}
 
 

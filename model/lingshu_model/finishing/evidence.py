@@ -288,7 +288,8 @@ def _judged(
         mean, sd = posterior.mean[columns], posterior.sd[columns]
         place = (training.population.name, contrast.name)
         believed[place] = Posterior(mean, sd, posterior.lfsr[columns])
-        return Change(mean, sd**2)
+        # Shrunk already: its length is not inflated by noise.
+        return Change(mean, np.zeros(len(mean)))
 
     report = evaluate(study, {}, DRAWS, {MODEL: predict}, cells=False)
     tallies += [
