@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lingshu_mcp.wire import claim
 from lingshu_model.system.redaction import protect_streams
 from lingshu_tools.system import interrupts
 
@@ -65,20 +66,25 @@ def main(
 
 
 def _stdio(make: "Callable[[], tuple[App, Calls]]", *, no_token: bool, core: bool) -> int:
-    from lingshu_mcp.back import Back
-    from lingshu_mcp.server import assemble
-    from lingshu_mcp.stdio import serve_stdio
-
     if no_token:
         message = "--no-token is for --http; over stdio there is no token"
         raise click.UsageError(message)
+    # Before the imports: a library that prints while it is imported must not reach the client.
+    wire = claim()
+    if wire is None:
+        click.echo("lingshu-mcp: stdin or stdout is closed; an MCP client opens both", err=True)
+        return 2
+
+    from lingshu_mcp.back import Back
+    from lingshu_mcp.server import assemble
+    from lingshu_mcp.stdio import serve_stdio
 
     def parts() -> "tuple[Callable[[], App], Calls]":
         app, calls = make()
         return (lambda: app), calls
 
     back = Back(parts)
-    return serve_stdio(assemble(back, core=core), back)
+    return serve_stdio(assemble(back, core=core), back, wire)
 
 
 def _http(app: "App", calls: "Calls", address: str, *, no_token: bool, core: bool) -> int:

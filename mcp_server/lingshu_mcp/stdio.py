@@ -6,10 +6,10 @@ answer with the state of their experiment.
 """
 
 import asyncio
-import fcntl
 import os
 import signal
 import sys
+from io import TextIOWrapper
 from types import TracebackType
 from typing import Any, BinaryIO, Final, Self, cast
 
@@ -23,6 +23,7 @@ from mcp.shared.message import SessionMessage
 
 from lingshu_mcp.back import Back
 from lingshu_mcp.messages import MAX_LINE, UnreadableError, read_message, too_long
+from lingshu_mcp.wire import Wire
 from lingshu_tools.system.interrupts import INTERRUPTED
 
 FAREWELL_S: Final = 1.5
@@ -35,45 +36,34 @@ ON_SIGNAL: Final[dict[int, int]] = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: 
 """The exit status after a signal."""
 
 
-def serve_stdio(server: MCPServer, back: Back) -> int:
+def serve_stdio(server: MCPServer, back: Back, wire: Wire) -> int:
     """Return the exit status: 0 when stdin or stdout was closed, else that of the signal.
 
     Threads may still be at work: the caller ends the process without waiting for them.
     """
-    if sys.stdin is None or sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison]
-        sys.stderr.write("lingshu-mcp: stdin or stdout is closed; an MCP client opens both\n")
-        return 2
-    if sys.stdin.isatty():
+    if wire.incoming.isatty():
         sys.stderr.write("lingshu-mcp: for an MCP client on stdin and stdout; Ctrl-C ends it\n")
     try:
-        return anyio.run(_serve, server, back)
+        return anyio.run(_serve, server, back, wire)
     except BaseExceptionGroup as group:
         if group.split((BrokenPipeError, ConnectionResetError))[1] is not None:
             raise
         return 0  # nobody reads the answers any more
 
 
-async def _serve(server: MCPServer, back: Back) -> int:
-    lines = _Lines(_wire(), back)
+async def _serve(server: MCPServer, back: Back, wire: Wire) -> int:
+    lines = _Lines(wire.incoming, back)
+    answers = anyio.wrap_file(TextIOWrapper(wire.outgoing, encoding="utf-8", newline="\n"))
     loop = asyncio.get_running_loop()
     for number in ON_SIGNAL:
         loop.add_signal_handler(number, lines.end, number)
     # A filter in front of the server: the SDK has no public type for a file that is none, and no
     # public way to run an MCPServer on streams.
-    async with stdio_server(stdin=cast("Any", lines)) as (incoming, outgoing):
+    async with stdio_server(cast("Any", lines), answers) as (incoming, outgoing):
         output = lines.output = _Output(outgoing)
         low = server._lowlevel_server  # pyright: ignore[reportPrivateUsage]
         await low.run(incoming, output, low.create_initialization_options())
     return 0 if lines.signal is None else ON_SIGNAL[lines.signal]
-
-
-def _wire() -> BinaryIO:
-    """Return stdin, and leave an empty one to whatever else in this process or a child reads it."""
-    descriptor = fcntl.fcntl(sys.stdin.fileno(), fcntl.F_DUPFD_CLOEXEC, 3)
-    empty = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(empty, 0)
-    os.close(empty)
-    return os.fdopen(descriptor, "rb", closefd=False)
 
 
 class _Output:

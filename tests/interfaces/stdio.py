@@ -20,11 +20,14 @@ LIMIT_S = 90
 
 
 @contextmanager
-def server(home: Path, **streams: Any) -> Generator[Server]:
-    """A server process of `home`, greeted by nobody yet; killed at the end."""
+def server(home: Path, *, program: str | Path = "", **streams: Any) -> Generator[Server]:
+    """A server process of `home`, greeted by nobody yet; killed at the end.
+
+    `program` is a script that starts the server in another way than `python -m lingshu_mcp`.
+    """
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     process = subprocess.Popen(
-        [sys.executable, "-m", "lingshu_mcp", "--home", str(home)],
+        [sys.executable, *([program] if program else ["-m", "lingshu_mcp"]), "--home", str(home)],
         text=True,
         env={**os.environ, "PYTHONWARNINGS": "ignore"},
         **(pipes | streams),

@@ -9,12 +9,13 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
 import uvicorn
+from mcp.server import MCPServer
 from mcp.server.transport_security import TransportSecuritySettings
 
 from lingshu_mcp.calls import Calls
@@ -101,11 +102,18 @@ class Address:
 
 
 def serve_http(
-    app: App, calls: Calls, address: Address, *, with_tokens: bool = True, core: bool = False
+    app: App,
+    calls: Calls,
+    address: Address,
+    *,
+    with_tokens: bool = True,
+    core: bool = False,
+    register: Callable[[MCPServer], None] | None = None,
 ) -> int:
     """Return the exit status, that of the signal that ended the server.
 
     Threads may still be at work: the caller ends the process without waiting for them.
+    `register` may add to the server before it listens; a conformance suite adds its fixtures.
 
     Raises:
         LingshuError: the address or the tokens cannot be used.
@@ -117,7 +125,7 @@ def serve_http(
     access = f"token in {tokens.ensure_owner()}" if tokens else "WITHOUT A TOKEN (--no-token)"
     for handler in logging.getLogger().handlers:
         handler.addFilter(Sparing())
-    gate = gate_of(app, calls, tokens, address, core=core)
+    gate = gate_of(app, calls, tokens, address, core=core, register=register)
     config = uvicorn.Config(
         gate,
         http=protocol(most),
@@ -146,10 +154,14 @@ def gate_of(
     address: Address,
     *,
     core: bool = False,
+    register: Callable[[MCPServer], None] | None = None,
 ) -> Gate:
     """Return the ASGI application of a server; no socket is opened."""
     security = security_of(address)
-    inner = build_server(app, calls, app_of_caller=caller.get, core=core).streamable_http_app(
+    server = build_server(app, calls, app_of_caller=caller.get, core=core)
+    if register is not None:
+        register(server)
+    inner = server.streamable_http_app(
         streamable_http_path=PATH,
         transport_security=security,
         max_request_body_size=MAX_BODY,
