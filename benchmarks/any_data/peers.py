@@ -30,6 +30,8 @@ from lingshu_model.effects.moments import expression_levels
 
 CELLS = 512
 """Cells sampled of each arm."""
+BATCH = 128
+"""Both peers' batches are multiples of it."""
 VALIDATION = 10
 """One of this many training cells is a validation cell."""
 OPTIONS = {
@@ -103,6 +105,9 @@ def _rows(fold: Fold, peer: str, python: Path, log: Path) -> list[dict[str, Any]
 def _stage(fold: Fold, folder: Path) -> dict[tuple[str, str], str]:
     """Write what a peer may see; return the name of each wanted condition and context."""
     validation = generator(7).permutation(len(fold.train)) % VALIDATION == 0
+    if (~validation).sum() % BATCH == 1:
+        # Batch normalisation fails on a last batch of one cell.
+        validation[np.flatnonzero(~validation)[0]] = True
     for name, rows in (("train", ~validation), ("validation", validation)):
         _annotated(fold.train.take(np.flatnonzero(rows))).write_h5ad(folder / f"{name}.h5ad")
     wanted = sorted({(c, j.context) for j in fold.judged for c in (j.condition, CONTROL)})

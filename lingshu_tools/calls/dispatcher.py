@@ -110,15 +110,15 @@ def start(app: App, tool: str, arguments: Mapping[str, Any]) -> Result | Waiting
     try:
         return _plainly(work)
     except InputError as error:
-        error.args = (_with_example(app, tool, str(error)),)
+        error.args = (_with_example(app, tool, arguments, str(error)),)
         raise
 
 
-def _with_example(app: App, tool: str, text: str) -> str:
+def _with_example(app: App, tool: str, arguments: Mapping[str, Any], text: str) -> str:
     """Return the text of a refused call with one that is valid, unless it shows one already."""
     if re.search(rf"\b({'|'.join(TOOL_NAMES)})\(", text):
         return text
-    example = example_call(app, tool)
+    example = example_call(app, tool, arguments)
     return f"{text}\nA valid call: {example}" if example else text
 
 

@@ -168,9 +168,9 @@ def registry() -> Mapping[str, ToolSpec]:
     return MappingProxyType({spec.name: spec for spec in specs})
 
 
-def example_call(app: App, tool: str) -> str | None:
+def example_call(app: App, tool: str, arguments: Mapping[str, Any]) -> str | None:
     """Return a valid call of a tool in this home, for the text of a refused one."""
-    return import_module("lingshu_tools.tools.example_calls").example(app, tool)
+    return import_module("lingshu_tools.tools.example_calls").example(app, tool, arguments)
 
 
 def published_outputs(

@@ -1,6 +1,6 @@
 """Calls that can be made as they stand, for the next steps of tools that run nothing themselves."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -19,23 +19,30 @@ _NAMES = 3
 """Genes in an example of find_genes."""
 
 
-def example(app: "App", tool: str) -> str | None:
-    """Return a valid call of a tool, with names that this home has; None where it has none."""
+def example(app: "App", tool: str, arguments: Mapping[str, Any]) -> str | None:
+    """Return a valid call of a tool, with names that this home has; None where it has none.
+
+    Args:
+        app: the application.
+        tool: its name.
+        arguments: of the call that was refused; a checkpoint that they name is kept.
+    """
+    wanted = arguments.get("checkpoint")
     with suppress(LingshuError, CheckpointError, OSError, StopIteration), time_limit(_READ_S):
         match tool:
             case "find_genes":
-                return genes_call(_checkpoint(app))
+                return genes_call(_checkpoint(app, wanted))
             case "sample_cells":
-                return control_call(_checkpoint(app))
+                return control_call(_checkpoint(app, wanted))
             case "perturb_cells":
-                return perturbation_call(_checkpoint(app))
+                return perturbation_call(_checkpoint(app, wanted))
             case "plan_screen" | "run_screen":
-                return screen_call(_checkpoint(app), tool)
+                return screen_call(_checkpoint(app, wanted), tool)
             case "propose_batch":
                 newest = app.ledger.find_screens(limit=1)
                 if newest:
                     return call_text(tool, screen_id=newest[0].id)
-                return screen_call(_checkpoint(app), "plan_screen")
+                return screen_call(_checkpoint(app, wanted), "plan_screen")
             case "cancel_experiment":
                 # The id of what somebody may want to go on is no example.
                 return call_text("list_experiments", status="running")
@@ -50,8 +57,10 @@ def example(app: "App", tool: str) -> str | None:
     return None
 
 
-def _checkpoint(app: "App") -> Checkpoint:
-    """Return the first checkpoint that was trained on perturbations, else the first."""
+def _checkpoint(app: "App", wanted: object) -> Checkpoint:
+    """Return the wanted checkpoint; else the first trained on perturbations, else the first."""
+    if isinstance(wanted, str) and wanted in app.catalogue.names():
+        return app.catalogue.load(wanted)
     checkpoints = [app.catalogue.load(name) for name in app.catalogue.names()]
     return next((c for c in checkpoints if perturbation_call(c)), next(iter(checkpoints)))
 

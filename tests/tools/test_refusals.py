@@ -1,5 +1,6 @@
 """Refusals teach: the value got, what is allowed, and what to do next."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -240,3 +241,14 @@ def test_an_unknown_tool_is_refused_with_a_call_of_one_that_there_is(app: App):
     with pytest.raises(NotFoundError) as refusal:
         call(app, "perturb", {})
     assert calls_in(str(refusal.value)) == [("describe_model", {})]
+
+
+def test_the_call_that_a_refusal_shows_is_of_the_checkpoint_that_was_asked(tmp_path: Path):
+    made = [make_checkpoint(tmp_path / "checkpoints", name=name) for name in ("one", "two")]
+    catalogue = Catalogue([tmp_path / "checkpoints"])
+    app = App(tmp_path / "home", engine=FakeEngine(made[0].panel), catalogue=catalogue)
+    unknown = {"checkpoint": "two", "interventions": [{"kind": "knockout", "target": "STAT2"}]}
+    with pytest.raises(InputError) as refusal:
+        call(app, "perturb_cells", unknown)
+    ((_, given),) = calls_in(str(refusal.value))
+    assert given["checkpoint"] == "two"
