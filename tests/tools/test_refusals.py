@@ -160,6 +160,7 @@ REQUIRED: dict[str, dict[str, object]] = {
     "perturb_cells": {"interventions": [STAT1]},
     "plan_screen": {"objective": {"lower": ["PSMB9"]}, "candidates": ["STAT1"]},
     "propose_batch": {"screen_id": "scr_x"},
+    "compare_experiments": {"ids": ["exp_x", "exp_y"]},
     **{
         name: {"id": "exp_x"}
         for name in (
@@ -229,8 +230,9 @@ def test_the_call_that_a_refusal_shows_can_be_made(app: App, tool: str):
     with pytest.raises(InputError) as refusal:
         call(app, tool, {"no_argument": 1})
     ((name, given),) = calls_in(str(refusal.value))
-    # Without a screen there is nothing to propose wells of: one is planned first.
-    leads = {"cancel_experiment": "list_experiments", "propose_batch": "plan_screen"}
+    # A screen is planned before wells are proposed, and one experiment is compared with none.
+    leads = dict.fromkeys(("cancel_experiment", "compare_experiments"), "list_experiments")
+    leads["propose_batch"] = "plan_screen"
     assert name == leads.get(tool, tool)
     wait = {"wait_s": 0} if "wait_s" in find_tool(name).input_schema["properties"] else {}
     small = {"n_cells": 16} if "n_cells" in find_tool(name).input_schema["properties"] else {}
