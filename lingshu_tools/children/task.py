@@ -16,12 +16,13 @@ from typing import Any, Literal
 from lingshu_model.contracts import digest_json
 from lingshu_model.system.durable import UNFINISHED, write_durably
 
-Kind = Literal["plot", "export", "table", "cells"]
+Kind = Literal["plot", "export", "table", "cells", "enrich"]
 LIMIT_S: Mapping[Kind, float] = {
     "plot": 600.0,
     "export": 3600.0,
     "table": 3600.0,
     "cells": 600.0,
+    "enrich": 600.0,
 }
 """Seconds after which a child is killed: a busy machine may need minutes to load a library."""
 

@@ -36,8 +36,8 @@ from lingshu_tools.report.experiment_views import Shown
 Show = Literal["different", "shared", "opposite"]
 MOST_COUNTS = 20_000_000
 """Non-zero counts that are read for paired intervals: about a second."""
-SAME_STREAMS = ("seed", "first_cell", "n_cells")
-"""Fields of a request that decide which random streams its cells have."""
+SAME_STREAMS = ("seed", "first_cell", "n_cells", "cells")
+"""Fields of a request that decide which random streams its cells have, or whose cells they are."""
 NOT_COMPARED = frozenset({"checkpoint"})
 """Fields of a request that decide no count: a name, beside the digest."""
 
@@ -110,7 +110,7 @@ class Side:
     def question(self) -> tuple[Any, ...]:
         """What its posterior is of: equal questions have one answer."""
         d = self.design
-        return d.checkpoint.digest, sorted(d.context.items()), d.interventions
+        return d.checkpoint.digest, sorted(d.context.items()), d.interventions, d.cells
 
     @Lazy
     def numerics(self) -> Mapping[str, Any]:
@@ -237,7 +237,7 @@ class Comparison:
         """Return why the cells of an experiment are not paired with the first's; None: they are."""
         first, second = self.sides[0].record, self.sides[other].record
         a, b = first.experiment.request, second.experiment.request
-        differing = [name for name in SAME_STREAMS if a[name] != b[name]]
+        differing = [name for name in SAME_STREAMS if a.get(name) != b.get(name)]
         if differing:
             return f"other {' and '.join(differing)}"
         if not all(r.stored("control", "perturbed") for r in (first, second)):

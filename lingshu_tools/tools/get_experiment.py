@@ -11,6 +11,7 @@ from lingshu_tools.app import App
 from lingshu_tools.calls.registry import Arguments, ToolSpec
 from lingshu_tools.calls.results import Result, View, render
 from lingshu_tools.calls.waiting import Pending
+from lingshu_tools.children import Answer, Work
 from lingshu_tools.errors import InputError, MissingCheckpointError, quoted
 from lingshu_tools.experiments.designs import replaces
 from lingshu_tools.experiments.lookup import is_screen, locate_screen
@@ -29,7 +30,15 @@ from lingshu_tools.tools.common import (
     AnyId,
     WaitS,
 )
-from lingshu_tools.tools.perturb_cells import GENERAL, gene_table, show_effect
+from lingshu_tools.tools.gene_set_tests import (
+    EnrichmentArgument,
+    EnrichmentView,
+    begin_enrichment,
+    enrichment_fields,
+    resolve_collection,
+    sets_table,
+)
+from lingshu_tools.tools.perturb_cells import GENERAL, gene_table, show_effect, with_sets
 from lingshu_tools.tools.run_screen import (
     BEST,
     RankedView,
@@ -38,10 +47,13 @@ from lingshu_tools.tools.run_screen import (
     take_up_screen,
 )
 from lingshu_tools.tools.sample_cells import SAMPLE_GENERAL, Quality, show_sample
+from lingshu_tools.tools.unfinished_files import created_at_of
 from lingshu_tools.tools.user_cells_argument import UserCellsView
 
 Detail = Literal["summary", "effects", "genes", "provenance"]
 _ROWS: dict[str, int] = {"summary": 5, "effects": 50, "genes": 50, "provenance": 0}
+_SETS = 4
+"""Gene sets of a summary."""
 
 
 class GetExperiment(Arguments):
@@ -56,6 +68,7 @@ class GetExperiment(Arguments):
     genes: list[str] | None = Field(
         default=None, min_length=1, max_length=100, description="Show these genes (detail=genes)"
     )
+    enrichment: EnrichmentArgument = None
     limit: int | None = Field(
         default=None, ge=1, le=MAX_ROWS, description=f"Rows to show, 1 to {MAX_ROWS}"
     )
@@ -108,6 +121,7 @@ class GetResult(Result):
     target_check: list[TargetCheck] | None = None
     genes: list[GeneEffect] | list[GeneMean] | None = None
     quality: Quality | None = None
+    enrichment: EnrichmentView | None = None
     ranking: list[RankedView] | None = Field(default=None, description="Of a screen")
     user_cells: UserCellsView | None = None
     replay: Replay | None = None
@@ -126,7 +140,11 @@ def get_experiment(app: App, arguments: GetExperiment) -> GetResult | Pending[Ge
     try:
         record = shown(app, arguments.id)
     except MissingCheckpointError as error:
+        if arguments.enrichment:
+            raise
         return _without_checkpoint(app, arguments, error)
+    if arguments.enrichment and record.succeeded:
+        return _enriched(app, record, arguments)
     if record.outcome is None and not record.ledger.read_only:
         app.runner.launch([arguments.id])
         if arguments.wait_s:
@@ -134,15 +152,54 @@ def get_experiment(app: App, arguments: GetExperiment) -> GetResult | Pending[Ge
                 name=arguments.id,
                 ids=[arguments.id],
                 wait_s=arguments.wait_s,
-                finish=lambda: _experiment(app, shown(app, arguments.id), arguments),
+                finish=lambda: _ended(app, shown(app, arguments.id), arguments),
             )
         record = shown(app, arguments.id)
     return _experiment(app, record, arguments)
 
 
+def _enriched(app: App, record: Shown, arguments: GetExperiment) -> GetResult | Pending[GetResult]:
+    """Return the gene sets of an effect in place of its genes, once they are tested."""
+    work = begin_enrichment(app, record, resolve_collection(app, arguments.enrichment or ""))
+    return created_at_of(
+        work,
+        record.experiment.id,
+        arguments.wait_s,
+        lambda: _ended(app, record, arguments, work),
+    )
+
+
+def _ended(
+    app: App, record: Shown, arguments: GetExperiment, work: Answer | Work | None = None
+) -> GetResult:
+    """Return an experiment, with the gene sets where they are asked for and it succeeded."""
+    result = _experiment(app, record, arguments)
+    if not (arguments.enrichment and record.succeeded):
+        return result
+    tested = enrichment_fields(
+        app,
+        record,
+        arguments.enrichment,
+        limit=arguments.limit or (_SETS if arguments.detail == "summary" else _ROWS["effects"]),
+        offset=arguments.offset,
+        detailed=arguments.detail == "effects",
+        work=work,
+    )
+    fields: dict[str, Any] = {n: getattr(result, n) for n in GetResult.model_fields}
+    # The gene sets are shown in place of what is said of genes.
+    fields |= dict.fromkeys(("genes", "truncated", "target_check", "null_check", "magnitude"))
+    return GetResult(**with_sets(fields, tested))
+
+
 def _check_used(arguments: GetExperiment) -> None:
     """Refuse what the detail that is asked for would leave unused."""
     given, detail = arguments.model_fields_set, arguments.detail
+    if arguments.enrichment and (arguments.genes or detail in ("genes", "provenance")):
+        message = (
+            f"enrichment={quoted(arguments.enrichment)} shows gene sets in place of genes: leave "
+            "out genes, and use detail='summary' or 'effects'"
+        )
+        raise InputError(message)
     unused: list[str] = []
     if detail == "provenance":
         unused = sorted(given & {"genes", "limit", "offset"})
@@ -197,6 +254,12 @@ def _without_checkpoint(
 
 
 def _screen(app: App, arguments: GetExperiment) -> GetResult | Pending[GetResult]:
+    if arguments.enrichment:
+        message = (
+            f"enrichment is of one experiment, and {arguments.id!r} is a screen: give the "
+            "experiment_id of a row"
+        )
+        raise InputError(message)
     if arguments.genes or arguments.detail in ("genes", "provenance"):
         message = (
             f"detail={arguments.detail!r} with genes={quoted(arguments.genes)} is for one "
@@ -259,6 +322,8 @@ def _provenance(record: Recorded) -> Provenance:
 
 def _text(result: GetResult) -> str:
     effects = [g for g in result.genes or () if isinstance(g, GeneEffect)]
+    if result.enrichment:
+        return render(result, sets_table(result.enrichment))
     return render(result, gene_table(effects) if effects else "")
 
 

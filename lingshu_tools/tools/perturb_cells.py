@@ -9,8 +9,8 @@ from pydantic import Field
 from lingshu_tools.app import App
 from lingshu_tools.calls.concise import ROWS, Detail, fitting
 from lingshu_tools.calls.registry import ToolSpec
-from lingshu_tools.calls.results import Result, Truncated, render, text_table
-from lingshu_tools.calls.waiting import Pending
+from lingshu_tools.calls.results import Result, Truncated, call_text, render, text_table
+from lingshu_tools.calls.waiting import Pending, next_wait_s
 from lingshu_tools.errors import InputError
 from lingshu_tools.experiments.designs import (
     Design,
@@ -29,6 +29,14 @@ from lingshu_tools.tools.common import (
     Simulation,
     planned,
 )
+from lingshu_tools.tools.gene_set_tests import (
+    INDEPENDENT_GENES,
+    EnrichmentArgument,
+    EnrichmentView,
+    enrichment_fields,
+    resolve_collection,
+    sets_table,
+)
 from lingshu_tools.tools.user_cells_argument import (
     MOST_PERTURBED,
     CellsWhere,
@@ -43,7 +51,11 @@ from lingshu_tools.tools.user_cells_argument import (
 )
 from lingshu_tools.user_cells import ReadCells
 
-GENERAL = frozenset({MONTE_CARLO})
+GENERAL = frozenset({MONTE_CARLO, INDEPENDENT_GENES})
+SETS, SETS_DETAILED = 1, 20
+"""Gene sets of a concise and of a detailed result."""
+TOP_BESIDE_SETS = 2
+"""Genes of a concise result that has gene sets, unless `top` says otherwise."""
 UNUSED = ("context", "first_cell", "allow_unfit")
 """Arguments that have no meaning for a user's cells."""
 
@@ -63,6 +75,7 @@ class PerturbCells(Simulation):
         description="Show these genes instead of the strongest",
     )
     top: int = Field(default=5, ge=1, le=200, description="Strongest genes to show, 1 to 200")
+    enrichment: EnrichmentArgument = None
     detail: Detail = "concise"
     cells: UserCellsPath = None
     cells_where: CellsWhere = None
@@ -90,6 +103,7 @@ class PerturbResult(Result):
     target_check: list[TargetCheck] = Field(default_factory=list[TargetCheck])
     genes: list[GeneEffect] = Field(default_factory=list[GeneEffect])
     user_cells: UserCellsView | None = None
+    enrichment: EnrichmentView | None = None
 
 
 def perturb_cells(app: App, arguments: PerturbCells) -> PerturbResult | Pending[PerturbResult]:
@@ -109,6 +123,8 @@ def perturb_cells(app: App, arguments: PerturbCells) -> PerturbResult | Pending[
     if arguments.genes:
         # Refused now rather than after the cells were made.
         resolve_genes(design.checkpoint, arguments.genes)
+    if arguments.enrichment:
+        resolve_collection(app, arguments.enrichment)
     if arguments.dry_run:
         return _planned(app, design, arguments, cells and cells.report)
     return arguments.begin(
@@ -118,10 +134,20 @@ def perturb_cells(app: App, arguments: PerturbCells) -> PerturbResult | Pending[
             app,
             record,
             genes=arguments.genes,
-            limit=len(arguments.genes) if arguments.genes else _top(arguments),
+            limit=len(arguments.genes) if arguments.genes else _top(app, arguments),
             detailed=arguments.detail == "detailed",
+            enrichment=arguments.enrichment,
         ),
     )
+
+
+def _top(app: App, arguments: PerturbCells) -> int:
+    """Return how many genes to show; gene sets, and what is said of a user's cells, take places."""
+    whole = app.door == "python" or arguments.detail == "detailed"
+    if whole or "top" in arguments.model_fields_set:
+        return arguments.top
+    top = arguments.top if arguments.enrichment is None else TOP_BESIDE_SETS
+    return top if arguments.cells is None else top - 1
 
 
 def show_effect(
@@ -132,6 +158,7 @@ def show_effect(
     limit: int = ROWS,
     offset: int = 0,
     detailed: bool = False,
+    enrichment: str | None = None,
 ) -> PerturbResult:
     """Return a perturbation experiment in whatever state it is; as many genes as fit."""
     fields = envelope(app, record)
@@ -145,7 +172,26 @@ def show_effect(
             total = known.total if known else len(rows)
             more = cut(len(kept), total, record.experiment.id, offset)
             fields |= {"genes": kept, "truncated": more}
+        if enrichment:
+            most = SETS_DETAILED if detailed or app.door == "python" else SETS
+            tested = enrichment_fields(app, record, enrichment, limit=most, detailed=detailed)
+            fields = with_sets(fields, tested)
+    elif enrichment and record.outcome is None:
+        again = call_text(
+            "get_experiment", id=record.experiment.id, enrichment=enrichment, wait_s=next_wait_s()
+        )
+        fields["next_step"] = f"{again} waits for the result and tests the gene sets."
     return PerturbResult(**fields, **_facts(record.design))
+
+
+def with_sets(fields: dict[str, Any], tested: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a result with those of a test of gene sets."""
+    return fields | {
+        "enrichment": tested["enrichment"],
+        "summary": f"{fields['summary']} {tested['sentence']}",
+        "caveats": [*fields["caveats"], INDEPENDENT_GENES],
+        "next_step": tested["next_step"] or fields["next_step"],
+    }
 
 
 def _facts(design: Design) -> dict[str, Any]:
@@ -158,12 +204,6 @@ def _facts(design: Design) -> dict[str, Any]:
         "effect_note": stored.note if stored else None,
         "user_cells": cells_view(design),
     }
-
-
-def _top(arguments: PerturbCells) -> int:
-    """Return how many genes to show; what is said of a user's cells takes the place of one."""
-    default = arguments.cells is not None and "top" not in arguments.model_fields_set
-    return arguments.top - 1 if default else arguments.top
 
 
 @dataclass(frozen=True)
@@ -222,7 +262,9 @@ def gene_table(genes: list[GeneEffect]) -> str:
 
 
 def _text(result: PerturbResult) -> str:
-    return render(result, gene_table(result.genes) if result.genes else "")
+    tables = [gene_table(result.genes) if result.genes else ""]
+    tables += [sets_table(result.enrichment)] if result.enrichment else []
+    return render(result, "\n".join(tables))
 
 
 SPEC = ToolSpec(
