@@ -32,8 +32,8 @@ def run(job: Mapping[str, Any], _folder: Path) -> dict[str, Any]:
     """Return `collection`, `digest`, `n_genes`, `source` and `sets`, the most certain first.
 
     Args:
-        job: `request`, `home`, `checkpoint` (a folder), `file` and `digest` of the effect, `collection`
-            and its `collection_digest`.
+        job: `request`, `home`, `checkpoint` (a folder), `file` and `digest` of the effect,
+            `collection` and its `collection_digest`.
     """
     path = Path(job["checkpoint"])
     checkpoint = Catalogue([path.parent]).load(path.name)

@@ -104,9 +104,9 @@ def test_without_a_stored_effect_certain_means_beyond_monte_carlo_noise(app: App
     for name in ids:
         spread = stats.ttest_1samp(changes(app, name), 0).confidence_interval()
         certain.append((spread.low > 0) | (spread.high < 0))
-    own = [app.catalogue.load("made").panel.index(target) for target in ("STAT1", "JAK2")]
+    targets = [app.catalogue.load("made").panel.index(target) for target in ("STAT1", "JAK2")]
     for place, each in enumerate(certain):
-        each[own] = False
+        each[targets] = False
         assert result.experiments[place].n_certain == each.sum()
     assert result.experiments[1].n_both == (certain[0] & certain[1]).sum()
 
@@ -210,25 +210,25 @@ def test_agreement_is_of_each_with_the_first_and_of_all_pairs(app: App, n: int):
 
 
 def test_what_cannot_be_compared_is_refused_with_what_to_give_instead(app: App):
-    one, two = perturbed(app, "STAT1"), perturbed(app, "JAK2")
+    first, second = perturbed(app, "STAT1"), perturbed(app, "JAK2")
     sample = call(app, "sample_cells", {"n_cells": 8, "wait_s": 30}).experiment_id
     screen = {"objective": {"lower": ["PSMB9"]}, "candidates": ["STAT1"], "n_cells": 8}
     screen_id = call(app, "run_screen", screen | {"wait_s": 30}).screen_id
     for ids, said in (
-        ([one, one], f"{one}' twice"),
-        ([one, screen_id], "is a screen.*experiment_id"),
-        ([one, sample], "different tools.*perturb_cells.*sample_cells.*paired control"),
-        ([sample, one], "different tools"),
-        ([one, "exp_unknown"], "exp_unknown"),
-        ([one], "ids"),
+        ([first, first], f"{first}' twice"),
+        ([first, screen_id], "is a screen.*experiment_id"),
+        ([first, sample], "different tools.*perturb_cells.*sample_cells.*paired control"),
+        ([sample, first], "different tools"),
+        ([first, "exp_unknown"], "exp_unknown"),
+        ([first], "ids"),
         ([f"exp_{i}" for i in range(11)], "ids"),
     ):
         with pytest.raises(InputError, match=said):
             call(app, "compare_experiments", {"ids": ids})
     with pytest.raises(InputError, match="show='shared' has no use beside genes"):
-        compared(app, one, two, show="shared", genes=["STAT1"])
+        compared(app, first, second, show="shared", genes=["STAT1"])
     with pytest.raises(InputError, match="NOGENE"):
-        compared(app, one, two, genes=["NOGENE"])
+        compared(app, first, second, genes=["NOGENE"])
 
 
 def test_an_experiment_that_is_not_finished_is_named_with_its_state(open_app, held):
