@@ -80,7 +80,9 @@ def test_the_shipped_collections_are_whole_and_their_licences_are_beside_them(na
     collection = read_collection(name)
     assert len(collection.sets) == n
     assert all(collection.sets.values())
-    licences = (Path(gene_sets.__file__).parent / "LICENCES.md").read_text("utf-8")
+    licences = (Path(gene_sets.__file__).parent / "gene_set_files" / "LICENCES.md").read_text(
+        "utf-8"
+    )
     assert f"{name}.gmt.xz" in licences
     assert {"hallmark": "CC BY 4.0", "reactome": "CC0"}[name] in licences
     assert {"hallmark": "CC BY 4.0", "reactome": "CC0"}[name] in SHIPPED[name]

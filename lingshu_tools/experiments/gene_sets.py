@@ -1,6 +1,6 @@
 """Collections of gene sets: Hallmark and Reactome as shipped, or a GMT file of the user.
 
-Licences and sources: `LICENCES.md` beside this file.
+Licences and sources: `gene_set_files/LICENCES.md`.
 """
 
 import lzma
@@ -18,7 +18,7 @@ SHIPPED: Mapping[str, str] = {
 }
 """Names of the collections that are shipped, and what is quoted with them."""
 LARGEST_FILE = 50_000_000
-_FOLDER = Path(__file__).parent
+_FOLDER = Path(__file__).parent / "gene_set_files"
 
 
 @dataclass(frozen=True)
