@@ -10,12 +10,13 @@ from lingshu_testing.fakes import (
 )
 from lingshu_testing.printed_calls import calls_in
 from lingshu_testing.regulation import Regulation, Shape
-from lingshu_testing.tool_calls import tool_calls
+from lingshu_testing.tool_calls import OF_FILES, tool_calls
 
 __all__ = [
     "CONTEXT",
     "GENES",
     "N_SHAMS",
+    "OF_FILES",
     "TARGETS",
     "FakeEngine",
     "Regulation",

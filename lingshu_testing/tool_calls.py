@@ -2,6 +2,9 @@
 
 from typing import Any
 
+FILE = "cells.h5ad"
+"""A user's file; the tools that read it need it in an allowed folder."""
+OF_FILES = ("score_cells", "complete_cells")
 KNOCK_OUT = [{"kind": "knockout", "target": "STAT1"}]
 
 
@@ -32,6 +35,8 @@ def tool_calls(
         "find_genes": {"names": ["STAT1"]},
         "sample_cells": {"n_cells": 8, **wait},
         "perturb_cells": {"interventions": KNOCK_OUT, "n_cells": 8, **wait},
+        "score_cells": {"cells": FILE, "n_cells": 8, **wait},
+        "complete_cells": {"cells": FILE, "n_cells": 8, **wait},
         "plan_screen": screen,
         "run_screen": {**screen, **wait},
         "propose_batch": {"screen_id": screen_id, **wait},

@@ -31,6 +31,8 @@ TOOL_NAMES = (
     "find_genes",
     "sample_cells",
     "perturb_cells",
+    "score_cells",
+    "complete_cells",
     "plan_screen",
     "run_screen",
     "propose_batch",

@@ -8,7 +8,10 @@ from lingshu_model.contracts import Catalogue
 from lingshu_tools.children.objects import checked
 from lingshu_tools.experiments.designs import written_design
 from lingshu_tools.report.csv_tables import write_csv
-from lingshu_tools.report.gene_tables import effect_rows, sample_rows
+from lingshu_tools.report.gene_tables import effect_rows, sample_rows, score_rows
+
+ROWS = {"sample_cells": sample_rows, "complete_cells": sample_rows, "score_cells": score_rows}
+"""Rows of an experiment's numbers, by tool; those of effects for others."""
 
 
 def run(job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -30,5 +33,5 @@ def _rows(parts: list[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
         catalogue = catalogues.setdefault(path.parent, Catalogue([path.parent]))
         checkpoint = catalogue.load(path.name)
         design = written_design(part["tool"], part["request"], checkpoint, Path(part["home"]))
-        rows = sample_rows if part["tool"] == "sample_cells" else effect_rows
+        rows = ROWS.get(part["tool"], effect_rows)
         yield from rows(part["id"], design, checked(Path(part["file"]), part["digest"]))

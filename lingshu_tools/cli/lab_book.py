@@ -23,9 +23,11 @@ from lingshu_tools.report.experiment_views import shown
 from lingshu_tools.report.ranking_rows import ranking_table
 from lingshu_tools.report.row_view import screen_fields
 from lingshu_tools.system.plain_text import plain
+from lingshu_tools.tools.complete_cells import show_completed
 from lingshu_tools.tools.perturb_cells import PerturbResult, gene_table, show_effect
 from lingshu_tools.tools.run_screen import ScreenResult, screen_shown
 from lingshu_tools.tools.sample_cells import SampleResult, sample_table, show_sample
+from lingshu_tools.tools.score_cells import show_score
 
 if TYPE_CHECKING:
     from lingshu_tools.app import App
@@ -70,6 +72,10 @@ def _result(app: App, row: Experiment) -> Result | str:
         return str(error)
     if row.tool == "sample_cells":
         return show_sample(app, record, limit=ROWS)
+    if row.tool == "score_cells":
+        return show_score(app, record)
+    if row.tool == "complete_cells":
+        return show_completed(app, record, limit=ROWS)
     return show_effect(app, record, limit=ROWS)
 
 

@@ -29,14 +29,20 @@ def arms_of(tool: str, request: Mapping[str, Any]) -> dict[str, ArmRequest]:
     whole = ArmRequest.model_validate({**common, "interventions": request["interventions"]})
     cells = request.get("cells")
     if cells is not None:
-        return _of_user_cells(whole, cells)
+        return _of_user_cells(tool, whole, cells)
     if tool == "sample_cells":
         return {"cells": whole}
     return {"control": whole.model_copy(update={"interventions": ()}), "perturbed": whole}
 
 
-def _of_user_cells(whole: ArmRequest, cells: Mapping[str, Any]) -> dict[str, ArmRequest]:
+def _of_user_cells(tool: str, whole: ArmRequest, cells: Mapping[str, Any]) -> dict[str, ArmRequest]:
     """Return the arms of an experiment on a user's cells, which the request names by digest."""
     stored = whole.model_copy(update={"cells": cells["digest"]})
     control = stored.model_copy(update={"interventions": ()})
+    if tool == "score_cells":
+        against = tuple(dict(context) for context in cells["against"])
+        return {"scores": control.model_copy(update={"against": against})}
+    if tool == "complete_cells":
+        completed = {"complete": True, "clamp": dict(cells["clamp"])}
+        return {"given": control, "cells": control.model_copy(update=completed)}
     return {"control": control, "perturbed": stored.model_copy(update={"effect": cells["effect"]})}

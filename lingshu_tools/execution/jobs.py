@@ -15,6 +15,7 @@ from threading import Event, get_ident
 from typing import Any, TypeVar
 
 from lingshu_model.contracts import ArmRequest, Cells, JobView, Origin, Requester
+from lingshu_model.contracts.user_cells import score_columns
 from lingshu_tools.errors import (
     CancelledError,
     CellsGoneError,
@@ -201,7 +202,8 @@ class Jobs:
             message = f"the {role} cells are under {cells.origin.profile} by now"
             raise CellsGoneError(message)
         expected = Origin(arm.digest, view.profile_digest)
-        shape = arm.n_cells, len(design.checkpoint.panel)
+        width = score_columns(arm) if arm.against else len(design.checkpoint.panel)
+        shape = arm.n_cells, width
         if cells.origin != expected or cells.shape != shape:
             message = (
                 f"the engine sent {cells.shape} counts of {cells.origin} for the {role} cells of "

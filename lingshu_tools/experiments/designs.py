@@ -130,7 +130,7 @@ def label_of(interventions: Iterable[Intervention]) -> str:
 
 def cells_of(tool: str, request: Mapping[str, Any]) -> int:
     """Return how many cells an experiment's request asks for, over all arms."""
-    return request["n_cells"] * (2 if tool == "perturb_cells" else 1)
+    return request["n_cells"] * (1 if tool in ("sample_cells", "score_cells") else 2)
 
 
 def context_label(context: Mapping[str, str]) -> str:

@@ -16,6 +16,7 @@ from lingshu_model.contracts import Blob, Cells, Origin
 from lingshu_tools.analysis import Effect, Objective, paired_effect, paired_score, summarised
 from lingshu_tools.calls.results import finite
 from lingshu_tools.experiments.designs import Design
+from lingshu_tools.experiments.scores import score_summary
 
 KEPT_GENES = 50
 """Strongest genes kept in the outcome itself, so that a ledger without objects can be checked."""
@@ -47,6 +48,10 @@ def findings(
     blobs: dict[str, bytes | Iterable[bytes]] = {
         role: Blob([blob], Origin(arms[role].digest)) for role, blob in cells.items()
     }
+    if "scores" in cells:
+        return Findings(score_summary(design.cells or {}, cells["scores"]), blobs)
+    if "given" in cells:
+        return Findings(_completed(design, cells["given"], cells["cells"]), blobs)
     if "cells" in cells:
         return Findings(_sample(design, cells["cells"]), blobs)
     effect = paired_effect(cells["control"], cells["perturbed"])
@@ -129,6 +134,33 @@ def _sample(design: Design, cells: Cells) -> dict[str, Any]:
     }
 
 
+def _completed(design: Design, given: Cells, cells: Cells) -> dict[str, Any]:
+    """Return the result of completed cells: that of sampled ones, of the drawn genes alone."""
+    drawn = cells.measured & ~given.measured
+    clamped = set((design.cells or {})["clamp"])
+    drawn[[design.checkpoint.panel.index(gene) for gene in clamped]] = False
+    summary, panel = summarised(cells), design.checkpoint.panel
+    genes = np.flatnonzero(cells.measured)
+    shown = [i for i in strongest(summary.mean) if drawn[genes[i]]][:KEPT_GENES]
+    se = summary.se
+    drawn_mean = np.where(drawn[genes], summary.mean, np.nan)
+    return {
+        "n_cells": len(cells),
+        "measured_genes": int(given.measured.sum()),
+        "drawn_genes": int(drawn.sum()),
+        "library_quantiles": [finite(q) for q in np.quantile(summary.totals, QUANTILES).tolist()],
+        "pearson_with_training": finite(_pearson_with_training(design, drawn_mean, genes)),
+        "kept": [
+            {
+                "gene": panel[genes[i]],
+                "value": float(summary.mean[i]),
+                "se": None if se is None else float(se[i]),
+            }
+            for i in shown
+        ],
+    }
+
+
 def _pearson_with_training(
     design: Design, mean: NDArray[np.float64], genes: NDArray[np.intp]
 ) -> float | None:
@@ -136,8 +168,8 @@ def _pearson_with_training(
     if row is None:
         return None
     trained = design.checkpoint.reference["mean_log1p_cp10k"][row, genes]
-    both = np.isfinite(trained)
-    if both.sum() < 2 or np.ptp(trained[both]) == 0 or np.ptp(mean[both]) == 0:
+    both = np.isfinite(trained) & np.isfinite(mean)
+    if both.sum() < 2 or not (np.ptp(trained[both]) and np.ptp(mean[both])):
         return None
     return float(np.corrcoef(trained[both], mean[both])[0, 1])
 

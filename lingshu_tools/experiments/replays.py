@@ -25,7 +25,7 @@ from lingshu_tools.experiments.workspace import Workspace
 from lingshu_tools.ledger import Experiment, Ledger, Outcome, Verdict
 
 REPLAY_OF = "replay_of"
-CELL_ROLES = ("control", "perturbed", "cells")
+CELL_ROLES = ("control", "perturbed", "cells", "given", "scores")
 AGREE_SE = 3.0
 AGREE_SHARE = 0.98
 """Fixed beforehand: 98 % of the kept genes within 3 combined standard errors."""

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lingshu_model.contracts import Checkpoint, Intervention, Support, Tier
+from lingshu_model.contracts.user_cells import DRAWS
 from lingshu_tools.analysis.held_out import (
     BORROWED,
     CONDITION,
@@ -201,11 +202,22 @@ def cost_of(checkpoint: Checkpoint, n_cells: int) -> Cost:
 
 
 def design_cost(design: Design) -> Cost:
-    """Return what a design would take; a user's cells are moved, not sampled."""
-    if design.cells is None:
+    """Return what a design would take; a user's cells are moved, completed or scored."""
+    cells = design.cells
+    if cells is None:
         return cost_of(design.checkpoint, design.total_cells)
+    if design.tool == "perturb_cells":
+        basis = "a user's cells are moved, not sampled: seconds"
+        return Cost(n_cells=design.n_cells, seconds=None, basis=basis)
+    cost = cost_of(design.checkpoint, design.n_cells)
+    if design.tool != "score_cells" or cost.seconds is None:
+        return cost
+    # Passes of the network per cell, over those of a sampled cell.
+    passes = (len(cells["against"]) + 1) * DRAWS + design.steps
     return Cost(
-        n_cells=design.n_cells, seconds=None, basis="a user's cells are moved, not sampled: seconds"
+        n_cells=design.n_cells,
+        seconds=cost.seconds * passes / design.steps,
+        basis=f"{passes} passes of the network per cell; {cost.basis}",
     )
 
 

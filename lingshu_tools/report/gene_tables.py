@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from lingshu_model.contracts import decode_cells
+from lingshu_model.contracts.user_cells import BITS, DRAWS
 from lingshu_tools.analysis import summarised
 from lingshu_tools.calls.results import finite
 from lingshu_tools.experiments.designs import Design, context_label
@@ -55,6 +56,16 @@ def sample_rows(name: str, design: Design, cells: Path) -> Iterator[dict[str, An
         fields = {name: values[place[index]] for name, values in numbers.items()}
         measured = counts.measured[index]
         yield {**known, **{k: finite(float(v)) if measured else None for k, v in fields.items()}}
+
+
+def score_rows(name: str, design: Design, scores: Path) -> Iterator[dict[str, Any]]:
+    """Yield the bits per gene of each cell of `name` under each context, in the cells' order."""
+    table = decode_cells(scores)
+    bits = table.counts.reshape(len(table), -1, DRAWS).mean(axis=2) / BITS
+    contexts = [context_label(c) for c in (design.cells or {})["against"]]
+    for cell, values in enumerate(bits.tolist()):
+        for context, value in zip(contexts, values, strict=False):
+            yield {"experiment_id": name, "cell": cell, "context": context, "bits": value}
 
 
 def _known(name: str, design: Design) -> Iterator[dict[str, Any]]:

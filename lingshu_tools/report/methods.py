@@ -89,6 +89,13 @@ def _evidence(plan: Plan, tiers: Sequence[Tier]) -> list[str]:
 
 def _sampling(design: Design) -> str:
     checkpoint = design.checkpoint
+    if design.cells is not None and design.tool != "perturb_cells":
+        what = "scored under trained contexts" if design.tool == "score_cells" else "completed"
+        return (
+            f"{design.n_cells:,} cells of the file {design.cells['file']} "
+            f"({design.cells['file_digest']}) were {what} (seed {design.seed}) with checkpoint "
+            f"{checkpoint.name} ({checkpoint.digest}; {len(checkpoint.panel):,} genes)."
+        )
     if design.cells is not None:
         return (
             f"{design.n_cells:,} cells of the file {design.cells['file']} "

@@ -87,6 +87,12 @@ def _arguments(request: Mapping[str, Any]) -> dict[str, Any]:
     cells = request.get("cells")
     if cells is None:
         return {name: request[name] for name in _ARGUMENTS}
-    same = {name: request[name] for name in ("checkpoint", "interventions", "seed")}
+    kept = ("checkpoint", "interventions", "seed") if cells["effect"] else ("checkpoint", "seed")
+    same = {name: request[name] for name in kept}
+    if "against" in cells:
+        same["context"] = cells["against"][0]
+    elif "clamp" in cells:
+        same["context"] = request["context"]
+        same["clamp"] = [{"gene": g, "count": n} for g, n in cells["clamp"].items()]
     where = {"cells_where": dict(cells["where"])} if cells["where"] else {}
     return {**same, "cells": cells["file"], **where, "n_cells": cells["most"]}

@@ -141,18 +141,35 @@ class Simulation(CellSettings):
 
         `show` makes the result of it afterwards, whatever state it is in then.
         """
-        seconds = design_cost(design).seconds
-        require_affordable(app, design.tool, self, self.max_seconds, seconds)
-        require_free_space(app, design)
-        row = repeated(app, new_experiment(app, design))
-        experiment = app.ledger.begin(row, tags=self.tags)
-        app.runner.launch([experiment.id])
-        return Pending(
-            name=experiment.id,
-            ids=[experiment.id],
-            wait_s=self.wait_s,
-            finish=lambda: show(shown(app, experiment.id)),
-        )
+        return begin_experiment(app, self, design, show)
+
+
+def begin_experiment(
+    app: App, arguments: Any, design: Design, show: Callable[[Shown], R]
+) -> Pending[R]:
+    """Return an experiment, recorded and at work, as what is waited for.
+
+    Args:
+        app: the application.
+        arguments: of the call: `tags`, `wait_s` and `max_seconds` are read.
+        design: of the experiment.
+        show: makes the result of it afterwards, whatever state it is in then.
+
+    Raises:
+        CostError: its estimate is above what the call may take.
+    """
+    seconds = design_cost(design).seconds
+    require_affordable(app, design.tool, arguments, arguments.max_seconds, seconds)
+    require_free_space(app, design)
+    row = repeated(app, new_experiment(app, design))
+    experiment = app.ledger.begin(row, tags=arguments.tags)
+    app.runner.launch([experiment.id])
+    return Pending(
+        name=experiment.id,
+        ids=[experiment.id],
+        wait_s=arguments.wait_s,
+        finish=lambda: show(shown(app, experiment.id)),
+    )
 
 
 def require_affordable(
@@ -176,7 +193,7 @@ def require_affordable(
     raise CostError(message, seconds)
 
 
-def planned(app: App, design: Design, arguments: Simulation) -> dict[str, Any]:
+def planned(app: App, design: Design, arguments: Arguments) -> dict[str, Any]:
     """Return the envelope of a dry run: the cost, and nothing written."""
     cost = design_cost(design)
     support = design.support

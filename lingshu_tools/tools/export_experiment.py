@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from lingshu_model.contracts import decode_cells
 from lingshu_model.system.durable import write_durably
 from lingshu_tools.calls.registry import Arguments, ToolSpec
 from lingshu_tools.calls.results import Result, call_text
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 FORMAT = "lingshu-export-1"
 CELL_ROLES = ("control", "perturbed", "cells")
 MAX_CELLS = 500_000
+NUMBERS = {"sample_cells": "cells", "complete_cells": "cells", "score_cells": "scores"}
+"""Artifact of the numbers of an experiment, by tool; `effects` of others."""
 SIMULATED = (
     "simulated by a model, not measured; X holds UMI counts, 0 where var['measured'] is false"
 )
@@ -150,7 +153,7 @@ def _csv(app: App, name: str, records: Sequence[Shown]) -> dict[str, Any]:
 
 
 def _part(app: App, record: Shown) -> dict[str, Any]:
-    file, digest = _file(record, "cells" if record.experiment.tool == "sample_cells" else "effects")
+    file, digest = _file(record, NUMBERS.get(record.experiment.tool, "effects"))
     return {
         "id": record.experiment.id,
         "tool": record.experiment.tool,
@@ -163,7 +166,7 @@ def _part(app: App, record: Shown) -> dict[str, Any]:
 
 
 def _csv_words(name: str, path: str, written: Answer) -> dict[str, Any]:
-    samples = written.facts["tool"] == "sample_cells"
+    samples = written.facts["tool"] in ("sample_cells", "complete_cells")
     return {
         "summary": f"{written.details['rows']:,} rows, one per gene and experiment, of {name} "
         f"written to {path}; simulated, not measured",
@@ -174,7 +177,10 @@ def _csv_words(name: str, path: str, written: Answer) -> dict[str, Any]:
 
 def _cells_too(name: str, records: Sequence[Shown]) -> str:
     """Return how to get the cells of what is written as numbers."""
-    roles = ("cells",) if records[0].experiment.tool == "sample_cells" else ("control", "perturbed")
+    tool = records[0].experiment.tool
+    if tool == "score_cells":
+        return call_text("get_experiment", id=name)
+    roles = ("cells",) if tool in NUMBERS else ("control", "perturbed")
     fits = sum(record.design.total_cells for record in records) <= MAX_CELLS
     if fits and all(record.stored(*roles) for record in records):
         h5ad = call_text("export_experiment", id=name, format="h5ad")
@@ -209,6 +215,12 @@ def _finished(app: App, name: str, form: str) -> list[Shown]:
     records = [record for record in (shown(app, i) for i in ids) if record.succeeded]
     if not records:
         message = f"{name} has no finished experiment to export; get_experiment shows its state"
+        raise InputError(message)
+    if form == "h5ad" and records[0].experiment.tool == "score_cells":
+        message = (
+            f"{name} has scores and no cells: format='csv' writes the scores of each cell, and the "
+            "cells are those of your file"
+        )
         raise InputError(message)
     cells = sum(record.design.total_cells for record in records)
     if form == "h5ad" and cells > MAX_CELLS:
@@ -261,7 +273,12 @@ def _obs(record: Shown, role: str) -> dict[str, Any]:
 
 def _var(record: Shown) -> dict[str, list[Any]]:
     entries = record.design.checkpoint.panel_entries
+    drawn: dict[str, list[Any]] = {}
+    if given := record.artifact("given"):
+        measured = decode_cells(given).measured
+        drawn = {"in_file": ["yes" if m else "no" for m in measured.tolist()]}
     return {
+        **drawn,
         "symbol": [e["symbol"] for e in entries],
         "ensembl": [e.get("ensembl") or "" for e in entries],
     }

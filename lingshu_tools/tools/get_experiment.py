@@ -9,7 +9,7 @@ from pydantic import Field
 
 from lingshu_tools.app import App
 from lingshu_tools.calls.registry import Arguments, ToolSpec
-from lingshu_tools.calls.results import Result, View, render
+from lingshu_tools.calls.results import Number, Result, View, render
 from lingshu_tools.calls.waiting import Pending
 from lingshu_tools.children import Answer, Work
 from lingshu_tools.errors import InputError, MissingCheckpointError, quoted
@@ -30,6 +30,7 @@ from lingshu_tools.tools.common import (
     AnyId,
     WaitS,
 )
+from lingshu_tools.tools.complete_cells import COMPLETE_GENERAL, show_completed
 from lingshu_tools.tools.gene_set_tests import (
     EnrichmentArgument,
     EnrichmentView,
@@ -47,6 +48,12 @@ from lingshu_tools.tools.run_screen import (
     take_up_screen,
 )
 from lingshu_tools.tools.sample_cells import SAMPLE_GENERAL, Quality, show_sample
+from lingshu_tools.tools.score_cells import (
+    SCORE_GENERAL,
+    ContextScore,
+    Typical,
+    show_score,
+)
 from lingshu_tools.tools.unfinished_files import created_at_of
 from lingshu_tools.tools.user_cells_argument import UserCellsView
 
@@ -108,7 +115,7 @@ class GetResult(Result):
     """An experiment or a screen; fields that do not apply to it are null."""
 
     detail_only = Result.detail_only | {"effect_note", "user_cells"}
-    general_caveats = GENERAL | SAMPLE_GENERAL
+    general_caveats = GENERAL | SAMPLE_GENERAL | SCORE_GENERAL | COMPLETE_GENERAL
 
     tool: str
     perturbation: str | None = None
@@ -124,6 +131,10 @@ class GetResult(Result):
     enrichment: EnrichmentView | None = None
     ranking: list[RankedView] | None = Field(default=None, description="Of a screen")
     user_cells: UserCellsView | None = None
+    contexts: list[ContextScore] | None = Field(default=None, description="Of score_cells")
+    typical: Typical | None = None
+    drawn_genes: int | None = None
+    pearson_with_training: Number | None = None
     replay: Replay | None = None
     provenance: Provenance | None = None
 
@@ -224,6 +235,10 @@ def _experiment(app: App, record: Shown, arguments: GetExperiment) -> GetResult:
     detailed = detail != "summary"
     if record.experiment.tool == "sample_cells":
         result: Result = show_sample(app, record, limit=limit, offset=arguments.offset)
+    elif record.experiment.tool == "complete_cells":
+        result = show_completed(app, record, limit=limit, offset=arguments.offset)
+    elif record.experiment.tool == "score_cells":
+        result = show_score(app, record)
     else:
         result = show_effect(
             app,

@@ -8,12 +8,22 @@ from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 from lingshu_model.contracts import Checkpoint, Intervention
 from lingshu_model.contracts.user_cells import CONTEXT, GoneError, UserCellsStore
 from lingshu_tools.app import App
+from lingshu_tools.calls.concise import Detail
 from lingshu_tools.calls.registry import Arguments
 from lingshu_tools.calls.results import Number, Truncated, View, call_text
 from lingshu_tools.calls.waiting import next_wait_s
 from lingshu_tools.children import State
 from lingshu_tools.errors import InputError
 from lingshu_tools.experiments.designs import Design
+from lingshu_tools.tools.common import (
+    CheckpointName,
+    ContextArgument,
+    DryRun,
+    MaxSeconds,
+    Seed,
+    Tags,
+    WaitS,
+)
 from lingshu_tools.tools.context_argument import CONTEXT_SCHEMA, context_fields, context_map
 from lingshu_tools.user_cells import ReadCells, Request, read
 
@@ -23,12 +33,12 @@ WHOLE_SHARE = 0.9
 ALIKE = 0.7
 NAMES = 200
 
+FILE = "h5ad file of your unperturbed cells (raw counts) in an allowed folder: lingshu roots"
 UserCellsPath = Annotated[
     str | None,
     Field(
         max_length=1000,
-        description="h5ad file of your unperturbed cells (raw counts) in an allowed folder: "
-        "lingshu roots",
+        description=FILE,
     ),
 ]
 CellsWhere = Annotated[
@@ -38,6 +48,22 @@ CellsWhere = Annotated[
     WithJsonSchema(CONTEXT_SCHEMA),
     Field(description='Which of `cells`, by obs column: [{"field": "cell_type", "value": "B"}]'),
 ]
+
+
+class UserCellsCall(Arguments):
+    """Arguments of the tools that are on a user's cells alone."""
+
+    cells: Annotated[str, Field(min_length=1, max_length=1000, description=FILE)]
+    cells_where: CellsWhere = None
+    context: ContextArgument = None
+    n_cells: int = Field(default=64, ge=1, description="Cells; of more a random part")
+    seed: Seed = 0
+    checkpoint: CheckpointName = None
+    tags: Tags = Field(default_factory=list[str])
+    wait_s: WaitS = 4
+    dry_run: DryRun = False
+    max_seconds: MaxSeconds = None
+    detail: Detail = "concise"
 
 
 class GenesView(View):
@@ -81,7 +107,7 @@ def read_or_state(
     interventions: Sequence[Intervention] = (),
     *,
     most: int,
-    unused: Collection[str],
+    unused: Collection[str] = (),
 ) -> ReadCells | State:
     """Return the cells that a call names, or how far the reading is.
 
@@ -127,6 +153,26 @@ def read_or_state(
 def context_of(cells: ReadCells) -> dict[str, str]:
     """Return the context that stands for a user's cells."""
     return {CONTEXT: cells.label}
+
+
+def require_network(checkpoint: Checkpoint) -> None:
+    """Refuse a checkpoint without a network, which scoring and completing need.
+
+    Raises:
+        InputError: it has none.
+    """
+    if not any(name.startswith("model") for name in checkpoint.pinned):
+        message = (
+            f"{checkpoint.name!r} has effects and no network of cells, which this needs: name a "
+            "checkpoint that was trained with the recipe `default` or `paper`"
+        )
+        raise InputError(message)
+
+
+def nearest_contexts(cells: ReadCells, checkpoint: Checkpoint, n: int) -> list[dict[str, str]]:
+    """Return the trained contexts with the most similar mean levels, the most similar first."""
+    known = checkpoint.contexts
+    return [dict(e["context"]) for e in cells.report["nearest"] if e["context"] in known][:n]
 
 
 def waiting_fields(app: App, tool: str, arguments: Arguments, state: State) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pytest
 
 from lingshu_model.contracts import Checkpoint
 from lingshu_model.contracts.catalogue import pin
-from lingshu_testing import TARGETS, tool_calls
+from lingshu_testing import OF_FILES, TARGETS, tool_calls
 from lingshu_tools.app import App
 from lingshu_tools.calls.dispatcher import call
 from lingshu_tools.calls.registry import TOOL_NAMES, registry
@@ -19,7 +19,7 @@ ENVELOPE = (
     "status", "summary", "units", "support", "evidence", "caveats", "experiment_id", "screen_id",
     "ledger_head", "next_step", "truncated",
 )  # fmt: skip
-IN_CHILDREN = ("propose_batch", "plot_experiment", "export_experiment")
+IN_CHILDREN = ("propose_batch", "plot_experiment", "export_experiment", *OF_FILES)
 CORE = tuple(n for n in TOOL_NAMES if n not in IN_CHILDREN)
 
 

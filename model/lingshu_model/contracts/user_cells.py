@@ -16,6 +16,7 @@ from safetensors.numpy import load, save
 from lingshu_model.contracts.canonical import HASH_PREFIX, digest_bytes
 from lingshu_model.contracts.cells import Cells, decode_cells
 from lingshu_model.contracts.effects import StoredEffect
+from lingshu_model.contracts.messages import ArmRequest
 from lingshu_model.contracts.posterior import Posterior
 
 FOLDER = "user_cells"
@@ -95,6 +96,11 @@ class UserCellsStore:
             message = f"{path} was changed: it does not have its digest {digest}"
             raise GoneError(message)
         return data
+
+
+def score_columns(arm: ArmRequest) -> int:
+    """Return the columns of an arm's scores: draws of each context, and of simulated cells."""
+    return (len(arm.against) + 1) * DRAWS
 
 
 def pack_carried(carried: CarriedEffect) -> bytes:

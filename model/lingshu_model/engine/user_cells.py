@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lingshu_model.contracts import ArmRequest, Cells, Checkpoint, CheckpointError
-from lingshu_model.contracts.user_cells import BITS, DRAWS, UserCellsStore
+from lingshu_model.contracts.user_cells import BITS, DRAWS, UserCellsStore, score_columns
 
 Counts = NDArray[np.int32]
 Floats = NDArray[np.float64]
@@ -79,7 +79,7 @@ class UserCellsSampler:
         if not arm.cells:
             return self.inner.measured(arm)
         if arm.against:
-            return np.ones(len(arm.against) * DRAWS, bool)
+            return np.ones(score_columns(arm), bool)
         measured = self._stored(arm).measured.copy()
         if arm.complete:
             measured |= self.checkpoint.measured(arm.context)
@@ -176,31 +176,66 @@ class UserCellsSampler:
         return np.where(kept, tile.counts, drawn).astype(np.int32)
 
     def _scores(self, arm: ArmRequest, tile: _Tile, should_stop: Callable[[], bool]) -> Counts:
-        """Return the bits per gene of each cell, [cells, contexts x draws], in 1 / `BITS`."""
-        from lingshu_model.sampling.sampler import Stopped
-        from lingshu_model.sampling.scoring import score_cells
+        """Return bits per gene, [cells, (contexts + 1) x draws], in 1 / `BITS`.
 
-        sampler = self._network()
+        The last columns are those of simulated cells of the first context, each as deep as the
+        user's cell of the same row and scored on the same hidden genes.
+        """
         genes = tile.measured.copy()
         for context in arm.against:
             # Genes of all contexts alike, or their scores could not be compared.
             genes &= self.checkpoint.measured(context)
         parts: list[Floats] = []
         for context in arm.against:
-            if should_stop():
-                raise Stopped
-            scores = score_cells(
-                sampler,
-                tile.counts,
-                genes,
-                context,
-                seed=arm.seed,
-                draws=DRAWS,
-                first_cell=tile.first,
-                depth=_depth(self.checkpoint, context, _Tile(tile.counts, tile.first, genes)),
-            )
-            parts.append(scores.draws)
+            parts.append(self._bits(arm, tile, genes, context, should_stop))
+        alike = self._alike(arm, tile, genes, should_stop)
+        parts.append(self._bits(arm, alike, genes, arm.against[0], should_stop))
         return np.rint(np.concatenate(parts, axis=1) * BITS).astype(np.int32)
+
+    def _bits(
+        self,
+        arm: ArmRequest,
+        tile: _Tile,
+        genes: NDArray[np.bool_],
+        context: dict[str, str],
+        should_stop: Callable[[], bool],
+    ) -> Floats:
+        """Return the bits per gene of cells under a context, [cells, draws]."""
+        from lingshu_model.sampling.sampler import Stopped
+        from lingshu_model.sampling.scoring import score_cells
+
+        if should_stop():
+            raise Stopped
+        return score_cells(
+            self._network(),
+            tile.counts,
+            genes,
+            context,
+            seed=arm.seed,
+            draws=DRAWS,
+            first_cell=tile.first,
+            depth=_depth(self.checkpoint, context, _Tile(tile.counts, tile.first, genes)),
+        ).draws
+
+    def _alike(
+        self,
+        arm: ArmRequest,
+        tile: _Tile,
+        genes: NDArray[np.bool_],
+        should_stop: Callable[[], bool],
+    ) -> _Tile:
+        """Return simulated cells of the first context, as deep as those of a tile."""
+        from lingshu_model.network import tokens
+
+        context = arm.against[0]
+        known = np.full((self.tile, len(self.checkpoint.panel)), tokens.MASK, np.int64)
+        depth = np.zeros(self.tile, np.float32)
+        given = _Tile(tile.counts, tile.first, genes)
+        depth[: len(tile.counts)] = _depth(self.checkpoint, context, given)
+        plain = arm.model_copy(update={"cells": "", "against": (), "context": context})
+        index = tile.first // self.tile
+        drawn = self._network().complete_tile(plain, index, known, depth, should_stop)
+        return _Tile(drawn[: len(tile.counts)], tile.first, genes)
 
     def _network(self) -> Any:
         from lingshu_model.sampling.sampler import Sampler

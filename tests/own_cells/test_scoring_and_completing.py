@@ -1,0 +1,170 @@
+"""A user's cells scored and completed by the network, recorded and replayed."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pytest
+import torch
+from conftest import LocalChildren, LocalEngine, patiently
+from made_model import SPEC, made_cells
+
+from lingshu_model.contracts import Catalogue, Cells, Checkpoint, decode_cells
+from lingshu_model.contracts.user_cells import DRAWS
+from lingshu_model.network import numerics
+from lingshu_model.sampling.load import load_sampler
+from lingshu_model.sampling.scoring import score_cells
+from lingshu_model.train import checkpoint as build
+from lingshu_model.train.data import sources as data
+from lingshu_model.train.data.cells import add_shams
+from lingshu_model.train.initialisation import InitialState
+from lingshu_tools.app import App
+from lingshu_tools.calls.concise import structured
+from lingshu_tools.errors import InputError
+from lingshu_tools.user_cells import Roots
+
+
+@pytest.fixture(scope="module")
+def networked(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """A checkpoint with a network whose weights are random."""
+    numerics.prepare(threads=1)
+    root = tmp_path_factory.mktemp("networked")
+    made_cells().write_h5ad(root / "made.h5ad")
+    state = InitialState(SPEC, add_shams(data.read_cells(SPEC, root), SPEC.shams, 0))
+    network = state.network()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(1.5)
+    weights = dict(network.named_parameters())
+    build.write(root, SPEC, state.config, state.cells, network, weights, None)
+    return Catalogue([root]).load("made")
+
+
+@pytest.fixture
+def lab(tmp_path: Path, networked: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> Iterator[App]:
+    """An application on that checkpoint, with the user's folder allowed."""
+    monkeypatch.setenv("LINGSHU_REFERENCE_LEDGER", str(tmp_path / "none.db"))
+    home, folder = tmp_path / "home", tmp_path / "data"
+    folder.mkdir()
+    opened = App(
+        home, engine=LocalEngine(networked, home), catalogue=Catalogue([networked.path.parent])
+    )
+    opened.children = LocalChildren(home)
+    Roots(home).add(folder)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def mine(tmp_path: Path, networked: Checkpoint, lab: App) -> Path:
+    """40 cells over two thirds of the panel."""
+    rng = np.random.default_rng(5)
+    panel = networked.panel
+    kept = panel[: 2 * len(panel) // 3]
+    adata = anndata.AnnData(rng.poisson(2.0, (40, len(kept))).astype(np.float32))
+    adata.var_names = kept
+    adata.write_h5ad(tmp_path / "data" / "mine.h5ad")
+    return tmp_path / "data" / "mine.h5ad"
+
+
+def stored(app: App, experiment_id: str, role: str):
+    outcome = app.ledger.outcome(experiment_id)
+    assert outcome
+    return decode_cells(app.ledger.get_object(outcome.artifacts[role]))
+
+
+def test_scores_are_those_of_the_estimator_whatever_the_tile(
+    lab: App, networked: Checkpoint, mine: Path
+):
+    result = patiently(lab, "score_cells", {"cells": str(mine), "n_cells": 40, "seed": 3})
+    assert result.status == "succeeded"
+    bits = {json.dumps(row.context): row.bits for row in result.contexts}
+    cells = stored(lab, result.experiment_id, "scores")
+    contexts = lab.ledger.experiment(result.experiment_id).request["cells"]["against"]
+    assert cells.shape == (40, (len(contexts) + 1) * DRAWS)
+    x = anndata.read_h5ad(mine).X
+    counts = np.zeros((40, len(networked.panel)), np.int32)
+    measured = np.zeros(len(networked.panel), bool)
+    measured[: x.shape[1]] = True
+    counts[:, measured] = x
+    for context in contexts:
+        row = next(i for i, e in enumerate(networked.config["seen"])
+                   if e["context"] == context and not e["interventions"])  # fmt: skip
+        mean = np.nan_to_num(networked.reference["mean_count"][row])
+        depth = np.log(counts.sum(1) / (mean[measured].sum() / mean.sum())).astype(np.float32)
+        genes = measured & np.logical_and.reduce([networked.measured(c) for c in contexts])
+        expected = score_cells(
+            load_sampler(networked), counts, genes, context, seed=3, depth=depth
+        ).bits.mean()
+        assert bits[json.dumps(context)] == pytest.approx(expected, abs=2e-3)
+    assert result.contexts[0].bits == min(bits.values())
+    assert result.typical.verdict in ("typical", "partly typical", "not typical")
+
+
+def test_a_score_is_replayed_exactly_and_a_changed_score_would_show(
+    lab: App, mine: Path, monkeypatch: pytest.MonkeyPatch
+):
+    made = patiently(lab, "score_cells", {"cells": str(mine), "n_cells": 9})
+    assert patiently(lab, "replay_experiment", {"id": made.experiment_id}).verdict == "exact"
+    compute = lab.engine.cells
+
+    def other(job_id: str) -> Cells:
+        cells = compute(job_id)
+        counts = cells.counts
+        counts[4, 3] += 1
+        return Cells(counts, cells.measured, cells.origin)
+
+    monkeypatch.setattr(lab.engine, "cells", other)
+    assert patiently(lab, "replay_experiment", {"id": made.experiment_id}).verdict == "different"
+
+
+def test_completed_cells_keep_what_was_measured_and_get_the_rest(
+    lab: App, networked: Checkpoint, mine: Path
+):
+    gene = networked.panel[2]
+    arguments = {"cells": str(mine), "n_cells": 40, "clamp": [{"gene": gene, "count": 0}]}
+    result = patiently(lab, "complete_cells", arguments)
+    assert result.status == "succeeded"
+    x = anndata.read_h5ad(mine).X
+    cells = stored(lab, result.experiment_id, "cells")
+    n = x.shape[1]
+    others = [i for i in range(n) if i != 2]
+    assert np.array_equal(cells.counts[:, others], x[:, others])
+    assert not cells.counts[:, 2].any()
+    measured = networked.measured(result.context)
+    assert cells.measured[measured].all()
+    assert result.drawn_genes == int(measured[n:].sum())
+    assert cells.counts[:, n:].any()
+    assert {row.gene for row in result.genes} <= set(networked.panel[n:])
+    assert patiently(lab, "replay_experiment", {"id": result.experiment_id}).verdict == "exact"
+    h5ad = patiently(lab, "export_experiment", {"id": result.experiment_id})
+    var = anndata.read_h5ad(h5ad.path).var
+    assert (var["in_file"] == "yes").sum() == n
+
+
+@pytest.mark.parametrize("tool", ["score_cells", "complete_cells"])
+def test_results_are_small_shown_again_and_cheap_to_ask_for(lab: App, mine: Path, tool: str):
+    arguments = {"cells": str(mine), "n_cells": 8}
+    result = patiently(lab, tool, arguments)
+    value = structured(result, tool, arguments, detailed=False)
+    assert len(json.dumps(value, ensure_ascii=False, separators=(",", ":"))) <= 2400
+    assert {"status", "summary", "experiment_id", "ledger_head", "next_step"} <= value.keys()
+    again = patiently(lab, "get_experiment", {"id": result.experiment_id})
+    assert again.summary == result.summary
+    rows = len(lab.ledger.find(limit=50).items)
+    assert patiently(lab, tool, {**arguments, "dry_run": True}).status == "planned"
+    assert len(lab.ledger.find(limit=50).items) == rows
+    table = patiently(lab, "export_experiment", {"id": result.experiment_id, "format": "csv"})
+    assert table.rows > 0
+
+
+@pytest.mark.parametrize("tool", ["score_cells", "complete_cells"])
+def test_limits_and_checkpoints_without_a_network_are_refused_before_anything_is_read(
+    lab: App, app: App, mine: Path, tool: str
+):
+    with pytest.raises(InputError, match="at most"):
+        patiently(lab, tool, {"cells": str(mine), "n_cells": 2001})
+    with pytest.raises(InputError, match="no network"):
+        patiently(app, tool, {"cells": str(mine)})
