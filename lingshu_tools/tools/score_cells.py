@@ -168,7 +168,7 @@ SPEC = ToolSpec(
         "Score cells of your own h5ad file: bits per gene under the most similar trained "
         "contexts (lower fits better), which context fits best, and whether the cells are typical "
         "of it, against simulated cells of equal depth. Use it before perturb_cells on your "
-        "cells, or to check a label. Not a classifier, and not for cells of other species. Units: "
+        "cells, or to check a label. Not for classification or other species. Units: "
         "bits per gene. Cost: seconds for 64 cells; dry_run estimates. Logged and replayable. "
         "Limits: 512 cells in a call, of more a random part; checkpoints with a network only."
     ),
