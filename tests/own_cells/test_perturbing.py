@@ -157,16 +157,16 @@ def test_a_concise_result_is_within_600_tokens(app: App, file: Path):
 
 
 def test_the_experiment_is_shown_exported_and_scripted_like_others(app: App, file: Path):
-    made = patiently(app, "perturb_cells", request(file, n_cells=12))
-    shown = call(app, "get_experiment", {"id": made.experiment_id, "detail": "provenance"})
+    result = patiently(app, "perturb_cells", request(file, n_cells=12))
+    shown = call(app, "get_experiment", {"id": result.experiment_id, "detail": "provenance"})
     assert shown.provenance.request["cells"]["file"] == str(file.resolve())
-    h5ad = patiently(app, "export_experiment", {"id": made.experiment_id})
+    h5ad = patiently(app, "export_experiment", {"id": result.experiment_id})
     cells = anndata.read_h5ad(h5ad.path)
     assert cells.obs["arm"].value_counts().to_dict() == {"control": 12, "perturbed": 12}
     assert "as they were measured" in cells.uns["lingshu"]
-    rows = patiently(app, "export_experiment", {"id": made.experiment_id, "format": "csv"})
+    rows = patiently(app, "export_experiment", {"id": result.experiment_id, "format": "csv"})
     assert rows.rows == len(PANEL)
-    script = patiently(app, "export_experiment", {"id": made.experiment_id, "format": "script"})
+    script = patiently(app, "export_experiment", {"id": result.experiment_id, "format": "script"})
     text = Path(script.path).read_text()
     assert f"'cells': {str(file.resolve())!r}" in text
     assert "'n_cells': 12" in text
@@ -193,8 +193,8 @@ def test_arms_and_requests_of_simulated_cells_keep_their_digests():
 
 
 def test_cells_do_not_depend_on_the_tile_they_are_computed_in(app: App, file: Path):
-    made = patiently(app, "perturb_cells", request(file, n_cells=80))
-    whole = stored(app, made.experiment_id, "perturbed").counts
+    result = patiently(app, "perturb_cells", request(file, n_cells=80))
+    whole = stored(app, result.experiment_id, "perturbed").counts
     arm = next(a for a in app.engine.arms.values() if a.effect)
     part = arm.model_copy(update={"first_cell": 37, "n_cells": 5})
     app.engine.submit(part)

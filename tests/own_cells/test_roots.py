@@ -14,9 +14,9 @@ from lingshu_tools.user_cells import Roots
 
 @pytest.fixture
 def roots(tmp_path: Path, folder: Path) -> Roots:
-    made = Roots(tmp_path / "home")
-    made.add(folder)
-    return made
+    roots = Roots(tmp_path / "home")
+    roots.add(folder)
+    return roots
 
 
 def test_nothing_is_read_before_a_folder_is_allowed(tmp_path: Path, file: Path):

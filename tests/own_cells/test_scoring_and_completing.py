@@ -106,8 +106,8 @@ def test_scores_are_those_of_the_estimator_whatever_the_tile(
 def test_a_score_is_replayed_exactly_and_a_changed_score_would_show(
     lab: App, mine: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    made = patiently(lab, "score_cells", {"cells": str(mine), "n_cells": 9})
-    assert patiently(lab, "replay_experiment", {"id": made.experiment_id}).verdict == "exact"
+    result = patiently(lab, "score_cells", {"cells": str(mine), "n_cells": 9})
+    assert patiently(lab, "replay_experiment", {"id": result.experiment_id}).verdict == "exact"
     compute = lab.engine.cells
 
     def other(job_id: str) -> Cells:
@@ -117,7 +117,7 @@ def test_a_score_is_replayed_exactly_and_a_changed_score_would_show(
         return Cells(counts, cells.measured, cells.origin)
 
     monkeypatch.setattr(lab.engine, "cells", other)
-    assert patiently(lab, "replay_experiment", {"id": made.experiment_id}).verdict == "different"
+    assert patiently(lab, "replay_experiment", {"id": result.experiment_id}).verdict == "different"
 
 
 def test_completed_cells_keep_what_was_measured_and_get_the_rest(

@@ -97,8 +97,8 @@ def test_a_batch_is_better_than_the_best_one_by_one_of_its_size():
     rng = np.random.Generator(np.random.Philox(2))
     shared, free = rng.normal(1.0, 0.5, 4000), rng.normal(0.95, 0.5, 4000)
     draws = np.stack([shared, shared + 1e-3, shared + 2e-3, free], axis=1)
-    made = Pool(((), (), (), ()), (), draws.mean(0), draws, ("a", "b", "c", "d"))  # type: ignore[arg-type]
-    batch = choose(made, 2, n_directions=1)
+    pool = Pool(((), (), (), ()), (), draws.mean(0), draws, ("a", "b", "c", "d"))  # type: ignore[arg-type]
+    batch = choose(pool, 2, n_directions=1)
     assert {p.place for p in batch.picks} == {2, 3}
     assert batch.picks[1].expected_best > draws[:, 2].mean() + 0.2
 

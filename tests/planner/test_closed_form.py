@@ -67,9 +67,9 @@ def test_a_beam_that_dropped_something_better_says_that_it_is_not_exact(thp1: Ch
     rng = np.random.Generator(np.random.Philox(5))
     # Equal singles: nothing tells beforehand which pairs are good, and a narrow beam must drop.
     noise = rng.normal(0, 0.3, known.means.shape)
-    made = Singles(**{**vars(known), "means": noise})
-    narrow = best_combinations(made, 4, 12, most=60)
-    whole = best_combinations(made, 4, 12)
+    changed = Singles(**{**vars(known), "means": noise})
+    narrow = best_combinations(changed, 4, 12, most=60)
+    whole = best_combinations(changed, 4, 12)
     assert narrow.scores[-1] <= whole.scores[-1]
     assert not narrow.exact
 
@@ -78,9 +78,9 @@ def test_a_target_is_never_combined_with_itself(thp1: Checkpoint):
     context = thp1.contexts[0]
     twice = [Intervention(kind="knockout", target="STAT1", dose=d) for d in (None, 1.0)]
     known = singles(thp1, n=2)
-    made = Singles(**{**vars(known), "target_numbers": np.zeros(2, np.intp)})
+    changed = Singles(**{**vars(known), "target_numbers": np.zeros(2, np.intp)})
     assert len(twice) == 2
-    assert np.isnan(made.scores(np.array([[0, 1]]))).all()
+    assert np.isnan(changed.scores(np.array([[0, 1]]))).all()
     assert context
 
 

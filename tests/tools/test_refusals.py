@@ -246,9 +246,9 @@ def test_an_unknown_tool_is_refused_with_a_call_of_one_that_there_is(app: App):
 
 
 def test_the_call_that_a_refusal_shows_is_of_the_checkpoint_that_was_asked(tmp_path: Path):
-    made = [make_checkpoint(tmp_path / "checkpoints", name=name) for name in ("one", "two")]
+    checkpoints = [make_checkpoint(tmp_path / "checkpoints", name=name) for name in ("one", "two")]
     catalogue = Catalogue([tmp_path / "checkpoints"])
-    app = App(tmp_path / "home", engine=FakeEngine(made[0].panel), catalogue=catalogue)
+    app = App(tmp_path / "home", engine=FakeEngine(checkpoints[0].panel), catalogue=catalogue)
     unknown = {"checkpoint": "two", "interventions": [{"kind": "knockout", "target": "STAT2"}]}
     with pytest.raises(InputError) as refusal:
         call(app, "perturb_cells", unknown)

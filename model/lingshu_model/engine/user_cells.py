@@ -159,9 +159,9 @@ class UserCellsSampler:
         from lingshu_model.network import tokens
 
         sampler = self._network()
-        ceiling = sampler.network.ceiling.cpu().numpy()
+        largest_token = sampler.network.ceiling.cpu().numpy()
         known = np.full((self.tile, len(self.checkpoint.panel)), tokens.MASK, np.int64)
-        given = np.minimum(tokens.encode(tile.counts), ceiling)
+        given = np.minimum(tokens.encode(tile.counts), largest_token)
         known[: len(tile.counts), tile.measured] = given[:, tile.measured]
         depth = np.zeros(self.tile, np.float32)
         depth[: len(tile.counts)] = _depth(self.checkpoint, arm.context, tile)
