@@ -40,6 +40,11 @@ def tool_calls(
         "plan_screen": screen,
         "run_screen": {**screen, **wait},
         "propose_batch": {"screen_id": screen_id, **wait},
+        "record_measurements": {
+            "screen_id": screen_id,
+            "values": [{"perturbation": "STAT1 knockout", "value": 0.5}],
+            "units": "z_score",
+        },
         "get_experiment": experiment,
         "list_experiments": {},
         "compare_experiments": {"ids": [experiment_id, second_id]},

@@ -36,6 +36,7 @@ TOOL_NAMES = (
     "plan_screen",
     "run_screen",
     "propose_batch",
+    "record_measurements",
     "get_experiment",
     "list_experiments",
     "compare_experiments",

@@ -38,9 +38,10 @@ def example(app: "App", tool: str, arguments: Mapping[str, Any]) -> str | None:
                 return perturbation_call(_checkpoint(app, wanted))
             case "plan_screen" | "run_screen":
                 return screen_call(_checkpoint(app, wanted), tool)
-            case "propose_batch":
+            case "propose_batch" | "record_measurements":
                 newest = app.ledger.find_screens(limit=1)
-                if newest:
+                # An example of record_measurements would be values that nobody measured.
+                if newest and tool == "propose_batch":
                     return call_text(tool, screen_id=newest[0].id)
                 return screen_call(_checkpoint(app, wanted), "plan_screen")
             case "cancel_experiment":

@@ -28,6 +28,7 @@ from lingshu_tools.experiments.lookup import locate_screen
 from lingshu_tools.ledger import Measurement, Screen
 from lingshu_tools.planner import Plan, plan_of, rank
 from lingshu_tools.planner.batch import UNCLEAR, Batch, Pool, choose
+from lingshu_tools.planner.learning import averaged, value_payloads
 from lingshu_tools.planner.plate import CONTROL, SHAPES, Well, plate_map
 from lingshu_tools.planner.proposals import proposal_pool, simulated_pool
 from lingshu_tools.report.evidence import evidence_view, screen_sentence
@@ -58,7 +59,7 @@ class ProposeBatch(Arguments):
         default=3,
         ge=1,
         le=20,
-        description="Fewest effect directions, as far as there are; 1: one may fill the plate",
+        description="Fewest effect directions; 1: one may fill the plate",
     )
     aim: Literal["best", "hits"] = Field(
         default="best", description="The best of the plate, or the number of hits"
@@ -112,7 +113,20 @@ def propose_batch(app: App, arguments: ProposeBatch) -> ProposalResult | Pending
     screen = recorded(app, plan) if ledger.read_only else screen
     seed = int(plan.digest[-8:], 16)
     pool = _pool(app, plan, screen, seed)
-    batch = choose(pool, arguments.n_wells, n_directions=arguments.directions, aim=arguments.aim)
+    measured = averaged(value_payloads(app.ledger.measurements(screen.id)))
+    batch = choose(
+        pool,
+        arguments.n_wells,
+        n_directions=arguments.directions,
+        aim=arguments.aim,
+        left_out=[i for i, c in enumerate(pool.candidates) if label_of(c) in measured],
+    )
+    if not batch.picks:
+        message = (
+            f"all {len(measured)} candidates of {screen.id!r} are measured; plan a screen of more, "
+            'e.g. with candidates=["pairs_of all_seen"]'
+        )
+        raise InputError(message)
     labels = [label_of(pool.candidates[pick.place]) for pick in batch.picks]
     wells = plate_map(labels, arguments.replicates, int(arguments.plate), seed)
     proposal = _proposal(app, screen, arguments, pool, batch, wells)
@@ -351,12 +365,11 @@ SPEC = ToolSpec(
     title="Propose the next plate",
     description=(
         "Choose the wells of the next plate of a screen: perturbations that are good together "
-        "under the joint posterior, over several effect directions, so that no pathway fills the "
-        "plate; with replicates, controls and a plate map (CSV, PNG, SVG). Use it when a lab is to "
-        "measure next. Not for a ranking: run_screen. Needs a planned screen; it need not have "
-        "been run. Units: score in log1p_cp10k. Cost: free; nothing is simulated. The proposal is "
-        "recorded; an equal call gives the same. Limits: 384 perturbations, 12 replicates; a "
-        "checkpoint with stored effects."
+        "under the joint posterior, not measured yet, over several effect directions, so that no "
+        "pathway fills the plate; with replicates, controls and a plate map (CSV, PNG, SVG). Use "
+        "it before a lab measures. Not for a ranking: run_screen. Needs a planned screen, run or "
+        "not. Units: score in log1p_cp10k. Cost: free; nothing is simulated. The proposal is "
+        "recorded. Limits: 384 perturbations, 12 replicates."
     ),
     arguments=ProposeBatch,
     result=ProposalResult,

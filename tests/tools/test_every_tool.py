@@ -19,7 +19,13 @@ ENVELOPE = (
     "status", "summary", "units", "support", "evidence", "caveats", "experiment_id", "screen_id",
     "ledger_head", "next_step", "truncated",
 )  # fmt: skip
-IN_CHILDREN = ("propose_batch", "plot_experiment", "export_experiment", *OF_FILES)
+IN_CHILDREN = (
+    "propose_batch",
+    "record_measurements",
+    "plot_experiment",
+    "export_experiment",
+    *OF_FILES,
+)
 CORE = tuple(n for n in TOOL_NAMES if n not in IN_CHILDREN)
 
 

@@ -161,6 +161,11 @@ REQUIRED: dict[str, dict[str, object]] = {
     "plan_screen": {"objective": {"lower": ["PSMB9"]}, "candidates": ["STAT1"]},
     "propose_batch": {"screen_id": "scr_x"},
     "compare_experiments": {"ids": ["exp_x", "exp_y"]},
+    "record_measurements": {
+        "screen_id": "scr_x",
+        "values": [{"perturbation": "STAT1", "value": 1.0}],
+        "units": "z_score",
+    },
     **{
         name: {"id": "exp_x"}
         for name in (
@@ -233,6 +238,7 @@ def test_the_call_that_a_refusal_shows_can_be_made(app: App, tool: str):
     # A screen is planned before wells are proposed, and one experiment is compared with none.
     leads = dict.fromkeys(("cancel_experiment", "compare_experiments"), "list_experiments")
     leads["propose_batch"] = "plan_screen"
+    leads["record_measurements"] = "plan_screen"
     assert name == leads.get(tool, tool)
     wait = {"wait_s": 0} if "wait_s" in find_tool(name).input_schema["properties"] else {}
     small = {"n_cells": 16} if "n_cells" in find_tool(name).input_schema["properties"] else {}

@@ -1,0 +1,1 @@
+"""Benchmarks of the planner: real screens planned in rounds, and scale."""
