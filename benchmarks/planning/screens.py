@@ -139,43 +139,43 @@ Planner = Callable[
 ]
 
 
-def random(task: Task, done, free, rng: np.random.Generator):  # noqa: ARG001
+def random(task: Task, measured, free, rng: np.random.Generator):  # noqa: ARG001
     return rng.permutation(free)[: task.size]
 
 
-def essential_first(task: Task, done, free, rng: np.random.Generator):  # noqa: ARG001
+def essential_first(task: Task, measured, free, rng: np.random.Generator):  # noqa: ARG001
     order = rng.permutation(free)
     return order[np.argsort(~task.essential[order], kind="stable")][: task.size]
 
 
-def greedy_ridge(task: Task, done, free, rng: np.random.Generator):
-    if not len(done):
-        return random(task, done, free, rng)
-    x, y = task.features[done].astype(float), task.values[done]
+def greedy_ridge(task: Task, measured, free, rng: np.random.Generator):
+    if not len(measured):
+        return random(task, measured, free, rng)
+    x, y = task.features[measured].astype(float), task.values[measured]
     centred = x - x.mean(0)
-    kernel = centred @ centred.T + np.eye(len(done)) * x.shape[1] * 0.1
+    kernel = centred @ centred.T + np.eye(len(measured)) * x.shape[1] * 0.1
     weights = centred.T @ np.linalg.solve(kernel, y - y.mean())
     return free[np.argsort(-(task.features[free] @ weights), kind="stable")[: task.size]]
 
 
-def nearest(task: Task, done, free, rng: np.random.Generator):
-    if not len(done):
-        return random(task, done, free, rng)
+def nearest(task: Task, measured, free, rng: np.random.Generator):
+    if not len(measured):
+        return random(task, measured, free, rng)
     unit = task.features / (np.linalg.norm(task.features, axis=1, keepdims=True) + 1e-9)
-    similar = unit[free] @ unit[done].T
+    similar = unit[free] @ unit[measured].T
     near = np.argpartition(-similar, NEIGHBOURS - 1, axis=1)[:, :NEIGHBOURS]
-    predicted = task.values[done][near].mean(axis=1)
+    predicted = task.values[measured][near].mean(axis=1)
     return free[np.lexsort((rng.random(len(free)), -predicted))[: task.size]]
 
 
-def neighbour_order(task: Task, done, free, n: int):
+def neighbour_order(task: Task, measured, free, n: int):
     """Order by similarity to the measured hits, less that to other measured candidates."""
-    if not task.hits[done].any():
+    if not task.hits[measured].any():
         return free[:0]
     unit = task.features / (np.linalg.norm(task.features, axis=1, keepdims=True) + 1e-9)
-    similar = unit[free] @ unit[done].T
+    similar = unit[free] @ unit[measured].T
     near = np.argpartition(-similar, NEIGHBOURS - 1, axis=1)[:, :NEIGHBOURS]
-    rate = task.hits[done][near].mean(axis=1)
+    rate = task.hits[measured][near].mean(axis=1)
     return free[np.argsort(-rate, kind="stable")[:n]]
 
 
@@ -186,21 +186,21 @@ class Portfolio:
         self.only, self.credits = only, dict[str, Credit]()
         self.last: dict[int, list[str]] = {}
 
-    def __call__(self, task: Task, done, free, rng: np.random.Generator):
+    def __call__(self, task: Task, measured, free, rng: np.random.Generator):
         if self.last:
-            hits = {int(c) for c in done if task.hits[c]}
+            hits = {int(c) for c in measured if task.hits[c]}
             self.credits = credited(self.credits, self.last, hits)
-        orders = self.orders(task, done, free, rng)
+        orders = self.orders(task, measured, free, rng)
         if self.only in orders:
             orders = {self.only: orders[self.only], "random": orders["random"]}
             share = {self.only: 1.0, "random": 0.0}
         else:
-            rate = float(task.hits[done].mean()) if len(done) else 0.0
+            rate = float(task.hits[measured].mean()) if len(measured) else 0.0
             share = shares({name: self.credits.get(name, Credit()) for name in orders}, rate)
         self.last = fill(orders, share, task.size)
         return np.array(list(self.last), np.intp)
 
-    def orders(self, task: Task, done, free, rng: np.random.Generator):
+    def orders(self, task: Task, measured, free, rng: np.random.Generator):
         n = 2 * task.size
         shuffled = rng.permutation(free)
         orders = {"random": shuffled[:n]}
@@ -208,12 +208,12 @@ class Portfolio:
         if task.essential[free].any():
             orders["known genes"] = known[: min(n, int(task.essential[free].sum()))]
         orders["other screens"] = free[np.argsort(-task.prior[free], kind="stable")[:n]]
-        if len(done):
-            near = neighbour_order(task, done, free, n)
+        if len(measured):
+            near = neighbour_order(task, measured, free, n)
             if len(near):
                 orders["neighbours"] = near
             x = task.features
-            surrogate = Surrogate.fit(x[done].astype(float), task.values[done])
+            surrogate = Surrogate.fit(x[measured].astype(float), task.values[measured])
             orders |= ranked(surrogate, x, free, n, rng)
         return orders
 
@@ -233,14 +233,14 @@ STRATEGIES: dict[str, Callable[[], Planner]] = {
 
 def cumulative(task: Task, propose: Planner, seed: int, allowed: NDArray[np.intp]) -> list[int]:
     rng = np.random.Generator(np.random.Philox(key=[seed, 128]))
-    done = np.empty(0, np.intp)
+    measured = np.empty(0, np.intp)
     hits: list[int] = []
     for _ in range(ROUNDS):
-        free = np.setdiff1d(allowed, done)
-        chosen = propose(task, done, free, rng)
-        assert len(set(chosen) | set(done)) == len(chosen) + len(done)
-        done = np.concatenate([done, chosen])
-        hits.append(int(task.hits[done].sum()))
+        free = np.setdiff1d(allowed, measured)
+        chosen = propose(task, measured, free, rng)
+        assert len(set(chosen) | set(measured)) == len(chosen) + len(measured)
+        measured = np.concatenate([measured, chosen])
+        hits.append(int(task.hits[measured].sum()))
     return hits
 
 

@@ -254,8 +254,8 @@ def _pool(app: App, plan: Plan, screen: Screen, candidates: Sequence[Perturbatio
         pool = pool_of(plan.control, plan.objective, [*known, *missing], seed)
     if pool is None:
         message = (
-            f"no candidate of {screen.id!r} has a predicted score: no gene of the objective is left "
-            "beside its own targets; plan another objective. Nothing was stored"
+            f"no candidate of {screen.id!r} has a predicted score: no gene of the objective is "
+            "left beside its own targets; plan another objective. Nothing was stored"
         )
         raise InputError(message)
     return pool

@@ -67,7 +67,7 @@ def test_turned_predictions_are_seen_to_be_wrong(app: App, thp1: Checkpoint):
 
 
 def test_control_wells_are_taken_off(app: App, thp1: Checkpoint):
-    moved = [(gene, value + 3.0, r) for gene, value, r in truth(thp1)]
+    moved = [(gene, value + 3.0, r) for gene, value, r in truth(thp1, 0.02)]
     result = record(app, planned(app), [*moved, ("control", 3.1, 1), ("control", 2.9, 2)])
     assert result.coverage >= 0.9
     assert result.n_measured == 10
