@@ -89,26 +89,31 @@ def _quantile(weights: Floats, centres: Floats, sds: Floats, p: float) -> float:
 
 
 def gene_levels(
-    cells: Cells, genes: Sequence[int], measured: NDArray[np.bool_] | None = None
+    cells: Cells,
+    genes: Sequence[int],
+    counted: NDArray[np.bool_] | None = None,
+    *,
+    scale: float = 1.0,
 ) -> Floats:
     """Return log1p_cp10k of some genes, float64 [cells, genes], without making the rest dense.
 
     Args:
         cells: the cells.
         genes: panel positions.
-        measured: the genes whose counts are a cell's total, by default those it measures.
+        counted: the genes whose counts are a cell's total, by default those it measures.
+        scale: factor of counts per 10,000.
     """
-    chosen = cells.measured if measured is None else measured
+    chosen = cells.measured if counted is None else counted
     place = np.full(len(chosen), -1)
     place[list(genes)] = np.arange(len(genes))
     levels = np.zeros((len(cells), len(genes)))
     for rows in row_blocks(*cells.shape):
         block = cells[rows]
         gene, row = block.indices[:], block.row_of_each
-        counts = np.where(chosen[gene], block.values[:], 0).astype(np.float64)
-        totals = np.bincount(row, weights=counts, minlength=len(block))
-        kept = (place[gene] >= 0) & (counts > 0)
-        scaled = cp10k(counts[kept], totals[row[kept]])
+        counts = block.values[:].astype(np.float64)
+        totals = np.bincount(row, weights=counts * chosen[gene], minlength=len(block))
+        kept = place[gene] >= 0
+        scaled = scale * cp10k(counts[kept], totals[row[kept]])
         levels[rows.start + row[kept], place[gene[kept]]] = np.log1p(scaled)
     return levels
 

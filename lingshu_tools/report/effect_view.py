@@ -14,13 +14,23 @@ from lingshu_tools.analysis import Effect, NullLabels, Residuals, interval
 from lingshu_tools.analysis.certainty import LEAST_LFSR, SUGGESTIVE, SUPPORTED, word
 from lingshu_tools.analysis.error_by_size import FEWEST, ErrorBySize
 from lingshu_tools.analysis.sizes import NullSizes, Size, matched_check
-from lingshu_tools.calls.results import Truncated, call_text, finite
+from lingshu_tools.calls.results import Truncated, call_text, finite, rounded
+from lingshu_tools.errors import InputError
 from lingshu_tools.experiments.designs import Design
 from lingshu_tools.experiments.findings import strongest, unpack_effect
 from lingshu_tools.experiments.gene_names import resolve_genes
 from lingshu_tools.experiments.stored_effects import parts_of, stored_effect
 from lingshu_tools.report.evidence import design_sentence
 from lingshu_tools.report.experiment_views import Shown
+from lingshu_tools.report.normalisation import (
+    LARGE_SHARE,
+    MOVED,
+    NEEDS_CELLS,
+    SMALL_PANEL,
+    Rescaled,
+    moved_share,
+    rescaled,
+)
 from lingshu_tools.report.result_parts import GeneEffect, Magnitude, TargetCheck
 
 UNITS = {
@@ -30,6 +40,7 @@ UNITS = {
     "change": "log1p_cp10k",
     "prediction_error": "log1p_cp10k",
     "magnitude": "log1p_cp10k (L2 norm over genes)",
+    "unresponsive_change": "ln(1 + UMI per 10,000 by the UMI of genes without an effect)",
     "model_mean": "log1p_cp10k",
     "additive": "log1p_cp10k",
     "sd": "log1p_cp10k",
@@ -257,29 +268,61 @@ class EffectView:
 
 
 def effect_fields(
-    record: Shown, *, genes: Sequence[str] | None, limit: int, offset: int = 0
+    record: Shown,
+    *,
+    genes: Sequence[str] | None,
+    limit: int,
+    offset: int = 0,
+    normalise: str = "cp10k",
 ) -> dict[str, Any]:
-    """Return the fields of a succeeded perturbation: the asked genes, or the strongest ones."""
+    """Return the fields of a succeeded perturbation: the asked genes, or the strongest ones.
+
+    Raises:
+        InputError: `normalise` is "unresponsive", and the cells are not stored here.
+    """
     blob = record.artifact("effects")
     if blob is None:
+        if normalise == "unresponsive":
+            raise InputError(NEEDS_CELLS.format(name=record.experiment.id))
         return _from_row(record, limit)
     view = EffectView(record.design, unpack_effect(blob))
     panel = record.design.checkpoint.panel
     arguments = None if genes is None else resolve_genes(record.design.checkpoint, genes)
     order = view.order if arguments is None else [panel.index(g) for g in arguments]
     rows = order[offset : offset + limit]
+    scaled = rescaled(record, rows) if normalise == "unresponsive" else None
+    share = moved_share(record.design, view.effect)
+    small = int(view.effect.measured.sum()) <= SMALL_PANEL
+    large = small and share is not None and share >= LARGE_SHARE
     return {
         "summary": view.summary(),
         "units": UNITS,
-        "caveats": view.caveats(),
+        "caveats": [
+            *view.caveats(),
+            *([MOVED.format(share=share)] if large and scaled is None else []),
+            *([scaled.sentence] if scaled else []),
+        ],
+        "moved_umi_share": finite(share),
         "magnitude": view.magnitude(),
         "null_check": view.null_check(),
         "target_check": view.target_checks(),
-        "genes": [view.gene(i) for i in rows],
+        "genes": [_scaled(view.gene(i), scaled, i) for i in rows],
         "truncated": cut(len(rows), len(order), record.experiment.id, offset),
         "next_step": f"{call_text('plot_experiment', id=record.experiment.id, kind='volcano')} "
         f"draws it; {call_text('replay_experiment', id=record.experiment.id)} proves it.",
     }
+
+
+def _scaled(gene: GeneEffect, scaled: Rescaled | None, place: int) -> GeneEffect:
+    if scaled is None:
+        return gene
+    span = scaled.intervals.get(place)
+    return gene.model_copy(
+        update={
+            "unresponsive_change": finite(scaled.changes[place]),
+            "unresponsive_mc_interval": span and [rounded(edge) for edge in span],
+        }
+    )
 
 
 def cut(shown: int, total: int, name: str, offset: int = 0) -> Truncated | None:

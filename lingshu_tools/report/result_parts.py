@@ -35,6 +35,10 @@ class GeneEffect(View):
         default=None, description="Of a combination: the sum of its parts' changes"
     )
     sd: Number | None = Field(default=None, description="Posterior sd of change")
+    unresponsive_change: Number | None = Field(
+        default=None, description="change, scaled by genes without an effect"
+    )
+    unresponsive_mc_interval: list[Number] | None = None
     lfsr: Number | None = Field(default=None, description="How likely the sign of change is wrong")
     certainty: str | None = None
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
@@ -96,6 +96,12 @@ MaxSeconds = Annotated[
 AllowUnfit = Annotated[
     bool,
     Field(description="Also where the checkpoint's fitness check failed for this condition"),
+]
+Normalise = Annotated[
+    Literal["cp10k", "unresponsive"],
+    Field(
+        description="unresponsive: also changes scaled by genes without an effect, for small panels"
+    ),
 ]
 AnyId = Annotated[
     str, Field(min_length=1, max_length=80, description="Experiment id exp_… or screen id scr_…")

@@ -28,6 +28,7 @@ from lingshu_tools.report.row_view import experiment_fields, screen_fields
 from lingshu_tools.tools.common import (
     MAX_ROWS,
     AnyId,
+    Normalise,
     WaitS,
 )
 from lingshu_tools.tools.complete_cells import COMPLETE_GENERAL, show_completed
@@ -75,6 +76,7 @@ class GetExperiment(Arguments):
     genes: list[str] | None = Field(
         default=None, min_length=1, max_length=100, description="Show these genes (detail=genes)"
     )
+    normalise: Normalise = "cp10k"
     enrichment: EnrichmentArgument = None
     limit: int | None = Field(
         default=None, ge=1, le=MAX_ROWS, description=f"Rows to show, 1 to {MAX_ROWS}"
@@ -125,6 +127,7 @@ class GetResult(Result):
     effect_note: str | None = None
     magnitude: Magnitude | None = None
     null_check: str | None = None
+    moved_umi_share: Number | None = None
     target_check: list[TargetCheck] | None = None
     genes: list[GeneEffect] | list[GeneMean] | None = None
     quality: Quality | None = None
@@ -151,7 +154,7 @@ def get_experiment(app: App, arguments: GetExperiment) -> GetResult | Pending[Ge
     try:
         record = shown(app, arguments.id)
     except MissingCheckpointError as error:
-        if arguments.enrichment:
+        if arguments.enrichment or arguments.normalise != "cp10k":
             raise
         return _without_checkpoint(app, arguments, error)
     if arguments.enrichment and record.succeeded:
@@ -205,6 +208,13 @@ def _ended(
 def _check_used(arguments: GetExperiment) -> None:
     """Refuse what the detail that is asked for would leave unused."""
     given, detail = arguments.model_fields_set, arguments.detail
+    elsewhere = is_screen(arguments.id) or arguments.enrichment or detail == "provenance"
+    if arguments.normalise != "cp10k" and elsewhere:
+        message = (
+            f"normalise={arguments.normalise!r} is for the genes of one experiment: leave it "
+            "out of screens, of detail='provenance' and beside enrichment"
+        )
+        raise InputError(message)
     if arguments.enrichment and (arguments.genes or detail in ("genes", "provenance")):
         message = (
             f"enrichment={quoted(arguments.enrichment)} shows gene sets in place of genes: leave "
@@ -231,9 +241,16 @@ def _experiment(app: App, record: Shown, arguments: GetExperiment) -> GetResult:
     detail: Detail = (
         "genes" if arguments.genes and arguments.detail == "summary" else arguments.detail
     )
-    limit = arguments.limit or max(1, _ROWS[detail], len(arguments.genes or ()))
+    few = 2 if arguments.normalise != "cp10k" and detail == "summary" else 0
+    limit = arguments.limit or max(1, _ROWS[detail] - few, len(arguments.genes or ()))
     detailed = detail != "summary"
     if record.experiment.tool == "sample_cells":
+        if arguments.normalise != "cp10k":
+            message = (
+                f"normalise={arguments.normalise!r} is for effects, and {arguments.id} is of "
+                "sample_cells; leave it out"
+            )
+            raise InputError(message)
         result: Result = show_sample(app, record, limit=limit, offset=arguments.offset)
     elif record.experiment.tool == "complete_cells":
         result = show_completed(app, record, limit=limit, offset=arguments.offset)
@@ -247,6 +264,7 @@ def _experiment(app: App, record: Shown, arguments: GetExperiment) -> GetResult:
             limit=limit,
             offset=arguments.offset,
             detailed=detailed,
+            normalise=arguments.normalise,
         )
     fields = {name: getattr(result, name) for name in type(result).model_fields}
     if detail == "provenance":

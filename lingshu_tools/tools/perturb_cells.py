@@ -9,7 +9,7 @@ from pydantic import Field
 from lingshu_tools.app import App
 from lingshu_tools.calls.concise import ROWS, Detail, fitting
 from lingshu_tools.calls.registry import ToolSpec
-from lingshu_tools.calls.results import Result, Truncated, call_text, render, text_table
+from lingshu_tools.calls.results import Number, Result, Truncated, call_text, render, text_table
 from lingshu_tools.calls.waiting import Pending, next_wait_s
 from lingshu_tools.errors import InputError
 from lingshu_tools.experiments.designs import (
@@ -23,9 +23,11 @@ from lingshu_tools.experiments.gene_names import resolve_genes
 from lingshu_tools.experiments.stored_effects import stored_effect
 from lingshu_tools.report.effect_view import MONTE_CARLO, cut, effect_fields
 from lingshu_tools.report.experiment_views import Shown, envelope
+from lingshu_tools.report.normalisation import MOVED
 from lingshu_tools.report.result_parts import GeneEffect, Magnitude, TargetCheck
 from lingshu_tools.tools.common import (
     InterventionArgument,
+    Normalise,
     Simulation,
     planned,
 )
@@ -52,6 +54,7 @@ from lingshu_tools.tools.user_cells_argument import (
 from lingshu_tools.user_cells import ReadCells
 
 GENERAL = frozenset({MONTE_CARLO, INDEPENDENT_GENES})
+DEFAULT_TOP = 5
 SETS, SETS_DETAILED = 1, 20
 """Gene sets of a concise and of a detailed result."""
 TOP_BESIDE_SETS = 2
@@ -74,7 +77,10 @@ class PerturbCells(Simulation):
         max_length=100,
         description="Show these genes instead of the strongest",
     )
-    top: int = Field(default=5, ge=1, le=200, description="Strongest genes to show, 1 to 200")
+    top: int = Field(
+        default=DEFAULT_TOP, ge=1, le=200, description="Strongest genes to show, 1 to 200"
+    )
+    normalise: Normalise = "cp10k"
     enrichment: EnrichmentArgument = None
     detail: Detail = "concise"
     cells: UserCellsPath = None
@@ -84,7 +90,7 @@ class PerturbCells(Simulation):
 class PerturbResult(Result):
     """The effect of a perturbation."""
 
-    detail_only = Result.detail_only | {"effect_note"}
+    detail_only = Result.detail_only | {"effect_note", "moved_umi_share"}
     general_caveats = GENERAL
 
     perturbation: str
@@ -100,6 +106,9 @@ class PerturbResult(Result):
     )
     magnitude: Magnitude | None = None
     null_check: str | None = None
+    moved_umi_share: Number | None = Field(
+        default=None, description="Of the UMI of control cells, that called genes hold"
+    )
     target_check: list[TargetCheck] = Field(default_factory=list[TargetCheck])
     genes: list[GeneEffect] = Field(default_factory=list[GeneEffect])
     user_cells: UserCellsView | None = None
@@ -137,6 +146,7 @@ def perturb_cells(app: App, arguments: PerturbCells) -> PerturbResult | Pending[
             limit=len(arguments.genes) if arguments.genes else _top(app, arguments),
             detailed=arguments.detail == "detailed",
             enrichment=arguments.enrichment,
+            normalise=arguments.normalise,
         ),
     )
 
@@ -146,8 +156,9 @@ def _top(app: App, arguments: PerturbCells) -> int:
     whole = app.door == "python" or arguments.detail == "detailed"
     if whole or "top" in arguments.model_fields_set:
         return arguments.top
-    top = arguments.top if arguments.enrichment is None else TOP_BESIDE_SETS
-    return top if arguments.cells is None else top - 1
+    top = arguments.top - 3 * (arguments.normalise != "cp10k")
+    top = top if arguments.enrichment is None else min(top, TOP_BESIDE_SETS)
+    return max(top if arguments.cells is None else top - 1, 1)
 
 
 def show_effect(
@@ -159,14 +170,21 @@ def show_effect(
     offset: int = 0,
     detailed: bool = False,
     enrichment: str | None = None,
+    normalise: str = "cp10k",
 ) -> PerturbResult:
     """Return a perturbation experiment in whatever state it is; as many genes as fit."""
     fields = envelope(app, record)
     if record.succeeded:
-        fields |= effect_fields(record, genes=genes, limit=limit, offset=offset)
+        fields |= effect_fields(
+            record, genes=genes, limit=limit, offset=offset, normalise=normalise
+        )
         fields["caveats"] = [*fields["caveats"], *caveats_of(record.design)]
         rows: list[GeneEffect] = fields["genes"]
         kept = rows if app.door == "python" else fitting(rows, detailed=detailed)
+        if len(kept) == DEFAULT_TOP and not detailed and app.door != "python":
+            # The caveat of a small panel takes the place of a gene.
+            crowded = genes is None and any(c.startswith(MOVED[:12]) for c in fields["caveats"])
+            kept = kept[:-1] if crowded else kept
         if len(kept) < len(rows):
             known: Truncated | None = fields["truncated"]
             total = known.total if known else len(rows)

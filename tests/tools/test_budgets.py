@@ -78,6 +78,8 @@ class Home:
             ("perturb_cells", self.perturb),
             ("perturb_cells", self.perturb | {"dry_run": True}),
             ("perturb_cells", self.perturb | {"enrichment": "hallmark"}),
+            ("perturb_cells", self.perturb | {"normalise": "unresponsive"}),
+            ("get_experiment", {"id": self.experiment, "normalise": "unresponsive"}),
             ("get_experiment", {"id": self.experiment, "enrichment": "hallmark", "wait_s": 45}),
             ("plan_screen", self.plan),
             ("run_screen", self.plan),
