@@ -33,7 +33,7 @@ MOST_COUNTS = 20_000_000
 """Non-zero counts that are read for other size factors: about a second."""
 MOVED = (
     "called genes hold {share:.0%} of this small panel's UMI, so in CP10K others seem to move the "
-    'other way: see normalise="unresponsive"'
+    'other way: normalise="unresponsive"'
 )
 NEEDS_CELLS = (
     "normalise='unresponsive' needs the cells of {name}, which are not stored here; "

@@ -60,7 +60,7 @@ from lingshu_tools.tools.user_cells_argument import UserCellsView
 
 Detail = Literal["summary", "effects", "genes", "provenance"]
 _ROWS: dict[str, int] = {"summary": 5, "effects": 50, "genes": 50, "provenance": 0}
-_SETS = 4
+_SETS = 3
 """Gene sets of a summary."""
 
 
@@ -116,7 +116,7 @@ class Provenance(View):
 class GetResult(Result):
     """An experiment or a screen; fields that do not apply to it are null."""
 
-    detail_only = Result.detail_only | {"effect_note", "user_cells"}
+    detail_only = Result.detail_only | {"moved_umi_share", "effect_note", "user_cells"}
     general_caveats = GENERAL | SAMPLE_GENERAL | SCORE_GENERAL | COMPLETE_GENERAL
 
     tool: str
@@ -241,7 +241,7 @@ def _experiment(app: App, record: Shown, arguments: GetExperiment) -> GetResult:
     detail: Detail = (
         "genes" if arguments.genes and arguments.detail == "summary" else arguments.detail
     )
-    few = 2 if arguments.normalise != "cp10k" and detail == "summary" else 0
+    few = 3 if arguments.normalise != "cp10k" and detail == "summary" else 0
     limit = arguments.limit or max(1, _ROWS[detail] - few, len(arguments.genes or ()))
     detailed = detail != "summary"
     if record.experiment.tool == "sample_cells":
