@@ -242,6 +242,7 @@ def _experiment(app: App, record: Shown, arguments: GetExperiment) -> GetResult:
         "genes" if arguments.genes and arguments.detail == "summary" else arguments.detail
     )
     few = 3 if arguments.normalise != "cp10k" and detail == "summary" else 0
+    few = 0 if app.door == "python" else few
     limit = arguments.limit or max(1, _ROWS[detail] - few, len(arguments.genes or ()))
     detailed = detail != "summary"
     if record.experiment.tool == "sample_cells":
