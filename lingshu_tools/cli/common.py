@@ -93,6 +93,20 @@ def _short_errors() -> Generator[None]:
         raise click.ClickException(message) from error
 
 
+@contextmanager
+def _checkpoint_errors() -> Generator[None]:
+    try:
+        yield
+    except Exception as error:
+        # Imported here: what it needs takes a while to load.
+        from lingshu_model.contracts import CheckpointError
+        from lingshu_tools.errors import InputError
+
+        if isinstance(error, CheckpointError):
+            raise InputError(str(error)) from error
+        raise
+
+
 class Shell(click.Group):
     """A group whose commands may raise the library's errors: shown as text, or as JSON."""
 
@@ -114,7 +128,7 @@ class Shell(click.Group):
         from lingshu_tools.errors import LingshuError
 
         try:
-            with _short_errors():
+            with _short_errors(), _checkpoint_errors():
                 return super().invoke(ctx)
         except LingshuError as error:
             if ctx.find_root().ensure_object(Settings).as_json:

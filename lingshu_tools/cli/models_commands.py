@@ -133,10 +133,12 @@ def _find(name: str) -> Any:
 
 
 def _list() -> None:
-    from lingshu_tools.training import kept
+    from lingshu_tools.training import damaged, kept
 
     app = open_app()
     rows = [_row(each) for each in kept(app.home, app.catalogue)]
+    for name, reason in damaged(app.catalogue).items():
+        click.echo(f"{name} cannot be used: {reason}", err=True)
     if settings().as_json:
         echo_json(rows)
         return

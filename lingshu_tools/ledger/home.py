@@ -10,7 +10,8 @@ from lingshu_tools.errors import InputError, LedgerError
 DATABASE = "experiments.db"
 FILES = (*(f"{DATABASE}{end}" for end in ("", "-journal", "-wal", "-shm", ".open", ".search")),)
 """The files of a home that are opened by name."""
-FOLDERS = ("objects", "engines", "locks", "spool", "plots", "exports", "children", "user_cells")
+FOLDERS = ("objects", "engines", "locks", "spool", "plots", "exports", "children", "models",
+           "user_cells")  # fmt: skip
 """The folders of a home; what is in them is this user's alone too."""
 
 

@@ -8,12 +8,13 @@ import re
 import secrets
 import shutil
 from collections.abc import Generator, Iterable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from lingshu_model.contracts import Catalogue, Checkpoint, CheckpointError
 from lingshu_model.contracts.catalogue import MODELS, SHIPPED
+from lingshu_model.system.private import private_folder
 from lingshu_tools.errors import InputError, NotFoundError
 from lingshu_tools.ledger.home import open_home
 from lingshu_tools.training.packs import PACK, PINS, unpacked
@@ -51,9 +52,21 @@ def kept(home: Path, catalogue: Catalogue) -> list[Kept]:
     """Return the checkpoints that can be used and read, by name."""
     checkpoints: list[Kept] = []
     for name in catalogue.names():
-        checkpoint = catalogue.load(name)
-        checkpoints.append(Kept(checkpoint, _origin(home, checkpoint)))
+        with suppress(CheckpointError):
+            checkpoint = catalogue.load(name)
+            checkpoints.append(Kept(checkpoint, _origin(home, checkpoint)))
     return checkpoints
+
+
+def damaged(catalogue: Catalogue) -> dict[str, str]:
+    """Return why the other checkpoints cannot be read, by name."""
+    reasons: dict[str, str] = {}
+    for name in catalogue.names():
+        try:
+            catalogue.load(name)
+        except CheckpointError as error:
+            reasons[name] = str(error)
+    return reasons
 
 
 def _origin(home: Path, checkpoint: Checkpoint) -> str:
@@ -75,8 +88,7 @@ def add(home: Path, source: Path, *, digest: str | None = None, replace: bool = 
         InputError: there is no checkpoint, a file is not what its digest says, or the name is
             taken by another.
     """
-    folder = open_home(home) / MODELS
-    folder.mkdir(mode=0o700, exist_ok=True)
+    folder = private_folder(open_home(home) / MODELS)
     with _given(source, folder) as given:
         checkpoint = intact(given)
         _check(checkpoint, folder, digest, replace=replace)

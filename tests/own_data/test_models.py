@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from safetensors.numpy import save_file
 
-from lingshu_model.contracts import Catalogue
+from lingshu_model.contracts import Catalogue, digest_file
 from lingshu_model.contracts.catalogue import FORMAT, pin
 from lingshu_tools import training
 from lingshu_tools.app import App
@@ -260,3 +260,81 @@ def test_a_checkpoint_replaced_under_way_is_whole_at_every_moment(
     assert training.verify(Catalogue([home / "models"]).load("mine")) == []
     assert Catalogue([home / "models"]).load("mine").digest == old.digest
     assert len([*(home / "models").iterdir()]) == 2
+
+
+def pin_as(folder: Path, name: str, digest: str | None = None) -> None:
+    """Pin a further file of a checkpoint under a name of any kind."""
+    pins = folder.parent / f"{folder.name}.digests.json"
+    content = json.loads(pins.read_text())
+    content["files"][name] = digest or digest_file(folder / name)
+    pins.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    "name", ["../../../roots.json", "more/file.json", "..", "", "C:evil.json", "a\\b.json", "a\0b"]
+)
+def test_a_folder_whose_digests_name_a_file_elsewhere_is_refused_and_writes_nothing(
+    tmp_path: Path, home: Path, name: str
+):
+    run = made_run(tmp_path / "runs" / "of" / "a" / "stranger")
+    folder = run / "checkpoint" / "mine"
+    # From the folder of a checkpoint that is being added, this leads to the home.
+    (folder / "../../../roots.json").write_text('{"roots": ["/"]}')
+    (folder / "more").mkdir()
+    (folder / "more" / "file.json").write_text("{}")
+    pin_as(folder, name, digest_file(folder / name) if name[-5:] in ("s.json", "e.json") else "x")
+    with pytest.raises(InputError, match="is no file of the folder"):
+        training.add(home, run)
+    assert sorted(str(p.relative_to(home)) for p in home.rglob("*")) == ["models"]
+
+
+DAMAGED = {
+    "a list": "[]",
+    "too deep": "[" * 100_000,
+    "UTF-16": "{}".encode("utf-16"),
+    "another format": json.dumps({"format": ["x"]}),
+    "no conditions": json.dumps({"format": FORMAT, "contexts": []}),
+    "contexts of another form": json.dumps({"format": FORMAT, "contexts": {"a": 1}, "seen": []}),
+    "a condition without target": json.dumps(
+        {
+            "format": FORMAT,
+            "contexts": [],
+            "seen": [{"context": {}, "interventions": [{"kind": "knockout"}]}],
+        }
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_a_checkpoint_of_another_form_is_refused_and_hinders_no_other(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+):
+    source = made_run(tmp_path / "runs")
+    content = DAMAGED[damage]
+    folder = source / "checkpoint" / "mine"
+    data = content if isinstance(content, bytes) else content.encode()
+    (folder / "config.json").write_bytes(data)
+    pin(folder)
+    with pytest.raises(InputError, match=r"mine.*(cannot be read|has the format|copy the check)"):
+        training.add(home, source)
+    monkeypatch.setenv("LINGSHU_CHECKPOINTS", str(folder.parent))
+    status, said = run(home, "models", "list")
+    assert status == 0
+    assert "mine cannot be used" in said
+    assert "pbmc" in said
+    status, said = run(home, "call", "describe_model", '{"checkpoint": "pbmc"}')
+    assert status == 0
+    status, said = run(home, "models", "verify", "mine")
+    assert status == 1
+    assert said.startswith("Error: ")
+
+
+def test_a_link_in_the_place_of_the_folder_of_checkpoints_is_not_followed(
+    tmp_path: Path, home: Path
+):
+    home.mkdir(mode=0o700)
+    (tmp_path / "elsewhere").mkdir()
+    (home / "models").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(LingshuError, match="is a symbolic link"):
+        training.add(home, made_run(tmp_path / "runs"))
+    assert list((tmp_path / "elsewhere").iterdir()) == []

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from lingshu_model.contracts.canonical import digest_file, digest_json
+from lingshu_model.contracts.checkpoint_files import CheckpointError, parse_config, read_pins
 from lingshu_model.contracts.effects import (
     GENES,
     ROWS,
@@ -50,10 +51,6 @@ _IDENTITY_TABLES = ("model", "effects-", "pool-")
 _PINS = ".digests.json"
 _REPLACING_S, _REPLACING_PAUSE_S = 1.0, 0.05
 _Stamp = tuple[int, int, int]
-
-
-class CheckpointError(Exception):
-    """A checkpoint is missing, damaged or not what its pinned digests say."""
 
 
 @dataclass(frozen=True)
@@ -269,7 +266,11 @@ class Checkpoint:
         return _verify(self.path / name, expected)
 
     def _json(self, name: str) -> dict[str, Any]:
-        return json.loads(self.verify_file(name).read_text("utf-8"))
+        try:
+            return json.loads(self.verify_file(name).read_text("utf-8"))
+        except (ValueError, RecursionError) as error:
+            message = f"{self.path / name} cannot be read ({error}): copy the checkpoint again"
+            raise CheckpointError(message) from error
 
 
 class Catalogue:
@@ -350,24 +351,20 @@ class Catalogue:
             known = self._read.get(pins)
             if known and known[0] == stamp:
                 return known[1]
-            pinned: dict[str, str] = json.loads(pins.read_text("utf-8"))["files"]
-            expected = pinned["config.json"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except OSError as error:
             message = f"{pins} cannot be read ({error!r}): train or copy the checkpoint again"
             raise CheckpointError(message) from error
+        pinned = read_pins(pins)
         path = pins.parent / _name_of(pins)
         try:
-            config = json.loads(_verify(path / "config.json", expected).read_text("utf-8"))
+            file = _verify(path / "config.json", pinned["config.json"])
         except CheckpointError:
             # One that is replaced just now: its folder and its pins take two steps.
             if not _is_new(path, pins):
                 raise
             time.sleep(_REPLACING_PAUSE_S)
             return self._at(pins)
-        if config.get("format") not in FORMATS:
-            known = " and ".join(FORMATS)
-            message = f"{path} has the format {config.get('format')!r}; this version reads {known}"
-            raise CheckpointError(message)
+        config = parse_config(file, FORMATS)
         checkpoint = Checkpoint(path.name, path, identity_digest(pinned), config, pinned)
         self._read[pins] = stamp, checkpoint
         return checkpoint
