@@ -11,6 +11,7 @@ from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase, FuncMetad
 from pydantic import Field
 
 from lingshu_mcp.back import Back
+from lingshu_mcp.client_folders import client_folders
 from lingshu_mcp.confirming import confirmed
 from lingshu_tools.calls.published import PublishedTool
 from lingshu_tools.errors import CostError, LingshuError
@@ -56,6 +57,7 @@ class SpecTool(Tool):
         from lingshu_mcp.rendering import rendered
         from lingshu_tools.calls.registry import registry
         from lingshu_tools.calls.results import Result
+        from lingshu_tools.experiments.roots import client_folders as opened_by_client
 
         spec, version = registry()[self.name], context.protocol_version or ""
 
@@ -65,7 +67,11 @@ class SpecTool(Tool):
         def render(result: Result) -> types.CallToolResult:
             return rendered(spec, result, arguments, version=version, tools=self.listed)
 
-        return await calls.call(app, spec, arguments, report, render)
+        token = opened_by_client.set(await client_folders(context, arguments))
+        try:
+            return await calls.call(app, spec, arguments, report, render)
+        finally:
+            opened_by_client.reset(token)
 
 
 def spec_tool(back: Back, tool: PublishedTool, listed: Sequence[str], *, core: bool) -> Tool:
