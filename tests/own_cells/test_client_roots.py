@@ -13,7 +13,7 @@ from lingshu_mcp.client_folders import folder_of
 from lingshu_tools.app import App
 
 
-def asked(app: App, file: Path, roots: list[Path] | None) -> tuple[bool, str]:
+def answered(app: App, file: Path, roots: list[Path] | None) -> tuple[bool, str]:
     """Return whether a dry run on a file was refused, and the text."""
 
     async def give(_: object) -> types.ListRootsResult:
@@ -36,13 +36,13 @@ def asked(app: App, file: Path, roots: list[Path] | None) -> tuple[bool, str]:
 
 
 def test_a_client_on_this_machine_opens_its_folders_for_its_calls_alone(app: App, file: Path):
-    refused, text = asked(app, file, None)
+    refused, text = answered(app, file, None)
     assert refused
     assert "no folder is allowed" in text
-    refused, text = asked(app, file, [file.parent])
+    refused, text = answered(app, file, [file.parent])
     assert not refused, text
     # The folders of one client are not those of the next.
-    refused, _ = asked(app, file, None)
+    refused, _ = answered(app, file, None)
     assert refused
 
 
@@ -50,7 +50,7 @@ def test_a_root_of_a_client_opens_what_is_in_it_alone(app: App, file: Path, tmp_
     other = tmp_path / "other"
     other.mkdir()
     cells_of(20).write_h5ad(other / "theirs.h5ad")
-    refused, text = asked(app, other / "theirs.h5ad", [file.parent])
+    refused, text = answered(app, other / "theirs.h5ad", [file.parent])
     assert refused
     assert "no allowed folder" in text
 
