@@ -15,6 +15,8 @@ from lingshu_tools.tools.common import CheckpointName, printed
 from lingshu_tools.tools.example_calls import control_call, perturbation_call
 
 _CONTEXTS = 8
+_NAMED = 20
+"""Names in a summary."""
 
 
 class FindGenes(Arguments):
@@ -190,7 +192,11 @@ def _summary(checkpoint: Checkpoint, arguments: FindGenes, views: list[GeneView]
         if v.gene is None
     ]
     sentence = f"{len(views) - len(missing)} of {len(views)} names are on {panel}"
-    return f"{sentence}; not on it: {', '.join(missing[:20])}." if missing else f"{sentence}."
+    if not missing:
+        return f"{sentence}."
+    rest = len(missing) - _NAMED
+    more = f" and {rest} more of {len(missing)}, which `genes` has" if rest > 0 else ""
+    return f"{sentence}; not on it: {', '.join(missing[:_NAMED])}{more}."
 
 
 def _text(result: FindResult) -> str:

@@ -245,13 +245,13 @@ def _experiment(app: App, record: Shown, arguments: GetExperiment) -> GetResult:
     few = 0 if app.door == "python" else few
     limit = arguments.limit or max(1, _ROWS[detail] - few, len(arguments.genes or ()))
     detailed = detail != "summary"
+    if arguments.normalise != "cp10k" and record.experiment.tool != "perturb_cells":
+        message = (
+            f"normalise={arguments.normalise!r} is for effects, and {arguments.id} is of "
+            f"{record.experiment.tool}; leave it out"
+        )
+        raise InputError(message)
     if record.experiment.tool == "sample_cells":
-        if arguments.normalise != "cp10k":
-            message = (
-                f"normalise={arguments.normalise!r} is for effects, and {arguments.id} is of "
-                "sample_cells; leave it out"
-            )
-            raise InputError(message)
         result: Result = show_sample(app, record, limit=limit, offset=arguments.offset)
     elif record.experiment.tool == "complete_cells":
         result = show_completed(app, record, limit=limit, offset=arguments.offset)

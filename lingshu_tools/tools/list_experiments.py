@@ -1,5 +1,6 @@
 """list_experiments: what is in the ledger, newest first, filtered and in pages."""
 
+import json
 from typing import Literal
 
 from pydantic import Field
@@ -8,8 +9,16 @@ from lingshu_tools.app import App
 from lingshu_tools.calls.concise import ROWS, Detail, fitting
 from lingshu_tools.calls.registry import Arguments, ToolSpec
 from lingshu_tools.calls.results import Result, Truncated, View, call_text, render, text_table
-from lingshu_tools.ledger import Listed
+from lingshu_tools.errors import InputError, quoted
+from lingshu_tools.experiments.designs import context_label
+from lingshu_tools.ledger import Listed, Page, Screen
+from lingshu_tools.tools.common import printed
 
+MOST_SCREENS = 1000
+_NAMED = 4
+"""Genes of an objective that a row names."""
+_NOT_OF_THE_LEDGER = frozenset({"detail", "since", "kind", "objective"})
+_OF_EXPERIMENTS = frozenset({"tool", "status", "perturbation", "context", "parent", "tag"})
 COUNTED_PAGES = 20
 """Pages of 100 rows that are counted beyond the one that is shown."""
 
@@ -39,6 +48,18 @@ class ListExperiments(Arguments):
     text: str | None = Field(
         default=None, max_length=200, description="Only rows whose request has this text"
     )
+    since: str | None = Field(
+        default=None,
+        pattern=r"^\d{4}-\d{2}-\d{2}(T[\d:.]+Z?)?$",
+        description="Only begun on this day or later, e.g. 2026-11-29 (UTC)",
+    )
+    kind: Literal["experiments", "screens"] = Field(
+        default="experiments",
+        description="screens: list screens instead, by text, objective, checkpoint, since",
+    )
+    objective: str | None = Field(
+        default=None, max_length=64, description="Of screens: only with this gene to raise or lower"
+    )
     before: str | None = Field(
         default=None, max_length=80, description="Cursor of the next page, from next_before"
     )
@@ -64,22 +85,48 @@ class ListedView(View):
     created_at: str
 
 
+class ScreenView(View):
+    """One screen."""
+
+    detail_only = frozenset({"checkpoint"})
+
+    screen_id: str
+    objective: str
+    context: str
+    n_candidates: int
+    n_ended: int
+    checkpoint: str = ""
+    created_at: str
+
+
 class ListResult(Result):
     """A page of the ledger."""
 
     experiments: list[ListedView]
+    screens: list[ScreenView] = Field(default_factory=list[ScreenView])
     next_before: str | None = None
 
 
 def list_experiments(app: App, arguments: ListExperiments) -> ListResult:
-    """Return one page of the ledger, newest first."""
-    page = app.ledger.find(**arguments.model_dump(exclude={"detail"}))
+    """Return one page of the ledger, newest first.
+
+    Raises:
+        InputError: an argument that screens, or experiments, are not found by.
+    """
+    if arguments.kind == "screens":
+        return _list_screens(app, arguments)
+    if arguments.objective:
+        message = f"objective={quoted(arguments.objective)} is of screens: add kind='screens'"
+        raise InputError(message)
+    page = app.ledger.find(**arguments.model_dump(exclude={*_NOT_OF_THE_LEDGER}))
+    newer = [item for item in page.items if _is_newer(item.experiment.created_at, arguments)]
+    page = Page(tuple(newer), page.next_before if len(newer) == len(page.items) else None)
     tags = app.ledger.tags([item.experiment.id for item in page.items])
     rows = [_row(item, tags.get(item.experiment.id, [])) for item in page.items]
     filters = {
         k: v
         for k, v in arguments.model_dump().items()
-        if v and k not in ("limit", "before", "detail")
+        if v and k not in ("limit", "before", "detail", "kind")
     }
     next_before = page.next_before
     if app.door != "python":
@@ -108,15 +155,94 @@ def list_experiments(app: App, arguments: ListExperiments) -> ListResult:
 
 def _older(app: App, arguments: ListExperiments, before: str) -> tuple[int, bool]:
     """Return how many rows follow a page, and whether these are all: counting has an end."""
-    wanted = arguments.model_dump(exclude={"detail", "before", "limit"})
+    wanted = arguments.model_dump(exclude={*_NOT_OF_THE_LEDGER, "before", "limit"})
     older, cursor = 0, before
     for _ in range(COUNTED_PAGES):
         page = app.ledger.find(**wanted, before=cursor, limit=100)
-        older += len(page.items)
-        if not page.next_before:
+        newer = sum(_is_newer(item.experiment.created_at, arguments) for item in page.items)
+        older += newer
+        if not page.next_before or newer < len(page.items):
             return older, True
         cursor = page.next_before
     return older, False
+
+
+def _is_newer(created_at: str, arguments: ListExperiments) -> bool:
+    # Both are UTC text of one form, so that their order is that of times.
+    return arguments.since is None or created_at >= arguments.since
+
+
+def _list_screens(app: App, arguments: ListExperiments) -> ListResult:
+    """Return one page of the screens, newest first."""
+    given = arguments.model_fields_set & _OF_EXPERIMENTS
+    unused = sorted(name for name in given if getattr(arguments, name) is not None)
+    if unused:
+        message = (
+            f"screens are not found by {', '.join(unused)}: leave it out, or list experiments "
+            "(of one screen: parent=scr_…)"
+        )
+        raise InputError(message)
+    if arguments.before is not None and not arguments.before.isdecimal():
+        message = f"before={quoted(arguments.before)} is no cursor: pass next_before"
+        raise InputError(message)
+    known = app.ledger.find_screens(limit=MOST_SCREENS)
+    matching = [screen for screen in known if _is_wanted(screen, arguments)]
+    last = int(arguments.before) if arguments.before else None
+    page = [screen for screen in matching if last is None or screen.seq < last]
+    views = [_screen_view(app, screen) for screen in page[: arguments.limit]]
+    if app.door != "python" and views:
+        views = fitting(views, detailed=arguments.detail == "detailed")
+    cut, next_before = None, None
+    if len(views) < len(page):
+        next_before = str(page[len(views) - 1].seq)
+        more = printed("list_experiments", arguments, before=next_before)
+        cut = Truncated(shown=len(views), total=len(matching), how_to_get_more=f"{more} shows more")
+    rest = f" (the newest {MOST_SCREENS} are looked through)" if len(known) == MOST_SCREENS else ""
+    more_text = call_text("get_experiment", id=views[0].screen_id) if views else ""
+    return ListResult(
+        status="succeeded",
+        summary=f"{len(views)} of {len(matching)} screens, newest first{rest}.",
+        ledger_head=str(app.ledger.head()),
+        experiments=[],
+        screens=views,
+        next_before=next_before,
+        truncated=cut,
+        next_step=f"{more_text} shows the newest." if views else call_text("describe_model"),
+    )
+
+
+def _is_wanted(screen: Screen, arguments: ListExperiments) -> bool:
+    plan = screen.plan
+    objective: dict[str, list[str]] = plan.get("objective") or {}
+    genes = {gene.casefold() for each in objective.values() for gene in each}
+    text = f"{screen.id} {json.dumps(plan, ensure_ascii=False)}".casefold()
+    return (
+        _is_newer(screen.created_at, arguments)
+        and (arguments.checkpoint is None or plan.get("checkpoint") == arguments.checkpoint)
+        and (arguments.objective is None or arguments.objective.casefold() in genes)
+        and (arguments.text is None or arguments.text.casefold() in text)
+    )
+
+
+def _screen_view(app: App, screen: Screen) -> ScreenView:
+    plan = screen.plan
+    objective: dict[str, list[str]] = plan.get("objective") or {}
+    parts = [
+        f"{verb} {', '.join(genes[:_NAMED])}"
+        + (f" and {len(genes) - _NAMED} more" if len(genes) > _NAMED else "")
+        for verb, genes in objective.items()
+        if genes
+    ]
+    children = [child.id for child in app.ledger.children(screen.id)]
+    return ScreenView(
+        screen_id=screen.id,
+        objective=" and ".join(parts),
+        context=context_label(plan.get("context") or {}),
+        n_candidates=len(plan.get("candidates") or []),
+        n_ended=len(app.ledger.sealed(children)),
+        checkpoint=str(plan.get("checkpoint", "")),
+        created_at=screen.created_at,
+    )
 
 
 def _row(item: Listed, tags: list[str]) -> ListedView:
@@ -137,6 +263,10 @@ def _row(item: Listed, tags: list[str]) -> ListedView:
 
 
 def _text(result: ListResult) -> str:
+    if result.screens:
+        names = ("screen_id", "objective", "n_candidates", "n_ended", "created_at")
+        table = ([getattr(screen, name) for name in names] for screen in result.screens)
+        return render(result, text_table(names, table))
     rows = (
         (
             e.experiment_id,
@@ -159,7 +289,8 @@ SPEC = ToolSpec(
     description=(
         "Page through the ledger, newest first: every experiment of this home in any state, "
         "by tool, status, checkpoint, perturbation, context, parent, tag or text of the "
-        "request. Use it to find an id again, or to see whether something was already run. "
+        "request; with kind=screens the screens, by text, objective or day. Use it to find an "
+        "id again, or to see whether something was already run. "
         "Not for results: get_experiment. Units: cells per arm. Cost: free. Limits: 100 rows "
         "in one call, then before."
     ),

@@ -1,0 +1,99 @@
+"""Lists say how many there are and how to get the rest; screens are found again."""
+
+from typing import Any
+
+import pytest
+
+from lingshu_testing import calls_in
+from lingshu_tools.app import App
+from lingshu_tools.calls.dispatcher import call
+from lingshu_tools.errors import InputError
+
+
+def screened(app: App, gene: str, *candidates: str) -> str:
+    given = {"objective": {"lower": [gene]}, "candidates": [*candidates], "n_cells": 8}
+    result = call(app, "run_screen", given | {"wait_s": 30})
+    assert result.status == "succeeded"
+    return result.screen_id
+
+
+def listed(app: App, **given: Any) -> Any:
+    return call(app, "list_experiments", {"kind": "screens"} | given)
+
+
+def test_screens_are_listed_newest_first_with_objective_and_progress(app: App):
+    ids = [screened(app, "PSMB9", "STAT1", "JAK2"), screened(app, "TAP1", "IRF1")]
+    result = listed(app)
+    assert [s.screen_id for s in result.screens] == ids[::-1]
+    assert [(s.n_candidates, s.n_ended) for s in result.screens] == [(1, 1), (2, 2)]
+    assert [s.objective for s in result.screens] == ["lower TAP1", "lower PSMB9"]
+    assert result.experiments == []
+    assert result.truncated is None
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"objective": "psmb9"}, [0]),
+        ({"objective": "PSMB"}, []),
+        ({"text": "irf1"}, [1]),
+        ({"since": "2020-01-01"}, [1, 0]),
+        ({"since": "2999-01-01"}, []),
+        ({"checkpoint": "made"}, [1, 0]),
+        ({"checkpoint": "other"}, []),
+    ],
+)
+def test_screens_are_found_by_objective_text_day_and_checkpoint(
+    app: App, given: dict[str, Any], expected: list[int]
+):
+    ids = [screened(app, "PSMB9", "STAT1"), screened(app, "TAP1", "IRF1")]
+    assert [s.screen_id for s in listed(app, **given).screens] == [ids[i] for i in expected]
+
+
+def test_the_pages_of_screens_join_and_say_how_many_there_are(app: App):
+    ids = [screened(app, "PSMB9", target) for target in ("STAT1", "JAK2", "IRF1")]
+    pages: list[str] = []
+    arguments: dict[str, Any] = {"kind": "screens", "limit": 1}
+    for n in range(3):
+        page = call(app, "list_experiments", arguments)
+        pages += [s.screen_id for s in page.screens]
+        assert "3 screens" in page.summary
+        if n < 2:
+            assert (page.truncated.shown, page.truncated.total) == (1, 3)
+            ((_, arguments),) = calls_in(page.truncated.how_to_get_more)
+    assert page.truncated is None
+    assert pages == ids[::-1]
+
+
+def test_what_does_not_find_screens_is_refused(app: App):
+    for name, value in (
+        ("tool", "run_screen"),
+        ("status", "failed"),
+        ("tag", "a"),
+        ("parent", "x"),
+    ):
+        with pytest.raises(InputError, match=f"not found by {name}"):
+            listed(app, **{name: value})
+    with pytest.raises(InputError, match="kind=.screens"):
+        call(app, "list_experiments", {"objective": "PSMB9"})
+    with pytest.raises(InputError, match="since"):
+        listed(app, since="yesterday")
+
+
+def test_experiments_are_found_by_their_day_and_counted_so(app: App):
+    for seed in range(3):
+        call(app, "sample_cells", {"n_cells": 4, "seed": seed, "wait_s": 30})
+    newest, middle, _ = call(app, "list_experiments", {}).experiments
+    result = call(app, "list_experiments", {"since": middle.created_at, "limit": 1})
+    assert [e.experiment_id for e in result.experiments] == [newest.experiment_id]
+    assert (result.truncated.shown, result.truncated.total) == (1, 2)
+    assert call(app, "list_experiments", {"since": "2999-01-01"}).experiments == []
+
+
+def test_a_summary_of_many_unknown_names_says_how_many_there_are(app: App):
+    names = [f"NOGENE{i}" for i in range(33)]
+    result = call(app, "find_genes", {"names": names})
+    assert "and 13 more of 33" in result.summary
+    assert len(result.genes) == 33
+    few = call(app, "find_genes", {"names": names[:20]})
+    assert "more of" not in few.summary
