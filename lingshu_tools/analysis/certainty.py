@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lingshu_model.contracts.posterior import Posterior, normal_tail
+from lingshu_model.contracts.posterior import Posterior, normal_tail, parts
 from lingshu_tools.analysis.effects import Floats
 
 Word = Literal["supported", "suggestive", "not distinguishable from no effect"]
@@ -23,7 +23,6 @@ SUPPORTED, SUGGESTIVE = 0.05, 0.2
 LEAST_LFSR = 0.001
 """Smallest rate that is shown: some hundred calls of a rotation cannot tell smaller ones apart."""
 DRAWS = 4000
-_ROUNDS = 60
 _Z = np.linspace(-8.0, 8.0, 641)
 """Normal scores at which quantile functions are kept."""
 _U = normal_tail(-_Z)
@@ -46,7 +45,10 @@ def false_sign_rates(lfsr: Floats) -> Floats:
     rates = np.full(lfsr.shape, np.nan)
     known = np.flatnonzero(np.isfinite(lfsr))
     order = known[np.argsort(lfsr[known], kind="stable")]
-    rates[order] = np.cumsum(lfsr[order]) / np.arange(1, len(order) + 1)
+    ascending = lfsr[order]
+    # Equal rates have an equal mean: of all that are no less certain, ties included.
+    upto = np.searchsorted(ascending, ascending, side="right")
+    rates[order] = np.cumsum(ascending)[upto - 1] / upto
     return rates
 
 
@@ -71,7 +73,8 @@ def score_posterior(posterior: Posterior, weights: NDArray[np.float64]) -> Score
     """Return the posterior of sum w b over genes; `posterior` and `weights` are [genes]."""
     used = np.flatnonzero(weights)
     w = weights[used]
-    at_zero, m, s = _parts(posterior.mean[used], posterior.sd[used], posterior.lfsr[used])
+    kept = Posterior(posterior.mean[used], posterior.sd[used], posterior.lfsr[used])
+    at_zero, m, s = parts(kept)
     quantiles = _quantiles(at_zero, w * m, np.abs(w) * s).sum(axis=1)
     lfsr = float(posterior.lfsr[used[0]]) if len(used) == 1 else _wrong(quantiles)
     low, high = np.interp((-1.959964, 1.959964), _Z, quantiles).tolist()
@@ -94,31 +97,6 @@ def in_top(posteriors: Sequence[ScorePosterior], k: int, seed: int = 0) -> Float
     ranks = np.lexsort((generator.random(draws.shape), -draws), axis=0)
     counts = np.bincount(ranks[:k].ravel(), minlength=len(posteriors))
     return counts / n
-
-
-def _parts(mean: Floats, sd: Floats, lfsr: Floats) -> tuple[Floats, Floats, Floats]:
-    """Return mass at 0, and mean and sd of the rest, by bisection of the lfsr in the mass."""
-    second = sd**2 + mean**2
-    # With more mass at 0 the rest would need a negative variance.
-    high = np.where(second > 0, sd**2 / np.where(second > 0, second, 1.0), 1.0)
-    # Without a mean the sign is as uncertain as the mass at 0 makes it: lfsr = p0 + (1 - p0) / 2.
-    none = (mean == 0) | (second == 0)
-    low = np.zeros_like(mean)
-    top = high.copy()
-    for _ in range(_ROUNDS):
-        middle = (low + top) / 2
-        _, m, s = _rest(middle, mean, second)
-        wrong = middle + (1 - middle) * normal_tail(np.abs(m) / np.maximum(s, 1e-300))
-        more = wrong < lfsr
-        low, top = np.where(more, middle, low), np.where(more, top, middle)
-    at_zero = np.where(none, np.clip(2 * lfsr - 1, 0.0, 1.0), (low + top) / 2)
-    return _rest(at_zero, mean, second)
-
-
-def _rest(at_zero: Floats, mean: Floats, second: Floats) -> tuple[Floats, Floats, Floats]:
-    share = np.maximum(1 - at_zero, 1e-12)
-    m = mean / share
-    return at_zero, m, np.sqrt(np.maximum(second / share - m**2, 0.0))
 
 
 def _quantiles(at_zero: Floats, m: Floats, s: Floats) -> Floats:

@@ -5,7 +5,7 @@ the noise of the held-out cells taken off. Evidence without it has residuals gen
 (`lingshu_tools.analysis.residuals`). Fewer than `FEWEST` contrasts give no error.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,10 @@ import numpy as np
 from lingshu_tools.analysis.effects import Floats
 
 FEWEST = 3
+FEWEST_GENES = 30
+MOST_STANDARD_ERROR = 0.05
+NARROWEST, WIDEST = 0.90, 0.98
+"""Coverage of intervals of nominally 95 % that is taken as right."""
 
 
 @dataclass(frozen=True)
@@ -52,3 +56,37 @@ class ErrorBySize:
         place = np.searchsorted(self.lower, np.abs(predicted), side="right") - 1
         known = np.isfinite(predicted) & (place >= 0)
         return np.where(known, self.error[np.maximum(place, 0)], np.nan)
+
+
+def estimable(row: Mapping[str, Any]) -> bool:
+    """Return whether the coverage of a row of the evidence says something.
+
+    It takes three contrasts, thirty genes and a standard error over contrasts of at most .05.
+    """
+    error = row.get("covered_standard_error")
+    enough = row["n_contrasts"] >= FEWEST and row["n"] >= FEWEST_GENES
+    return enough and error is not None and error <= MOST_STANDARD_ERROR
+
+
+def misjudged(evidence: Mapping[str, Any], tier: str, predicted: Floats) -> list[str]:
+    """Return where intervals of such changes did not hold as many held-out changes as they say.
+
+    Args:
+        evidence: of a checkpoint.
+        tier: of the prediction.
+        predicted: the predicted changes that are shown.
+    """
+    measured = (evidence.get("tiers") or {}).get(tier) or {}
+    rows: Sequence[Mapping[str, Any]] = (measured.get("certainty") or {}).get("error_by_size") or ()
+    sizes = np.abs(predicted)
+    return [
+        f"95 % intervals held {row['covered']:.0%} of held-out changes for |change| {_range(row)}"
+        for row in rows
+        if estimable(row)
+        and not NARROWEST <= row["covered"] <= WIDEST
+        and ((sizes >= row["from"]) & (sizes < (np.inf if row["to"] is None else row["to"]))).any()
+    ]
+
+
+def _range(row: Mapping[str, Any]) -> str:
+    return f"above {row['from']:g}" if row["to"] is None else f"{row['from']:g} to {row['to']:g}"

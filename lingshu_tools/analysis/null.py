@@ -2,10 +2,10 @@
 
 Paired controls are the same cells, so a control against a control is identically zero and no null.
 A checkpoint is therefore trained with null labels (random control subsets labelled as if
-perturbed); an effect is called significant when it is unlike theirs.
+perturbed), and an effect is ranked among theirs. Nothing is extrapolated: with n labels p is at
+least 1 / (n + 1), however large the effect is.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lingshu_tools.analysis.effects import Effect, Floats
-from lingshu_tools.analysis.student import benjamini_hochberg, t_two_sided
+from lingshu_tools.analysis.student import benjamini_hochberg
 
-PRIOR_DF = 4.0
+NORMAL = 1.959964
+"""Half width of a 95 % interval, in standard deviations."""
 
 
 @dataclass(frozen=True)
@@ -83,10 +84,10 @@ class NullLabels:
         errors = None if se is None else np.array([se])
         return float(self._p(scores[:, None], np.array([score]), errors)[0])
 
-    def score_spread(self, weights: NDArray[np.float64]) -> float | None:
-        """Return the standard deviation of a new label's score; None where a gene is missing."""
+    def largest_score(self, weights: NDArray[np.float64]) -> float | None:
+        """Return the largest |score| of a label; None where a gene of the objective is missing."""
         scores = self._scores(weights)
-        return None if scores is None else float(_spread(scores.var(ddof=1), len(scores)))
+        return None if scores is None else float(np.abs(scores).max())
 
     def _scores(self, weights: NDArray[np.float64]) -> Floats | None:
         used = weights != 0
@@ -94,30 +95,12 @@ class NullLabels:
         return scores if np.isfinite(scores).all() else None
 
     def _p(self, labels: Floats, value: Floats, se: Floats | None) -> Floats:
-        spread = _spread(_floored(labels.var(axis=0, ddof=1), self.n_shams - 1), self.n_shams)
+        """Return rank p-values; `labels` is [null labels, values]."""
+        size = np.abs(value)
         if se is not None:
-            # The spread of null labels includes their Monte Carlo error. That of paired cells is
-            # smaller the weaker an effect is, so the tested effect's is added in full.
-            spread = np.hypot(spread, se)
-        distance = value - labels.mean(axis=0)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            t = distance / spread
-        return np.where(distance == 0, 1.0, t_two_sided(t, self.n_shams - 1))
-
-
-def _spread(variance: Floats, n: int) -> Floats:
-    # Of the distance of one more draw from the mean of n.
-    return np.sqrt(variance * (1 + 1 / n))
-
-
-def _floored(variance: Floats, df: int) -> Floats:
-    """Return variances, none smaller than itself shrunk towards the pooled one.
-
-    Sixteen null labels can agree by chance; shrinking keeps such a gene from being called. It only
-    ever widens: shrinking a variable gene downwards would make its p too small.
-    """
-    finite = variance[np.isfinite(variance)]
-    if len(finite) < 2:
-        return variance
-    pooled = math.fsum(finite) / len(finite)
-    return np.maximum(variance, (df * variance + PRIOR_DF * pooled) / (df + PRIOR_DF))
+            # The nearer end of the Monte Carlo interval is ranked: few cells make no effect large.
+            size = np.maximum(size - NORMAL * se, 0.0)
+        with np.errstate(invalid="ignore"):
+            larger = (np.abs(labels) >= size).sum(axis=0)
+        known = np.isfinite(value) & np.isfinite(labels).all(axis=0)
+        return np.where(known, (1.0 + larger) / (1.0 + self.n_shams), np.nan)

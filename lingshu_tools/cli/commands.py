@@ -106,6 +106,12 @@ def _passes_on(name: str, module: str, extra: str, text: str) -> None:
 
 _passes_on("train", "lingshu_model.train", "model", "Train a checkpoint (see `train --help`).")
 _passes_on("evaluate", "lingshu_model.evaluate", "model", "Measure a checkpoint on held-out cells.")
+_passes_on(
+    "calibrate",
+    "lingshu_model.finishing.calibrate",
+    "model",
+    "Judge a checkpoint's intervals by held-out cells again.",
+)
 
 
 @main.command()

@@ -1,11 +1,12 @@
 """What a checkpoint stores of a design's effect, and of the parts of a combination."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
 
 from lingshu_model.contracts.effects import COMBINATION, NoEffectError, StoredEffect
+from lingshu_model.contracts.error_model import ErrorModel
 from lingshu_model.contracts.posterior import Floats
 from lingshu_tools.experiments.designs import Design, label_of
 
@@ -14,14 +15,25 @@ PARALLEL = 0.8
 
 
 def stored_effect(design: Design) -> StoredEffect | None:
-    """Return the effect that a checkpoint stores or works out; None where it stores none."""
+    """Return the effect that a checkpoint stores or works out; None where it stores none.
+
+    Its sd and lfsr are those of a new experiment (`lingshu_model.contracts.error_model`): a
+    posterior of the trained replicates alone is too narrow.
+    """
     effects = design.checkpoint.effects
     if effects is None or not design.interventions:
         return None
     try:
-        return effects.effect(design.context, design.interventions)
+        effect = effects.effect(design.context, design.interventions)
     except NoEffectError:
         return None
+    wider = error_model(design).widened(effect.posterior, design.checkpoint.gene_variance)
+    return replace(effect, posterior=wider)
+
+
+def error_model(design: Design) -> ErrorModel:
+    """Return how far a new experiment may be from predictions of a design's support tier."""
+    return ErrorModel.from_evidence(design.checkpoint.evidence, design.support.tier)
 
 
 @dataclass(frozen=True)

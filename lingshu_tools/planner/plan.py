@@ -19,6 +19,7 @@ from lingshu_tools.errors import InputError
 from lingshu_tools.experiments.designs import (
     Design,
     design,
+    label_of,
     new_experiment,
     recorded_checkpoint,
 )
@@ -51,6 +52,7 @@ class Plan:
         candidates: perturbations in canonical order; a child's position is its place here.
         scoring: how candidates were chosen from rules; None where all were listed.
         race: how cells are spent where not every candidate gets as many; None = all get `n_cells`.
+        repeated: labels of candidates that were named more than once; not part of the record.
     """
 
     objective: Objective
@@ -58,6 +60,7 @@ class Plan:
     candidates: tuple[Perturbation, ...]
     scoring: Scoring | None = None
     race: Race | None = None
+    repeated: tuple[str, ...] = ()
 
     @property
     def n_candidates(self) -> int:
@@ -193,9 +196,9 @@ def make_plan(
     )
     wanted = _objective(control.checkpoint, objective)
     racing, wanted_n = _race_settings(candidates, race=race, top_n=top_n)
-    chosen, scoring = _chosen(workspace, control, wanted, candidates, wanted_n)
+    chosen, scoring, repeated = _chosen(workspace, control, wanted, candidates, wanted_n)
     control = replace(control, n_cells=_affordable(n_cells, len(chosen), budget))
-    plan = Plan(wanted, control, chosen, scoring)
+    plan = Plan(wanted, control, chosen, scoring, repeated=repeated)
     if not racing:
         return plan
     return replace(plan, race=Race(min(wanted_n, len(chosen)), _indifference(plan)))
@@ -287,20 +290,25 @@ def _split(candidates: Any) -> tuple[list[Any], list[str]]:
 
 def _chosen(
     workspace: Workspace, control: Design, objective: Objective, candidates: Any, top_n: int
-) -> tuple[tuple[Perturbation, ...], Scoring | None]:
-    """Return the candidates to simulate in canonical order, and how they were chosen."""
+) -> tuple[tuple[Perturbation, ...], Scoring | None, tuple[str, ...]]:
+    """Return the candidates to simulate in canonical order, and how they were chosen.
+
+    Third are the labels of candidates that were named more than once, one by one.
+    """
     listed, texts = _split(candidates)
     if listed == [ALL_SEEN]:
-        return _listed(_all_seen(control)), None
+        return _listed(_all_seen(control)), None, ()
     checkpoint = control.checkpoint
     perturbations = [resolve_candidate(checkpoint, record) for record in listed]
+    repeated = _repeated(perturbations)
     if not texts:
-        return _listed(perturbations), None
+        return _listed(perturbations), None, repeated
     home = workspace.home
     rules = [resolve_rule(checkpoint, control.context, text, home) for text in texts]
     keep = KEPT_FOR_EACH * top_n
     scoring, best = scored(checkpoint, control.context, objective, rules, keep)
-    return _listed([*perturbations, *best]), replace(scoring, n=scoring.n + len(perturbations))
+    scoring = replace(scoring, n=scoring.n + len(perturbations))
+    return _listed([*perturbations, *best]), scoring, repeated
 
 
 def _listed(perturbations: Sequence[Perturbation]) -> tuple[Perturbation, ...]:
@@ -313,6 +321,12 @@ def _listed(perturbations: Sequence[Perturbation]) -> tuple[Perturbation, ...]:
         )
         raise InputError(message)
     return tuple(unique[key] for key in sorted(unique))
+
+
+def _repeated(perturbations: Sequence[Perturbation]) -> tuple[str, ...]:
+    """Return the labels of perturbations that are listed more than once."""
+    times = Counter(perturbations)
+    return tuple(sorted(label_of(p) for p, n in times.items() if n > 1))
 
 
 def _all_seen(control: Design) -> list[Perturbation]:

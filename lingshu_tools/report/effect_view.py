@@ -12,14 +12,15 @@ from lingshu_model.contracts.messages import OWN_RNA
 from lingshu_model.system.lazy import Lazy
 from lingshu_tools.analysis import Effect, NullLabels, Residuals, interval
 from lingshu_tools.analysis.certainty import LEAST_LFSR, SUGGESTIVE, SUPPORTED, word
-from lingshu_tools.analysis.error_by_size import FEWEST, ErrorBySize
+from lingshu_tools.analysis.error_by_size import FEWEST, ErrorBySize, misjudged
+from lingshu_tools.analysis.held_out import TIER_WORDS
 from lingshu_tools.analysis.sizes import NullSizes, Size, matched_check
 from lingshu_tools.calls.results import Truncated, call_text, finite, rounded
 from lingshu_tools.errors import InputError
 from lingshu_tools.experiments.designs import Design
 from lingshu_tools.experiments.findings import strongest, unpack_effect
 from lingshu_tools.experiments.gene_names import resolve_genes
-from lingshu_tools.experiments.stored_effects import parts_of, stored_effect
+from lingshu_tools.experiments.stored_effects import error_model, parts_of, stored_effect
 from lingshu_tools.report.evidence import design_sentence
 from lingshu_tools.report.experiment_views import Shown
 from lingshu_tools.report.normalisation import (
@@ -31,7 +32,12 @@ from lingshu_tools.report.normalisation import (
     moved_share,
     rescaled,
 )
-from lingshu_tools.report.result_parts import GeneEffect, Magnitude, TargetCheck
+from lingshu_tools.report.result_parts import (
+    CertainGeneEffect,
+    GeneEffect,
+    Magnitude,
+    TargetCheck,
+)
 
 UNITS = {
     "log2_fold_change": "log2((perturbed + 1) / (control + 1)) of mean counts per 10,000",
@@ -43,6 +49,7 @@ UNITS = {
     "unresponsive_change": "ln(1 + UMI per 10,000 by the UMI of genes without an effect)",
     "model_mean": "log1p_cp10k",
     "additive": "log1p_cp10k",
+    "interval": "log1p_cp10k; posterior, replicates and error by size together",
     "sd": "log1p_cp10k",
     "lfsr": "probability; 0.001 is 0.001 or less",
     "certainty": "supported: lfsr <= 0.05; suggestive: <= 0.2",
@@ -52,13 +59,20 @@ MONTE_CARLO = (
     "error against held-out cells, is usually the larger"
 )
 NO_ERROR = "prediction_error is null where fewer than three held-out contrasts had such changes"
-EXTRAPOLATED = (
-    "sham_q extrapolates a t distribution of {n} null labels: by rank none is below 1 in {more}"
+RANKED = (
+    "sham_q is by rank among {n} null labels: no gene can be below 1 in {more}, however large its "
+    "change"
 )
 PARALLEL_EFFECTS = (
     "parallel_effects: two parts do nearly the same alone (cosine {cosine:.2f}), as genes of one "
     "pathway do; what they do together is no sign of synergy"
 )
+BORROWED_WIDTH = (
+    "interval and lfsr: too few {tier} contrasts were held out to fit how far a new experiment may "
+    "be from a prediction; the error of replicates of another data set is taken"
+)
+NORMAL = 1.959964
+"""Half width of a 95 % interval, in standard deviations."""
 NAMED = 3
 """Genes in a summary."""
 NO_NULL = "no null labels for this checkpoint: significance is not given"
@@ -109,7 +123,8 @@ class EffectView:
         e = self.effect
         believed = self._stored.posterior if self._stored else None
         summed = self._stored.additive if self._stored else None
-        return GeneEffect(
+        kind = CertainGeneEffect if believed else GeneEffect
+        return kind(
             gene=self._checkpoint.panel[index],
             log2_fold_change=finite(e.log2_fold_change[index]),
             mc_interval=self._interval(e.log2_fold_change, e.log2_fold_change_se, index),
@@ -121,10 +136,20 @@ class EffectView:
             sham_q=finite(self._q[index]),
             model_mean=finite(believed.mean[index]) if believed else None,
             additive=finite(summed.mean[index]) if summed else None,
+            interval=self._wide(index),
             sd=finite(believed.sd[index]) if believed else None,
             lfsr=finite(max(believed.lfsr[index], LEAST_LFSR)) if believed else None,
             certainty=word(float(believed.lfsr[index])) if believed else None,
         )
+
+    def _wide(self, index: int) -> list[float] | None:
+        """Return the 95 % interval of a gene's change in a new experiment."""
+        if self._stored is None:
+            return None
+        mean, sd = (
+            float(x[index]) for x in (self._stored.posterior.mean, self._stored.posterior.sd)
+        )
+        return [mean - NORMAL * sd, mean + NORMAL * sd]
 
     def magnitude(self) -> Magnitude:
         """Return the size of the whole effect beside those of null labels."""
@@ -238,14 +263,24 @@ class EffectView:
             "detail=detailed)"
         ]
 
-    def caveats(self) -> list[str]:
-        """Return what a reader must know before believing the numbers."""
+    def _coverage(self, rows: Sequence[int]) -> list[str]:
+        """Return where the intervals of the genes `rows` are not what they say."""
+        if self._stored is None:
+            return []
+        if error_model(self._design).is_default:
+            return [BORROWED_WIDTH.format(tier=TIER_WORDS.get(self._tier, self._tier))]
+        shown = self._stored.posterior.mean[list(rows)]
+        return misjudged(self._checkpoint.evidence, self._tier, shown)
+
+    def caveats(self, rows: Sequence[int] = ()) -> list[str]:
+        """Return what a reader must know before believing the numbers of the genes `rows`."""
         said = [MONTE_CARLO] if self.effect.n_cells > 1 else [SINGLE_CELL]
+        said += self._coverage(rows)
         if self._stored is None and self.null is None:
             said.append(NO_NULL)
         elif self._stored is None and self.null is not None:
             n = self.null.n_shams
-            said.append(EXTRAPOLATED.format(n=n, more=n + 1))
+            said.append(RANKED.format(n=n, more=n + 1))
         if np.isnan(self._errors).any():
             said.append(NO_ERROR)
         if (
@@ -298,7 +333,7 @@ def effect_fields(
         "summary": view.summary(),
         "units": UNITS,
         "caveats": [
-            *view.caveats(),
+            *view.caveats(rows),
             *([MOVED.format(share=share)] if large and scaled is None else []),
             *([scaled.sentence] if scaled else []),
         ],

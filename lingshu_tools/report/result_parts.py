@@ -15,7 +15,8 @@ class GeneEffect(View):
     gene: str
     log2_fold_change: Number | None
     mc_interval: list[Number] | None = Field(
-        description="95 % Monte Carlo interval of log2_fold_change; says nothing of model error"
+        default=None,
+        description="95 % Monte Carlo interval of log2_fold_change; says nothing of model error",
     )
     control_mean: Number | None = None
     perturbed_mean: Number | None = None
@@ -34,13 +35,22 @@ class GeneEffect(View):
     additive: Number | None = Field(
         default=None, description="Of a combination: the sum of its parts' changes"
     )
-    sd: Number | None = Field(default=None, description="Posterior sd of change")
+    interval: list[Number] | None = Field(
+        default=None, description="95 % interval of change in a new experiment"
+    )
+    sd: Number | None = Field(default=None, description="Sd of change in a new experiment")
     unresponsive_change: Number | None = Field(
         default=None, description="change, scaled by genes without an effect"
     )
     unresponsive_mc_interval: list[Number] | None = None
     lfsr: Number | None = Field(default=None, description="How likely the sign of change is wrong")
     certainty: str | None = None
+
+
+class CertainGeneEffect(GeneEffect):
+    """A gene whose effect is stored: the interval of a new experiment holds that of sampling."""
+
+    detail_only = GeneEffect.detail_only | {"mc_interval"}
 
 
 class Magnitude(View):

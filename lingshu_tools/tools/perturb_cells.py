@@ -272,9 +272,11 @@ def _planned(
 
 def gene_table(genes: list[GeneEffect]) -> str:
     """Return genes as tab-separated lines."""
-    head = ("gene", "log2FC", "mc_interval", "change", "prediction_error")
+    stored = any(g.lfsr is not None for g in genes)
     # With stored effects the certainty of a sign, else its rate against null labels.
-    certain = ("lfsr", "certainty") if any(g.lfsr is not None for g in genes) else ("sham_q",)
+    span = ("change", "interval") if stored else ("mc_interval", "change")
+    head = ("gene", "log2FC", *span, "prediction_error")
+    certain = ("lfsr", "certainty") if stored else ("sham_q",)
     names = ("gene", "log2_fold_change", *head[2:], *certain)
     return text_table((*head, *certain), ([getattr(g, name) for name in names] for g in genes))
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
 from lingshu_model.contracts import Tier
-from lingshu_tools.analysis import t_quantile
 from lingshu_tools.analysis.certainty import LEAST_LFSR
 from lingshu_tools.calls.concise import Detail
 from lingshu_tools.calls.registry import Arguments, ToolSpec
@@ -149,9 +148,7 @@ class PlanResult(Result):
     prediction_error: Number | None = Field(
         description="Held-out RMS error of such a score, weakest support tier; None if unmeasured"
     )
-    sham_limit: Number | None = Field(
-        description="A score beyond ± this is unlike a meaningless label (5 %, before FDR)"
-    )
+    sham_limit: Number | None = Field(description="No meaningless label had a score beyond ± this")
     will_show: list[str] = Field(default_factory=list[str])
     wont_show: list[str]
 
@@ -284,6 +281,7 @@ def caveats_of(plan: Plan) -> list[str]:
     """Return what holds for every reading of a plan's scores, run or not."""
     mix, checkpoint = plan.support_mix, plan.control.checkpoint
     sentences = [tier_sentence(checkpoint, t) for t in mix if t != weakest(plan)]
+    sentences += repeated_candidates(plan)
     left_out = [
         d.label
         for d in plan.designs
@@ -297,6 +295,16 @@ def caveats_of(plan: Plan) -> list[str]:
     stored = plan.control.checkpoint.effects is not None
     why = None if stored else null_labels(plan.control)[1]
     return [*sentences, *([f"{why[0].upper()}{why[1:]}."] if why else [])]
+
+
+def repeated_candidates(plan: Plan) -> list[str]:
+    """Return a sentence on candidates that a request names more than once, by any name."""
+    if not plan.repeated:
+        return []
+    named = ", ".join(plan.repeated[:NAMED_UNFIT])
+    rest = len(plan.repeated) - NAMED_UNFIT
+    more = f" and {rest} more of {len(plan.repeated)}" if rest > 0 else ""
+    return [f"Named more than once and run once: {named}{more}."]
 
 
 def _unfit(plan: Plan) -> list[str]:
@@ -321,22 +329,21 @@ def in_words(plan: Plan) -> str:
 
 
 def sham_limit(plan: Plan) -> float | None:
-    """Return the score that 5 % of null labels would pass on either side; None without a null."""
+    """Return the largest |score| of a null label; None without null labels or a stored effect."""
     if plan.control.checkpoint.effects is not None:
         return None
     null, _ = null_labels(plan.control)
     weights = plan.objective.weights(plan.control.checkpoint.panel)
     if null is None or weights is None:
         return None
-    spread = null.score_spread(weights)
-    return None if spread is None else t_quantile(0.975, null.n_shams - 1) * spread
+    return null.largest_score(weights)
 
 
 def _will_show(limit: float | None) -> list[str]:
     known = (
         ""
         if limit is None
-        else f", and which scores pass ±{limit:.2g}, the 95 % range of null labels"
+        else f", and which scores pass ±{limit:.2g}, the largest of the null labels"
     )
     return [
         f"How the checkpoint orders these candidates on this objective{known}.",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from lingshu_tools.analysis import NullLabels
 from lingshu_tools.analysis.certainty import SUPPORTED
 from lingshu_tools.analysis.held_out import CONDITION
 from lingshu_tools.calls.concise import Detail, fitting
@@ -29,6 +30,7 @@ from lingshu_tools.execution.screens import begin_screen, candidates_of, stopped
 from lingshu_tools.experiments.lookup import locate_screen
 from lingshu_tools.ledger import Experiment, Ledger, Screen, Status
 from lingshu_tools.planner import Plan, Ranked, Ranking, plan_of, race_state, rank
+from lingshu_tools.planner.ranking import HIT_FDR
 from lingshu_tools.report.evidence import cost_of, evidence_view, screen_sentence, shown
 from lingshu_tools.report.ranking_rows import RankedView, ranked_view, ranking_table
 from lingshu_tools.report.screen_text import listed, race_caveats
@@ -51,6 +53,7 @@ from lingshu_tools.tools.plan_screen import (
     in_words,
     plan_result,
     recorded,
+    repeated_candidates,
     requested_plan,
     support_of,
     weakest,
@@ -117,12 +120,15 @@ def run_screen(app: App, arguments: RunScreen) -> ScreenResult | Pending[ScreenR
         plan = plan_of(app, known.plan)
     if arguments.dry_run:
         return _cost_only(app, arguments, plan, known)
-    caveats: list[str] = []
+    caveats = repeated_candidates(plan)
     detailed = arguments.detail == "detailed"
     if known and ledger.read_only:
         if _finished(ledger, plan, known):
             return screen_shown(app, known.id, top=arguments.top, detailed=detailed)
-        caveats = [f"{known.id} is in the read-only reference ledger: its plan is run in this home"]
+        caveats = [
+            *caveats,
+            f"{known.id} is in the read-only reference ledger: its plan is run in this home",
+        ]
         known = None
     screen = known or recorded(app, plan)
     seconds = cost_of(plan.control.checkpoint, _cells_to_begin(app, plan, screen)).seconds
@@ -322,7 +328,7 @@ def _summary(plan: Plan, ranking: Ranking) -> str:
     counts = f"{len(ranking.rows)} of {len(plan.candidates)} candidates done"
     if not scored:
         return f"Screen to {in_words(plan)}: {counts}, none ranked yet."
-    return f"{_leaders(plan, scored)}{_hits(scored)} {held_out}" + (
+    return f"{_leaders(plan, scored)}{_hits(scored, ranking.null)} {held_out}" + (
         "" if len(ranking.rows) == len(plan.candidates) else f" So far {counts}."
     )
 
@@ -349,7 +355,7 @@ def _leader(row: Ranked) -> str:
     return f"{row.design.label} {row.value:.2f}{known}"
 
 
-def _hits(scored: Sequence[Ranked]) -> str:
+def _hits(scored: Sequence[Ranked], null: NullLabels | None) -> str:
     tested = [r for r in scored if r.hit is not None]
     if not tested:
         return ""
@@ -359,6 +365,11 @@ def _hits(scored: Sequence[Ranked]) -> str:
         return (
             f" The sign of {len(hits)} of {len(tested)} scores is supported (lfsr <= "
             f"{SUPPORTED:g}), {better} of them the wanted way."
+        )
+    if null is not None and null.n_shams + 1 < 1 / HIT_FDR:
+        return (
+            f" By rank among {null.n_shams} null labels p is at least 1 in {null.n_shams + 1}, so "
+            "no score can stand out at 5 % FDR."
         )
     return (
         f" Against null labels {len(hits)} of {len(tested)} stand out at 5 % FDR, {better} "

@@ -154,3 +154,8 @@ def test_the_check_is_that_of_the_context_and_the_nearest_number_of_cells():
     assert matched_check(evidence, {"line": "b"}, 80) == checks[3]
     assert matched_check(evidence, {"line": "a"}, 0) == checks[0]
     assert matched_check(evidence, {"line": "c"}, 80) is None
+
+
+def test_candidates_that_are_equally_certain_have_the_same_rate():
+    rates = false_sign_rates(np.array([0.5, 0.1, 0.5, np.nan, 0.2]))
+    np.testing.assert_allclose(rates, [1.3 / 4, 0.1, 1.3 / 4, np.nan, 0.15])

@@ -7,23 +7,25 @@ import pytest
 from made_training import GENES, training_cells
 
 from lingshu_model.contracts import Intervention
+from lingshu_model.contracts.error_model import DEFAULT, ErrorModel
 from lingshu_model.contracts.posterior import Posterior
 from lingshu_model.evaluate.evidence import evidence as written_evidence
 from lingshu_model.evaluate.evidence import extended
 from lingshu_model.evaluate.report import Report
 from lingshu_model.evaluate.rows import HeldOut
 from lingshu_model.finishing import evidence, null_labels
-from lingshu_model.finishing.certainty import Tally, certainty, tally
+from lingshu_model.finishing.certainty import certainty, tally
+from lingshu_model.finishing.error_model import Judged, fitted, left_out
 
 HEAD = {"checkpoint_digest": "d", "data": {}, "settings": {"n_cells": 1, "steps": 1}, "cost": {}}
 
 
 def judged(
     n: int, *, error: float, noise: float, sd: float, genes: int = 400, seed: int = 0
-) -> list[Tally]:
+) -> list[Judged]:
     """Contrasts whose predictions are off by `error`, seen through `noise`, with posterior `sd`."""
     rng = np.random.default_rng(seed)
-    tallies: list[Tally] = []
+    tallies: list[Judged] = []
     for i in range(n):
         truth = rng.normal(0, 0.5, genes)
         mean = truth + rng.normal(0, error, genes)
@@ -57,14 +59,118 @@ def test_coverage_and_wrong_signs_hold_for_a_right_posterior_and_not_for_a_narro
     assert right["slope_of_called"] == pytest.approx(1.0, abs=0.1)
     assert right["wrong_signs"] <= 3 * right["expected_wrong_signs"] + 20
     wide = certainty(judged(8, error=0.6, noise=0.1, sd=0.1), "seen")["calibration"]
-    assert wide["covered"] < 0.5
-    assert wide["wrong_signs"] > 10 * wide["expected_wrong_signs"]
+    assert wide["covered_by_posterior"] < 0.5
+    assert wide["covered"] > 0.8
+    assert wide["n_called"] == 0
 
 
 def test_noise_alone_is_not_counted_as_wrong_signs():
     noisy = certainty(judged(20, error=0.05, noise=1.0, sd=0.05), "seen")["calibration"]
     assert noisy["n_called"] > 5000
     assert noisy["wrong_signs"] < 0.05 * noisy["n_called"]
+
+
+def replicated(
+    n: int, *, between: float, square: float, sd: float = 0.02, seed: int = 1
+) -> list[Judged]:
+    """Contrasts in a new experiment, which differs by gene variance and by size."""
+    rng = np.random.default_rng(seed)
+    genes, result = 2000, []
+    for i in range(n):
+        mean = rng.normal(0, 0.1, genes) * rng.choice([1, 10], genes, p=(0.8, 0.2))
+        variance = rng.gamma(2.0, 0.2, genes)
+        spread = sd**2 + between * variance + square * mean**2
+        truth = mean + rng.normal(0, np.sqrt(spread))
+        noise = rng.gamma(4.0, 0.0005, genes)
+        seen = truth + rng.normal(0, np.sqrt(noise))
+        posterior = Posterior.normal(mean, np.full(genes, sd))
+        result.append(
+            Judged((f"cells {i}", "x", "seen"), "f", 60, posterior, seen, noise, variance)
+        )
+    return result
+
+
+@pytest.mark.parametrize(
+    ("between", "square"), [(0.0, 0.0), (0.02, 0.0), (0.0, 0.15), (0.02, 0.15), (0.05, 1.0)]
+)
+def test_the_error_of_a_new_experiment_is_estimated(between: float, square: float):
+    model = fitted(replicated(12, between=between, square=square))
+    assert model.n_contrasts == 12
+    assert model.between == pytest.approx(between, abs=0.002 + 0.1 * between)
+    assert model.square == pytest.approx(square, abs=0.005 + 0.1 * square)
+    assert 0 <= model.posterior <= 1
+
+
+@pytest.mark.parametrize(("between", "square"), [(0.02, 0.0), (0.0, 0.15), (0.02, 0.3)])
+def test_intervals_hold_95_percent_at_every_size_by_the_factors_of_other_contrasts(
+    between: float, square: float
+):
+    figures = certainty(replicated(9, between=between, square=square), "seen")
+    for row in figures["error_by_size"]:
+        if row["n"] > 300:
+            assert row["covered"] == pytest.approx(0.95, abs=0.025)
+    largest = figures["error_by_size"][-1]
+    assert largest["covered_by_posterior"] < 0.7
+    assert figures["error_model"]["square"] == pytest.approx(square, abs=0.03)
+
+
+def test_signs_that_a_new_experiment_turns_are_not_called():
+    # Every size is off by as much as it is: no sign is certain, whatever the posterior sd.
+    figures = certainty(replicated(9, between=0.0, square=1.0), "seen")["calibration"]
+    assert figures["n_called"] == 0
+    tight = certainty(replicated(9, between=0.0, square=0.05), "seen")["calibration"]
+    assert tight["n_called"] > 1000
+    off = abs(tight["seen_wrong"] - tight["seen_wrong_expected"])
+    assert off <= 3 * tight["seen_wrong_standard_error"] + 10
+    assert tight["seen_wrong"] > 20
+
+
+def test_no_contrast_is_judged_by_factors_that_it_had_part_in():
+    quiet = replicated(6, between=0.0, square=0.0)
+    loud = replicated(1, between=0.0, square=4.0, seed=7)[0]
+    loud = replace(loud, contrast=("cells x", "x", "seen"))
+    models = {j.contrast: model for j, model in left_out([*quiet, loud])}
+    assert models[loud.contrast].square < 0.05
+    assert min(m.square for c, m in models.items() if c != loud.contrast) > 0.2
+
+
+def test_below_three_contrasts_the_width_is_that_of_other_data():
+    two = replicated(2, between=0.05, square=0.5)
+    assert fitted(two) is None
+    assert {model for _, model in left_out(two)} == {DEFAULT}
+    figures = certainty(two, "seen")
+    assert figures["error_model"] is None
+    assert figures["calibration"]["covered_standard_error"] is None
+
+
+def test_genes_that_hardly_any_held_out_cell_has_are_not_judged():
+    held_out = HeldOut(
+        "x", "seen", "cells", "f", {"line": "a"}, [{"kind": "knockout", "target": "G0"}],
+        (40, 60, 50), ["G0", "G1", "G2", "G3"], None, np.array([1.0, 0.1, 0.2, np.nan]),
+        np.full(4, 0.01),
+    )  # fmt: skip
+    posterior = Posterior.normal(np.full(4, 0.1), np.full(4, 0.1))
+    judged = tally(held_out, posterior, np.ones(4), np.array([50, 4, 5, 50]))
+    assert judged.observed.tolist() == [0.2]
+    assert (judged.rare, judged.cells) == (1, 40)
+
+
+def test_a_wider_distribution_makes_no_sign_more_certain():
+    rng = np.random.default_rng(3)
+    mean, sd = rng.normal(0, 0.3, 500), rng.gamma(2.0, 0.05, 500)
+    stored = Posterior(mean, sd, np.minimum(Posterior.normal(mean, sd).lfsr + 0.01, 1.0))
+    variance = np.full(500, 0.4)
+    before = stored.lfsr
+    for square in (0.0, 0.1, 0.5, 2.0):
+        wider = ErrorModel(1.0, 0.01, square, 5, 5).widened(stored, variance)
+        assert (wider.lfsr >= before).all()
+        assert (wider.sd >= stored.sd).all()
+        # A called sign is one that the interval at 90 % does not leave.
+        assert (np.abs(mean) >= 1.644 * wider.sd)[wider.lfsr <= 0.05].all()
+        before = wider.lfsr
+    nothing = Posterior(np.zeros(1), np.zeros(1), np.ones(1))
+    unmeasured = DEFAULT.widened(nothing, np.ones(1))
+    assert (unmeasured.sd[0], unmeasured.lfsr[0]) == (0.0, 1.0)
 
 
 def test_fewer_than_three_contrasts_give_no_error():

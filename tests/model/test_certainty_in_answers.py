@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import pytest
-from made_evidence import PANEL
+from made_evidence import PANEL, errors, made_checkpoint, made_evidence
 
 from lingshu_model.contracts import Catalogue, Checkpoint, Intervention
+from lingshu_model.contracts.error_model import DEFAULT, ErrorModel
+from lingshu_model.contracts.posterior import Posterior
 from lingshu_testing import FakeEngine
 from lingshu_tools.app import App
 from lingshu_tools.calls.dispatcher import call
@@ -18,19 +20,33 @@ def answer(app: App, target: str, line: str = "a", **more: object):
     return call(app, "perturb_cells", arguments | more)
 
 
+def expected(stored_checkpoint: Checkpoint, target: str, model: ErrorModel = DEFAULT) -> Posterior:
+    """The stored effect in a new experiment."""
+    stored = stored_checkpoint.effects.effect(
+        {"line": "a"}, [Intervention(kind="knockout", target=target)]
+    )
+    return model.widened(stored.posterior, stored_checkpoint.gene_variance)
+
+
 def test_a_word_follows_from_the_stored_rate_whatever_was_sampled(
     app: App, stored_checkpoint: Checkpoint
 ):
     few, many = answer(app, "G3"), answer(app, "G3", n_cells=64, seed=5)
-    stored = stored_checkpoint.effects.effect(
-        {"line": "a"}, [Intervention(kind="knockout", target="G3")]
-    )
+    stored = expected(stored_checkpoint, "G3")
     words = {gene.gene: gene.certainty for gene in few.genes}
     assert words == {gene.gene: gene.certainty for gene in many.genes}
-    for gene, lfsr in zip(few.genes, stored.posterior.lfsr, strict=False):
-        expected = "supported" if lfsr <= 0.05 else "suggestive" if lfsr <= 0.2 else "not dist"
-        assert gene.certainty.startswith(expected)
+    for i, gene in enumerate(few.genes):
+        lfsr = stored.lfsr[i]
+        text = "supported" if lfsr <= 0.05 else "suggestive" if lfsr <= 0.2 else "not dist"
+        assert gene.certainty.startswith(text)
         assert gene.lfsr >= 0.001
+        low, high = gene.interval
+        # Numbers of results have five digits.
+        assert (high - low) / 3.92 == pytest.approx(stored.sd[i], rel=1e-3)
+        assert (low + high) / 2 == pytest.approx(stored.mean[i], rel=1e-3, abs=1e-3)
+        # A supported sign is one that the interval, at 90 %, does not leave.
+        if text == "supported":
+            assert abs(stored.mean[i]) > 1.64 * stored.sd[i]
         assert gene.sham_q is None
     supported = sum(w == "supported" for g, w in words.items() if g != "G3")
     assert supported > 2
@@ -97,3 +113,73 @@ def test_the_outcome_of_the_null_labels_of_the_context_is_reported(app: App):
     assert size.raw > size.value
     assert size.mc_interval[0] <= size.value <= size.mc_interval[1]
     assert size.sham_q95 >= 0.2
+
+
+FITTED = ErrorModel(posterior=0.5, between=0.02, square=0.3, n_contrasts=6, n_folds=2)
+
+
+def calibrated(folder: Path, **row: object) -> Checkpoint:
+    """A checkpoint whose evidence has an error model, and one bin of coverage as `row` says."""
+    evidence = made_evidence()
+    certainty = errors()
+    certainty["error_model"] = FITTED.record
+    certainty["error_by_size"][-1] |= {"covered_standard_error": 0.01, **row}
+    evidence["tiers"]["seen"]["certainty"] = certainty
+    evidence["gene_variance"] = [0.5 + 0.01 * i for i in range(len(PANEL))]
+    return made_checkpoint(folder, evidence)
+
+
+def opened(tmp_path: Path, checkpoint: Checkpoint) -> App:
+    return App(tmp_path / "home", engine=FakeEngine(list(PANEL)),
+               catalogue=Catalogue([checkpoint.path.parent]))  # fmt: skip
+
+
+def test_intervals_and_signs_are_those_of_a_new_experiment(tmp_path: Path):
+    checkpoint = calibrated(tmp_path / "run")
+    app = opened(tmp_path, checkpoint)
+    result = answer(app, "G3")
+    app.close()
+    stored = expected(checkpoint, "G3", FITTED)
+    posterior = checkpoint.effects.effect(
+        {"line": "a"}, [Intervention(kind="knockout", target="G3")]
+    ).posterior
+    for i, gene in enumerate(result.genes):
+        variance = 0.5 + 0.01 * i
+        wide = 0.5 * posterior.sd[i] ** 2 + 0.02 * variance + 0.3 * posterior.mean[i] ** 2
+        assert gene.sd == pytest.approx(wide**0.5, rel=1e-3)
+        assert gene.lfsr == pytest.approx(max(stored.lfsr[i], 0.001), rel=1e-3)
+        assert gene.lfsr >= posterior.lfsr[i] * 0.999
+    assert not any("too few" in caveat for caveat in result.caveats)
+
+
+def test_too_few_contrasts_to_fit_a_width_are_said(app: App):
+    (said,) = [c for c in answer(app, "G3").caveats if "too few" in c and "interval" in c]
+    assert said.startswith("interval and lfsr: too few seen contrasts were held out")
+
+
+@pytest.mark.parametrize(
+    ("row", "warned"),
+    [
+        ({"covered": 0.85}, True),
+        ({"covered": 0.995}, True),
+        ({"covered": 0.93}, False),
+        # Not estimable: too few contrasts, too few genes, or contrasts that disagree.
+        ({"covered": 0.85, "n_contrasts": 2}, False),
+        ({"covered": 0.85, "n": 29}, False),
+        ({"covered": 0.85, "covered_standard_error": 0.06}, False),
+    ],
+)
+def test_an_answer_says_where_its_intervals_failed_on_held_out_cells(
+    tmp_path: Path, row: dict[str, object], warned: bool
+):
+    checkpoint = calibrated(tmp_path / "run", **row)
+    app = opened(tmp_path, checkpoint)
+    result = answer(app, "G3")
+    small = [g.gene for g in result.genes if abs(g.model_mean) < 0.4]
+    less = answer(app, "G3", genes=small[:3])
+    app.close()
+    share = f"{row['covered']:.0%}"
+    said = f"95 % intervals held {share} of held-out changes for |change| above 0.4"
+    assert (said in result.caveats) is warned
+    # It is not said where no such change is shown.
+    assert said not in less.caveats

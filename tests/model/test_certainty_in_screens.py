@@ -7,6 +7,7 @@ import pytest
 from made_evidence import PANEL
 
 from lingshu_model.contracts import Catalogue, Checkpoint, Intervention
+from lingshu_model.contracts.error_model import DEFAULT
 from lingshu_testing import FakeEngine
 from lingshu_tools.app import App
 from lingshu_tools.calls.dispatcher import call
@@ -14,7 +15,8 @@ from lingshu_tools.calls.dispatcher import call
 
 def posterior(stored_checkpoint: Checkpoint, *targets: str):
     done = [Intervention(kind="knockout", target=t) for t in targets]
-    return stored_checkpoint.effects.effect({"line": "a"}, done).posterior
+    stored = stored_checkpoint.effects.effect({"line": "a"}, done).posterior
+    return DEFAULT.widened(stored, stored_checkpoint.gene_variance)
 
 
 def sure_gene(stored_checkpoint: Checkpoint, target: str) -> int:

@@ -62,52 +62,61 @@ def test_a_test_that_was_not_made_does_not_count_among_the_tests():
     assert np.isnan(benjamini_hochberg([np.nan])).all()
 
 
-def test_a_new_sham_is_called_no_more_often_than_p_says():
+@pytest.mark.parametrize("labels", [16, 200])
+def test_a_new_sham_is_called_no_more_often_than_p_says(labels: int):
     rng = np.random.Generator(np.random.Philox(3))
     sd = np.linspace(0.01, 0.3, 400)
-    p = [
-        NullLabels(rng.normal(0.02, sd, (16, 400))).gene_p(
-            make_effect(rng.normal(0.02, sd), 256, se=0.02)
-        )
-        for _ in range(60)
-    ]
-    called = (np.array(p) < 0.05).mean(axis=0)
-    assert called.mean() < 0.05
-    # Genes noisier than the pool are not shrunk, so there the test is not needlessly weak.
-    assert 0.04 < called[-100:].mean() < 0.06
+    p = np.array(
+        [
+            NullLabels(rng.normal(0.02, sd, (labels, 400))).gene_p(
+                make_effect(rng.normal(0.02, sd), 256)
+            )
+            for _ in range(60)
+        ]
+    )
+    for level in (0.06, 0.2, 0.5):
+        assert (p <= level).mean() < level + 0.01
+    # Ranks are not needlessly weak either: without a standard error they are exact.
+    assert (p <= 8 / 17 + 1e-9).mean() == pytest.approx(8 / 17, abs=0.02)
 
 
-def test_a_new_sham_with_fewer_cells_is_not_called_for_its_extra_noise():
+@pytest.mark.parametrize("cells", [16, 32, 64, 256])
+def test_a_new_sham_with_fewer_cells_is_not_called_for_its_extra_noise(cells: int):
     rng = np.random.Generator(np.random.Philox(4))
     noise = np.full(400, 0.1)  # what 256 cells leave, and all there is
-    null_labels = rng.normal(0, noise, (16, 400))
-    few = make_effect(rng.normal(0, 4 * noise), 16, se=0.4)
-    called = (NullLabels(null_labels).gene_p(few) < 0.05).mean()
-    assert 0.02 < called < 0.08
+    null_labels = rng.normal(0, noise, (200, 400))
+    se = 0.1 * math.sqrt(256 / cells)
+    few = make_effect(rng.normal(0, se, 400), cells, se=se)
+    assert (NullLabels(null_labels).gene_p(few) < 0.05).mean() < 0.05
 
 
-def test_a_real_effect_is_called_and_an_unmeasured_gene_is_not_tested():
+@pytest.mark.parametrize("size", [0.9, 9.0, 900.0])
+def test_nothing_is_extrapolated_beyond_the_labels_however_large_an_effect_is(size: float):
     rng = np.random.Generator(np.random.Philox(5))
     change = rng.normal(0, 0.05, 300)
-    change[[0, 1, 2]] = [-0.9, 0.8, np.nan]
-    q = NullLabels(rng.normal(0, 0.05, (16, 300))).gene_q(make_effect(change))
-    assert (q[:2] < 0.01).all()
-    assert math.isnan(q[2])
-    assert (q[3:] < 0.05).sum() <= 2
+    change[[0, 1, 2]] = [-size, size, np.nan]
+    null = NullLabels(rng.normal(0, 0.05, (16, 300)))
+    p = null.gene_p(make_effect(change))
+    np.testing.assert_allclose(p[:2], 1 / 17)
+    assert math.isnan(p[2])
+    assert np.nanmin(null.gene_q(make_effect(change))) >= 1 / 17
 
 
-def test_a_score_is_tested_against_the_shams_scores():
+def test_a_score_is_ranked_among_the_shams_scores():
     rng = np.random.Generator(np.random.Philox(6))
     null_labels = rng.normal(0, 0.1, (16, 5))
     weights = np.array([-0.5, -0.5, 0, 0, 0])
-    scores = null_labels @ weights
-    spread = math.hypot(scores.std(ddof=1) * math.sqrt(1 + 1 / 16), 0.01)
-    t = (0.4 - scores.mean()) / spread
+    sizes = np.sort(np.abs(null_labels @ weights))
     null = NullLabels(null_labels)
-    assert null.score_p(weights, 0.4, 0.01) == pytest.approx(2 * stats.t.sf(abs(t), 15))
-    assert null.score_p(weights, 0.4, 0.3) > null.score_p(weights, 0.4, 0.01)
+    assert null.largest_score(weights) == pytest.approx(sizes[-1])
+    assert null.score_p(weights, 1e6, 0.01) == pytest.approx(1 / 17)
+    between = (sizes[-3] + sizes[-2]) / 2
+    assert null.score_p(weights, -between, None) == pytest.approx(3 / 17)
+    # Of a score as noisy as it is large any label is as large.
+    assert null.score_p(weights, between, between) == 1
     null_labels[:, 0] = np.nan
     assert NullLabels(null_labels).score_p(weights, 0.4, 0.01) is None
+    assert NullLabels(null_labels).largest_score(weights) is None
 
 
 def test_a_magnitude_is_ranked_among_the_shams():

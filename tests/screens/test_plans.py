@@ -71,9 +71,29 @@ def test_the_plan_names_own_genes_that_will_be_left_out(app: App):
     assert any("left out" in c and "T01 knockout" in c for c in created.caveats)
 
 
-def test_the_reach_of_shams_is_that_of_their_scores(app: App):
-    # Sixteen null labels of sd 0.02: a mean of two genes has sd 0.014, times t(15) and 1 + 1/16.
-    assert 0.5 < plan(app).sham_limit / (0.02 / 2**0.5 * 2.131 * (17 / 16) ** 0.5) < 1.6
+def test_the_limit_of_shams_is_the_largest_of_their_scores(app: App):
+    # Sixteen null labels of sd 0.02: a mean of two genes has sd 0.014, the largest about twice it.
+    assert 0.5 < plan(app).sham_limit / (2 * 0.02 / 2**0.5) < 1.6
+
+
+@pytest.mark.parametrize("again", ["T01", "T01 knockout", [{"kind": "knockout", "target": "T01"}]])
+def test_a_candidate_that_is_named_twice_is_said_to_run_once(app: App, again: object):
+    created = plan(app, candidates=["T01", "T02", again])
+    assert created.candidates == ["T01 knockout", "T02 knockout"]
+    assert "Named more than once and run once: T01 knockout." in created.caveats
+    # The plan is that of the distinct candidates, and nothing is said of those.
+    once = plan(app, candidates=["T01", "T02"])
+    assert once.plan_digest == created.plan_digest
+    assert not any("more than once" in c for c in once.caveats)
+
+
+def test_a_screen_says_which_of_its_candidates_were_named_twice(app: App):
+    result = call(app, "run_screen", {
+        "objective": {"lower": ["G01"]}, "candidates": ["T01", "T02", "T01"], "n_cells": 16,
+        "wait_s": 30,
+    })  # fmt: skip
+    assert len(result.ranking) == 2
+    assert "Named more than once and run once: T01 knockout." in result.caveats
 
 
 @pytest.mark.parametrize(

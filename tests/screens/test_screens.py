@@ -64,7 +64,9 @@ def test_errors_and_false_discovery_rates_stand_beside_every_score(app: App):
     result = run(app, top=100)
     assert all(row.prediction_error > 0 and row.support == "seen" for row in result.ranking)
     assert all(0 <= row.fdr <= 1 for row in result.ranking)
-    assert min(row.fdr for row in result.ranking) < 0.05
+    # By rank among sixteen null labels nothing is beyond 1 in 17, and it is said so.
+    assert min(row.fdr for row in result.ranking) >= 1 / 17
+    assert "By rank among 16 null labels p is at least 1 in 17" in result.summary
     assert "twelve strongest" in result.summary
     assert "mean shift 0.31" in result.summary
     assert "prediction error" in result.summary

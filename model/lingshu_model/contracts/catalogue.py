@@ -32,6 +32,7 @@ from lingshu_model.contracts.effects import (
     entry_identity,
     identity,
 )
+from lingshu_model.contracts.error_model import gene_variance
 from lingshu_model.contracts.messages import Intervention
 from lingshu_model.system.durable import write_durably
 from lingshu_model.system.lazy import Lazy
@@ -94,6 +95,11 @@ class Checkpoint:
     def evidence(self) -> dict[str, Any]:
         """Held-out figures by support tier; empty where none were measured."""
         return self._json("evidence.json") if "evidence.json" in self.pinned else {}
+
+    @Lazy
+    def gene_variance(self) -> NDArray[np.float64]:
+        """Each gene's variance between cells, [genes]; 0 where the evidence has none."""
+        return gene_variance(self.evidence, len(self.panel))
 
     @Lazy
     def targets(self) -> dict[str, list[str]]:

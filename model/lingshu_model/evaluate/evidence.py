@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from lingshu_model.contracts.error_model import GENE_VARIANCE
 from lingshu_model.evaluate.compare import MAGNITUDE, holm, of_row
 from lingshu_model.evaluate.figures import ALL, Figure, Table, figures
 from lingshu_model.evaluate.metrics.agreement import MSE, PEARSON
@@ -77,7 +78,7 @@ def extended(written: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str,
     data = dict(written["data"])
     if adapted := (before.get("data") or {}).get("adapted_to"):
         data["adapted_to"] = adapted
-    kept = {k: before[k] for k in ("null_labels",) if k in before}
+    kept = {k: before[k] for k in ("null_labels", GENE_VARIANCE) if k in before}
     missing = {k: v for k, v in (before.get("not_estimable") or {}).items() if not tiers.get(k)}
     if missing:
         kept["not_estimable"] = missing

@@ -1,8 +1,11 @@
-"""Errors of predictions of held-out contrasts by size, and the calibration of their sd and lfsr.
+"""Errors of predictions of held-out contrasts by size, and the calibration of intervals and signs.
 
-Errors of every contrast and fold are summed in bins of |predicted change|. The targets' own genes
-are left out, since their change is the intervention itself. With p the predicted and o the held-out
-change of a gene, s^2 the squared standard error of o and sd that of the posterior,
+Errors of every contrast and fold are summed in bins of |predicted change| and of held-out cells.
+The targets' genes are left out, since their change is the intervention itself; so are genes with
+fewer than `FEWEST_COUNTS` held-out cells that have the gene, whose difference of means has no
+normal distribution (with four such cells no interval of 95 % can be missed). With p the predicted
+and o the held-out change of a gene, s^2 the squared standard error of o and sd that of a new
+experiment by factors fitted to other contrasts (`finishing.error_model`),
 
     rms     root mean square of p - o; includes the noise of o
     error   without that noise: square root of mean (p - o)^2 - s^2, where the mean is at least its
@@ -13,145 +16,259 @@ change of a gene, s^2 the squared standard error of o and sd that of the posteri
 Of called genes (lfsr below `CALLED`) the expected number of wrong signs is the sum of their lfsr.
 The observed number is corrected for noise: a gene with the right sign is observed with the other
 sign with probability q = Phi(-|p| / s), so the number is n sum(observed wrong - q) / sum(1 - 2 q).
+That takes true changes to be as large as predicted ones, and counts too many where they are smaller.
+So the signs that are seen are compared with what the wider distribution says of them, too:
+
+    seen_wrong_expected = sum p0 / 2 + (1 - p0) Phi(-|p| / sqrt(sd^2 + s^2))
+Standard errors are those over contrasts: genes and folds of one contrast are not independent.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lingshu_model.contracts.posterior import Floats, Posterior, normal_tail
 from lingshu_model.evaluate.rows import HeldOut
+from lingshu_model.finishing.error_model import FEWEST, Judged, fitted, left_out, thinned
 
 EDGES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 """Lower edges of the bins of |predicted change|, log1p_cp10k; the last has no upper edge."""
+CELLS = (0, 20, 50, 100, 200, 500)
+"""Lower edges of the bins of held-out cells of the arm with fewer; the last has no upper edge."""
 CALLED = 0.05
+WEAK = 10
+"""Called genes of a contrast, mean over folds, below which it is weak."""
 NORMAL = 1.959964
 """Half width of a 95 % interval, in standard deviations."""
-FEWEST = 3
-"""Contrasts below which an error is not estimated."""
+FEWEST_COUNTS = 5
+"""Held-out cells with a gene below which the gene is not judged."""
 
 
 @dataclass(frozen=True)
-class Tally:
+class _Sums:
     """The sums of one contrast in one fold.
 
     Attributes:
-        contrast: population, name and tier.
-        fold: what was held out.
-        bins: [statistics, bins], in the order of `_BINS`.
+        judged: the contrast.
+        bins: by |predicted change|, [statistics, bins], in the order of `_BINS`.
         called: [statistics], in the order of `_CALLED`.
     """
 
-    contrast: tuple[str, str, str]
-    fold: str
+    judged: Judged
     bins: Floats
     called: Floats
 
 
-_BINS = ("n", "squared", "noise", "product", "predicted", "covered")
-_CALLED = ("n", "expected", "product", "predicted", "wrong", "by_noise", "informative")
+_BINS = ("n", "squared", "noise", "product", "predicted", "covered", "covered_posterior")
+_CALLED = (
+    *("n", "expected", "product", "predicted", "wrong", "by_noise", "informative"),
+    "seen_expected",
+)
 
 
-def tally(held_out: HeldOut, predicted: Posterior) -> Tally:
-    """Return the sums of a held-out contrast and its prediction, over genes."""
+def tally(
+    held_out: HeldOut,
+    predicted: Posterior,
+    variance: Floats | None = None,
+    detected: NDArray[np.int64] | None = None,
+    most: int = 1_000_000,
+) -> Judged:
+    """Return what is judged of a held-out contrast.
+
+    Args:
+        held_out: the contrast.
+        predicted: posterior of its changes, [genes].
+        variance: of each gene between cells, [genes]; 0 by default.
+        detected: held-out cells of both arms that have the gene, [genes]; enough by default.
+        most: genes that are kept, evenly spaced.
+    """
     targets = {each["target"] for each in held_out.interventions}
-    is_target = np.array([gene in targets for gene in held_out.genes])
-    known = np.isfinite(held_out.observed) & np.isfinite(predicted.mean) & ~is_target
-    p, o, s2 = (x[known] for x in (predicted.mean, held_out.observed, held_out.noise))
-    sd, lfsr = predicted.sd[known], predicted.lfsr[known]
-    squared = (p - o) ** 2
-    place = np.searchsorted(EDGES, np.abs(p), side="right") - 1
-    covered = squared <= NORMAL**2 * (sd**2 + s2)
-    # In the order of `_BINS`, [genes] each, summed by bin.
-    columns = (np.ones_like(p), squared, s2, p * o, p**2, covered.astype(float))
-    bins = np.stack([np.bincount(place, c, minlength=len(EDGES)) for c in columns]).astype(
-        np.float64
+    known = np.isfinite(held_out.observed) & np.isfinite(predicted.mean)
+    known &= ~np.isin(np.asarray(held_out.genes), [*targets])
+    enough = known if detected is None else known & (detected >= FEWEST_COUNTS)
+    kept = thinned(np.flatnonzero(enough), most)
+    values = np.zeros(len(known)) if variance is None else variance
+    return Judged(
+        (held_out.population, held_out.name, held_out.tier),
+        held_out.fold,
+        int(min(held_out.n_cells[0], held_out.n_cells[1])),
+        Posterior(predicted.mean[kept], predicted.sd[kept], predicted.lfsr[kept]),
+        held_out.observed[kept],
+        held_out.noise[kept],
+        values[kept],
+        int(known.sum() - enough.sum()),
     )
-    sure = lfsr < CALLED
-    p, o, s2 = p[sure], o[sure], s2[sure]
-    by_noise = normal_tail(np.abs(p) / np.sqrt(np.maximum(s2, 1e-12)))
-    wrong = (p * o < 0).astype(float)
-    sums = (np.ones_like(p), lfsr[sure], p * o, p**2, wrong, by_noise, 1 - 2 * by_noise)
-    called = np.array([float(c.sum()) for c in sums])
-    contrast = (held_out.population, held_out.name, held_out.tier)
-    return Tally(contrast, held_out.fold, bins, called)
 
 
-def certainty(tallies: Sequence[Tally], tier: str) -> dict[str, Any] | None:
+def certainty(judged: Sequence[Judged], tier: str) -> dict[str, Any] | None:
     """Return the errors by size and the calibration of a tier; None where nothing was judged."""
-    mine = [t for t in tallies if t.contrast[2] == tier]
-    if not mine:
+    mine = [j for j in judged if j.contrast[2] == tier]
+    if not any(len(j.observed) for j in mine):
         return None
+    sums = [_sums(j, model.widened(j.predicted, j.variance)) for j, model in left_out(mine)]
+    model = fitted(mine)
     return {
         "error_by_size": [
-            {"from": low, "to": high, **row}
+            row
             for i, (low, high) in enumerate(zip(EDGES, (*EDGES[1:], None), strict=True))
-            if (row := _bin(mine, i)) is not None
+            if (row := _bin(sums, low, high, lambda s, i=i: s.bins[:, i])) is not None
         ],
-        "calibration": _calibration(mine),
+        "coverage_by_cells": [
+            row
+            for low, high in zip(CELLS, (*CELLS[1:], None), strict=True)
+            if (row := _by_cells(sums, low, high)) is not None
+        ],
+        "error_model": model and model.record,
+        "calibration": _calibration(sums),
         "units": "log1p_cp10k",
     }
 
 
-def _bin(tallies: Sequence[Tally], place: int) -> dict[str, Any] | None:
-    here = [t for t in tallies if t.bins[0, place] > 0]
+def _sums(judged: Judged, wider: Posterior) -> _Sums:
+    """Return the sums of a contrast whose changes in a new experiment are `wider`."""
+    p, o, s2 = wider.mean, judged.observed, judged.noise
+    squared = (p - o) ** 2
+    place = np.searchsorted(EDGES, np.abs(p), side="right") - 1
+    covered = [squared <= NORMAL**2 * (sd**2 + s2) for sd in (wider.sd, judged.predicted.sd)]
+    # In the order of `_BINS`, [genes] each, summed by bin.
+    columns = (np.ones_like(p), squared, s2, p * o, p**2, *(c.astype(float) for c in covered))
+    bins = np.stack([np.bincount(place, c, minlength=len(EDGES)) for c in columns]).astype(
+        np.float64
+    )
+    sure = wider.lfsr < CALLED
+    p, o, s2 = p[sure], o[sure], s2[sure]
+    by_noise = normal_tail(np.abs(p) / np.sqrt(np.maximum(s2, 1e-12)))
+    wrong = (p * o < 0).astype(float)
+    lfsr, sd = wider.lfsr[sure], wider.sd[sure]
+    tail = normal_tail(np.abs(p) / np.maximum(sd, 1e-12))
+    # Mass at no change: what the lfsr has beyond the tail.
+    p0 = np.clip((lfsr - tail) / (1 - tail), 0.0, 1.0)
+    seen = p0 / 2 + (1 - p0) * normal_tail(np.abs(p) / np.sqrt(np.maximum(sd**2 + s2, 1e-24)))
+    called = (
+        *(np.ones_like(p), lfsr, p * o, p**2, wrong, by_noise, 1 - 2 * by_noise),
+        seen,
+    )
+    return _Sums(judged, bins, np.array([float(c.sum()) for c in called]))
+
+
+def _bin(
+    sums: Sequence[_Sums], low: float, high: float | None, of: Callable[[_Sums], Floats]
+) -> dict[str, Any] | None:
+    here = [s for s in sums if of(s)[0] > 0]
     if not here:
         return None
-    sums = _by_contrast(here, {id(t): t.bins[:, place] for t in here})  # [contrasts, statistics]
-    n, squared, noise, product, predicted, covered = sums.sum(axis=0)
+    by_contrast = _by_contrast(here, of)  # [contrasts, statistics]
+    n, squared, noise, product, predicted, *_ = by_contrast.sum(axis=0)
     row: dict[str, Any] = {
+        "from": low,
+        "to": high,
         "n": int(n),
-        "n_contrasts": len(sums),
-        "n_folds": len({t.fold for t in here}),
+        "n_contrasts": len(by_contrast),
+        "n_folds": len({s.judged.fold for s in here}),
         "error": None,
         "rms": float(np.sqrt(squared / n)),
         "noise": float(np.sqrt(noise / n)),
         "slope": float(product / predicted) if predicted > 0 else None,
-        "covered": float(covered / n),
+        **_covered(by_contrast),
     }
-    if len(sums) >= FEWEST:
+    if len(by_contrast) >= FEWEST:
         excess = (squared - noise) / n
         # An excess below its standard error (or 0) does not show that there is no error.
-        spread = _clustered(sums[:, 1] - sums[:, 2], sums[:, 0])
+        spread = _clustered(by_contrast[:, 1] - by_contrast[:, 2], by_contrast[:, 0])
         row["error"] = float(np.sqrt(max(excess, spread)))
     return row
 
 
-def _calibration(tallies: Sequence[Tally]) -> dict[str, Any]:
-    bins = np.sum([t.bins.sum(axis=1) for t in tallies], axis=0)
-    whole = dict(zip(_BINS, bins.tolist(), strict=True))
-    sums = _by_contrast(tallies, {id(t): t.called for t in tallies})
-    called = dict(zip(_CALLED, sums.sum(axis=0).tolist(), strict=True))
-    slope = slope_error = wrong = None
-    if called["predicted"] > 0:
-        slope = called["product"] / called["predicted"]
-        if len(sums) >= FEWEST:
-            slope_error = _clustered(sums[:, 2] - slope * sums[:, 3], sums[:, 3])
-    if called["informative"] > 0:
-        wrong = (called["wrong"] - called["by_noise"]) / called["informative"] * called["n"]
+def _by_cells(sums: Sequence[_Sums], low: int, high: int | None) -> dict[str, Any] | None:
+    here = [s for s in sums if low <= s.judged.cells and (high is None or s.judged.cells < high)]
+    row = _bin(here, low, high, lambda s: s.bins.sum(axis=1))
+    kept = ("from", "to", "n", "n_contrasts", "n_folds")
+    if row is None:
+        return None
+    covered = {name: value for name, value in row.items() if name.startswith("covered")}
+    return {name: row[name] for name in kept} | covered
+
+
+def _covered(by_contrast: Floats) -> dict[str, float | None]:
+    """Return coverage with its standard error, and that of the posterior sd alone."""
+    n = by_contrast[:, 0]
+    several = len(n) >= FEWEST
     return {
-        "nominal": 0.95,
-        "covered": whole["covered"] / max(whole["n"], 1.0),
-        "n": int(whole["n"]),
-        "n_contrasts": len(sums),
-        "n_folds": len({t.fold for t in tallies}),
-        "called_lfsr": CALLED,
-        "n_called": int(called["n"]),
-        "expected_wrong_signs": called["expected"],
-        "wrong_signs": None if wrong is None else max(wrong, 0.0),
-        "slope_of_called": slope,
-        "slope_standard_error": slope_error,
+        "covered": float(by_contrast[:, 5].sum() / n.sum()),
+        "covered_standard_error": _clustered(by_contrast[:, 5], n) if several else None,
+        "covered_by_posterior": float(by_contrast[:, 6].sum() / n.sum()),
     }
 
 
-def _by_contrast(tallies: Iterable[Tally], values: Mapping[int, Floats]) -> Floats:
+def _calibration(sums: Sequence[_Sums]) -> dict[str, Any]:
+    bins = _by_contrast(sums, lambda s: s.bins.sum(axis=1))
+    called = _by_contrast(sums, lambda s: s.called)
+    folds = _by_contrast(sums, lambda _: np.ones(1))[:, 0]
+    strong = called[:, 0] >= WEAK * folds
+    return {
+        "nominal": 0.95,
+        **_covered(bins),
+        "n": int(bins[:, 0].sum()),
+        "n_rare": sum(s.judged.rare for s in sums),
+        "n_contrasts": len(bins),
+        "n_folds": len({s.judged.fold for s in sums}),
+        "called_lfsr": CALLED,
+        **_signs(called),
+        "slope_of_called": _slope(called)[0],
+        "slope_standard_error": _slope(called)[1],
+        "strong": _part(called[strong]),
+        "weak": _part(called[~strong]),
+    }
+
+
+def _part(called: Floats) -> dict[str, Any]:
+    slope, error = _slope(called)
+    n = int(called[:, 0].sum())
+    return {"n_contrasts": len(called), "n_called": n, "slope": slope, "standard_error": error}
+
+
+def _slope(called: Floats) -> tuple[float | None, float | None]:
+    """Return the slope of held-out on predicted changes of called genes, and its error."""
+    here = called[called[:, 3] > 0]
+    if not len(here):
+        return None, None
+    slope = float(here[:, 2].sum() / here[:, 3].sum())
+    several = len(here) >= FEWEST
+    error = _clustered(here[:, 2] - slope * here[:, 3], here[:, 3]) if several else None
+    return slope, error
+
+
+def _signs(called: Floats) -> dict[str, Any]:
+    """Return called genes, and their expected and observed wrong signs."""
+    n, expected, _, _, wrong, by_noise, informative, seen = called.sum(axis=0).tolist()
+    number = error = off = None
+    if informative > 0:
+        number = max((wrong - by_noise) / informative * n, 0.0)
+        here = called[called[:, 0] > 0]
+        if len(here) >= FEWEST:
+            error = n * _clustered(here[:, 4] - here[:, 5], here[:, 6])
+            off = n * _clustered(here[:, 4] - here[:, 7], here[:, 0])
+    return {
+        "n_called": int(n),
+        "expected_wrong_signs": expected,
+        "wrong_signs": number,
+        "wrong_signs_standard_error": error,
+        "seen_wrong": int(wrong),
+        "seen_wrong_expected": seen,
+        "seen_wrong_standard_error": off,
+    }
+
+
+def _by_contrast(sums: Sequence[_Sums], of: Callable[[_Sums], Floats]) -> Floats:
     """Return the sums over the folds of each contrast, [contrasts, statistics]."""
-    sums: dict[tuple[str, str, str], Floats] = {}
-    for t in tallies:
-        sums[t.contrast] = sums.get(t.contrast, 0.0) + values[id(t)]
-    return np.stack([*sums.values()])
+    totals: dict[tuple[str, str, str], Floats] = {}
+    for each in sums:
+        contrast = each.judged.contrast
+        totals[contrast] = totals.get(contrast, 0.0) + of(each)
+    return np.stack([*totals.values()])
 
 
 def _clustered(numerator: Floats, weight: Floats) -> float:

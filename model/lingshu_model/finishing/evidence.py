@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lingshu_model.contracts.effects import NoEffectError
+from lingshu_model.contracts.error_model import GENE_VARIANCE
 from lingshu_model.contracts.posterior import Posterior
 from lingshu_model.evaluate.data import side
 from lingshu_model.evaluate.evidence import evidence
@@ -29,8 +30,9 @@ from lingshu_model.evaluate.metrics.resampling import Draws
 from lingshu_model.evaluate.predictors import Training
 from lingshu_model.evaluate.report import NullChanges, Report, evaluate
 from lingshu_model.evaluate.rows import MODEL, HeldOut
-from lingshu_model.evaluate.study import Contrast, Split, build_study
-from lingshu_model.finishing.certainty import Tally, certainty, tally
+from lingshu_model.evaluate.study import Contrast, Population, Split, build_study
+from lingshu_model.finishing.certainty import certainty, tally
+from lingshu_model.finishing.error_model import Judged
 from lingshu_model.finishing.estimate import GENETIC, EffectFit, Priors
 from lingshu_model.finishing.fitness import Fitness
 from lingshu_model.finishing.null_labels import null_check
@@ -47,8 +49,13 @@ FEWEST_COMBINATIONS, FEWEST_TARGETS = 5, 8
 MOST_CONTRASTS = 60
 """Contrasts of a fold that are judged."""
 DRAWS = Draws(bootstrap=200, monte_carlo=2, halves=40)
+FEW_DRAWS = Draws(bootstrap=2, monte_carlo=2, halves=2)
+"""Where no interval of a figure is wanted."""
 RESIDUALS = 4_000_000
 """Residuals that are kept, over all contrasts: about 30 MB of text."""
+MOST_GENES = 300_000
+"""Genes that calibration is judged by, over all contrasts of a fold; they are in memory at once."""
+TIERS = ("seen", "seen_elsewhere", "combination_of_seen", "unseen")
 Rows = NDArray[np.int64]
 
 
@@ -78,8 +85,9 @@ def rotated(
 ) -> dict[str, Any]:
     """Return the evidence of a training set (`lingshu_model.evaluate.evidence`).
 
-    Beside what an evaluation writes, each tier has `certainty` (`finishing.certainty`), and
-    `null_labels` is the outcome of the check by null labels.
+    Beside what an evaluation writes, each tier has `certainty` (`finishing.certainty`),
+    `null_labels` is the outcome of the check by null labels, and `gene_variance` what intervals of
+    answers need (`contracts.error_model`).
 
     Args:
         cells: all cells that effects are estimated from, without null labels.
@@ -90,26 +98,55 @@ def rotated(
     """
     missing: dict[str, str] = {}
     whole: Report | None = None
-    tallies: list[Tally] = []
+    judged: list[Judged] = []
     for fold in [*_folds(cells, missing)]:
-        report = _judged(cells, priors, fold, tallies)
+        report = _judged(cells, priors, fold, judged)
         each()
         if report is not None:
             whole = report if whole is None else whole.merged(report)
     whole = Report([], [], []) if whole is None else _cut(whole)
     null = _null(cells.panel, checked)
     written = evidence(whole, null, head)
-    for tier in ("seen", "seen_elsewhere", "combination_of_seen", "unseen"):
+    for tier in TIERS:
         if written["tiers"][tier] is None:
             missing.setdefault(tier, "no fold has enough held-out cells")
         else:
-            written["tiers"][tier]["certainty"] = certainty(tallies, tier)
+            written["tiers"][tier]["certainty"] = certainty(judged, tier)
     return {
         **written,
+        GENE_VARIANCE: gene_variance(cells, priors),
         "null_labels": null_check(cells, EffectFit(cells, priors).effects.pooled),
         "predictor": "effects in closed form; sampled cells deliver them (fitness.json)",
         "not_estimable": {t: why for t, why in missing.items() if written["tiers"][t] is None},
     }
+
+
+def judged_folds(
+    cells: TrainingCells, priors: Priors, each: Callable[[], object] = lambda: None
+) -> list[Judged]:
+    """Return every held-out contrast of every fold with its prediction.
+
+    Args:
+        cells: all cells that effects are estimated from, without null labels.
+        priors: features of genes from a table.
+        each: called after every fold.
+    """
+    judged: list[Judged] = []
+    for fold in [*_folds(cells, {})]:
+        _judged(cells, priors, fold, judged, FEW_DRAWS)
+        each()
+    return judged
+
+
+def certainty_of(judged: Sequence[Judged]) -> dict[str, Any]:
+    """Return the certainty of each tier; None where nothing was judged."""
+    return {tier: certainty(judged, tier) for tier in TIERS}
+
+
+def gene_variance(cells: TrainingCells, priors: Priors) -> list[float]:
+    """Return each gene's variance between cells of the same group, in the order of the panel."""
+    measured = EffectFit(cells, priors).effects.measured
+    return [float(f"{v:.3g}") for v in measured.variance.tolist()]
 
 
 def count_folds(cells: TrainingCells) -> int:
@@ -240,11 +277,15 @@ def _fold(cells: TrainingCells, name: str, held: Rows, tier: str) -> Fold:
 
 
 def _judged(
-    cells: TrainingCells, priors: Priors, fold: Fold, tallies: list[Tally]
+    cells: TrainingCells,
+    priors: Priors,
+    fold: Fold,
+    judged: list[Judged],
+    draws: Draws | None = None,
 ) -> Report | None:
     """Return the report of a fold; None where nothing of its tier can be judged.
 
-    The sums of its contrasts are added to `tallies`.
+    Its contrasts are added to `judged`.
     """
     train = cells.take(fold.train)
     sources = [f"source {i + 1}" for i in range(len(cells.measured))]
@@ -291,13 +332,25 @@ def _judged(
         # Shrunk already: its length is not inflated by noise.
         return Change(mean, np.zeros(len(mean)))
 
-    report = evaluate(study, {}, DRAWS, {MODEL: predict}, cells=False)
-    tallies += [
-        tally(each, believed[place])
-        for each in report.held_out
-        if (place := (each.population, each.name)) in believed
-    ]
+    report = evaluate(study, {}, draws or DRAWS, {MODEL: predict}, cells=False)
+    known = {(p.name, c.name): (p, c) for p in study.populations for c in p.contrasts}
+    most = max(1, MOST_GENES // len(known))
+    variance = fit.effects.measured.variance
+    for each in report.held_out:
+        place = (each.population, each.name)
+        if place in believed:
+            population, contrast = known[place]
+            detected = _detected(population, contrast)
+            of_genes = variance[population.columns]
+            judged.append(tally(each, believed[place], of_genes, detected, most))
     return report
+
+
+def _detected(population: Population, contrast: Contrast) -> NDArray[np.int64]:
+    """Return how many held-out cells of both arms have each gene, [genes]."""
+    arms = [population.test[name] for name in (contrast.perturbed, contrast.control)]
+    n = len(population.genes)
+    return np.sum([np.bincount(a.indices[a.data > 0], minlength=n) for a in arms], axis=0)
 
 
 def _cut(report: Report) -> Report:

@@ -173,7 +173,9 @@ def report(checked: Sequence[Fitness], pairs: int) -> dict[str, Any]:
 def table(checked: Sequence[Fitness]) -> str:
     """Return the check as text: the unfit conditions, then others, at most `SHOWN`."""
     unfit = [f for f in checked if f.reasons]
-    shown = [*unfit, *(f for f in checked if not f.reasons)][:SHOWN]
+    # Null labels last: what they deliver is of least interest.
+    rest = sorted((f for f in checked if not f.reasons), key=_is_null)
+    shown = [*unfit, *rest][:SHOWN]
     head = ("condition", "certain", "slope", "Pearson", "library", "verdict")
     lines = [head, *(_line(f) for f in shown)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
@@ -183,6 +185,10 @@ def table(checked: Sequence[Fitness]) -> str:
         more = [f"… and {len(checked) - SHOWN} more, {len(unfit) - SHOWN} of them unfit"]
     summary = f"{len(checked) - len(unfit)} of {len(checked)} conditions are fit"
     return "\n".join(line.rstrip() for line in [*text, *more, summary])
+
+
+def _is_null(result: Fitness) -> bool:
+    return any(each["kind"] == "sham" for each in result.interventions)
 
 
 def check(
