@@ -14,10 +14,7 @@ from numpy.typing import NDArray
 
 from lingshu_model.contracts import Cells, row_blocks
 from lingshu_model.contracts.levels import cp10k
-from lingshu_model.contracts.posterior import Posterior, normal_tail
-
-# The one solver of p0, m and s.
-from lingshu_tools.analysis.certainty import _parts  # pyright: ignore[reportPrivateUsage]
+from lingshu_model.contracts.posterior import Posterior, normal_tail, parts
 from lingshu_tools.analysis.effects import Floats
 from lingshu_tools.analysis.student import t_quantile
 
@@ -52,8 +49,8 @@ class PosteriorDifference:
 
 def posterior_difference(first: Posterior, second: Posterior) -> PosteriorDifference:
     """Return the posterior of `second` - `first`, both [genes]."""
-    zero_1, m_1, s_1 = _parts(first.mean, first.sd, first.lfsr)
-    zero_2, m_2, s_2 = _parts(second.mean, second.sd, second.lfsr)
+    zero_1, m_1, s_1 = parts(first)
+    zero_2, m_2, s_2 = parts(second)
     weights = np.stack([zero_1 * (1 - zero_2), (1 - zero_1) * zero_2, (1 - zero_1) * (1 - zero_2)])
     centres = np.stack([m_2, -m_1, m_2 - m_1])
     sds = np.stack([s_2, s_1, np.hypot(s_1, s_2)])

@@ -67,10 +67,7 @@ PARALLEL_EFFECTS = (
     "parallel_effects: two parts do nearly the same alone (cosine {cosine:.2f}), as genes of one "
     "pathway do; what they do together is no sign of synergy"
 )
-BORROWED_WIDTH = (
-    "interval and lfsr: too few {tier} contrasts were held out to fit how far a new experiment may "
-    "be from a prediction; the error of replicates of another data set is taken"
-)
+BORROWED_WIDTH = "interval: width from other data (under 3 {tier} contrasts held out)"
 NORMAL = 1.959964
 """Half width of a 95 % interval, in standard deviations."""
 NAMED = 3

@@ -11,6 +11,7 @@ from lingshu_model.contracts.posterior import Posterior
 from lingshu_testing import FakeEngine
 from lingshu_tools.app import App
 from lingshu_tools.calls.dispatcher import call
+from lingshu_tools.errors import LingshuError
 
 
 def answer(app: App, target: str, line: str = "a", **more: object):
@@ -149,12 +150,13 @@ def test_intervals_and_signs_are_those_of_a_new_experiment(tmp_path: Path):
         assert gene.sd == pytest.approx(wide**0.5, rel=1e-3)
         assert gene.lfsr == pytest.approx(max(stored.lfsr[i], 0.001), rel=1e-3)
         assert gene.lfsr >= posterior.lfsr[i] * 0.999
-    assert not any("too few" in caveat for caveat in result.caveats)
+    assert not any("other data" in caveat for caveat in result.caveats)
 
 
 def test_too_few_contrasts_to_fit_a_width_are_said(app: App):
-    (said,) = [c for c in answer(app, "G3").caveats if "too few" in c and "interval" in c]
-    assert said.startswith("interval and lfsr: too few seen contrasts were held out")
+    said = "interval: width from other data (under 3 {} contrasts held out)"
+    assert said.format("seen") in answer(app, "G3").caveats
+    assert said.format("carried") in answer(app, "G3", line="b").caveats
 
 
 @pytest.mark.parametrize(
@@ -183,3 +185,11 @@ def test_an_answer_says_where_its_intervals_failed_on_held_out_cells(
     assert (said in result.caveats) is warned
     # It is not said where no such change is shown.
     assert said not in less.caveats
+
+
+def test_a_time_that_was_never_trained_on_is_refused_with_those_that_were(app: App):
+    # The lines a, b and c stand for times: any field of a context is refused alike.
+    with pytest.raises(LingshuError) as refused:
+        answer(app, "G3", line="24 h")
+    assert "24 h" in str(refused.value)
+    assert all(f"line={known}" in str(refused.value) for known in "abc")

@@ -10,6 +10,7 @@ from scipy import stats
 
 from lingshu_model.contracts import Catalogue, decode_cells
 from lingshu_model.contracts.catalogue import pin
+from lingshu_model.contracts.error_model import ErrorModel
 from lingshu_testing import CONTEXT, TARGETS, FakeEngine, make_checkpoint
 from lingshu_tools.analysis import expression_levels
 from lingshu_tools.app import App
@@ -281,7 +282,15 @@ def test_certainty_is_that_of_the_stored_effects_not_of_the_simulated_cells(stor
     records = [stored.app.ledger.experiment(i).request["interventions"] for i in ids]
     from lingshu_model.contracts import Intervention
 
-    posteriors = [effects.effect(context, [Intervention(**r[0])]).posterior for r in records]
+    # The wider sd of a new experiment, as in answers about each of them.
+    model = ErrorModel.from_evidence(stored.checkpoint.evidence, "seen")
+    posteriors = [
+        model.widened(
+            effects.effect(context, [Intervention(**r[0])]).posterior,
+            stored.checkpoint.gene_variance,
+        )
+        for r in records
+    ]
     for gene, row in list(rows(result).items())[:40]:
         at = stored.checkpoint.panel.index(gene)
         assert row.changes == pytest.approx([p.mean[at] for p in posteriors], rel=1e-3)

@@ -54,6 +54,16 @@ REFUSED: list[tuple[str, dict[str, Any], list[str]]] = [
         ["'sham-00'", "Trained knockout targets"],
     ),
     ("perturb_cells", {"interventions": [STAT1, STAT1]}, ["'STAT1' twice"]),
+    (
+        "perturb_cells",
+        {"interventions": [{**STAT1, "time": "24 h"}]},
+        ["interventions[0].time is not an argument", "kind, target, dose"],
+    ),
+    (
+        "perturb_cells",
+        {"interventions": [STAT1], "context": {"cell_line": "THP-1", "time": "24 h"}},
+        ["time", "cell_line"],
+    ),
     ("perturb_cells", {"interventions": [STAT1], "genes": ["PSMB99"]}, ["'PSMB99'", "PSMB9"]),
     (
         "perturb_cells",

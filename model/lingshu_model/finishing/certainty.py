@@ -16,8 +16,8 @@ experiment by factors fitted to other contrasts (`finishing.error_model`),
 Of called genes (lfsr below `CALLED`) the expected number of wrong signs is the sum of their lfsr.
 The observed number is corrected for noise: a gene with the right sign is observed with the other
 sign with probability q = Phi(-|p| / s), so the number is n sum(observed wrong - q) / sum(1 - 2 q).
-That takes true changes to be as large as predicted ones, and counts too many where they are smaller.
-So the signs that are seen are compared with what the wider distribution says of them, too:
+That takes true changes to be as large as predicted ones, and counts too many where they are
+smaller. So the signs that are seen are compared with what the wider distribution says of them, too:
 
     seen_wrong_expected = sum p0 / 2 + (1 - p0) Phi(-|p| / sqrt(sd^2 + s^2))
 Standard errors are those over contrasts: genes and folds of one contrast are not independent.

@@ -2,7 +2,7 @@
 
 The squared residual of a gene, less the squared standard error of its held-out change, is regressed
 on sd^2, v and f^2 (`lingshu_model.contracts.error_model`) by weighted least squares within the
-bounds of the three factors. A squared residual scatters in proportion to its expectation, so
+limits of the three factors. A squared residual scatters in proportion to its expectation, so
 weights are the inverse squares of that, in `ROUNDS` rounds.
 
 Coverage is never judged with factors fitted to the contrast that is judged: contrasts are split
@@ -65,15 +65,16 @@ def fitted(judged: Sequence[Judged], fewest: int = FEWEST) -> ErrorModel | None:
     terms = np.concatenate([j.terms for j in judged], axis=1)
     noise = np.concatenate([j.noise for j in judged])
     squared = np.concatenate([(j.predicted.mean - j.observed) ** 2 for j in judged])
-    factors = _regressed(terms, squared - noise, noise)
-    return ErrorModel(*factors, len(contrasts), len({j.fold for j in judged}))
+    posterior, between, square = _regressed(terms, squared - noise, noise)
+    folds = len({j.fold for j in judged})
+    return ErrorModel(posterior, between, square, len(contrasts), folds)
 
 
-def _regressed(terms: Floats, excess: Floats, noise: Floats) -> list[float]:
+def _regressed(terms: Floats, excess: Floats, noise: Floats) -> tuple[float, float, float]:
     """Return the three factors; `terms` is [3, observations], the others [observations]."""
     # To begin with, predictions are taken to be off by about a third of their size.
     expected = noise + terms[0] + 0.1 * terms[2]
-    bounds = (np.zeros(3), np.array([1.0, np.inf, np.inf]))
+    lowest, highest = (np.zeros(3), np.array([1.0, np.inf, np.inf]))
     factors = np.zeros(3)
     for _ in range(ROUNDS):
         # A tenth of the median keeps entries of almost no noise from deciding alone.
@@ -86,11 +87,12 @@ def _regressed(terms: Floats, excess: Floats, noise: Floats) -> list[float]:
         right = weighted @ (excess * weight) / scale
         # |X b - y|^2 differs from |R b - R^-T X'y|^2 by a constant, with R'R = X'X.
         root = np.linalg.cholesky(gram).T
-        upper = bounds[1] * scale
-        solved = lsq_linear(root, np.linalg.solve(root.T, right), (bounds[0], upper))
-        factors = np.clip(solved.x / scale, *bounds)
+        upper = highest * scale
+        solved = lsq_linear(root, np.linalg.solve(root.T, right), (lowest, upper))
+        factors = np.clip(solved.x / scale, lowest, highest)
         expected = noise + factors @ terms
-    return [float(f) for f in factors]
+    posterior, between, square = factors.tolist()
+    return posterior, between, square
 
 
 def left_out(judged: Sequence[Judged]) -> Iterator[tuple[Judged, ErrorModel]]:
