@@ -13,7 +13,6 @@ from lingshu_model.system.lazy import Lazy
 from lingshu_tools.analysis import Effect, NullLabels, Residuals, interval
 from lingshu_tools.analysis.certainty import LEAST_LFSR, SUGGESTIVE, SUPPORTED, word
 from lingshu_tools.analysis.error_by_size import FEWEST, ErrorBySize, misjudged
-from lingshu_tools.analysis.held_out import TIER_WORDS
 from lingshu_tools.analysis.sizes import NullSizes, Size, matched_check
 from lingshu_tools.calls.results import Truncated, call_text, finite, rounded
 from lingshu_tools.errors import InputError
@@ -49,7 +48,8 @@ UNITS = {
     "unresponsive_change": "ln(1 + UMI per 10,000 by the UMI of genes without an effect)",
     "model_mean": "log1p_cp10k",
     "additive": "log1p_cp10k",
-    "interval": "log1p_cp10k; posterior, replicates and error by size together",
+    "interval": "log1p_cp10k; posterior, replicates and error by size together; width from other "
+    "data where under 3 contrasts of the tier were held out",
     "sd": "log1p_cp10k",
     "lfsr": "probability; 0.001 is 0.001 or less",
     "certainty": "supported: lfsr <= 0.05; suggestive: <= 0.2",
@@ -67,7 +67,8 @@ PARALLEL_EFFECTS = (
     "parallel_effects: two parts do nearly the same alone (cosine {cosine:.2f}), as genes of one "
     "pathway do; what they do together is no sign of synergy"
 )
-BORROWED_WIDTH = "interval: width from other data (under 3 {tier} contrasts held out)"
+BORROWED_WIDTH = "interval: width from other data"
+"""Fewer than three contrasts of the tier were held out; the units of a detailed result say so."""
 NORMAL = 1.959964
 """Half width of a 95 % interval, in standard deviations."""
 NAMED = 3
@@ -265,7 +266,7 @@ class EffectView:
         if self._stored is None:
             return []
         if error_model(self._design).is_default:
-            return [BORROWED_WIDTH.format(tier=TIER_WORDS.get(self._tier, self._tier))]
+            return [BORROWED_WIDTH]
         shown = self._stored.posterior.mean[list(rows)]
         return misjudged(self._checkpoint.evidence, self._tier, shown)
 
