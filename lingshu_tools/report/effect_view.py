@@ -58,7 +58,7 @@ MONTE_CARLO = (
     "mc_interval covers only the noise of sampling finitely many cells; prediction_error, the "
     "error against held-out cells, is usually the larger"
 )
-NO_ERROR = "prediction_error is null where fewer than three held-out contrasts had such changes"
+NO_ERROR = "prediction_error is null: fewer than three held-out contrasts of that size"
 RANKED = (
     "sham_q is by rank among {n} null labels: no gene can be below 1 in {more}, however large its "
     "change"
