@@ -68,7 +68,7 @@ def null_rows(home: Path) -> Iterator[tuple[Any, ...]]:
         ]
         hits = [row.certainty == "supported" for screen in screens for row in screen.ranking]
         shown = [
-            _waited(app, "perturb_cells", n_cells=n, top=299,
+            _waited(app, "perturb_cells", n_cells=n, top=200,
                     interventions=[{"kind": "sham", "target": label}])
             for label in labels
         ]  # fmt: skip
