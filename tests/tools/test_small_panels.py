@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from lingshu_model.contracts import Catalogue, Intervention, Origin, decode_cells
+from lingshu_model.contracts.error_model import ErrorModel
 from lingshu_model.sampling.load import load_sampler
 from lingshu_model.sampling.sampler import sample_arm
 from lingshu_testing import FakeEngine
@@ -73,9 +74,12 @@ def test_losing_stat1_raises_fewer_genes_against_genes_without_an_effect(stat1: 
 
 def test_the_share_of_umi_that_called_genes_hold_is_said_with_a_caveat(shipped: App, stat1: Any):
     checkpoint = Catalogue().load("thp1-crispr")
-    posterior = checkpoint.effects.effect(
+    stored = checkpoint.effects.effect(
         checkpoint.contexts[0], [Intervention(kind="knockout", target="STAT1")]
     ).posterior
+    # Genes are called by their certainty in a new experiment.
+    model = ErrorModel.from_evidence(checkpoint.evidence, "seen")
+    posterior = model.widened(stored, checkpoint.gene_variance)
     control = next(i for i, e in enumerate(checkpoint.config["seen"]) if not e["interventions"])
     counts = np.asarray(checkpoint.reference["mean_count"][control], np.float64)
     share = counts[posterior.lfsr <= 0.05].sum() / counts.sum()
