@@ -155,6 +155,12 @@ def _unless_incident(tool: str, recorded: list[str], work: Callable[[], T]) -> T
         raise
     except CheckpointError as error:
         raise InputError(str(error)) from error
+    except MemoryError as error:
+        message = (
+            f"{tool}: this process has no more memory. Ask for fewer cells or genes, end other "
+            "programs, or raise its limit (ulimit -v)"
+        )
+        raise LingshuError(message) from error
     except Exception as error:
         raise _incident(tool, error) from error
 

@@ -89,6 +89,9 @@ def read_json(text: str) -> dict[str, Any]:
 def _json_bytes(text: str) -> bytes:
     # JSON is UTF-8, whatever the locale says of arguments and of standard input.
     if text == "-":
+        if sys.stdin is None:
+            message = "standard input is closed"
+            raise OSError(message)
         return sys.stdin.buffer.read()
     return Path(text[1:]).read_bytes() if text[:1] == "@" else os.fsencode(text)
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 
 from lingshu_tools.system import interrupts
-from lingshu_tools.system.interpreter import replace_this_process
+from lingshu_tools.system.interpreter import drop_working_folder, replace_this_process
 from lingshu_tools.system.terminal import encoding_for_child, prepare_streams, takes_all
 
 if TYPE_CHECKING:
@@ -87,10 +87,14 @@ def _short_errors() -> Generator[None]:
         vars(error)["message"] = bounded(error.message)
         raise
     except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
+        if error.errno == errno.EPIPE:
+            # The reader of a pipe has left; click ends without a word.
             raise
-        message = "the name of a file or a folder is too long: give a shorter one"
-        raise click.ClickException(message) from error
+        message = {
+            errno.ENAMETOOLONG: "the name of a file or a folder is too long: give a shorter one",
+            errno.ENOSPC: f"no space is left to write to ({error}): free some and call again",
+        }
+        raise click.ClickException(message.get(error.errno or 0, str(error))) from error
 
 
 @contextmanager
@@ -115,6 +119,7 @@ class Shell(click.Group):
         from lingshu_model.system.redaction import protect_streams
 
         prepare_streams()
+        drop_working_folder()
         with protect_streams():
             return super().main(*args, **extra)
 

@@ -11,6 +11,7 @@ from json import loads
 from pathlib import Path
 
 from lingshu_tools.errors import InputError
+from lingshu_tools.system.interpreter import interpreter
 
 KEPT_VARIABLES = ("LINGSHU_HOME", "LINGSHU_CHECKPOINTS")
 """What a client's server needs from this shell; both are paths, and hold no secret."""
@@ -70,7 +71,7 @@ def this_server(*, home: Path | None, core: bool) -> Server:
     if script.is_file():
         return Server(str(script), after, env)
     # -P: nothing is imported from the folder in which the client happens to run.
-    return Server(sys.executable, ["-P", "-m", "lingshu_mcp", *after], env)
+    return Server(interpreter(), ["-P", "-m", "lingshu_mcp", *after], env)
 
 
 def _temporary(prefix: Path) -> bool:

@@ -49,6 +49,14 @@ def open_home(home: Path) -> Path:
             made.
     """
     try:
+        os.fsencode(home).decode("utf-8")
+    except UnicodeDecodeError as error:
+        message = (
+            f"the home {os.fsencode(home)!r} is no UTF-8 text, and a database is opened by its "
+            "name in UTF-8: set LINGSHU_HOME to another folder"
+        )
+        raise LedgerError(message) from error
+    try:
         if home.exists():
             check_folder(home.resolve(), or_root=True)
             for name in (*FILES, *FOLDERS, "heads.txt"):

@@ -75,6 +75,16 @@ def environ_of(environ: Mapping[str, str] | None = None, **changes: str) -> dict
     return given
 
 
+def drop_working_folder() -> None:
+    """Take empty and relative entries out of this process's `PATH`.
+
+    Libraries start programs by their names (`platform` starts `uname`), and such an entry would
+    let them take one of the working folder.
+    """
+    entries = [e for e in os.environ.get("PATH", os.defpath).split(os.pathsep) if _is_absolute(e)]
+    os.environ["PATH"] = os.pathsep.join(entries) or os.defpath
+
+
 def start(
     arguments: Sequence[str],
     *,

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,28 @@ def test_call_reads_standard_input_and_files(shell: CliRunner, tmp_path: Path):
     read = run(shell, "call", "find_genes", f"@{file}")
     assert piped.exit_code == read.exit_code == 0
     assert json.loads(piped.stdout) == json.loads(read.stdout)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("call describe_model - <&-", "standard input is closed"),
+        ("tools >/dev/full", "no space is left to write to"),
+    ],
+)
+def test_what_cannot_be_read_or_written_is_one_line(home: Path, line: str, said: str):
+    command = f"{sys.executable} -P -m lingshu_tools.cli {line}"
+    done = subprocess.run(
+        ["/bin/sh", "-c", command],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "LINGSHU_HOME": str(home)},
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert said in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(

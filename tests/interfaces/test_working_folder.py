@@ -193,6 +193,9 @@ ALLOWED = {
     "benchmarks/peers/scripts/state_peer.py",
     "benchmarks/reliability/readers.py",
     "benchmarks/clients/__main__.py",
+    "benchmarks/any_data/peers.py",
+    # It runs node, and the server with fixtures of this checkout.
+    "benchmarks/conformance/suite.py",
     # It times the installed command `lingshu`.
     "benchmarks/own_data.py",
     # It mounts a file system.
@@ -240,3 +243,20 @@ def test_one_module_alone_starts_python():
         str(path.relative_to(ROOT)): starts_python(path.read_text("utf-8")) for path in sources
     }
     assert {name for name, result in names.items() if result} == ALLOWED
+
+
+@pytest.mark.parametrize("first", [".", "", "bin"])
+def test_a_command_starts_no_program_of_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: str
+):
+    ran = tmp_path / "ran"
+    for folder in (tmp_path, tmp_path / "bin"):
+        folder.mkdir(exist_ok=True)
+        for name in ("uname", "git", "gcc", "nproc", "ldconfig", "lscpu", "python3"):
+            (folder / name).write_text(f"#!/bin/sh\necho {name} >> {ran}\n")
+            (folder / name).chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", os.pathsep.join([first, os.environ["PATH"]]))
+    monkeypatch.setenv("LINGSHU_HOME", str(tmp_path / "home"))
+    run(SCRIPTS / "lingshu", "doctor")
+    assert not ran.exists()

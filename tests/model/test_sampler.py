@@ -13,6 +13,7 @@ from lingshu_model.contracts.streams import Purpose, raw
 from lingshu_model.network import numerics, tokens
 from lingshu_model.network.vocabulary import ConditionError
 from lingshu_model.sampling import sampler as sampling
+from lingshu_model.sampling.pool import numeric_libraries
 from lingshu_model.sampling.sampler import (
     Sampler,
     Stopped,
@@ -255,3 +256,17 @@ def test_a_compiled_sampler_is_another_profile_of_the_same_law(checkpoint: Check
     assert compiled.profile() == eager.profile() | {"compiled": "default"}
     differing = eager.sample_tile(request, 0) != compiled.sample_tile(request, 0)
     assert differing.mean() < 0.01
+
+
+def test_variables_that_change_bits_are_in_the_profile_where_they_are_set(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    def profile() -> dict[str, object]:
+        return numerics.profile(torch.device("cpu"), torch.float32, 32, length=64, at_once=32)
+
+    before = profile()
+    assert "library_settings" not in before
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
+    settings = {"library_settings": {"OPENBLAS_CORETYPE": "Haswell"}}
+    assert profile() == before | settings
+    assert numeric_libraries().items() >= settings.items()

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from safetensors.numpy import save_file
 
-from lingshu_model.contracts import Catalogue, digest_file
+from lingshu_model.contracts import Catalogue, CheckpointError, digest_file
 from lingshu_model.contracts.catalogue import FORMAT, pin
 from lingshu_tools import training
 from lingshu_tools.app import App
@@ -338,3 +338,14 @@ def test_a_link_in_the_place_of_the_folder_of_checkpoints_is_not_followed(
     with pytest.raises(LingshuError, match="is a symbolic link"):
         training.add(home, made_run(tmp_path / "runs"))
     assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "panel", ["[]", "{}", '{"genes": []}', '{"genes": [{"symbol": 3}]}', '{"genes": ["G0"]}']
+)
+def test_a_panel_without_genes_is_named(tmp_path: Path, home: Path, panel: str):
+    run = made_run(tmp_path / "runs")
+    (run / "checkpoint/mine/panel.json").write_text(panel)
+    pin(run / "checkpoint/mine")
+    with pytest.raises((InputError, CheckpointError), match="no list of genes with symbols"):
+        _ = training.add(home, run).checkpoint.panel

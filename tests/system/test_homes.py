@@ -197,6 +197,13 @@ def test_without_a_home_folder_the_error_says_what_to_set(monkeypatch: pytest.Mo
         pytest.fail("XDG_DATA_HOME needs no home folder")
 
 
+def test_a_home_whose_name_is_no_utf8_is_refused_with_what_to_set(tmp_path: Path) -> None:
+    home = tmp_path / os.fsdecode(b"caf\xe9")
+    with pytest.raises(LedgerError, match=r"caf\\xe9.*no UTF-8 text.*LINGSHU_HOME"):
+        open_home(home)
+    assert not home.exists()
+
+
 def test_a_home_made_of_an_archive_is_private(tmp_path: Path, umask: Callable[[int], None]) -> None:
     archive = export_ledger(fill(tmp_path / "home"), tmp_path / "ledger.zip").path
     umask(0)

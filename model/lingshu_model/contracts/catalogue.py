@@ -23,7 +23,12 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from lingshu_model.contracts.canonical import digest_file, digest_json
-from lingshu_model.contracts.checkpoint_files import CheckpointError, parse_config, read_pins
+from lingshu_model.contracts.checkpoint_files import (
+    CheckpointError,
+    parse_config,
+    parse_panel,
+    read_pins,
+)
 from lingshu_model.contracts.effects import (
     GENES,
     ROWS,
@@ -79,12 +84,12 @@ class Checkpoint:
     @Lazy
     def panel(self) -> list[str]:
         """Gene symbols in panel order."""
-        return [gene["symbol"] for gene in self._json("panel.json")["genes"]]
+        return [gene["symbol"] for gene in self.panel_entries]
 
     @Lazy
     def panel_entries(self) -> list[dict[str, Any]]:
         """Panel rows: `symbol`, `ensembl` (or None), `aliases`, `previous`."""
-        return self._json("panel.json")["genes"]
+        return parse_panel(self._json("panel.json"), self.path / "panel.json")
 
     @Lazy
     def panel_digest(self) -> str:

@@ -84,6 +84,22 @@ def parse_config(path: Path, formats: tuple[str, ...]) -> Mapping[str, Any]:
     return config
 
 
+def parse_panel(panel: Any, path: Path) -> list[dict[str, Any]]:
+    """Return the genes of a `panel.json`.
+
+    Raises:
+        CheckpointError: it is no list of genes with symbols.
+    """
+    genes = panel.get("genes") if isinstance(panel, dict) else None
+    named = isinstance(genes, list) and all(
+        isinstance(gene, dict) and isinstance(gene.get("symbol"), str) for gene in genes
+    )
+    if not named or not genes:
+        message = f"{path}: no list of genes with symbols; train or copy the checkpoint again"
+        raise CheckpointError(message)
+    return genes
+
+
 def _is_plain(name: object) -> bool:
     """Return whether a name is that of a file in the folder itself, on every system."""
     if not isinstance(name, str) or name in ("", os.curdir, os.pardir):

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch.utils import deterministic
 
+from lingshu_model.system.machine import library_settings
+
 # glibc's mallopt parameters. Every large tensor otherwise comes fresh from the kernel and pays a
 # page fault for each 4 KiB: half of a training step or more. M_MMAP_THRESHOLD cannot exceed 32 MiB,
 # so mmap is switched off altogether, and one arena keeps everything on the growing heap.
@@ -129,7 +131,7 @@ def profile(
         settings["cublas"] = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
     if at_once < tile:
         settings["at_once"] = at_once
-    return settings
+    return settings | library_settings()
 
 
 def _attention(dtype: torch.dtype, length: int) -> str:

@@ -18,6 +18,7 @@ from scipy import sparse
 from lingshu_model.contracts import ArmRequest, Checkpoint, CheckpointError
 from lingshu_model.contracts.streams import Purpose, uniforms
 from lingshu_model.effects.moments import Rows
+from lingshu_model.system.machine import library_settings
 
 POOL = "pool"
 """Files of stored control cells."""
@@ -124,9 +125,9 @@ class PoolSampler:
         return out
 
 
-def numeric_libraries() -> dict[str, str]:
+def numeric_libraries() -> dict[str, Any]:
     """Return what changes a bit of moved cells: library versions and CPU instruction set."""
-    return {
+    return library_settings() | {
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "numpy": np.__version__,
         "scipy": scipy.__version__,

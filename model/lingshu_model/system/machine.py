@@ -6,6 +6,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+LIBRARY_SETTINGS = (
+    "DNNL_MAX_CPU_ISA",
+    "DNNL_DEFAULT_FPMATH_MODE",
+    "NPY_DISABLE_CPU_FEATURES",
+    "NPY_ENABLE_CPU_FEATURES",
+    "NVIDIA_TF32_OVERRIDE",
+    "ONEDNN_DEFAULT_FPMATH_MODE",
+    "OPENBLAS_CORETYPE",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+)
+"""Variables by which numerical libraries choose other instructions, and so other last bits."""
+
+
+def library_settings() -> dict[str, dict[str, str]]:
+    """Return the numerics profile's `library_settings`; nothing where no variable is set.
+
+    An additional field would be another profile for results from before it.
+    """
+    known = {name: os.environ[name] for name in LIBRARY_SETTINGS if name in os.environ}
+    return {"library_settings": known} if known else {}
+
 
 def machine_name(profile: Mapping[str, Any]) -> str:
     """Return the device of the cells: a GPU's name, or this machine's processor."""
