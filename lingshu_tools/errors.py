@@ -15,6 +15,7 @@ LingshuError
 │   ├── SealedError       the experiment has its outcome already
 │   ├── SchemaError       a table, view, trigger or index is not as its revision says
 │   └── TamperError       a row or an object is not what its hash says
+├── EndpointError         a chat endpoint could not be reached, refused, or answered nothing usable
 ├── BudgetError           the principal has as much at work as it may have at a time
 ├── CancelledError        the experiment was cancelled; what was done is kept
 └── InternalError         a fault of ours: a fixed sentence and an incident id
@@ -96,6 +97,10 @@ class SchemaError(LedgerError):
 
 class TamperError(LedgerError):
     """A ledger row or object does not match its hash."""
+
+
+class EndpointError(LingshuError):
+    """The endpoint of a chat could not be reached, refused, or answered nothing usable."""
 
 
 class BudgetError(LingshuError):

@@ -58,6 +58,7 @@ LAYERS = {
         "tools",
         "lab",
         "install",
+        "chat",
         "cli",
     ],
 }

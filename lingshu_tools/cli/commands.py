@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from lingshu_tools.cli.chat_command import chat
 from lingshu_tools.cli.common import (
     PASS_ON,
     Shell,
@@ -127,5 +128,5 @@ def demo(record: Path | None) -> None:
     become("lingshu_mcp.demo", ["--record", str(record)] if record else [], extra="mcp")
 
 
-for command in (data, doctor, engine, install, ledger, models, replay, roots, serve, tools):
+for command in (chat, data, doctor, engine, install, ledger, models, replay, roots, serve, tools):
     main.add_command(command)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lingshu_tools.calls.schemas import strict_input
+from lingshu_tools.calls.definitions import anthropic_tool, full_tool, openai_tool
 from lingshu_tools.cli.common import common, echo_json, open_app, settings
 from lingshu_tools.cli.engine_commands import engine_state
 from lingshu_tools.system.interpreter import interpreter
@@ -24,35 +24,6 @@ if TYPE_CHECKING:
 
 _LEDGER_S = 5.0
 PACKAGES = ("lingshu-tools", "numpy", "pydantic", "sqlalchemy", "httpx", "mcp", "torch")
-
-
-def openai_tool(spec: "ToolSpec") -> dict[str, Any]:
-    """Return a tool in the form of OpenAI's Responses API; null stands for an argument left out."""
-    named = {"type": "function", "name": spec.name, "description": spec.description}
-    return {**named, "parameters": strict_input(spec.input_schema), "strict": True}
-
-
-def anthropic_tool(spec: "ToolSpec") -> dict[str, Any]:
-    """Return a tool in the form of Anthropic's Messages API."""
-    named = {"name": spec.name, "description": spec.description}
-    return {**named, "input_schema": spec.input_schema}
-
-
-def full_tool(spec: "ToolSpec") -> dict[str, Any]:
-    """Return everything a tool declares, schemas included."""
-    return {
-        "name": spec.name,
-        "title": spec.title,
-        "description": spec.description,
-        "input_schema": spec.input_schema,
-        "output_schema": spec.output_schema,
-        "annotations": {
-            "read_only": spec.read_only,
-            "destructive": spec.destructive,
-            "idempotent": spec.idempotent,
-        },
-        "simulates": spec.simulates,
-    }
 
 
 FORMATS: dict[str, "Callable[[ToolSpec], dict[str, Any]]"] = {

@@ -7,7 +7,8 @@ from copy import deepcopy
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import HealthCheck, assume, given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from lingshu_tools.errors import InputError
@@ -63,6 +64,7 @@ def left_over(text: str, part: str) -> bool:
     return all(character in rest for character in part)
 
 
+@hypothesis_settings(deadline=None, suppress_health_check=list(HealthCheck))
 @given(settings(), st.sampled_from(JSONC))
 def test_json_with_comments_keeps_every_character_and_gains_the_entry(
     pair: tuple[dict[str, Any], str], client: Client
