@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install -q --no-compile --disable-pip-version-check 
 # leaves it to the first import, which this would forbid.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo reference-ledger test style lint format coverage proofs crash clean
+.PHONY: help demo reference-ledger test style lint format coverage proofs crash bundle clean
 
 help:
 	@echo "make demo              install, then screen 25 knock-outs and replay one"
@@ -19,6 +19,7 @@ help:
 	@echo "make proofs            the long tests"
 	@echo "make crash             kill ledger writers at random, 300 of them or KILLS=…, RESULTS=FILE to go on"
 	@echo "make reference-ledger  remake experiments.db from the demo's experiments"
+	@echo "make bundle            dist/: the wheel, and the .mcpb for desktop clients"
 	@echo "make clean             remove the environment, caches and the demo's home"
 
 $(BIN)/python:
@@ -70,6 +71,11 @@ proofs: .venv/.dev
 
 crash: .venv/.run
 	@$(BIN)/python -m benchmarks.ledger.crash --kills $(KILLS) $(if $(RESULTS),--results $(RESULTS))
+
+bundle: .venv/.run
+	@$(BIN)/python -m pip wheel -q --no-deps -w dist .
+	@$(BIN)/python mcp_server/bundle/pack.py dist/lingshu_tools-*.whl dist/lingshu-tools.mcpb
+	@ls -l dist
 
 clean:
 	rm -rf .venv demo-home build dist .pytest_cache .ruff_cache .hypothesis htmlcov .coverage*
