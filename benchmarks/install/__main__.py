@@ -117,10 +117,14 @@ def pipx(place: Place) -> str:
     place.run(home, place.tools / "pipx", "install", f"lingshu-tools[all] @ {place.wheel.as_uri()}")
     version = place.run(home, place.lingshu, "--version").stdout.strip()
     arguments = {"checkpoint": "thp1-crispr", "n_cells": 16, "wait_s": 45}
-    answer = place.run(home, place.lingshu, "call", "sample_cells", json.dumps(arguments)).stdout
+    begun = place.run(home, place.lingshu, "call", "sample_cells", json.dumps(arguments)).stdout
+    answer = json.loads(begun)
+    while answer["status"] in ("queued", "running"):
+        follow = json.dumps({"id": answer["experiment_id"], "wait_s": 45})
+        answer = json.loads(place.run(home, place.lingshu, "call", "get_experiment", follow).stdout)
     place.run(home, place.lingshu, "ledger", "verify")
     place.run(home, place.lingshu, "engine", "stop")
-    return f"{version}; {json.loads(answer)['status']}: 16 cells sampled, ledger verified"
+    return f"{version}; {answer['status']}: 16 cells sampled, ledger verified"
 
 
 def uvx(place: Place) -> str:

@@ -154,6 +154,13 @@ def test_a_call_that_was_cut_is_never_made(chat: Any, seen: Seen, after: int):
         assert any("cut" in note for note in seen.notes)
 
 
+def test_a_call_behind_text_that_was_cut_is_not_made_either(chat: Any, seen: Seen):
+    with chat(Say("I look.", [("perturb_cells", KNOCK_OUT)], cut_after=5)) as talk:
+        assert talk.ask() == "I look."
+        assert seen.calls == []
+        assert talk.app.ledger.head() == talk.start
+
+
 def test_the_text_of_a_cut_reply_is_kept_and_marked(chat: Any, seen: Seen):
     with chat(Say("One two three four five", cut_after=2), Say("All of it.")) as talk:
         assert talk.ask() == "One two th"
