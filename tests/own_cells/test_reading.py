@@ -77,6 +77,12 @@ def test_another_species_is_refused_by_its_name(names: list[str], species: str):
         report(HUMAN, names, names)
 
 
+def test_mouse_names_are_refused_though_some_are_aliases_of_human_genes():
+    panel = [gene(f"GEN{i}", aliases=[f"Gen{i}"] if i < 30 else []) for i in range(100)]
+    with pytest.raises(DataError, match="mouse or rat"):
+        report(panel, [f"Gen{i}" for i in range(100)], [])
+
+
 def test_a_file_of_other_names_is_refused_with_what_would_help():
     with pytest.raises(DataError, match="gene_names"):
         report(HUMAN, ["probe_1", "probe_2"], [])

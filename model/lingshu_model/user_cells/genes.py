@@ -149,9 +149,11 @@ def _check(
     result: GeneReport, symbols: Sequence[str], names: Sequence[str], ids: Sequence[str]
 ) -> None:
     needed = min(max(LEAST_GENES, LEAST_SHARE * len(symbols)), _MOST * len(symbols))
-    if len(result.columns) >= needed:
+    species = species_of(names, symbols)
+    # Some aliases are spelled as mouse symbols are, so such a file is never without a match.
+    if len(result.columns) >= needed and (species is None or result.matched > len(names) / 2):
         return
-    species = species_of(names, symbols) or (species_of(ids, symbols) if ids else None)
+    species = species or (species_of(ids, symbols) if ids else None)
     shown = ", ".join(map(repr, names[:3])) or "none"
     if species is not None:
         message = (
