@@ -7,6 +7,7 @@ these subsets; what is accepted is decided by the argument models alone.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from typing import Any, Final
 
@@ -24,8 +25,11 @@ INPUT_KEYS: Final = (
 """The only keywords of a published input schema."""
 SHORT: Final = range(1, 31)
 """Characters of a description in a published output schema; the whole schema has longer ones."""
-LARGEST_INTEGER: Final = 2**53
-"""Integers beyond it are not exact in JavaScript; a larger limit is not published."""
+DEPTH: Final = 1
+"""Objects in a field of a result whose fields are listed too: those of the field and its items."""
+_RANGE: Final = re.compile(r"\b\d+ to \d+\b")
+LARGEST_INTEGER: Final = 2**31
+"""A larger limit is no help to a client, and is not published."""
 
 
 def published_input(schema: Mapping[str, Any]) -> dict[str, Any]:
@@ -80,6 +84,9 @@ def _flat(node: Mapping[str, Any], defs: Mapping[str, Any], place: str) -> dict[
         flat.pop("default", None)
     if abs(flat.get("maximum", 0)) > LARGEST_INTEGER:
         del flat["maximum"]
+    if _RANGE.search(flat.get("description", "")):
+        # The words have both limits; a refusal repeats them.
+        flat = {key: value for key, value in flat.items() if key not in ("minimum", "maximum")}
     if "items" in flat:
         flat["items"] = _flat(flat["items"], defs, f"{place}[]")
         # The field is described; what is said of the class of its items is for readers of code.
@@ -139,15 +146,22 @@ def published_output(
     return {"type": "object", "properties": properties, "required": list(schema["required"])}
 
 
-def _brief(node: Mapping[str, Any], defs: Mapping[str, Any], known: set[str]) -> dict[str, Any]:
+def _brief(
+    node: Mapping[str, Any], defs: Mapping[str, Any], known: set[str], depth: int = DEPTH
+) -> dict[str, Any]:
+    """Return a schema without what clients do not need; objects below `depth` have no fields."""
     if "$ref" in node:
         name = node["$ref"].rsplit("/", 1)[-1]
-        if name in known:
-            return {"type": "object"}
+        if name in known or depth < 1:
+            return (
+                {"type": "object"}
+                if "properties" in defs[name]
+                else _brief(defs[name], defs, known)
+            )
         known.add(name)
-        return _brief(defs[name], defs, known)
+        return _brief(defs[name], defs, known, depth)
     if "anyOf" in node:
-        return _brief_union(node, defs, known)
+        return _brief_union(node, defs, known, depth)
     if "const" in node:
         return {"enum": [node["const"]]}
     brief = {key: node[key] for key in ("type", "enum") if key in node}
@@ -155,21 +169,25 @@ def _brief(node: Mapping[str, Any], defs: Mapping[str, Any], known: set[str]) ->
         del brief["type"]
     if len(node.get("description", "")) in SHORT and "properties" not in node:
         brief["description"] = node["description"]
-    if "properties" in node:
+    if "properties" in node and depth:
         fields = node["properties"].items()
-        brief["properties"] = {name: _brief(field, defs, known) for name, field in fields}
-    items = _brief(node["items"], defs, known) if "items" in node else {}
-    return brief | ({"items": items} if items else {})
+        brief["properties"] = {name: _brief(f, defs, known, depth - 1) for name, f in fields}
+    items = _brief(node["items"], defs, known, depth) if "items" in node else {}
+    # An array of numbers is a list or an interval; the field's description says which.
+    return brief | ({"items": items} if items.get("properties") or items.get("enum") else {})
 
 
 def _brief_union(
-    node: Mapping[str, Any], defs: Mapping[str, Any], known: set[str]
+    node: Mapping[str, Any], defs: Mapping[str, Any], known: set[str], depth: int
 ) -> dict[str, Any]:
     """Return one schema for several, that of every value: what is common to them."""
-    options = [_brief(option, defs, known) for option in node["anyOf"]]
+    options = [_brief(option, defs, known, depth) for option in node["anyOf"]]
     values = [option for option in options if option.get("type") != "null"]
     types = sorted({option.get("type", "") for option in options})
     whole: dict[str, Any] = dict(values[0]) if len(values) == 1 else {}
+    if depth < DEPTH and "properties" not in whole and "items" not in whole:
+        # Of the fields of rows, only those that always have a value have a type.
+        return {}
     if "enum" in whole:
         whole["enum"] = [*whole["enum"], *([None] if len(values) < len(options) else [])]
     elif "" not in types:

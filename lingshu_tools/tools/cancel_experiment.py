@@ -103,12 +103,11 @@ SPEC = ToolSpec(
     name="cancel_experiment",
     title="Cancel an experiment or a screen",
     description=(
-        "Stop an unfinished experiment (exp_…), or what is left of a screen (scr_…) and of "
-        "its replays, in whatever process it runs. Use it when a user does not want the "
-        "result any more. Not for ending a wait: an experiment goes on by itself, and "
-        "get_experiment has its result later. Units: experiments. Cost: free. Limits: "
-        "finished experiments are kept; run_screen or replay_experiment begins again what was "
-        "cancelled, as new experiments."
+        "Stop an unfinished experiment (exp_…), or what is left of a screen (scr_…) and of its "
+        "replays, in whatever process it runs. Use it when a result is not wanted any more. Not "
+        "for ending a wait: get_experiment has the result later. Units: experiments. Cost: free. "
+        "Limits: finished experiments are kept; run_screen or replay_experiment begins again what "
+        "was cancelled."
     ),
     arguments=CancelExperiment,
     result=CancelResult,

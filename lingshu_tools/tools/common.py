@@ -37,11 +37,11 @@ LOG1P = "log1p_cp10k: ln(1 + counts per 10,000)"
 class InterventionArgument(Arguments):
     """One thing done to the cells."""
 
-    kind: Kind = Field(description="One that the checkpoint was trained on: describe_model")
+    kind: Kind = Field(description="One it was trained on")
     target: str = Field(
         min_length=1,
         max_length=64,
-        description="Gene symbol, alias or Ensembl id; or the cytokine or drug",
+        description="Gene symbol, alias or Ensembl id; or cytokine, drug",
     )
     dose: float | None = Field(default=None, gt=0, description="Only where it was trained with one")
 
@@ -50,18 +50,13 @@ class InterventionArgument(Arguments):
         return Intervention(kind=self.kind, target=self.target, dose=self.dose)
 
 
-CheckpointName = Annotated[
-    str | None, Field(max_length=100, description="Checkpoint name; default: the only one there is")
-]
+CheckpointName = Annotated[str | None, Field(max_length=100, description="Default: the only one")]
 ContextArgument = Annotated[
     dict[str, str] | None,
     BeforeValidator(context_map),
     PlainSerializer(context_fields, when_used="json-unless-none"),
     WithJsonSchema(CONTEXT_SCHEMA),
-    Field(
-        description='The cells, e.g. [{"field": "cell_line", "value": "THP-1"}]; a field with one '
-        "value may be left out"
-    ),
+    Field(description='The cells, e.g. [{"field": "cell_line", "value": "THP-1"}]'),
 ]
 NCells = Annotated[
     int, Field(ge=1, le=MAX_CELLS, description=f"Cells for each arm, 1 to {MAX_CELLS}")
@@ -69,39 +64,34 @@ NCells = Annotated[
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED, description="Equal seeds give equal cells")]
 FirstCell = Annotated[
     int,
-    Field(ge=0, le=2**40, description="Index of the first cell, to continue a series"),
+    Field(ge=0, le=2**40, description="First cell, to continue a series"),
 ]
 WaitS = Annotated[
     float,
-    Field(
-        ge=0, le=MAX_WAIT_S, description="Seconds to wait for the result, 0 to 45; it goes on after"
-    ),
+    Field(ge=0, le=MAX_WAIT_S, description="Seconds to wait, 0 to 45; it goes on after"),
 ]
 Tags = Annotated[
     list[Annotated[str, Field(max_length=LONGEST, pattern=PATTERN)]],
     Field(
         max_length=8,
-        description="Names to find it by later, e.g. pilot",
+        description="Names to find it by",
     ),
 ]
-DryRun = Annotated[bool, Field(description="Return the cost only; nothing is run or logged")]
+DryRun = Annotated[bool, Field(description="Return the cost only")]
 MaxSeconds = Annotated[
     float | None,
     Field(
         gt=0,
-        description="Most seconds of computing; a call estimated to take longer is refused. "
-        f"Needed above {ASK_ABOVE_S:.0f}",
+        description=f"Refuse what is estimated to take longer; needed above {ASK_ABOVE_S:.0f}",
     ),
 ]
 AllowUnfit = Annotated[
     bool,
-    Field(description="Also where the checkpoint's fitness check failed for this condition"),
+    Field(description="Also where the fitness check failed"),
 ]
 Normalise = Annotated[
     Literal["cp10k", "unresponsive"],
-    Field(
-        description="unresponsive: also changes scaled by genes without an effect, for small panels"
-    ),
+    Field(description="unresponsive: also scaled by genes without an effect"),
 ]
 AnyId = Annotated[
     str, Field(min_length=1, max_length=80, description="Experiment id exp_… or screen id scr_…")

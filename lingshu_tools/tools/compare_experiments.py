@@ -301,13 +301,12 @@ SPEC = ToolSpec(
     name="compare_experiments",
     title="Compare experiments",
     description=(
-        "Compare 2 to 10 finished perturb_cells experiments with the first of them: genes that "
-        "differ, with posterior and Monte Carlo intervals apart; genes they share or move "
-        "opposite ways; agreement; what differs in request, checkpoint and numerics. Use it for "
-        "two perturbations, contexts, seeds or checkpoints. Not for ranking candidates: "
-        "run_screen; not for synergy: perturb_cells of the combination. Units: log1p_cp10k. "
-        "Cost: free, nothing is simulated or logged. Limits: genes on every panel, 200 in one "
-        "call."
+        "Compare 2 to 10 finished perturb_cells experiments with the first: genes that differ, "
+        "with posterior and Monte Carlo intervals apart; genes they share or move opposite ways; "
+        "agreement; what differs in request, checkpoint and numerics. Use it for two "
+        "perturbations, contexts, seeds or checkpoints. Not for ranking: run_screen; not for "
+        "synergy: perturb_cells of the combination. Units: log1p_cp10k. Cost: free. Limits: genes "
+        "on every panel, 200 in one call."
     ),
     arguments=CompareExperiments,
     result=CompareResult,

@@ -193,13 +193,12 @@ SPEC = ToolSpec(
     name="complete_cells",
     title="Complete your cells",
     description=(
-        "Fill in the genes that cells of your own h5ad file do not measure: the network draws them "
-        "given the measured ones, which stay as they are, in the most similar trained context or "
-        "the one that you name. `clamp` sets genes to counts first. Use it to bring cells onto the "
-        "whole panel; export_experiment writes the h5ad. Not for the effect of a perturbation: "
-        "perturb_cells. Drawn counts are no measurements. Units: UMI; means in log1p_cp10k. Cost: "
-        "as sample_cells; dry_run estimates. Logged and replayable. Limits: 2,000 cells in a call, "
-        "of more a random part; checkpoints with a network only."
+        "Fill in the genes that cells of your own h5ad file do not measure: the network draws "
+        "them given the measured ones, which stay, in the most similar trained context or the one "
+        "named. `clamp` sets genes to counts first. Use it to bring cells onto the whole panel; "
+        "export_experiment writes the h5ad. Not for an effect: perturb_cells. Drawn counts are no "
+        "measurements. Units: UMI. Cost: as sample_cells; dry_run estimates. Limits: 2,000 cells, "
+        "of more a random part; checkpoints with a network."
     ),
     arguments=CompleteCells,
     result=CompleteResult,

@@ -325,12 +325,11 @@ SPEC = ToolSpec(
     name="describe_model",
     title="Describe the virtual cell",
     description=(
-        "What the installed checkpoints can simulate: contexts, kinds of intervention and "
-        "their trained targets, panel size, seconds per cell, and held-out evidence beside "
-        "simple predictors: by support tier, and of one checkpoint a row per condition. "
-        "Use it first, and before saying how far a result may be believed. "
-        "Not for one gene: find_genes. Units: seconds of computing per sampled cell. Cost: "
-        "free; it starts nothing. Limits: lists come in pages of limit rows."
+        "What the checkpoints can simulate: contexts, kinds of intervention and trained targets, "
+        "panel size, seconds per cell, and held-out evidence beside simple predictors: by support "
+        "tier, and of one checkpoint a row per condition. Use it first, and before saying how far "
+        "a result may be believed. Not for one gene: find_genes. Units: seconds per sampled cell. "
+        "Cost: free. Limits: lists come in pages of limit rows."
     ),
     arguments=DescribeModel,
     result=DescribeResult,

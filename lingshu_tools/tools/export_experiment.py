@@ -349,14 +349,12 @@ SPEC = ToolSpec(
     name="export_experiment",
     title="Export cells, numbers or a script",
     description=(
-        "Write an experiment, or all finished ones of a screen, to a file; its path and "
-        "sha256 come back. h5ad: the simulated cells with counts, obs, var and the whole "
-        "provenance. csv: one row per gene with effect, intervals and errors. script: Python "
-        "that runs it again and compares bit for bit. Use it for analysis elsewhere, or to "
-        "hand a result on. Not for a look at genes: get_experiment. Units: counts in UMI, "
-        "effects in log1p_cp10k. Cost: seconds to minutes, nothing is simulated. Limits: "
-        "500,000 cells in one h5ad; after wait_s writing goes on, and the same call returns "
-        "the file."
+        "Write an experiment, or all finished ones of a screen, to a file; its path and sha256 "
+        "come back. h5ad: simulated cells with counts, obs, var and provenance. csv: a row per "
+        "gene with effect, intervals and errors. script: Python that runs it again and compares "
+        "bit for bit. Use it for analysis elsewhere. Not for a look at genes: get_experiment. "
+        "Units: counts in UMI, effects in log1p_cp10k. Cost: seconds to minutes. Limits: 500,000 "
+        "cells in one h5ad; after wait_s the same call returns the file."
     ),
     arguments=ExportExperiment,
     result=ExportResult,

@@ -220,10 +220,9 @@ SPEC = ToolSpec(
     description=(
         "Resolve gene symbols, aliases, previous symbols or Ensembl ids (names), or search by "
         "part of a name (query): whether the panel measures a gene, which interventions were "
-        "trained on it, and its mean in unperturbed training cells. Use it for any symbol you "
-        "are not sure of, before perturb_cells or run_screen. Not for effects: perturb_cells. "
-        "Units: log1p_cp10k. Cost: free. Limits: 200 names in one call; unknown names come "
-        "back with the nearest ones."
+        "trained on it, and its mean in unperturbed training cells. Use it for any symbol you are "
+        "not sure of. Not for effects: perturb_cells. Units: log1p_cp10k. Cost: free. Limits: 200 "
+        "names in one call; unknown names come back with the nearest."
     ),
     arguments=FindGenes,
     result=FindResult,

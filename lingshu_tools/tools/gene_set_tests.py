@@ -38,7 +38,7 @@ EnrichmentArgument = Annotated[
     str | None,
     Field(
         max_length=4096,
-        description="Test gene sets: hallmark, reactome, or a .gmt file in an allowed folder",
+        description="Gene sets to test: hallmark, reactome or a .gmt file",
     ),
 ]
 

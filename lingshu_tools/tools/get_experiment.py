@@ -70,8 +70,8 @@ class GetExperiment(Arguments):
     id: AnyId
     detail: Detail = Field(
         default="summary",
-        description="summary: a few rows; effects: pages of genes, strongest first; genes: those "
-        "named; provenance: request, digests, artifacts, numerics",
+        description="effects: pages of genes, strongest first; genes: those named; provenance: "
+        "request, digests, numerics",
     )
     genes: list[str] | None = Field(
         default=None, min_length=1, max_length=100, description="Show these genes (detail=genes)"
@@ -365,13 +365,11 @@ SPEC = ToolSpec(
     name="get_experiment",
     title="Get an experiment or a screen",
     description=(
-        "State or result of an experiment (exp_…) or a screen (scr_…), begun in any session. "
-        "Use it to pick up what is running, and for more of a result: detail effects (pages "
-        "of genes), genes (the named ones), provenance (request, digests, numerics, replays). "
-        "Not for drawing: plot_experiment. Units: as in the result's own fields. Cost: free, but "
-        "an unfinished experiment whose worker died is taken up again. Limits: 200 rows in one "
-        "call, then offset; wait_s up to 45 where your client lets a call take that long. Ids "
-        "do not expire."
+        "State or result of an experiment (exp_…) or a screen (scr_…), begun in any session. Use "
+        "it to pick up what is running, and for more of a result: detail effects (pages of "
+        "genes), genes (those named), provenance (request, digests, numerics, replays). Not for "
+        "drawing: plot_experiment. Units: as in the result. Cost: free; an unfinished experiment "
+        "whose worker died is taken up again. Limits: 200 rows in one call, then offset."
     ),
     arguments=GetExperiment,
     result=GetResult,

@@ -26,39 +26,35 @@ COUNTED_PAGES = 20
 class ListExperiments(Arguments):
     """Arguments of list_experiments."""
 
-    tool: str | None = Field(
-        default=None, max_length=40, description="Only of this tool, e.g. perturb_cells"
-    )
+    tool: str | None = Field(default=None, max_length=40, description="E.g. perturb_cells")
     status: (
         Literal["queued", "running", "interrupted", "succeeded", "failed", "cancelled"] | None
     ) = Field(default=None, description="Only in this state")
-    checkpoint: str | None = Field(default=None, max_length=100, description="Only of this one")
+    checkpoint: str | None = Field(default=None, max_length=100, description="")
     perturbation: str | None = Field(
-        default=None, max_length=200, description="Only of this one, as listed: STAT1 knockout"
+        default=None, max_length=200, description="As listed: STAT1 knockout"
     )
     context: str | None = Field(
-        default=None, max_length=200, description="Only in this one, as listed: cell_line=THP-1"
+        default=None, max_length=200, description="As listed: cell_line=THP-1"
     )
     parent: str | None = Field(
         default=None,
         max_length=80,
-        description="Only of this screen, or replays of this experiment",
+        description="A screen, or an experiment for its replays",
     )
     tag: str | None = Field(default=None, max_length=60, description="Only those with this tag")
-    text: str | None = Field(
-        default=None, max_length=200, description="Only rows whose request has this text"
-    )
+    text: str | None = Field(default=None, max_length=200, description="Text of the request")
     since: str | None = Field(
         default=None,
         pattern=r"^\d{4}-\d{2}-\d{2}(T[\d:.]+Z?)?$",
-        description="Only begun on this day or later, e.g. 2026-11-29 (UTC)",
+        description="First day, e.g. 2026-11-29 (UTC)",
     )
     kind: Literal["experiments", "screens"] = Field(
         default="experiments",
         description="screens: list screens instead, by text, objective, checkpoint, since",
     )
     objective: str | None = Field(
-        default=None, max_length=64, description="Of screens: only with this gene to raise or lower"
+        default=None, max_length=64, description="Of screens: a gene to raise or lower"
     )
     before: str | None = Field(
         default=None, max_length=80, description="Cursor of the next page, from next_before"
@@ -287,12 +283,11 @@ SPEC = ToolSpec(
     name="list_experiments",
     title="List experiments",
     description=(
-        "Page through the ledger, newest first: every experiment of this home in any state, "
-        "by tool, status, checkpoint, perturbation, context, parent, tag or text of the "
-        "request; with kind=screens the screens, by text, objective or day. Use it to find an "
-        "id again, or to see whether something was already run. "
-        "Not for results: get_experiment. Units: cells per arm. Cost: free. Limits: 100 rows "
-        "in one call, then before."
+        "Page through the ledger, newest first: every experiment of this home, by tool, status, "
+        "checkpoint, perturbation, context, parent, tag or text; with kind=screens the screens, "
+        "by text, objective or day. Use it to find an id, or what was already run. Not for "
+        "results: get_experiment. Units: cells per arm. Cost: free. Limits: 100 rows in one call, "
+        "then before."
     ),
     arguments=ListExperiments,
     result=ListResult,

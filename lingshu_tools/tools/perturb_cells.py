@@ -75,7 +75,7 @@ class PerturbCells(Simulation):
         default=None,
         min_length=1,
         max_length=100,
-        description="Show these genes instead of the strongest",
+        description="Show these genes",
     )
     top: int = Field(
         default=DEFAULT_TOP, ge=1, le=200, description="Strongest genes to show, 1 to 200"
@@ -292,13 +292,11 @@ SPEC = ToolSpec(
     title="Perturb cells in silico",
     description=(
         "Simulate 1 to 16 interventions together, in a trained context or in your own cells "
-        "(`cells`, at most 5,000, of more a random part; the effect is carried to them), and "
-        "compare with the paired control: strongest genes with intervals, size of the whole "
-        "effect, the target's own gene. Use it for one perturbation. Not for ranking many: "
-        "run_screen. Not a measurement: quote the held-out evidence. Units: means and changes in "
-        "log1p_cp10k. Cost: seconds for 256 cells; dry_run estimates. Logged and replayable. "
-        "Limits: trained targets only, as describe_model lists them; after wait_s it goes on and "
-        "status is running."
+        "(`cells`, at most 5,000; the effect is carried to them), and compare with the paired "
+        "control: strongest genes with intervals, size of the whole effect, the target's own "
+        "gene. Use it for one perturbation. Not for ranking many: run_screen. Not a measurement: "
+        "quote the held-out evidence. Units: log1p_cp10k. Cost: seconds for 256 cells; dry_run "
+        "estimates. Limits: trained targets only, as describe_model lists them."
     ),
     arguments=PerturbCells,
     result=PerturbResult,

@@ -88,9 +88,9 @@ Candidates = Annotated[
     WithJsonSchema({"type": "array", "items": {"type": "string"}}),
 ]
 CANDIDATES = (
-    'Perturbations: ["all_seen"] for every one trained in the context; else targets ("STAT1"), '
-    'with the kind where there are several ("STAT1 knockout"), combinations ("JAK1 + STAT1"), or '
-    'rules: "all_panel", "pairs_of all_seen", "combinations_of 3 JAK1, JAK2, STAT1, IRF1"'
+    '["all_seen"]: all that the context was trained on; else targets ("STAT1", "STAT1 knockout"), '
+    'combinations ("JAK1 + STAT1"), rules ("all_panel", "pairs_of all_seen", '
+    '"combinations_of 3 JAK1, JAK2, STAT1")'
 )
 
 
@@ -98,11 +98,11 @@ class ScreenSettings(CellSettings):
     """What plan_screen and run_screen have in common beside objective and candidates."""
 
     budget: int | None = Field(
-        default=None, ge=1, description="Most cells to sample in all; n_cells is lowered to fit"
+        default=None, ge=1, description="Most cells in all; n_cells is lowered to fit"
     )
     race: bool | None = Field(
         default=None,
-        description="Spend cells in rounds, until the top_n are settled; default: with rules",
+        description="Sample in rounds until the top_n are settled; default: with rules",
     )
     top_n: int | None = Field(
         default=None, ge=1, le=200, description="Best candidates that a race settles; default 10"
@@ -378,13 +378,12 @@ SPEC = ToolSpec(
     name="plan_screen",
     title="Plan a screen",
     description=(
-        "Plan an in-silico screen of which candidates best raise or lower chosen genes: cost, "
-        "support, held-out error, and what the screen will and will not show. The plan is "
-        "recorded under a screen_id that run_screen takes; an equal plan has the same id. Use "
-        "it before a large screen. Rules are scored in closed form, all of them; the best are in "
-        "the plan. Not for one perturbation: perturb_cells. Nothing is simulated. Units: score = "
-        "mean(sign × change) in log1p_cp10k, without a target's own gene. Cost: free; the screen "
-        "itself costs at most (candidates + 1) × n_cells cells. Limits: 2,000 candidates to "
+        "Plan a screen of which candidates best raise or lower chosen genes: cost, support, "
+        "held-out error, and what it will and will not show. The plan is recorded under a "
+        "screen_id for run_screen; an equal plan has the same id. Use it before a large screen. "
+        "All that rules name is scored in closed form; the best are in the plan. Not for one "
+        "perturbation: perturb_cells. Units: score = mean(sign × change) in log1p_cp10k, without "
+        "a target's own gene. Cost: free; nothing is simulated. Limits: 2,000 candidates to "
         "simulate, trained targets only."
     ),
     arguments=PlanScreen,

@@ -60,8 +60,7 @@ class PlotExperiment(Arguments):
     )
     image: Literal["none", "link", "inline"] = Field(
         default="none",
-        description="How an MCP answer holds the picture itself: not at all, as a link to a "
-        "resource, or inline (about 15,000 tokens where it reaches a model as text)",
+        description="How the picture comes back; inline is about 15,000 tokens",
     )
     wait_s: WaitS = 4
 

@@ -364,12 +364,11 @@ SPEC = ToolSpec(
     name="propose_batch",
     title="Propose the next plate",
     description=(
-        "Choose the wells of the next plate of a screen: perturbations that are good together "
-        "under the joint posterior, not measured yet, over several effect directions, so that no "
-        "pathway fills the plate; with replicates, controls and a plate map (CSV, PNG, SVG). Use "
-        "it before a lab measures. Not for a ranking: run_screen. Needs a planned screen, run or "
-        "not. Units: score in log1p_cp10k. Cost: free; nothing is simulated. The proposal is "
-        "recorded. Limits: 384 perturbations, 12 replicates."
+        "Choose the wells of a screen's next plate: perturbations that are good together under "
+        "the joint posterior, not measured yet, over several effect directions; with replicates, "
+        "controls and a plate map (CSV, PNG, SVG). Use it before a lab measures. Not for a "
+        "ranking: run_screen. Needs a planned screen, run or not. Units: score in log1p_cp10k. "
+        "Cost: free; the proposal is recorded. Limits: 384 perturbations, 12 replicates."
     ),
     arguments=ProposeBatch,
     result=ProposalResult,

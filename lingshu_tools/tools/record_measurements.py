@@ -402,12 +402,12 @@ SPEC = ToolSpec(
     name="record_measurements",
     title="Record measurements",
     description=(
-        "Record wet-lab values of a screen's perturbations: checked, stored in the ledger, "
-        "compared with the predictions, and learned from: strategies (model, surrogate, known "
-        "genes, chance) share the next batch by what each has hit. Use it after a plate was "
-        "measured. Not for simulated values: run_screen. Units: one for the whole screen. Cost: "
-        "free. Limits: 5,000 wells; unknown perturbations, copies and impossible values are "
-        "refused, and nothing is stored then."
+        "Record wet-lab values of a screen's perturbations: checked, stored, compared with the "
+        "predictions, and learned from: strategies (model, surrogate, known genes, chance) share "
+        "the next batch by what each has hit. Use it after a plate was measured. Not for "
+        "simulated values: run_screen. Units: one for the whole screen. Cost: free. Limits: 5,000 "
+        "wells; of a call with an unknown perturbation, a copy or an impossible value nothing is "
+        "stored."
     ),
     arguments=RecordMeasurements,
     result=MeasurementResult,

@@ -293,13 +293,12 @@ SPEC = ToolSpec(
     name="replay_experiment",
     title="Replay an experiment",
     description=(
-        "Run a finished experiment, or all of a screen, again from its ledger row and compare "
-        "bit for bit: exact (same cells, same numerics), same_kind (same cells, other "
-        "numerics), equivalent (other cells, effects agree) or different, with what differs. "
-        "The verdict is written in the ledger. Use it to prove a result, or to begin a "
-        "cancelled or failed experiment again. Not for another seed or more cells: call "
-        "perturb_cells. Units: none; a verdict. Cost: as much as the original. Limits: needs "
-        "the checkpoint; a screen's replay goes on where it was when called again."
+        "Run a finished experiment, or all of a screen, again from its ledger row and compare bit "
+        "for bit: exact (same cells, same numerics), same_kind (same cells, other numerics), "
+        "equivalent (other cells, effects agree) or different, with what differs. The verdict is "
+        "recorded. Use it to prove a result, or to begin a cancelled or failed experiment again. "
+        "Not for another seed or more cells: perturb_cells. Units: a verdict. Cost: as the "
+        "original. Limits: needs the checkpoint; a screen's replay goes on when called again."
     ),
     arguments=ReplayExperiment,
     result=ReplayResult,

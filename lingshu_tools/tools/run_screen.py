@@ -76,7 +76,7 @@ class RunScreen(ScreenSettings):
     screen_id: str | None = Field(
         default=None,
         max_length=80,
-        description="A plan's id, scr_…; then give only tags, wait_s, dry_run and top beside it",
+        description="A plan's id, scr_…; beside it only tags, wait_s, dry_run and top",
     )
     objective: ObjectiveArgument | None = Field(
         default=None, description='Without screen_id: what to look for, e.g. {"lower": ["STAT1"]}'
@@ -463,13 +463,12 @@ SPEC = ToolSpec(
     title="Run a screen",
     description=(
         "Run or resume a screen, by screen_id or by objective and candidates, and rank every "
-        "candidate, best first, each a separate paired experiment. Use it to compare many "
-        "perturbations on one objective. The same plan resumes the same screen. Not for one "
-        "perturbation: perturb_cells. Ranks are predictions: quote prediction_error, the "
-        "held-out error, which is larger than mc_interval, the sampling noise. Units: score = "
-        "mean(sign × change) in log1p_cp10k, without a target's own gene. Cost: (candidates + "
-        "1) × n_cells cells; dry_run estimates, max_seconds limits. Limits: 2,000 candidates; "
-        "after wait_s it goes on and status is running: call next_step."
+        "candidate, best first, each a paired experiment. Use it to compare many perturbations on "
+        "one objective. Not for one perturbation: perturb_cells. Ranks are predictions: quote "
+        "prediction_error, the held-out error, larger than mc_interval, the sampling noise. "
+        "Units: score = mean(sign × change) in log1p_cp10k, without a target's own gene. Cost: "
+        "(candidates + 1) × n_cells cells; dry_run estimates. Limits: 2,000 candidates; while "
+        "status is running, call next_step."
     ),
     arguments=RunScreen,
     result=ScreenResult,

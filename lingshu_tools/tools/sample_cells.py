@@ -46,7 +46,7 @@ class SampleCells(Simulation):
     interventions: list[InterventionArgument] = Field(
         default_factory=list[InterventionArgument],
         max_length=16,
-        description="What is done to the cells; default: nothing (control cells)",
+        description="Default: none (control cells)",
     )
     top: int = Field(default=ROWS, ge=1, le=50, description="Highest genes to show, 1 to 50")
     detail: Detail = "concise"
@@ -182,14 +182,12 @@ SPEC = ToolSpec(
     name="sample_cells",
     title="Sample cells",
     description=(
-        "Sample whole simulated cells of a context, control by default, and compare them with "
-        "the training cells of that condition: library sizes, zero rate, highest genes, "
-        "correlation of means. Use it to check a context before trusting effects in it, or to "
-        "get cells as a file with export_experiment. Not for the effect of a perturbation: "
-        "perturb_cells pairs it with its control. Units: library sizes in UMI, means in "
-        "log1p_cp10k. Cost: seconds_per_cell of describe_model; dry_run estimates. Logged and "
-        "replayable. Limits: 1 to 100,000 cells; equal seeds give equal cells; after wait_s "
-        "it goes on and status is running."
+        "Sample whole simulated cells of a context, control by default, and compare them with its "
+        "training cells: library sizes, zero rate, highest genes, correlation of means. Use it to "
+        "check a context, or to get cells as a file with export_experiment. Not for the effect of "
+        "a perturbation: perturb_cells pairs it with its control. Units: UMI; means in "
+        "log1p_cp10k. Cost: seconds_per_cell of describe_model; dry_run estimates. Limits: 1 to "
+        "100,000 cells."
     ),
     arguments=SampleCells,
     result=SampleResult,

@@ -165,12 +165,11 @@ SPEC = ToolSpec(
     name="score_cells",
     title="Score your cells",
     description=(
-        "Score cells of your own h5ad file: bits per gene under the most similar trained "
-        "contexts (lower fits better), which context fits best, and whether the cells are typical "
-        "of it, against simulated cells of equal depth. Use it before perturb_cells on your "
-        "cells, or to check a label. Not for classification or other species. Units: "
-        "bits per gene. Cost: seconds for 64 cells; dry_run estimates. Logged and replayable. "
-        "Limits: 512 cells in a call, of more a random part; checkpoints with a network only."
+        "Score cells of your own h5ad file: bits per gene under the most similar trained contexts "
+        "(lower fits better), which context fits best, and whether the cells are typical of it. "
+        "Use it before perturb_cells on your cells, or to check a label. Not for classification "
+        "or other species. Units: bits per gene. Cost: seconds for 64 cells; dry_run estimates. "
+        "Limits: 512 cells, of more a random part; checkpoints with a network."
     ),
     arguments=ScoreCells,
     result=ScoreResult,

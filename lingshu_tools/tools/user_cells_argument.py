@@ -33,7 +33,7 @@ WHOLE_SHARE = 0.9
 ALIKE = 0.7
 NAMES = 200
 
-FILE = "h5ad file of your unperturbed cells (raw counts) in an allowed folder: lingshu roots"
+FILE = "h5ad of your unperturbed cells, in a folder of `lingshu roots`"
 UserCellsPath = Annotated[
     str | None,
     Field(
@@ -46,7 +46,7 @@ CellsWhere = Annotated[
     BeforeValidator(context_map),
     PlainSerializer(context_fields, when_used="json-unless-none"),
     WithJsonSchema(CONTEXT_SCHEMA),
-    Field(description='Which of `cells`, by obs column: [{"field": "cell_type", "value": "B"}]'),
+    Field(description='Which of them, by obs column: [{"field": "cell_type", "value": "B"}]'),
 ]
 
 

@@ -93,11 +93,11 @@ def spec_tool(back: Back, tool: PublishedTool, listed: Sequence[str], *, core: b
         fn_metadata=FuncMetadata(arg_model=ArgModelBase, output_schema=dict(schema or {})),
         is_async=True,
         context_kwarg=None,
+        # What the protocol assumes of a hint that is not there is left out; so is a second title.
         annotations=types.ToolAnnotations(
-            title=tool.title,
-            read_only_hint=tool.read_only,
-            destructive_hint=tool.destructive,
-            idempotent_hint=tool.idempotent,
+            read_only_hint=tool.read_only or None,
+            destructive_hint=None if tool.destructive or tool.read_only else False,
+            idempotent_hint=tool.idempotent or None,
             open_world_hint=False,
         ),
         back=back,

@@ -170,6 +170,8 @@ REQUIRED: dict[str, dict[str, object]] = {
     "perturb_cells": {"interventions": [STAT1]},
     "plan_screen": {"objective": {"lower": ["PSMB9"]}, "candidates": ["STAT1"]},
     "propose_batch": {"screen_id": "scr_x"},
+    "score_cells": {"cells": "mine.h5ad"},
+    "complete_cells": {"cells": "mine.h5ad"},
     "compare_experiments": {"ids": ["exp_x", "exp_y"]},
     "record_measurements": {
         "screen_id": "scr_x",
@@ -248,6 +250,8 @@ def test_the_call_that_a_refusal_shows_can_be_made(app: App, tool: str):
     # A screen is planned before wells are proposed, and one experiment is compared with none.
     leads = dict.fromkeys(("cancel_experiment", "compare_experiments"), "list_experiments")
     leads["propose_batch"] = "plan_screen"
+    # This home knows no file of a user's cells.
+    leads |= dict.fromkeys(("score_cells", "complete_cells"), "describe_model")
     leads["record_measurements"] = "plan_screen"
     assert name == leads.get(tool, tool)
     wait = {"wait_s": 0} if "wait_s" in find_tool(name).input_schema["properties"] else {}
