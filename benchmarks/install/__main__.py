@@ -193,11 +193,12 @@ def unit(place: Place) -> str:
         verified = "verified by systemd-analyze"
     [command] = re.findall(r"^ExecStart=(.*)$", text, re.MULTILINE)
     command = command.replace(":8931", ":0")
+    # The URL is on standard error; a client may read it there.
     process = subprocess.Popen(
-        command.split(), env=place.environ(home), stdout=subprocess.PIPE, text=True, cwd=home
+        command.split(), env=place.environ(home), stderr=subprocess.PIPE, text=True, cwd=home
     )
     try:
-        line = process.stdout.readline() if process.stdout else ""
+        line = process.stderr.readline() if process.stderr else ""
         place.log.append(f"$ {command}\n{line}")
         if "127.0.0.1" not in line:
             raise Failed(f"the unit's command printed {line!r}")

@@ -21,12 +21,18 @@ SOURCES = ("python", "descriptor", "library", "child")
 
 def make_noise(occasion: str) -> None:
     """Print `SOURCE: OCCASION` from each source."""
-    print(f"python: {occasion}", flush=True)  # noqa: T201 - what is tested
+    _write_line(f"python: {occasion}")
     os.write(1, f"descriptor: {occasion}\n".encode())
     library = ctypes.CDLL(None)
     library.puts(f"library: {occasion}".encode())
     library.fflush(None)
     subprocess.run(["/bin/sh", "-c", f"echo 'child: {occasion}'"], check=True)
+
+
+def _write_line(text: str) -> None:
+    """Print a line as a whole: `print` writes the end of a line apart, and threads mix then."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
 
 
 class _Finder(importlib.abc.MetaPathFinder):
@@ -44,7 +50,7 @@ def _chatter() -> None:
     pause = threading.Event()
     while not pause.wait(0.001):
         os.write(1, b"descriptor: thread\n")
-        print("python: thread", flush=True)  # noqa: T201 - what is tested
+        _write_line("python: thread")
 
 
 def _hear(event: str, _: object) -> None:

@@ -14,6 +14,7 @@ from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 
 from lingshu_tools.app import App
+from lingshu_tools.calls.registry import TOOL_NAMES
 
 KNOCK_OUT = [{"kind": "knockout", "target": "STAT1"}]
 PERTURB = {"interventions": KNOCK_OUT, "n_cells": 8}
@@ -65,7 +66,7 @@ def test_a_client_of_either_era_works_with_a_token_and_hears_of_progress(app: Ap
                 streamable_http_client(f"http://{ADDRESS.netloc}/mcp", http_client=http), mode=mode
             ) as client,
         ):
-            assert len((await client.list_tools()).tools) == 12
+            assert len((await client.list_tools()).tools) == len(TOOL_NAMES)
             result = await client.call_tool(
                 "perturb_cells", PERTURB | {"wait_s": 45}, progress_callback=hear
             )

@@ -49,7 +49,13 @@ def test_every_tool_is_listed_in_order_with_all_it_declares(app: App, mode: str)
         assert tool.title
         assert tool.output_schema
         assert tool.input_schema == registry()[tool.name].input_schema
-        assert None not in (hints.read_only_hint, hints.destructive_hint, hints.idempotent_hint)
+        # A hint that is left out is what the protocol assumes: not read-only, destructive, not
+        # idempotent.
+        assert hints.read_only_hint in (True, None)
+        assert hints.read_only_hint or hints.destructive_hint in (False, None)
+        spec = registry()[tool.name]
+        assert (hints.destructive_hint is None) == (spec.destructive or spec.read_only)
+        assert bool(hints.idempotent_hint) == spec.idempotent
         assert hints.open_world_hint is False
 
 

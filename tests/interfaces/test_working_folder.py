@@ -194,6 +194,8 @@ ALLOWED = {
     "benchmarks/reliability/readers.py",
     "benchmarks/clients/__main__.py",
     "benchmarks/any_data/peers.py",
+    # It makes an environment of the wheel.
+    "benchmarks/install/__main__.py",
     # It runs node, and the server with fixtures of this checkout.
     "benchmarks/conformance/suite.py",
     # It times the installed command `lingshu`.

@@ -168,7 +168,7 @@ def test_a_detailed_result_is_whole_and_paged(home: Home):
 def test_all_genes_come_in_pages_each_once(home: Home):
     arguments: dict[str, Any] = {"id": home.experiment, "detail": "effects", "limit": 200}
     genes: list[str] = []
-    for _ in range(4):
+    for _ in range(6):
         value = client_gets(home.app, "get_experiment", arguments)
         genes += [row["gene"] for row in value["genes"]]
         text = value["truncated"]["how_to_get_more"]

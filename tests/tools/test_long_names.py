@@ -156,6 +156,8 @@ def test_what_is_no_tag_is_refused_by_every_tool_that_takes_one(app: App, tag: s
         "sample_cells": {},
         "perturb_cells": {"interventions": [{"kind": "knockout", "target": "STAT1"}]},
         "run_screen": plan,
+        "score_cells": {"cells": "mine.h5ad"},
+        "complete_cells": {"cells": "mine.h5ad"},
     }.items():
         assert "tags" in registry()[tool].input_schema["properties"]
         with pytest.raises(InputError, match=r"tags\[0\]"):
@@ -165,4 +167,5 @@ def test_what_is_no_tag_is_refused_by_every_tool_that_takes_one(app: App, tag: s
 
 def test_every_tool_that_takes_tags_is_tried_above():
     taking = [name for name in TOOL_NAMES if "tags" in registry()[name].input_schema["properties"]]
-    assert taking == ["sample_cells", "perturb_cells", "run_screen"]
+    tried = {"sample_cells", "perturb_cells", "run_screen", "score_cells", "complete_cells"}
+    assert {*taking} == tried

@@ -84,6 +84,8 @@ def test_the_strict_form_requires_every_argument_and_takes_null_for_none(tool: s
         name: {"raise": None, **value} if name == "objective" else value
         for name, value in good.items()
     }
+    if "values" in good:
+        filled["values"] = [{"replicate": None, **v} for v in good["values"]]
     if "interventions" in good:
         filled["interventions"] = [{**i, "dose": None} for i in good["interventions"]]
     jsonschema.validate(filled, strict)

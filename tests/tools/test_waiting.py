@@ -111,7 +111,7 @@ def test_without_an_engine_the_experiment_waits_for_one(open_app, checkpoint, en
 
 
 def test_a_fault_in_the_analysis_is_sealed_as_an_incident(open_app, engine, monkeypatch, capsys):
-    def broken(*_):
+    def broken(*_, **__):
         message = "secret detail"
         raise ZeroDivisionError(message)
 
