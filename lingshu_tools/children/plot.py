@@ -18,17 +18,18 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from PIL import Image
 
+from lingshu_tools.children.canvas import BLUE, DARK, GREY, ORANGE, add_legend, figure_of
+from lingshu_tools.children.cell_plots import embedding, embedding_values, violin, violin_values
+from lingshu_tools.children.effect_plots import heatmap, interaction
 from lingshu_tools.children.labels import label_points
 from lingshu_tools.children.plates import draw_plate
 from lingshu_tools.report.csv_tables import write_csv
 
-BLUE, ORANGE, GREEN, GREY, DARK = "#0072B2", "#D55E00", "#009E73", "#9a9a9a", "#222222"
 DPI = (200, 150, 120, 100, 80, 60)
 """Pixels per inch: the first with which a picture is small enough."""
 MAX_PNG = 60_000
 """Bytes; a client may put a picture into the context of a model, as base64."""
 _COLOURS = 32
-_MARGIN = 0.12  # inches
 # These choose a backend or need one; none of them is seen in a file.
 _NOT_OF_A_PICTURE = ("backend", "backend_fallback", "interactive", "toolbar", "timezone")
 STYLE: dict[str, Any] = {
@@ -53,11 +54,13 @@ def run(job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Return `width`, `height` (pixels) and the `unlabelled` names of what was drawn.
 
     Args:
-        job: `kind` (`ranking` or `volcano`), `title`, `subtitle`, `footnote`, `name` (of the files,
-            without suffix), `numbers` (the rows of the CSV file), and the rows that `ranking` or
-            `volcano` describes.
+        job: `kind` (of `DRAWINGS`), `title`, `subtitle`, `footnote`, `name` (of the files, without
+            suffix), `numbers` (the rows of the CSV file), and what the drawing describes; of the
+            kinds in `PREPARATIONS` what the preparation describes.
         folder: where the PNG, SVG and CSV files are put.
     """
+    if job["kind"] in PREPARATIONS:
+        job = {**job, **PREPARATIONS[job["kind"]](job)}
     write_csv(folder / f"{job['name']}.csv", job["numbers"])
     defaults = {k: v for k, v in mpl.rcParamsDefault.items() if k not in _NOT_OF_A_PICTURE}
     # Whatever a user's matplotlibrc says, a picture starts from matplotlib's own defaults.
@@ -97,7 +100,7 @@ def ranking(job: Mapping[str, Any]) -> tuple[Figure, list[str]]:
     """
     rows = job["rows"]
     height = 1.75 + 0.19 * len(rows)
-    figure, axes = _figure(job, 6.3, height, left=1.75, bottom=1.12)
+    figure, axes = figure_of(job, 6.3, height, left=1.75, bottom=1.12)
     for y, row in enumerate(rows):
         _ranked(axes, y, row)
     axes.axvline(0, color=DARK, lw=0.7, zorder=1)
@@ -111,7 +114,7 @@ def ranking(job: Mapping[str, Any]) -> tuple[Figure, list[str]]:
     axes.grid(axis="y", color="#eeeeee", lw=0.6, zorder=0)
     axes.set_axisbelow(True)
     axes.set_xlabel(job["xlabel"])
-    _legend(figure, _ranking_keys(rows, limit, job.get("called_by")))
+    add_legend(figure, _ranking_keys(rows, limit, job.get("called_by")))
     return figure, []
 
 
@@ -122,7 +125,7 @@ def volcano(job: Mapping[str, Any]) -> tuple[Figure, list[str]]:
     order in which they are to find a place; `target` names; `xlabel`, `ylabel`, `threshold` or
     None, the y above which a gene is called.
     """
-    figure, axes = _figure(job, 5.0, 4.7, left=0.75, bottom=1.05)
+    figure, axes = figure_of(job, 5.0, 4.7, left=0.75, bottom=1.05)
     x = np.array(job["x"], float)
     y = np.array(job["y"], float)
     called = np.array(job["called"], int)
@@ -138,7 +141,7 @@ def volcano(job: Mapping[str, Any]) -> tuple[Figure, list[str]]:
     axes.set_ylim(bottom=min(0.0, float(np.nanmin(y))))
     axes.set_xlabel(job["xlabel"])
     axes.set_ylabel(job["ylabel"])
-    _legend(figure, _volcano_keys(called, job))
+    add_legend(figure, _volcano_keys(called, job))
     at = {g: i for i, g in enumerate(job["genes"])}
     named = [g for g in job["labels"] if math.isfinite(y[at[g]])]
     points = [(float(x[at[g]]), float(y[at[g]])) for g in named]
@@ -158,7 +161,7 @@ def plate(job: Mapping[str, Any]) -> tuple[Figure, list[str]]:
     plates = sorted({well["plate"] for well in job["wells"]})
     rows, columns = job["shape"]
     height = 1.0 + len(plates) * (0.55 + 0.36 * rows * (12 / columns))
-    figure, axes = _figure(job, 6.3, height, left=0.35, bottom=0.35)
+    figure, axes = figure_of(job, 6.3, height, left=0.35, bottom=0.35)
     axes.set_axis_off()
     for place, number in enumerate(plates):
         wells = [well for well in job["wells"] if well["plate"] == number]
@@ -167,36 +170,21 @@ def plate(job: Mapping[str, Any]) -> tuple[Figure, list[str]]:
 
 
 Drawing = Callable[[Mapping[str, Any]], tuple[Figure, list[str]]]
-DRAWINGS: dict[str, Drawing] = {"ranking": ranking, "volcano": volcano, "plate": plate}
+DRAWINGS: dict[str, Drawing] = {
+    "ranking": ranking,
+    "volcano": volcano,
+    "heatmap": heatmap,
+    "violin": violin,
+    "embedding": embedding,
+    "interaction": interaction,
+    "plate": plate,
+}
 """From a job to its figure and the names that found no place, by kind."""
-
-
-def _figure(
-    job: Mapping[str, Any], width: float, height: float, *, left: float, bottom: float
-) -> tuple[Figure, Axes]:
-    """Return a figure with a title block; margins are in inches, so that no size clips text."""
-    figure = Figure(figsize=(width, height))
-    axes = figure.subplots()
-    figure.subplots_adjust(
-        left=left / width,
-        right=1 - 0.15 / width,
-        bottom=bottom / height,
-        top=1 - 0.62 / height,
-    )
-    _line(figure, job["title"], 1 - 0.1 / height, va="top", fontsize=10, fontweight="bold")
-    _line(figure, job["subtitle"], 1 - 0.31 / height, va="top", fontsize=7.5, color="#555555")
-    _line(figure, job["footnote"], 0.06 / height, va="bottom", fontsize=6.5, color="#555555")
-    return figure, axes
-
-
-def _line(figure: Figure, text: str, y: float, **style: Any) -> None:
-    """Write a line over the figure's width, smaller where it would not fit."""
-    width = figure.get_figwidth()
-    artist = figure.text(_MARGIN / width, y, text, **style)
-    width_px = (width - 2 * _MARGIN) * figure.dpi
-    excess = artist.get_window_extent().width / width_px
-    if excess > 1:
-        artist.set_fontsize(style["fontsize"] / excess)
+PREPARATIONS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
+    "violin": violin_values,
+    "embedding": embedding_values,
+}
+"""From a job with files of cells to what is drawn, `numbers` among it."""
 
 
 def _ranked(axes: Axes, y: int, row: Mapping[str, Any]) -> None:
@@ -267,16 +255,3 @@ def _not_called(job: Mapping[str, Any]) -> str:
 def _target_rings(axes: Axes, job: Mapping[str, Any], x: Any, y: Any) -> None:
     at = [i for i, g in enumerate(job["genes"]) if g in job["target"]]
     axes.scatter(x[at], y[at], s=70, facecolors="none", edgecolors=DARK, lw=0.9, zorder=4)
-
-
-def _legend(figure: Figure, keys: list[Any]) -> None:
-    width, height = figure.get_size_inches()
-    figure.legend(
-        handles=keys,
-        loc="lower left",
-        bbox_to_anchor=(0.06 / width, 0.2 / height),
-        ncols=2,
-        handlelength=1.6,
-        columnspacing=1.6,
-        labelspacing=0.35,
-    )

@@ -29,7 +29,9 @@ from lingshu_tools.planner import Plan, Ranked, plan_of
 from lingshu_tools.planner.ranking import HIT_FDR, null_labels
 from lingshu_tools.report.evidence import design_sentence, evidence_view, screen_sentence
 from lingshu_tools.report.experiment_views import Shown, envelope, shown
+from lingshu_tools.tools import further_plots
 from lingshu_tools.tools.common import AnyId, WaitS
+from lingshu_tools.tools.further_plots import Picture
 from lingshu_tools.tools.plan_screen import in_words, sham_limit, support_of, weakest
 from lingshu_tools.tools.run_screen import ranking_of
 from lingshu_tools.tools.unfinished_files import created_at_of, unfinished
@@ -37,7 +39,7 @@ from lingshu_tools.tools.unfinished_files import created_at_of, unfinished
 if TYPE_CHECKING:
     from lingshu_tools.app import App
 
-Kind = Literal["ranking", "volcano"]
+Kind = Literal["ranking", "heatmap", "volcano", "violin", "embedding", "interaction"]
 NAMED_GENES = 20
 PLOTS_URI = "plots://"
 """How the URI of a picture begins; its file name follows."""
@@ -53,10 +55,14 @@ class PlotExperiment(Arguments):
     id: AnyId
     kind: Kind | None = Field(
         default=None,
-        description="ranking (of a screen) or volcano (of one experiment); default: what fits",
+        description="ranking, heatmap: of a screen; the others: of one experiment. "
+        "Default: ranking or volcano",
     )
     top: int | None = Field(
         default=None, ge=1, le=MOST_ROWS, description="Candidates or gene names to show, 1 to 60"
+    )
+    genes: list[str] | None = Field(
+        default=None, min_length=1, max_length=40, description="Of violin and heatmap: these genes"
     )
     image: Literal["none", "link", "inline"] = Field(
         default="none",
@@ -87,18 +93,24 @@ class PlotResult(Result):
 def plot_experiment(app: App, arguments: PlotExperiment) -> PlotResult | Pending[PlotResult]:
     """Return the files of a picture of what is done so far, or the wait for them."""
     fits = _kind(arguments)
-    request = f"{arguments.id} {fits} {arguments.top or ''}".strip()
+    request = " ".join([arguments.id, fits, str(arguments.top or ""), *(arguments.genes or ())])
     work = app.children.join("plot", request)
     if work is None:
         job, numbers, facts = PLOTS[fits].draw(app, arguments)
         # Named by what is drawn: another state of a screen is another picture.
-        name = f"{arguments.id}-{fits}-{digest_json(job)[7:15]}"
+        name = f"{arguments.id}-{fits}-{_digest(job)[7:15]}"
         job |= {"name": name, "numbers": numbers}
         task = Task("plot", request, job, folder=app.home / "plots", facts=facts)
         work = app.children.begin(task)
     return created_at_of(
         work, arguments.id, arguments.wait_s, lambda: _result(app, arguments, fits, work)
     )
+
+
+def _digest(job: Mapping[str, Any]) -> str:
+    """Return the digest of what is drawn: files of cells count by content, not by place."""
+    arms = {arm: file["digest"] for arm, file in job.get("arms", {}).items()}
+    return digest_json({**job, "arms": arms} if arms else job)
 
 
 def _kind(arguments: PlotExperiment) -> Kind:
@@ -163,11 +175,8 @@ def _effect_fields(app: App, experiment_id: str) -> dict[str, Any]:
     return envelope(app, shown(app, experiment_id)) | {"units": units}
 
 
-_Picture = tuple[dict[str, Any], list[dict[str, Any]], dict[str, Any]]
-"""What is drawn, the numbers behind it, and what the result says of it."""
-
-
-def _ranking(app: App, arguments: PlotExperiment) -> _Picture:
+def _ranking(app: App, arguments: PlotExperiment) -> Picture:
+    further_plots.unused("ranking", genes=arguments.genes)
     plan, ranking = ranking_of(app, arguments.id)
     scored = [row for row in ranking.rows if row.value is not None]
     if not scored:
@@ -195,7 +204,8 @@ def _ranking(app: App, arguments: PlotExperiment) -> _Picture:
     return job, [_flat(row) for row in rows], facts
 
 
-def _volcano(app: App, arguments: PlotExperiment) -> _Picture:
+def _volcano(app: App, arguments: PlotExperiment) -> Picture:
+    further_plots.unused("volcano", genes=arguments.genes)
     record = shown(app, arguments.id)
     blob = record.artifact("effects") if record.succeeded else None
     if blob is None:
@@ -247,10 +257,21 @@ class _Plot:
     """
 
     prefix: str
-    draw: Callable[[App, PlotExperiment], _Picture]
+    draw: Callable[[App, PlotExperiment], Picture]
 
 
-PLOTS: dict[Kind, _Plot] = {"ranking": _Plot("scr_", _ranking), "volcano": _Plot("exp_", _volcano)}
+def _further(draw: Callable[..., Picture]) -> Callable[[App, PlotExperiment], Picture]:
+    return lambda app, arguments: draw(app, arguments.id, arguments.top, arguments.genes)
+
+
+PLOTS: dict[Kind, _Plot] = {
+    "ranking": _Plot("scr_", _ranking),
+    "heatmap": _Plot("scr_", _further(further_plots.heatmap)),
+    "volcano": _Plot("exp_", _volcano),
+    "violin": _Plot("exp_", _further(further_plots.violin)),
+    "embedding": _Plot("exp_", _further(further_plots.embedding)),
+    "interaction": _Plot("exp_", _further(further_plots.interaction)),
+}
 """Of the plots that fit an id the first is the default."""
 
 
@@ -364,9 +385,10 @@ SPEC = ToolSpec(
     title="Plot an experiment or a screen",
     description=(
         "Draw what is finished, for a paper, and write the numbers behind it: paths of a PNG, "
-        "an SVG and a CSV file. ranking (of a screen): scores with Monte Carlo intervals, "
-        "held-out error and the range of null labels. volcano (of an experiment): log2 fold "
-        "change against p over null labels. Use it when a user wants a figure. Not for "
+        "an SVG and a CSV file. Of a screen: ranking (scores, intervals, null range), heatmap "
+        "(candidates by genes). Of an experiment: volcano (fold change against certainty), violin "
+        "(levels of genes), embedding (both arms), interaction (a combination against the sum of "
+        "its parts). Use it when a user wants a figure. Not for "
         "numbers: get_experiment. Units: on the axes. Cost: seconds, nothing is simulated; "
         "image=inline costs a model about 15,000 tokens. Limits: 60 rows or names; after "
         "wait_s drawing goes on, and the same call returns the files."
