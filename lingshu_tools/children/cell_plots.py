@@ -140,7 +140,7 @@ def embedding(job: Mapping[str, Any]) -> tuple[Figure, list[str]]:
     keys: list[Any] = []
     for (arm, colour), marker in zip(ARMS, ("o", "^"), strict=True):
         points = job["points"][arm]
-        style = {"marker": marker, "color": colour}
+        style: dict[str, Any] = {"marker": marker, "color": colour}
         axes.scatter(points[:, 0], points[:, 1], s=9, lw=0, alpha=0.5, zorder=2, **style)
         label = f"{arm}, {len(points)} cells"
         keys.append(Line2D([], [], ls="", ms=4.5, label=label, **style))

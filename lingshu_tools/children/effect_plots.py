@@ -125,6 +125,6 @@ def _interaction_keys(called: Any, has_targets: bool) -> list[Any]:  # noqa: FBT
     keys.append(Line2D([], [], color=DARK, lw=0.7, ls=(0, (4, 3)), label="sum of the parts"))
     keys.append(Patch(color="#e9e9e9", label="median 95 % interval of the difference"))
     if has_targets:
-        ring = {"ls": "", "marker": "o", "ms": 8, "mfc": "none", "mec": DARK}
+        ring: dict[str, Any] = {"ls": "", "marker": "o", "ms": 8, "mfc": "none", "mec": DARK}
         keys.append(Line2D([], [], label="a target's own gene", **ring))
     return keys

@@ -55,7 +55,8 @@ def heatmap(app: App, name: str, top: int | None, genes: Sequence[str] | None) -
     changes = np.stack([table[0] for table in tables])
     columns = _columns(plan, changes, genes)
     called = np.stack([table[1] for table in tables])
-    job = {
+    names = [plan.control.checkpoint.panel[i] for i in columns]
+    job: dict[str, Any] = {
         "kind": "heatmap",
         "title": f"Predicted, not measured: candidates to {in_words(plan)}",
         "subtitle": f"{context_label(plan.control.context)} · {plan.control.checkpoint.name} · "
@@ -63,7 +64,7 @@ def heatmap(app: App, name: str, top: int | None, genes: Sequence[str] | None) -
         f"{plan.control.n_cells} paired simulated cells each",
         "footnote": f"{'' if genes else 'Genes of largest change, targets left out.  '}{name}",
         "rows": [row.design.label for row in ranked],
-        "genes": [plan.control.checkpoint.panel[i] for i in columns],
+        "genes": names,
         "values": [[finite(v) for v in row] for row in changes[:, columns]],
         "called": called[:, columns].tolist(),
         "called_by": _called_by(plan),
@@ -71,7 +72,7 @@ def heatmap(app: App, name: str, top: int | None, genes: Sequence[str] | None) -
         "null_limit": _null_limit(plan, columns),
     }
     numbers = [
-        _heat_number(ranked[r], job["genes"][c], tables[r], int(i))
+        _heat_number(ranked[r], names[c], tables[r], int(i))
         for r in range(len(ranked))
         for c, i in enumerate(columns)
     ]
