@@ -159,7 +159,10 @@ def embedding(job: Mapping[str, Any]) -> tuple[Figure, list[str]]:
 
 def axis_labels(shares: list[float]) -> list[str]:
     """Return the names of the two components with their shares of the variance."""
-    return [f"PC{i} of ln(1 + CP10K), {share:.1%} of variance" for i, share in enumerate(shares, 1)]
+    return [
+        f"component {i} of ln(1 + CP10K), {share:.1%} of variance"
+        for i, share in enumerate(shares, 1)
+    ]
 
 
 def _mean_key() -> Line2D:
