@@ -14,8 +14,10 @@ from mcp.server.mcpserver import Context
 from mcp.shared.exceptions import MCPError
 
 from lingshu_mcp.back import Back, back_of
+from lingshu_mcp.experiment_tasks import ExperimentTasks
 from lingshu_mcp.offers.registration import add_completions, add_prompts, add_resources, cards
 from lingshu_mcp.spec_tool import spec_tool
+from lingshu_mcp.tasks import Tasks
 from lingshu_model import __version__
 from lingshu_tools.calls.instructions import INSTRUCTIONS
 from lingshu_tools.calls.published import published_tools
@@ -37,6 +39,7 @@ class LingshuServer(MCPServer):
     """An MCP server that lists the installed checkpoints, and says what there is in errors."""
 
     list_cards: Callable[[], Awaitable[list[types.Resource]]]
+    tasks: Tasks
 
     async def list_resources(self) -> list[types.Resource]:
         """Return the model cards; experiments and pictures have templates."""
@@ -97,6 +100,7 @@ def assemble(back: Back, *, core: bool = False) -> MCPServer:
     """Return the same, of an application that is made when the first call comes."""
     tools = [tool for tool in published_tools() if tool.core_output_schema or not core]
     listed = [tool.name for tool in tools]
+    tasks = Tasks([ExperimentTasks(back)])
     server = LingshuServer(
         "lingshu",
         title="lingshu-tools: experiments on a virtual cell",
@@ -107,10 +111,12 @@ def assemble(back: Back, *, core: bool = False) -> MCPServer:
         cache_hints={"tools/list": CacheHint(ttl_ms=300_000, scope="public")},
         # Nothing that a client may list changes while a server runs.
         subscriptions=False,
+        extensions=[tasks],
         log_level="WARNING",
     )
     add_resources(server, back)
     add_prompts(server, back)
     add_completions(server, back)
     server.list_cards = lambda: cards(back)
+    server.tasks = tasks
     return server

@@ -1,7 +1,7 @@
 """The HTTP server's application in memory, spoken to in JSON-RPC over HTTP."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -62,14 +62,21 @@ class Caller:
 
     async def ask_alone(self, tool: str, **arguments: Any) -> httpx2.Response:
         """Call a tool in the form that knows no sessions."""
+        return await self.send_alone("tools/call", tool, {"name": tool, "arguments": arguments})
+
+    async def send_alone(
+        self, method: str, name: str, params: Any, *, extensions: Sequence[str] = ()
+    ) -> httpx2.Response:
+        """Send a request in the form that knows no sessions; `name` is what its header repeats."""
+        capabilities = {"extensions": {each: {} for each in extensions}} if extensions else {}
         meta = {
             "io.modelcontextprotocol/protocolVersion": ALONE,
             "io.modelcontextprotocol/clientInfo": HELLO["clientInfo"],
-            "io.modelcontextprotocol/clientCapabilities": {},
+            "io.modelcontextprotocol/clientCapabilities": capabilities,
         }
-        params = {"name": tool, "arguments": arguments, "_meta": meta}
-        message = {"jsonrpc": "2.0", "id": next(NUMBERS), "method": "tools/call", "params": params}
-        headers = {"mcp_protocol_version": ALONE, "mcp_method": "tools/call", "mcp_name": tool}
+        sent = {**params, "_meta": meta}
+        message = {"jsonrpc": "2.0", "id": next(NUMBERS), "method": method, "params": sent}
+        headers = {"mcp_protocol_version": ALONE, "mcp_method": method, "mcp_name": name}
         return await self.post(json.dumps(message), **headers)
 
     async def greet(self) -> "Caller":

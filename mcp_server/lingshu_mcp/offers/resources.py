@@ -32,6 +32,17 @@ def effects(app: App, name: str, top: str) -> str:
     return _json(call(app, "get_experiment", arguments))
 
 
+def times(app: App, name: str) -> tuple[str, str]:
+    """Return when an experiment or a screen was recorded, and the last of its outcomes so far."""
+    if is_screen(name):
+        ledger, screen = locate_screen(app, name)
+        created, ids = screen.created_at, [child.id for child in ledger.children(screen.id)]
+    else:
+        ledger, row = locate(app, name)
+        created, ids = row.created_at, [row.id]
+    return created, max([created, *(o.created_at for o in ledger.outcomes(ids).values())])
+
+
 def card(app: App, name: str) -> str:
     """Return the card of a checkpoint."""
     return (resolve_checkpoint(app, name).path / "card.md").read_text("utf-8")
