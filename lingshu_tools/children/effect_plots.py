@@ -76,8 +76,8 @@ def interaction(job: Mapping[str, Any]) -> tuple[Figure, list[str]]:
     figure, axes = figure_of(job, 5.0, 4.9, left=0.75, bottom=1.25)
     x, y, half = (np.array(job[key], float) for key in ("x", "y", "half"))
     called = np.array(job["called"], int)
-    reach = float(max(np.abs(x).max(), np.abs(y).max())) * 1.15 or 1.0
-    _sum_line(axes, reach, float(np.median(half)))
+    limit = float(max(np.abs(x).max(), np.abs(y).max())) * 1.15 or 1.0
+    _sum_line(axes, limit, float(np.median(half)))
     for side, colour, marker in _SIDES:
         mine = called == side
         if side:
@@ -88,8 +88,8 @@ def interaction(job: Mapping[str, Any]) -> tuple[Figure, list[str]]:
     at = {gene: i for i, gene in enumerate(job["genes"])}
     targets = [at[g] for g in job["target"] if g in at]
     axes.scatter(x[targets], y[targets], s=70, facecolors="none", edgecolors=DARK, lw=0.9, zorder=4)
-    axes.set_xlim(-reach, reach)
-    axes.set_ylim(-reach, reach)
+    axes.set_xlim(-limit, limit)
+    axes.set_ylim(-limit, limit)
     axes.set_xlabel(job["xlabel"])
     axes.set_ylabel(job["ylabel"])
     add_legend(figure, _interaction_keys(called, bool(targets)))
@@ -98,9 +98,9 @@ def interaction(job: Mapping[str, Any]) -> tuple[Figure, list[str]]:
     return figure, left
 
 
-def _sum_line(axes: Axes, reach: float, half: float) -> None:
+def _sum_line(axes: Axes, limit: float, half: float) -> None:
     """Draw where the combination equals the sum, and the median 95 % interval around it."""
-    ends = np.array([-reach, reach])
+    ends = np.array([-limit, limit])
     axes.fill_between(ends, ends - half, ends + half, color="#e9e9e9", lw=0, zorder=0)
     axes.plot(ends, ends, color=DARK, lw=0.7, ls=(0, (4, 3)), zorder=1)
     axes.axhline(0, color=DARK, lw=0.4, zorder=1)
