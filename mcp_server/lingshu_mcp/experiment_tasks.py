@@ -85,7 +85,7 @@ class ExperimentTasks:
 
         spec = registry()[tool]
 
-        async def report(_done: int, _total: int) -> None:
+        async def report(_cells: int, _of: int) -> None:
             return
 
         def render(result: Result) -> types.CallToolResult:
