@@ -14,10 +14,10 @@ from mcp.server.mcpserver import Context
 from mcp.shared.exceptions import MCPError
 
 from lingshu_mcp.back import Back, back_of
-from lingshu_mcp.experiment_tasks import ExperimentTasks
 from lingshu_mcp.offers.registration import add_completions, add_prompts, add_resources, cards
 from lingshu_mcp.spec_tool import spec_tool
-from lingshu_mcp.tasks import Tasks
+from lingshu_mcp.tasks.experiments import ExperimentTasks
+from lingshu_mcp.tasks.extension import Tasks
 from lingshu_model import __version__
 from lingshu_tools.calls.instructions import INSTRUCTIONS
 from lingshu_tools.calls.published import published_tools

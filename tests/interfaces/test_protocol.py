@@ -13,7 +13,7 @@ from mcp import Client, MCPError
 from lingshu_mcp import build_server
 from lingshu_mcp.offers.completions import MOST
 from lingshu_mcp.offers.registration import MIME
-from lingshu_mcp.tasks import IDENTIFIER
+from lingshu_mcp.tasks.extension import IDENTIFIER
 from lingshu_model.contracts import Catalogue
 from lingshu_testing import FakeEngine, calls_in
 from lingshu_tools.app import App, Budget, PrincipalApp

@@ -11,8 +11,8 @@ import pytest
 from held_engine import HeldEngine
 from http_requests import Caller, Web, answer, serving
 
-from lingshu_mcp.experiment_tasks import LONG
-from lingshu_mcp.tasks import IDENTIFIER
+from lingshu_mcp.tasks.experiments import LONG
+from lingshu_mcp.tasks.extension import IDENTIFIER
 from lingshu_tools.app import App
 from lingshu_tools.calls.published import published_tools
 from lingshu_tools.calls.registry import registry

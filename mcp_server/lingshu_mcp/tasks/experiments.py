@@ -12,7 +12,7 @@ from mcp.server.context import CallNext, HandlerResult
 from mcp.shared.exceptions import MCPError
 
 from lingshu_mcp.back import Back
-from lingshu_mcp.tasks import Request, Status, Task, UnknownTaskError
+from lingshu_mcp.tasks.extension import Request, Status, Task, UnknownTaskError
 from lingshu_tools.errors import InputError, LingshuError, NotFoundError
 
 LONG: Final = ("sample_cells", "perturb_cells", "score_cells", "complete_cells", "run_screen")

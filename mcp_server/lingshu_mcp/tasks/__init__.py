@@ -1,0 +1,1 @@
+"""Long experiments as tasks, the MCP extension io.modelcontextprotocol/tasks."""
