@@ -1,6 +1,7 @@
 """Heat maps, violins, embeddings and interactions: files that fit a paper, with their numbers."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from lingshu_tools.calls.dispatcher import call
 from lingshu_tools.children.cell_plots import densities, principal_components
 from lingshu_tools.errors import InputError
 from lingshu_tools.experiments.findings import unpack_effect
+from lingshu_tools.experiments.stored_effects import stored_effect
 from lingshu_tools.report.experiment_views import shown
 
 CHECKPOINT = "thp1-crispr"
@@ -152,10 +154,11 @@ def test_an_interaction_is_the_combination_less_the_sum_of_its_parts(app: App):
     drawn = draw(app, name, "interaction")
     rows = rows_of(drawn)
     design = shown(app, name).design
-    effects = design.checkpoint.effects
-    assert effects is not None
-    alone = [effects.effect(design.context, [i]).posterior for i in design.interventions]
-    both = effects.effect(design.context, design.interventions).posterior
+    single = [stored_effect(replace(design, interventions=(i,))) for i in design.interventions]
+    pair = stored_effect(design)
+    assert pair
+    assert all(single)
+    alone, both = [each.posterior for each in single if each], pair.posterior
     total = sum(part.mean for part in alone)
     sd = np.sqrt(sum(part.sd**2 for part in (*alone, both)))
     for row in rows:
