@@ -75,6 +75,11 @@ NAMED = 3
 """Genes in a summary."""
 NO_NULL = "no null labels for this checkpoint: significance is not given"
 NOT_STORED = "the cells of this experiment are not stored here; only the genes kept in its row are"
+UNFIT = (
+    "this condition failed the fitness check ({reasons}): its simulated cells do not deliver its "
+    "effect; model_mean and interval are the effect"
+)
+NOT_MEASURED = "not measured in this context"
 SINGLE_CELL = "one pair of cells has no interval; ask for n_cells of at least 2"
 
 
@@ -119,9 +124,11 @@ class EffectView:
     def gene(self, index: int) -> GeneEffect:
         """Return one gene's effect."""
         e = self.effect
-        believed = self._stored.posterior if self._stored else None
-        summed = self._stored.additive if self._stored else None
-        kind = CertainGeneEffect if believed else GeneEffect
+        kind = CertainGeneEffect if self._stored else GeneEffect
+        # Of a gene that the context does not measure, nothing is known: no effect is not.
+        stored = self._stored if e.measured[index] else None
+        believed = stored.posterior if stored else None
+        summed = stored.additive if stored else None
         return kind(
             gene=self._checkpoint.panel[index],
             log2_fold_change=finite(e.log2_fold_change[index]),
@@ -134,11 +141,17 @@ class EffectView:
             sham_q=finite(self._q[index]),
             model_mean=finite(believed.mean[index]) if believed else None,
             additive=finite(summed.mean[index]) if summed else None,
-            interval=self._wide(index),
+            interval=self._wide(index) if believed else None,
             sd=finite(believed.sd[index]) if believed else None,
             lfsr=finite(max(believed.lfsr[index], LEAST_LFSR)) if believed else None,
-            certainty=word(float(believed.lfsr[index])) if believed else None,
+            certainty=self._word(index),
         )
+
+    def _word(self, index: int) -> str | None:
+        """Return how certain a gene's change is, in a word; None without stored effects."""
+        if not self.effect.measured[index]:
+            return NOT_MEASURED
+        return word(float(self._stored.posterior.lfsr[index])) if self._stored else None
 
     def _wide(self, index: int) -> list[float] | None:
         """Return the 95 % interval of a gene's change in a new experiment."""
@@ -273,6 +286,8 @@ class EffectView:
     def caveats(self, rows: Sequence[int] = ()) -> list[str]:
         """Return what a reader must know before believing the numbers of the genes `rows`."""
         said = [MONTE_CARLO] if self.effect.n_cells > 1 else [SINGLE_CELL]
+        if reasons := self._checkpoint.unfit(self._design.context, self._design.interventions):
+            said.insert(0, UNFIT.format(reasons="; ".join(reasons)))
         said += self._coverage(rows)
         if self._stored is None and self.null is None:
             said.append(NO_NULL)

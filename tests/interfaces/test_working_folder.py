@@ -194,8 +194,9 @@ ALLOWED = {
     "benchmarks/reliability/readers.py",
     "benchmarks/clients/__main__.py",
     "benchmarks/any_data/peers.py",
-    # It makes an environment of the wheel.
+    # They make an environment of the wheel, and time the start of a server.
     "benchmarks/install/__main__.py",
+    "benchmarks/overhead.py",
     # It runs node, and the server with fixtures of this checkout.
     "benchmarks/conformance/suite.py",
     # It times the installed command `lingshu`.

@@ -2,8 +2,10 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from made_training import PANEL, finished, training_cells
 
@@ -16,6 +18,9 @@ from lingshu_testing import FakeEngine
 from lingshu_tools.app import App
 from lingshu_tools.calls.dispatcher import call
 from lingshu_tools.errors import InputError
+from lingshu_tools.experiments.findings import unpack_effect
+from lingshu_tools.report.effect_view import EffectView
+from lingshu_tools.report.experiment_views import shown
 
 
 class Allowing(FakeEngine):
@@ -115,12 +120,14 @@ def test_an_unfit_condition_is_refused_by_name_unless_it_is_allowed(app: App, en
         call(app, "perturb_cells", requested("G3", "b"))
     observed = call(app, "perturb_cells", requested("G3", "b", allow_unfit=True))
     assert observed.status == "succeeded"
+    assert any("failed the fitness check (slope 2.00" in c for c in observed.caveats)
     assert len(engine.allowed) == 2
     row = app.ledger.experiment(observed.experiment_id)
     assert row.request["allow_unfit"] is True
     engine.allowed.clear()
     fit = call(app, "perturb_cells", requested("G3", "a"))
     assert engine.allowed == []
+    assert not any("fitness check" in c for c in fit.caveats)
     assert "allow_unfit" not in app.ledger.experiment(fit.experiment_id).request
 
 
@@ -147,3 +154,16 @@ def test_the_engine_refuses_it_too_and_what_it_has_no_effect_of(folder: Path):
     unknown = (Intervention(kind="knockout", target="G30"),)
     with pytest.raises(BadRequestError, match="nothing is known of knockout of 'G30'"):
         check_arm(request(checkpoint, {"line": "a"}, unknown, 8, 0), checkpoint)
+
+
+def test_nothing_is_said_of_a_gene_that_is_not_measured(app: App):
+    result = call(app, "perturb_cells", requested("G3", "a"))
+    record = shown(app, result.experiment_id)
+    effect = unpack_effect(record.artifact("effects"))
+    assert EffectView(record.design, effect).gene(1).lfsr is not None
+    arrays = {name: np.array(values) for name, values in effect.arrays().items()}
+    for values in arrays.values():
+        values[1] = np.nan
+    row = EffectView(record.design, replace(effect, **arrays)).gene(1)
+    assert row.certainty == "not measured in this context"
+    assert (row.change, row.model_mean, row.interval, row.lfsr) == (None, None, None, None)

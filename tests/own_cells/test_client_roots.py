@@ -5,8 +5,8 @@ from pathlib import Path
 
 import mcp.types as types
 import pytest
-from conftest import cells_of
 from mcp import Client
+from user_cells_lab import cells_of
 
 from lingshu_mcp import build_server
 from lingshu_mcp.client_folders import folder_of

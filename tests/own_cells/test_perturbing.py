@@ -7,7 +7,7 @@ from pathlib import Path
 import anndata
 import numpy as np
 import pytest
-from conftest import PANEL, cells_of, patiently
+from user_cells_lab import PANEL, cells_of, patiently
 
 from lingshu_model.contracts import ArmRequest, Checkpoint, Intervention, decode_cells, digest_json
 from lingshu_model.contracts.user_cells import FOLDER

@@ -8,8 +8,8 @@ import anndata
 import numpy as np
 import pytest
 import torch
-from conftest import LocalChildren, LocalEngine, patiently
 from made_model import SPEC, made_cells
+from user_cells_lab import LocalChildren, LocalEngine, patiently
 
 from lingshu_model.contracts import Catalogue, Cells, Checkpoint, decode_cells
 from lingshu_model.contracts.user_cells import DRAWS

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import PANEL, cells_of
+from user_cells_lab import PANEL, cells_of
 
 from lingshu_model.contracts import Checkpoint
 from lingshu_model.contracts.user_cells import UserCellsStore
