@@ -12,14 +12,16 @@ import pytest
 from lingshu_model.train.scratch import PREFIXES, remove_abandoned, scratch
 
 WORKER = """
-import signal, sys
+import sys, time
 from pathlib import Path
 from lingshu_model.train.scratch import end_by_signals, scratch
 end_by_signals()
 with scratch(Path(sys.argv[1]), ".cells-") as place:
     (place / "cells").write_text("a copy of the cells")
     print("at work", flush=True)
-    signal.pause()
+    # A signal just before signal.pause() would be handled after it only.
+    while True:
+        time.sleep(0.05)
 """
 
 
