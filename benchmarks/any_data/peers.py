@@ -1,7 +1,7 @@
 """scVI and scGen on the folds of the suite: `python -m benchmarks.any_data.peers --help`.
 
 Each fold's training cells are staged for the scripts of `benchmarks.peers`, which run in
-environments of their own; a tenth of the cells is their validation set. A peer samples `CELLS`
+separate environments; a tenth of the cells is their validation set. A peer samples `CELLS`
 cells of either arm of each judged contrast, and its change is the difference of the means. scVI
 runs on the tiers `seen`, scGen on `carried`, what each was published for. Rows are scored as all
 others and lie beside them in --out, where `python -m benchmarks.any_data` puts them into its table.

@@ -2,7 +2,7 @@
 
 Builds the wheel, installs it with pipx and runs it with uvx, connects every client and starts what
 was written for it, packs and starts the bundle, verifies and runs the user unit's command, and
-talks to a scripted endpoint. Each step has a home of its own. What the commands printed is in
+talks to a scripted endpoint. Each step has a separate home. What the commands printed is in
 OUT/STEP.txt. Variables of pip and uv in the environment are passed on.
 """
 

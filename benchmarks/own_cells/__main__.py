@@ -1,7 +1,7 @@
 """`python -m benchmarks.own_cells --data DATA --out OUT`: a user's cells against truth.
 
 DATA is the folder of the public files (kang2018, pbmc3k, cellxgene220). Everything goes through the
-tools, with an engine of its own below OUT. What is there is not computed again. Figures are printed
+tools, with a separate engine below OUT. What is there is not computed again. Figures are printed
 as Markdown and written to OUT/tables.md.
 """
 

@@ -3,7 +3,7 @@
     python -m benchmarks.planning.race --out benchmarks/results
 
 All singles and pairs for "lower PSMB9, STAT1, UBE2L6", five seeds. The reference is a screen of the
-60 best by closed form with 1,024 cells each and a seed of its own. A pick is right when its
+60 best by closed form with 1,024 cells each and another seed. A pick is right when its
 reference score is no lower than that of the tenth best less the difference of the race. Beside it
 stands the closed form without any simulation, and equal shares with as many cells as the race.
 """

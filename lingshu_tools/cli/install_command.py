@@ -45,7 +45,7 @@ def install(
     """Connect an MCP client: put this server into its settings, or print what to put there.
 
     Everything else in the file stays, comments too, and a copy of the file is kept beside it.
-    `--home` gives the server a home of its own.
+    `--home` gives the server another home.
     """
     from lingshu_tools.errors import InputError, quoted
     from lingshu_tools.install import SettingsFile, find_client, printed, this_server, with_entry

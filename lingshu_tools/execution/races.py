@@ -114,6 +114,6 @@ class Races:
             race.trouble = str(error)
         except Exception as error:  # noqa: BLE001 - a thread has nobody to raise to
             incident = report_incident(screen.id, error)
-            race.trouble = f"it failed for a reason of its own (incident {incident})"
+            race.trouble = f"it failed inside lingshu (incident {incident})"
         finally:
             race.end()

@@ -1,6 +1,6 @@
 """TOML changed statement by statement: comments, order and spaces of all others stay.
 
-A statement of TOML (a table's header, or `key = value`) begins on a line of its own, and is whole
+A statement of TOML (a table's header, or `key = value`) begins on a new line, and is whole
 as soon as tomllib can read it; so lines are grouped into statements without a grammar here.
 """
 

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lingshu_model.contracts import Checkpoint, Intervention
-from lingshu_model.contracts.combining import POWER, SCATTER
 from lingshu_model.contracts.effects import NoEffectError
 from lingshu_tools.analysis import Objective
 
@@ -32,7 +31,6 @@ class Singles:
     Attributes:
         interventions: those of which something is known.
         means: posterior mean changes, log1p_cp10k, [perturbations, genes].
-        sds: posterior standard deviations, the same shape.
         targeted: whether a gene is the perturbation's target, the same shape.
         signs: 1 for a gene to raise, -1 for one to lower, [genes].
         lowest, highest: how far trained conditions take each gene, [genes].
@@ -42,7 +40,6 @@ class Singles:
 
     interventions: tuple[Intervention, ...]
     means: Floats
-    sds: Floats
     targeted: NDArray[np.bool_]
     signs: Floats
     lowest: Floats
@@ -69,7 +66,6 @@ class Singles:
         known: list[Intervention] = []
         unknown: list[Intervention] = []
         means: list[Floats] = []
-        sds: list[Floats] = []
         for intervention in interventions:
             try:
                 posterior = effects.effect(context, [intervention]).posterior
@@ -78,14 +74,12 @@ class Singles:
                 continue
             known.append(intervention)
             means.append(posterior.mean[genes])
-            sds.append(posterior.sd[genes])
         saturation, value_range = effects.combining(context)
         shape = (len(known), len(genes))
         targeted = [[i.target == gene for gene in objective.genes] for i in known]
         return cls(
             tuple(known),
             np.array(means).reshape(shape),
-            np.array(sds).reshape(shape),
             np.array(targeted, bool).reshape(shape),
             np.array([1.0] * len(objective.up) + [-1.0] * len(objective.down)),
             value_range.lowest[genes],
@@ -102,7 +96,6 @@ class Singles:
             self,
             interventions=tuple(self.interventions[i] for i in rows),
             means=self.means[rows],
-            sds=self.sds[rows],
             targeted=self.targeted[rows],
             target_numbers=self.target_numbers[rows],
         )
@@ -115,21 +108,6 @@ class Singles:
         """
         scores = self._score(self._change(members), members)
         return np.where(self._repeated(members), np.nan, scores)
-
-    def intervals(self, members: Integers) -> tuple[Floats, Floats]:
-        """Return scores and their posterior standard deviations, [combinations] each.
-
-        Errors of genes are taken as fully dependent, which is the widest: see
-        `analysis.certainty`.
-        """
-        size = members.shape[1]
-        variance = self._sum(self.sds**2, members) * self._factor(size) ** 2
-        if size > 1:
-            squared = self._sum(self.means**2, members)
-            variance = variance + (SCATTER * squared ** (POWER / 2)) ** 2
-        kept = ~self._any_targeted(members)
-        n_kept = np.maximum(kept.sum(axis=1), 1)
-        return self.scores(members), (np.sqrt(variance) * kept).sum(axis=1) / n_kept
 
     def block_rows(self) -> int:
         """Return how many combinations one block holds."""

@@ -48,7 +48,7 @@ def n_controls(n_wells: int) -> int:
 def plate_map(labels: Sequence[str], replicates: int, size: int, seed: int) -> list[Well]:
     """Return the wells of a batch, in reading order.
 
-    Every plate holds whole replicates where they fit, and controls of its own. Wells at the edge,
+    Every plate holds whole replicates where they fit, and its controls. Wells at the edge,
     which dry first, are used when the others are full. Positions are random but for that, and the
     controls are spread over the columns.
 

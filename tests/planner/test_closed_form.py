@@ -34,11 +34,10 @@ def plan(app: App, **arguments):
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
-def test_a_score_and_its_sd_are_those_of_the_stored_effect(thp1: Checkpoint, size: int):
+def test_a_score_is_that_of_the_stored_effect(thp1: Checkpoint, size: int):
     known = singles(thp1)
     members = np.array(list(combinations(range(25), size)))[::41]
-    scores, sds = known.intervals(members)
-    for row, score, sd in zip(members, scores, sds, strict=True):
+    for row, score in zip(members, known.scores(members), strict=True):
         parts = [known.interventions[i] for i in row]
         weights = OBJECTIVE.weights(thp1.panel, {i.target for i in parts})
         assert weights is not None
@@ -46,9 +45,6 @@ def test_a_score_and_its_sd_are_those_of_the_stored_effect(thp1: Checkpoint, siz
         stored = score_posterior(posterior, weights)
         assert score == pytest.approx(stored.mean, abs=1e-12)
         assert known.scores(row[None])[0] == score
-        if size > 1:
-            low, high = stored.interval
-            assert sd == pytest.approx((high - low) / 3.92, rel=0.01)
 
 
 @pytest.mark.parametrize("size", [2, 3, 4])

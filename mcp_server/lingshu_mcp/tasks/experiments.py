@@ -16,7 +16,7 @@ from lingshu_mcp.tasks.extension import Request, Status, Task, UnknownTaskError
 from lingshu_tools.errors import InputError, LingshuError, NotFoundError
 
 LONG: Final = ("sample_cells", "perturb_cells", "score_cells", "complete_cells", "run_screen")
-"""The tools that begin something with an id of its own."""
+"""The tools that begin an experiment or a screen, whose id is the task's."""
 VERSION: Final = "2026-07-28"
 AT_WORK: Final = ("queued", "running", "interrupted")
 """Statuses of results whose experiment has no outcome yet."""

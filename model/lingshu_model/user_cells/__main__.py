@@ -1,4 +1,4 @@
-"""`python -m lingshu_model.user_cells JOB FOLDER`: a user's file read in a process of its own.
+"""`python -m lingshu_model.user_cells JOB FOLDER`: a user's file read in a child process.
 
 JOB is a JSON file. Cells, and where a perturbation is named the effect carried to them, are written
 to FOLDER under their digests, and a report is printed as JSON. What the caller can mend is printed

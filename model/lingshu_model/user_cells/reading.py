@@ -282,7 +282,7 @@ def _check_species(file: H5ad, rows: NDArray[np.int64]) -> None:
             if others:
                 message = (
                     f"obs[{str(column)!r}] of {file.path} says {others[0]!r}, and the checkpoint's "
-                    "genes are human: replace each gene by its human ortholog in a file of its own "
+                    "genes are human: replace each gene by its human ortholog in a new file "
                     f"without that column, or choose human cells with `where`"
                 )
                 raise DataError(message)
