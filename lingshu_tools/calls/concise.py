@@ -26,7 +26,7 @@ LONGEST_CALL: Final = 1_000
 
 Detail = Annotated[
     Literal["concise", "detailed"],
-    Field(description="detailed: every field and unit"),
+    Field(description=""),
 ]
 
 

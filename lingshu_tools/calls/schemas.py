@@ -28,8 +28,10 @@ SHORT: Final = range(1, 31)
 DEPTH: Final = 1
 """Objects in a field of a result whose fields are listed too: those of the field and its items."""
 _RANGE: Final = re.compile(r"\b\d+ to \d+\b")
-LARGEST_INTEGER: Final = 2**31
-"""A larger limit is no help to a client, and is not published."""
+LARGEST_LIMIT: Final = 10_000
+"""A larger maximum is no help to a client, and is not published."""
+SMALLEST_LIMIT: Final = 2
+"""A minimum below it goes without saying: counts and offsets are not negative."""
 
 
 def published_input(schema: Mapping[str, Any]) -> dict[str, Any]:
@@ -82,8 +84,12 @@ def _flat(node: Mapping[str, Any], defs: Mapping[str, Any], place: str) -> dict[
         raise TypeError(message)
     if flat.get("default") is None:
         flat.pop("default", None)
-    if abs(flat.get("maximum", 0)) > LARGEST_INTEGER:
+    if not flat.get("description", "-"):
+        del flat["description"]
+    if abs(flat.get("maximum", 0)) > LARGEST_LIMIT:
         del flat["maximum"]
+    if flat.get("minimum", SMALLEST_LIMIT) in range(SMALLEST_LIMIT):
+        del flat["minimum"]
     if _RANGE.search(flat.get("description", "")):
         # The words have both limits; a refusal repeats them.
         flat = {key: value for key, value in flat.items() if key not in ("minimum", "maximum")}

@@ -82,7 +82,7 @@ MaxSeconds = Annotated[
     float | None,
     Field(
         gt=0,
-        description=f"Refuse what is estimated to take longer; needed above {ASK_ABOVE_S:.0f}",
+        description=f"Refuse if estimated longer; needed above {ASK_ABOVE_S:.0f}",
     ),
 ]
 AllowUnfit = Annotated[

@@ -45,7 +45,6 @@ from lingshu_tools.tools.common import (
     run_text,
 )
 from lingshu_tools.tools.plan_screen import (
-    CANDIDATES,
     Candidates,
     ObjectiveArgument,
     ScreenSettings,
@@ -83,7 +82,8 @@ class RunScreen(ScreenSettings):
     )
     candidates: Candidates | None = Field(
         default=None,
-        description=f"Without screen_id. {CANDIDATES}",
+        description='Without screen_id: ["all_seen"], targets, combinations ("JAK1 + STAT1") or '
+        'rules ("pairs_of all_seen")',
     )
     tags: Tags = Field(default_factory=list[str])
     wait_s: WaitS = 4
