@@ -78,32 +78,51 @@ def main(
 class Measured:
     """What was published of the panel: counts per million and their variance, control first.
 
-    Doubles of which a single is missing are left out.
+    Attributes:
+        genes: the panel.
+        conditions: targets of every row.
+        cpm: UMI per million, [conditions, genes].
+        noise: variance of `cpm` as a measurement, [conditions, genes].
+        umi: all UMI of a condition, [conditions].
     """
 
     genes: tuple[str, ...]
     conditions: tuple[Targets, ...]
     cpm: Floats
     noise: Floats
+    umi: Floats
 
     @classmethod
     def of(
-        cls, published: Recovered, panel: NDArray[np.int64], sizes: Floats, real_depth: float
+        cls,
+        published: Recovered,
+        panel: NDArray[np.int64],
+        sizes: Floats,
+        real_depth: float,
+        *,
+        every_double: bool = False,
     ) -> "Measured":
         """Return control, singles and doubles; `noise` is of counting UMI and of finite cells.
 
-        A total of N UMI is taken to be of N / `real_depth` cells.
+        A total of N UMI is taken to be of N / `real_depth` cells. Doubles of which a single is
+        missing are left out, unless `every_double`.
         """
-        kept = [i for i, c in enumerate(published.conditions) if set(c) <= set(published.singles)]
+        known = set(published.singles)
+        kept = [i for i, c in enumerate(published.conditions) if every_double or set(c) <= known]
         total = np.concatenate([[published.control_total], published.total[kept]])[:, None]
         cpm = np.vstack([published.control_cpm[None], published.cpm[kept]])[:, panel]
         noise = cpm / total * 1e6 + cpm**2 / sizes * (real_depth / total)
         conditions = (frozenset[str](), *(frozenset(published.conditions[i]) for i in kept))
-        return cls(tuple(published.genes[i] for i in panel), conditions, cpm, noise)
+        genes = tuple(published.genes[i] for i in panel)
+        return cls(genes, conditions, cpm, noise, total.ravel())
 
     def truth(self, seed: int) -> Truth:
-        """Return shares of the panel's counts; half of the doubles, drawn by `seed`, held out."""
-        doubles = [i for i, c in enumerate(self.conditions) if len(c) == 2]
+        """Return shares of the panel's counts; half of the doubles, drawn by `seed`, held out.
+
+        A double of which a single is missing is not held out: nothing could predict it.
+        """
+        singles = {target for c in self.conditions if len(c) == 1 for target in c}
+        doubles = [i for i, c in enumerate(self.conditions) if len(c) == 2 and c <= singles]
         held = np.random.default_rng([seed, 0]).permutation(doubles)[: len(doubles) // 2]
         trained = np.ones(len(self.conditions), bool)
         trained[held] = False

@@ -7,13 +7,14 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ValidationError
 
 from lingshu_model.contracts import CheckpointError
 from lingshu_tools.calls.argument_errors import teach
+from lingshu_tools.calls.checkpoint_caveats import with_caveats
 from lingshu_tools.calls.mending import unpacked, without_injected
 from lingshu_tools.calls.registry import (
     TOOL_NAMES,
@@ -102,8 +103,12 @@ def start(app: App, tool: str, arguments: Mapping[str, Any]) -> Result | Waiting
         wait_s = getattr(parsed, "wait_s", 0.0)
         limit = begin + wait_s + GRACE_S
         with time_limit(limit - time.monotonic()), waiting(wait_s), recording() as recorded:
-            begun = _unless_incident(spec.name, recorded, lambda: spec.run(app, parsed))
+            begun = _unless_incident(
+                spec.name, recorded, lambda: with_caveats(app, parsed, spec.run(app, parsed))
+            )
         if isinstance(begun, Pending):
+            finish = begun.finish
+            begun = replace(begun, finish=lambda: with_caveats(app, parsed, finish()))
             return _waiting(spec.name, recorded, begun, begin, limit, wait_s)
         return plain_result(begun)
 

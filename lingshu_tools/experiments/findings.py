@@ -175,10 +175,11 @@ def _pearson_with_training(
 
 
 def seen_row(design: Design) -> int | None:
-    """Return the row of the training reference that is exactly this condition, or None."""
+    """Return the row of the training reference that is exactly this condition; None without."""
     wanted = sorted((i.target, i.kind) for i in design.interventions)
     for row, entry in enumerate(design.checkpoint.config["seen"]):
         interventions = sorted((i["target"], i["kind"]) for i in entry["interventions"])
         if entry["context"] == dict(design.context) and interventions == wanted:
-            return row
+            # A small checkpoint keeps the rows of control conditions alone, which are the first.
+            return row if row < len(design.checkpoint.reference["zero_rate"]) else None
     return None

@@ -49,6 +49,8 @@ FORMATS = (OFFSETS_FORMAT, FORMAT)
 MODELS = "models"
 """The folder of a home in which its own checkpoints are."""
 SHIPPED = Path(__file__).parent.parent / "checkpoints"
+MOST_CAVEATS, MOST_CAVEAT = 3, 200
+"""Caveats of a checkpoint, and characters of each."""
 Tier = Literal["seen", "seen_elsewhere", "combination_of_seen", "unseen"]
 # What the checkpoint digest covers: everything that decides a sampled count. The evidence and the
 # card are pinned too, but may be rewritten without making the old experiments another model's.
@@ -100,6 +102,15 @@ class Checkpoint:
     def evidence(self) -> dict[str, Any]:
         """Held-out figures by support tier; empty where none were measured."""
         return self._json("evidence.json") if "evidence.json" in self.pinned else {}
+
+    @property
+    def caveats(self) -> list[str]:
+        """Sentences that hold for every answer from it, as its training specification has them."""
+        training = self.config.get("training")
+        written = training.get("caveats") if isinstance(training, dict) else None
+        sentences = written if isinstance(written, list) else []
+        # Whoever wrote the file: no more of it is quoted than a specification may hold.
+        return [s[:MOST_CAVEAT] for s in sentences if isinstance(s, str) and s][:MOST_CAVEATS]
 
     @Lazy
     def gene_variance(self) -> NDArray[np.float64]:

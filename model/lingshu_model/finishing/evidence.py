@@ -13,6 +13,7 @@ network that never saw the held-out ones. A tier that the data do not allow is `
 the number that is missing.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -82,6 +83,8 @@ def rotated(
     checked: Sequence[Fitness],
     head: Mapping[str, Any],
     each: Callable[[], object] = lambda: None,
+    *,
+    residuals: int = RESIDUALS,
 ) -> dict[str, Any]:
     """Return the evidence of a training set (`lingshu_model.evaluate.evidence`).
 
@@ -95,6 +98,7 @@ def rotated(
         checked: fitness of every condition; null labels among them are the null.
         head: `checkpoint_digest`, `data`, `settings` and `cost`.
         each: called after every fold.
+        residuals: largest number of values in the residuals, over all tiers.
     """
     missing: dict[str, str] = {}
     whole: Report | None = None
@@ -104,7 +108,7 @@ def rotated(
         each()
         if report is not None:
             whole = report if whole is None else whole.merged(report)
-    whole = Report([], [], []) if whole is None else _cut(whole)
+    whole = Report([], [], []) if whole is None else _cut(whole, residuals)
     null = _null(cells.panel, checked)
     written = evidence(whole, null, head)
     for tier in TIERS:
@@ -353,11 +357,19 @@ def _detected(population: Population, contrast: Contrast) -> NDArray[np.int64]:
     return np.sum([np.bincount(a.indices[a.data > 0], minlength=n) for a in arms], axis=0)
 
 
-def _cut(report: Report) -> Report:
-    """Return a report with as many residuals as are kept, those of a contrast's first folds."""
-    left = RESIDUALS
+def _cut(report: Report, left: int) -> Report:
+    """Return a report with at most `left` values of residuals, contrasts' first folds first.
+
+    Tiers take turns, so that a tier of many contrasts does not leave the others without any.
+    """
     kept: list[HeldOut] = []
-    for each in sorted(report.held_out, key=lambda h: _nth(report.held_out, h)):
+    places: Counter[str] = Counter()
+    order: list[tuple[int, int, int]] = []
+    for i, each in enumerate(report.held_out):
+        order.append((_nth(report.held_out, each), places[each.tier], i))
+        places[each.tier] += 1
+    for _, _, i in sorted(order):
+        each = report.held_out[i]
         size = 0 if each.predicted is None else 2 * len(each.predicted)
         fits = size <= left
         kept.append(each if fits else replace(each, predicted=None))

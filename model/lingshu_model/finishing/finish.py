@@ -93,7 +93,7 @@ class Finish:
             delivery, basis = self._delivery(place, choose)
             whole = self._labelled(self._joined())
             fitted = EffectFit(whole, self.priors).run()
-            pool = control_pool(whole, fitted, self.spec.seed)
+            pool = control_pool(whole, fitted, self.spec.seed, self.spec.pool_counts)
             written = self._written(place / "last", delivery, basis, whole, fitted, pool)
             check = check_checkpoint(written)
             if check.unfit and delivery == MOVED and self.spec.delivery == "auto":
@@ -138,7 +138,9 @@ class Finish:
         }
         total = count_folds(cells)
         with Progress(total=total, unit="fold", desc="held-out folds") as bar:
-            return rotated(cells, self.priors, check.results, head, bar.update)
+            return rotated(
+                cells, self.priors, check.results, head, bar.update, residuals=self.spec.residuals
+            )
 
     def _joined(self) -> TrainingCells:
         """Return training and validation cells."""
@@ -177,7 +179,7 @@ class Finish:
             fitted: effects of the training cells.
             deliveries: names.
         """
-        pool = control_pool(self.train, fitted, self.spec.seed)
+        pool = control_pool(self.train, fitted, self.spec.seed, self.spec.pool_counts)
         return {d: self._written(place / d, d, {}, self.train, fitted, pool) for d in deliveries}
 
     def _written(

@@ -22,8 +22,6 @@ from lingshu_model.sampling.pool import Pool
 from lingshu_model.train.checkpoint import Tables
 from lingshu_model.train.data.cells import TrainingCells, controls
 
-POOL_COUNTS = 3_000_000
-"""Largest number of non-zero counts in a pool, over all contexts: 12 MB."""
 POOL_CELLS = (2048, 1024, 512, 384, 256, 192, 128, 96, 64)
 """Cells of a context in a pool: the first number with which the pool is small enough."""
 
@@ -128,8 +126,8 @@ def _stacked(values: list[NDArray[np.float64]], fitted: Fitted) -> NDArray[np.fl
     return np.stack(values) if values else np.zeros((0, fitted.measured.shape[1]))
 
 
-def control_pool(cells: TrainingCells, fitted: Fitted, seed: int) -> Pool:
-    """Return random control cells of every context, with at most `POOL_COUNTS` counts if possible.
+def control_pool(cells: TrainingCells, fitted: Fitted, seed: int, most_counts: int) -> Pool:
+    """Return random control cells of every context, with at most `most_counts` counts if possible.
 
     The same number of cells for every context, or all where it has fewer.
     """
@@ -139,7 +137,7 @@ def control_pool(cells: TrainingCells, fitted: Fitted, seed: int) -> Pool:
     shuffled = [generator.permutation(r) for r in rows]
     size = np.diff(cells.tokens.indptr)[cells.index]
     most = next(
-        (n for n in POOL_CELLS if sum(int(size[r[:n]].sum()) for r in shuffled) <= POOL_COUNTS),
+        (n for n in POOL_CELLS if sum(int(size[r[:n]].sum()) for r in shuffled) <= most_counts),
         POOL_CELLS[-1],
     )
     chosen = [np.sort(r[:most]) for r in shuffled]

@@ -140,7 +140,8 @@ def write_folder(
         save_file(shard, folder / f"model-{number:02d}.safetensors")
     for prefix, each in (tables or {}).items():
         write_tables(folder, prefix, each)
-    save_arrays(reference(cells), folder / "reference.safetensors")
+    controls = config["training"].get("reference") == "controls"
+    save_arrays(reference(cells, controls=controls), folder / "reference.safetensors")
     write_json(folder / "config.json", dict(config))
     write_json(folder / "panel.json", {"genes": panel_entries(cells.panel, hgnc)})
     pin(folder)
@@ -189,13 +190,16 @@ def _shards(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
     return shards
 
 
-def reference(cells: TrainingCells) -> dict[str, NDArray[np.float16]]:
+def reference(cells: TrainingCells, *, controls: bool = False) -> dict[str, NDArray[np.float16]]:
     """Return summaries of the training cells, with one row per entry of `config["seen"]`.
+
+    With `controls` the rows of control conditions alone, which are the first entries.
 
     `mean_count` (UMI) and `mean_log1p_cp10k` are [conditions, genes], NaN where no cell of the
     condition measures the gene; `library_quantiles` [conditions, 5]; `zero_rate` [conditions].
     """
-    rows = [(i, r) for i in range(len(cells.conditions)) if len(r := cells.rows(i))]
+    kept = [i for i, c in enumerate(cells.conditions) if not (controls and c.interventions)]
+    rows = [(i, r) for i in kept if len(r := cells.rows(i))]
     parts = [_summary(cells.take(r), cells.measured_by(i)) for i, r in rows]
     # float16: its three digits are below the sampling noise of a mean.
     return {name: np.stack([part[name] for part in parts]).astype(np.float16) for name in parts[0]}

@@ -5,11 +5,13 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from lingshu_model.contracts.catalogue import MOST_CAVEAT, MOST_CAVEATS
 from lingshu_model.contracts.messages import TrainedKind
 from lingshu_model.network.config import PRESETS
 from lingshu_model.train.spec_file import SpecError, explained, read_json
 
 Name = Annotated[str, Field(min_length=1)]
+Caveat = Annotated[str, Field(min_length=1, max_length=MOST_CAVEAT)]
 
 
 class _Strict(BaseModel):
@@ -121,6 +123,14 @@ class TrainingSpec(_Strict):
     validation: Annotated[float, Field(ge=0, lt=0.5)] = 0.1
     test: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     seed: Annotated[int, Field(ge=0)] = 0
+    caveats: Annotated[list[Caveat], Field(max_length=MOST_CAVEATS)] = []
+    """Sentences that every answer from the checkpoint carries, such as where its cells are from."""
+    reference: Literal["all", "controls"] = "all"
+    """Conditions whose training means are stored, 4 bytes for each gene of each."""
+    pool_counts: Annotated[int, Field(ge=1)] = 3_000_000
+    """Largest number of non-zero counts in the stored control cells; 4 bytes each."""
+    residuals: Annotated[int, Field(ge=1)] = 4_000_000
+    """Largest number of values in the residuals of the evidence; about 8 bytes each."""
     calibration: list[Annotated[int, Field(ge=2)]] = []
     """Of specifications before effects were stored apart; it has no meaning any more."""
     sampler: SamplerDefaults = SamplerDefaults()
