@@ -19,6 +19,7 @@ from lingshu_tools.errors import InputError
 from lingshu_tools.experiments.designs import Design
 from lingshu_tools.experiments.findings import strongest, unpack_effect
 from lingshu_tools.experiments.gene_names import resolve_genes
+from lingshu_tools.experiments.needed_cells import CountModel
 from lingshu_tools.experiments.stored_effects import error_model, parts_of, stored_effect
 from lingshu_tools.report.evidence import design_sentence
 from lingshu_tools.report.experiment_views import Shown
@@ -51,6 +52,8 @@ UNITS = {
     "interval": "log1p_cp10k; posterior, replicates and error by size together; width from other "
     "data where under 3 contrasts of the tier were held out",
     "sd": "log1p_cp10k",
+    "real_cells": "cells of either arm for 80 % power at p < .001: if the change is as predicted, "
+    "and with the doubt about it (0: no number of one experiment)",
     "lfsr": "probability; 0.001 is 0.001 or less",
     "certainty": "supported: lfsr <= 0.05; suggestive: <= 0.2",
 }
@@ -143,6 +146,7 @@ class EffectView:
             additive=finite(summed.mean[index]) if summed else None,
             interval=self._wide(index) if believed else None,
             sd=finite(believed.sd[index]) if believed else None,
+            real_cells=self._real_cells(index) if believed else None,
             lfsr=finite(max(believed.lfsr[index], LEAST_LFSR)) if believed else None,
             certainty=self._word(index),
         )
@@ -161,6 +165,22 @@ class EffectView:
             float(x[index]) for x in (self._stored.posterior.mean, self._stored.posterior.sd)
         )
         return [mean - NORMAL * sd, mean + NORMAL * sd]
+
+    @Lazy
+    def _counts(self) -> CountModel | None:
+        # A user's cells have depths of their own.
+        of_file = self._design.user_cells is not None
+        return None if of_file else CountModel.of(self._checkpoint, self._design.context)
+
+    def _real_cells(self, index: int) -> list[int] | None:
+        """Return how many real cells of either arm would show a gene's change."""
+        if self._counts is None or self._stored is None:
+            return None
+        change, sd = (
+            float(x[index]) for x in (self._stored.posterior.mean, self._stored.posterior.sd)
+        )
+        cells = self._counts.cells_for(index, change, sd)
+        return None if cells is None else list(cells)
 
     def magnitude(self) -> Magnitude:
         """Return the size of the whole effect beside those of null labels."""

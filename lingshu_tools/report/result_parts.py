@@ -9,7 +9,15 @@ class GeneEffect(View):
     """One gene's paired effect."""
 
     detail_only = frozenset(
-        {"control_mean", "perturbed_mean", "change_mc_interval", "model_mean", "additive", "sd"}
+        {
+            "control_mean",
+            "perturbed_mean",
+            "change_mc_interval",
+            "model_mean",
+            "additive",
+            "sd",
+            "real_cells",
+        }
     )
 
     gene: str
@@ -43,6 +51,9 @@ class GeneEffect(View):
         default=None, description="change, scaled by genes without an effect"
     )
     unresponsive_mc_interval: list[Number] | None = None
+    real_cells: list[int] | None = Field(
+        default=None, description="Real cells an arm to show it: as predicted, with doubt"
+    )
     lfsr: Number | None = Field(default=None, description="How likely the sign of change is wrong")
     certainty: str | None = None
 
