@@ -29,6 +29,8 @@ LEVEL = 0.001
 """Of the test, two-sided: of 1,000 genes without an effect about one passes."""
 Z_LEVEL, Z_POWER = 3.290527, 0.841621
 """Normal quantiles of 1 - LEVEL / 2 and of 80 % power."""
+NORMAL = 1.959964
+"""Half width of a 95 % interval, in standard deviations."""
 MOST = 1_000_000
 """Cells of an arm beyond which no number is given."""
 FEWEST = 2

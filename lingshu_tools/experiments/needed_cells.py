@@ -59,7 +59,7 @@ class CountModel:
             score: predicted.
             sd: of a new experiment's score about it.
         """
-        genes = np.flatnonzero(weights)
+        genes = np.flatnonzero(weights).tolist()
         spread = np.array([self._variances(g, float(changes[g])) for g in genes]) ** 0.5
         both = np.abs(weights[genes]) @ spread
         return real_cells(score, sd, (float(both[0] ** 2), float(both[1] ** 2)))
@@ -73,6 +73,7 @@ def _depths(checkpoint: Checkpoint, context: Mapping[str, str]) -> Floats | None
     quantiles = checkpoint.reference.get("library_quantiles")
     for row, entry in enumerate(checkpoint.config["seen"]):
         if not entry["interventions"] and entry["context"] == dict(context):
-            known = quantiles is not None and row < len(quantiles)
-            return np.maximum(quantiles[row], 1.0) if known else None
+            if quantiles is None or row >= len(quantiles):
+                return None
+            return np.maximum(quantiles[row], 1.0)
     return None

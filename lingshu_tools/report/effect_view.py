@@ -168,9 +168,9 @@ class EffectView:
 
     @Lazy
     def _counts(self) -> CountModel | None:
-        # A user's cells have depths of their own.
-        of_file = self._design.user_cells is not None
-        return None if of_file else CountModel.of(self._checkpoint, self._design.context)
+        if self._design.cells is not None:
+            return None  # a user's cells have depths of their own
+        return CountModel.of(self._checkpoint, self._design.context)
 
     def _real_cells(self, index: int) -> list[int] | None:
         """Return how many real cells of either arm would show a gene's change."""

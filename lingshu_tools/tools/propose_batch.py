@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from lingshu_model.contracts import digest_json
 from lingshu_tools.analysis.certainty import LEAST_LFSR
+from lingshu_tools.analysis.power import NORMAL
 from lingshu_tools.calls.concise import Detail
 from lingshu_tools.calls.registry import Arguments, ToolSpec
 from lingshu_tools.calls.results import (
@@ -25,6 +27,8 @@ from lingshu_tools.errors import InputError
 from lingshu_tools.execution.screens import candidates_of
 from lingshu_tools.experiments.designs import context_label, label_of
 from lingshu_tools.experiments.lookup import locate_screen
+from lingshu_tools.experiments.needed_cells import CountModel
+from lingshu_tools.experiments.stored_effects import stored_effect
 from lingshu_tools.ledger import Measurement, Screen
 from lingshu_tools.planner import Plan, plan_of, rank
 from lingshu_tools.planner.batch import UNCLEAR, Batch, Pool, choose
@@ -44,6 +48,10 @@ if TYPE_CHECKING:
 PROPOSAL = "proposal"
 """What the payload of a proposal says it is, among the measurements of a screen."""
 _DIGITS = 3
+REAL_CELLS = (
+    "cells of control and of the perturbation each, for 80 % power at p < .001 if the objective's "
+    "genes vary together: if the score is as predicted, and with the doubt about it (0: none is)"
+)
 
 
 class ProposeBatch(Arguments):
@@ -77,6 +85,9 @@ class PickView(View):
     score: Number
     hit_chance: Number
     direction: str
+    real_cells: list[int] | None = Field(
+        default=None, description="Real cells a well to show score: as predicted, with doubt"
+    )
     interval: list[Number] = Field(default_factory=list[float])
     lfsr: Number | None = None
 
@@ -265,7 +276,8 @@ def _result(
 ) -> ProposalResult:
     tier = weakest(plan)
     drawn = app.children.result(work)
-    picks = [_view(pool, pick.place) for pick in batch.picks]
+    counts = CountModel.of(plan.control.checkpoint, plan.control.context)
+    picks = [_view(plan, pool, pick.place, counts) for pick in batch.picks]
     best = batch.picks[-1].expected_best
     n_controls = sum(w.label == CONTROL for w in wells)
     n_plates = len({w.plate for w in wells})
@@ -278,7 +290,7 @@ def _result(
     fields["caveats"] = [*fields["caveats"], *_caveats(arguments, pool, batch)]
     return ProposalResult(
         **fields,
-        units={"score": LOG1P, "expected_best": LOG1P},
+        units={"score": LOG1P, "expected_best": LOG1P, "real_cells": REAL_CELLS},
         support=support_of(plan),
         evidence=evidence_view(plan.control.checkpoint, tier),
         screen_id=screen.id,
@@ -318,9 +330,11 @@ def _files(arguments: ProposeBatch, drawn: Answer | State) -> dict[str, Any]:
     return {"status": waiting["status"], "next_step": waiting["next_step"]}
 
 
-def _view(pool: Pool, place: int) -> PickView:
+def _view(plan: Plan, pool: Pool, place: int, counts: CountModel | None) -> PickView:
     score = pool.scores[place]
+    cells = None if counts is None else _real_cells(plan, pool, place, counts)
     return PickView(
+        real_cells=None if cells is None else list(cells),
         perturbation=label_of(pool.candidates[place]),
         score=float(pool.means[place]),
         hit_chance=float(pool.hit_chances[place]),
@@ -328,6 +342,19 @@ def _view(pool: Pool, place: int) -> PickView:
         interval=list(score.interval),
         lfsr=max(score.lfsr, LEAST_LFSR),
     )
+
+
+def _real_cells(plan: Plan, pool: Pool, place: int, counts: CountModel) -> tuple[int, int] | None:
+    """Return how many real cells of either arm would show a pick's score."""
+    candidate, score = pool.candidates[place], pool.scores[place]
+    stored = stored_effect(replace(plan.control, interventions=candidate))
+    targets = {i.target for i in candidate}
+    weights = plan.objective.weights(plan.control.checkpoint.panel, targets)
+    if stored is None or weights is None:
+        return None
+    low, high = score.interval
+    sd = (high - low) / (2 * NORMAL)
+    return counts.cells_for_score(weights, stored.posterior.mean, score.mean, sd)
 
 
 def _caveats(arguments: ProposeBatch, pool: Pool, batch: Batch) -> list[str]:
