@@ -45,8 +45,8 @@ def _checkpoints(app: App, arguments: Arguments, result: Result) -> Iterator[str
         yield named
     elif hasattr(arguments, "checkpoint") and len(app.catalogue.names()) == 1:
         yield from app.catalogue.names()
-    asked = [getattr(arguments, "id", None), *(getattr(arguments, "ids", None) or [])]
-    for each in dict.fromkeys([*asked, result.experiment_id, result.screen_id]):
+    requested = [getattr(arguments, "id", None), *(getattr(arguments, "ids", None) or [])]
+    for each in dict.fromkeys([*requested, result.experiment_id, result.screen_id]):
         if isinstance(each, str):
             with suppress(NotFoundError):
                 yield _checkpoint_of(app, each)

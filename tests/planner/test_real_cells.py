@@ -61,8 +61,8 @@ def test_a_score_needs_what_its_gene_needs_and_more_of_genes_that_are_not_averag
 
 
 def test_a_checkpoint_without_count_distributions_gives_no_number(tmp_path: Path):
-    made = make_checkpoint(tmp_path / "checkpoints")
-    assert CountModel.of(made, made.contexts[0]) is None
+    checkpoint = make_checkpoint(tmp_path / "checkpoints")
+    assert CountModel.of(checkpoint, checkpoint.contexts[0]) is None
 
 
 def test_an_unknown_context_gives_no_number(thp1: Checkpoint):

@@ -109,7 +109,7 @@ class Checkpoint:
         training = self.config.get("training")
         written = training.get("caveats") if isinstance(training, dict) else None
         sentences = written if isinstance(written, list) else []
-        # Whoever wrote the file: no more of it is quoted than a specification may hold.
+        # A file may come from elsewhere: no more is quoted than a specification may hold.
         return [s[:MOST_CAVEAT] for s in sentences if isinstance(s, str) and s][:MOST_CAVEATS]
 
     @Lazy
