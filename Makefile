@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install -q --no-compile --disable-pip-version-check 
 # leaves it to the first import, which this would forbid.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo reference-ledger test style lint format coverage proofs crash bundle clean
+.PHONY: help demo reference-ledger test style lint format coverage proofs crash bundle page page-check clean
 
 help:
 	@echo "make demo              install, then screen 25 knock-outs and replay one"
@@ -20,6 +20,7 @@ help:
 	@echo "make crash             kill ledger writers at random, 300 of them or KILLS=…, RESULTS=FILE to go on"
 	@echo "make reference-ledger  remake experiments.db from the demo's experiments"
 	@echo "make bundle            dist/: the wheel, and the .mcpb for desktop clients"
+	@echo "make page | page-check build the lab page from its sources, or check that it is current (npm)"
 	@echo "make clean             remove the environment, caches and the demo's home"
 
 $(BIN)/python:
@@ -76,6 +77,16 @@ bundle: .venv/.run
 	@$(BIN)/python -m pip wheel -q --no-deps -w dist .
 	@$(BIN)/python mcp_server/bundle/pack.py dist/lingshu_tools-*.whl dist/lingshu-tools.mcpb
 	@ls -l dist
+
+mcp_server/page/node_modules: mcp_server/page/package-lock.json
+	@cd mcp_server/page && npm ci --ignore-scripts --no-audit --no-fund --silent
+	@touch $@
+
+page: mcp_server/page/node_modules
+	@node mcp_server/page/build.mjs
+
+page-check: mcp_server/page/node_modules
+	@node mcp_server/page/build.mjs --check
 
 clean:
 	rm -rf .venv demo-home build dist .pytest_cache .ruff_cache .hypothesis htmlcov .coverage*

@@ -45,6 +45,9 @@ def violin_values(job: Mapping[str, Any]) -> dict[str, Any]:
 def embedding_values(job: Mapping[str, Any]) -> dict[str, Any]:
     """Return `points` ([cells, 2] by arm), `shares` of the variance and `numbers`, a row per cell.
 
+    `details` go into the child's answer: the names of the axes, and of each arm the mean of its
+    cells and half the 95 % Monte Carlo interval of that, on both axes.
+
     The axes are the first two principal components of log1p_cp10k over the cells of both arms.
     `job`: `arms` and `most_cells` as of `violin_values`, and `left_out`, columns of the panel that
     are not used.
@@ -62,7 +65,14 @@ def embedding_values(job: Mapping[str, Any]) -> dict[str, Any]:
         for arm, values in points.items()
         for i, (x, y) in enumerate(values)
     ]
-    return {"points": points, "shares": shares, "numbers": numbers}
+    details = {
+        "axes": axis_labels(shares),
+        "means": {
+            arm: {"at": p.mean(axis=0).tolist(), "half": [_half_interval(v) for v in p.T]}
+            for arm, p in points.items()
+        },
+    }
+    return {"points": points, "shares": shares, "numbers": numbers, "details": details}
 
 
 def principal_components(table: Floats) -> tuple[Floats, list[float]]:

@@ -51,7 +51,7 @@ STYLE: dict[str, Any] = {
 
 
 def run(job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Return `width`, `height` (pixels) and the `unlabelled` names of what was drawn.
+    """Return `width`, `height` (pixels), the `unlabelled` names, and `details` of a preparation.
 
     Args:
         job: `kind` (of `DRAWINGS`), `title`, `subtitle`, `footnote`, `name` (of the files, without
@@ -69,7 +69,7 @@ def run(job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         width, height = write_png(figure, folder / f"{job['name']}.png")
         nothing = {"Date": None, "Creator": None}
         figure.savefig(folder / f"{job['name']}.svg", metadata=nothing)
-    return {"width": width, "height": height, "unlabelled": left}
+    return {"width": width, "height": height, "unlabelled": left, **job.get("details", {})}
 
 
 def write_png(figure: Figure, path: Path) -> tuple[int, int]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from lingshu_tools.cli.browse_command import browse
 from lingshu_tools.cli.chat_command import chat
 from lingshu_tools.cli.common import (
     PASS_ON,
@@ -128,5 +129,18 @@ def demo(record: Path | None) -> None:
     become("lingshu_mcp.demo", ["--record", str(record)] if record else [], extra="mcp")
 
 
-for command in (chat, data, doctor, engine, install, ledger, models, replay, roots, serve, tools):
+for command in (
+    browse,
+    chat,
+    data,
+    doctor,
+    engine,
+    install,
+    ledger,
+    models,
+    replay,
+    roots,
+    serve,
+    tools,
+):
     main.add_command(command)

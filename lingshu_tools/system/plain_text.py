@@ -48,6 +48,11 @@ def plain_result(result: M) -> M:
     return _result(result, redactor())
 
 
+def plain_values(value: Any) -> Any:
+    """Return JSON values whose texts are each one line of visible characters, and not endless."""
+    return _plain(value, redactor())
+
+
 def _result(result: M, redacted: Callable[[str], str]) -> M:
     fields = {name: getattr(result, name) for name in type(result).model_fields}
     plain_fields = {name: _plain(value, redacted) for name, value in fields.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
@@ -99,7 +100,7 @@ def compare_experiments(app: App, arguments: CompareExperiments) -> CompareResul
     Raises:
         InputError: they are not perturbations that succeeded, or are named twice.
     """
-    sides = [Side(record) for record in _records(app, arguments)]
+    sides = compared_sides(app, arguments.ids)
     comparison = Comparison(sides)
     rows = _rows(comparison, arguments)
     limit = arguments.limit or _limit(arguments, len(sides))
@@ -130,8 +131,16 @@ def compare_experiments(app: App, arguments: CompareExperiments) -> CompareResul
     )
 
 
-def _records(app: App, arguments: CompareExperiments) -> list[Shown]:
-    ids = arguments.ids
+def compared_sides(app: App, ids: Sequence[str]) -> list[Side]:
+    """Return the experiments of a comparison, in the order of their ids.
+
+    Raises:
+        InputError: they are not perturbations that succeeded, or are named twice.
+    """
+    return [Side(record) for record in _records(app, ids)]
+
+
+def _records(app: App, ids: Sequence[str]) -> list[Shown]:
     twice = next((i for i in ids if ids.count(i) > 1), None)
     if twice is not None:
         message = f"ids names {quoted(twice)} twice; give each experiment once"

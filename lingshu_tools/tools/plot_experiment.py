@@ -92,19 +92,40 @@ class PlotResult(Result):
 
 def plot_experiment(app: App, arguments: PlotExperiment) -> PlotResult | Pending[PlotResult]:
     """Return the files of a picture of what is done so far, or the wait for them."""
-    fits = _kind(arguments)
-    request = " ".join([arguments.id, fits, str(arguments.top or ""), *(arguments.genes or ())])
-    work = app.children.join("plot", request)
-    if work is None:
-        job, numbers, facts = PLOTS[fits].draw(app, arguments)
-        # Named by what is drawn: another state of a screen is another picture.
-        name = f"{arguments.id}-{fits}-{_digest(job)[7:15]}"
-        job |= {"name": name, "numbers": numbers}
-        task = Task("plot", request, job, folder=app.home / "plots", facts=facts)
-        work = app.children.begin(task)
+    fits, work = _kind(arguments), drawing(app, arguments)
     return created_at_of(
         work, arguments.id, arguments.wait_s, lambda: _result(app, arguments, fits, work)
     )
+
+
+def drawing(app: App, arguments: PlotExperiment) -> Answer | Work:
+    """Return the work at a picture, or its answer; equal calls share one child process.
+
+    Raises:
+        InputError: the kind does not fit the id, or there is nothing to draw yet.
+    """
+    work = app.children.join("plot", _request(arguments))
+    return app.children.begin(picture_task(app, arguments)) if work is None else work
+
+
+def picture_task(app: App, arguments: PlotExperiment) -> Task:
+    """Return what the child process that draws a picture is given.
+
+    Raises:
+        InputError: the kind does not fit the id, or there is nothing to draw yet.
+    """
+    fits = _kind(arguments)
+    job, numbers, facts = PLOTS[fits].draw(app, arguments)
+    # Named by what is drawn: another state of a screen is another picture.
+    name = f"{arguments.id}-{fits}-{_digest(job)[7:15]}"
+    job |= {"name": name, "numbers": numbers}
+    return Task("plot", _request(arguments), job, folder=app.home / "plots", facts=facts)
+
+
+def _request(arguments: PlotExperiment) -> str:
+    """Return what equal calls have in common, so that they share a child process."""
+    top, genes = str(arguments.top or ""), arguments.genes or ()
+    return " ".join([arguments.id, _kind(arguments), top, *genes])
 
 
 def _digest(job: Mapping[str, Any]) -> str:
@@ -177,21 +198,30 @@ def _effect_fields(app: App, experiment_id: str) -> dict[str, Any]:
 
 def _ranking(app: App, arguments: PlotExperiment) -> Picture:
     further_plots.unused("ranking", genes=arguments.genes)
-    plan, ranking = ranking_of(app, arguments.id)
+    return ranking_picture(app, arguments.id, arguments.top or MOST_ROWS)
+
+
+def ranking_picture(app: App, screen_id: str, most_rows: int) -> Picture:
+    """Return a ranking of the first candidates; the numbers are of all that have a score.
+
+    Raises:
+        InputError: no candidate has a score yet.
+    """
+    plan, ranking = ranking_of(app, screen_id)
     scored = [row for row in ranking.rows if row.value is not None]
     if not scored:
-        run = call_text("run_screen", screen_id=arguments.id, wait_s=next_wait_s())
-        message = f"{arguments.id} has no ranked candidate yet; {run} goes on with it"
+        run = call_text("run_screen", screen_id=screen_id, wait_s=next_wait_s())
+        message = f"{screen_id} has no ranked candidate yet; {run} goes on with it"
         raise InputError(message)
     rows = [_bar(row) for row in scored]
-    shown_rows = rows[: arguments.top or MOST_ROWS]
+    shown_rows = rows[:most_rows]
     cut = "" if len(shown_rows) == len(rows) else f", first {len(shown_rows)} shown"
     job = {
         "kind": "ranking",
         "title": f"Predicted, not measured: what would {in_words(plan)}?",
         "subtitle": f"{_where(plan)} · {len(rows)} of {len(plan.candidates)} candidates{cut} · "
         f"{plan.control.n_cells} paired simulated cells each",
-        "footnote": f"{_dagger(scored)}{_held_out(plan)}{arguments.id}",
+        "footnote": f"{_dagger(scored)}{_held_out(plan)}{screen_id}",
         "rows": shown_rows,
         "sham_limit": sham_limit(plan),
         "xlabel": SCORE_LABEL,

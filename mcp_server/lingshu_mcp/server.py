@@ -14,6 +14,7 @@ from mcp.server.mcpserver import Context
 from mcp.shared.exceptions import MCPError
 
 from lingshu_mcp.back import Back, back_of
+from lingshu_mcp.lab_page.extension import UNLISTED, add_page
 from lingshu_mcp.offers.registration import add_completions, add_prompts, add_resources, cards
 from lingshu_mcp.spec_tool import spec_tool
 from lingshu_mcp.tasks.experiments import ExperimentTasks
@@ -43,7 +44,13 @@ class LingshuServer(MCPServer):
 
     async def list_resources(self) -> list[types.Resource]:
         """Return the model cards; experiments and pictures have templates."""
-        return [*await super().list_resources(), *await self.list_cards()]
+        listed = [r for r in await super().list_resources() if not r.uri.startswith(UNLISTED)]
+        return [*listed, *await self.list_cards()]
+
+    async def list_resource_templates(self) -> list[types.ResourceTemplate]:
+        """Return the templates for every client; those of the lab page are added for some."""
+        templates = await super().list_resource_templates()
+        return [t for t in templates if not t.uri_template.startswith(UNLISTED)]
 
     async def get_prompt(
         self,
@@ -117,6 +124,7 @@ def assemble(back: Back, *, core: bool = False) -> MCPServer:
     add_resources(server, back)
     add_prompts(server, back)
     add_completions(server, back)
+    add_page(server)
     server.list_cards = lambda: cards(back)
     server.tasks = tasks
     return server

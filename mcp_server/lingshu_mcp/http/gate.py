@@ -3,12 +3,14 @@
 /health   open to everybody; says only that the server answers
 /metrics  with a token
 /mcp      with a token: read in bounded time and size, checked, served in bounded time
+/         a page without data, where the server has one
 """
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import anyio
 import anyio.to_thread
@@ -28,7 +30,7 @@ from lingshu_mcp.http.sessions import Session, Sessions
 from lingshu_mcp.messages import UnreadableError, read_message
 from lingshu_tools.app import App, Budget, PrincipalApp
 from lingshu_tools.errors import LingshuError
-from lingshu_tools.system.access_tokens import OWNER, AccessTokens, Token
+from lingshu_tools.system.access_tokens import OWNER, Token
 
 PATH: Final = "/mcp"
 ANSWER_S: Final = 60.0
@@ -43,6 +45,18 @@ _UNKNOWN = {"www-authenticate": 'Bearer realm="lingshu", error="invalid_token"'}
 
 caller: ContextVar[App] = ContextVar("lingshu_caller")
 """The application of the principal whose request is served."""
+
+
+class Tokens(Protocol):
+    """Who may call."""
+
+    def all(self) -> Sequence[Token]:
+        """Return every token that is accepted now."""
+        ...
+
+    def find(self, value: str) -> Token | None:
+        """Return the token of this value, or None."""
+        ...
 
 
 @dataclass(eq=False)
@@ -61,8 +75,9 @@ class Gate:
         inner: ASGIApp,
         owner: App,
         calls: Calls,
-        tokens: AccessTokens | None,
+        tokens: Tokens | None,
         security: TransportSecuritySettings,
+        page: Callable[[], Response] | None = None,
     ) -> None:
         """Prepare.
 
@@ -72,7 +87,11 @@ class Gate:
             calls: the calls of the server.
             tokens: who may call; None lets everybody in as the owner.
             security: the Host and Origin headers that are accepted.
+            page: returns what `/` answers, to everybody; without data of the home.
         """
+        self.last_call = time.monotonic()
+        """When a request with a token came last, on the monotonic clock."""
+        self._page = page
         self.sessions = Sessions()
         self.metrics = Metrics(calls, self.sessions)
         self.inner, self._owner, self._tokens = inner, owner, tokens
@@ -108,6 +127,11 @@ class Gate:
             await self._end(session)
         self.metrics.note_cells(sum(app.runner.n_cells_sampled for app in self._apps.values()))
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is open and no experiment of this process is at work."""
+        return not self._requests and not any(app.runner.active for app in self._apps.values())
+
     def end_requests(self) -> None:
         """End every request that is still open, streams included."""
         for request in self._requests:
@@ -128,11 +152,15 @@ class Gate:
         # The SDK checks the content type where it matters.
         if (refused := await self._security.validate_request(request)) is not None:
             return refused
+        if path == "/" and self._page is not None:
+            allowed = request.method in ("GET", "HEAD")
+            return self._page() if allowed else refusal(405, "use GET", headers={"allow": "GET"})
         if path not in (PATH, "/metrics"):
             return self.inner
         token = self._identify(request)
         if not isinstance(token, Token):
             return token
+        self.last_call = time.monotonic()
         app = self._app(token)
         caller.set(app)
         scope["user"] = AuthenticatedUser(AccessToken(token="", client_id=token.name, scopes=[]))

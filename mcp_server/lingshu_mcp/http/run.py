@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Generator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import Final
 import uvicorn
 from mcp.server import MCPServer
 from mcp.server.transport_security import TransportSecuritySettings
+from starlette.responses import Response
 
 from lingshu_mcp.calls import Calls
 from lingshu_mcp.http.bodies import MAX_BODY
@@ -29,7 +31,7 @@ from lingshu_mcp.http.connections import (
     quiet_when_scarce,
     raise_descriptor_limit,
 )
-from lingshu_mcp.http.gate import PATH, Gate, caller
+from lingshu_mcp.http.gate import PATH, Gate, Tokens, caller
 from lingshu_mcp.http.sessions import IDLE_S, MAX_SESSIONS
 from lingshu_mcp.server import build_server
 from lingshu_tools.app import App
@@ -118,14 +120,45 @@ def serve_http(
     Raises:
         LingshuError: the address or the tokens cannot be used.
     """
+    tokens = AccessTokens(app.home) if with_tokens else None
+    access = f"token in {tokens.ensure_owner()}" if tokens else "WITHOUT A TOKEN (--no-token)"
+
+    def make(address: Address) -> Gate:
+        return gate_of(app, calls, tokens, address, core=core, register=register)
+
+    def announce(address: Address) -> None:
+        sys.stderr.write(f"lingshu: serving http://{address.netloc}{PATH}, {access}\n")
+        sys.stderr.flush()
+
+    return serve_gate(make, calls, address, announce)
+
+
+def serve_gate(
+    make: Callable[[Address], Gate],
+    calls: Calls,
+    address: Address,
+    announce: Callable[[Address], None],
+    *,
+    idle_s: float | None = None,
+) -> int:
+    """Return the exit status, that of the signal that ended the server; 0 where it was idle.
+
+    Args:
+        make: returns the application for the address that is listened on.
+        calls: the calls of the server.
+        address: where to listen.
+        announce: called when the server accepts requests.
+        idle_s: seconds without a call after which the server ends; None: never.
+
+    Raises:
+        LingshuError: the address cannot be used.
+    """
     most, backlog = connection_limits(raise_descriptor_limit())
     listener = address.listen(backlog)
     address = Address(address.host, listener.getsockname()[1])
-    tokens = AccessTokens(app.home) if with_tokens else None
-    access = f"token in {tokens.ensure_owner()}" if tokens else "WITHOUT A TOKEN (--no-token)"
     for handler in logging.getLogger().handlers:
         handler.addFilter(Sparing())
-    gate = gate_of(app, calls, tokens, address, core=core, register=register)
+    gate = make(address)
     config = uvicorn.Config(
         gate,
         http=protocol(most),
@@ -141,8 +174,7 @@ def serve_http(
         timeout_graceful_shutdown=GRACE_S,
         h11_max_incomplete_event_size=MAX_HEAD,
     )
-    started = f"lingshu: serving http://{address.netloc}{PATH}, {access}\n"
-    running = _Server(config, gate, calls, started)
+    running = _Server(config, gate, calls, lambda: announce(address), idle_s)
     asyncio.run(running.serve(sockets=[listener]))
     return running.status
 
@@ -150,11 +182,12 @@ def serve_http(
 def gate_of(
     app: App,
     calls: Calls,
-    tokens: AccessTokens | None,
+    tokens: Tokens | None,
     address: Address,
     *,
     core: bool = False,
     register: Callable[[MCPServer], None] | None = None,
+    page: Callable[[], Response] | None = None,
 ) -> Gate:
     """Return the ASGI application of a server; no socket is opened."""
     security = security_of(address)
@@ -169,7 +202,7 @@ def gate_of(
         # A backstop: the gate makes room before.
         max_sessions=2 * MAX_SESSIONS,
     )
-    return Gate(inner, app, calls, tokens, security)
+    return Gate(inner, app, calls, tokens, security, page)
 
 
 def security_of(address: Address) -> TransportSecuritySettings:
@@ -186,10 +219,18 @@ def security_of(address: Address) -> TransportSecuritySettings:
 class _Server(uvicorn.Server):
     """uvicorn's server, with our signals, our tasks and our first line."""
 
-    def __init__(self, config: uvicorn.Config, gate: Gate, calls: Calls, started: str) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        gate: Gate,
+        calls: Calls,
+        announce: Callable[[], None],
+        idle_s: float | None,
+    ) -> None:
         super().__init__(config)
         self.status = 0
-        self._gate, self._calls, self._started = gate, calls, started
+        self._gate, self._calls, self._announce = gate, calls, announce
+        self._idle_s = idle_s
         self._leaving = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -198,8 +239,7 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             self._tending = asyncio.ensure_future(self._tend())
-            sys.stderr.write(self._started)
-            sys.stderr.flush()
+            self._announce()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
@@ -223,6 +263,9 @@ class _Server(uvicorn.Server):
         while True:
             with suppress(LingshuError):  # the tokens cannot be read now: requests say so
                 await self._gate.tend()
+            silent_s = time.monotonic() - self._gate.last_call
+            if self._idle_s is not None and silent_s > self._idle_s and self._gate.is_idle:
+                self.should_exit = True
             await asyncio.sleep(TEND_S)
 
 

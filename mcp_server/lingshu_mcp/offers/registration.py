@@ -12,6 +12,7 @@ from mcp.shared.exceptions import MCPError
 from pydantic import Field
 
 from lingshu_mcp.back import Back
+from lingshu_mcp.lab_page.extension import FIGURE
 from lingshu_tools.errors import InputError, LingshuError
 
 EXPERIMENT: Final = "ledger://experiments/{id}"
@@ -77,6 +78,11 @@ def add_resources(server: MCPServer, back: Back) -> None:
     async def effects(id: str, top: str = str(TOP)) -> str | bytes:  # noqa: A002 - the same
         """The genes of an experiment that change most, strongest first; `top` up to 200."""
         return await read("effects", id, top)
+
+    @server.resource(FIGURE, title="Numbers of a figure", mime_type="application/json")
+    async def figure(id: str, kind: str, other: str = "") -> str | bytes:  # noqa: A002 - the same
+        """The columns, labels and intervals that a page draws."""
+        return await read("figure", id, kind, other)
 
     @server.resource(CARD, title="Model card", mime_type="text/markdown")
     async def card(checkpoint: str) -> str | bytes:

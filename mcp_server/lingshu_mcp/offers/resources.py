@@ -1,5 +1,6 @@
 """What resources hold: experiments and their effects, model cards, pictures."""
 
+import json
 import re
 from typing import Any
 
@@ -8,6 +9,8 @@ from lingshu_tools.calls.dispatcher import call
 from lingshu_tools.errors import InputError, NotFoundError, quoted
 from lingshu_tools.experiments.designs import resolve_checkpoint
 from lingshu_tools.experiments.lookup import is_screen, locate, locate_screen
+from lingshu_tools.system.plain_text import plain_values
+from lingshu_tools.tools.figures import figure as numbers_of
 
 _FILE = re.compile(r"((?:exp|scr)_[a-z0-9]+)-[a-z]+-[0-9a-f]{8}\.(png|svg|csv)")
 
@@ -41,6 +44,15 @@ def times(app: App, name: str) -> tuple[str, str]:
         ledger, row = locate(app, name)
         created, ids = row.created_at, [row.id]
     return created, max([created, *(o.created_at for o in ledger.outcomes(ids).values())])
+
+
+def figure(app: App, name: str, kind: str, other: str) -> str:
+    """Return the numbers of a figure, as JSON."""
+    return json.dumps(
+        plain_values(numbers_of(app, name, kind, other or None)),
+        ensure_ascii=False,
+        allow_nan=False,
+    )
 
 
 def card(app: App, name: str) -> str:

@@ -1,0 +1,92 @@
+"""A home with a finished screen of the shipped checkpoint, a fake engine, and the page's server."""
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+
+from lingshu_mcp.calls import Calls
+from lingshu_mcp.http import Address
+from lingshu_mcp.http.run import gate_of
+from lingshu_mcp.lab_page.serving import PageToken, page_response, page_url
+from lingshu_model.contracts import Catalogue
+from lingshu_testing import FakeEngine
+from lingshu_tools.app import App
+from lingshu_tools.calls.dispatcher import call
+
+CONTEXT = {"cell_line": "THP-1", "stimulus": "IFN-gamma"}
+PLAN: dict[str, Any] = {
+    "checkpoint": "thp1-crispr",
+    "context": CONTEXT,
+    "objective": {"lower": ["PSMB9", "UBE2L6"]},
+    "candidates": ["STAT1", "JAK2", "IRF1", "CUL3"],
+    "n_cells": 16,
+    "wait_s": 45,
+}
+
+
+@dataclass
+class Lab:
+    """A home, and the ids of what is in it."""
+
+    app: App
+    screen: str
+    experiments: list[str]
+
+    def finished(self, tool: str, **arguments: Any) -> Any:
+        """Return the result of a call once its experiments have ended."""
+        result = call(self.app, tool, arguments)
+        assert result.status == "succeeded", result.summary
+        return result
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A home whose engine is a fake: no torch."""
+    engine = FakeEngine(Catalogue().load("thp1-crispr").panel)
+    app = App(tmp_path_factory.mktemp("lab-page"), door="mcp", engine=engine)
+    screen = call(app, "run_screen", PLAN)
+    assert screen.status == "succeeded", screen.summary
+    rows = call(app, "get_experiment", {"id": screen.screen_id}).ranking  # type: ignore[attr-defined]
+    yield Lab(app, str(screen.screen_id), [row.experiment_id for row in rows])
+    app.close()
+
+
+@dataclass
+class Served:
+    """The page's server in a thread of this process."""
+
+    address: Address
+    token: PageToken
+
+    def url(self, name: str | None = None) -> str:
+        return page_url(self.address, self.token, name)
+
+
+@pytest.fixture(scope="session")
+def served(lab: Lab) -> Iterator[Served]:
+    """The server as `lingshu browse` builds it, listening on a loopback port."""
+    listener = Address("127.0.0.1", 0).listen(16)
+    address, token = Address("127.0.0.1", listener.getsockname()[1]), PageToken()
+    gate = gate_of(lab.app, Calls(), token, address, page=page_response)
+    config = uvicorn.Config(gate, log_config=None, lifespan="on", ws="none", access_log=False)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    until = time.monotonic() + 60
+    while not server.started and time.monotonic() < until:
+        thread.join(0.05)
+    assert server.started
+    yield Served(address, token)
+    server.should_exit = True
+    thread.join(20)
+
+
+@pytest.fixture(scope="session")
+def sources() -> Path:
+    return Path(__file__).parent.parent.parent / "mcp_server" / "page"
