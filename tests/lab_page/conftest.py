@@ -3,46 +3,20 @@
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import uvicorn
+from page_lab import PLAN, Lab, Served
 
 from lingshu_mcp.calls import Calls
 from lingshu_mcp.http import Address
 from lingshu_mcp.http.run import gate_of
-from lingshu_mcp.lab_page.serving import PageToken, page_response, page_url
+from lingshu_mcp.lab_page.serving import PageToken, page_response
 from lingshu_model.contracts import Catalogue
 from lingshu_testing import FakeEngine
 from lingshu_tools.app import App
 from lingshu_tools.calls.dispatcher import call
-
-CONTEXT = {"cell_line": "THP-1", "stimulus": "IFN-gamma"}
-PLAN: dict[str, Any] = {
-    "checkpoint": "thp1-crispr",
-    "context": CONTEXT,
-    "objective": {"lower": ["PSMB9", "UBE2L6"]},
-    "candidates": ["STAT1", "JAK2", "IRF1", "CUL3"],
-    "n_cells": 16,
-    "wait_s": 45,
-}
-
-
-@dataclass
-class Lab:
-    """A home, and the ids of what is in it."""
-
-    app: App
-    screen: str
-    experiments: list[str]
-
-    def finished(self, tool: str, **arguments: Any) -> Any:
-        """Return the result of a call once its experiments have ended."""
-        result = call(self.app, tool, arguments)
-        assert result.status == "succeeded", result.summary
-        return result
 
 
 @pytest.fixture(scope="session")
@@ -55,17 +29,6 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     rows = call(app, "get_experiment", {"id": screen.screen_id}).ranking  # type: ignore[attr-defined]
     yield Lab(app, str(screen.screen_id), [row.experiment_id for row in rows])
     app.close()
-
-
-@dataclass
-class Served:
-    """The page's server in a thread of this process."""
-
-    address: Address
-    token: PageToken
-
-    def url(self, name: str | None = None) -> str:
-        return page_url(self.address, self.token, name)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ import click
 import httpx2
 import pytest
 from click.testing import CliRunner
-from conftest import Served
+from page_lab import Served
 
 from lingshu_mcp.lab_page import serving
 from lingshu_mcp.lab_page.document import headers, html

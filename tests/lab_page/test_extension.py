@@ -6,7 +6,7 @@ from typing import Any
 import anyio
 import httpx2
 import pytest
-from conftest import Lab
+from page_lab import Lab
 
 from lingshu_mcp.calls import Calls
 from lingshu_mcp.http import Address

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import Lab
+from page_lab import Lab
 
 from lingshu_mcp.offers.resources import figure as as_text
 from lingshu_tools.calls.dispatcher import call
