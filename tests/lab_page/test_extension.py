@@ -29,7 +29,7 @@ OTHERS: list[dict[str, Any]] = [
 LISTS = ("tools/list", "resources/list", "resources/templates/list")
 
 
-async def asked(
+async def conversation(
     lab: Lab, capabilities: dict[str, Any], *requests: tuple[str, dict[str, Any]], version: str
 ) -> list[Any]:
     """The answers of a server to a client with these capabilities, its greeting first."""
@@ -73,7 +73,7 @@ async def asked(
 def answers(
     lab: Lab, capabilities: dict[str, Any], *requests: tuple[str, dict[str, Any]], version: str
 ) -> list[Any]:
-    return anyio.run(lambda: asked(lab, capabilities, *requests, version=version))
+    return anyio.run(lambda: conversation(lab, capabilities, *requests, version=version))
 
 
 def listed(lab: Lab, capabilities: dict[str, Any], version: str) -> list[Any]:
