@@ -12,7 +12,6 @@ from typing import Any
 
 import click
 
-from lingshu_tools.cli.browse_command import browse
 from lingshu_tools.cli.chat_command import chat
 from lingshu_tools.cli.common import (
     PASS_ON,
@@ -33,7 +32,7 @@ from lingshu_tools.cli.ledger_commands import ledger
 from lingshu_tools.cli.models_commands import models
 from lingshu_tools.cli.replay_command import replay
 from lingshu_tools.cli.roots_commands import roots
-from lingshu_tools.cli.serve_commands import serve
+from lingshu_tools.cli.serve_commands import browse, serve
 
 
 @click.group(cls=Shell, context_settings={"help_option_names": ["-h", "--help"]})

@@ -44,11 +44,12 @@ export function ledger(bridge, { open, compare, kind = "experiments" }) {
     return [h("p", { class: "note" }, total(result)),
       table("Experiments, newest first", ["perturbation", "context", "status", "compare", "cells", "tool", "recorded", "tags", "id"],
         result.experiments.map((e) => [
-          button(e.perturbation ?? e.tool, () => open(e.experiment_id), { class: "link" }),
+          [button(e.perturbation ?? e.tool, () => open(e.experiment_id), { class: "link" }),
+            h("span", { class: "note narrow" }, e.context)],
           e.context, e.status,
           e.tool === "perturb_cells" && e.status === "succeeded" ? box(e) : null,
           e.n_cells === null ? "–" : String(e.n_cells), e.tool, time(e.created_at), e.tags.join(", ") || "–", e.experiment_id]),
-        { wide: [4, 5, 7, 8] })];
+        { wide: [1, 4, 5, 7, 8] })];
   }
 
   function box(e) {
@@ -63,9 +64,10 @@ export function ledger(bridge, { open, compare, kind = "experiments" }) {
   const screens = (result) => result.screens.length
     ? [h("p", { class: "note" }, total(result)),
       table("Screens, newest first", ["objective", "context", "candidates", "ended", "recorded", "id"],
-        result.screens.map((row) => [button(row.objective || row.screen_id, () => open(row.screen_id), { class: "link" }),
+        result.screens.map((row) => [[button(row.objective || row.screen_id, () => open(row.screen_id), { class: "link" }),
+          h("span", { class: "note narrow" }, row.context)],
           row.context, String(row.n_candidates), String(row.n_ended), time(row.created_at), row.screen_id]),
-        { wide: [5] })]
+        { wide: [1, 4, 5] })]
     : [h("p", {}, "No screen matches.")];
 
   const total = (result) => result.truncated
@@ -75,8 +77,8 @@ export function ledger(bridge, { open, compare, kind = "experiments" }) {
   load();
   return h("section", {},
     h("div", { class: "row", role: "search" },
-      h("label", { for: "text" }, "Text"), text,
-      kind === "experiments" && [h("label", { for: "status" }, "Status"), status],
+      h("span", { class: "entry" }, h("label", { for: "text" }, "Text"), text),
+      kind === "experiments" && h("span", { class: "entry" }, h("label", { for: "status" }, "Status"), status),
       button("Search", first)),
     rows,
     h("div", { class: "row" }, newer, older, kind === "experiments" && pair));

@@ -2,7 +2,7 @@
 import { scaleLinear } from "d3-scale";
 import { h, s, announce } from "./dom.js";
 
-export const MARGIN = { top: 12, right: 16, bottom: 44, left: 52 };
+export const MARGIN = { top: 12, right: 16, bottom: 44, left: 66 };
 
 // A scale over values, with some room at both ends; `zero`: 0 is in it.
 export function scale(values, from, to, { zero = false, margin = 0.05 } = {}) {
@@ -32,8 +32,7 @@ export function axes(x, y, size, { xlabel, ylabel }) {
     s("line", { x1: left, x2: right, y1: bottom, y2: bottom, class: "axis" }),
     s("line", { x1: left, x2: left, y1: top, y2: bottom, class: "axis" }),
     wrapped(xlabel, size.width / 2, size.height - 6, size.width - 16),
-    s("text", { transform: `translate(12 ${(top + bottom) / 2}) rotate(-90)`, "text-anchor": "middle",
-      class: "label" }, fitted(ylabel, bottom - top)));
+    turned(ylabel, (top + bottom) / 2, bottom - top));
 }
 
 // Pixels of a character at the size of labels, at most.
@@ -43,13 +42,24 @@ const fitted = (text, width) => {
   return text.length > most ? `${text.slice(0, most - 1)}…` : text;
 };
 
-function wrapped(text, x, y, width) {
+// A label on one line, or on two where it is longer than the axis.
+function lines(text, width) {
   const most = Math.max(12, Math.floor(width / CHARACTER));
-  if (text.length <= most) return s("text", { x, y, "text-anchor": "middle", class: "label" }, text);
-  let cut = text.lastIndexOf(" ", most);
-  if (cut < 1) cut = most;
-  return s("text", { x, y: y - 12, "text-anchor": "middle", class: "label" },
-    s("tspan", { x }, text.slice(0, cut)), s("tspan", { x, dy: 13 }, fitted(text.slice(cut + 1), width)));
+  if (text.length <= most) return [text];
+  const cut = text.lastIndexOf(" ", most);
+  return cut < 1 ? [fitted(text, width)] : [text.slice(0, cut), fitted(text.slice(cut + 1), width)];
+}
+
+function wrapped(text, x, y, width) {
+  const parts = lines(text, width);
+  return s("text", { x, y: y - 13 * (parts.length - 1), "text-anchor": "middle", class: "label" },
+    parts.map((part, i) => s("tspan", { x, dy: i ? 13 : 0 }, part)));
+}
+
+function turned(text, y, width) {
+  const parts = lines(text, width);
+  return s("text", { transform: `translate(${parts.length > 1 ? 11 : 18} ${y}) rotate(-90)`,
+    "text-anchor": "middle", class: "label" }, parts.map((part, i) => s("tspan", { x: 0, dy: i ? 13 : 0 }, part)));
 }
 
 // Small circles of many points as one path: a panel can have 18,000 genes.
@@ -128,10 +138,18 @@ export function pickable(svg, holder, { points, name, detail, choose, tip }) {
   return show;
 }
 
+// The axis of a column of intervals, for the head of a table.
+export function axisHead(x, label, { width = x.range()[1] + 6, height = 20 } = {}) {
+  return h("span", {}, h("span", { class: "unseen" }, label),
+    s("svg", { width, height, "aria-hidden": "true", class: "axes" },
+      x.ticks(width > 200 ? 5 : 3).map((v) => s("text", { x: x(v), y: 14, "text-anchor": "middle" }, tick(v)))));
+}
+
 // One value with its interval on an axis of its kind, for tables.
-export function intervalBar(x, { value, interval, inner, width = 160, height = 18, kind = "" }) {
+export function intervalBar(x, { value, interval, inner, width = x.range()[1] + 6, height = 18 }) {
   const mid = height / 2;
-  return s("svg", { width, height, "aria-hidden": "true", class: `bar ${kind}` },
+  return s("svg", { width, height, "aria-hidden": "true", class: "bar" },
+    x.ticks(width > 200 ? 5 : 3).map((v) => s("line", { x1: x(v), x2: x(v), y1: 0, y2: height, class: "grid" })),
     s("line", { x1: x(0), x2: x(0), y1: 0, y2: height, class: "axis" }),
     interval && s("line", { x1: x(interval[0]), x2: x(interval[1]), y1: mid, y2: mid, class: "outer" }),
     inner && s("line", { x1: x(inner[0]), x2: x(inner[1]), y1: mid, y2: mid, class: "inner" }),

@@ -1,6 +1,6 @@
 // The ranking of a screen: a row for each candidate with its score and both of its errors.
 import { h, s, button, fixed, number } from "./dom.js";
-import { scale } from "./plot.js";
+import { axisHead, scale } from "./plot.js";
 
 const PAGE = 40;
 const HEIGHT = 22;
@@ -29,7 +29,7 @@ export function ranking(figure, open) {
     more.hidden = matching.length <= shown;
   }
   fill();
-  const head = ["rank", "perturbation", axis(x), "score", "95 % interval", "± held-out error", "lfsr", "held-out Pearson", "support"];
+  const head = ["rank", "perturbation", axisHead(x, "score, drawn"), "score", "95 % interval", "± held-out error", "lfsr", "held-out Pearson", "support"];
   return h("section", {},
     h("div", { class: "row", role: "search" }, h("label", { for: "candidate" }, "Candidate"), input),
     h("p", { class: "note" }, figure.xlabel),
@@ -54,12 +54,6 @@ const key = (kind) => sample(s("circle", { cx: 10, cy: 6, r: 4, class: kind }));
 const bar = (kind) => sample(kind.endsWith("band")
   ? s("rect", { x: 1, y: 2, width: 18, height: 8, class: kind })
   : s("line", { x1: 1, x2: 19, y1: 6, y2: 6, class: kind }));
-
-function axis(x) {
-  return h("span", {}, h("span", { class: "unseen" }, "score, drawn"),
-    s("svg", { width: x.range()[1] + 6, height: HEIGHT, "aria-hidden": "true", class: "axes" },
-      x.ticks(x.range()[1] > 200 ? 5 : 3).map((v) => s("text", { x: x(v), y: 15, "text-anchor": "middle" }, number(v)))));
-}
 
 function line(row, x, figure, open) {
   const mid = HEIGHT / 2, e = row.prediction_error, limit = figure.sham_limit;

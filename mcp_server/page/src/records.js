@@ -1,6 +1,6 @@
 // Evidence and provenance as tables: what a prediction is worth, and what it follows from.
 import { h, button, number, range, table, time } from "./dom.js";
-import { intervalBar, scale } from "./plot.js";
+import { axisHead, intervalBar, scale } from "./plot.js";
 
 const VERDICTS = {
   exact: "✔ exact: the same cells, bit for bit",
@@ -28,11 +28,11 @@ export function evidence(result) {
   return h("section", {},
     result.support && h("p", {}, h("b", {}, `Support: ${result.support.tier}. `), result.support.note),
     of?.against_best_simple && h("p", {}, `Against the best simple predictor: ${of.against_best_simple}.`),
-    tier?.verdict && h("p", {}, tier.verdict),
+    tier?.verdict && h("p", { class: "note" }, `Model of this tier: ${tier.verdict}.`),
     rows.length
-      ? table(`Held-out evidence: ${title}`, ["predictor", title, "95 % interval, drawn", "95 % interval", "held out of"],
+      ? table(`Held-out evidence: ${title}`, ["predictor", title, axisHead(x, "95 % interval, drawn"), "95 % interval", "held out of"],
         rows.map(([name, level, value, interval]) => [name.replaceAll("_", " "), number(value),
-          intervalBar(x, { value, interval, width: 180 }), range(interval), level]), { wide: [3, 4] })
+          intervalBar(x, { value, interval }), range(interval), level]), { wide: [3, 4] })
       : h("p", {}, "No held-out figure exists for this question."),
     result.caveats?.length > 0 && [h("h3", {}, "Caveats"), h("ul", {}, result.caveats.map((c) => h("li", {}, c)))]);
 }
@@ -41,6 +41,7 @@ export function provenance(result, { replay, open }) {
   const p = result.provenance;
   const newest = p.verifications.at(-1);
   const facts = [["experiment", result.experiment_id], ["tool", result.tool], ["recorded", time(p.created_at)],
+    ["checkpoint", [p.request.checkpoint, p.request.checkpoint_digest].filter(Boolean).join(" ")], ["seed", String(p.request.seed ?? "–")],
     ["by", `${p.principal}, ${p.door}`], ["seconds", number(p.seconds)], ["tags", p.tags.join(", ") || "–"],
     ["request digest", p.request_digest], ["panel digest", p.panel_digest], ["ledger head", result.ledger_head],
     ...Object.entries(p.artifacts)];

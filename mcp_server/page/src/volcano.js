@@ -1,6 +1,6 @@
 // The effect of an experiment: a volcano with a gene search, and one gene with its intervals.
 import { h, s, entry, failure, number, range, table } from "./dom.js";
-import { MARGIN, axes, dots, intervalBar, pickable, responsive, scale, triangles } from "./plot.js";
+import { MARGIN, axes, axisHead, dots, intervalBar, pickable, responsive, scale, triangles } from "./plot.js";
 
 const LABELLED = 12;
 
@@ -94,16 +94,19 @@ function names(labelled, size) {
 
 function geneParts(gene, row) {
   if (!row) return [h("h3", {}, gene), h("p", {}, "Not measured in this context.")];
-  const pairs = [row.interval, row.mc_interval].filter(Boolean).flat();
-  const x = scale([row.change, row.log2_fold_change, ...pairs], 6, 234, { zero: true });
-  const line = (what, value, interval, inner) => [what, number(value), range(interval ?? inner),
-    intervalBar(x, { value, interval, inner, width: 240 })];
+  // Both intervals are of the change, so that they share an axis: ln(1 + counts per 10,000).
+  const simulated = row.change_mc_interval ?? null;
+  const x = scale([row.change, ...(row.interval ?? []), ...(simulated ?? [])], 6, 214, { zero: true });
+  const line = (what, interval, inner) => (interval ?? inner) && [what,
+    intervalBar(x, { value: row.change, interval, inner }), range(interval ?? inner)];
   return [
     h("h3", {}, gene),
-    table(`Effect on ${gene}`, ["quantity", "value", "95 % interval", ""], [
-      line("change, ln(1 + CP10K); interval of a new experiment", row.change, row.interval, null),
-      line("log2 fold change; Monte Carlo interval", row.log2_fold_change, null, row.mc_interval),
-    ]),
+    h("p", {}, `Change ${number(row.change)} ln(1 + CP10K); log2 fold change ${number(row.log2_fold_change)}`,
+      row.mc_interval ? ` (95 % Monte Carlo interval ${range(row.mc_interval)})` : "", "."),
+    table(`Intervals of the change of ${gene}`, ["95 % interval", axisHead(x, "drawn"), "ln(1 + CP10K)"], [
+      line("in a new experiment", row.interval ?? null, null),
+      line("Monte Carlo", null, simulated),
+    ].filter(Boolean)),
     h("p", { class: "note" }, [
       row.lfsr !== undefined && row.lfsr !== null && `lfsr ${number(row.lfsr)}`,
       row.certainty, row.prediction_error && `held-out error ${number(row.prediction_error)} (rms)`,
