@@ -96,6 +96,38 @@ class Watch:
         self.wake = wake
 
 
+class Ending:
+    """The end of some work, which any number of calls wait for."""
+
+    def __init__(self) -> None:
+        self.ended = threading.Event()
+        self._lock = threading.Lock()
+        self._watches: list[Watch] = []
+
+    @contextmanager
+    def watch(self, wake: Callable[[], None]) -> Generator[Watch]:
+        """Give a watch that is over when the work has ended."""
+        watch = Watch((), wake)
+        with self._lock:
+            watch.over = self.ended.is_set()
+            self._watches.append(watch)
+        try:
+            yield watch
+        finally:
+            with self._lock:
+                self._watches.remove(watch)
+
+    def end(self) -> None:
+        """Let all who watch know that there is nothing more to wait for."""
+        with self._lock:
+            self.ended.set()
+            watches = list(self._watches)
+        # Outside the lock: what is woken may end its watch at once.
+        for watch in watches:
+            watch.over = True
+            watch.wake()
+
+
 def wait_until_over(
     watched: Callable[[Callable[[], None]], AbstractContextManager[Watch]], wait_s: float
 ) -> Watch:

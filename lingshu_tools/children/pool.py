@@ -9,8 +9,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -18,7 +18,7 @@ from typing import Literal
 from lingshu_model.system.durable import UNFINISHED, write_durably
 from lingshu_model.system.file_locks import Holder, is_held
 from lingshu_model.system.private import open_private, private_folder
-from lingshu_tools.calls.waiting import Watch
+from lingshu_tools.calls.waiting import Ending
 from lingshu_tools.children.task import BUSY, LIMIT_S, Answer, Kind, Task, TaskFiles, key_of
 from lingshu_tools.errors import LingshuError
 from lingshu_tools.system.deadline import remaining
@@ -173,41 +173,22 @@ class Children:
             work.end()
 
 
-class Work:
+class Work(Ending):
     """One task on its way, minded by a thread."""
 
     def __init__(self, task: Task, files: TaskFiles, limit_s: float) -> None:
+        super().__init__()
         self.task, self.files = task, files
         self.launched = threading.Event()  # its child runs, or it waits for its turn
-        self.started, self.ended = threading.Event(), threading.Event()
+        self.started = threading.Event()
         self.error: str | None = None
         self._limit_s = limit_s
         self._begun_at = time.time()
-        self._lock = threading.Lock()
-        self._watches: list[Watch] = []
-
-    @contextmanager
-    def watch(self, wake: Callable[[], None]) -> Generator[Watch]:
-        """Give a watch that is over when the work has ended."""
-        watch = Watch((), wake)
-        with self._lock:
-            watch.over = self.ended.is_set()
-            self._watches.append(watch)
-        try:
-            yield watch
-        finally:
-            with self._lock:
-                self._watches.remove(watch)
 
     def end(self) -> None:
-        """Let all who watch know that there is nothing more to wait for."""
-        with self._lock:
-            self.ended.set()
-            self.launched.set()
-            watches = list(self._watches)
-        for watch in watches:
-            watch.over = True
-            watch.wake()
+        """Let all who watch know that there is nothing more to wait for, nor a child to start."""
+        self.launched.set()
+        super().end()
 
     def finish(self) -> None:
         """Return when the task is done or has failed, by a child of ours or of another process."""

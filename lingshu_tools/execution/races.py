@@ -6,12 +6,11 @@ the round follows from the outcomes alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from threading import Event, Lock, Thread
 
 from lingshu_model.system import forks
-from lingshu_tools.calls.waiting import Watch
+from lingshu_tools.calls.waiting import Ending
 from lingshu_tools.errors import LingshuError
 from lingshu_tools.execution.runner import Runner
 from lingshu_tools.execution.screens import begin_round
@@ -25,36 +24,12 @@ _SLICE_S = 1.0
 _CLOSE_S = 2.0
 
 
-class RaceThread:
+class RaceThread(Ending):
     """One race at work in this process."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.trouble: str | None = None
-        self._lock = Lock()
-        self._watches: list[Watch] = []
-        self._over = False
-
-    @contextmanager
-    def watch(self, wake: Callable[[], None]) -> Generator[Watch]:
-        """Give a watch that is over when the race has ended, or cannot go on."""
-        watch = Watch((), wake)
-        with self._lock:
-            watch.over = self._over
-            self._watches.append(watch)
-        try:
-            yield watch
-        finally:
-            with self._lock:
-                self._watches.remove(watch)
-
-    def end(self) -> None:
-        """Let all who watch know that there is nothing more to wait for."""
-        with self._lock:
-            self._over = True
-            watches = list(self._watches)
-        for watch in watches:
-            watch.over = True
-            watch.wake()
 
 
 class Races:
