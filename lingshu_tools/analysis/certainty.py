@@ -81,6 +81,16 @@ def score_posterior(posterior: Posterior, weights: NDArray[np.float64]) -> Score
     return ScorePosterior(float(w @ posterior.mean[used]), (low, high), lfsr, quantiles)
 
 
+def normal_score(
+    mean: float, sd: float, limits: tuple[float, float] = (-np.inf, np.inf)
+) -> ScorePosterior:
+    """Return the posterior of a score that is normal, and cannot lie outside of `limits`."""
+    quantiles = np.clip(mean + sd * _Z, *limits)
+    low, high = np.interp((-1.959964, 1.959964), _Z, quantiles).tolist()
+    tail = float(normal_tail(np.array([abs(mean) / max(sd, 1e-300)]))[0]) if mean else 0.5
+    return ScorePosterior(mean, (low, high), tail, quantiles)
+
+
 def in_top(posteriors: Sequence[ScorePosterior], k: int, seed: int = 0) -> Floats:
     """Return the probability of each score to be among the `k` largest, [scores].
 

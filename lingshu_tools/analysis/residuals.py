@@ -7,14 +7,17 @@ score and f the predicted score, r^2 = a + c |f| with a, c >= 0 by weighted leas
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from lingshu_tools.analysis.effects import Floats
 from lingshu_tools.analysis.error_by_size import FEWEST
-from lingshu_tools.analysis.scores import Objective
+from lingshu_tools.analysis.scores import Objective, Tangent
+
+COVERED = 0.9
+"""Share of a score's squared weights that must be on held-out genes for its error to be known."""
 
 
 @dataclass(frozen=True)
@@ -99,27 +102,78 @@ class Residuals:
             left_out: genes that do not count.
             predicted: the score that is asked about; None: the error over all scores.
         """
-        rows = [
-            (i, weights)
+        scored = [
+            (i, pair)
             for i, targets in enumerate(self.perturbations)
-            if (weights := self._weights(objective, {*left_out, *targets.split("+")})) is not None
-            and np.isfinite(self.values[i, weights != 0]).all()
+            if (pair := self._pair(i, objective, {*left_out, *targets.split("+")})) is not None
         ]
-        contrasts = {self.names[i] for i, _ in rows}
+        contrasts = {self.names[i] for i, _ in scored}
         if len(contrasts) < FEWEST:
             return None
-        squares = np.array([_score(self.values[i], w) ** 2 for i, w in rows])
+        squares = np.array([error**2 for _, (error, _) in scored])
         mean = float(squares.mean())
         if predicted is not None and self.predicted is not None:
-            sizes = np.array([abs(_score(self.predicted[i], w)) for i, w in rows])
+            sizes = np.array([abs(score) for _, (_, score) in scored])
             mean = _at(abs(predicted), sizes, squares)
-        folds = {self.folds[i] for i, _ in rows}
+        folds = {self.folds[i] for i, _ in scored}
         return PredictionError(float(np.sqrt(mean)), len(contrasts), len(folds))
 
-    def _weights(self, objective: Objective, left_out: set[str]) -> Floats | None:
+    def over(self, panel: Sequence[str]) -> "Residuals":
+        """Return the same with all genes of a panel in its order; NaN where not held out."""
+        if self.genes == tuple(panel):
+            return self
+        place = {gene: i for i, gene in enumerate(self.genes)}
+        kept = [i for i, gene in enumerate(panel) if gene in place]
+        columns = [place[panel[i]] for i in kept]
+
+        def wide(values: Floats) -> Floats:
+            result = np.full((len(values), len(panel)), np.nan)
+            result[:, kept] = values[:, columns]
+            return result
+
+        predicted = None if self.predicted is None else wide(self.predicted)
+        return replace(self, values=wide(self.values), genes=tuple(panel), predicted=predicted)
+
+    def sd_near(self, tangent: Tangent) -> float | None:
+        """Return the RMS of what residuals are in a score near an effect.
+
+        None of fewer than three contrasts, and where less than `COVERED` of the squared weights is
+        on genes that were held out.
+
+        Args:
+            tangent: the score, over `genes`.
+        """
+        known = np.isfinite(self.values)
+        squares = tangent.weights**2
+        covered = known @ squares / max(float(squares.sum()), 1e-300)
+        rows = np.flatnonzero(covered >= COVERED)
+        if len({self.names[i] for i in rows}) < FEWEST:
+            return None
+        errors = np.where(known[rows], self.values[rows], 0.0) @ tangent.weights
+        return float(np.sqrt((errors**2 / covered[rows]).mean()))
+
+    def _pair(
+        self, row: int, objective: Objective, left_out: set[str]
+    ) -> tuple[float, float] | None:
+        """Return the error of a contrast's score, and its predicted score (NaN: not recorded)."""
+        residual = self.values[row]
         if not set(objective.genes) - left_out <= set(self.genes):
             return None
-        return objective.weights(self.genes, left_out)
+        if objective.aims:
+            # Not linear: the observed effect is scored itself, over the genes that are known.
+            weights = objective.weights(self.genes, left_out)
+            known = weights is None or np.isfinite(residual[weights != 0]).all()
+            if self.predicted is None or not known:
+                return None
+            predicted = np.where(np.isfinite(residual), self.predicted[row], np.nan)
+            score = objective.value(self.genes, predicted, left_out)
+            observed = objective.value(self.genes, predicted - residual, left_out)
+            return None if score is None or observed is None else (score - observed, score)
+        weights = objective.weights(self.genes, left_out)
+        if weights is None or not np.isfinite(residual[weights != 0]).all():
+            return None
+        score = np.nan if self.predicted is None else _score(self.predicted[row], weights)
+        return _score(residual, weights), score
 
 
 def _score(change: Floats, weights: Floats) -> float:

@@ -19,6 +19,7 @@ from lingshu_tools.experiments.designs import context_label, replaces
 from lingshu_tools.experiments.lookup import is_screen, locate, locate_screen
 from lingshu_tools.experiments.replays import replayed, verdict_of
 from lingshu_tools.ledger import Experiment, Ledger, Outcome, Screen
+from lingshu_tools.planner import shown_of_record
 from lingshu_tools.report.experiment_views import shown
 from lingshu_tools.report.ranking_rows import ranking_table
 from lingshu_tools.report.row_view import screen_fields
@@ -217,7 +218,8 @@ def _screen_page(app: App, name: str) -> list[str]:
     ledger, screen = locate_screen(app, name)
     plan = screen.plan
     result = _screen_result(app, ledger, screen)
-    aims = (f"{verb} {', '.join(genes)}" for verb, genes in plan["objective"].items() if genes)
+    objective = shown_of_record(plan["objective"])
+    aims = (f"{verb} {', '.join(genes)}" for verb, genes in objective.items() if genes)
     arguments = {
         "objective": "; ".join(aims),
         "candidates": str(len(plan["candidates"])),

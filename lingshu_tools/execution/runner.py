@@ -263,7 +263,7 @@ class Runner:
         started = time.monotonic()
         try:
             computed = self._jobs.computed(experiment, design, attempt.cancel_requested)
-            objective, racing = self._objective(experiment)
+            objective, racing = self._objective(experiment, design)
             computed_findings = findings(design, computed.cells, objective, keep_cells=racing)
         except CancelledError:
             return NewOutcome(kind="cancelled", seconds=time.monotonic() - started)
@@ -283,13 +283,13 @@ class Runner:
             seconds=time.monotonic() - started,
         )
 
-    def _objective(self, experiment: Experiment) -> tuple[Objective | None, bool]:
+    def _objective(self, experiment: Experiment, design: Design) -> tuple[Objective | None, bool]:
         """Return what the screen that an experiment belongs to scores, and whether it is a race."""
         parent = experiment.parent or ""
         if not is_screen(parent):
             return None, False
         plan = self._workspace.ledger.screen(parent).plan
-        return objective_of(plan), "race" in plan
+        return objective_of(plan, design.checkpoint), "race" in plan
 
 
 def _incident(experiment_id: str, error: Exception) -> str:

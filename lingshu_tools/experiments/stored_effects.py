@@ -7,7 +7,9 @@ import numpy as np
 
 from lingshu_model.contracts.effects import COMBINATION, NoEffectError, StoredEffect
 from lingshu_model.contracts.error_model import ErrorModel
-from lingshu_model.contracts.posterior import Floats
+from lingshu_model.contracts.posterior import Floats, Posterior
+from lingshu_tools.analysis import Objective, Residuals, Tangent
+from lingshu_tools.analysis.certainty import ScorePosterior, normal_score, score_posterior
 from lingshu_tools.experiments.designs import Design, label_of
 
 PARALLEL = 0.8
@@ -29,6 +31,61 @@ def stored_effect(design: Design) -> StoredEffect | None:
         return None
     wider = error_model(design).widened(effect.posterior, design.checkpoint.gene_variance)
     return replace(effect, posterior=wider)
+
+
+def trained_posterior(design: Design) -> Posterior | None:
+    """Return what the trained cells say of a design's effect; None where nothing is stored.
+
+    Its sd is that of the effect itself, and of a combination that of its parts, without what parts
+    may do together beyond their sum.
+    """
+    effects = design.checkpoint.effects
+    if effects is None or not design.interventions:
+        return None
+    try:
+        effect = effects.effect(design.context, design.interventions)
+        if effect.source != COMBINATION:
+            return effect.posterior
+        parts = [effects.effect(design.context, [i]).posterior for i in design.interventions]
+    except NoEffectError:
+        return None
+    factor = effects.saturation.factor(len(parts))
+    sd = factor * np.sqrt(np.sum([part.sd**2 for part in parts], axis=0))
+    return replace(effect.posterior, sd=sd)
+
+
+def tangent_of(design: Design, objective: Objective) -> Tangent | None:
+    """Return the score of a design near its stored effect; None where it has none."""
+    targets = {i.target for i in design.interventions}
+    panel = design.checkpoint.panel
+    if not objective.aims:
+        return objective.tangent(panel, targets)
+    trained = trained_posterior(design)
+    return trained and objective.tangent(panel, targets, trained.mean, trained.sd**2)
+
+
+def score_of(
+    design: Design, objective: Objective, residuals: Residuals | None = None
+) -> ScorePosterior | None:
+    """Return the posterior of a design's score by stored effects; None without one.
+
+    Args:
+        design: the perturbation.
+        objective: what is scored.
+        residuals: held-out residuals of its support tier. Aims take the spread of the score from
+            them, since they hold how the errors of all genes depend on each other; without them
+            the errors are taken as fully dependent.
+    """
+    stored, tangent = stored_effect(design), tangent_of(design, objective)
+    if stored is None or tangent is None:
+        return None
+    posterior = score_posterior(stored.posterior, tangent.weights)
+    if not objective.aims:
+        return posterior
+    sd = residuals.sd_near(tangent) if residuals else None
+    if sd is None:
+        sd = float(np.abs(tangent.weights) @ stored.posterior.sd)
+    return normal_score(posterior.mean + tangent.offset, sd, objective.limits)
 
 
 def error_model(design: Design) -> ErrorModel:

@@ -22,10 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lingshu_model.contracts import Checkpoint, Intervention
-from lingshu_tools.analysis import Objective
-from lingshu_tools.analysis.certainty import SUPPORTED, ScorePosterior, score_posterior
+from lingshu_tools.analysis import Objective, Residuals
+from lingshu_tools.analysis.certainty import SUPPORTED, ScorePosterior
 from lingshu_tools.experiments.designs import Design, label_of
-from lingshu_tools.experiments.stored_effects import PARALLEL, stored_effect
+from lingshu_tools.experiments.stored_effects import PARALLEL, score_of, stored_effect
 from lingshu_tools.planner.candidates import Perturbation
 
 Floats = NDArray[np.float64]
@@ -193,15 +193,13 @@ class _Known:
         self._checkpoint: Checkpoint = control.checkpoint
         self._control, self._objective = control, objective
         self._scores: dict[Perturbation, ScorePosterior | None] = {}
+        self._by_tier: dict[str, Residuals | None] = {}
 
     def score(self, candidate: Perturbation) -> ScorePosterior | None:
         """Return the posterior of a candidate's score; None without one."""
         if candidate not in self._scores:
-            stored = stored_effect(self._design(candidate))
-            weights = self._objective.weights(self._checkpoint.panel, {i.target for i in candidate})
-            score = None
-            if stored is not None and weights is not None:
-                score = score_posterior(stored.posterior, weights)
+            design = self._design(candidate)
+            score = score_of(design, self._objective, self._residuals(design.support.tier))
             self._scores[candidate] = score
         return self._scores[candidate]
 
@@ -270,6 +268,13 @@ class _Known:
         """Return whether the sign of a gene that no candidate targets is supported."""
         stored = stored_effect(self._design((part,)))
         return stored is not None and bool((stored.posterior.lfsr[others] <= SUPPORTED).any())
+
+    def _residuals(self, tier: str) -> Residuals | None:
+        """Return held-out residuals; read where the objective has aims only."""
+        if self._objective.aims and tier not in self._by_tier:
+            read = Residuals.from_evidence(self._checkpoint.evidence, tier)
+            self._by_tier[tier] = read and read.over(self._checkpoint.panel)
+        return self._by_tier.get(tier)
 
     def _design(self, candidate: Perturbation) -> Design:
         return replace(self._control, interventions=candidate)

@@ -10,6 +10,7 @@ Partial sets above the width of the beam are dropped; where the limit of a dropp
 was kept, the result is not exact, and says so.
 """
 
+from dataclasses import replace
 from math import comb
 
 import numpy as np
@@ -43,7 +44,28 @@ def best_combinations(singles: Singles, size: int, keep: int, most: int = MOST_S
     """
     if comb(len(singles.interventions), size) <= most:
         return every(singles, size, keep)
+    if not singles.linear:
+        return _of_the_best(singles, size, keep, most)
     return _Search(singles, size, keep, most).result()
+
+
+def _of_the_best(singles: Singles, size: int, keep: int, most: int) -> Best:
+    """Return the best combinations of the best single perturbations, as many as are scored.
+
+    Partial sets have no limit where scores are no plain mean over genes, or genes are to stay.
+    """
+    n = size
+    while comb(n + 1, size) <= most:
+        n += 1
+    alone = np.nan_to_num(
+        singles.scores(np.arange(len(singles.interventions))[:, None]), nan=-np.inf
+    )
+    first = np.sort(np.argsort(-alone, kind="stable")[:n])
+    chosen = np.zeros(len(alone), bool)
+    chosen[first] = True
+    best = every(singles.subset(chosen.tolist()), size, keep)
+    total = comb(len(alone), size)
+    return replace(best, members=first[best.members], n=total, exact=False)
 
 
 class _Search:

@@ -3,8 +3,12 @@
 With m_p the change of an objective's genes under the single perturbation p, f = 1 / (1 + s (k - 1))
 the saturation of k perturbations and [low, high] the range of the context, a combination changes
 the genes by clip(f sum_p m_p, low, high), as `lingshu_model.contracts.combining` has it. Only the
-genes of the objective are read, so a block of candidates is a few array operations.
+genes of the objective are read, so a block of candidates is a few array operations; aims (like
+another perturbation, toward other cells, magnitude) are of all genes. The error of a combination,
+which a cosine needs, is that of its parts: f^2 sum_p v_p.
 """
+
+from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,10 +20,10 @@ from numpy.typing import NDArray
 
 from lingshu_model.contracts import Checkpoint, Intervention
 from lingshu_model.contracts.effects import NoEffectError
-from lingshu_tools.analysis import Objective
+from lingshu_model.contracts.posterior import Posterior
+from lingshu_tools.analysis import Aim, Objective
+from lingshu_tools.planner.objectives.guard import Floats, Guard, Integers, Keep, any_of, total_of
 
-Floats = NDArray[np.float64]
-Integers = NDArray[np.intp]
 BLOCK_VALUES = 4_000_000
 """Candidates x genes of one block: 32 MB for each of a few arrays."""
 
@@ -32,10 +36,15 @@ class Singles:
         interventions: those of which something is known.
         means: posterior mean changes, log1p_cp10k, [perturbations, genes].
         targeted: whether a gene is the perturbation's target, the same shape.
-        signs: 1 for a gene to raise, -1 for one to lower, [genes].
+        signs: weight of a gene to raise, minus that of one to lower, 0 of others, [genes].
         lowest, highest: how far trained conditions take each gene, [genes].
         saturation: s.
         unknown: interventions of which nothing is known.
+        target_numbers: equal numbers are equal targets, which cannot be combined, [perturbations].
+        aims: further ones, of all genes; they need `variances`.
+        scale: what the score of genes is divided by where there are aims.
+        variances: of the posteriors, [perturbations, genes].
+        guard: genes that are to stay as they are; None without.
     """
 
     interventions: tuple[Intervention, ...]
@@ -47,7 +56,10 @@ class Singles:
     saturation: float
     unknown: tuple[Intervention, ...]
     target_numbers: Integers
-    """Equal numbers are equal targets, which cannot be combined, [perturbations]."""
+    aims: tuple[Aim, ...] = ()
+    scale: float = 1.0
+    variances: Floats | None = None
+    guard: Guard | None = None
 
     @classmethod
     def of(
@@ -56,16 +68,19 @@ class Singles:
         context: Mapping[str, str],
         interventions: Sequence[Intervention],
         objective: Objective,
-    ) -> "Singles | None":
+        keep: Keep | None = None,
+    ) -> Singles | None:
         """Return what a checkpoint stores of interventions; None where it stores no effects."""
         effects = checkpoint.effects
         if effects is None or effects.context(context) is None:
             return None
         place = {gene: i for i, gene in enumerate(checkpoint.panel)}
-        genes = np.array([place[gene] for gene in objective.genes])
+        used = list(checkpoint.panel) if objective.aims else list(objective.genes)
+        genes = np.array([place[gene] for gene in used])
+        kept = np.array([place[gene] for gene in keep.genes] if keep else [], np.intp)
         known: list[Intervention] = []
         unknown: list[Intervention] = []
-        means: list[Floats] = []
+        posteriors: list[Posterior] = []
         for intervention in interventions:
             try:
                 posterior = effects.effect(context, [intervention]).posterior
@@ -73,23 +88,41 @@ class Singles:
                 unknown.append(intervention)
                 continue
             known.append(intervention)
-            means.append(posterior.mean[genes])
+            posteriors.append(_at(posterior, genes, kept))
         saturation, value_range = effects.combining(context)
-        shape = (len(known), len(genes))
-        targeted = [[i.target == gene for gene in objective.genes] for i in known]
+        shape, n = (len(known), len(genes)), len(genes)
+        means = np.array([p.mean for p in posteriors]).reshape(len(known), n + len(kept))
+        variances = np.array([p.sd**2 for p in posteriors]).reshape(len(known), n + len(kept))
+        weight = objective.gene_weights
+        signs = {g: weight.get(g, 1.0) for g in objective.up}
+        signs |= {g: -weight.get(g, 1.0) for g in objective.down}
+        ranges = value_range.lowest, value_range.highest
         return cls(
             tuple(known),
-            np.array(means).reshape(shape),
-            np.array(targeted, bool).reshape(shape),
-            np.array([1.0] * len(objective.up) + [-1.0] * len(objective.down)),
-            value_range.lowest[genes],
-            value_range.highest[genes],
+            means[:, :n],
+            _targeted(known, used).reshape(shape),
+            np.array([signs.get(gene, 0.0) for gene in used]),
+            ranges[0][genes],
+            ranges[1][genes],
             saturation.strength,
             tuple(unknown),
             np.unique([i.target for i in known], return_inverse=True)[1].astype(np.intp),
+            objective.aims,
+            objective.scale,
+            variances[:, :n] if objective.aims else None,
+            keep
+            and Guard(
+                means[:, n:],
+                variances[:, n:],
+                _targeted(known, keep.genes).reshape(len(known), len(kept)),
+                ranges[0][kept],
+                ranges[1][kept],
+                checkpoint.gene_variance[kept],
+                keep,
+            ),
         )
 
-    def subset(self, kept: Sequence[bool]) -> "Singles":
+    def subset(self, kept: Sequence[bool]) -> Singles:
         """Return the same of some of the perturbations."""
         rows = np.flatnonzero(np.array(kept, bool))
         return replace(
@@ -98,7 +131,14 @@ class Singles:
             means=self.means[rows],
             targeted=self.targeted[rows],
             target_numbers=self.target_numbers[rows],
+            variances=None if self.variances is None else self.variances[rows],
+            guard=self.guard and self.guard.subset(rows),
         )
+
+    @property
+    def linear(self) -> bool:
+        """Whether a score is a plain mean over genes, which has limits that prune partial sets."""
+        return not self.aims and self.guard is None and bool((np.abs(self.signs) == 1.0).all())
 
     def scores(self, members: Integers) -> Floats:
         """Return the scores of combinations; NaN where every gene, or a target twice, is in one.
@@ -107,7 +147,11 @@ class Singles:
             members: numbers of the perturbations of each, [combinations, size].
         """
         scores = self._score(self._change(members), members)
-        return np.where(self._repeated(members), np.nan, scores)
+        refused = self._repeated(members)
+        if self.guard is not None:
+            factor = self._factor(members.shape[1])
+            refused = refused | ~self.guard.stays(members, factor)
+        return np.where(refused, np.nan, scores)
 
     def block_rows(self) -> int:
         """Return how many combinations one block holds."""
@@ -117,36 +161,39 @@ class Singles:
         return 1.0 / (1.0 + self.saturation * (size - 1))
 
     def _change(self, members: Integers) -> Floats:
-        total = self._sum(self.means, members)
+        total = total_of(self.means, members)
         if members.shape[1] == 1:
             return total
         return np.clip(self._factor(members.shape[1]) * total, self.lowest, self.highest)
 
     def _score(self, change: Floats, members: Integers) -> Floats:
+        if self.aims:
+            return self._score_of_aims(change, members)
         if not self.targeted.any():
-            return (change * self.signs).sum(axis=1) / len(self.signs)
-        kept = ~self._any_targeted(members)
-        n_kept = kept.sum(axis=1)
+            return (change * self.signs).sum(axis=1) / np.abs(self.signs).sum()
+        return self._score_of_genes(change, ~any_of(self.targeted, members))
+
+    def _score_of_genes(self, change: Floats, kept: NDArray[np.bool_]) -> Floats:
+        weight = (kept * np.abs(self.signs)).sum(axis=1)
         # No matrix product, whose last bits depend on how many rows there are.
         total = (change * kept * self.signs).sum(axis=1)
-        return np.where(n_kept > 0, total / np.maximum(n_kept, 1), np.nan)
+        return np.where(weight > 0, total / np.where(weight > 0, weight, 1.0), np.nan)
+
+    def _score_of_aims(self, change: Floats, members: Integers) -> Floats:
+        kept = ~any_of(self.targeted, members)
+        variances = np.zeros_like(self.means) if self.variances is None else self.variances
+        variance = self._factor(members.shape[1]) ** 2 * total_of(variances, members)
+        scores = np.zeros(len(members))
+        if self.signs.any():
+            scores = self._score_of_genes(change, kept) / self.scale
+        for aim in self.aims:
+            scores = scores + aim.factor * aim.value(change, variance, kept)
+        return scores
 
     def _repeated(self, members: Integers) -> NDArray[np.bool_]:
         numbers = self.target_numbers[members]
         numbers.sort(axis=1)
         return (np.diff(numbers, axis=1) == 0).any(axis=1)
-
-    def _sum(self, values: Floats, members: Integers) -> Floats:
-        total = values[members[:, 0]]
-        for column in range(1, members.shape[1]):
-            total = total + values[members[:, column]]
-        return total
-
-    def _any_targeted(self, members: Integers) -> NDArray[np.bool_]:
-        targeted = self.targeted[members[:, 0]]
-        for column in range(1, members.shape[1]):
-            targeted = targeted | self.targeted[members[:, column]]
-        return targeted
 
 
 @dataclass(frozen=True)
@@ -216,3 +263,13 @@ class Kept:
         keys = [*(joined[:, c] for c in reversed(range(joined.shape[1]))), -values]
         order = np.lexsort(keys)[: self._most]
         self.members, self.scores = joined[order], values[order]
+
+
+def _at(posterior: Posterior, genes: Integers, kept: Integers) -> Posterior:
+    """Return a posterior of the genes that are scored, and of those that are to stay."""
+    places = np.concatenate([genes, kept])
+    return Posterior(posterior.mean[places], posterior.sd[places], posterior.lfsr[places])
+
+
+def _targeted(interventions: Sequence[Intervention], genes: Sequence[str]) -> NDArray[np.bool_]:
+    return np.array([[i.target == gene for gene in genes] for i in interventions], bool)

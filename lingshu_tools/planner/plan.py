@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from lingshu_model.contracts import Checkpoint, Intervention, Tier
 from lingshu_model.system.lazy import Lazy
@@ -19,27 +19,24 @@ from lingshu_tools.errors import InputError
 from lingshu_tools.experiments.designs import (
     Design,
     design,
-    label_of,
     new_experiment,
     recorded_checkpoint,
 )
-from lingshu_tools.experiments.gene_names import resolve_genes
 from lingshu_tools.experiments.workspace import Workspace
 from lingshu_tools.ledger import NewExperiment, digest_json
-from lingshu_tools.planner.candidates import Candidate, Perturbation, resolve_candidate
+from lingshu_tools.planner.candidates import Candidate, Perturbation
+from lingshu_tools.planner.choosing import chosen_of, split
+from lingshu_tools.planner.objectives.requests import Request
+from lingshu_tools.planner.objectives.wanted import Wanted, wanted_of, wanted_of_record
 from lingshu_tools.planner.race import Race
-from lingshu_tools.planner.rules import ALL_SEEN, resolve_rule, rule_text
-from lingshu_tools.planner.scoring import Scoring, scored
+from lingshu_tools.planner.scoring import Scoring
 
-MAX_CANDIDATES = 2000
 MIN_CELLS = 16
 """Fewer paired cells than this say too little for a budget to be met by lowering them."""
 TOP_N = 10
 DIFFERENCE_SHARE, LEAST_DIFFERENCE = 0.1, 0.02
 """Scores that differ by less than this share of the held-out error are not told apart by more cells
 of a simulation, log1p_cp10k."""
-KEPT_FOR_EACH = 4
-"""Candidates of rules that may be simulated, for each of the `top_n` that are wanted."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +44,7 @@ class Plan:
     """A screen before it runs.
 
     Attributes:
-        objective: what is scored.
+        wanted: what is scored, and what candidates must not do.
         control: the design whose interventions each candidate replaces.
         candidates: perturbations in canonical order; a child's position is its place here.
         scoring: how candidates were chosen from rules; None where all were listed.
@@ -55,12 +52,17 @@ class Plan:
         repeated: labels of candidates that were named more than once; not part of the record.
     """
 
-    objective: Objective
+    wanted: Wanted
     control: Design
     candidates: tuple[Perturbation, ...]
     scoring: Scoring | None = None
     race: Race | None = None
     repeated: tuple[str, ...] = ()
+
+    @property
+    def objective(self) -> Objective:
+        """What is scored."""
+        return self.wanted.objective
 
     @property
     def n_candidates(self) -> int:
@@ -88,8 +90,13 @@ class Plan:
     def residuals(self, tier: str) -> Residuals | None:
         """Return the held-out residuals of a support tier."""
         if tier not in self._residuals:
-            evidence = self.control.checkpoint.evidence
-            self._residuals[tier] = Residuals.from_evidence(evidence, tier)
+            checkpoint = self.control.checkpoint
+            residuals = Residuals.from_evidence(checkpoint.evidence, tier)
+            # Aims are of all genes, in the order of the panel.
+            all_genes = residuals is not None and self.objective.aims
+            self._residuals[tier] = (
+                residuals.over(checkpoint.panel) if residuals and all_genes else residuals
+            )
         return self._residuals[tier]
 
     @Lazy
@@ -107,7 +114,7 @@ class Plan:
         request = {k: v for k, v in self.control.request.items() if k != "interventions"}
         return {
             **request,
-            "objective": {"lower": list(self.objective.down), "raise": list(self.objective.up)},
+            "objective": self.wanted.record,
             "candidates": [[i.model_dump(mode="json") for i in c] for c in self.candidates],
             # Only where there are: plans without keep their digests.
             **({"scoring": self.scoring.record} if self.scoring else {}),
@@ -151,7 +158,7 @@ def child_row(workspace: Workspace, screen_id: str, design: Design, place: int) 
 def make_plan(
     workspace: Workspace,
     *,
-    objective: Mapping[Literal["raise", "lower"], Sequence[str]],
+    objective: Request,
     candidates: Sequence[Candidate | Mapping[str, Any]] | Mapping[str, Any] | str,
     checkpoint: str | None = None,
     context: Mapping[str, str] | None = None,
@@ -166,7 +173,7 @@ def make_plan(
 
     Args:
         workspace: where checkpoints are looked up.
-        objective: genes to raise and to lower, by any name.
+        objective: what is wanted, every name as it was given.
         candidates: perturbations, each a text as of `resolve_candidate` or its interventions;
             rules as of `planner.rules` among them; or `all_seen`, every perturbation trained in
             this context, null labels left out.
@@ -194,14 +201,20 @@ def make_plan(
         seed=seed,
         first_cell=first_cell,
     )
-    wanted = _objective(control.checkpoint, objective)
+    wanted = wanted_of(workspace, control, objective)
     racing, wanted_n = _race_settings(candidates, race=race, top_n=top_n)
-    chosen, scoring, repeated = _chosen(workspace, control, wanted, candidates, wanted_n)
-    control = replace(control, n_cells=_affordable(n_cells, len(chosen), budget))
-    plan = Plan(wanted, control, chosen, scoring, repeated=repeated)
+    chosen = chosen_of(workspace, control, wanted, candidates, wanted_n)
+    n_cells = _affordable(n_cells, len(chosen.candidates), budget)
+    plan = Plan(
+        replace(wanted, left_out=chosen.left_out),
+        replace(control, n_cells=n_cells),
+        chosen.candidates,
+        chosen.scoring,
+        repeated=chosen.repeated,
+    )
     if not racing:
         return plan
-    return replace(plan, race=Race(min(wanted_n, len(chosen)), _indifference(plan)))
+    return replace(plan, race=Race(min(wanted_n, len(plan.candidates)), _indifference(plan)))
 
 
 def plan_of(workspace: Workspace, record: Mapping[str, Any]) -> Plan:
@@ -220,7 +233,7 @@ def plan_of(workspace: Workspace, record: Mapping[str, Any]) -> Plan:
     candidates = tuple(tuple(Intervention(**i) for i in c) for c in record["candidates"])
     scoring, race = record.get("scoring"), record.get("race")
     return Plan(
-        objective_of(record),
+        wanted_of_record(record["objective"], control.checkpoint, control.context),
         control,
         candidates,
         scoring and Scoring.of_record(scoring),
@@ -228,27 +241,9 @@ def plan_of(workspace: Workspace, record: Mapping[str, Any]) -> Plan:
     )
 
 
-def objective_of(record: Mapping[str, Any]) -> Objective:
+def objective_of(record: Mapping[str, Any], checkpoint: Checkpoint) -> Objective:
     """Return the objective written in a ledger's screen row."""
-    wanted = record["objective"]
-    return Objective(tuple(wanted["raise"]), tuple(wanted["lower"]))
-
-
-def _objective(
-    checkpoint: Checkpoint, arguments: Mapping[Literal["raise", "lower"], Sequence[str]]
-) -> Objective:
-    up = sorted(resolve_genes(checkpoint, arguments.get("raise", ())))
-    down = sorted(resolve_genes(checkpoint, arguments.get("lower", ())))
-    both = sorted(set(up) & set(down))
-    if both:
-        message = f"objective raises and lowers {both[0]!r}; name each gene once"
-        raise InputError(message)
-    if not up and not down:
-        message = (
-            'objective names no gene; give genes to raise or to lower, e.g. {"lower": ["STAT1"]}'
-        )
-        raise InputError(message)
-    return Objective(tuple(up), tuple(down))
+    return wanted_of_record(record["objective"], checkpoint, record["context"]).objective
 
 
 def _race_settings(candidates: Any, *, race: bool | None, top_n: int | None) -> tuple[bool, int]:
@@ -257,7 +252,7 @@ def _race_settings(candidates: Any, *, race: bool | None, top_n: int | None) -> 
     Raises:
         InputError: `top_n` would be left unused.
     """
-    racing = bool(_split(candidates)[1]) if race is None else race
+    racing = bool(split(candidates)[1]) if race is None else race
     if top_n is not None and not racing:
         message = (
             f"top_n={top_n} is of a race, in which cells are spent until the best are settled; "
@@ -276,66 +271,6 @@ def _indifference(plan: Plan) -> float:
         and (error := residuals.of_objective(plan.objective)) is not None
     ]
     return round(max(LEAST_DIFFERENCE, DIFFERENCE_SHARE * max(errors, default=0.0)), 3)
-
-
-def _split(candidates: Any) -> tuple[list[Any], list[str]]:
-    """Return candidates named one by one, and the texts of rules."""
-    if candidates == ALL_SEEN or (isinstance(candidates, list) and candidates == [ALL_SEEN]):
-        return [ALL_SEEN], []
-    items = [candidates] if isinstance(candidates, str | Mapping) else list(candidates)
-    texts = [rule_text(item) for item in items]
-    listed = [item for item, text in zip(items, texts, strict=True) if text is None]
-    return listed, [text for text in texts if text is not None]
-
-
-def _chosen(
-    workspace: Workspace, control: Design, objective: Objective, candidates: Any, top_n: int
-) -> tuple[tuple[Perturbation, ...], Scoring | None, tuple[str, ...]]:
-    """Return the candidates to simulate in canonical order, and how they were chosen.
-
-    Third are the labels of candidates that were named more than once, one by one.
-    """
-    listed, texts = _split(candidates)
-    if listed == [ALL_SEEN]:
-        return _listed(_all_seen(control)), None, ()
-    checkpoint = control.checkpoint
-    perturbations = [resolve_candidate(checkpoint, record) for record in listed]
-    repeated = _repeated(perturbations)
-    if not texts:
-        return _listed(perturbations), None, repeated
-    home = workspace.home
-    rules = [resolve_rule(checkpoint, control.context, text, home) for text in texts]
-    keep = KEPT_FOR_EACH * top_n
-    scoring, best = scored(checkpoint, control.context, objective, rules, keep)
-    scoring = replace(scoring, n=scoring.n + len(perturbations))
-    return _listed([*perturbations, *best]), scoring, repeated
-
-
-def _listed(perturbations: Sequence[Perturbation]) -> tuple[Perturbation, ...]:
-    unique = {tuple(i.sort_key for i in p): p for p in perturbations}
-    if not 1 <= len(unique) <= MAX_CANDIDATES:
-        message = (
-            f"candidates hold {len(unique)} perturbations; 1 to {MAX_CANDIDATES} fit in one "
-            'screen. Name targets, or ["all_seen"], or a rule such as "pairs_of all_seen", of '
-            "which the best are simulated; describe_model lists targets."
-        )
-        raise InputError(message)
-    return tuple(unique[key] for key in sorted(unique))
-
-
-def _repeated(perturbations: Sequence[Perturbation]) -> tuple[str, ...]:
-    """Return the labels of perturbations that are listed more than once."""
-    times = Counter(perturbations)
-    return tuple(sorted(label_of(p) for p, n in times.items() if n > 1))
-
-
-def _all_seen(control: Design) -> list[Perturbation]:
-    entries = [
-        tuple(sorted((Intervention(**i) for i in e["interventions"]), key=lambda i: i.sort_key))
-        for e in control.checkpoint.config["seen"]
-        if e["context"] == dict(control.context)
-    ]
-    return [p for p in entries if p and all(i.kind != "sham" for i in p)]
 
 
 def _affordable(n_cells: int, candidates: int, budget: int | None) -> int:

@@ -17,6 +17,7 @@ from lingshu_tools.analysis.certainty import ScorePosterior
 from lingshu_tools.planner.batch import DRAWS, SCORES, UNCLEAR, Pool, pool_of
 from lingshu_tools.planner.beam import best_combinations
 from lingshu_tools.planner.candidates import Perturbation
+from lingshu_tools.planner.choosing import within
 from lingshu_tools.planner.closed_form import Singles
 from lingshu_tools.planner.plan import Plan
 from lingshu_tools.planner.ranking import Ranked, Ranking
@@ -72,25 +73,34 @@ def _others(plan: Plan, seed: int) -> list[Perturbation]:
     if plan.scoring is None:
         return []
     checkpoint, context = plan.control.checkpoint, plan.control.context
+    constraints = plan.wanted.constraints
     sizes: dict[int, list[Intervention]] = {}
     for text in plan.scoring.rules:
         rule = resolve_rule(checkpoint, context, text, None)
-        trained = [p for p in rule.parts if checkpoint.seen(context, (p,))]
+        allowed = [p for p in rule.parts if constraints.allows(p)]
+        trained = [p for p in allowed if checkpoint.seen(context, (p,))]
         fit = [p for p in trained if not checkpoint.unfit(context, (p,))]
         sizes.setdefault(rule.size, []).extend(fit)
     result: list[Perturbation] = []
     for size, parts in sizes.items():
         result += _ladder(plan, parts, size, seed)
-    return result
+    return within(constraints, plan.control, result)[0]
 
 
 def _ladder(plan: Plan, parts: Sequence[Intervention], size: int, seed: int) -> list[Perturbation]:
     """Return the best of each direction, of what is left when the directions before are gone."""
-    singles = Singles.of(plan.control.checkpoint, plan.control.context, parts, plan.objective)
+    singles = Singles.of(
+        plan.control.checkpoint,
+        plan.control.context,
+        parts,
+        plan.objective,
+        plan.wanted.constraints.keep_of(plan.control),
+    )
     if singles is None or not singles.interventions:
         return []
     best = best_combinations(singles, 1, MOST_SINGLES)
-    alone = [(singles.interventions[int(i)],) for i in best.members[:, 0]]
+    scored = np.isfinite(best.scores)
+    alone = [(singles.interventions[int(i)],) for i in best.members[scored, 0]]
     if size == 1:
         return list(alone)
     pool = pool_of(plan.control, plan.objective, alone, seed)

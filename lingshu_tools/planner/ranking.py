@@ -24,11 +24,16 @@ from lingshu_tools.analysis.certainty import (
     ScorePosterior,
     false_sign_rates,
     in_top,
-    score_posterior,
 )
 from lingshu_tools.analysis.held_out import HeldOut
 from lingshu_tools.experiments.designs import Design
-from lingshu_tools.experiments.stored_effects import Parts, parts_of, stored_effect
+from lingshu_tools.experiments.stored_effects import (
+    Parts,
+    parts_of,
+    score_of,
+    stored_effect,
+    tangent_of,
+)
 from lingshu_tools.ledger import Experiment, Ledger, Outcome
 from lingshu_tools.planner.plan import Plan
 from lingshu_tools.planner.race import State
@@ -142,7 +147,7 @@ def rank(plan: Plan, ledger: Ledger, children: Sequence[Experiment]) -> Ranking:
     state = race_state(plan, ledger, children) if plan.race else None
     rows = [
         replace(
-            _ranked(plan, design, child, _score(plan, outcome, state, position), null),
+            _ranked(plan, design, child, _score(plan, design, outcome, state, position), null),
             held_out=plan.held_out[position],
         )
         for position, design in enumerate(plan.designs)
@@ -194,10 +199,10 @@ def _newest(
     return None
 
 
-def _score(plan: Plan, outcome: Outcome, state: State | None, place: int) -> Score:
+def _score(plan: Plan, design: Design, outcome: Outcome, state: State | None, place: int) -> Score:
     """Return the score of a candidate, over the cells of all rounds in a race."""
-    panel = plan.control.checkpoint.panel
-    score = Score.of_record((outcome.result or {})["score"], plan.objective, panel)
+    tangent = tangent_of(design, plan.objective)
+    score = Score.of_record((outcome.result or {})["score"], tangent)
     cells = state.scores.get(place) if state else None
     if cells is None or score.value is None:
         return score
@@ -236,30 +241,36 @@ def _ranked(
     if score.value is None:
         return Ranked(design, child.id, score, None, None)
     p = posterior = combination = None
-    if null is not None and score.weights is not None:
-        p = null.score_p(score.weights, score.value, score.se)
+    if null is not None and score.tangent is not None:
+        p = null.score_p(score.tangent.weights, score.value, score.se)
     stored = stored_effect(design)
-    if stored is not None and score.weights is not None:
-        posterior = score_posterior(stored.posterior, score.weights)
-        combination = _combination(parts_of(design, stored), posterior, score.weights)
+    if stored is not None and score.tangent is not None:
+        posterior = score_of(design, plan.objective, plan.residuals(design.support.tier))
+    if posterior is not None:
+        combination = _combination(plan, design, parts_of(design, stored), posterior)
     predicted = score.value if posterior is None else posterior.mean
     error = _error(plan, design.support.tier, score.left_out, predicted)
     return Ranked(design, child.id, score, error, p, posterior=posterior, combination=combination)
 
 
 def _combination(
-    parts: Parts | None, posterior: ScorePosterior, weights: NDArray[np.float64]
+    plan: Plan, design: Design, parts: Parts | None, posterior: ScorePosterior
 ) -> CombinationScore | None:
     if parts is None:
         return None
-    scores = parts.means @ weights
+    targets = {i.target for i in design.interventions}
+
+    def score(change: NDArray[np.float64]) -> float:
+        return plan.objective.value(design.checkpoint.panel, change, targets) or 0.0
+
+    scores = [score(mean) for mean in parts.means]
     best = int(np.argmax(scores))
     return CombinationScore(
         best=parts.labels[best],
-        best_score=float(scores[best]),
-        gain=posterior.mean - float(scores[best]),
-        additive=float(scores.sum()),
-        saturating=float(parts.saturating @ weights),
+        best_score=scores[best],
+        gain=posterior.mean - scores[best],
+        additive=score(parts.means.sum(axis=0)),
+        saturating=score(parts.saturating),
         measured=parts.measured,
         similarity=parts.similarity,
         parallel=parts.parallel,

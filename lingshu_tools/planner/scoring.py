@@ -16,6 +16,7 @@ from lingshu_tools.errors import InputError
 from lingshu_tools.planner.beam import best_combinations
 from lingshu_tools.planner.candidates import Perturbation
 from lingshu_tools.planner.closed_form import Best, Floats, Singles
+from lingshu_tools.planner.objectives.guard import Keep
 from lingshu_tools.planner.rules import Rule, seen_alone
 
 LEVELS = (0.05, 0.5, 0.95, 1.0)
@@ -65,14 +66,19 @@ def scored(
     objective: Objective,
     rules: Sequence[Rule],
     keep: int,
+    guard: Keep | None = None,
 ) -> tuple[Scoring, list[Perturbation]]:
     """Return what was scored, and the `keep` best candidates that can be simulated, best first.
+
+    Candidates that may change a gene of `guard` have no score.
 
     Raises:
         InputError: the checkpoint stores no effects, or no candidate can be simulated.
     """
     trained = {i.sort_key for i in seen_alone(checkpoint, context)}
-    results = [_Result.of(checkpoint, context, objective, rule, trained, keep) for rule in rules]
+    results = [
+        _Result.of(checkpoint, context, objective, rule, trained, keep, guard) for rule in rules
+    ]
     kept = {p: score for result in results for p, score in result.kept}
     ordered = sorted(kept, key=lambda p: (-kept[p], [i.sort_key for i in p]))[:keep]
     scoring = Scoring(
@@ -85,7 +91,7 @@ def scored(
         quantiles=_quantiles([r.sample for r in results]),
     )
     if not ordered:
-        raise InputError(_nothing(checkpoint, scoring))
+        raise InputError(_nothing(checkpoint, scoring, guard))
     return scoring, ordered
 
 
@@ -107,8 +113,9 @@ class _Result:
         rule: Rule,
         trained: set[tuple[str, str, float]],
         keep: int,
+        guard: Keep | None,
     ) -> _Result:
-        singles = Singles.of(checkpoint, context, rule.parts, objective)
+        singles = Singles.of(checkpoint, context, rule.parts, objective, guard)
         if singles is None:
             message = (
                 f"{checkpoint.name!r} stores no effects in {dict(context)}, so that rules cannot "
@@ -150,15 +157,20 @@ def _named(
     """Return candidates and scores; combinations that were measured have their measured score."""
     named: dict[Perturbation, float] = {}
     for members, score in zip(best.members, best.scores.tolist(), strict=True):
+        if np.isnan(score):
+            continue
         parts = [singles.interventions[i] for i in members]
         named[_in_order(parts)] = round(score, _DIGITS)
     size = best.members.shape[1]
     for parts in _measured(checkpoint, context, singles.interventions, size) if size > 1 else ():
-        weights = objective.weights(checkpoint.panel, {i.target for i in parts})
         effects = checkpoint.effects
-        if weights is not None and effects is not None:
-            score = float(effects.effect(context, parts).posterior.mean @ weights)
-            named[parts] = round(score, _DIGITS)
+        posterior = effects and effects.effect(context, parts).posterior
+        targets = {i.target for i in parts}
+        measured = posterior and objective.value(
+            checkpoint.panel, posterior.mean, targets, posterior.sd**2
+        )
+        if measured is not None:
+            named[parts] = round(measured, _DIGITS)
     return list(named.items())
 
 
@@ -197,7 +209,14 @@ def _quantiles(samples: Sequence[Floats]) -> tuple[float, ...]:
     return tuple(round(value, _DIGITS) + 0.0 for value in values)
 
 
-def _nothing(checkpoint: Checkpoint, scoring: Scoring) -> str:
+def _nothing(checkpoint: Checkpoint, scoring: Scoring, guard: Keep | None) -> str:
+    if guard is not None and scoring.n_unknown + scoring.n_untrained < scoring.n:
+        return (
+            f"none of the {scoring.n:,} candidates of {', '.join(scoring.rules)[:200]} keeps "
+            f"{', '.join(guard.genes[:6])} within {guard.within:g} log1p_cp10k, by the 95 % "
+            "interval of a new experiment; raise keep_within, or keep fewer genes. Nothing was "
+            "planned."
+        )
     kinds = ", ".join(
         f"{len(names)} {kind} targets"
         for kind, names in checkpoint.targets.items()

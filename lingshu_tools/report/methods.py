@@ -11,7 +11,7 @@ from lingshu_tools.execution.screens import candidates_of
 from lingshu_tools.experiments.designs import Design, context_label
 from lingshu_tools.experiments.lookup import is_screen, locate_screen
 from lingshu_tools.ledger import Ledger, Outcome
-from lingshu_tools.planner import Plan, objective_of, plan_of
+from lingshu_tools.planner import Plan, plan_of
 from lingshu_tools.report.evidence import design_sentence, screen_sentence, tier_sentence
 from lingshu_tools.report.experiment_views import shown
 
@@ -47,20 +47,15 @@ def methods_paragraph(app: App, name: str) -> str:
 
 def _of_screen(app: App, name: str) -> str:
     ledger, screen = locate_screen(app, name)
-    plan, wanted = plan_of(app, screen.plan), objective_of(screen.plan)
+    plan = plan_of(app, screen.plan)
     ids = [child.id for child in candidates_of(ledger, name)]
     outcomes = ledger.outcomes(ids)
     succeeded = [o for o in outcomes.values() if o.kind == "succeeded"]
-    genes = [
-        f"{verb} {', '.join(names)}"
-        for verb, names in (("lower", wanted.down), ("raise", wanted.up))
-        if names
-    ]
     tiers: Counter[Tier] = Counter(design.support.tier for design in plan.designs)
     sentences = [
         f"Screen {name} ranked {len(plan.candidates)} perturbations in "
-        f"{context_label(plan.control.context)} by how far they {' and '.join(genes)} (mean signed "
-        f"change, log1p_cp10k); {_simulated(plan, len(succeeded))}.",
+        f"{context_label(plan.control.context)} by how far they {plan.wanted.words} (score in "
+        f"{plan.objective.units}); {_simulated(plan, len(succeeded))}.",
         _sampling(plan.control),
         "All candidates share one control arm.",
         *_computed(ledger, succeeded),

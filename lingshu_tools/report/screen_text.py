@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lingshu_model.contracts.effects import NoEffectError
-from lingshu_tools.analysis.certainty import ScorePosterior, score_posterior
+from lingshu_tools.analysis.certainty import ScorePosterior
 from lingshu_tools.experiments.designs import Design
-from lingshu_tools.experiments.stored_effects import stored_effect
+from lingshu_tools.experiments.stored_effects import score_of
 from lingshu_tools.planner import Plan, Ranking
 
 SHOWN_RULES = 200
@@ -16,16 +15,7 @@ SHOWN_RULES = 200
 
 def closed_form(plan: Plan, design: Design) -> ScorePosterior | None:
     """Return the posterior of a candidate's score by stored effects; None without one."""
-    weights = plan.objective.weights(
-        design.checkpoint.panel, {i.target for i in design.interventions}
-    )
-    try:
-        stored = stored_effect(design)
-    except NoEffectError:
-        return None
-    if stored is None or weights is None:
-        return None
-    return score_posterior(stored.posterior, weights)
+    return score_of(design, plan.objective, plan.residuals(design.support.tier))
 
 
 def scoring_sentence(plan: Plan) -> str | None:

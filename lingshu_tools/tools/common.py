@@ -34,6 +34,15 @@ LONGEST_CALL = 2000
 LOG1P = "log1p_cp10k: ln(1 + counts per 10,000)"
 
 
+def score_units(units: str) -> str:
+    """Return what results say of the units of a screen's score."""
+    return {
+        "log1p_cp10k": LOG1P,
+        "cosine": "cosine of two effects, -1 to 1",
+        "share of distance": "share of the distance of two mean profiles that is closed, at most 1",
+    }.get(units, "sum of aims, each in standard deviations over trained perturbations")
+
+
 class InterventionArgument(Arguments):
     """One thing done to the cells."""
 

@@ -1,7 +1,8 @@
 """list_experiments: what is in the ledger, newest first, filtered and in pages."""
 
 import json
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -12,6 +13,7 @@ from lingshu_tools.calls.results import Result, Truncated, View, call_text, rend
 from lingshu_tools.errors import InputError, quoted
 from lingshu_tools.experiments.designs import context_label
 from lingshu_tools.ledger import Listed, Page, Screen
+from lingshu_tools.planner import shown_of_record
 from lingshu_tools.tools.common import printed
 
 MOST_SCREENS = 1000
@@ -209,8 +211,9 @@ def _list_screens(app: App, arguments: ListExperiments) -> ListResult:
 
 def _is_wanted(screen: Screen, arguments: ListExperiments) -> bool:
     plan = screen.plan
-    objective: dict[str, list[str]] = plan.get("objective") or {}
-    genes = {gene.casefold() for each in objective.values() for gene in each}
+    record = plan.get("objective") or {}
+    named = [*record.get("lower", ()), *record.get("raise", ()), *_texts(plan)]
+    genes = {gene.casefold() for gene in named}
     text = f"{screen.id} {json.dumps(plan, ensure_ascii=False)}".casefold()
     return (
         _is_newer(screen.created_at, arguments)
@@ -220,9 +223,16 @@ def _is_wanted(screen: Screen, arguments: ListExperiments) -> bool:
     )
 
 
+def _texts(plan: Mapping[str, Any]) -> list[str]:
+    """Return what an objective has beside genes: sets, perturbations, contexts."""
+    record = plan.get("objective") or {}
+    of_sets = [each["name"] for sets in record.get("sets", {}).values() for each in sets]
+    return [*of_sets, *(aim["label"] for aim in record.get("aims", []))]
+
+
 def _screen_view(app: App, screen: Screen) -> ScreenView:
     plan = screen.plan
-    objective: dict[str, list[str]] = plan.get("objective") or {}
+    objective = shown_of_record(plan["objective"]) if plan.get("objective") else {}
     parts = [
         f"{verb} {', '.join(genes[:_NAMED])}"
         + (f" and {len(genes) - _NAMED} more" if len(genes) > _NAMED else "")

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    WithJsonSchema,
+    field_validator,
+)
 
 from lingshu_model.contracts import Tier
 from lingshu_tools.analysis.certainty import LEAST_LFSR
@@ -20,9 +26,12 @@ from lingshu_tools.calls.results import (
     render,
     text_table,
 )
-from lingshu_tools.experiments.designs import label_of
+from lingshu_tools.errors import InputError, quoted
+from lingshu_tools.experiments.designs import context_label, label_of
 from lingshu_tools.ledger import Screen
-from lingshu_tools.planner import Plan, make_plan
+from lingshu_tools.planner import Plan, Request, make_plan
+from lingshu_tools.planner.choosing import left_out_words
+from lingshu_tools.planner.objectives.gene_lists import weighted
 from lingshu_tools.planner.ranking import errors_by_tier, null_labels
 from lingshu_tools.planner.rules import rule_text
 from lingshu_tools.report.evidence import (
@@ -34,10 +43,11 @@ from lingshu_tools.report.evidence import (
 )
 from lingshu_tools.report.screen_text import closed_form, listed, scoring_sentence
 from lingshu_tools.tools.common import (
-    LOG1P,
     CellSettings,
     InterventionArgument,
+    score_units,
 )
+from lingshu_tools.tools.context_argument import context_map
 
 if TYPE_CHECKING:
     from lingshu_tools.app import App
@@ -51,15 +61,77 @@ MOST_VALUES = 5_000_000
 NAMED_UNFIT = 10
 
 
-class ObjectiveArgument(Arguments):
-    """Genes to move; the score is the mean of sign × change over them, so larger is better."""
+Names = Annotated[list[Annotated[str, Field(min_length=1, max_length=4096)]], Field(max_length=500)]
 
-    up: list[str] = Field(
-        default_factory=list, alias="raise", max_length=500, description="Genes to raise"
+
+class ObjectiveArgument(Arguments):
+    """What to look for, and what candidates must not do; a larger score is better.
+
+    The score of genes is the mean of sign x change over them. With several aims each is divided by
+    its spread over trained perturbations, and the sum is the score.
+    """
+
+    up: Names = Field(
+        default_factory=list,
+        alias="raise",
+        description="Genes, gene sets (Hallmark, Reactome, FILE.gmt#SET); STAT1:2 counts twice",
     )
-    down: list[str] = Field(
-        default_factory=list, alias="lower", max_length=500, description="Genes to lower"
+    down: Names = Field(default_factory=list, alias="lower", description="The same")
+    like: Names = Field(default_factory=list, description="Perturbations to resemble")
+    unlike: Names = Field(default_factory=list, description="To reverse")
+    toward: str | None = Field(
+        default=None,
+        max_length=500,
+        description="Experiment id, or context cell_type=B cell",
     )
+    magnitude: float | None = Field(default=None, description="1: large effect, -1: small")
+    keep: Names = Field(
+        default_factory=list, description="Genes that must stay within ± keep_within"
+    )
+    keep_within: float | None = Field(default=None, description="Default 0.5")
+    avoid: Names = Field(default_factory=list, description="Targets: genes, sets, FILE.txt")
+    only: Names = Field(default_factory=list, description="Allowed kinds, targets")
+
+    @field_validator("toward", mode="before")
+    @classmethod
+    def _line(cls, given: Any) -> Any:
+        """Return a context in any form as the line in which it is listed."""
+        context = given if isinstance(given, str) else context_map(given)
+        return context_label(context) if isinstance(context, dict) else context
+
+    def request(self) -> Request:
+        """Return it as the planner takes it.
+
+        Raises:
+            InputError: `toward` is neither an id nor a context.
+        """
+        name, weight = weighted(self.toward or "")
+        toward: str | dict[str, str] | None = name or None
+        if name and not name.startswith("exp_"):
+            try:
+                toward = context_map(name)
+            except ValueError as error:
+                message = (
+                    f"toward={quoted(name)} is neither an experiment id exp_… nor a context such "
+                    'as "cell_type=B cell"; describe_model lists contexts'
+                )
+                raise InputError(message) from error
+        given = self.model_dump(exclude={"toward"})
+        return Request(**given, toward=toward, toward_weight=weight)
+
+
+# The fields are described in plan_screen, which is listed before.
+WithoutDescriptions = WithJsonSchema(
+    {
+        "type": "object",
+        "properties": {
+            name: {key: field[key] for key in ("type", "items") if key in field}
+            if "anyOf" not in field
+            else {"type": field["anyOf"][0]["type"]}
+            for name, field in ObjectiveArgument.model_json_schema()["properties"].items()
+        },
+    }
+)
 
 
 def _candidates(given: Any) -> Any:
@@ -114,7 +186,7 @@ class PlanScreen(ScreenSettings):
 
     detail: Detail = "concise"
     objective: ObjectiveArgument = Field(
-        description='What to look for, e.g. {"lower": ["PSMB9", "STAT1"]}; symbols or Ensembl ids'
+        description='What to look for, e.g. {"lower": ["PSMB9", "STAT1"]}'
     )
     candidates: Candidates = Field(description=CANDIDATES)
 
@@ -165,7 +237,7 @@ def requested_plan(
     """Return the resolved plan of what was asked."""
     return make_plan(
         app,
-        objective={"raise": objective.up, "lower": objective.down},
+        objective=objective.request(),
         candidates=candidates
         if isinstance(candidates, str)
         else [c if isinstance(c, str) else [i.wire() for i in c] for c in candidates],
@@ -200,7 +272,9 @@ def plan_result(app: App, plan: Plan, screen: Screen | None) -> PlanResult:
             f"A screen of {plan.n_candidates:,} perturbations to {in_words(plan)}, {_cells(plan)}: "
             f"{cost_sentence(cost)}. {screen_sentence(plan.held_out, checkpoint, tier)}"
         ),
-        units={"prediction_error": LOG1P, "sham_limit": LOG1P},
+        units=dict.fromkeys(
+            ("best.score", "prediction_error", "sham_limit"), score_units(plan.objective.units)
+        ),
         support=support_of(plan),
         evidence=evidence_view(checkpoint, tier),
         caveats=caveats_of(plan),
@@ -208,7 +282,7 @@ def plan_result(app: App, plan: Plan, screen: Screen | None) -> PlanResult:
         ledger_head=str(app.ledger.head()),
         next_step=call_text("run_screen", screen_id=screen.id) if screen else None,
         cost=cost,
-        objective=plan.record["objective"],
+        objective=plan.wanted.shown,
         context=dict(plan.control.context),
         n_cells=plan.control.n_cells,
         n_candidates=plan.n_candidates,
@@ -289,6 +363,7 @@ def caveats_of(plan: Plan) -> list[str]:
     ]
     if left_out:
         sentences.append(f"A target's own gene is left out of its score: {listed(left_out, 5)}.")
+    sentences += left_out_words(plan.wanted.left_out)
     sentences += _unfit(plan)
     scoring = scoring_sentence(plan)
     sentences += [scoring] if scoring else []
@@ -324,8 +399,7 @@ def _unfit(plan: Plan) -> list[str]:
 
 def in_words(plan: Plan) -> str:
     """Return an objective as a phrase: `lower PSMB9, STAT1 and raise CD86`."""
-    parts = (("lower", plan.objective.down), ("raise", plan.objective.up))
-    return " and ".join(f"{verb} {_listed(genes)}" for verb, genes in parts if genes)
+    return plan.wanted.words
 
 
 def sham_limit(plan: Plan) -> float | None:
@@ -361,11 +435,6 @@ def _wont_show(plan: Plan, error: float | None) -> list[str]:
         "Anything about candidates that are not listed, dose, time or viability.",
         f"More than these {plan.control.n_cells} cells can: more cells narrow mc_interval only.",
     ]
-
-
-def _listed(genes: tuple[str, ...]) -> str:
-    names = list(genes) if len(genes) <= 6 else [*genes[:5], f"{len(genes) - 5} more"]
-    return " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
 
 
 def _text(result: PlanResult) -> str:

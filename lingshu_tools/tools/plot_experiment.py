@@ -183,7 +183,7 @@ def _shown(request: PlotExperiment, kind: Kind, drawn: Answer | State) -> dict[s
 def _screen_fields(app: App, screen_id: str) -> dict[str, Any]:
     plan = plan_of(app, locate_screen(app, screen_id)[1].plan)
     return {
-        "units": {"score": "log1p_cp10k", "prediction_error": "log1p_cp10k"},
+        "units": dict.fromkeys(("score", "prediction_error"), plan.objective.units),
         "support": support_of(plan),
         "evidence": evidence_view(plan.control.checkpoint, weakest(plan)),
         "screen_id": screen_id,

@@ -37,7 +37,7 @@ from lingshu_tools.planner.plate import CONTROL, SHAPES, Well, plate_map
 from lingshu_tools.planner.proposals import proposal_pool, simulated_pool
 from lingshu_tools.report.evidence import evidence_view, screen_sentence
 from lingshu_tools.report.screen_text import listed
-from lingshu_tools.tools.common import LOG1P, WaitS
+from lingshu_tools.tools.common import WaitS, score_units
 from lingshu_tools.tools.plan_screen import in_words, recorded, support_of, weakest
 from lingshu_tools.tools.plot_experiment import PLOTS_URI
 from lingshu_tools.tools.unfinished_files import created_at_of, unfinished
@@ -220,7 +220,7 @@ def _drawn(
         "shape": list(SHAPES[int(arguments.plate)]),
         "controls": CONTROL,
         "wells": rows,
-        "numbers": [_flat(row) for row in rows],
+        "numbers": [_flat(row, plan.objective.units.replace(" ", "_")) for row in rows],
     }
     task = Task("plot", f"{proposal.id} plate", job, folder=app.home / "plots")
     return app.children.begin(task)
@@ -247,7 +247,7 @@ def _guides(pool: Pool, place: int) -> int:
     return sum(i.kind in kinds for i in pool.candidates[place])
 
 
-def _flat(row: dict[str, Any]) -> dict[str, Any]:
+def _flat(row: dict[str, Any], units: str) -> dict[str, Any]:
     two = row["guides"] > 0
     return {
         "plate": row["plate"],
@@ -259,7 +259,7 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
         # Replicates alternate between two guides of each gene, so that one guide is no finding.
         "guide": (row["replicate"] - 1) % 2 + 1 if two else "",
         "effect_direction": row["direction"],
-        "expected_score_log1p_cp10k": "" if row["score"] is None else row["score"],
+        f"expected_score_{units}": "" if row["score"] is None else row["score"],
     }
 
 
@@ -290,7 +290,10 @@ def _result(
     fields["caveats"] = [*fields["caveats"], *_caveats(arguments, pool, batch)]
     return ProposalResult(
         **fields,
-        units={"score": LOG1P, "expected_best": LOG1P, "real_cells": REAL_CELLS},
+        units={
+            **dict.fromkeys(("score", "expected_best"), score_units(plan.objective.units)),
+            "real_cells": REAL_CELLS,
+        },
         support=support_of(plan),
         evidence=evidence_view(plan.control.checkpoint, tier),
         screen_id=screen.id,
@@ -316,7 +319,7 @@ def _summary(
     return (
         f"{len(labels)} perturbations to {in_words(plan)}, {arguments.replicates} wells each and "
         f"{n_controls} controls on {plates}: {listed(labels, 4)}. {batch.n_directions} effect "
-        f"directions; expected best {batch.picks[-1].expected_best:.2f} log1p_cp10k, "
+        f"directions; expected best {batch.picks[-1].expected_best:.2f} {plan.objective.units}, "
         f"{batch.expected_hits:.1f} expected hits (at least {pool.hit_at:.2f}). {known}"
     )
 
@@ -345,7 +348,12 @@ def _view(plan: Plan, pool: Pool, place: int, counts: CountModel | None) -> Pick
 
 
 def _real_cells(plan: Plan, pool: Pool, place: int, counts: CountModel) -> tuple[int, int] | None:
-    """Return how many real cells of either arm would show a pick's score."""
+    """Return how many real cells of either arm would show a pick's score; None with aims.
+
+    The variance of a score between cells is known where it is a sum over genes.
+    """
+    if plan.objective.aims:
+        return None
     candidate, score = pool.candidates[place], pool.scores[place]
     stored = stored_effect(replace(plan.control, interventions=candidate))
     targets = {i.target for i in candidate}

@@ -22,6 +22,7 @@ from lingshu_tools.planner import Plan, plan_of, rank
 from lingshu_tools.planner.batch import Pool, pool_of
 from lingshu_tools.planner.candidates import Perturbation, resolve_candidate
 from lingshu_tools.planner.learning import (
+    SCORE_UNITS,
     VALUES,
     Comparison,
     Measured,
@@ -134,7 +135,9 @@ def record_measurements(app: App, arguments: RecordMeasurements) -> MeasurementR
     follows = _next(app, screen, plan, pool, measured, before, arguments, known_labels)
     payload["next"] = {label: list(names) for label, names in follows.chosen.items()}
     row = known or app.ledger.record_measurements(screen.id, payload, principal=app.principal)
-    comparison = compared(pool, measured, units=arguments.units, hit_at=arguments.hit_at)
+    # Scores in other units than genes' changes cannot be compared with values themselves.
+    units = arguments.units if plan.objective.units == SCORE_UNITS else ""
+    comparison = compared(pool, measured, units=units, hit_at=arguments.hit_at)
     return _result(app, screen, plan, row, pool, measured, comparison, follows)
 
 

@@ -7,7 +7,7 @@ transaction and handed to the engine at once, so the engine goes on when this pr
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
@@ -35,7 +35,6 @@ from lingshu_tools.report.evidence import cost_of, evidence_view, screen_sentenc
 from lingshu_tools.report.ranking_rows import RankedView, ranked_view, ranking_table
 from lingshu_tools.report.screen_text import listed, race_caveats
 from lingshu_tools.tools.common import (
-    LOG1P,
     MAX_ROWS,
     DryRun,
     MaxSeconds,
@@ -43,11 +42,13 @@ from lingshu_tools.tools.common import (
     WaitS,
     require_affordable,
     run_text,
+    score_units,
 )
 from lingshu_tools.tools.plan_screen import (
     Candidates,
     ObjectiveArgument,
     ScreenSettings,
+    WithoutDescriptions,
     caveats_of,
     in_words,
     plan_result,
@@ -77,7 +78,7 @@ class RunScreen(ScreenSettings):
         max_length=80,
         description="A plan's id, scr_…; beside it only tags, wait_s, dry_run and top",
     )
-    objective: ObjectiveArgument | None = Field(
+    objective: Annotated[ObjectiveArgument | None, WithoutDescriptions] = Field(
         default=None, description='Without screen_id: what to look for, e.g. {"lower": ["STAT1"]}'
     )
     candidates: Candidates | None = Field(
@@ -247,7 +248,7 @@ def _cost_only(app: App, arguments: RunScreen, plan: Plan, screen: Screen | None
 
 def _plan_fields(plan: Plan) -> dict[str, Any]:
     return {
-        "objective": plan.record["objective"],
+        "objective": plan.wanted.shown,
         "context": dict(plan.control.context),
         "n_cells": plan.control.n_cells,
         "n_candidates": plan.n_candidates,
@@ -280,7 +281,9 @@ def _result(
         **_plan_fields(plan),
         status=status,
         summary=_summary(plan, ranking),
-        units=dict.fromkeys(("score", "mc_interval", "prediction_error"), LOG1P),
+        units=dict.fromkeys(
+            ("score", "mc_interval", "prediction_error"), score_units(plan.objective.units)
+        ),
         support=support_of(plan),
         evidence=evidence_view(plan.control.checkpoint, tier),
         caveats=[
@@ -344,7 +347,7 @@ def _leaders(plan: Plan, scored: Sequence[Ranked]) -> str:
     )
     return (
         f"To {in_words(plan)}, the checkpoint ranks first: {names} "
-        f"(log1p_cp10k; {known}; {len(scored)} candidates)."
+        f"({plan.objective.units}; {known}; {len(scored)} candidates)."
     )
 
 

@@ -81,7 +81,9 @@ def test_the_strict_form_requires_every_argument_and_takes_null_for_none(tool: s
             assert schema["required"] == list(schema["properties"]), place
     good = tool_calls("exp_x", wait_s=1)[tool]
     filled = dict.fromkeys(strict["properties"]) | {
-        name: {"raise": None, **value} if name == "objective" else value
+        name: dict.fromkeys(strict["properties"][name]["properties"]) | value
+        if name == "objective"
+        else value
         for name, value in good.items()
     }
     if "values" in good:

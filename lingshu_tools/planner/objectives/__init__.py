@@ -1,0 +1,1 @@
+"""Objectives of screens: what a call asks for, resolved, and what a plan keeps of it."""
