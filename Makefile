@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install -q --no-compile --disable-pip-version-check 
 # leaves it to the first import, which this would forbid.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo reference-ledger test style lint format coverage proofs crash bundle page page-check clean
+.PHONY: help demo reference-ledger test style lint format coverage proofs crash bundle page page-check docs docs-check figures clean
 
 help:
 	@echo "make demo              install, then screen 25 knock-outs and replay one"
@@ -21,6 +21,9 @@ help:
 	@echo "make reference-ledger  remake experiments.db from the demo's experiments"
 	@echo "make bundle            dist/: the wheel, and the .mcpb for desktop clients"
 	@echo "make page | page-check build the lab page from its sources, or check that it is current (npm)"
+	@echo "make docs              the documentation site in docs/_site, strictly, with its notebooks executed"
+	@echo "make docs-check        links, code blocks and error texts of all pages"
+	@echo "make figures           draw the figures of the documentation again"
 	@echo "make clean             remove the environment, caches and the demo's home"
 
 $(BIN)/python:
@@ -88,6 +91,22 @@ page: mcp_server/page/node_modules
 page-check: mcp_server/page/node_modules
 	@node mcp_server/page/build.mjs --check
 
+.venv/.docs: .venv/.run
+	@echo "installing the documentation tools"
+	@$(PIP) -e ".[docs]"
+	@touch $@
+
+# A warning is an error: a link or an anchor that leads nowhere, a page outside the contents. The
+# notebooks work in a home of their own, whose engine is stopped at the end.
+docs: .venv/.docs
+	@$(BIN)/python -m docs.builder docs/_site
+
+docs-check: .venv/.dev
+	@$(BIN)/python -m pytest -q -n $(WORKERS) tests/documentation tests/test_pages.py
+
+figures: .venv/.run
+	@$(BIN)/python -m docs.builder.figures docs/figures
+
 clean:
-	rm -rf .venv demo-home build dist .pytest_cache .ruff_cache .hypothesis htmlcov .coverage*
+	rm -rf .venv demo-home build dist docs/_site .pytest_cache .ruff_cache .hypothesis htmlcov .coverage*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

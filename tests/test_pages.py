@@ -8,7 +8,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/**/*.md")]
-LINK = re.compile(r"\]\((?!https?:)([^)\s]+)\)")
+PAGES = [page for page in PAGES if "_site" not in page.parts]
+LINK = re.compile(r"(?:\]\(|<img src=\")(?!https?:)([^)\s\"]+)(?:\)|\")")
 CODE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 
 

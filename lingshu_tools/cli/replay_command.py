@@ -77,10 +77,14 @@ def replay(
         _many(ctx, share, database)
         return
     if database is not None:
-        message = "--ledger goes with --all and --sample"
+        message = (
+            "--ledger goes with --all and --sample. An id alone is looked up in this home and in "
+            "the shipped experiments.db"
+        )
         raise click.UsageError(message)
     from lingshu_tools.calls.registry import registry
     from lingshu_tools.experiments.lookup import is_screen
+    from lingshu_tools.tools.replay_experiment import verdict_sentence
 
     app = open_app()
     if is_screen(experiment_id):
@@ -88,7 +92,9 @@ def replay(
         show(result, registry()["replay_experiment"].text(result))
     else:
         result = call_and_wait(app, "replay_experiment", {"id": experiment_id})
-        show(result)
+        # One that was waited for is shown as the experiment that it is, with its verdict beside.
+        later = getattr(result, "replay", None)
+        show(result, later and verdict_sentence(later.of, later.verdict, later.differs))
     ctx.exit(0 if verdict_of(result) in ("exact", "same_kind", "equivalent") else 1)
 
 

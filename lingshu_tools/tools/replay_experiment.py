@@ -271,14 +271,18 @@ def _compared(
             "summary": f"{name} was {kind}, so this is a first result, not a comparison.",
             "next_step": f"{call_text('get_experiment', id=replay.id)} shows it.",
         }
-    numerics = comparison.differs.get("environment") or {}
-    named = ", ".join(list(numerics)[:5])
     return {
-        "summary": f"Replay of {name} from its row, computed anew: {_SAID[comparison.verdict]}."
-        + (f" The environments differ in {named}." if named else ""),
+        "summary": verdict_sentence(name, comparison.verdict, comparison.differs),
         "units": {"differs.counts.largest_difference": "count (UMI)"},
         "next_step": None if comparison.verdict == "exact" else _REASON,
     }
+
+
+def verdict_sentence(name: str, verdict: str, differs: Mapping[str, Any]) -> str:
+    """Return in words how the replay of an experiment ended."""
+    named = ", ".join(list(differs.get("environment") or {})[:5])
+    sentence = f"Replay of {name} from its row, computed anew: {_SAID[verdict]}."
+    return sentence + (f" The environments differ in {named}." if named else "")
 
 
 def _text(result: ReplayResult) -> str:

@@ -206,3 +206,20 @@ def test_the_command_line_replays_a_screen_and_names_each(
     assert "5 exact" in messages.output
     result = json.loads(CliRunner().invoke(main, ["replay", done, "--json"]).output)
     assert result["verdicts"] == {"exact": 5}
+
+
+def test_the_command_line_says_the_verdict_of_a_replay_that_it_waited_for(
+    app: App, done: str, monkeypatch: pytest.MonkeyPatch
+):
+    first = app.ledger.children(done)[0].id
+
+    def without_waiting(app: App, tool: str, arguments: dict[str, Any]) -> Any:
+        # As beside an engine that starts: the first call ends before the replay does.
+        wait = {"wait_s": 0} if tool == "replay_experiment" else {}
+        return call(app, tool, arguments | wait)
+
+    monkeypatch.setattr("lingshu_tools.cli.replay_command.open_app", lambda: app)
+    monkeypatch.setattr("lingshu_tools.calls.dispatcher.call", without_waiting)
+    messages = CliRunner().invoke(main, ["replay", first])
+    assert messages.exit_code == 0, messages.output
+    assert f"Replay of {first} from its row, computed anew: exact" in messages.output
