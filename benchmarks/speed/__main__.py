@@ -1,7 +1,7 @@
-"""How fast sampling and training are: `python -m benchmarks.speed sample|plain|train`.
+"""How fast sampling and training are: `python -m benchmarks.speed sample|plain|train|compare`.
 
-Each command is one process and one case, and prints one JSON object; benchmarks/README.md says what
-its fields are.
+The first three are one process and one case each, and print one JSON object; benchmarks/README.md
+says what its fields are. `compare` prints a table of training before and after.
 """
 
 import json
@@ -12,6 +12,7 @@ from typing import Any
 import click
 import torch
 
+from benchmarks.speed import comparison
 from benchmarks.speed import plain as textbook
 from benchmarks.speed.clock import Clock, Measured, counted, measure
 from benchmarks.speed.samplers import (
@@ -19,9 +20,9 @@ from benchmarks.speed.samplers import (
     MadeCheckpoint,
     arm_of,
     checkpoint_of,
-    made,
     network_of,
     sampler_of,
+    timed_sampler,
 )
 from benchmarks.speed.training import Step
 from lingshu_model.network import numerics
@@ -132,7 +133,9 @@ def plain(**options: Any) -> None:
 def train(**options: Any) -> None:
     """Cells per second of the training loop's own step."""
     cuda = options["device"] == "cuda"
-    checkpoint = made(options["model"], genes=options["genes"], steps=3, guidance=0.0, tile=4)
+    checkpoint = timed_sampler(
+        options["model"], genes=options["genes"], steps=3, guidance=0.0, tile=4
+    )
     batch = options["batch"] or (256 if cuda else 8)
     micro = options["micro_batch"] or (64 if cuda else 4)
     step = Step(
@@ -158,6 +161,15 @@ def train(**options: Any) -> None:
         threads=torch.get_num_threads(),
         dtype=str(step.dtype),
     )
+
+
+@main.command()
+@click.option("--threads", type=int, default=1)
+@click.option("--rounds", type=int, default=5)
+@click.option("--case", type=int, help="One row of the table, in this process.")
+def compare(threads: int, rounds: int, case: int | None) -> None:
+    """Print a table of training steps before and after, in alternation, in processor time."""
+    comparison.run(threads, rounds, case)
 
 
 def _checkpoint(options: dict[str, Any], tile: int) -> Any:

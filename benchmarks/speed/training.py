@@ -1,16 +1,20 @@
 """One optimiser step of the real training loop, on made cells: forward, backward, AdamW, mean."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.optim import AdamW
 
-from benchmarks.speed.samplers import MadeCheckpoint, arm_of, network_of
+from benchmarks.speed.before import plain_training
+from benchmarks.speed.samplers import MadeCheckpoint, arm_of
 from lingshu_model.network import diffusion, numerics
+from lingshu_model.network.cell_network import Network
+from lingshu_model.network.config import PRESETS
 from lingshu_model.network.tokens import MASK
+from lingshu_model.network.vocabulary import Vocabulary
 from lingshu_model.train import loop
 from lingshu_model.train.ema import PowerEMA
 from lingshu_model.train.spec import TrainingSpec
@@ -37,11 +41,25 @@ class MadeBatches:
 
 
 class Step:
-    """A network in training; call it to take one step of `batch` cells."""
+    """A network in training; call it to take one step of `batch` cells.
+
+    Attributes:
+        plain: whether steps are those before `lingshu_model.network.fused`.
+    """
+
+    plain = False
 
     def __init__(
-        self, checkpoint: MadeCheckpoint, *, batch: int, micro_batch: int, threads: int, device: str
+        self,
+        checkpoint: MadeCheckpoint,
+        *,
+        batch: int,
+        micro_batch: int,
+        threads: int,
+        device: str,
+        whole: bool = True,
     ) -> None:
+        """Draw cells and weights; with `whole` every gene has all 281 tokens."""
         numerics.prepare(threads)
         self.device = torch.device(device)
         fast = numerics.has_fast_bf16(self.device)
@@ -49,22 +67,37 @@ class Step:
         self.accelerator = Accelerator(
             mixed_precision="bf16" if fast else "no", cpu=self.device.type == "cpu"
         )
-        self.network, vocabulary = network_of(checkpoint)
+        genes = checkpoint.config["genes"]
+        counts = _counts(batch, genes)
+        # A training set has more cells than the drawn ones, so its largest counts are larger.
+        largest = None if whole else (2 * counts.amax(dim=0)).clamp_max(280)
+        vocabulary = Vocabulary.from_config(checkpoint.config, checkpoint.panel)
+        shape = PRESETS[checkpoint.config["network"]].without_offsets()
+        self.network = Network(shape, genes, vocabulary.sizes, ceiling=largest)
         self.network.train().to(self.device)
         self.spec = _spec(checkpoint, batch, micro_batch)
         arm = arm_of(checkpoint, None, None)
         conditions = vocabulary.conditions(arm.context, arm.interventions).to(self.device)
-        counts = torch.poisson(torch.full((batch, self.network.genes), 0.4)).long()
         self.cells = MadeBatches(counts.to(self.device), conditions)
-        self.adam = AdamW(self.network.parameters(), lr=1e-4, betas=(0.9, 0.95))
+        self.adam = loop.optimiser(self.network, self.spec)
         self.ema = PowerEMA(self.network)
         self.model: nn.Module = self.accelerator.prepare(loop.NLLLoss(self.network))
         self.number = 0
 
     def __call__(self) -> None:
-        loop._step(self.model, self.adam, self.cells, self.spec, self.number, self.accelerator)
+        """Take one step."""
+        with plain_training() if self.plain else nullcontext():
+            loop._step(self.model, self.adam, self.cells, self.spec, self.number, self.accelerator)
         self.ema.update(self.network)
         self.number += 1
+
+
+def _counts(cells: int, genes: int) -> Tensor:
+    """Return UMI [cells, genes]: means of genes as uneven as those of PBMC, about 5,000 a cell."""
+    generator = torch.Generator().manual_seed(0)
+    means = torch.randn(genes, generator=generator).mul_(2.2).exp_()
+    means *= min(5_000, 8 * genes) / means.sum()
+    return torch.poisson(means.expand(cells, -1), generator=generator).clamp_max(280).long()
 
 
 def _spec(checkpoint: MadeCheckpoint, batch: int, micro_batch: int) -> TrainingSpec:

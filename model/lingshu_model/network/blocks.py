@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lingshu_model.network import numerics
+from lingshu_model.network import fused, numerics
 from lingshu_model.network.config import NetworkConfig
 
 ROPE_BASE = 10_000.0
@@ -44,16 +44,28 @@ class Block(nn.Module):
         """
         batch, length, d = x.shape
         h = norm(x, self.attention_norm)
-        # [batch, heads, length, head] each.
-        q, k, v = self.qkv(h).view(batch, length, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)
-        h = attend(rotate(q, rope), rotate(k, rope), v, mask)
+        h = attend(*self._heads(h, rope), mask)
         x = x + self.out(h.transpose(1, 2).reshape(batch, length, d))
-        gate, up = self.gate_up(norm(x, self.ff_norm)).chunk(2, dim=-1)
+        gate_up = self.gate_up(norm(x, self.ff_norm))
+        if gate_up.requires_grad:
+            return x + self.down(fused.swiglu(gate_up))
+        gate, up = gate_up.chunk(2, dim=-1)
         return x + self.down(F.silu(gate) * up)
+
+    def _heads(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+        """Return rotated queries, rotated keys, and values, [batch, heads, length, head] each."""
+        batch, length, _ = x.shape
+        qkv = self.qkv(x).view(batch, length, 3, self.n_heads, -1)
+        if qkv.requires_grad:
+            return fused.heads(qkv, rope, _attention_dtype(qkv))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        return rotate(q, rope), rotate(k, rope), v
 
 
 def norm(x: Tensor, weight: Tensor) -> Tensor:
     """Return RMSNorm of `x` over its last axis."""
+    if x.requires_grad:
+        return fused.norm(x, weight, NORM_EPS)
     return F.rms_norm(x, (x.shape[-1],), weight.to(x.dtype), NORM_EPS)
 
 
@@ -74,6 +86,12 @@ def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
     cos, sin = rope
     a, b = x.chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
+
+
+def _attention_dtype(qkv: Tensor) -> torch.dtype:
+    """Return the dtype in which `attend` computes for `qkv` [batch, length, 3, heads, head]."""
+    short = qkv.device.type == "cpu" and qkv.shape[1] <= numerics.SHORT
+    return torch.float32 if short else qkv.dtype
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:

@@ -222,12 +222,24 @@ class Network(nn.Module):
             tokens: int64 [batch, genes], MASK where masked or not measured.
             conditions: of the batch.
         """
-        trunk, scores = self._trunk(tokens, conditions)
-        hidden = self._unpack(self.group_up(trunk[:, -self.groups :]))
-        if not self.config.levelled:
+        packed, level = self.packed(tokens, conditions)
+        hidden = self._unpack(packed)
+        if level is None:
             return hidden
-        level = self._level(trunk, scores, hidden, conditions)
         return torch.cat([hidden, level[..., None].to(hidden.dtype)], dim=-1)
+
+    def packed(self, tokens: Tensor, conditions: Conditions) -> tuple[Tensor, Tensor | None]:
+        """Return rows in packed order, and the level of each gene where there is a level path.
+
+        Row `inverse[g]` is that of gene g: [batch, groups, S * d_gene] holds groups * S rows of
+        d_gene per cell. Levels are float32 [batch, genes].
+        """
+        trunk, scores = self._trunk(tokens, conditions)
+        packed = self.group_up(trunk[:, -self.groups :])
+        if not self.config.levelled:
+            return packed, None
+        hidden = packed if self.tilt is None else self._unpack(packed)
+        return packed, self._level(trunk, scores, hidden, conditions)
 
     def embed(self, tokens: Tensor, conditions: Conditions) -> Tensor:
         """Return one vector per cell, float32 [batch, d_model]: the groups' mean."""
@@ -263,7 +275,10 @@ class Network(nn.Module):
     def _level(
         self, trunk: Tensor, scores: Tensor | None, hidden: Tensor, conditions: Conditions
     ) -> Tensor:
-        """Return the level of each gene, float32 [batch, genes]: effect offset plus cell state."""
+        """Return the level of each gene, float32 [batch, genes]: effect offset plus cell state.
+
+        `hidden`, [batch, genes, d_gene], is used by effect offsets only.
+        """
         level = torch.zeros((), device=hidden.device)
         if self.tilt is not None:
             level = level + self.tilt(hidden, conditions, self.prefix.gene_features)
@@ -271,7 +286,7 @@ class Network(nn.Module):
             # The cell-state token is the last of the prefix.
             state = self.to_state(trunk[:, -self.groups - 1]) + self.carry(scores)
             level = level + (state @ self.write).float()
-        return level.expand(hidden.shape[:2])
+        return level.expand(len(trunk), self.genes)
 
     def _pack(self, tokens: Tensor) -> Tensor:
         """Return one vector per group of genes, [batch, groups, d_model] (paper eq 8)."""

@@ -12,6 +12,7 @@ Unmeasured genes are always hidden and never in the loss.
 import torch
 from torch import Tensor
 
+from lingshu_model.network import fused
 from lingshu_model.network.cell_network import Network
 from lingshu_model.network.conditions import Conditions
 from lingshu_model.network.readout import Bucket
@@ -64,23 +65,47 @@ def loss(
         uniform: float [batch, genes], in [0, 1).
     """
     masked, hidden = hide(tokens, measured, times, uniform)
-    rows = network(masked, conditions)
-    # 1 / p for hidden genes, 0 for others, [batch, genes].
-    weight = hidden / ((1 - EPS) * times + EPS)[:, None]
-    nats = sum(_bucket_nats(network, bucket, rows, tokens, weight) for bucket in network.readout)
+    packed, level = network.packed(masked, conditions)
+    # 1 / p of each cell, [batch].
+    weight = ((1 - EPS) * times + EPS).reciprocal()
+    readout = network.readout
+    entries = [
+        # At width 1 the only token has probability 1.
+        (bucket.width, _entries(network, bucket, tokens, hidden, weight))
+        for bucket in readout
+        if bucket.width > 1
+    ]
+    rows = packed.reshape(-1, network.config.d_gene)
+    nats = fused.weighted_nats(rows, level, readout.head, readout.levels, entries)
     return nats / measured.expand_as(tokens).sum()
 
 
-def _bucket_nats(
-    network: Network, bucket: Bucket, rows: Tensor, tokens: Tensor, weight: Tensor
-) -> Tensor:
-    """Return the weighted nats of a bucket's genes, a scalar."""
-    if bucket.width == 1:
-        # The only token has probability 1.
-        return weight.new_zeros(())
-    logits = network.readout.of_bucket(bucket, rows[:, bucket.genes])
+def _entries(
+    network: Network,
+    bucket: Bucket,
+    tokens: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+) -> fused.Entries:
+    """Return the masked genes of a bucket, in ascending order of genes, then cells.
+
+    Args:
+        network: with its packed order.
+        bucket: of genes.
+        tokens: int64 [batch, genes].
+        hidden: bool [batch, genes], true where masked and measured.
+        weight: of each cell, [batch].
+    """
+    member, cell = hidden[:, bucket.genes].T.nonzero(as_tuple=True)
+    gene = bucket.genes[member]
     # Held-out cells may exceed the largest token of training, which has probability 0: they are
     # scored as that largest token.
-    target = tokens[:, bucket.genes].minimum(network.ceiling[bucket.genes])
-    of_target = logits.gather(-1, target[..., None])[..., 0]
-    return ((logits.logsumexp(dim=-1) - of_target) * weight[:, bucket.genes]).sum()
+    target = tokens[cell, gene].minimum(network.ceiling[gene])
+    return fused.Entries(
+        place=cell * (network.groups * network.config.group) + network.inverse[gene],
+        number=cell * network.genes + gene,
+        member=member,
+        target=target,
+        weight=weight[cell],
+        logits=bucket.added(),
+    )

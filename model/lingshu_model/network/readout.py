@@ -41,6 +41,18 @@ class Bucket(nn.Module):
         self.any_above = bool(above.any())
         self.bias = nn.Parameter(torch.zeros(len(genes), width)) if bias else None
 
+    def added(self) -> Tensor | None:
+        """Return what every logit has added, [n, width]: bias, -inf above the largest token.
+
+        None = nothing.
+        """
+        if not self.any_above:
+            return self.bias
+        if self.bias is None:
+            zero = torch.zeros(self.above.shape, device=self.above.device)
+            return zero.masked_fill_(self.above, -torch.inf)
+        return self.bias.masked_fill(self.above, -torch.inf)
+
 
 class Readout(nn.Module):
     """Logits of tokens 0 to a gene's largest observed one.

@@ -61,7 +61,7 @@ def restore(path: Path, digest: str, net: nn.Module, adam: AdamW, ema: PowerEMA)
             ema.average[name].copy_(handle.get_tensor(f"average/{name}"))
             adam.state[parameter] = {
                 # AdamW's own counter, which corrects the bias of the moments.
-                "step": torch.tensor(float(step)),
+                "step": torch.tensor(float(step), device=parameter.device),
                 "exp_avg": handle.get_tensor(f"first/{name}").to(parameter.device),
                 "exp_avg_sq": handle.get_tensor(f"second/{name}").to(parameter.device),
             }
