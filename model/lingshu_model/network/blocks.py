@@ -52,7 +52,7 @@ class Block(nn.Module):
         gate, up = gate_up.chunk(2, dim=-1)
         return x + self.down(F.silu(gate) * up)
 
-    def _heads(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+    def _heads(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> fused.Heads:
         """Return rotated queries, rotated keys, and values, [batch, heads, length, head] each."""
         batch, length, _ = x.shape
         qkv = self.qkv(x).view(batch, length, 3, self.n_heads, -1)

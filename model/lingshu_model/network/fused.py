@@ -4,6 +4,8 @@ Sampling does not use them: its results are replayed to the bit, and stay those 
 expressions. Values here are those of the plain expressions but for rounding.
 """
 
+# The wrapper `once_differentiable` has no types.
+# pyright: reportIncompatibleMethodOverride=false
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -15,6 +17,10 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from lingshu_model.network import numerics
+
+
+Heads = tuple[Tensor, Tensor, Tensor]
+"""Queries, keys and values, [batch, heads, length, head] each."""
 
 
 class _Heads(Function):
@@ -64,7 +70,7 @@ def _turned(x: Tensor, cos: Tensor, sin: Tensor, dtype: torch.dtype) -> Tensor:
     return (halves * cos).addcmul_(other, sin).view(x.shape)
 
 
-def heads(qkv: Tensor, rope: tuple[Tensor, Tensor], dtype: torch.dtype) -> tuple[Tensor, ...]:
+def heads(qkv: Tensor, rope: tuple[Tensor, Tensor], dtype: torch.dtype) -> Heads:
     """Return rotated queries, rotated keys, and values, [batch, heads, length, head] each.
 
     Args:
