@@ -18,7 +18,6 @@ from torch.autograd.function import once_differentiable
 
 from lingshu_model.network import numerics
 
-
 Heads = tuple[Tensor, Tensor, Tensor]
 """Queries, keys and values, [batch, heads, length, head] each."""
 
