@@ -38,8 +38,8 @@ def batch() -> tuple[Tensor, Tensor, Conditions, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(2)
     tokens = torch.poisson(torch.full((CELLS, GENES), 1.5), generator=generator).long()
     tokens[:, 4], tokens[0, 1] = MASK, 9
-    one = torch.zeros(CELLS, 1, dtype=torch.int64)
-    conditions = Conditions(one, one, one, one, one, one.float(), torch.zeros(CELLS))
+    first = torch.zeros(CELLS, 1, dtype=torch.int64)
+    conditions = Conditions(first, first, first, first, first, first.float(), torch.zeros(CELLS))
     times = torch.linspace(0.05, 1.0, CELLS)
     return tokens, tokens != MASK, conditions, times, torch.rand(tokens.shape, generator=generator)
 

@@ -240,7 +240,7 @@ class _WeightedNats(Function):
         of_packed, of_level, of_head, *of_logits = scaled
         # Of the fields of a bucket the last, `logits`, has a gradient.
         none = (None,) * (FIELDS - 1)
-        of_parts = (each for one in of_logits for each in (*none, one))
+        of_parts = (each for last in of_logits for each in (*none, last))
         return of_packed, of_level, of_head, None, None, *of_parts
 
 
