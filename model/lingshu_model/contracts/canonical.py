@@ -54,6 +54,7 @@ def digest_file(path: Path) -> str:
 
 
 def _normal(value: Any, path: str) -> Any:
+    # Integers stay integers: 1 and 1.0 are written differently, and so hash differently.
     if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, float):
@@ -65,6 +66,7 @@ def _normal(value: Any, path: str) -> Any:
         return _text(value, path)
     if isinstance(value, Mapping):
         return {_key(k, path): _normal(v, f"{path}.{k}") for k, v in value.items()}
+    # bytes are a Sequence of int: without this they would pass as a list of numbers.
     if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
         return [_normal(v, f"{path}[{i}]") for i, v in enumerate(value)]
     message = f"{path} is a {type(value).__name__}: canonical JSON holds JSON values only"
@@ -79,6 +81,8 @@ def _key(key: Any, path: str) -> str:
 
 
 def _text(text: str, path: str) -> str:
+    # json.dumps writes a lone surrogate as it is; only the encoding to UTF-8 would fail, without a
+    # path.
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:

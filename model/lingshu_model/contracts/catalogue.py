@@ -57,7 +57,9 @@ Tier = Literal["seen", "seen_elsewhere", "combination_of_seen", "unseen"]
 _IDENTITY = ("config.json", "panel.json")
 _IDENTITY_TABLES = ("model", "effects-", "pool-")
 _PINS = ".digests.json"
+# Seconds for which a mismatch may be a replacement under way, and between two looks at it.
 _REPLACING_S, _REPLACING_PAUSE_S = 1.0, 0.05
+# Modification time in ns, inode and bytes of the pins file.
 _Stamp = tuple[int, int, int]
 
 
@@ -142,6 +144,8 @@ class Checkpoint:
         if "effects" not in self.config:
             return None
         stored = self.config["effects"]
+        # The summaries have a row per condition, effects a control row per context: paired by
+        # context.
         rows = {_context_key(e["context"]): i for i, e in self._controls()}
         means = self.reference["mean_log1p_cp10k"]
         controls = [means[rows[_context_key(c["context"])]] for c in stored["contexts"]]
@@ -169,6 +173,7 @@ class Checkpoint:
 
         A combination is unfit where one of its parts is.
         """
+        # It is gone through twice, and may be a generator.
         interventions = tuple(interventions)
         wanted = [identity(interventions), *(identity((item,)) for item in interventions)]
         return [
@@ -180,6 +185,7 @@ class Checkpoint:
 
     def tables(self, prefix: str) -> dict[str, NDArray[Any]]:
         """Return the tensors of the files `PREFIX-NN.safetensors`, put together along axis 0."""
+        # Parts are numbered, so sorting by name keeps the rows of the whole table in order.
         names = sorted(n for n in self.pinned if n.startswith(f"{prefix}-"))
         parts = [load_file(self.verify_file(name)) for name in names]
         joined = {
@@ -201,6 +207,7 @@ class Checkpoint:
     def nearest(self, context: Mapping[str, str]) -> Mapping[str, Any]:
         """Return the entry of `config["contexts"]` that shares the most fields with `context`."""
         entries = self.config["contexts"]
+        # Of equally near contexts the first in the file: max keeps the first.
         return max(entries, key=lambda e: len(e["context"].items() & context.items()))
 
     def measured(self, context: Mapping[str, str]) -> NDArray[np.bool_]:
@@ -223,6 +230,7 @@ class Checkpoint:
         """
         wanted = identity(interventions)
         result = self._depths(dict(context), wanted)
+        # ln UMI throughout, so a change of depth is added, and depth itself scales.
         if result is None:
             result = self._depths(dict(context), ())
             if result is None:
@@ -249,6 +257,7 @@ class Checkpoint:
             if identity_ and entry_identity(entry) == identity_:
                 control = self._depths(entry["context"], ())
                 if control is not None:
+                    # Quantiles are evenly spaced, so their mean is the mean of ln UMI.
                     moved = float(np.mean(entry["depth_quantiles"]) - control.mean())
                     total, cells = total + moved * entry["n_cells"], cells + entry["n_cells"]
         return total / max(cells, 1)
@@ -270,6 +279,7 @@ class Checkpoint:
             return Support("seen", count, f"{count} training cells of this condition")
         wanted = identity(interventions)
         elsewhere = [e["context"] for e in self.config["seen"] if entry_identity(e) == wanted]
+        # A context without training cells is `unseen`, wherever else the perturbation was seen.
         if elsewhere and dict(context) in self.contexts:
             return Support("seen_elsewhere", 0, f"seen in {len(elsewhere)} other contexts")
         singles = [self.seen(context, (item,)) for item in interventions]
@@ -306,6 +316,7 @@ class Catalogue:
         """
         extra = os.environ.get("LINGSHU_CHECKPOINTS", "")
         added = [home / MODELS] if home else []
+        # The order is that of preference: of one name the first folder counts.
         default = [*(Path(p) for p in extra.split(os.pathsep) if p), *added, SHIPPED]
         self.roots = tuple(default if roots is None else roots)
         self._read: dict[Path, tuple[_Stamp, Checkpoint]] = {}
@@ -334,6 +345,7 @@ class Catalogue:
             CheckpointError: there is none; what is there under the name is said.
         """
         intact = dict(self._intact())
+        # sorted is stable: folders under the name first, then all others in the order of the roots.
         ordered = sorted(intact, key=lambda pins: _name_of(pins) != name)
         for pins in ordered:
             if intact[pins].digest == digest:
@@ -363,11 +375,14 @@ class Catalogue:
 
     def _intact(self) -> Iterator[tuple[Path, Checkpoint]]:
         for pins in self._pins():
+            # A damaged checkpoint must not hide the intact ones beside it.
             with suppress(CheckpointError):
                 yield pins, self._at(pins)
 
     def _at(self, pins: Path) -> Checkpoint:
         try:
+            # Before the reading: pins that are replaced meanwhile get another stamp, and are read
+            # again.
             status = pins.stat()
             stamp = status.st_mtime_ns, status.st_ino, status.st_size
             known = self._read.get(pins)
@@ -379,6 +394,7 @@ class Catalogue:
         pinned = read_pins(pins)
         path = pins.parent / _name_of(pins)
         try:
+            # Tables are verified by their readers, at first use: many requests need none of them.
             file = _verify(path / "config.json", pinned["config.json"])
         except CheckpointError:
             # One that is replaced just now: its folder and its pins take two steps.
@@ -392,6 +408,8 @@ class Catalogue:
         return checkpoint
 
     def _pins(self) -> Iterator[Path]:
+        # Lazily, root by root: a name that an earlier folder has never needs a later one to be
+        # readable.
         for root in self.roots:
             try:
                 yield from sorted(root.glob(f"*{_PINS}"))
@@ -434,7 +452,9 @@ def unpack_genes(text: str, genes: int) -> NDArray[np.bool_]:
 
 def _is_new(*paths: Path) -> bool:
     """Return whether one of these was put there within the last moment."""
+    # ctime, since a copied or moved file may keep its old mtime.
     changed = [path.stat().st_ctime for path in paths if path.exists()]
+    # A time in the future, after a clock was set back, would count as new without end.
     return any(0 <= time.time() - moment < _REPLACING_S for moment in changed)
 
 

@@ -25,10 +25,14 @@ from numpy.typing import NDArray
 ENCODING = "lingshu-cells-1"
 BLOCK_COUNTS = 4096 * 299
 """Cells x genes that are dense at a time. The last bits of stored sums depend on it: it stays."""
+# Values of a dense array at most: 1 GiB of int32.
 DENSE_COUNTS = 1 << 28
+# Bytes written or read at a time; a file up to this size is read whole.
 PIECE = 1 << 20
+# Bytes. The length of a header is read from the file, so it is bounded before it is believed.
 _MAX_HEADER = 1 << 16
 _WIDTHS = {"I64": 8, "I32": 4, "U8": 1}
+# In the order in which safetensors lays them: by width, the widest first, then by name.
 _TENSORS = {"indptr": "I64", "counts": "I32", "indices": "I32", "measured": "U8"}
 
 
@@ -73,6 +77,7 @@ class Cells:
         self.origin = origin
         rows, columns = np.nonzero(counts)
         self.indptr = np.zeros(len(counts) + 1, np.int64)
+        # indptr[i + 1] = counts of cells 0 to i.
         np.cumsum(np.bincount(rows, minlength=len(counts)), out=self.indptr[1:])
         self.indices = columns.astype(np.int32)
         self.values = counts[rows, columns].astype(np.int32)
@@ -120,6 +125,8 @@ class Cells:
         if len(self) * len(self.measured) > DENSE_COUNTS:
             message = f"{self.shape} counts are too many at once: take a slice of the cells"
             raise ValueError(message)
+        # Reads the file once, and checks that genes are on the panel before they are used as
+        # columns.
         result = self[:]
         dense = np.zeros(self.shape, np.int32)
         dense[result.row_of_each, result.indices[:]] = result.values[:]
@@ -140,12 +147,14 @@ class Cells:
         if step != 1:
             message = f"{rows} leaves cells out: take them one after the other"
             raise ValueError(message)
+        # An empty slice keeps one boundary, so that it has zero cells and not minus one.
         indptr = self.indptr[start : max(start, stop) + 1]
         part = slice(int(indptr[0]), int(indptr[-1]))
         indices, values = self.indices[part], self.values[part]
         if len(indices) and not (indices.min() >= 0 and indices.max() < len(self.measured)):
             message = f"genes {indices.min()} to {indices.max()} on a panel of {len(self.measured)}"
             raise ValueError(message)
+        # The origin is left out: a part is no answer to the request for the whole.
         return Cells.from_csr(indptr - indptr[0], indices, values, self.measured)
 
 
@@ -171,6 +180,7 @@ class Blob:
 
     def __iter__(self) -> Iterator[bytes]:
         n_cells, n_counts, measured = 0, 0, None
+        # First pass: the header comes before the tensors and has their lengths.
         for part in self._parts:
             if measured is not None and not np.array_equal(measured, part.measured):
                 message = "cells that measure different genes do not go into one blob"
@@ -182,6 +192,7 @@ class Blob:
             raise ValueError(message)
         yield _header(n_cells, n_counts, len(measured), self._origin)
         yield from self._indptr()
+        # Tensor by tensor, not part by part, so the parts are gone through once for each.
         yield from chain.from_iterable(_pieces(part.values) for part in self._parts)
         yield from chain.from_iterable(_pieces(part.indices) for part in self._parts)
         yield measured.astype(np.uint8).tobytes()
@@ -190,6 +201,7 @@ class Blob:
         end = np.zeros(1, np.int64)
         yield end.astype("<i8").tobytes()
         for part in self._parts:
+            # Each part counts from 0; in the blob its counts follow those of the parts before it.
             following = part.indptr[1:] + end[-1]
             yield following.astype("<i8", copy=False).tobytes()
             end = following if len(following) else end
@@ -256,6 +268,7 @@ class _File:
     """A file read by position, from `start`; closed when nothing refers to it any more."""
 
     def __init__(self, descriptor: int, start: int = 0) -> None:
+        # A descriptor of its cells alone: the caller may close the file.
         self._descriptor, self._start = os.dup(descriptor), start
         weakref.finalize(self, os.close, self._descriptor)
         self.size = os.fstat(self._descriptor).st_size - start
@@ -264,6 +277,8 @@ class _File:
         pieces: list[bytes] = []
         offset += self._start
         while length:
+            # By position, so that several threads can read one file. It may return less than
+            # wanted.
             piece = os.pread(self._descriptor, length, offset)
             if not piece:
                 message = f"the file ends at {offset}, {length} bytes early"
@@ -299,9 +314,11 @@ def _decoded(blob: _Bytes | _File) -> Cells:
         cells = Cells.from_csr(
             indptr, blob.column(*at["indices"]), blob.column(*at["counts"]), measured
         )
+        # Checks the genes of cells in memory at once; those in a file are checked slice by slice.
         if isinstance(blob, _Bytes):
             cells = cells[:]
         cells.origin = origin
+    # Whatever a damaged header leads to (KeyError, IndexError, OverflowError) means one thing.
     except Exception as error:
         message = f"these {blob.size} bytes are not a {ENCODING} blob: {error}"
         raise ValueError(message) from error
@@ -319,6 +336,7 @@ def _header(n_cells: int, n_counts: int, n_genes: int, origin: Origin | None) ->
         begin, end = end, end + lengths[name] * _WIDTHS[dtype]
         described[name] = {"dtype": dtype, "shape": [lengths[name]], "data_offsets": [begin, end]}
     text = json.dumps(described, separators=(",", ":")).encode()
+    # The tensors begin at a multiple of 8, as safetensors aligns them.
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
 
@@ -354,6 +372,7 @@ def _layout(blob: _Bytes | _File) -> tuple[dict[str, tuple[int, int]], Origin | 
             message = f"the tensor {name} is {tensor}"
             raise ValueError(message)
         at[name] = 8 + length + begin, n_values
+    # Bytes behind the last tensor would be no part of the cells, yet of their digest.
     if 8 + length + max(tensor["data_offsets"][1] for tensor in described.values()) != blob.size:
         message = "its tensors end elsewhere"
         raise ValueError(message)

@@ -17,6 +17,7 @@ class CheckpointError(Exception):
     """A checkpoint is missing, damaged or not what its pinned digests say."""
 
 
+# Readers take further fields, such as a dose: pydantic ignores what is not listed here.
 class _Intervention(BaseModel):
     kind: str
     target: str
@@ -44,6 +45,8 @@ def read_pins(pins: Path) -> dict[str, str]:
     """
     try:
         files: Any = json.loads(pins.read_text("utf-8"))["files"]
+        # Every file of the folder is opened by a name of this list, so this is the place to check
+        # it.
         names = [name for name in files if not _is_plain(name)]
         if names or not isinstance(files, dict) or "config.json" not in files:
             message = f"{names[0]!r} is no file of the folder" if names else "no config.json"
@@ -104,4 +107,5 @@ def _is_plain(name: object) -> bool:
     """Return whether a name is that of a file in the folder itself, on every system."""
     if not isinstance(name, str) or name in ("", os.curdir, os.pardir):
         return False
+    # Separators of POSIX and Windows, the drive of a Windows path, and the end of a C string.
     return not any(character in name for character in "/\\:\0")

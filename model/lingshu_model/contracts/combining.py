@@ -71,7 +71,9 @@ class Range:
             means: posterior mean changes of its conditions, [conditions, genes].
             control: mean level of its control cells, [genes]; NaN where not measured.
         """
+        # A mean level cannot fall below 0, so no change is below minus the control level.
         nothing = np.where(np.isfinite(control), -control, -np.inf)
+        # Few conditions say little about how far a gene goes: only 0 bounds it then.
         if len(means) < RANGE_FROM:
             return cls(nothing, np.full(len(control), np.inf))
         return cls(
@@ -117,16 +119,19 @@ def together(
         message = f"{len(parts)} effects are no combination; give two or more"
         raise ValueError(message)
     total = np.sum([p.mean for p in parts], axis=0)
+    # Errors of the single effects are taken as independent.
     variance = np.sum([p.sd**2 for p in parts], axis=0)
     factor = saturation.factor(len(parts))
     mean = np.clip(factor * total, value_range.lowest, value_range.highest)
     # The target's own RNA is changed by the intervention itself, not through a pathway.
+    # -1 stands for a target that is not on the panel.
     genes = [g for g in target_rows if g >= 0]
     nothing = value_range.lowest[genes]
     mean[genes] = np.maximum(total[genes], nothing)
     size2 = np.sum([p.mean**2 for p in parts], axis=0)
     # size^2 is a sum of squares, so the exponent is halved.
     scatter = SCATTER * size2 ** (POWER / 2)
+    # The factor is not applied to the scatter: that of whole doubles about their saturating sum.
     sd = np.sqrt(factor**2 * variance + scatter**2)
     return Together(
         Posterior.normal(mean, sd), Posterior.normal(total, np.sqrt(variance)), saturation.note

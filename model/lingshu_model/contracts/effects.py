@@ -28,7 +28,9 @@ COMBINATION = "combination"
 FEATURES = "features"
 MEASURED = (CELLS, BOTH)
 """Sources with cells of the condition target_rows."""
+# exp(-9.3) = 9e-5 for code 1, to exp(2.1) = 8.4 for code 255, in units of log1p_cp10k.
 SD_LOWEST, SD_STEP = -9.3, 0.045
+# Code 255 stands for exp(-25.5) = 8e-12 and less.
 LFSR_STEPS = 10.0
 ROWS = "effects-rows"
 """Files of tables with a line per row: `mean`, `sd`, `lfsr`, `log_fold`."""
@@ -56,6 +58,7 @@ def entry_identity(entry: Mapping[str, Any]) -> Identity:
 
 def pack_sd(sd: Floats) -> NDArray[np.uint8]:
     """Return one byte for each sd."""
+    # log(0) would warn; such an sd gets code 0 in the next line.
     code = 1 + np.rint((np.log(np.maximum(sd, 1e-300)) - SD_LOWEST) / SD_STEP)
     return np.where(sd > 0, np.clip(code, 1, 255), 0).astype(np.uint8)
 
@@ -126,9 +129,11 @@ class Unseen:
 
     def of(self, gene: int) -> Posterior:
         """Return the effect of perturbing panel gene number `gene`."""
+        # [genes] + [features] @ [features, genes].
         mean = self.share_mean + self.features[gene] @ self.slope
         if self.own is not None:
             mean[gene] = self.own
+        # The floor is minus the mean level of control cells: no level falls below 0.
         mean = np.maximum(mean, self.floor)
         return Posterior.normal(
             mean, np.sqrt(np.maximum(self.base + self.per_square * mean**2, self.least))
@@ -189,6 +194,7 @@ class StoredEffects:
         """
         number = self._known(context)
         row = self.row(context, interventions)
+        # A stored row before all else: a combination with cells needs no model of combinations.
         if row is not None:
             entry = self.rows[row]
             library = float(entry["library"])

@@ -72,12 +72,14 @@ class ErrorModel:
         """Return a posterior with the sd of a new experiment, and the lfsr that follows from it."""
         sd = self.sd(posterior, variance)
         tail = normal_tail(np.abs(posterior.mean) / np.maximum(sd, 1e-300))
+        # The bisection of p0 is slow, and a sign with a high lfsr stays uncalled whatever p0 is.
         near = posterior.lfsr < DOUBTFUL
         p0 = np.zeros_like(tail)
         chosen = Posterior(posterior.mean[near], posterior.sd[near], posterior.lfsr[near])
         p0[near] = parts(chosen)[0]
         # Where mean and sd are 0 there is no tail to speak of, and the stored rate stays.
         wrong = np.where(sd > 0, p0 + (1 - p0) * tail, 0.0)
+        # Never more certain than stored: the factor `posterior` may be below 1.
         return Posterior(posterior.mean, sd, np.maximum(posterior.lfsr, np.minimum(wrong, 1.0)))
 
     @classmethod
@@ -96,6 +98,7 @@ one cell line gave (docs/log.md, 2026-11-29)."""
 def gene_variance(evidence: Mapping[str, Any], genes: int) -> Floats:
     """Return each gene's variance between cells, [genes]; 0 where the evidence has none."""
     values = evidence.get(GENE_VARIANCE)
+    # Variances of another panel belong to other genes.
     if not values or len(values) != genes:
         return np.zeros(genes)
     return np.array([0.0 if v is None else v for v in values], np.float64)

@@ -30,6 +30,7 @@ def rounded(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [rounded(v) for v in value]
     if isinstance(value, float):
+        # Adding 0.0 turns -0.0 into 0.0, as in canonical JSON.
         return float(f"{value:.{DIGITS}g}") + 0.0 if math.isfinite(value) else None
     return value
 
@@ -60,6 +61,7 @@ def _block(brackets: str, items: Iterator[tuple[str, Any]], line: str) -> Iterat
 
 def _are_numbers(values: Sequence[Any]) -> bool:
     kinds = {*map(type, values)}
+    # A bool is an int to issubclass, but JSON writes it as true or false.
     return bool not in kinds and all(issubclass(kind, _NUMBERS) for kind in kinds)
 
 
@@ -68,5 +70,7 @@ def _number_texts(values: Sequence[float | None]) -> list[str]:
         # One call formats all of them; `nan` and `inf` both hold an n.
         text = f"%.{DIGITS}g " * len(values) % tuple(values)
         if "n" not in text:
+            # repr is what json.dumps writes for a finite float, so both branches give the same
+            # text.
             return [repr(float(each) + 0.0) for each in text.split()]
     return [json.dumps(rounded(each), allow_nan=False) for each in values]

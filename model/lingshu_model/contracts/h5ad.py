@@ -21,6 +21,7 @@ FREE_CLAIM = 64 << 20
 """Bytes that a dataset may claim whatever it stores."""
 MAX_RATIO = 1100
 """Claimed over stored bytes beyond that: deflate reaches 1,032."""
+# The registered number of the LZF filter, which h5py carries with it.
 _LZF = 32000
 _FILTERS = {1: "deflate", 2: "shuffle", 3: "fletcher32", 5: "nbit", 6: "scaleoffset", _LZF: "lzf"}
 
@@ -49,6 +50,7 @@ def audit_h5ad(path: Path, limits: Limits | None = None) -> Path:
     real = _real(path)
     try:
         with h5py.File(real, "r") as file:
+            # A claim is what a reader would allocate, not what the file holds; values are not read.
             claimed = sum(
                 _claim(path, name, dataset, limits) for name, dataset in _walk(path, file)
             )

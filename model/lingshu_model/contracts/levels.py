@@ -24,6 +24,7 @@ def cp10k(counts: NDArray[Any], totals: NDArray[Any]) -> Floats:
         totals: the sum of the cell that each count is of, in a shape that broadcasts.
     """
     scaled = np.asarray(counts, np.float64) * CP10K
+    # `where` leaves the zeros of `out` in cells without counts, and no warning of 0 / 0.
     return np.divide(scaled, totals, out=np.zeros_like(scaled), where=np.asarray(totals) > 0)
 
 

@@ -28,8 +28,11 @@ VERSION_HEADER = "X-Lingshu-Version"
 CALL_HEADER = "X-Lingshu-Call"
 """A random text of the client's, repeated in the headers of the answer."""
 MAX_CELLS = 100_000
+# The ledger keeps seeds in signed 64-bit integers of SQLite.
 MAX_SEED = 2**63 - 1
+# Contexts that one score compares: each costs a pass of the network per draw.
 MAX_AGAINST = 64
+# Fields added after the first digests were stored; empty in arms of sampled cells.
 _OF_USER_CELLS = ("cells", "effect", "complete", "against")
 
 
@@ -78,6 +81,7 @@ class ArmRequest(Wire):
     @field_validator("interventions")
     @classmethod
     def _sorted(cls, value: tuple[Intervention, ...]) -> tuple[Intervention, ...]:
+        # A set: the same interventions in any order are one request with one digest.
         return tuple(sorted(value, key=lambda i: i.sort_key))
 
     @property

@@ -31,6 +31,7 @@ def raw(seed: int, cell: int, purpose: int, genes: int) -> NDArray[np.uint64]:
     """Return 64 random bits per gene; gene g's are lane g mod 4 of counter (g // 4, purpose)."""
     # NumPy steps the counter before its first block: starting one below makes block 0 the first.
     counter = ((int(purpose) << 64) - 1) % (1 << 256)
+    # Least significant word first: word 0 counts blocks of four genes, word 1 is the purpose.
     words = [(counter >> (64 * i)) & 0xFFFFFFFFFFFFFFFF for i in range(4)]
     stream = np.random.Philox(
         key=np.array([seed, cell], np.uint64), counter=np.array(words, np.uint64)
@@ -40,6 +41,7 @@ def raw(seed: int, cell: int, purpose: int, genes: int) -> NDArray[np.uint64]:
 
 def uniforms(seed: int, cell: int, purpose: Purpose, genes: int) -> NDArray[np.float64]:
     """Return one uniform per gene in (0, 1): the upper 53 bits plus a half, over 2^53."""
+    # As many bits as a float64 has. The half keeps 0 out, at which a quantile may be infinite.
     bits = raw(seed, cell, purpose, genes) >> np.uint64(11)
     return (bits.astype(np.float64) + 0.5) * 2.0**-53
 
@@ -79,6 +81,7 @@ def _intervals(seed: int, tile: int, purpose: Purpose, genes: int) -> NDArray[np
         # The cell's number in the lowest bits: no two keys are equal, so any sort gives one order.
         keys[i] = (bits & np.uint64(0xFFFFFFFF - (STRATA - 1))) | np.uint64(i)
     order = np.argsort(np.ascontiguousarray(keys.T), axis=1)
+    # The inverse of a sorting permutation: the rank of each cell, which is its interval.
     return np.argsort(order.astype(np.uint32), axis=1)
 
 
@@ -92,9 +95,11 @@ def _places(seed: int, tile: int, purpose: Purpose, genes: int) -> NDArray[np.fl
     # Streams that no cell has: the number of a cell is below 2^62.
     word = raw(seed, (2 << 62) | group, purpose, genes)
     place = np.zeros(genes, np.uint64)
+    # Six digits of the tile's number, the lowest first: the van der Corput order.
     for depth in range(STRATA.bit_length() - 1):
         node = np.uint64((1 << depth) + number % (1 << depth))
         digit = np.uint64(number >> depth & 1)
         place = (place << np.uint64(1)) | ((word >> node) & np.uint64(1)) ^ digit
+    # The last 32 bits are random for each tile, so that 64 tiles are no regular grid.
     within = raw(seed, (3 << 62) | tile, purpose, genes) >> np.uint64(32)
     return (place.astype(np.float64) + (within.astype(np.float64) + 0.5) * 2.0**-32) / STRATA

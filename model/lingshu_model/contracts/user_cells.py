@@ -92,6 +92,7 @@ class UserCellsStore:
         except OSError as error:
             message = f"the {suffix} {digest} are not in {self.folder} ({error.strerror})"
             raise GoneError(message) from error
+        # At every reading: a file may have been cut short or replaced since it was written.
         if digest_bytes(data) != digest:
             message = f"{path} was changed: it does not have its digest {digest}"
             raise GoneError(message)
@@ -126,6 +127,7 @@ def unpack_carried(data: bytes) -> CarriedEffect:
         ValueError: these bytes are none.
     """
     length = int.from_bytes(data[:8], "little")
+    # safetensors.numpy has no reader of metadata in memory; the layout is that of the format.
     header: Mapping[str, Any] = json.loads(data[8 : 8 + length])
     said = json.loads(header["__metadata__"][_HEADER])
     tensors = load(data)

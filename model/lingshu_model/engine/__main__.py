@@ -20,6 +20,7 @@ from lingshu_model.system.launcher import LauncherError, settle
 from lingshu_model.system.private import UnsafePathError
 from lingshu_model.system.redaction import protect_streams
 
+# Exit statuses. Starters read them, so they keep their numbers; 130 is the shell's for Ctrl-C.
 REFUSED = 2
 ALREADY_RUNNING = 3
 INTERRUPTED = 130
@@ -32,11 +33,14 @@ def main() -> int:
     """
     options = _parser().parse_args()
     try:
+        # Variables of a batch job would make an engine that was started inside it wait for other
+        # ranks.
         options.several = settle(os.environ, options.ranks)
     except LauncherError as error:
         sys.stderr.write(f"lingshu engine: {error}\n")
         return REFUSED
     os.umask(0o077)  # whatever it writes is this user's alone
+    # Threads of one tile. The order of sums depends on it, so it is in the numerics profile.
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
     options.workers = options.workers or _cores()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
@@ -53,6 +57,8 @@ def main() -> int:
 
 
 def _end(_number: int, _frame: FrameType | None) -> None:
+    # Not sys.exit: nothing is held yet, and an exception in the middle of an import may be caught
+    # there.
     os._exit(INTERRUPTED)
 
 
@@ -88,6 +94,7 @@ def _cores() -> int:
     Threads within a tile wait for one another at every operation: on two shared cores two threads
     took forty times as long as one.
     """
+    # A container or a batch system may allow fewer cores than the machine has.
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     return max(cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
 

@@ -29,12 +29,14 @@ def compute(queue: JobQueue, samplers: Samplers, sample: SampleTask, *, calls: b
     while (task := queue.take(calls=calls)) is not None:
         try:
             _compute_tile(queue, samplers, sample, task)
+        # Not a failure of one arm: no later tile could be computed either.
         except RankLostError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever the sampler raises ends its arm alone
             if queue.results.gone:
                 # The engine is about to leave, and the next one computes the arm.
                 _log.warning("%s was moved or deleted: %s", queue.results.folder, error)
+            # An arm that nobody wants any more ends with `Stopped`, which is no failure.
             elif not task.work.stop.is_set():
                 _log.exception("job of arm %s failed", task.work.arm.digest)
                 queue.finish(task.work, error=_said(error, queue.results.folder))
@@ -52,8 +54,10 @@ def _compute_tile(queue: JobQueue, samplers: Samplers, sample: SampleTask, task:
     counts = sample(task)
     seconds = time.perf_counter() - began
     measured = samplers.of(work.arm).sampler.measured(work.arm)
+    # A tile is computed whole; the first and last of an arm may hold rows nobody asked for.
     cells = Cells(counts[work.rows(task.tile_index)], measured)
     results.tiles.write(work.key, task.tile_index, cells)
+    # Only after the write: what counts as finished is on the disk.
     if queue.give(task, seconds):
         results.write(work.key, Blob(results.tiles.of(work.key, work.tiles), work.origin))
         queue.finish(work)

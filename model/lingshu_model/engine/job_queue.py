@@ -18,6 +18,7 @@ from lingshu_model.engine.scheduler import TileScheduler
 from lingshu_model.engine.work import Job, Task, Work
 
 MAX_WAITING = 10_000
+# Jobs that are remembered, so that a client can ask for one after it has ended.
 _REMEMBERED = 10_000
 _WITHDRAWN = 20_000
 """Withdrawn experiments that are remembered, which a screen has at most 2,000 of."""
@@ -39,12 +40,14 @@ class JobQueue:
         """Start empty. `on_stop` is told the serial of each work that is given up."""
         self.results = results
         self._on_stop = on_stop
+        # One lock for all state below, the scheduler's too. Files are deleted without it.
         self._changed = threading.Condition()
         self._jobs: OrderedDict[str, Job] = OrderedDict()
         self._live: dict[str, Work] = {}
         self._scheduler = TileScheduler()
         self._calls: deque[Callable[[], None]] = deque()
         self._withdrawn: dict[str, None] = {}
+        # Numbers works across ranks; 0 is that of a work that is never queued.
         self._serial = 0
         self._closed = False
         self._used = time.monotonic()
@@ -61,11 +64,14 @@ class JobQueue:
             FullError, ClosedError: it cannot be taken on.
         """
         again = [fresh] if fresh else []
+        # Of the bytes on disk: principals share them. The job's name has the principal in it
+        # instead.
         key = _name([arm.digest, profile_digest, *again])
         job_id = _name([requester.principal, arm.digest, *again])
         with self._changed:
             self._touch()
             if requester.experiment in self._withdrawn:
+                # A job to answer with, whose work is in no queue.
                 work = Work(0, key, arm, tile, deque(), profile_digest)
                 refused = Job(job_id, requester.principal, work, fresh)
                 refused.cancelled = True
@@ -73,6 +79,7 @@ class JobQueue:
                 self._jobs.setdefault(job_id, refused)
                 return refused
             job = self._jobs.get(job_id)
+            # A job whose result was pruned since is computed anew under the same id.
             if job is None or job.cancelled or not (job.work.live or self._kept(job)):
                 work = self._live.get(key) or self._start(key, arm, profile_digest, tile)
                 job = self._jobs[job_id] = Job(job_id, requester.principal, work, fresh)
@@ -106,6 +113,7 @@ class JobQueue:
         """End a job; its work goes on if another principal wants it too."""
         with self._changed:
             self._cancel(job)
+        # Outside the lock: thousands of files take seconds to delete.
         self.results.tiles.sweep()
 
     def withdraw(self, experiments: Iterable[str]) -> int:
@@ -121,6 +129,7 @@ class JobQueue:
             self._withdrawn.update(dict.fromkeys(names))
             while len(self._withdrawn) > _WITHDRAWN:
                 del self._withdrawn[next(iter(self._withdrawn))]
+            # A copy, since cancelling changes the lists.
             for job in [job for work in self._live.values() for job in work.jobs]:
                 for name in names & job.experiments.keys():
                     self._unwant(job, name)
@@ -155,6 +164,7 @@ class JobQueue:
             while not self._closed:
                 if calls and self._calls:
                     run = self._calls.popleft()
+                    # The call may load a checkpoint for seconds; others take tiles meanwhile.
                     self._changed.release()
                     try:
                         run()
@@ -171,6 +181,7 @@ class JobQueue:
         """Count a tile that is on the disk; return whether it was the last of its work."""
         work = task.work
         with self._changed:
+            # Cancelled while this tile was computed.
             if not work.live:
                 return False
             work.done += work.cells_of(task.tile_index)
@@ -181,6 +192,7 @@ class JobQueue:
         """End a work for all its jobs: its result is on disk, or `error` says what went wrong."""
         with self._changed:
             self._touch()
+            # Jobs may have been cancelled between the last tile and this call.
             if work.live:
                 work.error = error
                 self._end(work, "failed" if error else "succeeded")
@@ -200,6 +212,7 @@ class JobQueue:
     def close(self, *, idle_s: float = 0.0) -> bool:
         """Take nothing more on and stop what runs, unless it was used within `idle_s` seconds."""
         with self._changed:
+            # Tested under the lock, so that no request comes between the test and the closing.
             if idle_s and (self._live or time.monotonic() - self._used < idle_s):
                 return False
             self._closed = True
@@ -215,6 +228,7 @@ class JobQueue:
 
     def _unwant(self, job: Job, experiment: str) -> None:
         group = job.experiments.pop(experiment)
+        # Two experiments of one screen are one group: the arm stays while either wants it.
         if group not in job.experiments.values():
             self._scheduler.discard(job.principal, group, job.work)
 
@@ -236,6 +250,7 @@ class JobQueue:
         if self.results.touch(key, work.origin):
             work.state, work.done = "succeeded", arm.n_cells
             return work
+        # Each choice of a tile examines every waiting arm: about 2 ms at this number.
         if len(self._live) >= MAX_WAITING:
             message = f"{len(self._live)} arms are waiting: let some end before asking for more"
             raise FullError(message)
@@ -257,8 +272,10 @@ class JobQueue:
         work.state = state
         work.waiting.clear()
         self.results.tiles.drop(work.key)
+        # Forgotten before jobs are woken: a new request for the arm starts a new work.
         self._live.pop(work.key, None)
         if state != "succeeded":
+            # A tile that runs ends between two sampling steps.
             self._stop(work)
         for job in work.jobs:
             job.ended.set_result(None)

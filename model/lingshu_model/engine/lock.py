@@ -19,6 +19,7 @@ from lingshu_model.system.private import (
 
 _LEAVING_S = 15.0
 """How long an engine that no longer answers is given to leave before another gives up."""
+# Seconds that one attempt at the lock, or at the socket, takes.
 _CHECK_S = 0.25
 
 
@@ -45,6 +46,7 @@ def check_home(places: EnginePlaces) -> None:
     Raises:
         UnsafePathError: the home or the folder is a link or another user's.
     """
+    # Root may own the home itself, but not the engine's folder in it.
     if places.home.exists():
         check_folder(places.home.resolve(), or_root=True)
     private_folder(places.folder)
@@ -58,6 +60,7 @@ def _lock(places: EnginePlaces) -> FileLock:
         try:
             return wait_for_lock(places.lock, timeout_s=_CHECK_S)
         except LockTimeoutError as error:
+            # Locked but silent: that engine is leaving, and its lock will be free in a moment.
             if _answers(places) or time.monotonic() > deadline:
                 message = (
                     f"an engine with the home {str(places.home)!r} is running already (pid "

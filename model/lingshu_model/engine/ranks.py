@@ -28,6 +28,7 @@ from lingshu_model.engine.work import Task
 from lingshu_model.system.launcher import too_few
 
 _log = logging.getLogger(__name__)
+# A rank waits for its next tile as long as the engine is idle; gloo would give up after minutes.
 _FOREVER = timedelta(days=3650)
 
 
@@ -49,6 +50,7 @@ class RankGroup:
 
     def stop(self, serial: int) -> None:
         """Tell every rank that nobody wants work `serial` any more."""
+        # Through the store and not a message: the rank is computing and receives nothing.
         self.store.set(f"stop/{serial}", "1")
 
     def stopped(self, serial: int) -> bool:
@@ -57,6 +59,7 @@ class RankGroup:
 
     def send(self, to: int, kind: _Kind, payload: bytes, *numbers: int) -> None:
         """Send one message of a kind, up to three numbers and some bytes."""
+        # int64 [5]: kind, length of the payload, and up to three numbers, 0 where there are fewer.
         head = torch.zeros(5, dtype=torch.int64)
         head[: 2 + len(numbers)] = torch.tensor([kind, len(payload), *numbers])
         with _losing(to):
@@ -91,6 +94,7 @@ def join(expected: int | None) -> RankGroup:
         return RankGroup(0, 1, None, None)
     if state.device and state.device.type == "cuda":
         torch.cuda.set_device(state.device)
+    # gloo for host memory: NCCL would need the counts on the GPU.
     group = dist.new_group(backend="gloo", timeout=_FOREVER)
     # There is no public way to the store that the ranks met through.
     store = dist.distributed_c10d._get_default_store()  # pyright: ignore[reportPrivateUsage]
@@ -110,7 +114,9 @@ def sample_there(group: RankGroup, rank: int, samplers: Samplers, task: Task) ->
     if kind is _Kind.ERROR:
         message = f"rank {rank}: {body.decode()}"
         raise RuntimeError(message)
+    # "sha256:" and 64 hex digits, then int32 [tile, columns] in the byte order of the machine.
     digest, counts = body[:71].decode(), np.frombuffer(body[71:], np.int32)
+    # Other hardware or another dtype gives other bits: cells would depend on the rank.
     if digest != loaded.profile_digest:
         message = f"rank {rank} has the numerics profile {digest}, rank 0 has another: use one kind"
         raise RankLostError(message)
@@ -127,6 +133,7 @@ def serve_rank(group: RankGroup, samplers: Samplers) -> None:
             digest, counts = _sample(
                 group, samplers, JobRequest.model_validate_json(body), *numbers
             )
+        # It may be one arm's failure; a rank that ended for it would end the engine.
         except Exception as error:  # noqa: BLE001 - rank 0 decides what it means
             group.send(0, _Kind.ERROR, f"{type(error).__name__}: {error}".encode())
         else:
@@ -152,6 +159,7 @@ def _sample(
 
 @contextmanager
 def _losing(rank: int) -> Generator[None]:
+    # gloo reports a closed connection as RuntimeError, without a type of its own.
     try:
         yield
     except RuntimeError as error:

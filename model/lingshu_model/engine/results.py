@@ -44,6 +44,7 @@ class Results:
         for path in folder.glob(f"{UNFINISHED}*"):
             path.unlink(missing_ok=True)
         self.tiles = Tiles(folder / "tiles")
+        # Killed between writing the result and dropping its tiles.
         for path in folder.glob(f"*{_SUFFIX}"):
             self.tiles.drop(path.stem)
         self.tiles.sweep()
@@ -62,6 +63,7 @@ class Results:
         try:
             with self._path(key).open("rb") as file:
                 result = _origin(file)
+            # The time of modification is that of the last use, by which results are pruned.
             os.utime(self._path(key))
         except FileNotFoundError:
             return False
@@ -77,10 +79,13 @@ class Results:
             file = self._path(key).open("rb")
         except FileNotFoundError:
             return None
+        # `begin` is read after the line: where the blob starts.
         digest, begin = file.readline(_DIGEST_LENGTH + 1).rstrip(b"\n"), file.tell()
         result = HASH_PREFIX + hashlib.file_digest(file, "sha256").hexdigest()
         size = file.tell() - begin
         if result.encode() != digest or _origin(file) != origin:
+            # A result that cannot be trusted is computed again; keeping it would fail every later
+            # request.
             file.close()
             self._path(key).unlink(missing_ok=True)
             return None
@@ -92,6 +97,8 @@ class Results:
         """Store a blob so that after a crash it is there whole or not at all."""
         digest = hashlib.sha256()
         with durably(self._path(key)) as file:
+            # The digest is known at the end; its place is kept, and filled in before the file
+            # appears.
             file.write(b"?" * _DIGEST_LENGTH + b"\n")
             for piece in pieces:
                 digest.update(piece)
@@ -113,6 +120,7 @@ class Results:
         for _, path, size in sorted(entries):
             if excess <= 0:
                 return
+            # The result just written is kept even if it alone is beyond the limit.
             if path != keep:
                 self._delete(path)
                 excess -= size
@@ -130,6 +138,7 @@ def identity(path: Path) -> tuple[int, int] | None:
         status = path.lstat()
     except OSError:
         return None
+    # A folder put in its place has another inode, whatever its path.
     return status.st_dev, status.st_ino
 
 

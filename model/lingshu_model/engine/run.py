@@ -32,6 +32,7 @@ def run(options: argparse.Namespace) -> int:
     places = EnginePlaces(options.home, options.socket)
     if options.several and os.environ["RANK"] != "0":
         return _run_rank(options)
+    # Before checkpoints and ranks: a second engine of the home ends at once.
     with engine_lock(places):
         samplers = _samplers(options)
         if options.ranks in (None, 1):
@@ -65,6 +66,7 @@ def _lead(options: argparse.Namespace, places: EnginePlaces, samplers: Samplers)
             compute(queue, samplers, sample, calls=False)
         except RankLostError as error:
             lost.append(error)
+            # A tile given to the lost rank never comes back; the next engine computes what is left.
             service.leave()
 
     threads = [threading.Thread(target=lead, args=(r,)) for r in range(1, group.ranks)]
@@ -73,6 +75,7 @@ def _lead(options: argparse.Namespace, places: EnginePlaces, samplers: Samplers)
     _until_told(options, places, service, queue, samplers)
     for thread in threads:
         thread.join()
+    # After the threads: each sends to its rank until it ends, and messages must not mix.
     ranks.dismiss(group)
     if lost:
         _log.error("the engine ends: %s", lost[0])
@@ -101,12 +104,14 @@ def serve_and_compute(
     workers: int = 1,
 ) -> None:
     """Serve the home's clients; compute on this thread and others until the service leaves."""
+    # Left in reverse order: helpers are joined before the socket goes.
     with local_listener(places) as local, _helpers(queue, samplers, workers - 1):
         service.start(local, remote)
         _log.info("engine %d serves %s", os.getpid(), local.endpoint)
         try:
             compute(queue, samplers, partial(sample_here, samplers), calls=True)
         finally:
+            # Also when computing fails: the serving thread would keep the process alive.
             service.leave()
             service.join()
     _log.info("engine %d leaves", os.getpid())
@@ -123,6 +128,7 @@ def _helpers(queue: JobQueue, samplers: Samplers, count: int) -> Generator[None]
     try:
         yield
     finally:
+        # Helpers wait in `take` until the queue is closed.
         queue.close()
         for thread in threads:
             thread.join()

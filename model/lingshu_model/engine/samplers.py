@@ -75,6 +75,7 @@ class Samplers:
         self.catalogue = Catalogue()
         self._factory, self._dtype, self._threads = factory, dtype, threads
         self._loaded: OrderedDict[str, Loaded] = OrderedDict()
+        # Kept when a sampler is dropped: job views name the profile of finished arms.
         self._profiles: dict[str, dict[str, Any]] = {}
         self._loading = threading.Lock()
 
@@ -102,6 +103,7 @@ class Samplers:
 
     def there(self, digest: str) -> Loaded | None:
         """Return a checkpoint's sampler if it is in memory."""
+        # Another thread may drop it between a test and the move.
         with suppress(KeyError):
             self._loaded.move_to_end(digest)
         return self._loaded.get(digest)
@@ -120,6 +122,7 @@ class Samplers:
         Raises:
             CheckpointError: its files are not what they were.
         """
+        # One at a time: two threads would load the same weights twice.
         with self._loading:
             if (there := self.there(checkpoint.digest)) is not None:
                 return there

@@ -58,6 +58,7 @@ class TileScheduler:
     def add(self, principal: str, group: str, work: Work) -> None:
         """Let a group of a principal have turns for an arm, beside the groups that have it."""
         groups = self._principals.setdefault(principal, _Principal()).groups
+        # A new group counts as just served: arriving gives it no turn before those that wait.
         groups.setdefault(group, _Group(last_turn=self._turn)).works[work] = None
         self._forget()
 
@@ -72,16 +73,19 @@ class TileScheduler:
         ready = {n: left for n, item in self._principals.items() if (left := item.tiles_left())}
         if not ready:
             return None
+        # A principal's turns are tiles: one with many arms gets no more than one with few.
         name = min(ready, key=lambda name: self._principals[name].last_turn)
         principal = self._principals[name]
         group = _choose(principal, ready[name])
         self._turn += 1
         principal.last_turn = group.last_turn = self._turn
+        # Works are in order of arrival, and `tiles_left` has dropped those without tiles.
         work = next(iter(group.works))
         return Task(work, work.waiting.popleft())
 
     def _forget(self) -> None:
         idle = [name for name, item in self._principals.items() if not item.groups]
+        # The longest known without work first; those with work stay, however many.
         for name in idle[: max(0, len(self._principals) - _REMEMBERED)]:
             del self._principals[name]
 

@@ -34,10 +34,12 @@ class Tiles:
     def __init__(self, folder: Path) -> None:
         """Open `folder`, and clear away what a killed engine left half written."""
         self.folder = folder
+        # Keys that this engine was asked for; their tiles are not pruned.
         self._at_work: set[str] = set()
         self._lock = threading.Lock()
         private_folder(folder)
         self.sweep()
+        # Every tile is read once at the start, so that `begin` can trust the names.
         for path in folder.glob("*/*"):
             if path.suffix != _SUFFIX or _whole(path) is None:
                 path.unlink(missing_ok=True)
@@ -77,6 +79,7 @@ class Tiles:
         self._at_work.discard(key)
         # Thousands of files take seconds to delete: another attempt at the arm need not wait.
         with suppress(FileNotFoundError):
+            # A new name at once, so that `begin` of the same key starts with an empty folder.
             self._arm(key).rename(self._arm(f"{_DROPPED}{secrets.token_hex(8)}"))
 
     def sweep(self) -> None:
@@ -91,6 +94,7 @@ class Tiles:
 
     def drop_idle(self, folder: Path) -> None:
         """Delete the folder of an arm, unless it was asked for meanwhile."""
+        # `begin` takes the same lock: an arm is not deleted while it is taken up again.
         with self._lock:
             if folder.name not in self._at_work:
                 shutil.rmtree(folder, ignore_errors=True)

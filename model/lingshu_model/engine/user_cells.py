@@ -66,6 +66,7 @@ class UserCellsSampler:
         self.checkpoint, self.inner, self.store = checkpoint, inner, store
         self.tile = inner.tile
         self._cells: OrderedDict[str, Cells] = OrderedDict()
+        # By digest of the cells and of the effect: the mover, and the share of measured counts.
         self._movers: OrderedDict[tuple[str, str], tuple[Any, float]] = OrderedDict()
         self._lock = threading.Lock()
         self._solving = threading.Lock()
@@ -81,6 +82,7 @@ class UserCellsSampler:
         if arm.against:
             return np.ones(score_columns(arm), bool)
         measured = self._stored(arm).measured.copy()
+        # Genes that the user's cells lack, and the context's training cells have.
         if arm.complete:
             measured |= self.checkpoint.measured(arm.context)
         for symbol in arm.clamp:
@@ -131,6 +133,7 @@ class UserCellsSampler:
 
         mover, share = self._mover(arm, stored)
         rows = with_rest(sparse.csr_matrix(tile.counts.astype(np.float64)), share)
+        # The last column stands for the counts of all genes that were not measured.
         moved = mover.move(rows, arm.seed, tile.first).toarray()[:, :-1]
         return np.where(tile.measured, moved, 0).astype(np.int32)
 
@@ -145,6 +148,8 @@ class UserCellsSampler:
         with self._solving:
             if key not in self._movers:
                 carried = self.store.effect(arm.effect)
+                # The rest of the transcriptome has no change of its own, and may be a whole cell
+                # (share 1).
                 change = np.append(carried.effect.posterior.mean, 0.0)
                 largest = np.append(Movers.of(self.checkpoint).largest, 1.0)
                 rows = with_rest(matrix(stored), carried.share)
@@ -159,18 +164,22 @@ class UserCellsSampler:
         from lingshu_model.network import tokens
 
         sampler = self._network()
+        # [genes]. Larger counts have no logit: the network reads them as the largest it knows.
         largest_token = sampler.network.ceiling.cpu().numpy()
+        # Rows beyond the stored cells stay MASK; they are drawn too, and dropped.
         known = np.full((self.tile, len(self.checkpoint.panel)), tokens.MASK, np.int64)
         given = np.minimum(tokens.encode(tile.counts), largest_token)
         known[: len(tile.counts), tile.measured] = given[:, tile.measured]
         depth = np.zeros(self.tile, np.float32)
         depth[: len(tile.counts)] = _depth(self.checkpoint, arm.context, tile)
+        # An arm of the context itself, so that the sampler does not look for stored cells.
         plain = arm.model_copy(update={"cells": "", "complete": False})
         drawn = sampler.complete_tile(plain, tile_index, known, depth, should_stop)
         drawn = drawn[: len(tile.counts)]
         kept = tile.measured.copy()
         for symbol, count in arm.clamp.items():
             position = self.checkpoint.panel.index(symbol)
+            # A clamp replaces a measured count too.
             drawn[:, position], kept[position] = count, False
         # Tokens of large counts are intervals: what was measured stays as it was measured.
         return np.where(kept, tile.counts, drawn).astype(np.int32)
@@ -190,6 +199,7 @@ class UserCellsSampler:
             parts.append(self._bits(arm, tile, genes, context, should_stop))
         alike = self._alike(arm, tile, genes, should_stop)
         parts.append(self._bits(arm, alike, genes, arm.against[0], should_stop))
+        # Bits per gene are far below 2,147, where int32 would overflow.
         return np.rint(np.concatenate(parts, axis=1) * BITS).astype(np.int32)
 
     def _bits(
@@ -233,6 +243,7 @@ class UserCellsSampler:
         given = _Tile(tile.counts, tile.first, genes)
         depth[: len(tile.counts)] = _depth(self.checkpoint, context, given)
         plain = arm.model_copy(update={"cells": "", "against": (), "context": context})
+        # Row i gets the stream of cell tile.first + i, as the user's cell has.
         index = tile.first // self.tile
         drawn = self._network().complete_tile(plain, index, known, depth, should_stop)
         return _Tile(drawn[: len(tile.counts)], tile.first, genes)
@@ -240,6 +251,7 @@ class UserCellsSampler:
     def _network(self) -> Any:
         from lingshu_model.sampling.sampler import Sampler
 
+        # A checkpoint that moves cells wraps the sampler of the network.
         sampler = getattr(self.inner, "base", self.inner)
         if not isinstance(sampler, Sampler):
             message = (
@@ -261,6 +273,8 @@ def _depth(checkpoint: Checkpoint, context: dict[str, str], tile: _Tile) -> NDAr
         if entry["context"] == context and not entry["interventions"]:
             mean = np.nan_to_num(checkpoint.reference["mean_count"][row])
             share = mean[tile.measured].sum() / max(mean.sum(), 1e-12)
+            # With so few of the context's counts measured, the depth would be noise times a
+            # thousand.
             total = total / max(float(share), 1e-3)
             break
     return np.log(np.maximum(total, 1)).astype(np.float32)

@@ -9,6 +9,7 @@ from lingshu_model.contracts import ArmRequest, JobView, Origin
 from lingshu_model.contracts.messages import JobState
 
 
+# Compared and hashed by identity: the scheduler keys by works, whose fields change.
 @dataclass(eq=False)
 class Work:
     """One arm being computed; `stop` is set when nobody wants it any more."""
@@ -82,6 +83,7 @@ class Job:
             done=work.done,
             total=work.arm.n_cells,
             error=work.error,
+            # Added up over tiles, so with several workers it is more than the time that passed.
             seconds=None if state in ("queued", "running") else work.seconds,
             profile_digest=work.profile_digest,
         )

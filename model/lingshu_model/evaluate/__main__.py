@@ -94,6 +94,7 @@ def main(checkpoint: str, data: Path, held_out: str | None, out: Path, **options
 def _study(store: ArmStore, data: Path, held_out: str | None, related: str | None) -> Study:
     """Return the study of what the checkpoint can sample; the rest is named on the terminal."""
     split = load_split(store.checkpoint, data, held_out)
+    # A fold may hold out what this checkpoint has no token for; the others are still evaluated.
     unknown = [c for c in split.tested if not can_sample(store.checkpoint, c)]
     if unknown:
         names = zip(split.tested, condition_names(split.tested), strict=True)
@@ -119,6 +120,7 @@ def _evaluate(
     folders = {name: Path(folder) for name, folder in peers.items()}
     sources = read_peers(folders, study.conditions, sizes, len(store.checkpoint.panel))
     parts = _parts(store, study) if options["ablation"] else {}
+    # Arms to sample: of every condition for each seed, number of steps and part.
     total = len(sizes) * (len(seeds) + len(steps) + len(parts)) + len(nulls)
     with tqdm(total=total, unit="arm", disable=None) as bar:
         sources = {MODEL: sample(store, study, seeds, bar.update), **sources}
@@ -130,9 +132,11 @@ def _evaluate(
         null = null_changes(store, study, seeds[0], bar.update)
     report = evaluate(study, sources, further=stored_effects(store.checkpoint))
     write_rows(out / "rows.npz", report.rows, report.held_out, report.sets)
+    # Sets are chosen within each fold before the folds' rows are put together.
     for folder in options["folds"]:
         report = report.merged(Report(*read_rows(folder / "rows.npz")))
     head = _head(store, study, seeds, data_files(store.checkpoint, data))
+    # What another measurement says of tiers that are not held out here is kept from before.
     written = rounded(extended(evidence(report, null, head), store.checkpoint.evidence))
     texts = {
         "evidence.json": dumps(written),
@@ -170,6 +174,7 @@ def _store(name: str, out: Path, options: Mapping[str, Any]) -> ArmStore:
         folder=out / "cells",
         n_cells=options["n_cells"],
         steps=int(chosen.get("steps", 8)) if steps is None else steps,
+        # Not `or`: a guidance of 0 on the command line is a choice.
         guidance=float(chosen.get("guidance", 0.0)) if guidance is None else guidance,
         workers=options["workers"],
     )
@@ -177,6 +182,7 @@ def _store(name: str, out: Path, options: Mapping[str, Any]) -> ArmStore:
 
 def _head(store: ArmStore, study: Study, seeds: list[int], files: dict[str, Any]) -> dict[str, Any]:
     """Return what the evidence says besides the figures."""
+    # Only the arms of the model itself enter the cost, not its parts or other numbers of steps.
     sizes = study.sizes(store.n_cells)
     arms = [(study.conditions[name], seed, n) for seed in seeds for name, n in sizes.items()]
     requests = [store.request(condition, seed, n=n) for condition, seed, n in arms]

@@ -23,6 +23,7 @@ from lingshu_model.evaluate.metrics.matrices import Sparse, csr
 from lingshu_model.system.durable import durably, write_durably
 from lingshu_model.train.data.cells import Condition
 
+# So many cells [cells, panel] are dense at a time.
 CELLS_AT_ONCE = 1024
 BETWEEN_CONTEXTS = 1 << 20
 """Distance of the first cell numbers of two contexts: more cells than are ever sampled."""
@@ -77,7 +78,9 @@ class ArmStore:
             context=dict(condition.context),
             interventions=condition.interventions,
             seed=seed,
+            # At a multiple of the tile, so that no tile belongs to two contexts.
             first_cell=place * BETWEEN_CONTEXTS // tile * tile,
+            # Rounded up to whole tiles; `counts` cuts the cells that are too many.
             n_cells=-(-n // tile) * tile,
             steps=steps or self.steps,
             guidance=self.guidance,
@@ -99,10 +102,12 @@ class ArmStore:
         from lingshu_model.sampling import load, sampler
 
         if self._sampler is None:
+            # One thread per tile, as in the engine: the numerics profile names the number.
             self._sampler = load.load_sampler(self.checkpoint, threads=1)
         started = time.perf_counter()
         parts = [sampler.sample_arm(self._sampler, part, self.workers) for part in _parts(request)]
         note = {"seconds": time.perf_counter() - started, "profile": self._sampler.profile()}
+        # Before the cells: an arm whose cells are on disk then has its note.
         write_durably(self._path(request, "json"), json.dumps(note).encode())
         with durably(path) as file:
             file.writelines(Blob(parts))

@@ -53,6 +53,7 @@ def estimate(value: float, draws: Floats) -> Estimate:
     lengthens distances. The spread of the draws is right, their centre is not: the percentiles are
     shifted so that the draws' mean is the value.
     """
+    # A metric may be undefined at some resamplings only.
     draws = draws[np.isfinite(draws)]
     if not np.isfinite(value) or not len(draws):
         return Estimate(float(value), (float("nan"), float("nan")))
@@ -74,6 +75,7 @@ def mean_row(rows: Sequence[Row], name: str, *, seed: int | None = None) -> Row:
     """
     units: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
+        # A set has the same name in several folds and populations, and each is a unit of the mean.
         units.setdefault((row.fold, row.population, row.set), []).append(row)
     # Seeds within a unit and fold first, then units and folds.
     value = _mean([_mean([row.value for row in each]) for each in units.values()])
@@ -126,6 +128,7 @@ def verdict(difference: Row) -> Verdict | None:
 
 def verdict_of(interval: tuple[float, float], *, higher: bool = True) -> Verdict:
     """Return the verdict of the interval of a difference; `tie` where it contains 0."""
+    # Less is better: the interval of the negated difference.
     low, high = interval if higher else (-interval[1], -interval[0])
     if low > ROUNDING:
         return "win"
@@ -203,6 +206,7 @@ def compare_units(rows: Sequence[Row], others: Sequence[Row]) -> UnitComparison:
     margins = absolute + relative * np.abs([second[unit] for unit in units])
     interval = (float("nan"), float("nan"))
     if len(d) > 1:
+        # sem divides by n - 1, so half is t times the standard error of the mean of d.
         half = stats.t.ppf((1 + LEVEL) / 2, len(d) - 1) * stats.sem(d)
         interval = (float(d.mean() - half), float(d.mean() + half))
     worst = int(d.argmin())

@@ -115,6 +115,7 @@ def contrast_results(
             # The same random halves and draws of the control for all its contrasts.
             truth = Truth(
                 change_between(perturbed.values, control.values),
+                # Draws of the two arms are independent of each other, [draws, genes].
                 perturbed.means - control.means,
                 perturbed.halves - control.halves,
             )
@@ -172,6 +173,7 @@ def _rows(
 
     real = truth.change.value
     model = {seed: c.value for name, seed, c in predicted if name == MODEL}
+    # Where no mean shift is known all genes are equal, and their choice is arbitrary.
     others = next((c.value for name, _, c in predicted if name == "mean_shift"), 0 * real)
     for metric, agreement in AGREEMENT.items():
         against = agreement.over(others, real)
@@ -255,6 +257,8 @@ def strengths(training: Training, draws: Draws) -> dict[str, float]:
             if name not in controls
         ]
         control = controls.setdefault(contrast.control, halves[-1])
+        # The control's halves are subtracted half by half, so noise of both arms is in the
+        # difference.
         first, second = halves[0] - control  # [splits, genes]
         noise = np.sqrt((((first - second) / 2) ** 2).sum(axis=-1).mean())
         strong[contrast.name] = float(np.linalg.norm(training.changes[contrast.name].value) / noise)

@@ -47,6 +47,7 @@ def copy_rows(population: Population, model: Source, fold: str) -> Iterator[Row]
     real = _drawn(population.test, sizes, generator)
     pool = stacked(population.train.values())
     rows = generator.permutation(real.shape[0])[:MEASURED]
+    # As many training cells as are measured of the other kinds, chosen without regard to condition.
     others = pool[generator.permutation(pool.shape[0])[: len(rows)]]
     known = {
         HELD_OUT: nearest_distance(real[rows], pool),
@@ -58,11 +59,13 @@ def copy_rows(population: Population, model: Source, fold: str) -> Iterator[Row]
     def exact(cells: Sparse) -> int:
         return sum(_bytes(cells, i) in training for i in range(cells.shape[0]))
 
+    # Held-out cells are the same for every seed, so they are searched once.
     n_real = exact(real)
     for seed, arms in zip(model.seeds, model.arms, strict=True):
         sampled = _drawn(arms, sizes, generator)
         distances = {**known, MODEL: nearest_distance(sampled[rows], pool)}
         pooled = np.concatenate([distances[MODEL], distances[HELD_OUT]])
+        # One threshold for all kinds: the lowest 1 % of sampled and held-out cells together.
         near = {k: int((d <= np.quantile(pooled, NEAREST)).sum()) for k, d in distances.items()}
         n = exact(sampled)
         values = {
@@ -89,6 +92,7 @@ def _drawn(
 
 def _bytes(cells: Sparse, i: int) -> bytes:
     """Return the bytes of one cell: equal cells have equal bytes."""
+    # Indices are sorted and zeros not stored (`csr`), so equal cells have the same two arrays.
     part = slice(cells.indptr[i], cells.indptr[i + 1])
     genes, counts = cells.indices[part], cells.data[part]
     return genes.astype(np.int64).tobytes() + counts.astype(np.int64).tobytes()
@@ -105,6 +109,7 @@ def nearest_distance(cells: Sparse, pool: Sparse, rank: int = 0) -> Floats:
         pool: counts, [pool, genes].
         rank: 0 = the nearest, 1 = the second nearest.
     """
+    # Columns per gene: the largest count of either side.
     width = int(max(cells.data.max(initial=1), pool.data.max(initial=1)))
     code = thermometer(pool, width).T.tocsr()
     totals = np.asarray(pool.sum(axis=1), np.int64)  # UMI per training cell
@@ -126,6 +131,7 @@ def thermometer(counts: Sparse, width: int) -> Sparse:
     """
     repeats = np.asarray(counts.data, np.int64)
     # 0, 1, ... c - 1 for every count c, in one array.
+    # Position in the array less the position at which the count's ones begin.
     level = np.arange(repeats.sum()) - np.repeat(np.cumsum(repeats) - repeats, repeats)
     columns = np.repeat(np.asarray(counts.indices, np.int64), repeats) * width + level
     indptr = np.concatenate([[0], np.cumsum(repeats)])[counts.indptr]
@@ -135,4 +141,5 @@ def thermometer(counts: Sparse, width: int) -> Sparse:
 
 def _more_than_chance(sampled: int, real: int, n: int) -> float:
     """Return P(at least `sampled` of the copies are among n of 2n exchangeable cells)."""
+    # sf is P(more than), hence one less.
     return float(hypergeom.sf(sampled - 1, 2 * n, sampled + real, n))

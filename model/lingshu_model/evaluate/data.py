@@ -37,6 +37,7 @@ def load_split(checkpoint: Checkpoint, data: Path, held_out: str | None) -> Spli
     """
     spec = TrainingSpec.model_validate(checkpoint.config["training"])
     folder, panel = _folder(data, spec), checkpoint.panel
+    # Also true of a specification that holds out conditions alone.
     tested = bool(spec.test or spec.unseen)
     if held_out is None:
         held_out = TEST if tested else _other_value(spec, folder)
@@ -69,6 +70,7 @@ def side(cells: TrainingCells, rows: Indices, panel: Sequence[str]) -> Side:
     source, condition = cells.source[rows], cells.condition[rows]
     return {
         (int(s), cells.conditions[c]): csr(counts[np.flatnonzero((source == s) & (condition == c))])
+        # Pairs that occur: a condition without cells in a source has no entry.
         for s, c in np.unique(np.stack([source, condition]), axis=1).T.tolist()
     }
 
@@ -124,6 +126,7 @@ def by_field(spec: TrainingSpec, panel: Sequence[str], folder: Path, held_out: s
     parts = split(cells, spec)
     others = [_with(source, field, value) for source in sources]
     held = read_cells(spec.model_copy(update={"sources": others}), folder)
+    # `others` counts from 0; the study's sources are those of the whole specification.
     numbers = [spec.sources.index(source) for source in sources]
     test = side(held, np.arange(len(held)), panel)
     return Split(
@@ -174,4 +177,5 @@ def _folder(data: Path, spec: TrainingSpec) -> Path:
     if not data.is_file():
         message = f"{data} does not exist; give the folder of the data files with --data"
         raise ValueError(message)
+    # Files may lie in folders below the data folder: as many parents up as the path has parts.
     return data.resolve().parents[len(Path(spec.sources[0].file).parts) - 1]

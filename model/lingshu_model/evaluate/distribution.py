@@ -56,6 +56,7 @@ class Pool:
     def sizes(self) -> list[int]:
         """Cells of each condition on each side of a comparison: the fewest of any source."""
         sampled = [arms for seeds in self.sources.values() for arms in seeds.values()]
+        # Half of the held-out cells is the reference, so no source is compared with more.
         half = [len(cells.scores) // 2 for cells in self.test]
         sizes = [min([n, *(len(a[i].scores) for a in sampled)]) for i, n in enumerate(half)]
         # Large conditions keep their proportions when the pool is cut to `most` cells.
@@ -89,6 +90,7 @@ def distribution_rows(
             sources={
                 source: {
                     seed: [_sample(arms[c], frame) for c in conditions]
+                    # One sample per seed; all seeds have the same conditions.
                     for seed, arms in zip(each.seeds, each.arms, strict=True)
                 }
                 for source, each in sources.items()
@@ -118,10 +120,12 @@ def _moved(
     A predictor of a change predicts cells too: the context's control cells, each moved by it.
     """
     controls = {c.perturbed: c.control for c in population.contrasts}
+    # A pool of several conditions has no single control to move.
     if len(conditions) != 1 or conditions[0] not in predicted:
         return {}
     # Moving every cell by a change moves its scores by the change along the axes, [k].
     start = frame.scores(expression_levels(population.train[controls[conditions[0]]]))
+    # Resampled cells are compared as cells, not as a change.
     changes = [(name, change) for name, _, change in predicted[conditions[0]] if name != RESAMPLED]
     return {name: start + change.value @ frame.axes for name, change in changes}
 
@@ -149,12 +153,14 @@ def _compare(pool: Pool, splits: int) -> dict[Key, tuple[float, Floats]]:
 def _cells(pool: Pool, other: Sample, split: int) -> Iterator[tuple[str, int | None, Sample]]:
     """Yield source, seed and as many random cells as the reference has."""
     for source, seeds in pool.sources.items():
+        # One stream per split and source: adding a source changes no other's cells.
         generator = stream("cells", pool.name, split, source)
         for seed, arms in seeds.items():
             rows = [generator.permutation(len(cells.scores)) for cells in arms]
             yield source, seed, _take(pool, arms, rows)
     if pool.train:
         generator = stream("cells", pool.name, split, RESAMPLED)
+        # Once per seed of the model, so that the two are compared seed by seed.
         for seed in pool.sources.get(MODEL, [None]):
             sizes = zip(pool.train, pool.sizes, strict=True)
             rows = [generator.integers(len(cells.scores), size=n) for cells, n in sizes]
@@ -173,6 +179,7 @@ def _take(pool: Pool, arms: Sequence[Sample], rows: Sequence[Indices]) -> Sample
     parts = [cells.rows(r[:n]) for cells, r, n in zip(arms, rows, pool.sizes, strict=True)]
 
     def joined(matrices: list[Any]) -> Any:
+        # A source without counts has no counts in any condition.
         return None if any(m is None for m in matrices) else sparse.vstack(matrices, format="csr")
 
     scores = np.concatenate([part.scores for part in parts])

@@ -75,10 +75,12 @@ def extended(written: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str,
             certainty = {"certainty": known["certainty"]} if "certainty" in known else {}
             tiers[name] = {**tier, **certainty}
     taken = {name for name, tier in tiers.items() if tier and not written["tiers"][name]}
+    # The recipe was adapted to these conditions before; that stays true of the new figures.
     data = dict(written["data"])
     if adapted := (before.get("data") or {}).get("adapted_to"):
         data["adapted_to"] = adapted
     kept = {k: before[k] for k in ("null_labels", GENE_VARIANCE) if k in before}
+    # Tiers that now have figures are no longer listed as not estimable.
     missing = {k: v for k, v in (before.get("not_estimable") or {}).items() if not tiers.get(k)}
     if missing:
         kept["not_estimable"] = missing
@@ -105,6 +107,7 @@ def figure_rows(every: Sequence[Figure]) -> list[list[Any]]:
 
     `p_not_inferior` is adjusted over all comparisons of a named set (Holm).
     """
+    # The family of Holm's correction: all metrics and predictors of one set.
     tests: dict[tuple[str, ...], dict[str, float]] = {}
     for f in every:
         if f.over_units:
@@ -136,6 +139,7 @@ def _tier(tier: str, report: Report, table: Table) -> dict[str, Any] | None:
         return None
     # Sets are of the population with most contrasts; the others are in the table.
     populations = [each.population for each in held_out]
+    # dict.fromkeys keeps the order, so the first of equally large populations is quoted.
     quoted = max(dict.fromkeys(populations), key=populations.count)
     every, held_out = held_out, [each for each in held_out if each.population == quoted]
     sets = {
@@ -177,7 +181,9 @@ def headline(chosen: NamedSet, table: Table) -> dict[str, Any]:
     whole = max((f.n_units for f in by_name.values()), default=0)
     simple = [f for name, f in others.items() if name in SIMPLE and f.n_units == whole]
     best = max(simple, key=lambda f: f.row.value, default=None)
+    # Without any trivial predictor nothing was beaten.
     trivial = [verdicts[name] for name in TRIVIAL if name in verdicts]
+    # With one unit the set is named by the contrast.
     (only, *more) = chosen.units
     return {
         "metric": PEARSON,

@@ -71,7 +71,10 @@ def _contrast_sets(
         cells = {u: [*map(population.n_test, (c.perturbed, c.control))] for u, c in units.items()}
         chosen: dict[str, Iterable[Unit]] = {}
         if tier == "seen" and study.contexts == 1:
+            # With fewer held-out cells the noise of the truth hides the difference between
+            # predictors.
             large = [unit for unit, n in cells.items() if n[0] >= FEWEST_OF_STRONGEST]
+            # By training cells, so that the choice favours no predictor of the held-out ones.
             ranked = sorted(large, key=lambda unit: -strengths.get(unit, 0.0))
             chosen = {name: ranked[:n] for name, n in STRONGEST.items()}
         elif tier == "seen":
@@ -88,6 +91,7 @@ def _pool_sets(study: Study) -> list[NamedSet]:
             CONTROL: [unit for unit in units if unit[1] == CONTROL],
         }
     else:
+        # The pool of all trained conditions of a source has the source's name.
         named = {OVER_SOURCES: [unit for unit in units if unit[0] == unit[1]]}
         named |= {unit[1]: [unit] for unit in units}
     return [NamedSet(name, "pools", "", frozenset(members)) for name, members in named.items()]
@@ -99,6 +103,7 @@ def merged_sets(sets: Sequence[NamedSet], others: Sequence[NamedSet]) -> list[Na
     for other in others:
         key = (other.name, other.kind, other.tier)
         first = known.get(key, other)
+        # Units of a fold that ranks others first would make the set larger than its name.
         units = first.units if other.name in STRONGEST else first.units | other.units
         known[key] = replace(other, units=units)
     return [*known.values()]
@@ -117,6 +122,7 @@ class Table:
         """Return the rows of one metric and predictor in a named set, unit by unit."""
         units = self._rows.get(metric, {}).get(predictor, {})
         rows = (row for unit in sorted(chosen.units) for row in units.get(unit, ()))
+        # A contrast may be of another tier in another fold.
         return [row for row in rows if row.tier == chosen.tier]
 
     def figures(self, chosen: NamedSet, metrics: Collection[str] | None = None) -> list[Figure]:
@@ -159,6 +165,7 @@ class Table:
         figure = Figure(chosen.kind, row, len(units), _by_seed(rows))
         # A half of the held-out cells is compared with the model's figure at the other half.
         partner = AT_HALF if predictor == SPLIT_HALF else MODEL
+        # Over the units that the predictor has, so that both means are of the same contrasts.
         mine = [r for r in self.of(metric, partner, chosen) if (r.population, r.set) in units]
         if predictor in REFERENCES or not mine:
             return figure

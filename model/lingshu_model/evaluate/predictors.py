@@ -87,6 +87,8 @@ class Training:
             c
             for c in self.measured
             if c.condition.interventions == contrast.condition.interventions
+            # Contexts are compared, not names: the same one in another population is no other
+            # context.
             and c.condition.context != contrast.condition.context
         ]
 
@@ -126,6 +128,7 @@ def mean_shift(training: Training, contrast: Contrast) -> Change | None:
     included, which favours the predictor.
     """
     here = training.here(contrast)
+    # With one perturbation the mean would be that of the evaluated contrast itself.
     return training.mean_of(training.elsewhere(contrast) or (here if len(here) > 1 else []))
 
 
@@ -167,6 +170,7 @@ def perturbed_mean(training: Training, contrast: Contrast) -> Change | None:
     perturbed = stacked(training.expression[c.perturbed] for c in others)
     control = training.expression[contrast.control]
     value = column_means(perturbed) - training.control_means[contrast.control]
+    # The two arms are independent, so their variances add up.
     return Change(value, standard_error2(perturbed) + standard_error2(control))
 
 
@@ -174,6 +178,7 @@ def additive(training: Training, contrast: Contrast) -> Change | None:
     """Return the sum of the single interventions' changes in the context, for combinations."""
     parts, context = contrast.condition.interventions, contrast.condition.context
     here = [c for c in training.population.trained if c.condition.context == context]
+    # All trained contrasts, however few their cells: a sum needs each of its parts.
     known = {c.condition.interventions: training.changes[c.name] for c in here}
     changes = [known[(part,)] for part in parts if (part,) in known]
     if len(parts) < 2 or len(changes) < len(parts):
@@ -243,6 +248,7 @@ def predictions(
     if contrast.name in training.changes:
         cells = training.expression
         for i, (seed, n) in enumerate(sizes):
+            # Keyed by the position of the seed: the same draws whatever seeds the model has.
             generator = stream("training cells", contrast.perturbed, i)
             arms = (cells[contrast.perturbed], cells[contrast.control])
             yield RESAMPLED, seed, resampled_change(*arms, n, generator)

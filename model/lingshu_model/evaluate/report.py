@@ -71,6 +71,7 @@ def evaluate(
             strong |= {(population.name, name): value for name, value in by_name.items()}
         if cells:
             rows += _cell_rows(population, study.fold, here, predicted, draws)
+    # Sets last: the strongest perturbations are chosen over all populations.
     return Report(rows, held_out, named_sets(study, strong))
 
 
@@ -98,6 +99,7 @@ def sample(
             cells[name] = store.counts(study.conditions[name], seed, n=n, steps=steps)
             each()
         arms.append(cells)
+    # Arms of one seed share the streams of their cells, row by row.
     return Source([*seeds], arms, paired=True)
 
 
@@ -120,6 +122,7 @@ def null_changes(store: ArmStore, study: Study, seed: int, each: Each) -> NullCh
     labels = null_labels(store.checkpoint)
     values = np.full((len(labels), len(panel)), np.nan)
     for i, label in enumerate(labels):
+        # Genes that the context's population measures; the panel where nothing of it is held out.
         columns = next(
             (
                 p.columns

@@ -106,6 +106,7 @@ class NamedSet:
     units: frozenset[Unit]
 
 
+# Fields that are written as one float32 array; the rest is JSON.
 _ARRAYS = {Row: ["draws"], HeldOut: ["predicted", "observed", "noise"], NamedSet: []}
 
 
@@ -117,11 +118,14 @@ def write_rows(
     arrays: list[Floats] = []
     for each in (*rows, *held_out, *sets):
         apart = _ARRAYS[type(each)]
+        # In the order of the fields: readers pass them by position.
         values = [(f.name, getattr(each, f.name)) for f in fields(each)]
         plain.append([type(each).__name__, *(v for name, v in values if name not in apart)])
+        # A prediction that is missing has length 0, since an array has no None.
         arrays += [np.zeros(0) if v is None else v for name, v in values if name in apart]
     np.savez_compressed(
         path,
+        # Sets of units are written as sorted lists: equal rows, equal files.
         plain=np.frombuffer(json.dumps(plain, default=sorted).encode(), np.uint8),
         sizes=np.array([len(array) for array in arrays]),
         arrays=np.concatenate(arrays).astype(np.float32),
@@ -136,6 +140,7 @@ def read_rows(path: Path) -> tuple[list[Row], list[HeldOut], list[NamedSet]]:
         ValueError: it is no file of rows.
     """
     try:
+        # A file may come from elsewhere, and a pickle runs code.
         with np.load(path, allow_pickle=False) as file:
             plain: list[list[Any]] = json.loads(file["plain"].tobytes())
             ends = np.cumsum(file["sizes"])[:-1]

@@ -55,6 +55,7 @@ class Source:
         control = arms.get(contrast.control)
         if control is None:
             control = population.train[contrast.control]
+        # The noise of paired differences is right for unrelated rows of one size too.
         paired = self.paired or perturbed.shape[0] == control.shape[0]
         between = paired_change if paired else change_between
         return between(expression_levels(perturbed), expression_levels(control))
@@ -97,6 +98,7 @@ def read_peers(
         ValueError: a folder holds no seed, seeds hold different conditions, none of the conditions
             is there, cells are over another panel, or there are too few.
     """
+    # Both names are looked for: that of the tables and that of training's files.
     files = {name: {name, condition_name(conditions[name])} for name in sizes}
     return {name: _read(name, path, files, sizes, genes) for name, path in folders.items()}
 
@@ -123,6 +125,7 @@ def _files(seed: Path, files: Mapping[str, set[str]]) -> dict[str, Path]:
     paths = {
         condition: path
         for condition, names in files.items()
+        # The later one replaces the earlier: counts, where a peer has both.
         for suffix in (EXPRESSION, COUNTS)
         for name in names
         if (path := seed / f"{name}{suffix}").is_file()

@@ -112,6 +112,7 @@ class Population:
 
     def cut(self, arms: Mapping[str, Sparse]) -> dict[str, Sparse]:
         """Return the population's conditions of cells over the panel, over its own genes."""
+        # Only what is compared: a source may have cells of other populations' conditions.
         return {name: arms[name][:, self.columns] for name in self.test if name in arms}
 
     def sizes(self, n_cells: int) -> dict[str, int]:
@@ -165,6 +166,7 @@ class Study:
         """
         control = Condition(tuple(sorted(context.items())), ())
         parts = [
+            # From columns of the population to columns of the panel.
             csr_matrix((cells.data, each.columns[cells.indices], cells.indptr), (n, genes))
             for each in self.populations
             for name, cells in each.train.items()
@@ -177,6 +179,7 @@ class Study:
         sizes: dict[str, int] = {}
         for population in self.populations:
             for name, n in population.sizes(n_cells).items():
+                # One arm serves all populations of a condition.
                 sizes[name] = max(n, sizes.get(name, 0))
         return sizes
 
@@ -209,6 +212,7 @@ def condition_names(conditions: Sequence[Condition]) -> list[str]:
 
 
 def _order(condition: Condition) -> tuple[bool, str]:
+    # Control conditions come first.
     return bool(condition.interventions), repr(condition)
 
 
@@ -238,6 +242,7 @@ def _population(split: Split, names: Mapping[Condition, str], source: int) -> Po
     genes = [split.panel[i] for i in columns.tolist()]
     cells = Population(split.sources[source], genes, columns, train, test)
     present = [c for c, n in names.items() if n in train or n in test]
+    # Trained on in any source: weights are shared, so tiers are of the whole training.
     contrasts = _contrasts(present, names, cells, {c for _, c in split.train})
 
     def with_both(count: Callable[[str], int]) -> list[Contrast]:
@@ -260,6 +265,7 @@ def _contrasts(
     contrasts: list[Contrast] = []
     for condition in perturbed:
         control = names.get(replace(condition, interventions=()), "")
+        # Without training control cells no predictor has a starting point.
         if cells.n_train(control):
             target = _targets(condition) if several or not labels[condition] else ""
             name = ", ".join(filter(None, [labels[condition], target]))

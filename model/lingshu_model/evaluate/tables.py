@@ -68,6 +68,7 @@ def pivot(group: Sequence[Figure]) -> str:
     for figure in group:
         cells.setdefault(figure["predictor"], {})[figure["metric"]] = cell(figure)
     metrics = [*dict.fromkeys(metric for each in cells.values() for metric in each)]
+    # Few columns fit a page; the number of rows is free.
     if len(metrics) > len(cells):
         lines = [[m, *(each.get(m, "") for each in cells.values())] for m in metrics]
         return table(["metric", *cells], lines)
@@ -110,6 +111,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def number(value: float | None) -> str:
     """Return a number to three digits, to four near 1 and above; `n/a` where undefined."""
+    # NaN alone differs from itself; JSON has None in its place.
     if value is None or value != value:
         return "n/a"
     return f"{value:.4g}" if abs(value) > 0.99 else f"{value:.3g}"

@@ -10,6 +10,7 @@ from lingshu_model.system.endpoints import NONCE_HEADER, PROOF_PATH, proof
 from lingshu_model.system.peers import check_peer
 from lingshu_model.system.private import UnsafePathError
 
+# Bytes: a client that bears no token yet decides how many are hashed.
 _MAX_NONCE = 128
 
 
@@ -22,6 +23,7 @@ class OwnersOnly(AutoHTTPProtocol):
         connection = transport.get_extra_info("socket")
         try:
             check_peer(connection, "this engine's client")
+        # Answered and not closed, so that the client can show why.
         except UnsafePathError:
             self.app = _FOREIGN
 
@@ -43,6 +45,7 @@ class Bearer:
         headers = dict(scope["headers"])
         given, wanted = headers.get(b"authorization", b""), f"Bearer {self._token}".encode()
         nonce = headers.get(NONCE_HEADER.lower().encode(), b"")[:_MAX_NONCE]
+        # Before the token is looked at: a client asks for the proof before it sends its token.
         if self._proves and scope["path"] == PROOF_PATH:
             app: Any = PlainTextResponse(proof(self._token, nonce.decode("latin-1")))
         elif hmac.compare_digest(given, wanted):

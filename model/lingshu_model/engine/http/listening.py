@@ -62,17 +62,21 @@ def local_listener(places: EnginePlaces) -> Generator[Local]:
     """
     with ExitStack() as stack:
         try:
+            # A socket first: its file mode keeps others out, where a port is open to every local
+            # user.
             local = _on_socket(places, stack) or _on_loopback(places, stack)
             write_endpoint(places, local.endpoint)
         except OSError as error:
             message = f"the engine cannot listen for the clients of {str(places.home)!r}: {error}"
             raise StartError(message) from error
+        # Registered last, so removed first: clients stop finding the engine before its socket goes.
         stack.callback(places.endpoint.unlink, missing_ok=True)
         result = local.endpoint.path or local.endpoint.token_file
         yield replace(local, files=(places.endpoint, *([result] if result else [])))
 
 
 def _on_socket(places: EnginePlaces, stack: ExitStack) -> Local | None:
+    # A place that the user chose is used or refused, never replaced by another.
     if places.other_socket and not fits(places.socket):
         message = (
             f"the socket path {str(places.socket)!r} is longer than {MAX_SOCKET_PATH} bytes: "
@@ -95,9 +99,11 @@ def _on_socket(places: EnginePlaces, stack: ExitStack) -> Local | None:
 
 def _on_loopback(places: EnginePlaces, stack: ExitStack) -> Local:
     token = secrets.token_urlsafe(32)
+    # Log lines and messages show it masked from here on.
     remember(token)
     token_file = _keep_token(places, token, stack)
     stack.callback(token_file.unlink, missing_ok=True)
+    # Port 0: the system picks a free one, which the endpoint file names.
     listener = stack.enter_context(socket.create_server((LOOPBACK, 0), backlog=_BACKLOG))
     endpoint = Endpoint(port=listener.getsockname()[1], token_file=token_file)
     return Local(listener, endpoint, token)
@@ -108,6 +114,7 @@ def _keep_token(places: EnginePlaces, token: str, stack: ExitStack) -> Path:
         path = folder / _name(places, "token")
         try:
             path.unlink(missing_ok=True)
+            # O_EXCL: a file that somebody else put there is not written into.
             with os.fdopen(open_private(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "w") as file:
                 check_closed(path, os.fstat(file.fileno()))
                 file.write(token)
@@ -135,6 +142,7 @@ def unix_socket(path: Path) -> Generator[socket.socket]:
         message = f"the path is longer than {MAX_SOCKET_PATH} bytes"
         raise OSError(message)
     check_closed(path.parent, check_folder(path.parent))
+    # Bound and closed to others under a second name, so that clients never see it half made.
     new = path.with_suffix(".new")
     new.unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
@@ -142,6 +150,7 @@ def unix_socket(path: Path) -> Generator[socket.socket]:
             os.fchmod(listener.fileno(), FILE_MODE)
         try:
             listener.bind(str(new))
+            # The umask may have taken bits away, or the system ignored fchmod.
             if new.lstat().st_mode & 0o777 != FILE_MODE:
                 set_mode(new, FILE_MODE)
             check_socket(new)
@@ -160,6 +169,7 @@ def _folders(places: EnginePlaces, stack: ExitStack) -> Iterator[Path]:
     yield places.socket.parent
     if places.other_socket:
         return
+    # The folder that the last engine of this home used comes before a new one.
     for make in (_runtime_folder, lambda: _closed(read_endpoint(places).folder)):
         with suppress(OSError):
             yield make()
@@ -197,4 +207,5 @@ def _closed(folder: Path) -> Path:
 
 
 def _name(places: EnginePlaces, suffix: str) -> str:
+    # One name per home, short enough for a socket: many homes share these folders.
     return f"{hashlib.sha256(os.fsencode(places.folder)).hexdigest()[:24]}.{suffix}"

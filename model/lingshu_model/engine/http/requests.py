@@ -10,6 +10,7 @@ from lingshu_model.contracts import ArmRequest, Checkpoint
 from lingshu_model.contracts.effects import NoEffectError
 from lingshu_model.contracts.user_cells import GoneError, UserCellsStore
 
+# UMI; beyond any count of a gene in a cell, and within int32.
 MAX_COUNT = 1_000_000
 
 
@@ -44,6 +45,7 @@ def check_arm(
         _check_user_cells(arm, checkpoint, store)
     else:
         _check_context(arm.context, checkpoint)
+    # A user's cells are any context; their interventions and clamps must still be known.
     _check_interventions(arm, checkpoint)
     _check_clamp(arm.clamp, checkpoint)
     if arm.interventions and not arm.cells:
@@ -75,6 +77,7 @@ def _check_user_cells(
     if arm.first_cell + arm.n_cells > len(cells):
         message = f"cells {arm.first_cell} to {arm.first_cell + arm.n_cells - 1} of {len(cells)}"
         raise BadRequestError(message)
+    # Only scoring and completing need tokens of a context.
     for context in (*arm.against, *((arm.context,) if arm.complete else ())):
         _check_context(context, checkpoint)
 
@@ -101,6 +104,7 @@ def _check_fit(arm: ArmRequest, checkpoint: Checkpoint) -> None:
 
 
 def _check_context(context: dict[str, str], checkpoint: Checkpoint) -> None:
+    # Field by field: a combination of known values that was never trained is an extrapolation.
     allowed: dict[str, set[str]] = {}
     for entry in checkpoint.config["seen"]:
         for field, value in entry["context"].items():
@@ -119,6 +123,8 @@ def _check_interventions(arm: ArmRequest, checkpoint: Checkpoint) -> None:
     targets = checkpoint.targets
     for item in arm.interventions:
         _check_known(item.kind, targets, "kind of intervention", checkpoint)
+        # Null labels, ligands and drugs are no genes of the panel: only trained ones have a
+        # meaning.
         panel = () if item.kind in ("sham", "cytokine", "drug") else checkpoint.panel
         _check_known(
             item.target, {*targets[item.kind], *panel}, f"target of {item.kind}", checkpoint

@@ -37,8 +37,10 @@ from lingshu_model.engine.job_queue import ClosedError, FullError, JobQueue
 from lingshu_model.engine.samplers import Loaded, Samplers
 from lingshu_model.engine.work import Job
 
+# Bytes of a request, and of a piece of an answer.
 MAX_BODY = 4 << 20
 PIECE = 1 << 20
+# Seconds that one request for a job may wait for its end.
 MAX_WAIT_S = 45.0
 HEALTH = "/v1/health"
 SHUTDOWN = "/v1/shutdown"
@@ -77,6 +79,7 @@ class Face:
                 Exception: _unexpected,
             },
         )
+        # Outermost, so that errors carry the headers too.
         return Envelope(routes, local=local)
 
     async def _health(self, request: Request) -> Response:
@@ -92,6 +95,7 @@ class Face:
             ranks=self.ranks,
             profile=profile,
             profile_digest=digest_json(profile),
+            # Reads files; the event loop must not wait for a disk.
             checkpoints=await asyncio.to_thread(self.samplers.catalogue.digests),
             queued=queued,
             running=running,
@@ -115,6 +119,7 @@ class Face:
         def find() -> Checkpoint:
             checkpoint = self.samplers.find(name, digest, roots)
             allow, store = wanted.allow_unfit, self.samplers.user_cells
+            # In a thread too: it reads tables of the checkpoint at first use.
             check_arm(arm, checkpoint, allow_unfit=allow, store=store)
             return checkpoint
 
@@ -153,6 +158,7 @@ class Face:
         return self._view(job)
 
     async def _cells(self, request: Request) -> Response:
+        # One view: the state may change between two.
         view = (job := self._find(request)).view()
         if view.state != "succeeded":
             message = f"job {job.id} is {view.state} at {view.done} of {view.total} cells"
@@ -162,6 +168,7 @@ class Face:
             return _error(f"the cells of job {job.id} are no longer kept: submit it again", 410)
         headers = {"X-Lingshu-Digest": result.digest, "Content-Length": str(result.size)}
         pieces = _pieces(result.file)
+        # In pieces: a result may be larger than memory.
         return StreamingResponse(pieces, media_type="application/octet-stream", headers=headers)
 
     def _view(self, job: Job) -> Response:
@@ -189,6 +196,7 @@ class Face:
 
     async def _wait(self, job: Job, wait_s: float) -> None:
         leaving = asyncio.ensure_future(self.leaving.wait())
+        # Not cancelled after the wait: that would cancel the job's future for every other caller.
         ended = asyncio.wrap_future(job.ended)
         await asyncio.wait({ended, leaving}, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
         leaving.cancel()
@@ -203,6 +211,7 @@ class Face:
 
 
 async def _pieces(file: BinaryIO) -> AsyncIterator[bytes]:
+    # Closed also when the client leaves in the middle.
     with file:
         while piece := await asyncio.to_thread(file.read, PIECE):
             yield piece
@@ -235,6 +244,7 @@ class Envelope:
         # earliest ones, which name no protocol, would not understand who is there.
         spoken, path = headers.get(PROTOCOL_HEADER), scope["path"]
         open_to_it = path == SHUTDOWN or (path == HEALTH and spoken is not None)
+        # Over TCP the protocol alone must agree: the other machine installs its own version.
         version = headers.get(VERSION_HEADER, __version__) if self._local else __version__
         if (spoken, version) == (str(PROTOCOL), __version__) or open_to_it:
             await self._app({**scope, _LOCAL: self._local}, receive, answer)

@@ -19,6 +19,7 @@ from lingshu_model.engine.job_queue import JobQueue
 from lingshu_model.engine.results import identity
 from lingshu_model.engine.samplers import Samplers
 
+# Seconds that open requests have to end after the service was told to leave.
 _GRACE_S = 10
 _HOME_S = 1.0
 """How late a moved or deleted home is noticed."""
@@ -43,6 +44,7 @@ class Service:
     ) -> None:
         """Prepare; `start` begins to serve."""
         self._queue, self._idle_exit_s = queue, idle_exit_s
+        # Made here and not in the thread, so that `leave` has it from the start.
         self._loop = asyncio.new_event_loop()
         self._face = Face(queue, samplers, ranks, idle_exit_s, self.leave)
         self._servers: list[uvicorn.Server] = []
@@ -76,9 +78,11 @@ class Service:
 
     def _run(self, sockets: list[socket.socket]) -> None:
         try:
+            # Closes the loop at the end, which `leave` relies on.
             with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
                 runner.run(self._serve(sockets))
         finally:
+            # Computing ends with serving: nobody could fetch a result.
             self._queue.close()
 
     async def _serve(self, sockets: list[socket.socket]) -> None:
@@ -91,6 +95,7 @@ class Service:
             watch.cancel()
 
     async def _watch_idle(self) -> None:
+        # Closing tests and closes in one step; a request in between would be lost.
         while not self._queue.close(idle_s=self._idle_exit_s):
             await asyncio.sleep(max(self._idle_exit_s - self._queue.idle_s(), 0.01))
         self._leave()
@@ -103,6 +108,7 @@ class Service:
         self._leave()
 
     def _is_found(self) -> bool:
+        # Their inode and device: another engine's file at the same path is not this one's.
         return all(identity(path) == then for path, then in self._files.items())
 
     def _leave(self) -> None:

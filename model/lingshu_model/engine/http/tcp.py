@@ -11,6 +11,7 @@ from lingshu_model.engine.errors import StartError
 from lingshu_model.engine.http.service import Remote
 
 TOKEN_VARIABLE = "LINGSHU_ENGINE_TOKEN"  # noqa: S105 - a name
+# Characters: beyond guessing over a network.
 _MIN_TOKEN = 16
 
 
@@ -29,6 +30,7 @@ def remote(options: argparse.Namespace) -> Generator[Remote | None]:
     if len(token) < _MIN_TOKEN:
         message = f"--listen needs {TOKEN_VARIABLE} in the environment, {_MIN_TOKEN} characters up"
         raise StartError(message)
+    # Without TLS the token and the cells would cross the network in plain text.
     if not (_is_loopback(host) or options.tls_cert):
         message = f"--listen {options.listen!r} is beyond loopback: give --tls-cert and --tls-key"
         raise StartError(message)
@@ -42,6 +44,7 @@ def _address(text: str) -> tuple[str, int]:
     if not host or not port.isdigit():
         message = f"--listen {text!r} is not HOST:PORT, such as 127.0.0.1:8765"
         raise StartError(message)
+    # An IPv6 address stands in brackets before its port.
     return host.strip("[]"), int(port)
 
 

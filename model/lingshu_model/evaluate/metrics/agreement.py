@@ -57,6 +57,7 @@ class Agreement:
 
 def largest(change: Floats, n: int) -> Indices:
     """Return the `n` genes of largest absolute change over the last axis, in no order."""
+    # Linear in the number of genes: it is called for every bootstrap draw.
     return np.argpartition(-np.abs(change), min(n, change.shape[-1] - 1), axis=-1)[..., :n]
 
 
@@ -70,6 +71,7 @@ def pearson_with(real: Floats) -> Score:
         scale = np.sqrt((a * a).sum(axis=-1) * squares)
         # One prediction of many real changes is a product of a matrix and a vector.
         product = b @ a if a.ndim == 1 else (a * b).sum(axis=-1)
+        # Constant on either side: no direction, 0.
         return np.divide(product, scale, out=np.zeros_like(product), where=scale > 1e-12)
 
     return score
@@ -92,6 +94,7 @@ def overlap_with(real: Floats) -> Score:
 
     def score(predicted: Floats) -> Floats:
         shared = (_among_largest(predicted) & theirs).sum(axis=-1) / OVERLAP
+        # argpartition would pick 20 arbitrary genes of a prediction of zeros.
         return np.where(predicted.any(axis=-1), shared, 0.0)
 
     return score

@@ -74,7 +74,9 @@ def resampled_change(
     Its noise is that of drawing and of the samples drawn from.
     """
     arms = (perturbed, control)
+    # Both arms are drawn anew: without that the control would have less noise than the model's.
     drawn = [column_means(a[generator.integers(a.shape[0], size=n)]) for a in arms]
+    # Variance v: v / n of drawing n cells and v / N of the N cells drawn from.
     noise = sum(moments(a)[1] * (1 / n + 1 / a.shape[0]) for a in arms)
     return Change(drawn[0] - drawn[1], np.asarray(noise))
 
@@ -84,6 +86,7 @@ def mean_change(changes: Sequence[Change], weights: Sequence[float] | None = Non
     w = np.full(len(changes), 1.0) if weights is None else np.asarray(weights, np.float64)
     w = w / w.sum()
     value = np.sum([a * c.value for a, c in zip(w, changes, strict=True)], axis=0)
+    # The squared standard error of a weighted sum.
     noise = np.sum([a**2 * c.noise for a, c in zip(w, changes, strict=True)], axis=0)
     return Change(value, noise)
 

@@ -60,6 +60,7 @@ def ilisi(a: Floats, b: Floats, perplexity: float = PERPLEXITY) -> float:
     np.fill_diagonal(squared, np.inf)  # a point is no neighbour of its own
     nearest = np.argpartition(squared, k - 1, axis=1)[:, :k]
     weights = _weights(np.take_along_axis(squared, nearest, 1).astype(np.float64), perplexity)
+    # Weight of the second set around each point; the first set has 1 - share.
     share = (weights * labels[nearest]).sum(axis=1)
     return float((1 / (share**2 + (1 - share) ** 2)).mean() - 1)
 
@@ -81,6 +82,7 @@ def _weights(squared: Floats, perplexity: float) -> Floats:
     high = -low
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
+        # The entropy falls as the precision grows.
         too_flat = _entropy(_normalised(squared, middle)) > np.log(perplexity)
         low, high = np.where(too_flat, middle, low), np.where(too_flat, high, middle)
     return _normalised(squared, (low + high) / 2)

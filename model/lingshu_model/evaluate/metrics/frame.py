@@ -62,6 +62,7 @@ class Frame:
 
     def scores(self, values: Sparse) -> Floats:
         """Return cells [cells, genes] along the axes, float64 [cells, components]."""
+        # [components], the same for every cell; centring `values` would make it dense.
         return np.asarray(values @ self.axes) - self.mean @ self.axes
 
 
@@ -73,6 +74,7 @@ class _Centred(LinearOperator):
         self.values, self.mean = values, mean
 
     def _matvec(self, x: Floats) -> Floats:
+        # (V - 1 m^T) x and its transpose, without the dense matrix.
         return self.values @ x.ravel() - self.mean @ x.ravel()
 
     def _rmatvec(self, x: Floats) -> Floats:
@@ -88,6 +90,7 @@ def _reproduced(values: Sparse) -> int:
     first, second = values[::2], values[1::2]
     axes, spread = _components(first, moments(first)[0], COMPONENTS)
     # Variance of the second half along the axes of the first, [components].
+    # The second half is centred on itself: a shift of the mean is not variance.
     others = np.asarray((second @ axes - moments(second)[0] @ axes).var(axis=0))
     noise = np.flatnonzero(others < REPRODUCED * spread)
     return max(FEWEST, int(noise[0]) if len(noise) else len(spread))
@@ -104,4 +107,5 @@ def _components(values: Sparse, mean: Floats, most: int) -> tuple[Floats, Floats
     size, axes = size[order], axes[order]
     # The sign of an axis is arbitrary; its largest entry is made positive.
     signs = np.sign(axes[np.arange(k), np.abs(axes).argmax(axis=1)])
+    # Singular values of centred cells squared, over n: the variances.
     return np.ascontiguousarray((axes * signs[:, None]).T), size**2 / n

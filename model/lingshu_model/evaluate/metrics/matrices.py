@@ -41,6 +41,7 @@ def expression_levels(cells: Any) -> Sparse:
 
     Floats are log1p_cp10k already and only change their type.
     """
+    # The caller's counts must not change: `values.data` is overwritten below.
     values = sparse.csr_array(cells, dtype=np.float64, copy=True)
     if not is_expression(cells):
         totals = np.asarray(values.sum(axis=1), np.float64)
@@ -57,6 +58,7 @@ def moments(values: Sparse) -> tuple[Floats, Floats]:
     """Return the mean and the variance (over n, not n - 1) of each column."""
     mean = column_means(values)
     square = _column_sums(values, values.data**2) / values.shape[0]
+    # Rounding can leave a variance slightly below 0.
     return mean, np.maximum(square - mean**2, 0.0)
 
 

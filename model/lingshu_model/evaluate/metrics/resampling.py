@@ -34,6 +34,7 @@ class Draws:
 
 def stream(*key: str | int) -> np.random.Generator:
     """Return the generator of one use: a Philox stream keyed by the SHA-256 of `key`."""
+    # A separator that no name contains, so that ("a", "bc") and ("ab", "c") differ.
     digest = hashlib.sha256("\x1f".join(map(str, key)).encode()).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "big")))
 
