@@ -23,6 +23,7 @@ SUPPORTED, SUGGESTIVE = 0.05, 0.2
 LEAST_LFSR = 0.001
 """Smallest rate that is shown: some hundred calls of a rotation cannot tell smaller ones apart."""
 DRAWS = 4000
+# Beyond 8 sd double precision cannot tell the tail from 0; 641 points are steps of 0.025 sd.
 _Z = np.linspace(-8.0, 8.0, 641)
 """Normal scores at which quantile functions are kept."""
 _U = normal_tail(-_Z)
@@ -43,6 +44,7 @@ def false_sign_rates(lfsr: Floats) -> Floats:
     It is the share of wrong signs to expect among them; NaN stays NaN.
     """
     rates = np.full(lfsr.shape, np.nan)
+    # lfsr of any order; NaN (not measured) takes no part in the means.
     known = np.flatnonzero(np.isfinite(lfsr))
     order = known[np.argsort(lfsr[known], kind="stable")]
     ascending = lfsr[order]
@@ -71,11 +73,15 @@ class ScorePosterior:
 
 def score_posterior(posterior: Posterior, weights: NDArray[np.float64]) -> ScorePosterior:
     """Return the posterior of sum w b over genes; `posterior` and `weights` are [genes]."""
+    # Genes of weight 0 are left out, since an unmeasured one among them would make the sum NaN.
     used = np.flatnonzero(weights)
     w = weights[used]
     kept = Posterior(posterior.mean[used], posterior.sd[used], posterior.lfsr[used])
     at_zero, m, s = parts(kept)
+    # [normal scores]: quantile functions add up where all genes are high or low together.
+    # A negative weight mirrors the normal part, so its mean changes sign and its sd does not.
     quantiles = _quantiles(at_zero, w * m, np.abs(w) * s).sum(axis=1)
+    # The stored rate of a single gene is exact; that of the table has its resolution.
     lfsr = float(posterior.lfsr[used[0]]) if len(used) == 1 else _wrong(quantiles)
     low, high = np.interp((-1.959964, 1.959964), _Z, quantiles).tolist()
     return ScorePosterior(float(w @ posterior.mean[used]), (low, high), lfsr, quantiles)
@@ -97,7 +103,9 @@ def in_top(posteriors: Sequence[ScorePosterior], k: int, seed: int = 0) -> Float
     Scores are drawn independently. The control cells that they share make their differences less
     uncertain than that, so the probabilities are nearer to k / n than they need be.
     """
+    # 11 keeps this stream apart from other uses of the same seed.
     generator = np.random.Generator(np.random.Philox(key=[11, seed]))
+    # Large screens have fewer draws, to bound [scores, draws]; sd of a probability is .016 at most.
     n = DRAWS if len(posteriors) <= 200 else DRAWS // 4
     z = generator.normal(size=(len(posteriors), n))
     draws = np.stack(
@@ -105,13 +113,16 @@ def in_top(posteriors: Sequence[ScorePosterior], k: int, seed: int = 0) -> Float
     )
     # Ties, such as candidates without any effect, are broken at random.
     ranks = np.lexsort((generator.random(draws.shape), -draws), axis=0)
+    # ranks[r, d] is the score that has rank r in draw d.
     counts = np.bincount(ranks[:k].ravel(), minlength=len(posteriors))
     return counts / n
 
 
 def _quantiles(at_zero: Floats, m: Floats, s: Floats) -> Floats:
     """Return the quantile functions of the genes' terms, [normal scores, genes]."""
+    # [genes]: the mass of the normal part; not 0, as it is a divisor.
     share = np.maximum(1 - at_zero, 1e-12)
+    # P(term < 0), at which the jump of height p0 at 0 begins.
     below = share * normal_tail(m / np.maximum(s, 1e-300))  # [genes]
     u = _U[:, None]
     lower = m + s * _normal_quantile(u / share)
@@ -126,6 +137,7 @@ def _normal_quantile(u: Floats) -> Floats:
 
 def _wrong(quantiles: Floats) -> float:
     """Return the chance of the less likely sign, mass at 0 counting as wrong."""
+    # P(score <= 0) and P(score >= 0), read off where the quantile function leaves 0.
     not_above = _U[np.flatnonzero(quantiles <= 0)]
     above = _U[np.flatnonzero(quantiles < 0)]
     at_most = float(not_above[-1]) if len(not_above) else float(_U[0])

@@ -43,6 +43,7 @@ class Unresponsive:
 
 def gene_totals(cells: Cells) -> Floats:
     """Return the UMI of each gene over all cells, [genes]."""
+    # float64 holds sums of UMI exactly up to 2**53.
     totals = np.zeros(len(cells.measured))
     for rows in row_blocks(*cells.shape):
         block = cells[rows]
@@ -63,13 +64,17 @@ def unresponsive_genes(
     counted = control + perturbed >= FEWEST_COUNTS
     counted[list(left_out)] = False
     candidates = np.flatnonzero(counted)
+    # Chosen by majority: the middle 40 % of the log ratios are taken to be the genes at rest.
     trimmed = int(TRIMMED * len(candidates))
     if len(candidates) - 2 * trimmed < FEWEST_GENES:
         return None
+    # Half a count keeps the ratio finite for a gene that one arm lacks. Differences in depth
+    # between the arms shift all ratios alike, and so do not change their order.
     ratios = np.log((perturbed[candidates] + 0.5) / (control[candidates] + 0.5))
     order = candidates[np.argsort(ratios, kind="stable")]
     genes = np.zeros(len(control), np.bool_)
     genes[order[trimmed : len(order) - trimmed]] = True
+    # Of all UMI of each arm: (control, perturbed). Without an effect both would be equal.
     shares = [float(totals[genes].sum() / totals.sum()) for totals in (control, perturbed)]
     return Unresponsive(genes, shares[0], math.log(shares[1] / shares[0]))
 
@@ -78,6 +83,8 @@ def changes_against(
     control: Cells, perturbed: Cells, unresponsive: Unresponsive, genes: Sequence[int]
 ) -> Floats:
     """Return changes of cell pairs, ln(1 + UMI per 10,000 by these genes), [pairs, genes]."""
+    # ln(1 + 10,000 f c / N_U): f is the share in control cells for both arms, so only N_U, the
+    # UMI of these genes in the cell, differs from CP10K.
     levels = (
         gene_levels(cells, genes, unresponsive.genes, scale=unresponsive.share)
         for cells in (perturbed, control)

@@ -18,8 +18,11 @@ from lingshu_model.contracts.posterior import Posterior, normal_tail, parts
 from lingshu_tools.analysis.effects import Floats
 from lingshu_tools.analysis.student import t_quantile
 
+# Smallest divisor; so small that z of a component without spread is as good as infinite.
 _TINY = 1e-300
+# Of an interval of some log1p_cp10k: to about 1e-14.
 _HALVINGS = 50
+# Nearer to 0 than this, log1p_cp10k, a quantile is at the mass there.
 _ZERO = 1e-9
 _FEWEST = 3
 """Genes below which a correlation is not computed."""
@@ -51,10 +54,13 @@ def posterior_difference(first: Posterior, second: Posterior) -> PosteriorDiffer
     """Return the posterior of `second` - `first`, both [genes]."""
     zero_1, m_1, s_1 = parts(first)
     zero_2, m_2, s_2 = parts(second)
+    # Components of second - first: only the second has a change, only the first, both.
+    # The rest, zero_1 zero_2, is mass at no difference.
     weights = np.stack([zero_1 * (1 - zero_2), (1 - zero_1) * zero_2, (1 - zero_1) * (1 - zero_2)])
     centres = np.stack([m_2, -m_1, m_2 - m_1])
     sds = np.stack([s_2, s_1, np.hypot(s_1, s_2)])
     z = centres / np.maximum(sds, _TINY)
+    # A component of sd 0 at 0 lies on neither side, where a normal tail would give half of it.
     above = (weights * normal_tail(-z) * ((sds > 0) | (centres > 0))).sum(0)
     below = (weights * normal_tail(z) * ((sds > 0) | (centres < 0))).sum(0)
     lfsr = 1 - np.maximum(above, below)
@@ -63,6 +69,7 @@ def posterior_difference(first: Posterior, second: Posterior) -> PosteriorDiffer
 
 def no_difference(genes: int) -> PosteriorDifference:
     """Return the difference of an effect from itself."""
+    # Weights of 0: all mass is at no difference.
     nothing = np.zeros((3, genes))
     return PosteriorDifference(np.zeros(genes), np.ones(genes), nothing, nothing, nothing)
 
@@ -75,6 +82,7 @@ def _quantile(weights: Floats, centres: Floats, sds: Floats, p: float) -> float:
         z = (x - centres) / np.maximum(sds, _TINY)
         return float((weights * normal_tail(-z)).sum()) + (rest if x >= 0 else 0.0)
 
+    # A normal component has 1e-19 of its mass farther away; 0 is included for the mass there.
     width = 9 * sds
     low = min(float((centres - width).min()), 0.0) - _TINY
     high = max(float((centres + width).max()), 0.0)
@@ -101,6 +109,7 @@ def gene_levels(
         scale: factor of counts per 10,000.
     """
     chosen = cells.measured if counted is None else counted
+    # Panel position to column of the result; -1: not wanted.
     place = np.full(len(chosen), -1)
     place[list(genes)] = np.arange(len(genes))
     levels = np.zeros((len(cells), len(genes)))
@@ -109,6 +118,7 @@ def gene_levels(
         gene, row = block.indices[:], block.row_of_each
         counts = block.values[:].astype(np.float64)
         totals = np.bincount(row, weights=counts * chosen[gene], minlength=len(block))
+        # Totals are of all counted genes, levels only of the wanted ones.
         kept = place[gene] >= 0
         scaled = scale * cp10k(counts[kept], totals[row[kept]])
         levels[rows.start + row[kept], place[gene[kept]]] = np.log1p(scaled)
@@ -125,6 +135,7 @@ def paired_differences(first: Floats, second: Floats) -> tuple[Floats, Floats | 
     Returns:
         The half width is None of one pair.
     """
+    # Rows share their random streams, so the error is that of the paired differences.
     gaps, n = second - first, len(first)
     if n < 2:
         return gaps.mean(0), None
@@ -172,6 +183,7 @@ def agreement(
 
 
 def _pearson(a: Floats, b: Floats) -> float | None:
+    # A constant vector has no correlation; np.corrcoef would warn and return NaN.
     if len(a) < _FEWEST or np.ptp(a) == 0 or np.ptp(b) == 0:
         return None
     return float(np.corrcoef(a, b)[0, 1])
@@ -180,5 +192,6 @@ def _pearson(a: Floats, b: Floats) -> float | None:
 def _ranks(values: Floats) -> Floats:
     """Return ranks, equal values sharing the mean of theirs."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    # Ranks from 1: equal values have the ranks last - count + 1 to last, whose mean this is.
     last = np.cumsum(counts)
     return (last - (counts - 1) / 2)[inverse]

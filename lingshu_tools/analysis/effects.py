@@ -18,6 +18,7 @@ from lingshu_model.contracts import Cells, row_blocks
 from lingshu_model.contracts.levels import cp10k
 from lingshu_tools.analysis.student import t_quantile
 
+# Blocks of cells (a block per cell of fewer); more where a block would exceed 512 cells.
 JACKKNIFE_BLOCKS = 20
 _LARGEST_BLOCK = 512
 
@@ -79,15 +80,18 @@ def paired_effect(control: Cells, perturbed: Cells) -> Effect:
         ValueError: the arms differ in shape or hold no cell.
     """
     _check(control, perturbed)
+    # A cell's total is over the genes that both arms measure, so that CP10K has one meaning.
     measured = control.measured & perturbed.measured
     sums = _sums(control, perturbed, measured)
     n = len(control)
     means = sums.total / n
     change = means[_P] - means[_C]
+    # Mean counts per 10,000 plus 1, [measured genes]; the 1 keeps the ratio of silent genes finite.
     m0, m1 = means[_CP0] + 1, means[_CP1] + 1
     change_var = _variance(sums.squares[0], change, n)
     # The delta method: how one pair moves log((m1 + 1) / (m0 + 1)), its mean being the fraction
     # by which the pair's expected ratio differs, which the variance takes off.
+    # Sum over pairs of (x1 / m1 - x0 / m0)^2, from the sums of its three terms.
     lfc_squares = (
         sums.squares[2] / m1**2 - 2 * sums.squares[3] / (m0 * m1) + sums.squares[1] / m0**2
     )
@@ -120,6 +124,7 @@ def normalised(cells: Cells, measured: NDArray[np.bool_] | None = None) -> tuple
     within = cells[:]
     kept = chosen[within.indices[:]]
     row = within.row_of_each[kept]
+    # Position of a gene among the chosen ones, at that of its column.
     column = (np.cumsum(chosen) - 1)[within.indices[:][kept]]
     counts = within.values[:][kept].astype(np.float64)
     scaled = cp10k(counts, np.bincount(row, weights=counts, minlength=len(cells))[row])
@@ -133,10 +138,12 @@ def interval(value: float, se: float | None, n_cells: int) -> list[float] | None
     """Return the 95 % Monte Carlo interval of a mean over `n_cells` pairs; None of one pair."""
     if se is None or n_cells < 2 or not math.isfinite(se):
         return None
+    # Student's t: the variance is estimated from the same pairs.
     half = t_quantile(0.975, n_cells - 1) * se
     return [value - half, value + half]
 
 
+# Rows of `_Sums.total`.
 _C, _P, _CP0, _CP1 = range(4)
 
 
@@ -156,6 +163,7 @@ def _sums(control: Cells, perturbed: Cells, measured: NDArray[np.bool_]) -> _Sum
     blocks = np.zeros((len(parts), genes))
     for block, rows in zip(blocks, parts, strict=True):
         sums = np.zeros((9, genes))
+        # Dense [cells, genes] arrays exist for one part at a time.
         for part in row_blocks(rows.stop - rows.start, len(measured), rows.start):
             terms = _terms(control[part], perturbed[part], measured)
             sums += [term.sum(0) for term in terms]
@@ -180,6 +188,7 @@ def _terms(control: Cells, perturbed: Cells, measured: NDArray[np.bool_]) -> Ite
 
 
 def _blocks(n: int) -> Iterator[slice]:
+    # Sizes differ by one cell at most, so that the jackknife may weight all blocks alike.
     edges = np.linspace(0, n, max(min(n, JACKKNIFE_BLOCKS), -(-n // _LARGEST_BLOCK)) + 1)
     for start, stop in zip(edges[:-1].astype(int), edges[1:].astype(int), strict=True):
         yield slice(int(start), int(stop))
@@ -195,14 +204,18 @@ def _variance(sum_of_squares: Floats, mean: Floats, n: int) -> Floats:
 def _jackknife_norm(blocks: Floats, sizes: Floats) -> float | None:
     if len(blocks) < 2:
         return None
+    # The mean change without each block in turn, [genes]; then the spread of its norms, by the
+    # jackknife (g - 1) / g sum (norm - mean norm)^2.
     whole, rest = blocks.sum(0), sizes.sum() - sizes
     without = ((whole - block) / n for block, n in zip(blocks, rest, strict=True))
+    # By rows of a matrix, as earlier versions had it: the norm of a vector rounds differently.
     norms = np.array([np.linalg.norm(record[None], axis=1)[0] for record in without])
     g = len(blocks)
     return float(np.sqrt((g - 1) / g * ((norms - norms.mean()) ** 2).sum()))
 
 
 def _widen(values: Floats, measured: NDArray[np.bool_]) -> Floats:
+    # Panel positions again; NaN is not measured, which 0 would not say.
     full = np.full(len(measured), np.nan)
     full[measured] = values
     return full

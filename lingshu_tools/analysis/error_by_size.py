@@ -13,6 +13,7 @@ import numpy as np
 
 from lingshu_tools.analysis.effects import Floats
 
+# Held-out contrasts, genes, and standard error over contrasts with which a coverage counts.
 FEWEST = 3
 FEWEST_GENES = 30
 MOST_STANDARD_ERROR = 0.05
@@ -53,6 +54,7 @@ class ErrorBySize:
 
     def of(self, predicted: Floats) -> Floats:
         """Return the error of each predicted change, the same shape; NaN where not estimable."""
+        # The bin whose lower edge is the last at or below |change|; -1 below the first edge.
         place = np.searchsorted(self.lower, np.abs(predicted), side="right") - 1
         known = np.isfinite(predicted) & (place >= 0)
         return np.where(known, self.error[np.maximum(place, 0)], np.nan)
@@ -84,6 +86,7 @@ def misjudged(evidence: Mapping[str, Any], tier: str, predicted: Floats) -> list
         for row in rows
         if estimable(row)
         and not NARROWEST <= row["covered"] <= WIDEST
+        # Only bins that the shown changes are in: other sizes do not concern the answer.
         and ((sizes >= row["from"]) & (sizes < (np.inf if row["to"] is None else row["to"]))).any()
     ]
 

@@ -109,6 +109,7 @@ def held_out(
     Null labels have none.
     """
     interventions = tuple(interventions)
+    # A null label has no effect that held-out cells could confirm.
     if any(i.kind == "sham" for i in interventions):
         return None
     tier = checkpoint.support(context, interventions).tier
@@ -123,6 +124,7 @@ def of_tier(checkpoint: Checkpoint, tier: Tier, *, adapted: bool = False) -> Hel
     for place in (tier, *NEAREST[tier]):
         measured = _tiers(checkpoint.evidence).get(place)
         if measured:
+            # `overall` is over all held-out conditions; not all evidence has it.
             head = measured.get("overall") or measured["headline"]
             level = TIER if place == tier else BORROWED
             certain = ((measured.get("certainty") or {}).get("calibration")) or {}
@@ -138,6 +140,7 @@ def of_each(checkpoint: Checkpoint) -> list[tuple[dict[str, str], list[dict[str,
         (entry["context"], entry["interventions"], _of_entry(entry, name, tier))
         for tier, measured in _tiers(checkpoint.evidence).items()
         for name, entry in (measured.get("per_perturbation") or {}).items()
+        # Entries of earlier formats name a condition without its context.
         if "context" in entry
     ]
 
@@ -210,6 +213,7 @@ def _best_simple(head: Mapping[str, Any]) -> tuple[str | None, Figure | None]:
     if best:
         return best["predictor"], _value(best)
     baselines = head.get("baselines") or {}
+    # Evidence without `best_simple`: the largest known figure is taken.
     known = {
         name: figure
         for name, value in baselines.items()
@@ -230,10 +234,12 @@ def _against(
     """Return what the paired difference says; without one, which figure is larger."""
     if simple is None or best is None or best.value is None:
         return None
+    # An undefined figure is no better than any that is defined.
     if model.value is None:
         return "worse than"
     verdicts = head.get("verdicts") or {}
     said = (head.get("best_simple") or {}).get("verdict") or verdicts.get(simple)
+    # Evidence of earlier formats has no paired comparison.
     if said is None:
         return "better than" if model.value > best.value else "worse than"
     known: dict[str, Verdict] = {"win": "better than", "loss": "worse than"}
@@ -246,6 +252,7 @@ def _adapted(
     targets = [i.target for i in interventions]
     listed = (evidence.get("data") or {}).get("adapted_to") or []
     return any(
+        # Fields of a context that the entry leaves out are free.
         targets == [entry["target"]] and entry["context"].items() <= dict(context).items()
         for entry in listed
     )
@@ -265,4 +272,5 @@ def _value(value: Mapping[str, Any] | float | None) -> Figure:
 
 
 def _identity(interventions: Iterable[Mapping[str, Any]]) -> list[tuple[str, str, float]]:
+    # Independent of order; no dose and dose 0 are the same.
     return sorted((i["kind"], i["target"], i.get("dose") or 0.0) for i in interventions)

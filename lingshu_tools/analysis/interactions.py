@@ -32,6 +32,8 @@ def interaction(changes: Changes, of: Collection[str]) -> Floats:
         NotMeasuredError: the change of a subset is missing; which one is said.
     """
     whole = frozenset(of)
+    # Möbius inversion: I(S) = sum over nonempty T in S of (-1)^(|S| - |T|) change(T). The empty
+    # set, control, has no change and no term.
     terms = [
         (-1) ** (len(whole) - len(subset)) * _change(changes, subset)
         for subset in _subsets(whole, len(whole))
@@ -50,6 +52,7 @@ def expected(
     Raises:
         NotMeasuredError: the change of a subset is missing; which one is said.
     """
+    # Summed upwards again: change(S) = sum of I(T), here only over T of at most `order` members.
     total = 0.0
     for subset in _subsets(frozenset(of), order):
         if unmeasured_is_zero and len(subset) > 1 and not _measured(changes, subset):
@@ -59,6 +62,7 @@ def expected(
 
 
 def _subsets(whole: frozenset[str], most: int) -> list[frozenset[str]]:
+    # In a fixed order: float sums depend on it, and equal questions have equal answers.
     members = sorted(whole)
     sizes = range(1, min(most, len(members)) + 1)
     return [frozenset(s) for size in sizes for s in combinations(members, size)]

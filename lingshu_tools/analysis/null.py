@@ -45,6 +45,7 @@ class NullLabels:
         recorded = evidence.get("sham")
         if not recorded or len(recorded["changes"]) < 3:
             return None
+        # The evidence lists genes in an order of its own, and perhaps not all of the panel.
         by_gene = {g: i for i, g in enumerate(recorded["genes"])}
         wide = np.full((len(recorded["changes"]), len(panel)), np.nan)
         kept = [i for i, gene in enumerate(panel) if gene in by_gene]
@@ -68,6 +69,7 @@ class NullLabels:
 
     def gene_p(self, effect: Effect) -> Floats:
         """Return the two-sided p of each gene's change against those of the null labels."""
+        # Each gene among its own changes: genes differ in how far null labels move them.
         return self._p(self.changes, effect.change, effect.change_se)
 
     def score_p(self, weights: NDArray[np.float64], score: float, se: float | None) -> float | None:
@@ -91,6 +93,7 @@ class NullLabels:
 
     def _scores(self, weights: NDArray[np.float64]) -> Floats | None:
         used = weights != 0
+        # [null labels]. 0 x NaN is NaN, so genes of weight 0 are taken out first.
         scores = self.changes[:, used] @ weights[used]
         return scores if np.isfinite(scores).all() else None
 
@@ -103,4 +106,5 @@ class NullLabels:
         with np.errstate(invalid="ignore"):
             larger = (np.abs(labels) >= size).sum(axis=0)
         known = np.isfinite(value) & np.isfinite(labels).all(axis=0)
+        # The effect itself counts as one of n + 1 ranked values, so p is never 0.
         return np.where(known, (1.0 + larger) / (1.0 + self.n_shams), np.nan)

@@ -34,8 +34,10 @@ NORMAL = 1.959964
 MOST = 1_000_000
 """Cells of an arm beyond which no number is given."""
 FEWEST = 2
+# Each quantile stands for the cells up to half-way to its neighbours.
 WEIGHTS = np.array([0.15, 0.225, 0.25, 0.225, 0.15])
 """Shares of cells at the 5, 25, 50, 75 and 95 % quantiles of depth."""
+# Counts beyond it are cut off, to bound the table [depths, counts].
 _MOST_COUNT = 20_000
 _SHIFT, _STEPS = 14.0, 40
 """Largest |ln| of a change of a gene's share, and halvings of the search for it."""
@@ -54,11 +56,13 @@ def real_cells(change: float, sd: float, variances: tuple[float, float]) -> tupl
     size, both = abs(change), sum(variances)
     if not (size > 0 and both > 0 and isfinite(size) and isfinite(both)):
         return None
+    # (z_a + z_b) se = |f|, solved for se.
     expected = _cells(size / (Z_LEVEL + Z_POWER), both)
     if expected > MOST:
         return None
     se = _largest_se(size, sd)
     assured = _cells(se, both) if se > 0 else MOST + 1
+    # Without doubt both numbers are equal; bisection may leave the second a cell short.
     return expected, max(assured, expected) if assured <= MOST else 0
 
 
@@ -72,6 +76,7 @@ def arm_variances(rate: float, size: float, depths: Floats, change: float) -> tu
         change: of the mean level, log1p_cp10k; one beyond what counts allow is the nearest.
     """
     level, variance = _moments(rate, size, depths)
+    # Shift of ln share; a share cannot exceed 1. The mean level rises with it, so bisection works.
     low, high = -_SHIFT, min(_SHIFT, -np.log(max(rate, 1e-12)))
     for _ in range(_STEPS):
         middle = (low + high) / 2
@@ -82,16 +87,20 @@ def arm_variances(rate: float, size: float, depths: Floats, change: float) -> tu
 
 def _moments(rate: float, size: float, depths: Floats) -> tuple[float, float]:
     """Return mean and variance of ln(1 + counts per 10,000) of a gene."""
+    # Expected counts, [depths, 1].
     means = np.maximum(depths * rate, 1e-12)[:, None]
     widest = float(means.max())
+    # Ten standard deviations above the mean of the deepest cells, and 20 counts more.
     most = widest + 10 * np.sqrt(widest + widest**2 / size) + 20
     k = np.arange(min(ceil(most), _MOST_COUNT), dtype=np.float64)
     # The ratio of neighbouring probabilities: no factorial, and nothing underflows on the way.
     steps = np.log((k[:-1] + size) / (k[:-1] + 1)) + np.log(means / (means + size))
     log_p = np.concatenate([np.zeros_like(means), np.cumsum(steps, axis=1)], axis=1)
+    # Normalised over the counts that are kept, which also makes up for the tail cut off.
     p = np.exp(log_p - log_p.max(axis=1, keepdims=True))
     p /= p.sum(axis=1, keepdims=True)
     levels = np.log1p(CP10K * k / depths[:, None])
+    # First and second moment over counts and depths; the variance includes that between depths.
     first, second = ((p * levels**power).sum(axis=1) @ WEIGHTS for power in (1, 2))
     return float(first), float(second - first**2)
 
@@ -105,6 +114,7 @@ def _largest_se(size: float, sd: float) -> float:
     """Return the standard error at which the power with doubt is 80 %; 0 where it never is."""
     if size <= Z_POWER * sd:
         return 0.0
+    # At the upper end |f| - z_a se is 0; power falls as se grows.
     low, high = 0.0, size / Z_LEVEL
     for _ in range(_STEPS):
         middle = (low + high) / 2

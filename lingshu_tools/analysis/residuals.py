@@ -80,6 +80,7 @@ class Residuals:
 
     def of_genes(self, panel: Sequence[str]) -> Floats:
         """Return each gene's root mean square residual in panel order, NaN where unknown."""
+        # A gene that no row measures has 0 / 0, which is NaN as promised.
         known = np.isfinite(self.values)
         sums = np.where(known, self.values, 0.0) ** 2
         with np.errstate(invalid="ignore"):
@@ -110,6 +111,7 @@ class Residuals:
         contrasts = {self.names[i] for i, _ in scored}
         if len(contrasts) < FEWEST:
             return None
+        # [rows]: squared residual of the score in each contrast and fold.
         squares = np.array([error**2 for _, (error, _) in scored])
         mean = float(squares.mean())
         if predicted is not None and self.predicted is not None:
@@ -145,11 +147,13 @@ class Residuals:
         """
         known = np.isfinite(self.values)
         squares = tangent.weights**2
+        # [rows]: share of the squared weights that is on genes of each held-out contrast.
         covered = known @ squares / max(float(squares.sum()), 1e-300)
         rows = np.flatnonzero(covered >= COVERED)
         if len({self.names[i] for i in rows}) < FEWEST:
             return None
         errors = np.where(known[rows], self.values[rows], 0.0) @ tangent.weights
+        # Divided by the share, as if the other genes had errors of the same size.
         return float(np.sqrt((errors**2 / covered[rows]).mean()))
 
     def _pair(
@@ -157,6 +161,7 @@ class Residuals:
     ) -> tuple[float, float] | None:
         """Return the error of a contrast's score, and its predicted score (NaN: not recorded)."""
         residual = self.values[row]
+        # Otherwise the score would be over fewer genes than that which it is to be the error of.
         if not set(objective.genes) - left_out <= set(self.genes):
             return None
         if objective.aims:
@@ -184,10 +189,13 @@ def _at(size: float, sizes: Floats, squares: Floats) -> float:
     """Return a + c `size`, the line of least weighted squares through `squares`; a, c >= 0."""
     # An error's spread grows as the error does: its ratio to the size says about how fast.
     ratio = squares.sum() / max(float(sizes.sum()), 1e-12)
+    # Rows are divided by the expected square: weights of the squares are its inverse square.
     weight = 1.0 / (np.median(squares) + ratio * sizes + 1e-12)
     design = np.stack([weight, sizes * weight], axis=1)
     y = squares * weight
     solved = np.linalg.lstsq(design, y, rcond=None)[0]
+    # Constrained to a, c >= 0 with two unknowns: the better of the two fits with one of them 0.
+    # Each of these is non-negative, as nothing in `design` or `y` is below 0.
     if (solved < 0).any():
         alone = (design.T @ y) / np.maximum((design**2).sum(axis=0), 1e-300)
         rests = [((y - alone[k] * design[:, k]) ** 2).sum() for k in (0, 1)]

@@ -18,6 +18,7 @@ from lingshu_model.contracts.posterior import Posterior
 from lingshu_tools.analysis.aims import Aim
 from lingshu_tools.analysis.effects import Floats, expression_levels, interval
 
+# Rounded, as an outcome with `per_cell` holds a number for every pair of cells.
 CELL_DIGITS = 5
 """Decimals of the score of one pair of cells in an outcome."""
 
@@ -219,6 +220,7 @@ def paired_score(
     measured = control.measured & perturbed.measured
     if tangent is None or not measured[tangent.weights != 0].all():
         return Score(None, None, len(control), left_out, None)
+    # `expression_levels` has columns of measured genes alone, [cells, measured genes].
     kept = tangent.weights[measured]
     used = np.flatnonzero(kept)
     per_cell = np.empty(len(control))
@@ -228,6 +230,7 @@ def paired_score(
     if tangent.offset:
         per_cell += tangent.offset
     n = len(per_cell)
+    # Over paired differences: what both arms share by their random streams cancels.
     se = None if n == 1 else float(per_cell.std(ddof=1)) / math.sqrt(n)
     kept_cells = per_cell if keep_cells else None
     return Score(float(per_cell.mean()), se, n, left_out, tangent, kept_cells)

@@ -36,6 +36,7 @@ class Size:
         square = effect.magnitude**2 - noise(effect)
         if effect.magnitude_se is None or effect.n_cells < 2:
             return cls(_root(square), None)
+        # Delta method: d(M^2) = 2 |d| d|d|. The root is taken of both ends, negative ones being 0.
         se = 2 * effect.magnitude * effect.magnitude_se
         half = t_quantile(0.975, effect.n_cells - 1) * se
         return cls(_root(square), (_root(square - half), _root(square + half)))
@@ -69,6 +70,7 @@ class NullSizes:
         The noise of a label's squared norm goes with one over its number of cells, and is taken
         for that of `effect` scaled so.
         """
+        # A label's own standard errors are not stored; variance goes with 1 / number of cells.
         taken_off = noise(effect) * effect.n_cells / null.n_cells if null.n_cells else 0.0
         values = np.sqrt(np.maximum(null.magnitudes**2 - taken_off, 0.0))
         return cls(float(np.median(values)), float(np.quantile(values, 0.95)), len(values), values)
@@ -82,6 +84,7 @@ class NullSizes:
         """
         quantiles = check["magnitude_quantiles"]
         se, size = effect.magnitude_se, effect.magnitude
+        # 1.645: the 95 % quantile of a normal variable, one-sided.
         wider = 1.0 + (1.645 * se / size if se is not None and size > 0 else 0.0)
         return cls(quantiles["0.5"], quantiles["0.95"] * wider, check["n_labels"])
 
@@ -123,6 +126,7 @@ def matched_check(
     here = [c for c in evidence.get("null_labels") or [] if c["context"] == dict(context)]
     if not here:
         return None
+    # As a ratio: 50 cells are as far from 100 as 200 are.
     distances = [abs(math.log(check["n_cells"] / max(n_cells, 1))) for check in here]
     return here[int(np.argmin(distances))]
 

@@ -37,6 +37,7 @@ def summarised(cells: Cells) -> Summary:
     """Return the summary of at least one cell."""
     n, panel = cells.shape
     genes = int(cells.measured.sum())
+    # Levels are summed over measured genes, counts over the panel; both end as [measured].
     total, totals = np.zeros(genes), np.zeros(n, np.int64)
     counts, present = np.zeros(panel, np.int64), np.zeros(panel, np.int64)
     for rows in row_blocks(*cells.shape):
@@ -49,10 +50,12 @@ def summarised(cells: Cells) -> Summary:
     present = present[cells.measured]
     return Summary(
         mean=mean,
+        # Of a mean over cells: the cells are independent draws, not pairs.
         se=np.sqrt(_squares(cells, mean) / (n - 1)) / np.sqrt(n) if n > 1 else None,
         mean_count=counts[cells.measured] / n,
         zero_rate=(n - present) / n,
         totals=totals,
+        # n * genes counts, measured ones alone.
         zeros=float(n * genes - present.sum()) / (n * genes) if genes else np.nan,
     )
 

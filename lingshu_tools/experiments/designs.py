@@ -26,6 +26,7 @@ from lingshu_tools.experiments.user_cells import with_user_cells
 from lingshu_tools.experiments.workspace import Workspace
 from lingshu_tools.ledger import Experiment, NewExperiment
 
+# How the client key of an experiment begins that stands in place of another (`resuming`).
 AGAIN = "again"
 CELLS: dict[str, str] = {
     "nk": "naturalkillercell",
@@ -130,6 +131,7 @@ def label_of(interventions: Iterable[Intervention]) -> str:
 
 def cells_of(tool: str, request: Mapping[str, Any]) -> int:
     """Return how many cells an experiment's request asks for, over all arms."""
+    # Two arms: control and perturbed, or the given and the completed cells.
     return request["n_cells"] * (1 if tool in ("sample_cells", "score_cells") else 2)
 
 
@@ -205,6 +207,7 @@ def design_of_user_cells(
         "interventions": [i.model_dump(mode="json") for i in interventions],
         "n_cells": n_cells,
         "seed": seed,
+        # Cells of a user are numbered from 0 in the file that stores them.
         "first_cell": 0,
         "steps": steps,
         "guidance": guidance,
@@ -291,6 +294,7 @@ def new_experiment(
 def row_like(workspace: Workspace, experiment: Experiment, **changes: Any) -> NewExperiment:
     """Return the row of an experiment that asks the same as another, but for `changes`."""
     same: dict[str, Any] = {f.name: getattr(experiment, f.name) for f in fields(NewExperiment)}
+    # On behalf of the caller, not of the principal of the old row.
     same |= {"principal": workspace.principal, "door": workspace.door}
     return NewExperiment(**(same | changes))
 
@@ -348,6 +352,7 @@ def _spelled(checkpoint: Checkpoint, arguments: Mapping[str, str]) -> dict[str, 
     result: dict[str, str] = {}
     for field_, value in arguments.items():
         trained = {c[field_] for c in checkpoint.contexts if field_ in c}
+        # A value that was trained as written is never replaced by a synonym.
         names = {cell_name(value), value}
         same = [t for t in trained if value not in trained and cell_name(t) in names]
         result[field_] = same[0] if len(same) == 1 else value
@@ -356,6 +361,7 @@ def _spelled(checkpoint: Checkpoint, arguments: Mapping[str, str]) -> dict[str, 
 
 def cell_name(name: str) -> str:
     """Return a name of cells without case, punctuation and plural; synonyms are one name."""
+    # CD4+ and CD4 are one name. A short key keeps a final s, which may be no plural.
     key = plain(name.replace("+", ""))
     key = key.removesuffix("s") if len(key) > 3 else key
     return CELLS.get(key, key)
@@ -382,11 +388,13 @@ def resolve_interventions(
     ]
     for intervention in resolved:
         _check_dose(checkpoint, intervention)
+    # After resolution: two aliases of one gene are one target.
     names = [i.target for i in resolved]
     twice = next((n for n in names if names.count(n) > 1), None)
     if twice is not None:
         message = f"interventions name {twice!r} twice; each target can be acted on once"
         raise InputError(message)
+    # In canonical order, equal combinations have equal digests and share their cells.
     return tuple(sorted(resolved, key=lambda i: i.sort_key))
 
 
@@ -403,10 +411,12 @@ def _target(checkpoint: Checkpoint, known: Mapping[str, list[str]], record: Inte
         same = [name for name in names if spelling(name) == spelling(record.target.strip())]
         if len(same) == 1:
             return same[0]
+    # Names of the panel first; names of genes elsewhere only for a target that is not measured.
     try:
         symbols = (gene_names(checkpoint).find(record.target).symbol,)
     except NotFoundError:
         symbols = real_genes(record.target)
+    # A name of several genes is resolved only if it has no second meaning.
     trained = [s for s in symbols if s in names]
     if len(symbols) == 1 and trained:
         return trained[0]
@@ -470,6 +480,7 @@ def _check_fit(design: Design) -> None:
 def _check_size(design: Design) -> None:
     genes = len(design.checkpoint.panel)
     if design.total_cells * genes > MAX_COUNTS:
+        # Largest n_cells for this panel and number of arms.
         most = MAX_COUNTS // (genes * len(design.arms))
         message = (
             f"n_cells={design.n_cells} x {len(design.arms)} arms x {genes} genes is "

@@ -10,9 +10,11 @@ from lingshu_tools.errors import InputError
 from lingshu_tools.experiments.designs import Design
 from lingshu_tools.experiments.workspace import Workspace
 
+# Position and value of a stored count, 4 bytes each.
 BYTES_PER_COUNT = 8
 COPIES = 3
 """An experiment's cells at the worst moment: the engine's, those on their way, and the objects."""
+# Left for the ledger, logs and other programs.
 SPARE = 64 << 20
 
 
@@ -29,9 +31,11 @@ def require_free_space(
     Raises:
         InputError: what is needed, what is free and what to do.
     """
+    # Copies on the way are of one experiment at a time, stored cells are of all.
     kept = design.total_cells if stored_cells is None else stored_cells
     cells = kept + (COPIES - 1) * design.total_cells
     free = shutil.disk_usage(_existing(workspace.home)).free - SPARE
+    # The bound for dense cells needs no file of the checkpoint; most calls end here.
     if cells * len(design.checkpoint.panel) * BYTES_PER_COUNT <= free:
         return
     needed = int(cells * counts_per_cell(design.checkpoint) * BYTES_PER_COUNT)
@@ -50,6 +54,7 @@ def counts_per_cell(checkpoint: Checkpoint) -> float:
     0 where the checkpoint does not say: nothing is refused for what is not known.
     """
     try:
+        # The fullest condition is an upper bound for every other.
         zero_rate = checkpoint.reference["zero_rate"].min()
     except (CheckpointError, KeyError):
         return 0.0

@@ -49,6 +49,7 @@ def findings(
     blobs: dict[str, bytes | Iterable[bytes]] = {
         role: Blob([blob], Origin(arms[role].digest)) for role, blob in cells.items()
     }
+    # The roles say which tool the cells are of.
     if "scores" in cells:
         return Findings(score_summary(design.cells or {}, cells["scores"]), blobs)
     if "given" in cells:
@@ -69,6 +70,7 @@ def findings(
 
 def pack_effect(effect: Effect) -> bytes:
     """Return an effect as safetensors: its arrays and `scalars` [n_cells, magnitude, its se]."""
+    # safetensors has no missing value: NaN stands for None.
     se = np.nan if effect.magnitude_se is None else effect.magnitude_se
     scalars = np.array([effect.n_cells, effect.magnitude, se], np.float64)
     return save({**effect.arrays(), "scalars": scalars})
@@ -82,6 +84,7 @@ def unpack_effect(blob: bytes) -> Effect:
         n_cells=int(n_cells),
         magnitude=magnitude,
         magnitude_se=finite(se) and se,
+        # Not stored of one pair of cells (`Effect.arrays`).
         change_se=arrays.pop("change_se", None),
         log2_fold_change_se=arrays.pop("log2_fold_change_se", None),
         **arrays,
@@ -90,6 +93,7 @@ def unpack_effect(blob: bytes) -> Effect:
 
 def strongest(values: NDArray[np.float64]) -> list[int]:
     """Return the positions of finite values, largest absolute value first, ties in order."""
+    # Stable, so that equal values have an order that does not depend on the machine.
     order = np.argsort(-np.abs(values), kind="stable")
     return [int(i) for i in order if np.isfinite(values[i])]
 
@@ -138,13 +142,16 @@ def _sample(design: Design, cells: Cells) -> dict[str, Any]:
 
 def _completed(design: Design, given: Cells, cells: Cells) -> dict[str, Any]:
     """Return the result of completed cells: that of sampled ones, of the drawn genes alone."""
+    # Genes that the file lacks and no clamp sets, bool [panel genes]: those that were drawn.
     drawn = cells.measured & ~given.measured
     clamped = set((design.cells or {})["clamp"])
     drawn[[design.checkpoint.panel.index(gene) for gene in clamped]] = False
     summary, panel = summarised(cells), design.checkpoint.panel
     genes = np.flatnonzero(cells.measured)
+    # `strongest` gives positions among measured genes, `genes` their panel positions.
     shown = [i for i in strongest(summary.mean) if drawn[genes[i]]][:KEPT_GENES]
     se = summary.se
+    # NaN leaves the measured genes out of the correlation: they agree by construction.
     drawn_mean = np.where(drawn[genes], summary.mean, np.nan)
     return {
         "n_cells": len(cells),
@@ -169,8 +176,10 @@ def _pearson_with_training(
     row = seen_row(design)
     if row is None:
         return None
+    # [measured genes], log1p_cp10k, of the training cells of this condition.
     trained = design.checkpoint.reference["mean_log1p_cp10k"][row, genes]
     both = np.isfinite(trained) & np.isfinite(mean)
+    # A constant side has no correlation.
     if both.sum() < 2 or not (np.ptp(trained[both]) and np.ptp(mean[both])):
         return None
     return float(np.corrcoef(trained[both], mean[both])[0, 1])

@@ -32,6 +32,7 @@ def real_genes(name: str) -> tuple[str, ...]:
     symbols, others = _names()
     if key in symbols:
         return (symbols[key],)
+    # The reviewed table comes before aliases: the usual name of a protein or family wins.
     return _common().get(key) or tuple(sorted(others.get(key, ())))
 
 
@@ -54,6 +55,7 @@ def _names() -> tuple[dict[str, str], dict[str, set[str]]]:
         # One that is damaged leaves the others and the table of further genes.
         with suppress(CheckpointError):
             panels.append(catalogue.load(name).panel_entries)
+    # The largest panel has the most names with aliases.
     entries = max(panels, key=len, default=[])
     for entry in entries:
         ensembl = [entry["ensembl"]] if entry.get("ensembl") else []

@@ -15,6 +15,7 @@ from lingshu_model.contracts import Checkpoint
 from lingshu_tools.errors import NotFoundError, did_you_mean, quoted
 from lingshu_tools.experiments.gene_directory import plain, real_genes
 
+# In this order: a current symbol is never taken for another gene's old one.
 _NAME_KINDS = ("symbol", "ensembl", "alias", "previous symbol")
 
 
@@ -38,6 +39,7 @@ class GeneNames:
         self.symbols = [entry["symbol"] for entry in entries]
         self._checkpoint = checkpoint
         self._plain: dict[str, set[int]] = defaultdict(set)
+        # One index for each kind of name: name to positions of the genes that bear it.
         self._indexes: list[dict[str, set[int]]] = [defaultdict(set) for _ in _NAME_KINDS]
         for index, entry in enumerate(entries):
             names = (
@@ -68,6 +70,7 @@ class GeneNames:
                 raise NotFoundError(message)
             if indices:
                 return Match(indices[0], self.symbols[indices[0]], label)
+        # Spellings come last: they ignore case, hyphens and the script of Greek letters.
         spelled = self._plain.get(plain(name), set())
         if len(spelled) == 1:
             (index,) = spelled
@@ -78,6 +81,7 @@ class GeneNames:
         """Return the gene that is called so elsewhere: proteins, families, other species."""
         panel = f"the {len(self.symbols)}-gene panel of {self._checkpoint!r}"
         genes = real_genes(name)
+        # Those of the genes that the panel measures.
         here = [g for g in genes if g in self._indexes[0] or _key(g) in self._indexes[0]]
         if len(genes) == 1 and here:
             (index,) = sorted(self._indexes[0][_key(genes[0])])[:1]
@@ -109,6 +113,7 @@ class GeneNames:
             for name, indices in index.items():
                 if key in name:
                     for i in indices:
+                        # The first kind of name that fits is the one that is said.
                         matches.setdefault(i, Match(i, self.symbols[i], label))
         return [matches[i] for i in sorted(matches)]
 
@@ -148,4 +153,5 @@ def _built(once: _Once) -> GeneNames:
 
 def _key(name: str) -> str:
     key = name.strip().casefold()
+    # ENSG00000123456.7: the version says nothing of which gene it is.
     return key.split(".")[0] if key.startswith("ensg") else key

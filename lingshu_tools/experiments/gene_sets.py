@@ -46,6 +46,7 @@ def read_collection(source: str) -> GeneSets:
         return _parsed(SHIPPED[source], lzma.decompress(_shipped(source).read_bytes()))
     path = Path(source)
     try:
+        # Looked at first, so that a file too large is not read.
         size = path.stat().st_size
         content = path.read_bytes() if size <= LARGEST_FILE else b""
     except OSError as error:
@@ -63,6 +64,7 @@ def genes_by_name(checkpoint: Checkpoint) -> dict[str, int]:
     A symbol wins over older names; an older name of several genes is left out.
     """
     places: dict[str, int] = {}
+    # Kind by kind, so that `setdefault` lets the earlier win.
     for kind in ("symbol", "ensembl", "previous", "aliases"):
         new: dict[str, set[int]] = {}
         for place, entry in enumerate(checkpoint.panel_entries):
@@ -81,6 +83,7 @@ def _shipped(name: str) -> Path:
 
 def _parsed(name: str, content: bytes) -> GeneSets:
     try:
+        # Without a byte order mark, which would become part of the first name.
         lines = content.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         message = f"{quoted(name)} is no text in UTF-8 ({error.reason}); give a GMT file"
@@ -90,6 +93,7 @@ def _parsed(name: str, content: bytes) -> GeneSets:
         if not line.strip():
             continue
         title, *rest = (part.strip() for part in line.split("\t"))
+        # Each gene once; the second field is a description.
         genes = tuple(dict.fromkeys(gene for gene in rest[1:] if gene))
         if not title or not genes:
             message = (

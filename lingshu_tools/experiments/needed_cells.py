@@ -39,6 +39,7 @@ class CountModel:
         tables = checkpoint.tables(CONTEXTS)
         if not {"log_rate", "log_size"} <= tables.keys():
             return None
+        # Stored as logarithms; `number` is the row of the context, so both are [genes].
         rates, sizes = (
             np.exp(tables[name][number].astype(np.float64)) for name in ("log_rate", "log_size")
         )
@@ -60,7 +61,9 @@ class CountModel:
             sd: of a new experiment's score about it.
         """
         genes = np.flatnonzero(weights).tolist()
+        # Standard deviations, [genes of the score, arms].
         spread = np.array([self._variances(g, float(changes[g])) for g in genes]) ** 0.5
+        # Added up, not their squares: the largest that the sd of a weighted sum can be.
         both = np.abs(weights[genes]) @ spread
         return real_cells(score, sd, (float(both[0] ** 2), float(both[1] ** 2)))
 
@@ -72,8 +75,10 @@ def _depths(checkpoint: Checkpoint, context: Mapping[str, str]) -> Floats | None
     """Return the depth quantiles of a context's control cells."""
     quantiles = checkpoint.reference.get("library_quantiles")
     for row, entry in enumerate(checkpoint.config["seen"]):
+        # Only control cells: depth may change under a perturbation.
         if not entry["interventions"] and entry["context"] == dict(context):
             if quantiles is None or row >= len(quantiles):
                 return None
+            # UMI per cell; at least 1, as it is a divisor.
             return np.maximum(quantiles[row], 1.0)
     return None

@@ -24,6 +24,7 @@ from lingshu_tools.experiments.roots import require_same_file
 from lingshu_tools.experiments.workspace import Workspace
 from lingshu_tools.ledger import Experiment, Ledger, Outcome, Verdict
 
+# A field of the request, in rows whose original is in another ledger.
 REPLAY_OF = "replay_of"
 CELL_ROLES = ("control", "perturbed", "cells", "given", "scores")
 AGREE_SE = 3.0
@@ -47,6 +48,7 @@ def replayed(experiment: Experiment) -> str | None:
     that one was begun in place of, which is no replay.
     """
     parent = experiment.parent or ""
+    # An id of a screen begins otherwise, and a replaced experiment is recognised by its client key.
     if parent.startswith("exp_") and parent != replaces(experiment):
         return parent
     return experiment.request.get(REPLAY_OF)
@@ -62,6 +64,7 @@ def begin_replay(workspace: Workspace, ledger: Ledger, original: Experiment) -> 
     design = design_of(workspace, original)
     require_same_file(workspace.home, original.id, design.cells)
     require_free_space(workspace, design)
+    # A parent must be in the same ledger.
     if ledger.read_only:
         return workspace.ledger.begin(
             new_experiment(workspace, design, extra={REPLAY_OF: original.id})
@@ -105,6 +108,7 @@ def record_verdict(workspace: Workspace, replay: Experiment) -> None:
     verdict = verdict_of(workspace, replay)
     if verdict is None or ledger.read_only:
         return
+    # Another process may have recorded it meanwhile.
     if replay.id in [v.replay_id for v in ledger.verifications(original.id)]:
         return
     ledger.record_verification(
@@ -125,8 +129,10 @@ def compared(before_in: Ledger, before: Outcome, after_in: Ledger, after: Outcom
         if not _same_cells(before_in, before.artifacts.get(r), after_in, after.artifacts.get(r))
     ]
     profile = _difference(_environment(before_in, before), _environment(after_in, after))
+    # Versions of packages alone do not make it another kind: counts follow from the profile.
     numerics = {k: v for k, v in profile.items() if k.startswith("profile")}
     differs: dict[str, Any] = {"environment": profile} if profile else {}
+    # Effects, for instance: derived from cells, but stored by themselves.
     others = set(before.artifacts) - set(roles)
     changed_others = sorted(r for r in others if before.artifacts[r] != after.artifacts.get(r))
     if changed or changed_others:
@@ -136,6 +142,7 @@ def compared(before_in: Ledger, before: Outcome, after_in: Ledger, after: Outcom
     differs["counts"] = {r: _counts(before_in, before, after_in, after, r) for r in changed}
     agreement = _agreement(before, after)
     differs["agreement"] = agreement
+    # Under the same profile other cells are a fault, however close the effects are.
     agree = agreement is not None and agreement["share_within"] >= AGREE_SHARE
     return Comparison("equivalent" if agree and numerics else "different", differs)
 
@@ -165,8 +172,10 @@ def _counts(
     b = decode_cells(after_in.object_file(second))
     if a.shape != b.shape:
         return {"shapes": [list(a.shape), list(b.shape)]}
+    # Number of counts that differ, the largest gap in UMI, and [cell, gene] of the first.
     others, largest, at = 0, 0, None
     for rows in row_blocks(*a.shape):
+        # int64, since a difference of int32 counts could wrap around.
         gap = np.abs(a[rows].counts.astype(np.int64) - b[rows].counts)
         where = np.argwhere(gap)
         if at is None and len(where):
@@ -185,6 +194,7 @@ def _agreement(before: Outcome, after: Outcome) -> dict[str, Any] | None:
     old = {row["gene"]: row for row in (before.result or {}).get("kept", [])}
     new = {row["gene"]: row for row in (after.result or {}).get("kept", [])}
     gaps = [
+        # In combined standard errors; a gene without an error (of one pair of cells) is left out.
         abs(old[g]["value"] - new[g]["value"]) / math.hypot(old[g]["se"], new[g]["se"])
         for g in old.keys() & new.keys()
         if old[g]["se"] and new[g]["se"]

@@ -72,6 +72,7 @@ class Roots:
             InputError: no folder, or so high that it opens the whole system or home.
         """
         real = _folder(folder)
+        # The home itself lies in no allowed folder either: its ledger and tokens are no data.
         if real in (Path(real.anchor), Path.home()) or self._home.resolve().is_relative_to(real):
             message = (
                 f"{real} holds more than data files: every h5ad file below it could be read. Add "
@@ -93,6 +94,7 @@ class Roots:
             NotFoundError: it is not listed.
         """
         known = self.listed()
+        # In any of the forms in which it may have been listed, even if it is gone by now.
         names = {folder.absolute(), folder.expanduser().absolute(), folder.resolve()}
         listed = next((each for each in known if each in names), None)
         if listed is None:
@@ -111,6 +113,7 @@ class Roots:
             InputError: it is in none, in several, or not there.
         """
         folders = self.folders()
+        # Resolved on both sides: a link inside a folder that leads out of it is outside.
         real = [folder.resolve() for folder in folders]
         if not folders:
             message = (
@@ -118,11 +121,13 @@ class Roots:
                 "with `lingshu roots add DIR` at a terminal; then call again"
             )
             raise InputError(message)
+        # The system would cut the path there.
         if "\0" in given:
             message = f"{quoted(given)} is no path"
             raise InputError(message)
         path = _expanded(given)
         candidates = [path] if path.is_absolute() else [folder / path for folder in real]
+        # Existence is looked at only inside, so that nothing is learnt of other places.
         inside = [c for c in (_resolved(c) for c in candidates) if _is_inside(c, real)]
         there = list(dict.fromkeys(c for c in inside if _is_file(c)))
         if len(there) > 1:
@@ -142,6 +147,7 @@ class Roots:
         raise InputError(message)
 
     def _write(self, folders: Sequence[Path]) -> None:
+        # Made private to its owner before anything is written in it.
         open_home(self._home)
         text = json.dumps({"roots": [str(each) for each in folders]}, indent=1)
         write_durably(self.file, f"{text}\n".encode())
@@ -162,6 +168,7 @@ def _folder(folder: Path) -> Path:
 def _expanded(given: str) -> Path:
     try:
         return Path(given).expanduser()
+    # `~name` of no user: taken as it stands.
     except RuntimeError:
         return Path(given)
 
@@ -170,6 +177,7 @@ def _resolved(path: Path) -> Path:
     try:
         return path.resolve()
     except (OSError, RuntimeError):  # a loop of links, or a name that is too long
+        # In no folder, as `_is_inside` wants a path below one.
         return Path("/")
 
 
@@ -220,6 +228,7 @@ def require_same_file(home: Path, name: str, cells: Mapping[str, Any] | None) ->
 def _digest_in_time(path: Path) -> str:
     """Return the digest of a file; the call may take no longer than it has left."""
     digest, end = hashlib.sha256(), time.monotonic() + remaining(60.0)
+    # No link at the end, and no waiting for the other end of a pipe.
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as file:
         while piece := file.read(_PIECE):

@@ -30,6 +30,7 @@ def score_summary(cells: Mapping[str, Any], scores: Cells) -> dict[str, Any]:
     n = len(scores)
     # [cells, contexts + 1]: the mean over draws; the last is of the simulated cells.
     bits = scores.counts.reshape(n, -1, DRAWS).mean(axis=2) / BITS
+    # The first context is the one asked about; lower is more typical.
     users, alike = bits[:, :-1], bits[:, -1]
     best = int(users.mean(axis=0).argmin())
     usual = float(np.quantile(alike, USUAL))
@@ -41,6 +42,7 @@ def score_summary(cells: Mapping[str, Any], scores: Cells) -> dict[str, Any]:
                 "context": dict(context),
                 "bits": finite(users[:, k].mean()),
                 "se": _se(users[:, k]),
+                # Paired by cell, so that differences between cells cancel.
                 "more_than_best": finite((users[:, k] - users[:, best]).mean()),
                 "more_se": _se(users[:, k] - users[:, best]),
                 "best_share": finite((users.argmin(axis=1) == k).mean()),

@@ -131,11 +131,13 @@ def parts_of(design: Design, stored: StoredEffect | None) -> Parts | None:
         return None
     means = np.stack(singles)
     targets = {i.target for i in design.interventions}
+    # bool [genes]. Each part changes its own target most, which says nothing of a pathway.
     others = np.array([gene not in targets for gene in design.checkpoint.panel])
     return Parts(
         tuple(label_of([i]) for i in design.interventions),
         means,
         expected,
+        # COMBINATION: worked out from the parts, since no cells of both were trained on.
         stored.source != COMBINATION,
         max(_cosine(a[others], b[others]) for a, b in combinations(means, 2)),
     )

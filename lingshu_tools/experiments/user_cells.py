@@ -29,6 +29,7 @@ class UserEffects(StoredEffects):
         interventions: Sequence[Intervention],
         carried: StoredEffect,
     ) -> None:
+        # All that the base has read already is shared; only the carried effect is added.
         self.__dict__.update(base.__dict__)
         self._user_context, self._carried = dict(context), carried
         self._user_identity = identity(interventions)
@@ -86,12 +87,14 @@ class UserCheckpoint(Checkpoint):
     @Lazy
     def effects(self) -> StoredEffects | None:
         """The stored effects with the one carried to the user's cells; without it if it is gone."""
+        # Not by super(): the Lazy value of the base would be kept in this instance under this name.
         base = _base(self).effects
         digest = self.user.get("effect")
         if base is None or not digest:
             return base
         try:
             carried = UserCellsStore(self.folder).effect(digest).effect
+        # Its cells can be read again from the file; until then nothing is known of the effect.
         except GoneError:
             return base
         return UserEffects(base, self.user_context, self.interventions, carried)
@@ -101,6 +104,7 @@ class UserCheckpoint(Checkpoint):
         interventions = tuple(interventions)
         if dict(context) != dict(self.user_context) or self.effects is None:
             return super().support(context, interventions)
+        # Contexts that had cells of the perturbation, from which its effect was carried.
         n = len(self.effects.measured_in(interventions))
         if not interventions:
             return Support("seen_elsewhere", 0, "a user's cells as they are")
@@ -114,6 +118,7 @@ def with_user_cells(
 ) -> Checkpoint:
     """Return the checkpoint with the cells of a request as a further context; itself if none."""
     cells = request.get("cells")
+    # Cells that are taken for a trained context need no further one.
     if not cells or request["context"].keys() != {CONTEXT}:
         return checkpoint
     same = {f.name: getattr(checkpoint, f.name) for f in fields(Checkpoint)}

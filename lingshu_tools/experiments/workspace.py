@@ -42,6 +42,7 @@ class Workspace:
         self.principal = principal
         self.door: Door = door
         self.catalogue = catalogue or Catalogue(home=self.home)
+        # Only then: an assigned value takes the place of the Lazy one.
         if ledger is not None:
             self.ledger = ledger
         if engine is not None:
@@ -74,6 +75,7 @@ class Workspace:
         except NotFoundError:
             if self.reference is None:
                 raise
+            # The error of this home's ledger is raised, as it has the nearest names there.
             with suppress(NotFoundError):
                 return self.reference, read(self.reference)
             raise
@@ -81,6 +83,7 @@ class Workspace:
     def close(self) -> None:
         """Close what was opened; the engine lives on."""
         for name in ("ledger", "engine"):
+            # Looked up without opening what was never used.
             close = getattr(self.__dict__.get(name), "close", None)
             if close is not None:
                 close()

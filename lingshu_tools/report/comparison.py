@@ -76,6 +76,7 @@ class Side:
         """Posterior mean of the change where there is one, else that of simulated cells."""
         if self.posterior is None:
             return self.simulated
+        # Effects are stored of all genes; NaN keeps unmeasured ones out of the lists.
         return np.where(self.measured, self.posterior.mean, np.nan)
 
     @property
@@ -98,6 +99,7 @@ class Side:
         effect = self.effect
         if effect is None or effect.change_se is None:
             return np.zeros(len(self.positions), np.bool_)
+        # Without a posterior, certain means only that more cells would not change the sign.
         limit = t_quantile(0.975, effect.n_cells - 1) * effect.change_se
         return np.abs(effect.change) > limit
 
@@ -110,6 +112,7 @@ class Side:
     def question(self) -> tuple[Any, ...]:
         """What its posterior is of: equal questions have one answer."""
         d = self.design
+        # Seed and number of cells are not in it: they change the simulation alone.
         return d.checkpoint.digest, sorted(d.context.items()), d.interventions, d.cells
 
     @Lazy
@@ -131,6 +134,7 @@ class Comparison:
         """
         self.sides = sides
         first, others = sides[0], sides[1:]
+        # In the panel order of the first experiment.
         shared = [g for g in first.positions if all(g in side.positions for side in others)]
         if not shared:
             message = (
@@ -139,12 +143,14 @@ class Comparison:
             )
             raise InputError(message)
         self.genes = shared
+        # Position in `genes` to panel position, of each experiment.
         self._places = [np.array([s.positions[g] for g in shared]) for s in sides]
         self.changes = np.stack([s.change[p] for s, p in self._each()])
         """Changes, [experiments, genes], NaN where not measured."""
         self._certain = np.stack([s.certain[p] for s, p in self._each()])
         acted_on = set[str]().union(*(s.targets for s in sides))
         self.left_out = sorted(acted_on & set(shared))
+        # Genes that are compared: measured in all, and not acted on in any.
         self._listed = np.isfinite(self.changes).all(0) & ~np.isin(shared, self.left_out)
         self.differences = [self._posterior_difference(i) for i in range(1, len(sides))]
 
@@ -155,6 +161,7 @@ class Comparison:
         first, second = self.sides[0], self.sides[other]
         if first.posterior is None or second.posterior is None:
             return None
+        # As independent they would differ by noise that they have in common.
         if first.question == second.question:
             return no_difference(len(self.genes))
         return posterior_difference(
@@ -168,9 +175,12 @@ class Comparison:
         certain in all experiments with one sign; `opposite` those certain in two with both signs.
         """
         if show == "different":
+            # By lfsr, then by size: where no posterior is known all rates are 1, and size alone
+            # counts.
             key = np.lexsort((-self._gap, self._lfsr))
             return [int(i) for i in key if self._listed[i]]
         chosen = self.shared if show == "shared" else self.opposite
+        # A shared change is as strong as its weakest; an opposite one as far apart as its ends.
         smallest = np.abs(self.changes).min(0) if show == "shared" else self._gap
         return sorted(np.flatnonzero(chosen).tolist(), key=lambda i: -smallest[i])
 
@@ -227,6 +237,7 @@ class Comparison:
 
     def monte_carlo(self, genes: Sequence[int]) -> list[MonteCarlo | None]:
         """Return the simulated difference of each gene from the first, for its `other`."""
+        # Genes are grouped by the experiment they are compared with, since its cells are read once.
         result: dict[int, MonteCarlo | None] = {}
         for other in {self.other(g) for g in genes}:
             mine = [g for g in genes if self.other(g) == other]
@@ -242,6 +253,7 @@ class Comparison:
             return f"other {' and '.join(differing)}"
         if not all(r.stored("control", "perturbed") for r in (first, second)):
             return "cells not stored here"
+        # indptr[-1] is the number of stored counts: known without reading them.
         if sum(cells.indptr[-1] for r in (first, second) for cells in _arms(r)) > MOST_COUNTS:
             return "more cells than are read in one call"
         return None
@@ -252,8 +264,10 @@ class Comparison:
             return [None] * len(genes)
         places = [self._places[i][list(genes)] for i in (0, other)]
         changes = [s.effect.change[p] for s, p in zip((a, b), places, strict=True) if s.effect]
+        # Differences are those of the stored effects; cells are read for the width alone.
         gaps = changes[1] - changes[0]
         if self.unpaired(other) is None:
+            # [pairs, genes] of both, row i from the same stream.
             pairs = (_pairs(s.record, p) for s, p in zip((a, b), places, strict=True))
             _, half = paired_differences(*pairs)
         else:
@@ -275,6 +289,7 @@ class Comparison:
             | {f"numerics.{k}": v for k, v in _leaves(s.numerics)}
             for s in self.sides
         ]
+        # All fields in the order of their first occurrence; a field that a request lacks is None.
         fields = dict.fromkeys(name for row in rows for name in row)
         values = {name: [row.get(name) for row in rows] for name in fields}
         return {
@@ -296,6 +311,7 @@ def _arms(record: Shown) -> list[Cells]:
 def _pairs(record: Shown, genes: NDArray[np.intp]) -> Floats:
     """Return the changes of cell pairs, [pairs, genes]."""
     control, perturbed = _arms(record)
+    # As in `paired_effect`, so that these changes have the mean that is stored.
     measured = control.measured & perturbed.measured
     levels = (gene_levels(cells, genes.tolist(), measured) for cells in (perturbed, control))
     return next(levels) - next(levels)
@@ -307,6 +323,7 @@ def _independent(
     """Return half the width of the interval of a difference of independent simulations."""
     if a.change_se is None or b.change_se is None:
         return None
+    # Variances add up; the fewer degrees of freedom of the two make the wider interval.
     se = np.hypot(a.change_se[genes_a], b.change_se[genes_b])
     widths = [interval(0.0, float(x), min(a.n_cells, b.n_cells)) for x in se]
     return np.array([w[1] if w else np.nan for w in widths])

@@ -93,6 +93,7 @@ def _gene_view(comparison: Comparison, gene: int, simulated: MonteCarlo | None) 
         other=other + 1,
         difference=None if posterior is None else finite(posterior.mean[gene]),
         interval=None if posterior is None else posterior.interval(gene),
+        # The word follows from the rate itself; the number is not shown below LEAST_LFSR.
         lfsr=None if lfsr is None else finite(max(lfsr, LEAST_LFSR)),
         certainty=word(lfsr),
         mc_difference=simulated and finite(simulated.difference),
@@ -105,8 +106,10 @@ def compared_view(comparison: Comparison, place: int) -> ComparedView:
     side = comparison.sides[place]
     design = side.design
     figure = held_out(design.checkpoint, design.context, design.interventions)
+    # Only a figure of this very condition: that of a tier would look like one in a row.
     known = figure.model if figure and figure.level == CONDITION else None
     agreed = comparison.agreement(0, place) if place else None
+    # Rows of many experiments are shorter, to stay within the tokens of a concise result.
     kind = ComparedView if len(comparison.sides) < MANY else BriefComparedView
     return kind(
         experiment_id=side.record.experiment.id,
@@ -153,6 +156,7 @@ def _distinct(values: list[Any], most: int | None) -> str:
 def _value(value: Any) -> str:
     if isinstance(value, list) and value and isinstance(value[0], dict):
         return " + ".join(f"{i.get('target')} {i.get('kind')}" for i in value)
+    # Twelve digits tell digests apart.
     text = str(value)
     return text[:19] if text.startswith("sha256:") else text[:60]
 

@@ -17,6 +17,8 @@ def cell(value: Any) -> Any:
 
 def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
     """Return how many rows were written to `path`, at least one, under the keys of the first."""
+    # Renamed when it is whole, so that a reader never sees half a table. The process id keeps
+    # two writers apart.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     count = 0
     with temporary.open("w", newline="", encoding="utf-8") as handle:

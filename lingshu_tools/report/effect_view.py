@@ -104,8 +104,11 @@ class EffectView:
     @Lazy
     def _errors(self) -> NDArray[np.float64]:
         evidence, panel = self._checkpoint.evidence, self._checkpoint.panel
+        # Errors by size have the noise of held-out cells taken off. Residuals by gene, which
+        # earlier evidence has, do not, and are an upper bound.
         by_size = ErrorBySize.from_evidence(evidence, self._tier)
         if by_size is not None:
+            # The size that counts is that of the prediction, not of one simulation of it.
             change = self._stored.posterior.mean if self._stored else self.effect.change
             return by_size.of(change)
         residuals = Residuals.from_evidence(evidence, self._tier)
@@ -127,6 +130,7 @@ class EffectView:
     def gene(self, index: int) -> GeneEffect:
         """Return one gene's effect."""
         e = self.effect
+        # Which fields a concise row leaves out depends on what is known, so there are two classes.
         kind = CertainGeneEffect if self._stored else GeneEffect
         # Of a gene that the context does not measure, nothing is known: no effect is not.
         stored = self._stored if e.measured[index] else None
@@ -164,6 +168,7 @@ class EffectView:
         mean, sd = (
             float(x[index]) for x in (self._stored.posterior.mean, self._stored.posterior.sd)
         )
+        # sd is that of a new experiment (`stored_effect`); normal, as t^2 is fitted for that.
         return [mean - NORMAL * sd, mean + NORMAL * sd]
 
     @Lazy
@@ -203,6 +208,7 @@ class EffectView:
     @Lazy
     def null_sizes(self) -> NullSizes | None:
         """Magnitudes of null labels as they would be with as many cells."""
+        # The closed-form check of this context where there is one, else sampled labels.
         check = self._null_record
         if check is not None:
             return NullSizes.of_check(check, self.effect)
@@ -235,6 +241,7 @@ class EffectView:
     def _check(self, gene: str, kind: str, index: int) -> TargetCheck:
         change = finite(self.effect.change[index])
         span = self._interval(self.effect.change, self.effect.change_se, index)
+        # +1 or -1: the sign that the kind gives to its target's RNA; None where it gives none.
         expected = OWN_RNA.get(kind)
         if change is None or span is None:
             note = "not measured, or too few cells to tell"
@@ -257,6 +264,7 @@ class EffectView:
         """Return what was found and what it is worth, fit to be quoted."""
         panel = self._checkpoint.panel
         targets = {i.target for i in self._design.interventions}
+        # A target's own gene changes by construction and would be the strongest finding each time.
         order = [i for i in self.order if panel[i] not in targets]
         sentence = f"{self._design.where}: {self._changes(order)}"
         if self.null_sizes:
@@ -271,6 +279,7 @@ class EffectView:
             return f"strongest changes (log1p_cp10k) {genes or 'none'}"
         lfsr, mean = self._stored.posterior.lfsr, self._stored.posterior.mean
         by_size = sorted(order, key=lambda i: -abs(mean[i]))
+        # Suggestive ones are named only where no change is supported.
         for most, text in ((SUPPORTED, "supported"), (SUGGESTIVE, "suggestive")):
             sure = [i for i in by_size if lfsr[i] <= most]
             if sure:
@@ -285,6 +294,7 @@ class EffectView:
         stored = self._stored
         if stored is None or stored.additive is None:
             return []
+        # L2 norms over genes, log1p_cp10k.
         here, summed = (float(np.linalg.norm(p.mean)) for p in (stored.posterior, stored.additive))
         if not here > 0:
             return []
@@ -298,6 +308,7 @@ class EffectView:
         """Return where the intervals of the genes `rows` are not what they say."""
         if self._stored is None:
             return []
+        # Then the widths are not the tier's, and its coverage says nothing of them.
         if error_model(self._design).is_default:
             return [BORROWED_WIDTH]
         shown = self._stored.posterior.mean[list(rows)]
@@ -307,6 +318,7 @@ class EffectView:
         """Return what a reader must know before believing the numbers of the genes `rows`."""
         said = [MONTE_CARLO] if self.effect.n_cells > 1 else [SINGLE_CELL]
         if reasons := self._checkpoint.unfit(self._design.context, self._design.interventions):
+            # Before all others: the simulated columns do not show the effect.
             said.insert(0, UNFIT.format(reasons="; ".join(reasons)))
         said += self._coverage(rows)
         if self._stored is None and self.null is None:
@@ -317,6 +329,7 @@ class EffectView:
         if np.isnan(self._errors).any():
             said.append(NO_ERROR)
         if (
+            # p by rank compares like with like only if labels and effect had equally many steps.
             self._stored is None
             and self.null is not None
             and self.null.steps not in (None, self._design.steps)
@@ -356,10 +369,12 @@ def effect_fields(
     view = EffectView(record.design, unpack_effect(blob))
     panel = record.design.checkpoint.panel
     arguments = None if genes is None else resolve_genes(record.design.checkpoint, genes)
+    # Named genes come in the order of the call, others by the size of their change.
     order = view.order if arguments is None else [panel.index(g) for g in arguments]
     rows = order[offset : offset + limit]
     scaled = rescaled(record, rows) if normalise == "unresponsive" else None
     share = moved_share(record.design, view.effect)
+    # Only small panels: on large ones the moved genes hold little of the UMI.
     small = int(view.effect.measured.sum()) <= SMALL_PANEL
     large = small and share is not None and share >= LARGE_SHARE
     return {
@@ -422,6 +437,7 @@ def kept_gene(row: dict[str, Any], n_cells: int) -> GeneEffect:
     """Return what an outcome itself keeps of a gene's effect."""
     return GeneEffect(
         gene=row["gene"],
+        # A row keeps the change alone (`findings`): the rest needs the stored arrays.
         log2_fold_change=None,
         mc_interval=None,
         control_mean=None,

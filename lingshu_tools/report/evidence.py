@@ -93,6 +93,7 @@ def held_out_sentence(figure: HeldOut | None, tier: str) -> str:
         said += "; choices of the recipe were adapted to held-out cells of it"
     if figure.level == CONDITION:
         cells = f"{figure.n_cells} held-out cells" if figure.n_cells else "held-out cells"
+        # The tiers differ where all cells of a seen condition were held out: a harder question.
         whole = " (none of them trained on)" if figure.tier != tier else ""
         return f"On {cells} of this condition{whole}: {said}."
     n = f"{figure.n_contrasts} " if figure.n_contrasts else ""
@@ -150,6 +151,7 @@ def screen_sentence(figures: Sequence[HeldOut | None], checkpoint: Checkpoint, t
             a figure.
         tier: the weakest.
     """
+    # Borrowed figures are of other questions, so they are not counted as the candidates' own.
     with_cells = [f for f in figures if f is not None and f.level == CONDITION]
     if not with_cells:
         return tier_sentence(checkpoint, tier)
@@ -176,11 +178,13 @@ def _compared(figure: HeldOut) -> str:
     simple = ""
     if figure.simple and figure.best and figure.best.value is not None:
         # Three digits where two would make different figures look the same.
+        # Compared as they would be printed.
         close = f"{figure.best.value:.2f}" == f"{figure.model.value or 0:.2f}"
         simple = f"{predictor_words(figure.simple)} {figure.best.value:.{3 if close else 2}f}"
         if close:
             said = f"{metric} {shown(figure.model, 3)}"
     if not figure.better_than_nothing:
+        # `control_mean` is the prediction of no change, which the sentence names already.
         also = "" if figure.simple in (None, "control_mean") else f" (best simple: {simple})"
         return f"{said}, not better than no change{also}"
     if not simple:
@@ -213,6 +217,8 @@ def design_cost(design: Design) -> Cost:
     if design.tool != "score_cells" or cost.seconds is None:
         return cost
     # Passes of the network per cell, over those of a sampled cell.
+    # DRAWS for each context and for the simulated cells that scores are compared with, which take
+    # `steps` more to be sampled.
     passes = (len(cells["against"]) + 1) * DRAWS + design.steps
     return Cost(
         n_cells=design.n_cells,

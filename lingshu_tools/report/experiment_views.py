@@ -58,6 +58,7 @@ class Recorded:
         return all(self._kept(role) for role in roles)
 
     def _kept(self, role: str) -> str | None:
+        # A ledger may come without the objects that its rows name.
         digest = self.outcome and self.outcome.artifacts.get(role)
         return digest if digest and self.ledger.has_object(digest) else None
 
@@ -134,11 +135,13 @@ def _again(record: Shown) -> str:
     Its outcome stays: another experiment is begun in its place.
     """
     row = record.experiment
+    # Nothing is begun again in a read-only ledger, so there is no later one to look for.
     if not record.ledger.read_only:
         later = newest(record.ledger, row)
         if later.id != row.id:
             shows = call_text("get_experiment", id=later.id, wait_s=next_wait_s())
             return f"{shows} shows the experiment begun in its place."
+        # A candidate is begun again by its screen, which knows what else it lacks.
         if row.position is not None:
             again = call_text("run_screen", screen_id=row.parent)
             return f"{again} begins again what its screen lacks."
@@ -149,9 +152,11 @@ def _unfinished(app: App, record: Shown) -> dict[str, Any]:
     name = record.experiment.id
     status = record.ledger.status(name)
     if record.ledger.read_only:
+        # No process of this home works on a row of a read-only ledger.
         progress = Progress(done=0, total=record.design.total_cells)
     else:
         progress = app.runner.progress([name])
+    # Known to this process alone: another may be able to go on.
     trouble = app.runner.trouble(name)
     said = trouble or app.runner.note(name)
     return {

@@ -51,6 +51,8 @@ def sample_rows(name: str, design: Design, cells: Path) -> Iterator[dict[str, An
     counts = decode_cells(cells)
     summary = summarised(counts)
     numbers = {name: getattr(summary, name) for name in ("mean_count", "mean", "zero_rate")}
+    # Arrays of a summary are over measured genes: panel position to position in them. That of an
+    # unmeasured gene is another's, and its value is replaced by None below.
     place = np.cumsum(counts.measured) - 1
     for index, known in enumerate(_known(name, design)):
         fields = {name: values[place[index]] for name, values in numbers.items()}
@@ -61,9 +63,11 @@ def sample_rows(name: str, design: Design, cells: Path) -> Iterator[dict[str, An
 def score_rows(name: str, design: Design, scores: Path) -> Iterator[dict[str, Any]]:
     """Yield the bits per gene of each cell of `name` under each context, in the cells' order."""
     table = decode_cells(scores)
+    # [cells, contexts + 1], bits per gene: the mean over draws of counts in 1 / BITS.
     bits = table.counts.reshape(len(table), -1, DRAWS).mean(axis=2) / BITS
     contexts = [context_label(c) for c in (design.cells or {})["against"]]
     for cell, values in enumerate(bits.tolist()):
+        # The last column is of simulated cells, which have no context in the table.
         for context, value in zip(contexts, values, strict=False):
             yield {"experiment_id": name, "cell": cell, "context": context, "bits": value}
 

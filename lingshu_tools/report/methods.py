@@ -48,6 +48,7 @@ def methods_paragraph(app: App, name: str) -> str:
 def _of_screen(app: App, name: str) -> str:
     ledger, screen = locate_screen(app, name)
     plan = plan_of(app, screen.plan)
+    # Of a candidate that was begun again only the newest experiment counts.
     ids = [child.id for child in candidates_of(ledger, name)]
     outcomes = ledger.outcomes(ids)
     succeeded = [o for o in outcomes.values() if o.kind == "succeeded"]
@@ -79,6 +80,7 @@ def _evidence(plan: Plan, tiers: Sequence[Tier]) -> list[str]:
     checkpoint = plan.control.checkpoint
     figures = screen_sentence(plan.held_out, checkpoint, tiers[0])
     pooled = [tier_sentence(checkpoint, tier) for tier in tiers]
+    # The same sentence may be given for the candidates and for a tier.
     return list(dict.fromkeys([figures, *pooled]))
 
 
@@ -100,6 +102,7 @@ def _sampling(design: Design) -> str:
             "genes)."
         )
     paired = "for each of two paired arms" if len(design.arms) == 2 else "in one arm"
+    # The control of a screen stands for the sampling of all its candidates.
     if not design.interventions and design.tool == "perturb_cells":
         paired = "for each candidate and for the control, paired by their random streams"
     return (
@@ -113,6 +116,7 @@ def _computed(ledger: Ledger, outcomes: Sequence[Outcome]) -> list[str]:
     digests = sorted({o.environment_digest for o in outcomes if o.environment_digest})
     if not digests:
         return []
+    # One sentence for each environment: a screen may have run under several.
     return [f"Computed with {_versions(ledger.environment(digest))}." for digest in digests]
 
 

@@ -81,10 +81,12 @@ def moved_share(design: Design, effect: Effect) -> float | None:
 
     None where the checkpoint has no control cells of the context.
     """
+    # Control cells of training, not simulated ones: the share is a property of the data.
     row = seen_row(replace(design, interventions=()))
     counts = design.checkpoint.reference.get("mean_count")
     if row is None or counts is None:
         return None
+    # UMI per cell, [genes].
     mean = np.where(effect.measured, counts[row].astype(np.float64), 0.0)
     total = float(np.nansum(mean))
     return float(np.nansum(mean[called(design, effect)])) / total if total > 0 else None
@@ -100,6 +102,7 @@ def rescaled(record: Shown, genes: Sequence[int]) -> Rescaled:
     if not record.stored("control", "perturbed"):
         raise InputError(NEEDS_CELLS.format(name=name))
     arms = [decode_cells(record.ledger.object_file(artifacts[r])) for r in ("control", "perturbed")]
+    # Checked before the counts are read: a call has a time limit.
     counts = sum(int(cells.indptr[-1]) for cells in arms)
     if counts > MOST_COUNTS:
         message = (
@@ -109,6 +112,7 @@ def rescaled(record: Shown, genes: Sequence[int]) -> Rescaled:
         raise InputError(message)
     panel = record.design.checkpoint.panel
     targets = [panel.index(i.target) for i in record.design.interventions if i.target in panel]
+    # UMI over all cells, [genes], of control and perturbed cells.
     totals = [gene_totals(cells) for cells in arms]
     unresponsive = unresponsive_genes(totals[0], totals[1], targets)
     if unresponsive is None:
@@ -121,6 +125,7 @@ def rescaled(record: Shown, genes: Sequence[int]) -> Rescaled:
     mean, n = changes.mean(0), len(changes)
     intervals: dict[int, list[float]] = {}
     if n > 1:
+        # Paired by stream, as other Monte Carlo intervals.
         half = t_quantile(0.975, n - 1) * changes.std(0, ddof=1) / np.sqrt(n)
         spans = np.stack([mean - half, mean + half], 1).tolist()
         intervals = dict(zip(genes, spans, strict=True))

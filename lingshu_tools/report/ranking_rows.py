@@ -102,7 +102,10 @@ def _certain(row: Ranked) -> dict[str, Any]:
         and CombinationView(
             best_single=c.best,
             gain_over_best_single=c.gain,
+            # score - additive: the gain is kept as score - best, so the best part is added again.
             gain_over_additive=c.best_score + c.gain - c.additive,
+            # Without cells of the combination its effect is that expectation: a 0 would look like a
+            # result.
             gain_over_saturating=c.best_score + c.gain - c.saturating if c.measured else None,
             parallel_effects=c.parallel,
         ),

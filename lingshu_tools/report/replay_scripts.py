@@ -14,7 +14,9 @@ from lingshu_tools.experiments.replays import CELL_ROLES
 from lingshu_tools.ledger import digest_json
 from lingshu_tools.report.experiment_views import Shown
 
+# Steps and guidance are not arguments of the call: they follow from the checkpoint.
 _ARGUMENTS = ("checkpoint", "context", "interventions", "n_cells", "seed", "first_cell")
+# An identifier, so that the template is valid Python by itself.
 _HERE = "RECORD_STANDS_HERE"
 _TEMPLATE = '''\
 """Run recorded experiments on a virtual cell again and compare the cells bit for bit.
@@ -64,7 +66,9 @@ if __name__ == "__main__":
 
 def script(records: Sequence[Shown]) -> str:
     """Return the text of a script that reproduces these succeeded experiments."""
+    # pformat writes `repr`, and JSON values are literals of Python in it.
     record = pformat([_recorded(item) for item in records], width=96, sort_dicts=False)
+    # Once, at the assignment: the record may hold the same text.
     return _TEMPLATE.replace(f"= {_HERE}", f"= {record}", 1)
 
 
@@ -89,6 +93,7 @@ def _arguments(request: Mapping[str, Any]) -> dict[str, Any]:
         return {name: request[name] for name in _ARGUMENTS}
     kept = ("checkpoint", "interventions", "seed") if cells["effect"] else ("checkpoint", "seed")
     same = {name: request[name] for name in kept}
+    # The first context that was scored is the one that was named, or the most similar.
     if "against" in cells:
         same["context"] = cells["against"][0]
     elif "clamp" in cells:

@@ -49,8 +49,10 @@ def race_caveats(plan: Plan, ranking: Ranking) -> list[str]:
     if state is None or race is None or state.settled is None:
         return []
     cells = sum(len(scores) for scores in state.scores.values())
+    # What a screen without a race would have spent.
     equal = len(plan.candidates) * plan.control.n_cells
     spent = f"{cells:,} perturbed cells, of {equal:,} in equal shares"
+    # "Settled" is about Monte Carlo noise alone.
     if state.settled:
         return [
             f"The {race.top_n} best of those simulated are settled: with probability 0.95 no other "
@@ -75,5 +77,6 @@ def listed(names: Sequence[str], most: int = 10) -> str:
 def _spread(quantiles: tuple[float, ...]) -> str:
     if not quantiles:
         return ""
+    # Of all scores: 5, 50, 95 % and the largest.
     low, middle, high, most = quantiles
     return f" Their scores: 5 % {low:.2f}, median {middle:.2f}, 95 % {high:.2f}, best {most:.2f}."
