@@ -28,6 +28,7 @@ from lingshu_tools.errors import (
     NotFoundError,
 )
 
+# Characters that stay as they are in a header; % is escaped, so that nothing is ambiguous.
 _PLAIN = " !#$&'()*+,/:;=?@[]"
 _ERRORS: dict[int, type[LingshuError]] = {
     HTTPStatus.NOT_FOUND: NotFoundError,
@@ -78,6 +79,7 @@ def view_of(
     except ValidationError as error:
         message = f"the engine answered {response.text[:200]!r}, which is no view of a job"
         raise ForeignAnswerError(message) from error
+    # Without a submission of this process only the job's id can be compared.
     arguments = (wanted.arm.digest, wanted.fresh) if wanted else (view.request, view.fresh)
     if (view.request, view.fresh) != arguments or job_id not in (None, view.job_id):
         message = (
@@ -85,6 +87,7 @@ def view_of(
             f"{job_id or 'a job'} of {arguments[0]} was asked for: the answer was not used"
         )
         raise ForeignAnswerError(message)
+    # The digest is what verdicts compare, so it is worked out again from the profile itself.
     if view.profile is not None and digest_json(view.profile) != view.profile_digest:
         message = f"the profile of job {view.job_id} is not {view.profile_digest}: it was not used"
         raise ForeignAnswerError(message)
@@ -119,6 +122,7 @@ def checked(response: httpx.Response) -> httpx.Response:
     """
     if response.is_success:
         return response
+    # A streamed answer has no body yet.
     response.read()
     try:
         text = str(response.json()["error"])

@@ -38,6 +38,7 @@ def arms_of(tool: str, request: Mapping[str, Any]) -> dict[str, ArmRequest]:
 def _of_user_cells(tool: str, whole: ArmRequest, cells: Mapping[str, Any]) -> dict[str, ArmRequest]:
     """Return the arms of an experiment on a user's cells, which the request names by digest."""
     stored = whole.model_copy(update={"cells": cells["digest"]})
+    # The same stored cells: as they are, moved, scored or completed.
     control = stored.model_copy(update={"interventions": ()})
     if tool == "score_cells":
         against = tuple(dict(context) for context in cells["against"])

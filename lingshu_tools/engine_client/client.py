@@ -55,9 +55,13 @@ from lingshu_tools.system.deadline import time_limit
 
 T = TypeVar("T")
 
+# The longest wait of a tool.
 MAX_WAIT_S = 45.0
+# Submissions kept for another try; older ones can be submitted again by their experiments.
 _REMEMBERED = 4096
+# Cancelling answers soon, even where the engine does not.
 _WITHDRAW_S = 2.0
+# No such job, its cells are gone, or the engine is about to exit.
 _FORGOTTEN = (HTTPStatus.NOT_FOUND, HTTPStatus.GONE, HTTPStatus.SERVICE_UNAVAILABLE)
 
 
@@ -100,6 +104,7 @@ class Engine:
         self._environ = dict(os.environ if environ is None else environ)
         self._url = self._environ.get("LINGSHU_ENGINE_URL")
         self._principal = principal
+        # Folders of this machine say nothing to an engine elsewhere.
         self._roots = () if self._url else tuple(str(root.absolute()) for root in roots)
         self._submissions: OrderedDict[str, _Submission] = OrderedDict()
         self._http = Connection(self._client, self.places.log, same_version=not self._url)
@@ -170,6 +175,7 @@ class Engine:
         job = JobRequest(arm=arm, fresh=fresh or "", roots=self._roots, allow_unfit=allow_unfit)
         submission = _Submission(job, requester or Requester(principal=self._principal))
         view = self._again(lambda: view_of(self._post(submission), job))
+        # Kept by job, so that a lost engine can be given the very same arm again.
         self._submissions[view.job_id] = submission
         while len(self._submissions) > _REMEMBERED:
             self._submissions.popitem(last=False)
@@ -217,6 +223,7 @@ class Engine:
                 response = self._get(job_id, "/cells", stream=True)
                 if response is not None:
                     return self._received(wanted.arm, response)
+            # An equal arm that has finished is answered from disk: it succeeds at once.
             state = self._resubmit(job_id).state
             response = self._get(job_id, "/cells", stream=True) if state == "succeeded" else None
             if response is None:
@@ -238,6 +245,7 @@ class Engine:
                 response = self._http.send("DELETE", f"/v1/jobs/{job_id}", headers=headers)
                 if response.status_code != HTTPStatus.NOT_FOUND:
                     return view_of(checked(response), wanted, job_id)
+            # Made up here, as no engine can tell: what the job was is known from its submission.
             request, total = (wanted.arm.digest, wanted.arm.n_cells) if wanted else ("", 0)
             return JobView(job_id=job_id, request=request, state="cancelled", done=0, total=total)
 
@@ -258,6 +266,7 @@ class Engine:
                 response = self._http.send("POST", "/v1/withdraw", json=list(experiments))
         except (LostError, OtherEngineError):
             return 0
+        # An engine on its way out drops its queue.
         if response.status_code == HTTPStatus.SERVICE_UNAVAILABLE:
             return 0
         return int(checked(response).json()["ended"])
@@ -303,7 +312,9 @@ class Engine:
         try:
             with closing(response):
                 private_folder(folder)
+                # On the disk of the home: cells may be larger than memory, and than a small /tmp.
                 with tempfile.TemporaryFile(dir=folder) as file:
+                    # The digest of what arrived.
                     cells = self._copied(response, file)
                     sent = response.headers.get("X-Lingshu-Digest")
                     if sent != cells:
@@ -342,6 +353,7 @@ class Engine:
             response = self._http.send("POST", "/v1/jobs", json=body, headers=headers)
             if response.status_code != HTTPStatus.SERVICE_UNAVAILABLE:
                 return checked(response)
+        # Lost, of another version, or about to exit: the arm is sent to the next engine, once.
         self._process.ensure()
         return checked(self._http.send("POST", "/v1/jobs", json=body, headers=headers))
 

@@ -15,6 +15,7 @@ Ending = Literal["exited", "killed", "none"]
 _LEAVING_S = 12.0
 """How long an engine that was told to exit may take: it ends the requests under way first."""
 _TERM_S = 5.0
+# A lock has no event to wait for.
 _POLL_S = 0.05
 
 
@@ -28,13 +29,16 @@ def end_holder(lock: Path, *, requested: bool) -> Ending:
     Raises:
         EngineError: it runs on another machine, or nobody can tell which process it is.
     """
+    # Whether it is held says if an engine lives; the text of the file may be old.
     if not is_held(lock):
         return "exited" if requested else "none"
     if requested and _is_free(lock, _LEAVING_S):
         return "exited"
+    # Read after the wait: another engine may hold the lock by now.
     pid = _holder(lock)
     if pid is None:
         return "exited"
+    # SIGTERM first, so that it can exit in order.
     for number, seconds in ((signal.SIGTERM, _TERM_S), (signal.SIGKILL, _TERM_S)):
         with suppress(ProcessLookupError):
             os.kill(pid, number)
@@ -53,6 +57,7 @@ def _holder(lock: Path) -> int | None:
     """
     text = lock.read_bytes()
     holder = Holder.parse(text)
+    # "alive" is of this machine and of this boot, so the number is no other process's.
     if holder and holder.pid and holder.state == "alive":
         return holder.pid
     # Engines of earlier versions wrote their process id alone.

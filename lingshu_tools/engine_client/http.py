@@ -32,6 +32,7 @@ _LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=0)
 _SPOKEN = {PROTOCOL_HEADER: str(PROTOCOL), VERSION_HEADER: __version__}
 TRIES = 3
 """How often a request is sent whose answer belongs to another."""
+# The connection ended before an answer: the engine is gone, or was never there.
 _BROKEN = (httpx.ConnectError, httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
 
 
@@ -107,6 +108,7 @@ class Connection:
             OtherEngineError: it is of another version.
             ForeignAnswerError: the answers belong to other requests, again and again.
         """
+        # A new id for every try: a late answer to an earlier one is not taken for this one's.
         for _ in range(TRIES):
             call = secrets.token_hex(16)
             named = {**(headers or {}), **_SPOKEN, CALL_HEADER: call}
@@ -162,6 +164,7 @@ class Connection:
     ) -> httpx.Response:
         client = self._here()
         answer_s = remaining(wait_s + ANSWER_S)
+        # Reading, writing and the pool get the time of the answer.
         timeout = httpx.Timeout(answer_s, connect=min(CONNECT_S, answer_s))
         with self.receiving():
             request = client.build_request(
@@ -173,6 +176,7 @@ class Connection:
         protocol = response.headers.get(PROTOCOL_HEADER)
         version = response.headers.get(VERSION_HEADER)
         if protocol != str(PROTOCOL) or (self._same_version and version != __version__):
+            # Before the id is compared: other versions may not repeat it.
             raise OtherEngineError(protocol, version)
         return secrets.compare_digest(response.headers.get(CALL_HEADER, ""), call)
 

@@ -65,13 +65,16 @@ class EngineProcess:
 
     def info(self, checkpoint: str | None = None) -> EngineInfo | None:
         """Return what it says of itself, as `Engine.info`."""
+        # A checkpoint may have to be loaded before its profile is known.
         return self._info(checkpoint, ANSWER_S if checkpoint else HEALTH_S)
 
     def ensure(self, waiting: Callable[[float], None] | None = None) -> EngineInfo:
         """Return the info of one of this version, as `Engine.ensure`."""
         end = time.monotonic() + remaining(self._plan.timeout_s)
+        # One thread of this process starts it, the others find it running.
         with self._starting:
             while time.monotonic() < end:
+                # None where another engine was first: asked once more.
                 view = self._info(None, _ENSURE_S) or self._start(waiting)
                 if view is not None and self._is_ours(view):
                     return view
@@ -106,6 +109,7 @@ class EngineProcess:
             return "exited" if self.shutdown() else "none"
         try:
             requested = self.shutdown()
+        # It is stuck: its lock says which process to end.
         except EngineBusyError:
             requested = False
         return end_holder(self._plan.places.lock, requested=requested)
@@ -124,6 +128,8 @@ class EngineProcess:
             with time_limit(limit_s):
                 try:
                     response = self._http.send("GET", "/v1/health", params=params)
+                # Its health is asked for all the same, to say which version it is and whether it
+                # works.
                 except OtherEngineError:
                     response = self._http.send_to_any("GET", "/v1/health")
         except LostError:
@@ -148,6 +154,7 @@ class EngineProcess:
 
         plan, begin = self._plan, time.monotonic()
         limit_s = remaining(plan.timeout_s)
+        # An earlier call gave up waiting: its engine may still be starting.
         started = self._started
         if started is not None and started.starter == os.getpid() and not started.ended:
             return self._answered(info, started, limit_s, waiting)
@@ -155,6 +162,7 @@ class EngineProcess:
             if other is not None:
                 return other
             started = start_detached(plan.places, plan.arguments, plan.environ)
+            # Waiting for the turn counts.
             left_s = limit_s - (time.monotonic() - begin)
             return self._answered(info, started, left_s, waiting)
 
@@ -172,6 +180,7 @@ class EngineProcess:
         return answer
 
     def _is_ours(self, info: EngineInfo) -> bool:
+        # Across machines the protocol alone has to fit.
         same = self._url is not None or info.version == __version__
         return same and info.protocol == PROTOCOL
 
@@ -201,6 +210,7 @@ class EngineProcess:
         end = time.monotonic() + remaining(_LEAVING_S)
         while time.monotonic() < end:
             now = self._info(None, HEALTH_S)
+            # Gone, or another one has taken its place.
             if now is None or now.pid != other.pid:
                 return
             time.sleep(_POLL_S)

@@ -21,6 +21,7 @@ from lingshu_tools.errors import EngineBusyError, EngineError
 from lingshu_tools.system.interpreter import DEVNULL, Process, interpreter, start
 
 _POLL_S = 0.05
+# Every start has a log of its own.
 _LOGS_KEPT = 50
 _TAIL_LINES = 12
 ALREADY_RUNNING = 3
@@ -73,6 +74,7 @@ def turn_to_start(
         EngineError: the folder of the engine cannot be written.
     """
     begin, view = time.monotonic(), None
+    # The turn, or an engine that answers, whichever is first.
     while (turn := _turn(places)) is None and (view := info()) is None:
         if (waited := time.monotonic() - begin) > timeout_s:
             message = (
@@ -95,6 +97,7 @@ def _turn(places: EnginePlaces) -> FileLock | None:
     try:
         private_folder(places.folder)
         turn = try_lock(places.starting)
+        # An engine runs or is leaving: starting now would fail at its lock.
         if turn and is_held(places.lock):
             turn.release()
             return None
@@ -116,6 +119,7 @@ def start_detached(
         EngineError: torch or another part of the `model` extra is missing, or the number of ranks
             is none.
     """
+    # Looked for here, since a process that ends at its imports says less in its log.
     _require("torch", "accelerate", "starlette", "uvicorn")
     command = [*_command(environ.get(RANKS, "1")), "--home", str(places.home)]
     # What surrounds this process does not decide how many ranks the engine has.
@@ -156,6 +160,7 @@ def wait_until(
     while (waited := time.monotonic() - begin) < timeout_s:
         ended = started.process.poll()
         if (view := info()) is not None:
+            # Ours holds the home, so `engine.log` is to name its log.
             if view.pid == started.process.pid:
                 _make_current(started.places, started.log)
             return view
@@ -206,9 +211,11 @@ def _open_log(places: EnginePlaces) -> tuple[Path, BinaryIO]:
     folder = private_folder(places.logs)
     for old in sorted(folder.glob("*.log"))[:-_LOGS_KEPT]:
         old.unlink(missing_ok=True)
+    # Names in the order of time, so that the oldest are deleted; a random part tells starts apart.
     moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     path = folder / f"{moment}-{secrets.token_hex(3)}.log"
     log = os.fdopen(open_private(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND), "ab")
+    # Named early, so that a start that fails can be read under the known name.
     if not is_held(places.lock):
         _make_current(places, path)
     return path, log
@@ -219,6 +226,7 @@ def _make_current(places: EnginePlaces, log: Path) -> None:
     with suppress(OSError):
         if places.log.exists() and places.log.samefile(log):
             return
+        # A link under another name, then renamed: `engine.log` is there at every moment.
         name = places.log.with_name(f"{UNFINISHED}{secrets.token_hex(4)}.log")
         try:
             name.hardlink_to(log)

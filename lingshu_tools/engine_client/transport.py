@@ -17,6 +17,7 @@ from lingshu_model.system.places import EnginePlaces
 from lingshu_model.system.private import UnsafePathError
 
 _CONNECT_S = 10.0
+# Without effect where no connection is kept.
 _KEEPALIVE_S = 5.0
 
 
@@ -41,6 +42,7 @@ class LocalTransport(httpx.HTTPTransport):
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Return the answer to a request."""
         try:
+            # Read for every request: an engine that was replaced has another token.
             token = read_endpoint(self._places).token()
         except UnsafePathError:
             raise
@@ -67,6 +69,7 @@ class _Backend(httpcore.NetworkBackend):
         del host, port, local_address, socket_options
         limit = _CONNECT_S if timeout is None else timeout
         try:
+            # The address too; it is checked there that the listener is of this user.
             return _Stream(read_endpoint(self._places).connect(limit))
         except TimeoutError as error:
             raise httpcore.ConnectTimeout(str(error)) from error
@@ -109,6 +112,7 @@ class _Stream(httpcore.NetworkStream):
         if info == "socket":
             return self._connection
         if info == "is_readable":
+            # A closed socket counts as readable: httpcore takes that as the end of the connection.
             return self._connection.fileno() < 0 or _readable(self._connection)
         return None
 

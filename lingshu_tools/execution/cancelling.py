@@ -22,14 +22,17 @@ def cancel_all(workspace: Workspace, experiments: Sequence[Experiment]) -> str |
     """
     ids = [experiment.id for experiment in experiments]
     outcomes = workspace.ledger.outcomes(ids)
+    # The ledger first: a worker that begins an attempt meanwhile sees the request.
     unsealed = [i for i in ids if i not in outcomes]
     if unsealed:
         workspace.ledger.cancel_many(unsealed, principal=workspace.principal)
+    # Those that succeeded or failed have nothing in the queue that belongs to them.
     stopped = [i for i in ids if i not in outcomes or outcomes[i].kind == "cancelled"]
     principals = sorted({experiment.principal for experiment in experiments})
     try:
         if stopped:
             workspace.engine.withdraw(stopped)
+        # The engine shows a principal its jobs alone, so each is asked for by itself.
         for principal in principals:
             if stale := _stale(workspace, principal):
                 workspace.engine.withdraw(stale)

@@ -37,9 +37,11 @@ _SLICE_S = 1.0
 """How long one wait on the engine lasts, and so how late a cancellation may be noticed."""
 _PATIENCE_S = (10.0, 120.0)
 """How long an answer is waited for before the request is repeated: at first, and at most."""
+# Between two requests to an engine that cannot be used.
 _PAUSE_S = 0.5
 _SILENT_S = 2.0
 """After how long an engine that does not answer is mentioned."""
+# Beyond this an arm that is lost or cancelled again and again is an error.
 _RESUBMITS = 3
 
 
@@ -61,6 +63,7 @@ class Jobs:
     def __init__(self, workspace: Workspace, closing: Event) -> None:
         """Start without any job; `closing` is set when this process stops working."""
         self._workspace, self._closing = workspace, closing
+        # By experiment and role; dictionaries are changed one key at a time, which needs no lock.
         self._views: dict[tuple[str, str], JobView] = {}
         self._note: str | None = None
         self.n_cells_sampled = 0
@@ -75,6 +78,7 @@ class Jobs:
             CancelledError, ClosingError: it is no longer wanted.
             EngineError: there is no engine, and none can be started.
         """
+        # A replay is computed anew under this name; submitted again, it is the same job.
         fresh = experiment.id if replayed(experiment) else None
         requester = Requester(
             principal=experiment.principal,
@@ -83,6 +87,7 @@ class Jobs:
         )
 
         def ask() -> JobView:
+            # Only where it is set, so that an engine without this argument will do.
             more = {"allow_unfit": True} if experiment.request.get("allow_unfit") else {}
             return self._workspace.engine.submit(arm, fresh=fresh, requester=requester, **more)
 
@@ -134,6 +139,7 @@ class Jobs:
 
     def note(self) -> str | None:
         """Return why work does not go on for now; None where it does."""
+        # A copy of the values: other threads change the dictionary.
         late = time.monotonic() - min(list(self._due.values()), default=time.monotonic())
         if self._note is None and late > _SILENT_S:
             return (
@@ -177,6 +183,7 @@ class Jobs:
         before = self._views.get((experiment.id, role))
         self._views[experiment.id, role] = view
         if before is not None:
+            # The first view may have cells of an earlier process, which this one did not wait for.
             self.n_cells_sampled += max(view.done - before.done, 0)
 
     def _waited(self, experiment: Experiment, job_id: str, stopped: Callable[[], bool]) -> JobView:
@@ -201,8 +208,10 @@ class Jobs:
             # Computed anew by an engine that replaced the one that had them.
             message = f"the {role} cells are under {cells.origin.profile} by now"
             raise CellsGoneError(message)
+        # Bound to the request twice, by the arm's digest and by the profile of the job.
         expected = Origin(arm.digest, view.profile_digest)
         width = score_columns(arm) if arm.against else len(design.checkpoint.panel)
+        # Scores have a column for each context and draw, cells one for each gene.
         shape = arm.n_cells, width
         if cells.origin != expected or cells.shape != shape:
             message = (
@@ -229,6 +238,7 @@ class Jobs:
         """
         patience, longest = _PATIENCE_S
         while not self._closing.is_set():
+            # By thread, since several wait at once; what is overdue longest is what `note` tells.
             self._due[get_ident()] = time.monotonic() + wait_s
             try:
                 with time_limit(wait_s + patience):
@@ -242,6 +252,7 @@ class Jobs:
                 self._due.pop(get_ident(), None)
             if _is_stopped(stopped):
                 raise CancelledError(experiment.id)
+            # A slow engine gets more time at each request, and is asked less often.
             patience = min(2 * patience, longest)
             self._closing.wait(_PAUSE_S)
         raise ClosingError(experiment.id)

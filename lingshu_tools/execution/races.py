@@ -37,6 +37,7 @@ class Races:
 
     def __init__(self, workspace: Workspace, runner: Callable[[], Runner]) -> None:
         self._workspace, self._runner = workspace, runner
+        # A forked child has none of the threads, and a lock that may be held for ever.
         self.after_fork()
         forks.register(self)
 
@@ -48,6 +49,7 @@ class Races:
 
     def join(self, plan: Plan, screen: Screen, tags: Sequence[str] = ()) -> RaceThread:
         """Return the thread of a race, begun unless it is at work."""
+        # Two calls that ask for a race at once join one thread.
         with self._lock:
             known = self._threads.get(screen.id)
             if known and known[1].is_alive():
@@ -78,6 +80,7 @@ class Races:
         try:
             runner = self._runner()
             while not self._closing.is_set():
+                # Empty when the race is over, or part of its round was cancelled.
                 ids = begin_round(self._workspace, plan, screen, tags)
                 if not ids:
                     return
@@ -91,4 +94,5 @@ class Races:
             incident = report_incident(screen.id, error)
             race.trouble = f"it failed inside lingshu (incident {incident})"
         finally:
+            # Whatever happened: calls that wait must not wait on.
             race.end()

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 
 AT_ONCE = 4
 """Replays under way: enough that the engine has the next tiles while the last are compared."""
+# Rows of one query.
 _PAGE = 500
+# After it the experiment is looked at again: its worker may be gone.
 _WAIT_S = 30.0
 
 
@@ -73,6 +75,7 @@ def finished(ledger: Ledger) -> list[str]:
 
 def sample(ids: Sequence[str], share: float) -> list[str]:
     """Return a share of some experiments, at least one: the same ones whenever it is asked."""
+    # By digest, so that the sample depends neither on the order nor on what else there is.
     chosen = sorted(ids, key=lambda name: digest_bytes(name.encode()))
     return chosen[: ceil(share * len(ids))]
 
@@ -96,6 +99,7 @@ def replay_many(
     """
     app.engine.ensure()
     tally = Tally()
+    # Oldest first: `settle` waits for the replay that was begun first.
     under_way: deque[tuple[str, Experiment]] = deque()
 
     def settle() -> None:
@@ -167,6 +171,7 @@ def _known(app: App, ledger: Ledger, original: Experiment) -> Verdict | None:
     today = _profile(app, original.checkpoint)
     if today is None:
         return None
+    # Verdicts come oldest first.
     for past in reversed(ledger.verifications(original.id)):
         if profile_of(ledger, past.environment_digest) == today:
             return past.verdict
@@ -197,5 +202,6 @@ def _begun(app: App, ledger: Ledger, original: Experiment) -> Experiment | None:
 def _replays(app: App, ledger: Ledger, original: Experiment) -> list[Experiment]:
     if not ledger.read_only:
         return app.ledger.children(original.id)
+    # The original's row is in another ledger, so its replays name it in their request.
     page = app.ledger.find(text=f'"{REPLAY_OF}":"{original.id}"', limit=_PAGE)
     return [item.experiment for item in page.items]

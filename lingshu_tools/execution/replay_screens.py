@@ -71,8 +71,10 @@ def begin_replays(workspace: Workspace, ledger: Ledger, screen_id: str) -> list[
     under_way = [r for r in newest.values() if r and r.id not in known.outcomes]
     due = [e for e in originals if newest[e.id] is None]
     if under_way:
+        # Failures are begun again when nothing is under way: asking how far it is repeats none.
         due = [e for e in due if known.last_failed(e) is None]
     elif known.profile is None and not due:
+        # Nothing is due by any known profile: one replay starts the engine, whose profile decides.
         due = originals[:1]
     if due:
         require_free_space(workspace, design, stored_cells=len(due) * design.total_cells)
@@ -86,6 +88,7 @@ def replays_so_far(workspace: Workspace, ledger: Ledger, screen_id: str) -> list
     known = _Known(workspace, ledger, [original for original, _ in originals])
     replays: list[Replayed] = []
     for original, before in originals:
+        # A replay that counts, else the failure that says why there is none.
         replay = known.newest(original) or known.last_failed(original)
         after = known.outcomes.get(replay.id) if replay else None
         verdict = None
@@ -106,6 +109,7 @@ def counts_of(replays: Sequence[Replayed]) -> dict[str, int]:
 def unfinished_replays(workspace: Workspace, originals: Sequence[str]) -> list[Experiment]:
     """Return the replays of experiments that have no outcome yet."""
     wanted, replays = set(originals), list[Experiment]()
+    # Status by status, since the ledger has no query for "without outcome".
     for status in ("queued", "running", "interrupted"):
         before: str | None = None
         while True:
@@ -125,6 +129,7 @@ class _Known:
     ) -> None:
         self._workspace, self._ledger = workspace, ledger
         self._replays: dict[str, list[Experiment]] = {}
+        # In the order of their rows, so that the last of a list is the newest.
         for replay in sorted(_replays(workspace, ledger, originals), key=lambda e: e.seq):
             self._replays.setdefault(replayed(replay) or "", []).append(replay)
         ids = [e.id for replays in self._replays.values() for e in replays]
@@ -148,11 +153,13 @@ class _Known:
         # Two processes that replay a screen at once begin each replay once.
         number = len(self._replays.get(original.id, ()))
         changes: dict[str, Any] = {
+            # A position would make it a candidate of the screen.
             "position": None,
             "client_key": f"replay/{original.id}/{number}",
             "parent": original.id,
         }
         if self._ledger.read_only:
+            # The original's row is in another ledger, where no row of this one can have its parent.
             changes |= {"parent": None, "request": {**original.request, REPLAY_OF: original.id}}
         return row_like(self._workspace, original, **changes)
 
@@ -163,6 +170,7 @@ class _Known:
         if outcome.kind != "succeeded":
             return False
         profile = profile_of(self._workspace.ledger, outcome.environment_digest)
+        # While no engine runs, every profile counts.
         return self.profile in (None, profile)
 
 

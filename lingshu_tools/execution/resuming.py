@@ -33,6 +33,7 @@ def is_stopped(ledger: Ledger, experiment: Experiment) -> bool:
 def newest(ledger: Ledger, experiment: Experiment) -> Experiment:
     """Return the experiment that stands in the place of this one: itself, unless begun again."""
     later = experiment
+    # A replacement may have been cancelled and replaced in turn.
     while replacements := _replacements(ledger, later):
         later = replacements[-1]
     return later
@@ -48,6 +49,7 @@ def begin_again(workspace: Workspace, ledger: Ledger, stopped: Experiment) -> Ex
         return begin_replay(workspace, ledger, stopped)
     last = newest(ledger, stopped)
     outcome = ledger.outcome(last.id)
+    # Somebody has begun it again already, and it is at work or finished.
     if not is_stopped(ledger, last) and not (outcome and outcome.kind == "failed"):
         return last
     require_free_space(workspace, design_of(workspace, last))
@@ -58,6 +60,7 @@ def in_place_of(workspace: Workspace, old: Experiment) -> NewExperiment:
     """Return the row that asks the same as an experiment and names it."""
     if old.position is not None:
         return row_like(workspace, old, client_key=f"{old.parent}/{old.position}/{old.id}")
+    # What a replay replays must stay known; the experiment in its place is named by the key.
     parent = old.parent if replayed(old) else old.id
     return row_like(workspace, old, parent=parent, client_key=f"{AGAIN}/{old.id}")
 
@@ -67,11 +70,13 @@ def repeated(workspace: Workspace, row: NewExperiment) -> NewExperiment:
 
     The one before is the newest of the same request, tool and principal.
     """
+    # Newest first.
     page = workspace.ledger.find(request_digest=digest_json(row.request), limit=_LATEST)
     alone = [
         item.experiment
         for item in page.items
         if (item.experiment.tool, item.experiment.principal) == (row.tool, row.principal)
+        # Candidates and replays have rows of their own, which a single call does not continue.
         and item.experiment.position is None
         and replayed(item.experiment) is None
     ]
@@ -81,5 +86,6 @@ def repeated(workspace: Workspace, row: NewExperiment) -> NewExperiment:
 
 
 def _replacements(ledger: Ledger, old: Experiment) -> Sequence[Experiment]:
+    # Children of the old one (by itself), and its siblings (of a screen, or other replays).
     beside = [*ledger.children(old.id), *(ledger.children(old.parent) if old.parent else ())]
     return sorted((e for e in beside if replaces(e) == old.id), key=lambda e: e.seq)

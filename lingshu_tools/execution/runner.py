@@ -40,6 +40,7 @@ from lingshu_tools.system.incidents import report_incident
 
 _CLOSE_S = 2.0
 """How long each thread may take to stop."""
+# Between two tries while another program has the database locked.
 _LOCKED_PAUSE_S = 1.0
 
 
@@ -55,11 +56,15 @@ class Runner:
         """Begin with nothing at work; a lock that a thread of the parent held is left behind."""
         self._lock = Lock()
         self._watcher = Watcher(self)
+        # Experiments of a launch until its thread ends; their troubles outlive it.
         self._active: set[str] = set()
         self._troubles: dict[str, str] = {}
+        # Why an experiment waits for the database; taken back when it goes on.
         self._locked: dict[str, str] = {}
         self._totals: dict[str, int] = {}
+        # Known outcomes: final, so never looked up again.
         self._ended: set[str] = set()
+        # Sealed by this process, and not to be shown as ended before the verdict is written.
         self._judging: set[str] = set()
         self._threads: list[Thread] = []
         self._closing = Event()
@@ -71,11 +76,13 @@ class Runner:
         Those sealed, or worked on here or by another living process, are left alone.
         """
         with self._lock:
+            # Under the lock: of two threads that launch an experiment one gets it.
             mine = [i for i in ids if i not in self._active]
             self._active.update(mine)
         if not mine:
             return
         for i in mine:
+            # Another try: what failed before may work now.
             self._troubles.pop(i, None)
         self._threads = [t for t in self._threads if t.is_alive()]
         thread = Thread(target=self._work, args=(mine,), name=f"lingshu {mine[0]}", daemon=True)
@@ -162,11 +169,13 @@ class Runner:
 
     def _work(self, ids: Sequence[str]) -> None:
         try:
+            # The list is complete before the first attempt, so all arms are in the engine's queue.
             for i, prepared in [(i, self._submitted(i)) for i in ids]:
                 if self._closing.is_set():
                     return
                 if prepared:
                     self._guarded(i, partial(self._attempt, *prepared))
+        # What is unsealed stays so, for any other process.
         except ClosingError:
             pass
         except EngineError as error:
@@ -192,6 +201,8 @@ class Runner:
             with suppress(InputError):
                 for role, arm in design.arms.items():
                     self._jobs.submit(experiment, role, arm)
+            # Cancelled while it was submitted: the engine may have got it after it was told to
+            # stop.
             if self._workspace.ledger.cancel_requested(experiment_id):
                 raise CancelledError(experiment_id)
 
@@ -213,11 +224,13 @@ class Runner:
         try:
             act()
             self._locked.pop(experiment_id, None)
+        # Another living process works on it.
         except BusyError:
             pass
         except (SealedError, CancelledError):
             # It ended elsewhere: what was submitted for it here is not to be computed.
             withdraw(self._workspace, experiment_id)
+        # The end of the whole launch: without an engine the siblings would fail alike.
         except (EngineError, ClosingError):
             raise
         except LockedError as error:
@@ -248,8 +261,11 @@ class Runner:
     def _seal(self, experiment: Experiment, design: Design) -> None:
         """Seal the experiment by what is computed for it."""
         try:
+            # The attempt is a row and a lock: as long as it is held no other process begins one.
             with self._workspace.ledger.attempt(experiment.id) as attempt:
                 outcome = self._outcome(attempt, experiment, design)
+                # Before the outcome can be seen: calls of this process then wait for the verdict
+                # too.
                 self._judging.add(experiment.id)
                 self._workspace.ledger.seal(attempt, outcome)
             if outcome.kind != "succeeded":
