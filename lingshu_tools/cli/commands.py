@@ -24,14 +24,14 @@ from lingshu_tools.cli.common import (
     settings,
     with_home,
 )
-from lingshu_tools.cli.data_commands import data
+from lingshu_tools.cli.data_commands import data, roots
 from lingshu_tools.cli.engine_commands import engine
 from lingshu_tools.cli.info_commands import doctor, tools
 from lingshu_tools.cli.install_command import install
 from lingshu_tools.cli.ledger_commands import ledger
 from lingshu_tools.cli.models_commands import models
 from lingshu_tools.cli.replay_command import replay
-from lingshu_tools.cli.roots_commands import roots
+from lingshu_tools.cli.screen_command import screen
 from lingshu_tools.cli.serve_commands import browse, serve
 
 
@@ -139,6 +139,7 @@ for command in (
     models,
     replay,
     roots,
+    screen,
     serve,
     tools,
 ):

@@ -25,7 +25,7 @@ from lingshu_tools.experiments.designs import (
 from lingshu_tools.experiments.workspace import Workspace
 from lingshu_tools.ledger import NewExperiment, digest_json
 from lingshu_tools.planner.candidates import Candidate, Perturbation
-from lingshu_tools.planner.choosing import chosen_of, split
+from lingshu_tools.planner.choosing import KEPT_FOR_EACH, Chosen, chosen_of, split
 from lingshu_tools.planner.objectives.requests import Request
 from lingshu_tools.planner.objectives.wanted import Wanted, wanted_of, wanted_of_record
 from lingshu_tools.planner.race import Race
@@ -204,7 +204,7 @@ def make_plan(
     wanted = wanted_of(workspace, control, objective)
     racing, wanted_n = _race_settings(candidates, race=race, top_n=top_n)
     chosen = chosen_of(workspace, control, wanted, candidates, wanted_n)
-    n_cells = _affordable(n_cells, len(chosen.candidates), budget)
+    n_cells = _affordable(n_cells, chosen, budget)
     plan = Plan(
         replace(wanted, left_out=chosen.left_out),
         replace(control, n_cells=n_cells),
@@ -273,17 +273,27 @@ def _indifference(plan: Plan) -> float:
     return round(max(LEAST_DIFFERENCE, DIFFERENCE_SHARE * max(errors, default=0.0)), 3)
 
 
-def _affordable(n_cells: int, candidates: int, budget: int | None) -> int:
+def _affordable(n_cells: int, plan: Chosen, budget: int | None) -> int:
+    """Return the cells of each candidate that a budget pays for.
+
+    Raises:
+        InputError: fewer than say something.
+    """
     if budget is None:
         return n_cells
+    candidates = len(plan.candidates)
     fits = min(n_cells, budget // (candidates + 1))
     if fits < min(n_cells, MIN_CELLS):
-        least = (candidates + 1) * MIN_CELLS
-        most = max(0, budget // MIN_CELLS - 1)
+        least = (candidates + 1) * min(n_cells, MIN_CELLS)
+        most = budget // MIN_CELLS - 1
+        fewer = f"name {most} candidate{'s' * (most > 1)} at most"
+        if plan.scoring:
+            fewer = f"lower top_n, for each of which {KEPT_FOR_EACH} candidates are simulated"
         message = (
             f"budget={budget} cells leaves {fits} for each of {candidates} candidates and the "
-            f"control; {MIN_CELLS} are the least that say something. Raise budget to {least} or "
-            f"name {most} candidates at most."
+            f"control; {MIN_CELLS} are the least that say something. Raise budget to {least}"
+            f"{f' or {fewer}' if most > 0 else ''}. plan_screen without a budget scores all in "
+            "closed form, without a cell."
         )
         raise InputError(message)
     return fits

@@ -146,6 +146,13 @@ def _checked(
 ) -> tuple[list[tuple[str, float, int]], list[Perturbation]]:
     """Return wells by the labels of the screen, and the perturbations that they are of."""
     low, high = LARGEST[arguments.units]
+    if arguments.hit_at is not None and not abs(arguments.hit_at) <= high - low:
+        message = (
+            f"hit_at = {arguments.hit_at:g} is no value in {arguments.units}, which are between "
+            f"{low:g} and {high:g}; give it in the units of the values, or leave it out for the "
+            "best tenth"
+        )
+        raise InputError(message)
     allowed = _allowed(plan)
     wells: list[tuple[str, float, int]] = []
     candidates: dict[str, Perturbation] = {}
