@@ -89,7 +89,7 @@ def _call_lines(row: Experiment, tags: Sequence[str]) -> list[str]:
             "what": row.perturbation or "control",
             "in": row.context,
             "cells": _cells(request),
-            "sampling": _chosen(request, ("seed", "steps", "guidance")),
+            "sampling": _chosen(request, ("seed", "steps", "guidance", "clamp")),
             "checkpoint": row.checkpoint,
             "by": who,
             "when": row.created_at,

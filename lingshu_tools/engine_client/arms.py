@@ -20,7 +20,8 @@ _FIELDS = (
 def arms_of(tool: str, request: Mapping[str, Any]) -> dict[str, ArmRequest]:
     """Return the arms of a resolved request by role.
 
-    `control` and `perturbed` share their streams; `sample_cells` has `cells` alone.
+    `control` and `perturbed` share their streams; `sample_cells` has `cells` alone. Genes that are
+    set beforehand (`clamp`) are set in the cells of `perturbed` or `cells`.
 
     Raises:
         KeyError, pydantic.ValidationError: the request is none of a simulation.
@@ -30,9 +31,10 @@ def arms_of(tool: str, request: Mapping[str, Any]) -> dict[str, ArmRequest]:
     cells = request.get("cells")
     if cells is not None:
         return _of_user_cells(tool, whole, cells)
+    clamped = whole.model_copy(update={"clamp": dict(request.get("clamp", {}))})
     if tool == "sample_cells":
-        return {"cells": whole}
-    return {"control": whole.model_copy(update={"interventions": ()}), "perturbed": whole}
+        return {"cells": clamped}
+    return {"control": whole.model_copy(update={"interventions": ()}), "perturbed": clamped}
 
 
 def _of_user_cells(tool: str, whole: ArmRequest, cells: Mapping[str, Any]) -> dict[str, ArmRequest]:

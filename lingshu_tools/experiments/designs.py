@@ -7,7 +7,7 @@ included), so the row alone is enough to run it again.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,11 @@ from lingshu_tools.errors import (
 )
 from lingshu_tools.experiments.gene_directory import plain, real_genes
 from lingshu_tools.experiments.gene_names import gene_names
+from lingshu_tools.experiments.sampling_options import (
+    Sampling,
+    default_sampling,
+    resolve_sampling,
+)
 from lingshu_tools.experiments.user_cells import with_user_cells
 from lingshu_tools.experiments.workspace import Workspace
 from lingshu_tools.ledger import Experiment, NewExperiment
@@ -69,6 +74,8 @@ class Design:
     first_cell: int
     steps: int
     guidance: float
+    clamp: Mapping[str, int] = field(default_factory=dict[str, int])
+    """UMI of genes that are set before sampling, by symbol; of simulated cells only."""
     allow_unfit: bool = False
     cells: Mapping[str, Any] | None = None
     """A user's cells that it is on, as its request names them; None = simulated cells."""
@@ -90,6 +97,11 @@ class Design:
     def support(self) -> Support:
         """What the checkpoint has seen of it."""
         return self.checkpoint.support(self.context, self.interventions)
+
+    @property
+    def sampling(self) -> Sampling:
+        """How its cells are sampled."""
+        return Sampling(self.steps, self.guidance, self.clamp)
 
     @property
     def arms(self) -> dict[str, ArmRequest]:
@@ -115,6 +127,7 @@ class Design:
             "steps": self.steps,
             "guidance": self.guidance,
             # Only where it is asked for: rows of the same cells keep their hashes.
+            **({"clamp": dict(self.clamp)} if self.clamp else {}),
             **({"allow_unfit": True} if self.allow_unfit else {}),
             **({"cells": dict(self.cells)} if self.cells is not None else {}),
         }
@@ -151,8 +164,13 @@ def design(
     seed: int,
     first_cell: int = 0,
     allow_unfit: bool = False,
+    steps: int | None = None,
+    guidance: float | None = None,
+    clamp: Mapping[str, int] | None = None,
 ) -> Design:
     """Return the resolved design of what was asked.
+
+    `steps`, `guidance` and `clamp` are as in `resolve_sampling`.
 
     Raises:
         InputError: an unknown checkpoint, context, kind or target, or an impossible size; the
@@ -160,17 +178,19 @@ def design(
             check, unless `allow_unfit`.
     """
     loaded = resolve_checkpoint(workspace, checkpoint)
-    steps, guidance = sampling(loaded)
+    resolved = resolve_interventions(loaded, interventions)
+    chosen = resolve_sampling(loaded, tool, resolved, steps=steps, guidance=guidance, clamp=clamp)
     result = Design(
         tool=tool,
         checkpoint=loaded,
         context=resolve_context(loaded, context),
-        interventions=resolve_interventions(loaded, interventions),
+        interventions=resolved,
         n_cells=n_cells,
         seed=seed,
         first_cell=first_cell,
-        steps=steps,
-        guidance=guidance,
+        steps=chosen.steps,
+        guidance=chosen.guidance,
+        clamp=chosen.clamp,
         allow_unfit=allow_unfit,
     )
     _check_size(result)
@@ -201,7 +221,7 @@ def design_of_user_cells(
         n_cells: all of the stored cells.
         seed: of the random streams.
     """
-    steps, guidance = sampling(checkpoint)
+    chosen = default_sampling(checkpoint)
     request: dict[str, Any] = {
         "context": dict(context),
         "interventions": [i.model_dump(mode="json") for i in interventions],
@@ -209,8 +229,8 @@ def design_of_user_cells(
         "seed": seed,
         # Cells of a user are numbered from 0 in the file that stores them.
         "first_cell": 0,
-        "steps": steps,
-        "guidance": guidance,
+        "steps": chosen.steps,
+        "guidance": chosen.guidance,
         "cells": dict(cells),
     }
     result = written_design(tool, request, checkpoint, workspace.home)
@@ -258,6 +278,7 @@ def written_design(
         context=request["context"],
         interventions=tuple(Intervention(**i) for i in request["interventions"]),
         **{k: request[k] for k in ("n_cells", "seed", "first_cell", "steps", "guidance")},
+        clamp=request.get("clamp", {}),
         allow_unfit=bool(request.get("allow_unfit", False)),
         cells=request.get("cells"),
     )
@@ -365,12 +386,6 @@ def cell_name(name: str) -> str:
     key = plain(name.replace("+", ""))
     key = key.removesuffix("s") if len(key) > 3 else key
     return CELLS.get(key, key)
-
-
-def sampling(checkpoint: Checkpoint) -> tuple[int, float]:
-    """Return the steps and guidance a checkpoint is sampled with: its own, never the caller's."""
-    chosen = checkpoint.config.get("sampler", {})
-    return int(chosen.get("steps", 8)), float(chosen.get("guidance", 0.0))
 
 
 def resolve_interventions(

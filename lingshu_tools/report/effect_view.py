@@ -20,6 +20,7 @@ from lingshu_tools.experiments.designs import Design
 from lingshu_tools.experiments.findings import strongest, unpack_effect
 from lingshu_tools.experiments.gene_names import resolve_genes
 from lingshu_tools.experiments.needed_cells import CountModel
+from lingshu_tools.experiments.sampling_options import sampling_caveats
 from lingshu_tools.experiments.stored_effects import error_model, parts_of, stored_effect
 from lingshu_tools.report.evidence import design_sentence
 from lingshu_tools.report.experiment_views import Shown
@@ -321,6 +322,8 @@ class EffectView:
             # Before all others: the simulated columns do not show the effect.
             said.insert(0, UNFIT.format(reasons="; ".join(reasons)))
         said += self._coverage(rows)
+        if self._design.cells is None:
+            said += sampling_caveats(self._checkpoint, self._design.sampling)
         if self._stored is None and self.null is None:
             said.append(NO_NULL)
         elif self._stored is None and self.null is not None:

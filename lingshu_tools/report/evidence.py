@@ -23,6 +23,7 @@ from lingshu_tools.analysis.held_out import (
 )
 from lingshu_tools.calls.results import BaselineView, Cost, EvidenceView, HeldOutView, SupportView
 from lingshu_tools.experiments.designs import Design
+from lingshu_tools.experiments.sampling_options import default_sampling
 
 PEARSON = "pearson_of_change"
 NO_EVIDENCE = (
@@ -209,7 +210,7 @@ def design_cost(design: Design) -> Cost:
     """Return what a design would take; a user's cells are moved, completed or scored."""
     cells = design.cells
     if cells is None:
-        return cost_of(design.checkpoint, design.total_cells)
+        return _simulated_cost(design)
     if design.tool == "perturb_cells":
         basis = "a user's cells are moved, not sampled: seconds"
         return Cost(n_cells=design.n_cells, seconds=None, basis=basis)
@@ -224,6 +225,22 @@ def design_cost(design: Design) -> Cost:
         n_cells=design.n_cells,
         seconds=cost.seconds * passes / design.steps,
         basis=f"{passes} passes of the network per cell; {cost.basis}",
+    )
+
+
+def _simulated_cost(design: Design) -> Cost:
+    """Return the cost of simulated cells, in proportion to the passes of the network."""
+    cost = cost_of(design.checkpoint, design.total_cells)
+    default = default_sampling(design.checkpoint)
+    # Guidance takes a second pass, of control.
+    passes = design.steps * (2 if design.guidance else 1)
+    measured = default.steps * (2 if default.guidance else 1)
+    if cost.seconds is None or passes == measured:
+        return cost
+    return Cost(
+        n_cells=cost.n_cells,
+        seconds=cost.seconds * passes / measured,
+        basis=f"{passes} passes of the network per cell instead of {measured}; {cost.basis}",
     )
 
 

@@ -105,9 +105,12 @@ def _sampling(design: Design) -> str:
     # The control of a screen stands for the sampling of all its candidates.
     if not design.interventions and design.tool == "perturb_cells":
         paired = "for each candidate and for the control, paired by their random streams"
+    pairs = [f"{gene} to {count}" for gene, count in design.clamp.items()]
+    clamped = f", counts set beforehand: {', '.join(pairs)}" if pairs else ""
     return (
         f"{design.n_cells:,} cells were sampled {paired} (seed {design.seed}, first cell "
-        f"{design.first_cell}, {design.steps} sampling steps, guidance {design.guidance:g}) from "
+        f"{design.first_cell}, {design.steps} sampling steps, guidance {design.guidance:g}"
+        f"{clamped}) from "
         f"checkpoint {checkpoint.name} ({checkpoint.digest}; {len(checkpoint.panel):,} genes)."
     )
 

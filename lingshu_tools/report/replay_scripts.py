@@ -11,6 +11,7 @@ from pprint import pformat
 from typing import Any
 
 from lingshu_tools.experiments.replays import CELL_ROLES
+from lingshu_tools.experiments.sampling_options import Sampling, default_sampling
 from lingshu_tools.ledger import digest_json
 from lingshu_tools.report.experiment_views import Shown
 
@@ -79,18 +80,21 @@ def _recorded(record: Shown) -> dict[str, Any]:
         "id": record.experiment.id,
         "made_at": record.experiment.created_at,
         "tool": record.experiment.tool,
-        "arguments": _arguments(request),
+        "arguments": _arguments(request, default_sampling(record.design.checkpoint)),
         "checkpoint_digest": request["checkpoint_digest"],
         "request_digest": digest_json(request),
         "cells": {role: artifacts[role] for role in CELL_ROLES if role in artifacts},
     }
 
 
-def _arguments(request: Mapping[str, Any]) -> dict[str, Any]:
+def _arguments(request: Mapping[str, Any], default: Sampling) -> dict[str, Any]:
     """Return the arguments of the call that gives the same request."""
     cells = request.get("cells")
     if cells is None:
-        return {name: request[name] for name in _ARGUMENTS}
+        same = {name: request[name] for name in _ARGUMENTS}
+        usual = {"steps": default.steps, "guidance": default.guidance}
+        same |= {n: request[n] for n, value in usual.items() if request[n] != value}
+        return same | (_clamp(request["clamp"]) if "clamp" in request else {})
     kept = ("checkpoint", "interventions", "seed") if cells["effect"] else ("checkpoint", "seed")
     same = {name: request[name] for name in kept}
     # The first context that was scored is the one that was named, or the most similar.
@@ -98,6 +102,10 @@ def _arguments(request: Mapping[str, Any]) -> dict[str, Any]:
         same["context"] = cells["against"][0]
     elif "clamp" in cells:
         same["context"] = request["context"]
-        same["clamp"] = [{"gene": g, "count": n} for g, n in cells["clamp"].items()]
+        same |= _clamp(cells["clamp"])
     where = {"cells_where": dict(cells["where"])} if cells["where"] else {}
     return {**same, "cells": cells["file"], **where, "n_cells": cells["most"]}
+
+
+def _clamp(counts: Mapping[str, int]) -> dict[str, Any]:
+    return {"clamp": [f"{gene}={count}" for gene, count in counts.items()]}

@@ -25,9 +25,12 @@ from lingshu_tools.report.evidence import (
     support_view,
 )
 from lingshu_tools.report.experiment_views import Shown, shown
+from lingshu_tools.tools.clamp_argument import Clamps
 from lingshu_tools.tools.context_argument import CONTEXT_SCHEMA, context_fields, context_map
 
 MAX_WAIT_S = 45
+MOST_STEPS = 256
+MOST_GUIDANCE = 10
 MAX_ROWS = 200
 LONGEST_CALL = 2000
 """Characters of a call in a next step; a longer one is described instead."""
@@ -94,6 +97,8 @@ MaxSeconds = Annotated[
         description=f"Refuse if estimated longer; needed above {ASK_ABOVE_S:.0f}",
     ),
 ]
+Steps = Annotated[int | None, Field(ge=1, le=MOST_STEPS)]
+Guidance = Annotated[float | None, Field(ge=0, le=MOST_GUIDANCE)]
 AllowUnfit = Annotated[
     bool,
     Field(description="Also where the fitness check failed"),
@@ -126,6 +131,9 @@ class Simulation(CellSettings):
     dry_run: DryRun = False
     max_seconds: MaxSeconds = None
     allow_unfit: AllowUnfit = False
+    steps: Steps = None
+    guidance: Guidance = None
+    clamp: Clamps = Field(default_factory=dict[str, int])
 
     def design(self, app: App, tool: str) -> Design:
         """Return what is asked for, every name resolved."""
@@ -139,6 +147,9 @@ class Simulation(CellSettings):
             seed=self.seed,
             first_cell=self.first_cell,
             allow_unfit=self.allow_unfit,
+            steps=self.steps,
+            guidance=self.guidance,
+            clamp=self.clamp,
         )
 
     def begin(self, app: App, design: Design, show: Callable[[Shown], R]) -> Pending[R]:

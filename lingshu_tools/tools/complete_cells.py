@@ -6,7 +6,7 @@ from pydantic import Field
 
 from lingshu_tools.app import App
 from lingshu_tools.calls.concise import ROWS
-from lingshu_tools.calls.registry import Arguments, ToolSpec
+from lingshu_tools.calls.registry import ToolSpec
 from lingshu_tools.calls.results import (
     Number,
     Result,
@@ -26,9 +26,10 @@ from lingshu_tools.experiments.designs import (
     resolve_context,
 )
 from lingshu_tools.experiments.findings import seen_row
-from lingshu_tools.experiments.gene_names import resolve_genes
+from lingshu_tools.experiments.sampling_options import resolve_clamp
 from lingshu_tools.report.experiment_views import Shown, envelope
 from lingshu_tools.report.result_parts import GeneMean
+from lingshu_tools.tools.clamp_argument import Clamps
 from lingshu_tools.tools.common import begin_experiment, planned
 from lingshu_tools.tools.user_cells_argument import (
     UserCellsCall,
@@ -43,7 +44,6 @@ from lingshu_tools.tools.user_cells_argument import (
 from lingshu_tools.user_cells import ReadCells
 
 MOST_COMPLETED = 2_000
-MOST_COUNT = 1_000_000
 UNITS = {"mean": "log1p_cp10k", "training_mean": "log1p_cp10k"}
 DRAWN = (
     "drawn genes are samples of the model given the measured ones, not measurements; a mean over "
@@ -52,21 +52,10 @@ DRAWN = (
 COMPLETE_GENERAL = frozenset({DRAWN})
 
 
-class Clamp(Arguments):
-    """A gene that is set to a count in every cell."""
-
-    gene: str = Field(min_length=1, max_length=64)
-    count: int = Field(ge=0, le=MOST_COUNT, description="UMI")
-
-
 class CompleteCells(UserCellsCall):
     """Arguments of complete_cells."""
 
-    clamp: list[Clamp] = Field(
-        default_factory=list[Clamp],
-        max_length=100,
-        description="Set genes before drawing the others; 0 removes one",
-    )
+    clamp: Clamps = Field(default_factory=dict[str, int])
     top: int = Field(default=ROWS, ge=1, le=50, description="Highest drawn genes to show")
 
 
@@ -90,11 +79,7 @@ def complete_cells(app: App, arguments: CompleteCells) -> CompleteResult | Pendi
     checkpoint = resolve_checkpoint(app, arguments.checkpoint)
     require_network(checkpoint)
     named = resolve_context(checkpoint, arguments.context) if arguments.context else None
-    clamp = {c.gene: c.count for c in arguments.clamp}
-    symbols = resolve_genes(checkpoint, list(clamp)) if clamp else []
-    if len(set(symbols)) < len(arguments.clamp):
-        message = "clamp names a gene twice; each gene can have one count"
-        raise InputError(message)
+    clamped = resolve_clamp(checkpoint, arguments.clamp)
     cells = read_or_state(app, arguments, checkpoint, most=MOST_COMPLETED)
     if not isinstance(cells, ReadCells):
         fields = waiting_fields(app, "complete_cells", arguments, cells)
@@ -103,7 +88,6 @@ def complete_cells(app: App, arguments: CompleteCells) -> CompleteResult | Pendi
     if context is None:
         message = f"{checkpoint.name} has no context with control cells to complete cells of"
         raise InputError(message)
-    clamped = dict(zip(symbols, clamp.values(), strict=True))
     design = design_of_user_cells(
         app,
         tool="complete_cells",

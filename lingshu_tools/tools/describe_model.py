@@ -34,8 +34,8 @@ from lingshu_tools.experiments.designs import (
     context_label,
     label_of,
     resolve_checkpoint,
-    sampling,
 )
+from lingshu_tools.experiments.sampling_options import default_sampling
 from lingshu_tools.report.evidence import (
     cost_of,
     evidence_view,
@@ -234,7 +234,7 @@ def _view(checkpoint: Checkpoint, arguments: DescribeModel, *, alone: bool) -> M
     seen = checkpoint.targets
     tiers = ("seen", "seen_elsewhere", "combination_of_seen", "unseen")
     views = {tier: evidence_view(checkpoint, tier) for tier in tiers}
-    steps, guidance = sampling(checkpoint)
+    default = default_sampling(checkpoint)
     cost = cost_of(checkpoint, 1)
     return ModelView(
         name=checkpoint.name,
@@ -250,8 +250,8 @@ def _view(checkpoint: Checkpoint, arguments: DescribeModel, *, alone: bool) -> M
         ],
         n_shams=len(seen.get("sham", ())),
         n_training_cells=sum(_cells_seen(checkpoint)),
-        steps=steps,
-        guidance=guidance,
+        steps=default.steps,
+        guidance=default.guidance,
         max_cells_per_experiment=min(MAX_CELLS, MAX_COUNTS // (2 * len(checkpoint.panel))),
         seconds_per_cell=cost.seconds,
         cost_basis=cost.basis,

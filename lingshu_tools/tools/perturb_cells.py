@@ -59,7 +59,7 @@ SETS, SETS_DETAILED = 1, 20
 """Gene sets of a concise and of a detailed result."""
 TOP_BESIDE_SETS = 2
 """Genes of a concise result that has gene sets, unless `top` says otherwise."""
-UNUSED = ("context", "first_cell", "allow_unfit")
+UNUSED = ("context", "first_cell", "allow_unfit", "steps", "guidance", "clamp")
 """Arguments that have no meaning for a user's cells."""
 
 
@@ -77,9 +77,7 @@ class PerturbCells(Simulation):
         max_length=100,
         description="Show these genes",
     )
-    top: int = Field(
-        default=DEFAULT_TOP, ge=1, le=200, description="Strongest genes to show, 1 to 200"
-    )
+    top: int = Field(default=DEFAULT_TOP, ge=1, le=200, description="Strongest genes to show")
     normalise: Normalise = "cp10k"
     enrichment: EnrichmentArgument = None
     detail: Detail = "concise"

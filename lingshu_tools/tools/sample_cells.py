@@ -20,6 +20,7 @@ from lingshu_tools.calls.results import (
 from lingshu_tools.calls.waiting import Pending
 from lingshu_tools.experiments.designs import Design
 from lingshu_tools.experiments.findings import QUANTILES, seen_row
+from lingshu_tools.experiments.sampling_options import sampling_caveats
 from lingshu_tools.report.experiment_views import Shown, envelope
 from lingshu_tools.report.result_parts import GeneMean
 from lingshu_tools.tools.common import (
@@ -46,9 +47,9 @@ class SampleCells(Simulation):
     interventions: list[InterventionArgument] = Field(
         default_factory=list[InterventionArgument],
         max_length=16,
-        description="Default: none (control cells)",
+        description="Default: control",
     )
-    top: int = Field(default=ROWS, ge=1, le=50, description="Highest genes to show, 1 to 50")
+    top: int = Field(default=ROWS, ge=1, le=50, description="Highest genes to show")
     detail: Detail = "concise"
 
 
@@ -113,7 +114,7 @@ def _succeeded(record: Shown, limit: int, offset: int) -> dict[str, Any]:
         "summary": f"{record.where}: median library {quantiles[2]:.0f} UMI, "
         f"{quality.zero_rate:.0%} zeros. {compared}",
         "units": UNITS,
-        "caveats": [FITTED],
+        "caveats": [FITTED, *sampling_caveats(record.design.checkpoint, record.design.sampling)],
         "quality": quality,
         "genes": [
             GeneMean(
