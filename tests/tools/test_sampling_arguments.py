@@ -38,8 +38,8 @@ def request_of(app: App, tool: str, arguments: dict[str, Any]) -> dict[str, Any]
 
 
 def test_a_row_and_its_arms_have_steps_guidance_and_clamp(app: App):
-    asked = {**LEARNED, "interventions": [STAT1], "guidance": 2}
-    request = request_of(app, "perturb_cells", asked)
+    given = {**LEARNED, "interventions": [STAT1], "guidance": 2}
+    request = request_of(app, "perturb_cells", given)
     assert (request["steps"], request["guidance"]) == (3, 2.0)
     assert request["clamp"] == {"CD274": 0, "IRF1": 5}
     arms = arms_of("perturb_cells", request)
@@ -49,7 +49,7 @@ def test_a_row_and_its_arms_have_steps_guidance_and_clamp(app: App):
     assert {(a.steps, a.guidance) for a in arms.values()} == {(3, 2.0)}
 
 
-def test_a_row_without_them_is_the_row_that_it_was(app: App):
+def test_a_row_without_them_is_as_before(app: App):
     plain = request_of(app, "sample_cells", {"n_cells": 4})
     same = {"n_cells": 4, "steps": 8, "guidance": 0, "clamp": []}
     assert request_of(app, "sample_cells", same) == plain
@@ -114,9 +114,9 @@ def test_clamps_have_three_forms():
 
 
 def test_a_users_cells_take_none_of_them(app: App, tmp_path: Path):
-    asked = {"cells": str(tmp_path / "a.h5ad"), "interventions": [STAT1], "steps": 3}
+    given = {"cells": str(tmp_path / "a.h5ad"), "interventions": [STAT1], "steps": 3}
     with pytest.raises(InputError, match="steps has no use beside cells"):
-        call(app, "perturb_cells", asked)
+        call(app, "perturb_cells", given)
 
 
 def test_the_estimate_grows_with_the_passes_of_the_network(app: App):
