@@ -97,6 +97,9 @@ def replay_many(
     Raises:
         EngineError: there is no engine, and none can be started.
     """
+    if ledger.read_only:
+        # Verdicts look an original up here, beside the home's own rows.
+        app.reference = ledger
     app.engine.ensure()
     tally = Tally()
     # Oldest first: `settle` waits for the replay that was begun first.
@@ -171,8 +174,10 @@ def _known(app: App, ledger: Ledger, original: Experiment) -> Verdict | None:
     today = _profile(app, original.checkpoint)
     if today is None:
         return None
+    # Of another's ledger only what was computed here counts, and not what it says of itself.
+    recorded = [] if ledger.read_only else ledger.verifications(original.id)
     # Verdicts come oldest first.
-    for past in reversed(ledger.verifications(original.id)):
+    for past in reversed(recorded):
         if profile_of(ledger, past.environment_digest) == today:
             return past.verdict
     for replay in _replays(app, ledger, original):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 
 from lingshu_model.contracts import Blob, decode_cells, row_blocks
 from lingshu_model.contracts.canonical import digest_pieces
+from lingshu_tools.errors import NotFoundError
 from lingshu_tools.experiments.designs import design_of, new_experiment, replaces
 from lingshu_tools.experiments.disk_space import require_free_space
 from lingshu_tools.experiments.lookup import is_screen, locate
@@ -82,9 +84,10 @@ def group_of(workspace: Workspace, experiment: Experiment) -> str:
     if is_screen(parent):
         return parent
     if original := replayed(experiment):
-        screen = locate(workspace, original)[1].parent or ""
-        if is_screen(screen):
-            return f"replay of {screen}"
+        with suppress(NotFoundError):  # as in `verdict_of`
+            screen = locate(workspace, original)[1].parent or ""
+            if is_screen(screen):
+                return f"replay of {screen}"
     return experiment.id
 
 
@@ -94,8 +97,15 @@ def profile_of(ledger: Ledger, environment: str | None) -> str | None:
 
 
 def verdict_of(workspace: Workspace, replay: Experiment) -> Comparison | None:
-    """Return how a replay compares with what it replays; None unless both succeeded."""
-    ledger, original = locate(workspace, replayed(replay) or "")
+    """Return how a replay compares with what it replays; None unless both succeeded.
+
+    None too where the original is in a ledger that is not at hand: it was replayed from somebody
+    else's file (`lingshu replay --all --ledger FILE`).
+    """
+    try:
+        ledger, original = locate(workspace, replayed(replay) or "")
+    except NotFoundError:
+        return None
     before, after = ledger.outcome(original.id), workspace.ledger.outcome(replay.id)
     if before is None or after is None or {before.kind, after.kind} != {"succeeded"}:
         return None
@@ -104,9 +114,11 @@ def verdict_of(workspace: Workspace, replay: Experiment) -> Comparison | None:
 
 def record_verdict(workspace: Workspace, replay: Experiment) -> None:
     """Write a replay's verdict beside the original, once; the reference ledger is never written."""
-    ledger, original = locate(workspace, replayed(replay) or "")
     verdict = verdict_of(workspace, replay)
-    if verdict is None or ledger.read_only:
+    if verdict is None:
+        return
+    ledger, original = locate(workspace, replayed(replay) or "")
+    if ledger.read_only:
         return
     # Another process may have recorded it meanwhile.
     if replay.id in [v.replay_id for v in ledger.verifications(original.id)]:

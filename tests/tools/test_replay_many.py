@@ -182,6 +182,27 @@ def test_a_ledger_that_is_only_read_is_replayed_in_this_home(
     assert shipped.verifications(done[0]) == []
 
 
+def test_what_another_ledger_says_of_its_replays_is_not_taken_over(
+    app: App, engine, open_app, done, tmp_path: Path
+):
+    assert replay_many(app, app.ledger, done).now == 4
+    place = tmp_path / "theirs" / "experiments.db"
+    place.parent.mkdir()
+    with closing(sqlite3.connect(app.ledger.database)) as database:
+        database.execute("VACUUM INTO ?", (str(place),))
+    theirs = Ledger.open_read_only(place)
+    assert theirs.verifications(done[0])
+    other = open_app(engine, home="another")
+    first = replay_many(other, theirs, done)
+    assert (first.counts, first.now, first.failed) == ({"exact": 4}, 4, {})
+    assert replay_many(other, theirs, done).now == 0
+    # Without that file beside, a replay is an experiment like any other.
+    later = open_app(engine, home="another")
+    replays = [item.experiment.id for item in later.ledger.find(limit=10).items]
+    assert len(replays) == 4
+    assert {call(later, "get_experiment", {"id": name}).status for name in replays} == {"succeeded"}
+
+
 def test_a_sample_is_the_same_each_time_and_never_empty():
     ids = [f"exp_{n}" for n in range(1000)]
     chosen = sample(ids, 0.01)
