@@ -80,7 +80,7 @@ FirstCell = Annotated[
 ]
 WaitS = Annotated[
     float,
-    Field(ge=0, le=MAX_WAIT_S, description="Seconds to wait, 0 to 45; it goes on after"),
+    Field(ge=0, le=MAX_WAIT_S, description="0 to 45; it goes on after"),
 ]
 Tags = Annotated[
     list[Annotated[str, Field(max_length=LONGEST, pattern=PATTERN)]],
@@ -107,9 +107,7 @@ Normalise = Annotated[
     Literal["cp10k", "unresponsive"],
     Field(description="unresponsive: also scaled by genes without an effect"),
 ]
-AnyId = Annotated[
-    str, Field(min_length=1, max_length=80, description="Experiment id exp_… or screen id scr_…")
-]
+AnyId = Annotated[str, Field(min_length=1, max_length=80, description="exp_… or scr_…")]
 
 
 class CellSettings(Arguments):
