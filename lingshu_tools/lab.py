@@ -60,8 +60,8 @@ class Lab:
         Args:
             cells: an AnnData with raw counts, or the path of an h5ad file.
             name: of the checkpoint; one that was added under it before is replaced.
-            **options: those of `inspect`, and `out` (`runs`), `recipe` (`default` or `effects`),
-                `epochs`, `minutes`, `allow_unfit`.
+            **options: those of `inspect`, and `out` (`runs`), `recipe` (`default`,
+                `effects` or `paper`), `epochs`, `minutes`, `allow_unfit`.
 
         Raises:
             InputError: the cells cannot be trained on.

@@ -114,7 +114,7 @@ def train(
         cells: an AnnData, or the path of an h5ad file.
         name: of the checkpoint: small letters, digits and hyphens.
         out: the folder of all runs.
-        recipe: `default`, or `effects` for no network.
+        recipe: `default`, `effects` for no network, or `paper` for the paper's.
         epochs: instead of as many as fit.
         minutes: of training that the epochs are to fit in.
         allow_unfit: whether conditions that do not deliver their effect are accepted.

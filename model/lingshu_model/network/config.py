@@ -1,9 +1,9 @@
 """The network's configuration, and its presets.
 
-`lingshu-85m-s8` and `lingshu-85m-s32` are exactly the paper's (arXiv 2603.25240, supp. table 2).
-The smaller presets have additions for small data sets that the paper does not have: a narrower gene
-width, an embedding per group position, an output bias per gene, an effect offset per condition and
-gene, and a cell state.
+`lingshu-85m-s8` and `lingshu-85m-s32` are exactly the paper's (arXiv 2603.25240, supp. table 2);
+`lingshu-paper-…` are of the same form and smaller. The other presets have additions for small data
+sets that the paper does not have: a narrower gene width, an embedding per group position, an output
+bias per gene, an effect offset per condition and gene, and a cell state.
 """
 
 from dataclasses import dataclass, replace
@@ -96,8 +96,13 @@ def _small(
 PRESETS: dict[str, NetworkConfig] = {
     "lingshu-85m-s8": NetworkConfig(640, 13, 10, 2560, group=8, d_gene=640),
     "lingshu-85m-s32": NetworkConfig(640, 13, 10, 2560, group=32, d_gene=640),
+    "lingshu-paper-7m-s32": NetworkConfig(256, 6, 4, 1024, group=32, d_gene=256),
+    "lingshu-paper-1m-s13": NetworkConfig(128, 4, 4, 512, group=13, d_gene=128),
+    "lingshu-paper-tiny": NetworkConfig(64, 2, 2, 256, group=4, d_gene=64),
     "lingshu-7m-s128": _small(256, 4, group=128, d_gene=16, head=64, state_rank=48),
     "lingshu-1m-s13": _small(128, 4, group=13, state_rank=24),
     "lingshu-1m-s13-reach": _small(128, 4, group=13, state_rank=24, pair_rank=8, reach=True),
     "lingshu-tiny": _small(64, 2, group=4, state_rank=4),
 }
+PAPER_PRESETS = tuple(name for name, shape in PRESETS.items() if not shape.levelled)
+"""Presets of the paper's form, without additions."""

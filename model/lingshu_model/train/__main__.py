@@ -20,6 +20,7 @@ from lingshu_model.train.inspect.options import Options
 from lingshu_model.train.inspect.plan import MINUTES
 from lingshu_model.train.inspect.show import data_options, options_from
 from lingshu_model.train.own_data import specify
+from lingshu_model.train.recipes import RECIPES
 from lingshu_model.train.scratch import end_by_signals
 from lingshu_model.train.spec import TrainingSpec
 
@@ -59,9 +60,10 @@ def _print_schema(ctx: click.Context, _: click.Parameter, value: bool) -> None: 
 )
 @click.option(
     "--recipe",
-    type=click.Choice(["default", "effects"]),
+    type=click.Choice(RECIPES),
     default=None,
-    help="Instead of the spec's: `effects` trains no network and takes seconds.",
+    help="Instead of the spec's: `effects` trains no network and takes seconds; `paper` has "
+    "condition tokens and guidance, and no effects in closed form.",
 )
 @click.option(
     "--network-from",

@@ -22,7 +22,10 @@ from lingshu_model.train.data.gene_names import names_file
 from lingshu_model.train.data.sources import read_cells
 from lingshu_model.train.data.sources import split as split_cells
 from lingshu_model.train.initialisation import InitialState
+from lingshu_model.train.paper import capped
+from lingshu_model.train.paper import finish as finish_paper
 from lingshu_model.train.priors import read_features
+from lingshu_model.train.recipes import DEFAULT, EFFECTS, PAPER, in_paper_recipe
 from lingshu_model.train.run import learn, reuse
 from lingshu_model.train.scratch import scratch
 from lingshu_model.train.spec import TrainingSpec
@@ -48,15 +51,18 @@ def train(
 
     `network_from` is a checkpoint, by name or folder, whose network is taken instead of training.
     """
-    changes = {"epochs": epochs, "recipe": recipe, "allow_unfit": allow_unfit or None}
+    other = None if recipe == PAPER else recipe
+    changes = {"epochs": epochs, "recipe": other, "allow_unfit": allow_unfit or None}
     given = {name: value for name, value in changes.items() if value is not None}
     try:
         read = isinstance(spec_file, Path)
         spec = TrainingSpec.read(spec_file) if read else spec_file
-        spec = TrainingSpec.of({**spec.model_dump(), **given}, str(spec_file))
+        fields = {**spec.model_dump(), **given}
+        fields = in_paper_recipe(fields) if recipe == PAPER else fields
+        spec = TrainingSpec.of(fields, str(spec_file))
     except SpecError as error:
         sys.exit(f"lingshu train: {error}")
-    if spec.recipe == "default":  # no network is computed with the other, and this takes seconds
+    if spec.recipe != EFFECTS:  # no network is computed with the other, and this takes seconds
         numerics.prepare(threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     fast = numerics.has_fast_bf16(device)
@@ -99,18 +105,39 @@ def _run(
         priors = read_features(data_dir / spec.priors) if spec.priors else {}
         train, held_out = cells.take(parts.train), cells.take(parts.validation)
         learned = None
-        if spec.recipe == "default" and network_from:
+        if spec.recipe == PAPER:
+            if network_from:
+                message = "the recipe `paper` is its network: leave --network-from out"
+                raise ValueError(message)
+            train = capped(train, spec.seed)
+        if spec.recipe == DEFAULT and network_from:
             learned = reuse(_checkpoint_named(network_from), cells.panel)
-        elif spec.recipe == "default":
+        elif spec.recipe != EFFECTS:
             learned = learn(InitialState(spec, train, priors), held_out, folder, accelerator)
         if not accelerator.is_main_process:
             return
         hgnc = names_file(spec.aliases, data_dir)
+        if spec.recipe == PAPER:
+            assert learned is not None  # noqa: S101 - the main rank has it
+            _report_paper(*finish_paper(spec, train, learned, hgnc, folder))
+            return
         paths = [data_dir / source.file for source in spec.sources]
         files = {"files": {path.name: digest_file(path) for path in paths}}
         finish = Finish(spec, train, held_out, learned, priors, hgnc, files)
         finished = finish.run(folder, choose)
     _report(finished, spec)
+
+
+def _report_paper(checkpoint: Checkpoint, path: Path) -> None:
+    """Say what was written, and how evidence comes about: nothing was held against cells yet."""
+    sampler = checkpoint.config["sampler"]
+    click.echo(
+        f"cells of perturbations: the network's, {sampler['steps']} steps, guidance "
+        f"{sampler['guidance']:g}"
+    )
+    click.echo(f"{path} written")
+    click.echo(f"to evaluate it: lingshu evaluate {path} --write-evidence")
+    click.echo(f"to use it: lingshu models add {path.parent.parent}")
 
 
 def _checkpoint_named(name: str) -> Checkpoint:

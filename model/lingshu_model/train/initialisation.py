@@ -34,6 +34,7 @@ from lingshu_model.train.data.expression import (
     log_frequencies,
 )
 from lingshu_model.train.priors import unit_rows
+from lingshu_model.train.recipes import PAPER
 from lingshu_model.train.spec import TrainingSpec
 
 _AFTERWARDS = {"sampler", "calibration", "delivery", "allow_unfit"}
@@ -173,7 +174,9 @@ class InitialState:
 
     def network(self) -> Network:
         """Return the network as it is before training."""
-        largest = torch.from_numpy(largest_tokens(self.counts))
+        # The paper's recipe has all tokens of every gene, and weights that are random alone.
+        paper = self.spec.recipe == PAPER
+        largest = None if paper else torch.from_numpy(largest_tokens(self.counts))
         network = Network(
             self.shape,
             len(self.cells.panel),
@@ -181,8 +184,9 @@ class InitialState:
             self.spec.seed,
             largest,
         )
-        with torch.no_grad():
-            self._set(network)
+        if not paper:
+            with torch.no_grad():
+                self._set(network)
         return network
 
     def forget_sample(self) -> None:

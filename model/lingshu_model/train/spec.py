@@ -7,7 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from lingshu_model.contracts.catalogue import MOST_CAVEAT, MOST_CAVEATS
 from lingshu_model.contracts.messages import TrainedKind
-from lingshu_model.network.config import PRESETS
+from lingshu_model.network.config import PAPER_PRESETS, PRESETS
+from lingshu_model.train.recipes import DEFAULT, PAPER, RECIPES
 from lingshu_model.train.spec_file import SpecError, explained, read_json
 
 Name = Annotated[str, Field(min_length=1)]
@@ -92,8 +93,9 @@ class TrainingSpec(_Strict):
     aliases: str | None = None
     """HGNC's complete set, to match names by and for `panel.json`; `shipped` = the genes of the
     shipped panel, by whose symbols human Ensembl ids are then called; None = names as they are."""
-    recipe: Literal["default", "effects"] = "default"
-    """`default`: a network and effects; `effects`: effects and stored control cells, no network."""
+    recipe: Literal[*RECIPES] = DEFAULT  # pyright: ignore[reportInvalidTypeForm]
+    """`default`: a network and effects; `effects`: effects and stored control cells, no network;
+    `paper`: a network of the paper's form alone, with guidance (`lingshu_model.train.paper`)."""
     delivery: Literal["auto", "moved", "training_cells", "pinned"] = "auto"
     """How effects reach cells (`lingshu_model.sampling.delivery`); `auto`: what is nearer to the
     validation cells."""
@@ -143,7 +145,23 @@ class TrainingSpec(_Strict):
         if self.recipe == "effects" and self.delivery not in ("auto", "training_cells"):
             message = f"delivery {self.delivery!r} needs a network; the recipe `effects` has none"
             raise ValueError(message)
+        if self.recipe == PAPER:
+            self._check_paper()
         return self
+
+    def _check_paper(self) -> None:
+        if self.network not in PAPER_PRESETS:
+            message = (
+                f"the recipe `paper` has a network without additions, one of "
+                f"{', '.join(PAPER_PRESETS)}, not {self.network!r}"
+            )
+            raise ValueError(message)
+        if self.shams or self.priors or self.delivery != "auto":
+            message = (
+                "the recipe `paper` has no null labels (shams: 0), no priors and no delivery; "
+                "`lingshu train SPEC --recipe paper` leaves them out of another specification"
+            )
+            raise ValueError(message)
 
     @classmethod
     def read(cls, path: Path) -> "TrainingSpec":

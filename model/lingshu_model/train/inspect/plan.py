@@ -15,9 +15,11 @@ from lingshu_model.train.inspect.minutes import (
     spoken,
 )
 from lingshu_model.train.inspect.understanding import Understanding
+from lingshu_model.train.recipes import DEFAULT, PAPER, in_paper_recipe
 from lingshu_model.train.spec import TrainingSpec
 
 SMALL, LARGE = "lingshu-1m-s13", "lingshu-7m-s128"
+PAPER_SMALL, PAPER_LARGE = "lingshu-paper-1m-s13", "lingshu-paper-7m-s32"
 LARGEST_SMALL = 5_000
 """Genes up to which the small network is used."""
 CELLS_SEEN = 100_000
@@ -62,7 +64,7 @@ def planned(
         understanding: what it holds.
         name: of the checkpoint.
         file: its name in the folder of the data.
-        recipe: `default`, or `effects` for no network.
+        recipe: `default`, `effects` for no network, or `paper`.
         epochs: instead of as many as fit.
         minutes: of training that the epochs are to fit in.
         allow_unfit: whether conditions that do not deliver their effect are accepted.
@@ -83,7 +85,8 @@ def planned(
         took = checks / 60
         words = f"effects without a network: about {spoken(took)} on {machine.cores} cores"
         return Plan(TrainingSpec.of(shared, name), took, words)
-    network = SMALL if understanding.genes <= LARGEST_SMALL else LARGE
+    sizes = (PAPER_SMALL, PAPER_LARGE) if recipe == PAPER else (SMALL, LARGE)
+    network = sizes[understanding.genes > LARGEST_SMALL]
     if epochs is None:
         epoch = understanding.used * operations(network, understanding.genes)
         wanted = min(MOST_EPOCHS, max(1, round(CELLS_SEEN / max(1, understanding.used))))
@@ -94,7 +97,7 @@ def planned(
         "network": network,
         "epochs": epochs,
         "batch": BATCH,
-        "micro_batch": BATCH if network == SMALL else 16,
+        "micro_batch": BATCH if network in (SMALL, PAPER_SMALL) else 16,
         "lr": 2e-3,
         "final_lr": 1e-4,
         "warmup_steps": min(100, max(2, epochs * understanding.used // BATCH // 10)),
@@ -104,7 +107,10 @@ def planned(
         f"{network}, {epochs} epochs of {understanding.used:,} cells: about {spoken(took)} on "
         f"{machine.cores} cores, checks included"
     )
-    return Plan(TrainingSpec.of({**shared, **schedule}, name), took, words)
+    fields = {**shared, "recipe": DEFAULT, **schedule}
+    if recipe == PAPER:
+        fields = {**in_paper_recipe(fields), "name": name}
+    return Plan(TrainingSpec.of(fields, name), took, words)
 
 
 def name_of(text: str) -> str:
