@@ -19,19 +19,23 @@ from lingshu_tools.app import App
 from lingshu_tools.calls.dispatcher import call
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """A home whose engine is a fake: no torch."""
     engine = FakeEngine(Catalogue().load("thp1-crispr").panel)
-    app = App(tmp_path_factory.mktemp("lab-page"), door="mcp", engine=engine)
-    screen = call(app, "run_screen", PLAN)
-    assert screen.status == "succeeded", screen.summary
-    rows = call(app, "get_experiment", {"id": screen.screen_id}).ranking  # type: ignore[attr-defined]
-    yield Lab(app, str(screen.screen_id), [row.experiment_id for row in rows])
-    app.close()
+    with pytest.MonkeyPatch.context() as patch:
+        # A principal of the server has an engine client of its own.
+        patch.setattr("lingshu_tools.experiments.workspace.Engine", lambda *_, **__: engine)
+        app = App(tmp_path_factory.mktemp("lab-page"), door="mcp")
+        screen = call(app, "run_screen", PLAN)
+        assert screen.status == "succeeded", screen.summary
+        ranked = call(app, "get_experiment", {"id": screen.screen_id})
+        ids = [row.experiment_id for row in ranked.ranking]  # type: ignore[attr-defined]
+        yield Lab(app, str(screen.screen_id), ids)
+        app.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def served(lab: Lab) -> Iterator[Served]:
     """The server as `lingshu browse` builds it, listening on a loopback port."""
     listener = Address("127.0.0.1", 0).listen(16)
