@@ -1,6 +1,7 @@
 """Seconds that the lab page takes with a large ledger.
 
-`python -m benchmarks.page.large_ledger HOME`; `python -m benchmarks.ledger.generate HOME/experiments.db --experiments 100000` makes one.
+`python -m benchmarks.page.large_ledger HOME`. To make such a home:
+`python -m benchmarks.ledger.generate HOME/experiments.db --experiments 100000`.
 """
 
 import argparse

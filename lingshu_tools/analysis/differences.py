@@ -44,10 +44,12 @@ class PosteriorDifference:
     centres: Floats
     sds: Floats
 
-    def interval(self, gene: int) -> list[float]:
-        """Return the 2.5 and 97.5 % quantiles of one gene."""
-        w, c, s = self.weights[:, gene], self.centres[:, gene], self.sds[:, gene]
-        return [_quantile(w, c, s, p) for p in (0.025, 0.975)]
+    def intervals(self, genes: Sequence[int]) -> list[list[float]]:
+        """Return the 2.5 and 97.5 % quantiles of each gene."""
+        chosen = list(genes)
+        w, c, s = self.weights[:, chosen], self.centres[:, chosen], self.sds[:, chosen]
+        low, high = (_quantiles(w, c, s, p) for p in (0.025, 0.975))
+        return np.stack([low, high], axis=1).tolist()
 
 
 def posterior_difference(first: Posterior, second: Posterior) -> PosteriorDifference:
@@ -74,23 +76,31 @@ def no_difference(genes: int) -> PosteriorDifference:
     return PosteriorDifference(np.zeros(genes), np.ones(genes), nothing, nothing, nothing)
 
 
-def _quantile(weights: Floats, centres: Floats, sds: Floats, p: float) -> float:
-    """Return the `p` quantile of a mixture of normals whose rest is mass at 0."""
-    rest = 1 - weights.sum()
+def _quantiles(weights: Floats, centres: Floats, sds: Floats, p: float) -> Floats:
+    """Return the `p` quantiles of mixtures of normals whose rest is mass at 0.
 
-    def cumulative(x: float) -> float:
-        z = (x - centres) / np.maximum(sds, _TINY)
-        return float((weights * normal_tail(-z)).sum()) + (rest if x >= 0 else 0.0)
+    Args:
+        weights: of the components, [components, genes].
+        centres: their means, the same shape.
+        sds: their standard deviations, the same shape.
+        p: from 0 to 1.
 
+    Returns:
+        Quantiles, [genes].
+    """
+    rest = 1 - weights.sum(0)
     # A normal component has 1e-19 of its mass farther away; 0 is included for the mass there.
     width = 9 * sds
-    low = min(float((centres - width).min()), 0.0) - _TINY
-    high = max(float((centres + width).max()), 0.0)
+    low = np.minimum((centres - width).min(0), 0.0) - _TINY
+    high = np.maximum((centres + width).max(0), 0.0)
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        low, high = (low, middle) if cumulative(middle) >= p else (middle, high)
+        z = (middle - centres) / np.maximum(sds, _TINY)
+        cumulative = (weights * normal_tail(-z)).sum(0) + np.where(middle >= 0, rest, 0.0)
+        enough = cumulative >= p
+        low, high = np.where(enough, low, middle), np.where(enough, middle, high)
     # Bisection ends just beside the jump at 0.
-    return high if abs(high) > _ZERO else 0.0
+    return np.where(np.abs(high) > _ZERO, high, 0.0)
 
 
 def gene_levels(

@@ -79,11 +79,26 @@ class PairView(View):
 
 def gene_views(comparison: Comparison, rows: list[int]) -> list[GeneDifference]:
     """Return genes, by their numbers in the comparison, as rows of a result."""
-    simulated = comparison.monte_carlo(rows)
-    return [_gene_view(comparison, g, mc) for g, mc in zip(rows, simulated, strict=True)]
+    simulated, intervals = comparison.monte_carlo(rows), _intervals(comparison, rows)
+    return [
+        _gene_view(comparison, gene, mc, intervals.get(gene))
+        for gene, mc in zip(rows, simulated, strict=True)
+    ]
 
 
-def _gene_view(comparison: Comparison, gene: int, simulated: MonteCarlo | None) -> GeneDifference:
+def _intervals(comparison: Comparison, rows: list[int]) -> dict[int, list[float]]:
+    """Return the posterior interval of each gene's difference, where there is a posterior."""
+    intervals: dict[int, list[float]] = {}
+    for place, posterior in enumerate(comparison.differences, 1):
+        genes = [gene for gene in rows if comparison.other(gene) == place]
+        if posterior is not None and genes:
+            intervals |= zip(genes, posterior.intervals(genes), strict=True)
+    return intervals
+
+
+def _gene_view(
+    comparison: Comparison, gene: int, simulated: MonteCarlo | None, interval: list[float] | None
+) -> GeneDifference:
     other = comparison.other(gene)
     posterior = comparison.differences[other - 1]
     lfsr = None if posterior is None else float(posterior.lfsr[gene])
@@ -92,7 +107,7 @@ def _gene_view(comparison: Comparison, gene: int, simulated: MonteCarlo | None) 
         changes=[finite(x) for x in comparison.changes[:, gene].tolist()],
         other=other + 1,
         difference=None if posterior is None else finite(posterior.mean[gene]),
-        interval=None if posterior is None else posterior.interval(gene),
+        interval=interval,
         # The word follows from the rate itself; the number is not shown below LEAST_LFSR.
         lfsr=None if lfsr is None else finite(max(lfsr, LEAST_LFSR)),
         certainty=word(lfsr),

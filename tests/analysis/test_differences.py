@@ -44,14 +44,14 @@ def test_a_difference_of_posteriors_is_that_of_independent_draws(first, second):
     assert result.mean[0] == pytest.approx(draws.mean(), abs=0.005)
     wrong = 1 - max((draws > 0).mean(), (draws < 0).mean())
     assert result.lfsr[0] == pytest.approx(wrong, abs=0.005)
-    assert result.interval(0) == pytest.approx(np.quantile(draws, [0.025, 0.975]), abs=0.01)
+    assert result.intervals([0])[0] == pytest.approx(np.quantile(draws, [0.025, 0.975]), abs=0.01)
 
 
 def test_two_genes_without_a_change_have_no_certain_difference():
     nothing = Posterior(np.zeros(2), np.array([0.0, 0.1]), np.array([1.0, 0.99]))
     result = posterior_difference(nothing, nothing)
     assert (result.lfsr > 0.9).all()
-    assert result.interval(0) == [0.0, 0.0]
+    assert result.intervals([0])[0] == [0.0, 0.0]
 
 
 def test_a_certain_effect_against_none_keeps_its_sign_in_both_directions():
@@ -61,13 +61,24 @@ def test_a_certain_effect_against_none_keeps_its_sign_in_both_directions():
         result = posterior_difference(a, b)
         assert result.mean[0] == mean
         assert result.lfsr[0] < 1e-6
-        assert result.interval(0) == pytest.approx([mean, mean])
+        assert result.intervals([0])[0] == pytest.approx([mean, mean])
 
 
 def test_an_effect_does_not_differ_from_itself():
     result = no_difference(2)
-    assert result.interval(1) == [0.0, 0.0]
+    assert result.intervals([1])[0] == [0.0, 0.0]
     assert result.lfsr.tolist() == [1.0, 1.0]
+
+
+def test_intervals_of_many_genes_are_those_of_each_alone():
+    generator = np.random.default_rng(5)
+    mean, sd = generator.normal(0, 1, (2, 40)), generator.uniform(0.01, 1, (2, 40))
+    lfsr = generator.uniform(0.001, 0.9, (2, 40))
+    first, second = (Posterior(m, s, p) for m, s, p in zip(mean, sd, lfsr, strict=True))
+    result = posterior_difference(first, second)
+    alone = [result.intervals([gene])[0] for gene in range(40)]
+    assert result.intervals(range(40)) == alone
+    assert result.intervals([7, 3]) == [alone[7], alone[3]]
 
 
 def test_levels_of_some_genes_are_those_of_all_genes(monkeypatch: pytest.MonkeyPatch):

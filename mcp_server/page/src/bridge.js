@@ -138,8 +138,16 @@ export class Bridge {
 
   async figure(id, kind, other) {
     const uri = `figures://${id}/${kind}${other ? `?other=${other}` : ""}`;
-    const result = await this.transport.request("resources/read", { uri });
-    return JSON.parse(result.contents[0].text);
+    for (let attempt = 0; ; attempt++) {
+      try {
+        const result = await this.transport.request("resources/read", { uri });
+        return JSON.parse(result.contents[0].text);
+      } catch (error) {
+        // A busy machine: the server says so, and nothing was begun.
+        if (attempt === 3 || !/ask again|call again when/.test(error.message)) throw error;
+        await new Promise((resolve) => setTimeout(resolve, 1000));
+      }
+    }
   }
 
   // A figure that a child process computes is asked for until it is there.
