@@ -9,12 +9,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+import anyio
 import click
 import httpx2
 import pytest
 from click.testing import CliRunner
-from page_lab import Served
+from page_lab import Lab, Served
 
+from lingshu_mcp.calls import Calls
+from lingshu_mcp.http import Address
+from lingshu_mcp.http.run import gate_of
 from lingshu_mcp.lab_page import serving
 from lingshu_mcp.lab_page.document import headers, html
 from lingshu_mcp.lab_page.serving import PageToken
@@ -53,6 +57,19 @@ def test_the_page_is_sent_with_its_policy_and_holds_nothing_of_the_home(served: 
     for name, value in headers().items():
         assert response.headers[name] == value
     assert "set-cookie" not in response.headers
+
+
+def test_a_server_for_clients_has_no_page(lab: Lab):
+    async def status() -> int:
+        gate = gate_of(lab.app, Calls(), None, Address("127.0.0.1", 8931))
+        transport = httpx2.ASGITransport(app=gate)
+        async with (
+            gate.inner.router.lifespan_context(gate.inner),  # type: ignore[attr-defined]
+            httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1:8931") as client,
+        ):
+            return (await client.get("/")).status_code
+
+    assert anyio.run(status) == 404
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])

@@ -51,7 +51,9 @@ class Tab:
         self.page.goto(url)
 
     def _note(self, message: Any) -> None:
-        if message.type in ("error", "warning"):
+        # A refused request is an answer, which the page shows; Chromium writes it down as well.
+        refused_by_server = message.text.startswith("Failed to load resource")
+        if message.type in ("error", "warning") and not refused_by_server:
             self.problems.append(message.text)
 
     def settle(self) -> None:
@@ -228,6 +230,21 @@ def test_an_unknown_gene_is_said_to_be(opened: Callable[..., Tab], lab: Lab):
     tab.page.get_by_label("Gene", exact=True).fill("NOGENE")
     tab.page.get_by_role("button", name="Show", exact=True).click()
     expect(tab.page.get_by_text("NOGENE is not among the")).to_be_visible()
+
+
+def test_an_id_of_any_text_is_refused_in_words(opened: Callable[..., Tab], lab: Lab):
+    tab = opened(lab.experiments[0])
+    tab.open_tab("Compare")
+    other = tab.page.get_by_label("Id of the other experiment")
+    for text in ("exp_nöne", "../x?y#z", "exp_a&other=exp_b", lab.screen):
+        other.fill(text)
+        tab.page.keyboard.press("Enter")
+        alert = tab.page.get_by_role("alert")
+        expect(alert).to_contain_text(f"{text} is not the id of an experiment")
+    other.fill("exp_unknown")
+    tab.page.keyboard.press("Enter")
+    expect(tab.page.get_by_role("heading", name="Not shown")).to_be_visible()
+    expect(tab.page.get_by_role("alert")).to_contain_text("exp_unknown")
 
 
 def test_replaying_writes_a_row_and_shows_the_verdict(opened: Callable[..., Tab], lab: Lab):

@@ -110,9 +110,10 @@ class HttpBridge {
     }
     let text = await response.text();
     if ((response.headers.get("content-type") ?? "").startsWith("text/event-stream")) {
-      text = text.split("\n").filter((line) => line.startsWith("data: ")).at(-1).slice(6);
+      text = text.split("\n").filter((line) => line.startsWith("data: ")).at(-1)?.slice(6) ?? "";
     }
-    const message = JSON.parse(text);
+    let message;
+    try { message = JSON.parse(text); } catch { throw new Error(`The server answered ${response.status}: ${text.slice(0, 200)}`); }
     if (message.error) throw new Error(message.error.message);
     return message.result;
   }
@@ -137,7 +138,8 @@ export class Bridge {
   }
 
   async figure(id, kind, other) {
-    const uri = `figures://${id}/${kind}${other ? `?other=${other}` : ""}`;
+    const query = other ? `?other=${encodeURIComponent(other)}` : "";
+    const uri = `figures://${encodeURIComponent(id)}/${kind}${query}`;
     for (let attempt = 0; ; attempt++) {
       try {
         const result = await this.transport.request("resources/read", { uri });

@@ -1,5 +1,5 @@
 // Two experiments against each other: a gene's change in both, and the interval of the difference.
-import { h, s, entry, failure, number, range, table } from "./dom.js";
+import { h, s, entry, failure, fixed, fixedRange, number, range, table } from "./dom.js";
 import { MARGIN, axes, axisHead, dots, intervalBar, pickable, responsive, scale, triangles } from "./plot.js";
 
 const ROWS = 20;
@@ -64,9 +64,8 @@ export function comparison(figure) {
 function rows(figure, chosen) {
   const pairs = chosen.map((i) => figure.interval[i] ?? figure.mc_interval[i]).filter(Boolean).flat();
   const x = scale([...pairs, ...chosen.map((i) => figure.difference[i])], 6, 154, { zero: true });
-  return table("Genes that differ", ["gene", "difference", axisHead(x, "difference, drawn"), "95 % interval", "first", "second", "lfsr"],
-    chosen.map((i) => [figure.gene[i], number(figure.difference[i]),
+  return table("Genes that differ", ["gene", "difference", axisHead(x, "difference, drawn"), "95 % interval", "lfsr"],
+    chosen.map((i) => [figure.gene[i], fixed(figure.difference[i]),
       intervalBar(x, { value: figure.difference[i], interval: figure.interval[i], inner: figure.interval[i] ? null : figure.mc_interval[i] }),
-      range(figure.interval[i] ?? figure.mc_interval[i]), number(figure.x[i]), number(figure.y[i]), number(figure.lfsr[i])]),
-    { wide: [3, 4, 5, 6] });
+      fixedRange(figure.interval[i] ?? figure.mc_interval[i]), number(figure.lfsr[i])]), { wide: [3, 4] });
 }

@@ -91,6 +91,8 @@ export function number(value, digits = 3) {
 export const fixed = (value) =>
   value === null || value === undefined ? "–" : value.toFixed(3).replace(/^-0\.000$/, "0.000").replace("-", "−");
 
+export const fixedRange = (pair) => (pair ? `${fixed(pair[0])} to ${fixed(pair[1])}` : "–");
+
 export const range = (pair) =>
   pair ? `${number(pair[0])} to ${number(pair[1])}` : "–";
 

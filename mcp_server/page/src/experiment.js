@@ -82,8 +82,11 @@ function against(bridge, result, go) {
       () => go({ compare: [result.experiment_id, e.experiment_id] }), { class: "link" }), ` ${e.experiment_id}`)))
       : h("p", {}, "No other finished experiment of this checkpoint is listed."));
   }, (error) => list.replaceChildren(failure(error)));
-  return [h("div", { class: "row" }, entry("Id of the other experiment", "Compare", (id) => go({ compare: [result.experiment_id, id] }))),
-    h("h3", {}, "Newest experiments of this checkpoint"), list, output];
+  return [h("div", { class: "row" }, entry("Id of the other experiment", "Compare", (id) => {
+    if (/^exp_[a-z0-9]+$/.test(id)) go({ compare: [result.experiment_id, id] });
+    else output.replaceChildren(failure(new Error(`${id} is not the id of an experiment, such as ${result.experiment_id}`)));
+  })), output,
+    h("h3", {}, "Newest experiments of this checkpoint"), list];
 }
 
 export async function compared(bridge, [first, second], { go }) {

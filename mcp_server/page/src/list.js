@@ -49,7 +49,7 @@ export function ledger(bridge, { open, compare, kind = "experiments" }) {
           e.context, e.status,
           e.tool === "perturb_cells" && e.status === "succeeded" ? box(e) : null,
           e.n_cells === null ? "–" : String(e.n_cells), e.tool, time(e.created_at), e.tags.join(", ") || "–", e.experiment_id]),
-        { wide: [1, 4, 5, 7, 8] })];
+        { wide: [1, 4, 5, 6, 7, 8] })];
   }
 
   function box(e) {

@@ -2,7 +2,7 @@
 import { scaleLinear } from "d3-scale";
 import { h, s, announce } from "./dom.js";
 
-export const MARGIN = { top: 12, right: 16, bottom: 44, left: 66 };
+export const MARGIN = { top: 12, right: 16, bottom: 44, left: 74 };
 
 // A scale over values, with some room at both ends; `zero`: 0 is in it.
 export function scale(values, from, to, { zero = false, margin = 0.05 } = {}) {
@@ -58,7 +58,7 @@ function wrapped(text, x, y, width) {
 
 function turned(text, y, width) {
   const parts = lines(text, width);
-  return s("text", { transform: `translate(${parts.length > 1 ? 11 : 18} ${y}) rotate(-90)`,
+  return s("text", { transform: `translate(${parts.length > 1 ? 10 : 14} ${y}) rotate(-90)`,
     "text-anchor": "middle", class: "label" }, parts.map((part, i) => s("tspan", { x: 0, dy: i ? 13 : 0 }, part)));
 }
 

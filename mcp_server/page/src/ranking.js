@@ -1,5 +1,5 @@
 // The ranking of a screen: a row for each candidate with its score and both of its errors.
-import { h, s, button, fixed, number } from "./dom.js";
+import { h, s, button, fixed, fixedRange, number } from "./dom.js";
 import { axisHead, scale } from "./plot.js";
 
 const PAGE = 40;
@@ -66,7 +66,7 @@ function line(row, x, figure, open) {
     row.mc_interval && s("line", { x1: x(row.mc_interval[0]), x2: x(row.mc_interval[1]), y1: mid, y2: mid, class: "inner" }),
     s("circle", { cx: x(row.score), cy: mid, r: 4, class: row.hit ? "value hit" : "value" }));
   const pair = row.interval ?? row.mc_interval;
-  const cells = [fixed(row.score), pair ? `${fixed(pair[0])} to ${fixed(pair[1])}` : "–", fixed(e),
+  const cells = [fixed(row.score), fixedRange(pair), fixed(e),
     number(row.lfsr), fixed(row.held_out), row.support];
   return h("tr", {},
     h("td", {}, String(row.rank)),

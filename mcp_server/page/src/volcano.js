@@ -96,7 +96,7 @@ function geneParts(gene, row) {
   if (!row) return [h("h3", {}, gene), h("p", {}, "Not measured in this context.")];
   // Both intervals are of the change, so that they share an axis: ln(1 + counts per 10,000).
   const simulated = row.change_mc_interval ?? null;
-  const x = scale([row.change, ...(row.interval ?? []), ...(simulated ?? [])], 6, 214, { zero: true });
+  const x = scale([row.change, ...(row.interval ?? []), ...(simulated ?? [])], 6, window.innerWidth < 640 ? 130 : 214, { zero: true });
   const line = (what, interval, inner) => (interval ?? inner) && [what,
     intervalBar(x, { value: row.change, interval, inner }), range(interval ?? inner)];
   return [
