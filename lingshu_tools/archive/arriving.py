@@ -27,6 +27,8 @@ from lingshu_tools.errors import InputError, LedgerError
 from lingshu_tools.ledger import Head, Ledger, schema, sqlite
 from lingshu_tools.ledger.chain import head_of
 
+# The first 16 bytes of a SQLite file, and its versions for writing and reading: 1 is a rollback
+# journal, 2 a write-ahead log, which would be looked for beside the file.
 _MAGIC = b"SQLite format 3\0"
 _LEGACY = b"\1\1"
 
@@ -61,12 +63,14 @@ def import_ledger(
     if not path.is_file():
         message = f"{str(path)!r} is no file; name the zip that `lingshu ledger export` wrote"
         raise InputError(message)
+    # Resolved first, so that the folder beside it is on the same disk.
     home = home.resolve()
     _empty(home)
     with form.disk(home):
         home.parent.mkdir(parents=True, exist_ok=True)
         with form.beside(home, ".import-") as folder:
             staged = folder / "home"
+            # Private from the start: objects are readable by their owner alone.
             staged.mkdir(mode=0o700)
             try:
                 with opened(path, limits) as members:
@@ -88,6 +92,7 @@ def _empty(home: Path) -> None:
 
 
 def _in_place(staged: Path, home: Path) -> None:
+    # Names must be on the disk before the rename shows them.
     for folder in (staged / "objects", staged):
         if folder.is_dir():
             sync_folder(folder)
@@ -103,10 +108,12 @@ def _in_place(staged: Path, home: Path) -> None:
 
 
 def _unpacked(members: Members, staged: Path, folder: Path, progress: Progress) -> Metadata:
+    # Twice: the database that arrived and our copy of it exist at once.
     free = shutil.disk_usage(folder).free
     if 2 * members.total > free:
         message = f"it needs {2 * members.total:,} bytes for a moment, and {free:,} are free"
         raise ArchiveError(message)
+    # The order matters: each step relies on what the one before has checked.
     metadata = Metadata.parse(members.read(form.METADATA))
     arrived = folder / form.DATABASE
     _file(members, metadata, form.DATABASE, arrived)
@@ -146,6 +153,7 @@ def _database(arrived: Path, target: Path, metadata: Metadata, progress: Progres
     source = sqlite.read_only(arrived)
     try:
         with source.begin() as connection:
+            # Checked in the transaction in which it is read, before any row is copied.
             head = _readable(connection, metadata)
         counted = copy_rows(source.begin, head, target, sqlite.journal_for(target), progress)
     except (SQLAlchemyError, sqlite3.Error, ValueError) as error:
@@ -190,6 +198,7 @@ def _plain(connection: Connection) -> None:
     for name, kind, sql in connection.exec_driver_sql(query):
         if name.lower() not in names:
             continue
+        # SQLite lists virtual tables as tables; column 6 of table_xinfo marks generated columns.
         virtual = "VIRTUAL" in str(sql).upper().split("(", 1)[0]
         columns = connection.exec_driver_sql(f"PRAGMA table_xinfo({name})").all()
         if kind != "table" or virtual or any(column[6] for column in columns):
@@ -215,6 +224,7 @@ def _objects(members: Members, metadata: Metadata, staged: Path) -> None:
     with sqlite.read_only(staged / form.DATABASE).begin() as connection:
         sizes = sizes_of(connection)
     named = {form.member_of(digest): size for digest, size in sizes.items()}
+    # Exactly the objects that rows name: a further one could hide something in a valid archive.
     _same(named.keys() - set(members.objects), "lacks", "that its rows name")
     _same(set(members.objects) - named.keys(), "holds", "that no row names")
     objects = form.Objects(count=len(named), bytes=sum(named.values()))
@@ -238,6 +248,7 @@ def _same(names: Iterable[str], verb: str, which: str) -> None:
 
 def _verified(staged: Path, metadata: Metadata, progress: Progress) -> None:
     try:
+        # By its path: LINGSHU_LEDGER of this shell would name another.
         ledger = Ledger.open(staged, url=str((staged / form.DATABASE).absolute()))
         report = ledger.verify(progress, anchors=[metadata.newest])
     except LedgerError as error:
@@ -248,5 +259,5 @@ def _verified(staged: Path, metadata: Metadata, progress: Progress) -> None:
         raise ArchiveError(message)
 
 
-def _silent(interventions: int, total: int) -> None:
-    del interventions, total
+def _silent(n_done: int, total: int) -> None:
+    del n_done, total

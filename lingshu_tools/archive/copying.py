@@ -19,9 +19,11 @@ from lingshu_tools.ledger import sqlite, sqlite_schema
 from lingshu_tools.ledger.records import Head
 from lingshu_tools.ledger.schema import TABLES, chain
 
+# Rows of the chain for each read transaction.
 BATCH = 1000
 Progress = Callable[[int, int], None]
 Read = Callable[[], AbstractContextManager[Connection]]
+# What a disk refuses; all other codes mean that the rows are wrong.
 _REFUSALS = (
     sqlite3.SQLITE_IOERR,
     sqlite3.SQLITE_FULL,
@@ -43,8 +45,10 @@ def copy_rows(
     """
     with read() as connection:
         sources = [(table, _known(connection, table)) for table in (chain, *TABLES.values())]
+    # All rows in one transaction: the file has them all or stays empty.
     with _refusals(), sqlite.writer(target, journal).begin() as into:
         sqlite_schema.create_tables(into)
+        # By numbers of the chain, from 1, of which each row of each table has one.
         for start in range(1, head.seq + 1, BATCH):
             end = min(start + BATCH - 1, head.seq)
             with read() as connection:
@@ -64,6 +68,7 @@ def _refusals() -> Generator[None]:
         yield
     except DBAPIError as error:
         code = getattr(error.orig, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+        # Extended codes of SQLite have the primary one in their lowest byte.
         if isinstance(error.orig, OSError) or (code & 0xFF) in _REFUSALS:
             raise OSError(str(error.orig)) from error
         raise

@@ -38,6 +38,7 @@ def describe(connection: Connection, terms: str | None = None) -> Entity:
     """
     ledger = connection.execute(select(schema.ledger)).mappings().one()
     runs = list(_runs(connection))
+    # Read whole: actions refer to the entities of their environment.
     environments = list(_environments(connection))
     variables = {
         digest: [record["@id"] for record in properties] for digest, properties in environments
@@ -91,6 +92,7 @@ def _runs(connection: Connection) -> Iterator[RowMapping]:
         a.c.created_at.label("began_at"),
     ]
     query = select(*columns).join(o, o.c.experiment_id == e.c.id)
+    # An outcome without an attempt is kept: it then began when its row was written.
     query = query.outerjoin(a, a.c.id == o.c.attempt_id).where(o.c.kind.in_(STATUS))
     return iter(connection.execute(query.order_by(e.c.seq)).mappings())
 
@@ -128,6 +130,7 @@ def _request(run: RowMapping) -> Entity:
 
 
 def _instruments(runs: list[RowMapping]) -> list[Entity]:
+    # By id, so that runs of a checkpoint share an entity.
     entities = {
         _instrument_id(run): {
             "@id": _instrument_id(run),
@@ -160,6 +163,7 @@ def _agent_id(principal: str) -> str:
 def _environments(connection: Connection) -> Iterator[tuple[str, list[Entity]]]:
     query = select(schema.environment).order_by(schema.environment.c.seq)
     for row in connection.execute(query).mappings():
+        # Sorted, so that equal rows give equal bytes.
         leaves = sorted(_leaves(json.loads(row["document"])))
         digest = row["digest"]
         yield (
@@ -227,6 +231,7 @@ def _time(text: str) -> str:
 
 
 def _filled(entity: Entity) -> Entity:
+    # An empty property would be a claim; leaving it out is none.
     return {name: value for name, value in entity.items() if value not in (None, [])}
 
 

@@ -22,6 +22,7 @@ FORMAT = "lingshu-archive-1"
 METADATA = "metadata.json"
 CRATE = "ro-crate-metadata.json"
 DATABASE = "experiments.db"
+# Nothing else fits, so a name cannot lead out of the folder.
 OBJECT = re.compile(r"objects/([0-9a-f]{2})/([0-9a-f]{62})")
 MAX_RATIO = 200
 """Bytes that one compressed byte may stand for; what compresses better is stored as it is."""
@@ -152,4 +153,5 @@ def member_of(digest: str) -> str:
 
 def digest_of(member: str) -> str:
     """Return the digest that the name of an object claims."""
+    # The inverse of `member_of`, for names that OBJECT fits.
     return "sha256:" + "".join(member.split("/")[1:])

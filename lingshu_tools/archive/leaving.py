@@ -77,6 +77,7 @@ def _exported(ledger: Reading, out: Path, terms: str | None, progress: Progress 
     out.parent.mkdir(parents=True, exist_ok=True)
     with form.beside(out, ".export-") as folder:
         database = folder / form.DATABASE
+        # Fixed first: rows that are committed from here on are not in the archive.
         head = ledger.head()
         counted = copy_rows(ledger.read, head, database, _SINGLE_FILE, progress or _silent)
         copy = Ledger.open_read_only(database, objects=ledger.objects.root)
@@ -84,6 +85,7 @@ def _exported(ledger: Reading, out: Path, terms: str | None, progress: Progress 
             sizes = sizes_of(connection)
             crate = canonical_json(describe(connection, terms))
             name = connection.scalar(select(schema.ledger.c.id)) or ""
+        # The copy is verified, not the original: it is what leaves.
         _check(copy, head, sizes, progress)
         metadata = Metadata(
             format=form.FORMAT,
@@ -103,6 +105,7 @@ def _exported(ledger: Reading, out: Path, terms: str | None, progress: Progress 
             _add(archive, form.CRATE, _whole(crate))
             _add(archive, form.DATABASE, partial(_chunks, database))
             for digest in sorted(sizes):
+                # Its bytes are checked once more: an object may have been damaged since.
                 file = ledger.objects.checked(digest)
                 _add(archive, form.member_of(digest), partial(_chunks, file))
     return Exported(out, digest_file(out), out.stat().st_size, metadata, tuple(ledger.spooled()))
@@ -131,9 +134,11 @@ def _check(copy: Ledger, head: Head, sizes: dict[str, int], progress: Progress |
 
 
 def _add(archive: zipfile.ZipFile, name: str, chunks: Chunks) -> None:
+    # The first date that a zip can have, and Unix as the system: no entry depends on day or machine.
     info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
     info.create_system = 3
     info.external_attr = (stat.S_IFREG | 0o644) << 16
+    # Known before the entry is written, so that large ones get their zip64 fields.
     info.file_size, squeezed = _sizes(chunks)
     bomb = info.file_size > _STORED_FROM * squeezed
     info.compress_type = zipfile.ZIP_STORED if bomb else zipfile.ZIP_DEFLATED
@@ -161,8 +166,8 @@ def _chunks(path: Path) -> Iterator[bytes]:
             yield chunk
 
 
-def _silent(interventions: int, total: int) -> None:
-    del interventions, total
+def _silent(n_done: int, total: int) -> None:
+    del n_done, total
 
 
 def _version() -> str:

@@ -18,10 +18,12 @@ from lingshu_tools.archive.form import ArchiveError, Limits
 
 CHUNK = 1024 * 1024
 _FIXED_MEMBERS = (form.METADATA, form.CRATE, form.DATABASE)
+# 0: written by a program that records no kind.
 _KINDS = (0, stat.S_IFREG)
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 # Small things may compress as well as they like.
 _SMALL = 1024 * 1024
+# End of the central directory, locator of its zip64 form, and that form.
 _END = struct.Struct("<4s4H2LH")
 _LOCATOR = struct.Struct("<4sLQL")
 _END64 = struct.Struct("<4sQ2H2L4Q")
@@ -54,6 +56,7 @@ class Members:
         Raises:
             ArchiveError: they are damaged, or fewer.
         """
+        # zipfile stops at the size that the directory gives; fewer bytes are noticed here.
         left = self.size(name)
         try:
             with self._archive.open(name) as member:
@@ -104,11 +107,13 @@ def _open(path: Path, limits: Limits) -> zipfile.ZipFile:
 def _directory(path: Path, limits: Limits) -> None:
     """Refuse a directory of too many entries while it is still unread."""
     with path.open("rb") as file:
+        # An archive of ours has no comment, so the record is the very end.
         end = file.seek(0, 2) - _END.size
         if end < 0:
             message = f"{end + _END.size} bytes are too few"
             raise zipfile.BadZipFile(message)
         file.seek(end)
+        # Read by hand: zipfile would build an object for each entry first.
         magic, *_, entries, _, _, _ = _END.unpack(file.read(_END.size))
         if magic != b"PK\5\6":
             message = "its end is missing"
@@ -125,6 +130,7 @@ def _directory(path: Path, limits: Limits) -> None:
 
 
 def _acceptable(infos: list[zipfile.ZipInfo], size: int, limits: Limits) -> None:
+    # Counted again: the record may have said less than there is.
     if len(infos) > limits.entries:
         message = f"it has {len(infos):,} entries, and {limits.entries:,} are accepted"
         raise ArchiveError(message)
@@ -143,12 +149,14 @@ def _acceptable(infos: list[zipfile.ZipInfo], size: int, limits: Limits) -> None
     if total > limits.total:
         message = f"it unpacks to {total:,} bytes, and {limits.total:,} are accepted"
         raise ArchiveError(message)
+    # Entries that share bytes could unpack to far more than the file is long.
     if sum(info.compress_size for info in infos) > size:
         message = "its entries overlap: together they are longer than the file"
         raise ArchiveError(message)
 
 
 def _refused(info: zipfile.ZipInfo, limits: Limits) -> str | None:
+    # As it stands in the file: zipfile replaces separators and cuts at a NUL.
     name = info.orig_filename
     kind = stat.S_IFMT(info.external_attr >> 16)
     if name.startswith(("/", "\\")) or name[1:2] == ":":

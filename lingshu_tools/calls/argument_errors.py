@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from lingshu_tools.calls.registry import ToolSpec
 
+# Characters of a wrong value, and of pydantic's reason: a caller may send megabytes.
 _LONGEST = 80
 _LONGEST_REASON = 500
 _MOST_LINES = 20
@@ -47,6 +48,7 @@ def _line(schema: dict[str, Any], record: ErrorDetails) -> str:
         return f"{path} is missing. {_about(schema, record['loc'])}".rstrip()
     if record["type"] == "json_invalid":
         return f"the arguments are not JSON: {_cut(record['msg'], _LONGEST_REASON)}"
+    # pydantic's words without its beginnings, as they go on after "it should be".
     reason = record["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     reason = _cut(reason, _LONGEST_REASON)
     got = _cut(repr(record["input"]), _LONGEST)
@@ -67,6 +69,7 @@ def _cut(text: str, longest: int) -> str:
 def _about(schema: dict[str, Any], loc: tuple[int | str, ...]) -> str:
     """Return the description of the innermost described field of a path."""
     description = ""
+    # From the outside in, so that the innermost description stays.
     for depth in range(1, len(loc) + 1):
         name = loc[depth - 1]
         if isinstance(name, str):
@@ -92,6 +95,7 @@ def _properties(schema: dict[str, Any], loc: tuple[int | str, ...]) -> dict[str,
 def _object(root: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
     if "$ref" in node:
         return root.get("$defs", {}).get(node["$ref"].rsplit("/", 1)[-1], {})
+    # Of "an object or null" the object: null has no fields.
     for option in node.get("anyOf", ()):
         schema_of_option = _object(root, option)
         if schema_of_option.get("type") in ("object", "array"):

@@ -33,6 +33,7 @@ def with_caveats(app: App, arguments: Arguments, result: R) -> R:
     for name in dict.fromkeys(_checkpoints(app, arguments, result)):
         with suppress(CheckpointError):  # it was removed since
             said += app.catalogue.load(name).caveats
+    # A tool may have said them already.
     new = [s for s in dict.fromkeys(said) if s not in result.caveats]
     return result.model_copy(update={"caveats": [*new, *result.caveats]}) if new else result
 
@@ -43,11 +44,13 @@ def _checkpoints(app: App, arguments: Arguments, result: Result) -> Iterator[str
     named = getattr(arguments, "checkpoint", None)
     if isinstance(named, str):
         yield named
+    # A tool that takes a checkpoint uses the only one where none is named.
     elif hasattr(arguments, "checkpoint") and len(app.catalogue.names()) == 1:
         yield from app.catalogue.names()
     requested = [getattr(arguments, "id", None), *(getattr(arguments, "ids", None) or [])]
     for each in dict.fromkeys([*requested, result.experiment_id, result.screen_id]):
         if isinstance(each, str):
+            # A refused or a foreign id: the tool has said so.
             with suppress(NotFoundError):
                 yield _checkpoint_of(app, each)
 

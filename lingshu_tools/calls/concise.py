@@ -22,6 +22,7 @@ ROW_TOKENS: Final = 2_400
 """What the rows of one result may take, at four characters a token; the rest are paged."""
 DIGITS: Final = 3
 """Significant digits of a number in a concise result."""
+# Characters of the call that a truncated result repeats.
 LONGEST_CALL: Final = 1_000
 
 Detail = Annotated[
@@ -39,6 +40,7 @@ def is_detailed(arguments: Mapping[str, Any]) -> bool:
 
 def fitting(rows: Sequence[V], *, detailed: bool, tokens: int = ROW_TOKENS) -> list[V]:
     """Return as many of the first rows as fit in one result, at least one where there are any."""
+    # In characters of the JSON that a client gets, a comma after each row included.
     left = tokens * 4
     for place, row in enumerate(rows):
         value = row.model_dump(mode="json") if detailed else _Brief().of(row)
@@ -79,6 +81,7 @@ def structured(
     if brief.cut and "truncated" not in value:
         more = call_text(tool, **{**arguments, "detail": "detailed"})
         how = more if len(more) <= LONGEST_CALL else 'The same call with detail="detailed"'
+        # Of several lists that were cut the longest is named.
         total = max(brief.cut)
         value["truncated"] = Truncated(
             shown=ROWS, total=total, how_to_get_more=f"{how} shows more"
@@ -97,6 +100,7 @@ class _Brief:
         values: dict[str, Any] = {}
         for name, field in type(view).model_fields.items():
             value = getattr(view, name)
+            # False as a default says no more than its absence; a required field is never left out.
             unset = value is False and field.default is False
             empty = value is None or unset or value in ([], {})
             if name in view.detail_only or (empty and not field.is_required()):

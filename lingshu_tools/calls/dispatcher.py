@@ -78,6 +78,7 @@ def call(app: App, tool: str, arguments: Mapping[str, Any]) -> Result:
     begun = start(app, tool, arguments)
     if isinstance(begun, Result):
         return begun
+    # `until` counts from the begin of the call, so what recording took is not waited again.
     left = max(begun.until - time.monotonic(), 0)
     # A ledger that cannot be read now is read again by `finish`, which reports it.
     with suppress(LockedError), time_limit(left):
@@ -101,13 +102,17 @@ def start(app: App, tool: str, arguments: Mapping[str, Any]) -> Result | Waiting
         spec = find_tool(tool)
         parsed = parse(spec, arguments)
         wait_s = getattr(parsed, "wait_s", 0.0)
+        # On the clock, not a duration: `finish` runs later under the same limit.
         limit = begin + wait_s + GRACE_S
+        # `recording` collects the ids of rows, for the error of a ledger that gets locked
+        # meanwhile.
         with time_limit(limit - time.monotonic()), waiting(wait_s), recording() as recorded:
             begun = _unless_incident(
                 spec.name, recorded, lambda: with_caveats(app, parsed, spec.run(app, parsed))
             )
         if isinstance(begun, Pending):
             finish = begun.finish
+            # Caveats are added to the result, which is made after the wait.
             begun = replace(begun, finish=lambda: with_caveats(app, parsed, finish()))
             return _waiting(spec.name, recorded, begun, begin, limit, wait_s)
         return plain_result(begun)
@@ -115,6 +120,7 @@ def start(app: App, tool: str, arguments: Mapping[str, Any]) -> Result | Waiting
     try:
         return _plainly(work)
     except InputError as error:
+        # Changed in place: the class of the error and its traceback stay.
         error.args = (_with_example(app, tool, arguments, str(error)),)
         raise
 
@@ -160,6 +166,7 @@ def _unless_incident(tool: str, recorded: list[str], work: Callable[[], T]) -> T
         raise
     except CheckpointError as error:
         raise InputError(str(error)) from error
+    # Ours to report in words: an incident id would not help.
     except MemoryError as error:
         message = (
             f"{tool}: this process has no more memory. Ask for fewer cells or genes, end other "
@@ -199,6 +206,7 @@ def parse(spec: ToolSpec, arguments: Mapping[str, Any]) -> Arguments:
         # Only a call that would be refused: text that is meant as text stays text.
         return _validated(spec, unpacked(given, schema))
     except ValidationError as error:
+        # `from None`: pydantic's text repeats the whole input.
         raise InputError(teach(spec, error)) from None
     except TypeError as error:
         message = f"{spec.name}: the arguments must be JSON values ({error})"
@@ -206,6 +214,7 @@ def parse(spec: ToolSpec, arguments: Mapping[str, Any]) -> Arguments:
 
 
 def _validated(spec: ToolSpec, arguments: Mapping[str, Any]) -> Arguments:
+    # In JSON mode, where a strict model takes what JSON can say: lists for tuples, text for enums.
     return spec.arguments.model_validate_json(json.dumps(arguments))
 
 

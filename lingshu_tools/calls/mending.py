@@ -28,6 +28,7 @@ INJECTED: Final[Mapping[str, str]] = {
 def without_injected(arguments: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments without those that a client adds and the tool does not have."""
     known = schema.get("properties", {})
+    # A key that the tool has is never dropped, whatever client is known to add it.
     return {k: v for k, v in arguments.items() if k in known or k not in INJECTED}
 
 
@@ -39,8 +40,10 @@ def unpacked(value: Any, schema: Mapping[str, Any]) -> Any:
         schema: its published schema; text stays text where the schema has text.
     """
     expected = schema.get("type")
+    # Some clients send nested arguments as JSON text.
     if isinstance(value, str) and expected in ("array", "object"):
         with suppress(ValueError, RecursionError):
+            # Only text that begins as JSON: a name such as "5" stays one.
             value = json.loads(value) if value.lstrip().startswith(("[", "{")) else value
     if isinstance(value, list) and expected == "array":
         return [unpacked(item, schema.get("items", {})) for item in value]

@@ -22,8 +22,8 @@ def reporting(sink: Sink | None) -> Generator[None]:
         _sink.reset(token)
 
 
-def report(interventions: int, total: int) -> None:
-    """Tell the door of the current call, if it listens, that `done` of `total` cells are there."""
+def report(n_done: int, total: int) -> None:
+    """Tell the door of the current call, if it listens, that `n_done` of `total` cells exist."""
     sink = _sink.get()
     if sink is not None:
-        sink(interventions, total)
+        sink(n_done, total)

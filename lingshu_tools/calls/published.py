@@ -47,6 +47,7 @@ def from_registry() -> list[PublishedTool]:
 
     specs = list(registry().values())
     outputs = published_outputs(specs)
+    # Among the core tools the first that has a common field is another.
     core = published_outputs([spec for spec in specs if spec.name in CORE], views=False)
     return [
         PublishedTool(
@@ -66,6 +67,7 @@ def from_registry() -> list[PublishedTool]:
 
 def as_text(tools: Sequence[PublishedTool]) -> str:
     """Return the text of the file: one line for each field, so that changes can be reviewed."""
+    # Not ASCII alone: the file is read by people too.
     return json.dumps([asdict(tool) for tool in tools], ensure_ascii=False, indent=1) + "\n"
 
 

@@ -70,12 +70,14 @@ class Arguments(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _as_in_json_schema(cls, given: Any) -> Any:
+        # Left to pydantic, which says what was expected.
         if not isinstance(given, dict):
             return given
         fields = {field.alias or name: field for name, field in cls.model_fields.items()}
         arguments: dict[str, Any] = {}
         for name, value in given.items():
             field = fields.get(name)
+            # Unknown: `extra="forbid"` refuses it with its name.
             if field is None:
                 arguments[name] = value
             elif field.is_required() or not _left_out(value, field):
@@ -180,6 +182,7 @@ def published_outputs(
 
     Without `views` the parts of a result are plain objects.
     """
+    # Known from the start, so that no view is spelled out.
     parts = [name for spec in specs for name in spec.output_schema.get("$defs", {})]
     known: set[str] = set() if views else set(parts)
     shared = Result.model_fields
@@ -194,6 +197,7 @@ def _slim(schema: Any) -> Any:
         return schema
     slim: dict[str, Any] = {}
     for key, value in schema.items():
+        # Below these, keys are names of fields: a field may be called "title" or "description".
         if key in ("properties", "$defs"):
             slim[key] = {name: _slim(inner) for name, inner in value.items()}
         elif key == "description":

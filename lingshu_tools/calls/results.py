@@ -31,6 +31,7 @@ class View(BaseModel):
 
 def rounded(value: float) -> float:
     """Return `value` to five significant digits, which is more than any simulation deserves."""
+    # By text, since decimal digits are meant: a factor of ten would round in binary.
     return float(f"{value:.{SIGNIFICANT_DIGITS}g}")
 
 
@@ -173,6 +174,7 @@ def render(result: Result, table: str = "") -> str:
     if result.next_step:
         parts.append(f"Next: {result.next_step}")
     name = result.experiment_id or result.screen_id
+    # 24 characters of the head: the number of the row and enough of its hash to compare.
     parts.append(f"[{name + ', ' if name else ''}ledger {result.ledger_head[:24]}]")
     return "\n".join(part for part in parts if part)
 

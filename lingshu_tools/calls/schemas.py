@@ -46,6 +46,7 @@ def published_input(schema: Mapping[str, Any]) -> dict[str, Any]:
             (`pydantic.WithJsonSchema`).
     """
     flat = _flat(schema, schema.get("$defs", {}), "arguments")
+    # The tool has a description; that of the class is for readers of code.
     flat.pop("description", None)
     return flat
 
@@ -55,6 +56,7 @@ def strict_input(published: Mapping[str, Any]) -> dict[str, Any]:
 
     Every argument is required and no other is allowed; null stands for one that is left out.
     """
+    # Strict mode allows no defaults.
     strict = {key: value for key, value in published.items() if key != "default"}
     if "items" in strict:
         strict["items"] = strict_input(strict["items"])
@@ -76,12 +78,14 @@ def _or_null(node: dict[str, Any]) -> dict[str, Any]:
 
 def _flat(node: Mapping[str, Any], defs: Mapping[str, Any], place: str) -> dict[str, Any]:
     whole = _one_type(node, defs, place)
+    # An enum of one value, which every library knows.
     if "const" in whole:
         whole["enum"] = [whole["const"]]
     flat = {key: whole[key] for key in INPUT_KEYS if key in whole}
     if "type" not in flat:
         message = f"{place} has no type to publish: {dict(node)}"
         raise TypeError(message)
+    # null as a default would need null as a type.
     if flat.get("default") is None:
         flat.pop("default", None)
     if not flat.get("description", "-"):
@@ -118,6 +122,7 @@ def _one_type(node: Mapping[str, Any], defs: Mapping[str, Any], place: str) -> d
     """Return a schema with its references and its one option that is not null put in."""
     if "$ref" in node:
         rest = {key: value for key, value in node.items() if key != "$ref"}
+        # Keywords beside a reference are those of this field, and win.
         return _one_type(defs[node["$ref"].rsplit("/", 1)[-1]], defs, place) | rest
     if "anyOf" not in node:
         return dict(node)
@@ -148,6 +153,7 @@ def published_output(
         for name, field in fields.items()
         if name not in known or name not in shared
     }
+    # Shared fields count as spelled out from here on; views are added where they are met.
     known.update(name for name in properties if name in shared)
     return {"type": "object", "properties": properties, "required": list(schema["required"])}
 
@@ -158,6 +164,7 @@ def _brief(
     """Return a schema without what clients do not need; objects below `depth` have no fields."""
     if "$ref" in node:
         name = node["$ref"].rsplit("/", 1)[-1]
+        # Spelled out before, or too deep: an object of any fields; another kind of type stays.
         if name in known or depth < 1:
             return (
                 {"type": "object"}
@@ -171,6 +178,7 @@ def _brief(
     if "const" in node:
         return {"enum": [node["const"]]}
     brief = {key: node[key] for key in ("type", "enum") if key in node}
+    # Its values say the type.
     if "enum" in brief:
         del brief["type"]
     if len(node.get("description", "")) in SHORT and "properties" not in node:

@@ -109,6 +109,7 @@ class Ending:
         """Give a watch that is over when the work has ended."""
         watch = Watch((), wake)
         with self._lock:
+            # Under the lock of `end`, so that an end between the two steps is not missed.
             watch.over = self.ended.is_set()
             self._watches.append(watch)
         try:
@@ -134,6 +135,7 @@ def wait_until_over(
     """Return a watch when it is over, or after `wait_s` seconds; block meanwhile."""
     end, changed = time.monotonic() + wait_s, threading.Event()
     with watched(changed.set) as watch:
+        # An end of the wait without a change reports nothing new.
         while not watch.over and (left := end - time.monotonic()) > 0:
             if changed.wait(left):
                 changed.clear()
@@ -154,6 +156,7 @@ class Watcher:
         self._watches: set[Watch] = set()
         self._thread: threading.Thread | None = None
         self._nudged = False
+        # When the ledger is to be read again, on the monotonic clock; 0: at once.
         self._ledger_due_at = 0.0
 
     @contextmanager
@@ -162,6 +165,7 @@ class Watcher:
         watch = Watch(ids, wake)
         with self._changed:
             self._watches.add(watch)
+            # A new watch is looked up at once, whatever was read a moment ago.
             self._nudged, self._ledger_due_at = True, 0.0
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(
@@ -184,9 +188,12 @@ class Watcher:
     def _run(self) -> None:
         while True:
             with self._changed:
+                # Under the lock: a watch that is added now sees that there is no thread, and starts
+                # one.
                 if not self._watches:
                     self._thread = None
                     return
+                # A nudge during the check is kept for the next round.
                 watches, self._nudged = list(self._watches), False
                 ledger = time.monotonic() >= self._ledger_due_at
                 if ledger:
@@ -205,6 +212,7 @@ class Watcher:
         sealed = self._experiments.sealed(pending, ledger=ledger)
         for watch in watches:
             watch.pending -= sealed
+            # What has once ended stays so, however the ledger is read.
             ended = set(watch.ids) - watch.pending
             progress = self._experiments.progress_of(watch.ids, ended)
             over = not watch.pending or self._experiments.stopped(sorted(watch.pending))

@@ -70,6 +70,7 @@ class Assistant:
         self._display, self._transcript = display, transcript
         self._messages: list[dict[str, Any]] = [{"role": "system", "content": INSTRUCTIONS}]
         self._costs = Costs(toolbox.app)
+        # Experiments of later rows count as this chat's cost.
         self._began = toolbox.app.ledger.head().seq
         self._tokens = 0
         transcript.write(
@@ -106,6 +107,7 @@ class Assistant:
                 if not reply.calls:
                     return reply.text
                 self._answer_all(reply)
+        # Ctrl-C too: the transcript says where the chat stopped.
         except BaseException as error:
             text = str(error) if isinstance(error, LingshuError) else type(error).__name__
             self._transcript.write("stopped", reason=text, ledger_head=self._head())
@@ -131,6 +133,7 @@ class Assistant:
 
     def _reply(self) -> Reply:
         reply = self._stream()
+        # Only while nothing was shown: a reply that began would be shown twice.
         for _ in range(AGAIN):
             if not reply.cut or reply.text:
                 break
@@ -149,6 +152,7 @@ class Assistant:
         return reply
 
     def _stream(self) -> Reply:
+        # Stands if the endpoint sends nothing at all.
         reply = Reply("", cut=True)
         shown = False
         try:
@@ -161,6 +165,7 @@ class Assistant:
         finally:
             if shown:
                 self._display.end_of_text()
+        # Requests that are repeated cost tokens too.
         self._tokens += reply.usage.get("total_tokens", 0)
         return reply
 
@@ -219,6 +224,7 @@ class Assistant:
             question = f"{call.name} takes about {seconds:,} s of computing. Run it?"
             if not self._display.confirm(question):
                 return error_result(error).model_dump(mode="json")
+            # Agreed to is the estimate, rounded up; the call is refused if it has grown since.
             agreed = {**json.loads(call.arguments), "max_seconds": seconds}
             return self._toolbox.call(call.name, agreed)
         except LingshuError as error:

@@ -67,10 +67,12 @@ class Costs:
         name, screen = answer.get("experiment_id"), answer.get("screen_id")
         rows = ledger.experiments([name]) if isinstance(name, str) else []
         rows += ledger.children(screen) if isinstance(screen, str) else []
+        # An answer may name an experiment of an earlier day.
         rows = [row for row in rows if row.seq > began]
         ended = ledger.outcomes([row.id for row in rows])
         cells, seconds = 0, 0.0
         for row in rows:
+            # Cells count when they are begun, seconds when they are known.
             if row.id not in self._counted and "n_cells" in row.request:
                 cells += cells_of(row.tool, row.request)
             if self._counted.get(row.id) is None:

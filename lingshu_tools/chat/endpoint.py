@@ -22,10 +22,13 @@ from lingshu_model.system.redaction import remember
 from lingshu_tools.chat.replies import Assembly, Reply, error_text
 from lingshu_tools.errors import EndpointError, InputError
 
+# Requests for one reply, the first included.
 TRIES: Final = 5
 LONGEST_WAIT_S: Final = 120.0
 """Seconds that an endpoint may ask to wait before the same request is sent again."""
+# Time-out, too many requests, and errors of the server that may pass; 529 is "overloaded".
 _BUSY: Final = (408, 429, 500, 502, 503, 504, 529)
+# Bytes, so that an endpoint that never ends fills no memory.
 _LARGEST_REPLY: Final = 16 * 2**20
 _LARGEST_ERROR: Final = 64 * 2**10
 Message = Mapping[str, Any]
@@ -58,6 +61,7 @@ class Endpoint:
             InputError: no such URL, one with credentials, or one that would show the key.
         """
         try:
+            # Without the trailing slash, as paths are appended.
             parsed = httpx.URL(url.strip().rstrip("/"))
         except (httpx.InvalidURL, TypeError) as error:
             message = f"the endpoint is no URL ({error}); an example: http://127.0.0.1:8080/v1"
@@ -82,7 +86,9 @@ class Endpoint:
             message = "the key has characters that no key has: check the variable it comes from"
             raise InputError(message)
         if key:
+            # From here on it is replaced wherever text is shown or written.
             remember(key)
+        # The whole address of the resource is accepted too: people copy it.
         path = parsed.path.rstrip("/").removesuffix("/chat/completions")
         return cls(parsed.copy_with(path=path or "/"), model, key, **options)
 
@@ -113,6 +119,7 @@ class Endpoint:
                         return
                     reason = self._refusal(response)
                     seconds = _wait_of(response, number)
+                # The response is closed before the wait, or its connection would stay open.
                 if number == TRIES - 1 or seconds > LONGEST_WAIT_S:
                     asks = f"; it asks to wait {seconds:.0f} s" if seconds > LONGEST_WAIT_S else ""
                     raise EndpointError(f"{reason}{asks}")  # noqa: EM102
@@ -120,6 +127,7 @@ class Endpoint:
 
     def _client(self) -> httpx.Client:
         return httpx.Client(
+            # No proxy and no .netrc of the environment.
             trust_env=False,
             follow_redirects=False,
             # Certificates alone are taken from the environment: SSL_CERT_FILE, SSL_CERT_DIR.
@@ -142,6 +150,7 @@ class Endpoint:
         if response.status_code != 200:
             raise EndpointError(self._refusal(response))
         assembly = Assembly()
+        # By what came, not by what was requested.
         streamed = response.headers.get("content-type", "").startswith("text/event-stream")
         try:
             if streamed:
@@ -216,6 +225,7 @@ def _events(response: httpx.Response) -> Iterator[str]:
 
 
 def _lines(response: httpx.Response) -> Iterator[str]:
+    # Lines are divided as bytes: a character of several bytes may be cut between two pieces.
     rest, size = b"", 0
     for piece in response.iter_bytes():
         size += len(piece)
@@ -254,6 +264,7 @@ def _wait_of(response: httpx.Response, number: int) -> float:
         seconds = float(said)
     except ValueError:
         seconds = math.nan
+    # Seconds, or else a date, as the header may have either.
     if not math.isnan(seconds):
         return max(seconds, 0.0)
     try:

@@ -68,6 +68,7 @@ class Assembly:
             raise EndpointError(message)
         if chunk.get("error"):
             raise EndpointError(f"the endpoint reports: {error_text(chunk)}")  # noqa: EM102
+        # The last that is sent counts: some endpoints repeat it, growing.
         usage = chunk.get("usage")
         if isinstance(usage, dict):
             self._usage = {k: v for k, v in usage.items() if isinstance(v, int)}
@@ -75,6 +76,7 @@ class Assembly:
         if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
             return  # the last chunk has the usage alone
         choice = choices[0]
+        # `delta` of a stream, `message` of a whole completion.
         part = choice.get("delta") or choice.get("message") or {}
         if isinstance(part, dict):
             text = part.get("content")
@@ -87,6 +89,7 @@ class Assembly:
             self._finish = choice["finish_reason"]
 
     def _take_call(self, place: int, call: Mapping[str, Any]) -> None:
+        # Some servers leave the number out, and send whole calls.
         index = call.get("index")
         key = index if isinstance(index, int) else place
         if key not in self._calls and len(self._calls) >= MOST_CALLS:
@@ -118,6 +121,7 @@ class Assembly:
                 identity += "_"
             taken.add(identity)
             calls.append(ToolCall(identity, partial.name, partial.arguments))
+        # A call that was cut could be valid JSON of something else than was meant.
         complete = () if cut or self._finish == "length" else tuple(calls)
         return Reply("".join(self._text), complete, self._finish, cut, self._usage)
 

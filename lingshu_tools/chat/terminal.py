@@ -29,6 +29,7 @@ class Terminal:
         if self._quiet:
             return
         self._held += part
+        # What may be the begin of the secret waits for the next part, which decides.
         kept = _begin_of(self._held, self._secret)
         shown, self._held = self._held[: len(self._held) - kept], self._held[-kept:] if kept else ""
         if shown:
@@ -70,5 +71,6 @@ class Terminal:
 
 def _begin_of(text: str, secret: str) -> int:
     """Return the length of the longest end of a text with which the secret begins."""
+    # The whole secret is replaced by `plain`.
     longest = min(len(text), len(secret) - 1)
     return next((n for n in range(longest, 0, -1) if secret.startswith(text[-n:])), 0)

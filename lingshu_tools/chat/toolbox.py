@@ -68,6 +68,7 @@ class Toolbox:
             LingshuError: the call is refused, or failed.
         """
         offered = [spec.name for spec in self.specs]
+        # A name that no tool has is refused by the dispatcher, with the nearest.
         if name in registry() and name not in offered:
             message = f"the tool {quoted(name)} is not offered here; there are {', '.join(offered)}"
             raise InputError(message)
@@ -116,6 +117,7 @@ class Toolbox:
             "type": "tool_result",
             "tool_use_id": _field(block, "id"),
             "content": json.dumps(answer, ensure_ascii=False),
+            # Anthropic's form tells the model that a call failed.
             "is_error": answer["status"] in ("error", "failed"),
         }
 

@@ -26,6 +26,7 @@ class Transcript:
         self._file = None
         if path is not None:
             private_folder(path.parent)
+            # O_EXCL: an existing file or link of that name is not written to.
             descriptor = open_private(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
             self._file = os.fdopen(descriptor, "w", encoding="utf-8")
 
@@ -42,6 +43,7 @@ class Transcript:
         moment = datetime.now(UTC).isoformat(timespec="milliseconds")
         line = _redacted({"time": moment, "kind": kind, **fields}, redactor())
         self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        # A chat that is killed keeps what was said.
         self._file.flush()
 
     def close(self) -> None:

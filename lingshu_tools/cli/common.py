@@ -191,8 +191,8 @@ def progress_bar(label: str, unit: str = "cells") -> Generator["Sink | None"]:
 
     with tqdm(desc=label, unit=f" {unit}", leave=False, file=sys.stderr) as bar:
 
-        def sink(interventions: int, total: int) -> None:
-            bar.total, bar.n = total, interventions
+        def sink(n_done: int, total: int) -> None:
+            bar.total, bar.n = total, n_done
             bar.refresh()
 
         yield sink

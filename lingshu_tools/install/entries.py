@@ -52,11 +52,14 @@ def with_entry(text: str, client: Client, name: str, server: Server) -> str:
     values = entry(client, server)
     if present is not None:
         _require_stdio(present, client, name)
+    # What the changed text must parse to. Whatever the editing of text does, it is compared.
     expected = deepcopy(before)
     _merge(expected, {client.key: {name: values}})
+    # Nothing to change: the file is not touched, and no copy is made.
     if expected == before:
         return text
     reasons: list[str] = []
+    # The change that leaves most of the text alone is tried first.
     for changes in _changes((client.key, name), present, values, expected):
         try:
             changed = text
@@ -97,6 +100,7 @@ def _changes(
 
 
 def _require_stdio(present: Any, client: Client, name: str) -> None:
+    # An entry that connects to an address is somebody's choice, not an old version of ours.
     kind = present.get("type", "stdio") if isinstance(present, dict) else None
     if kind != "stdio" or "url" in present or "httpUrl" in present:
         message = (

@@ -12,8 +12,10 @@ from typing import Any, NoReturn
 
 from lingshu_tools.errors import InputError, quoted
 
+# All but line ends, so that lines and columns of errors stay those of the text.
 _BLANK = re.compile(r"[^\r\n]")
 _SPACE = re.compile(r"[ \t\r\n]*")
+# Strings are matched first, so that // and commas inside them are left alone.
 _TOKEN = re.compile(r'"(?:[^"\\\r\n]|\\.)*"|//[^\r\n]*|/\*.*?\*/|,(?=[ \t\r\n]*[\]}])', re.DOTALL)
 _COMMENT = re.compile(r'"(?:[^"\\\r\n]|\\.)*"|//[^\r\n]*|/\*.*?\*/', re.DOTALL)
 
@@ -93,9 +95,11 @@ def with_member(text: str, path: Sequence[str], value: Any, *, comments: bool) -
         node = _object(blanked, start)
         place = node.place(key)
         if place is None:
+            # From the inside out: objects on the path that are missing.
             for missing in reversed(path[depth + 1 :]):
                 value = {missing: value}
             return _inserted(text, start, node, key, value)
+        # The member is there: its value alone is replaced.
         if depth == len(path) - 1:
             dumped = _dumped(text, value, _indent_at(text, place[0]))
             return text[: place[0]] + dumped + text[place[1] :]
@@ -135,12 +139,14 @@ def _inserted(text: str, start: int, node: _Object, key: str, value: Any) -> str
     outer = _indent_at(text, start)
     inner = outer + _unit(text)
     if node.members and "\n" in text[start : node.close]:
+        # As the last member has it; an object on one line has no indentation to follow.
         inner = _indent_at(text, node.members[-1][1]) or inner
     # Behind whatever stands last before the brace, a comment for instance.
     tail = len(text[: node.close].rstrip(" \t\r\n"))
     before = text[:tail]
     if node.members:
         last = node.members[-1][2]
+        # A trailing comma of JSON with comments is used, not doubled.
         if "," not in _without_comments(text[last:tail]):
             before = text[:last] + "," + text[last:tail]
     member = f"{json.dumps(key, ensure_ascii=False)}: {_dumped(text, value, inner)}"
@@ -161,6 +167,7 @@ def _dumped(text: str, value: Any, indent: str) -> str:
 
 
 def _unit(text: str) -> str:
+    # The first indented key tells the unit; two spaces where there is none.
     first = re.search(r'^([ \t]+)"', text, re.MULTILINE)
     return first[1] if first else "  "
 

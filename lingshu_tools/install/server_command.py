@@ -56,6 +56,7 @@ def this_server(*, home: Path | None, core: bool) -> Server:
     }
     if home is not None:
         env["LINGSHU_HOME"] = str(home.expanduser().absolute())
+    # Arguments of the server itself, whatever starts it.
     after = ["--tools", "core"] if core else []
     if _temporary(Path(sys.prefix)):
         uvx = shutil.which("uvx")
@@ -67,6 +68,7 @@ def this_server(*, home: Path | None, core: bool) -> Server:
             raise InputError(message)
         args = ["--from", _requirement(), "lingshu-mcp", *after]
         return Server(str(Path(uvx).absolute()), args, env, slow_start=True)
+    # The script of this very environment: one on PATH may be another version's.
     script = Path(sysconfig.get_path("scripts")) / "lingshu-mcp"
     if script.is_file():
         return Server(str(script), after, env)
@@ -75,6 +77,7 @@ def this_server(*, home: Path | None, core: bool) -> Server:
 
 
 def _temporary(prefix: Path) -> bool:
+    # pipx run keeps its environments in the cache too.
     return any(part.startswith(_TEMPORARY) for part in prefix.parts) or (
         "pipx" in prefix.parts and ".cache" in prefix.parts
     )
@@ -86,6 +89,7 @@ def _requirement() -> str:
         here = distribution("lingshu-tools")
     except PackageNotFoundError:
         return "lingshu-tools[all]"
+    # PEP 610: where a package was installed from, if not by name from an index.
     origin = here.read_text("direct_url.json")
     url = loads(origin).get("url", "") if origin else ""
     source = f" @ {url}" if url.startswith("file:") else f"=={here.version}"

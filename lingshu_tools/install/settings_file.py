@@ -45,6 +45,7 @@ class SettingsFile:
             InputError: a link, no regular file, another user's, too large, or not readable.
         """
         _refuse_links(base, path)
+        # Of a new file; that of an existing one is kept.
         mode = 0o644 if shared else 0o600
         try:
             descriptor = open_private(path, os.O_RDONLY)
@@ -55,6 +56,7 @@ class SettingsFile:
             raise InputError(message) from error
         with os.fdopen(descriptor, "rb") as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            # A byte more than is accepted tells that there is more.
             content = file.read(LARGEST + 1)
         if len(content) > LARGEST:
             message = f"{path} has more than {LARGEST:,} bytes, which no settings file has"
@@ -83,11 +85,13 @@ class SettingsFile:
         mark = _BOM if (self.content or b"").startswith(_BOM.encode()) else ""
         try:
             _make_folders(self.base, self.path.parent, 0o755 if self.shared else 0o700)
+            # The client may have written while a person was asked.
             now = SettingsFile.read(self.base, self.path, shared=self.shared)
             if now.content != self.content:
                 message = f"{self.path} was changed by another program meanwhile: run this again"
                 raise InputError(message)
             kept = None if self.content is None else self._keep(self.content)
+            # A new file in its place by one rename: a client never reads half of it.
             write_durably(self.path, (mark + text).encode())
             set_mode(self.path, self.mode)
         except OSError as error:
@@ -114,6 +118,7 @@ class SettingsFile:
 
 def _refuse_links(base: Path, path: Path) -> None:
     """Refuse links and folders of other users below `base`, down to the file."""
+    # The base itself may be a link: the user named it.
     place = base
     for part in path.relative_to(base).parts:
         place /= part

@@ -15,6 +15,7 @@ from lingshu_tools.errors import InputError
 
 Path = tuple[str, ...]
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
+# A bare key, a basic string or a literal string.
 _PART = r"""(?:[A-Za-z0-9_-]+|"(?:[^"\\\n]|\\.)*"|'[^'\n]*')"""
 _KEYS = re.compile(rf"[ \t]*\[{{0,2}}[ \t]*({_PART}(?:[ \t]*\.[ \t]*{_PART})*)")
 
@@ -57,6 +58,7 @@ def with_value(text: str, path: Sequence[str], value: Any) -> str:
     statements = list(_statements(lines))
     for each in statements:
         if not each.header and each.path == wanted:
+            # Indentation and the table that the key is written below stay.
             indent = re.match(r"[ \t]*", lines[each.start])
             key = ".".join(_key(part) for part in wanted[len(each.table) :])
             start = indent[0] if indent else ""
@@ -67,6 +69,7 @@ def with_value(text: str, path: Sequence[str], value: Any) -> str:
     headers = [s for s in statements if s.header and s.path == wanted[:-1]]
     if not beside and not headers:
         return _appended(text, newline, wanted, value)
+    # The last of them, so that the order of the others stays.
     last = (beside or headers)[-1]
     if not lines[last.end - 1].endswith("\n"):
         lines[last.end - 1] += newline
@@ -103,6 +106,7 @@ def _statements(lines: Sequence[str]) -> Iterator[_Statement]:
 
 
 def _whole(lines: Sequence[str], start: int) -> int:
+    # The fewest lines that tomllib accepts: strings and arrays may go over several.
     for end in range(start + 1, len(lines) + 1):
         try:
             tomllib.loads("".join(lines[start:end]))
@@ -117,6 +121,7 @@ def _chain(statement: str) -> Iterator[str]:
     """Yield the keys in front of a statement's value, or in a header."""
     match = _KEYS.match(statement)
     keys = match[1] if match else ""
+    # tomllib reads the keys, quotes and escapes included.
     node: Any = tomllib.loads(f"{keys} = 0")
     while isinstance(node, dict):
         [(key, node)] = node.items()
