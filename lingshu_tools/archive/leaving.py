@@ -134,7 +134,7 @@ def _check(copy: Ledger, head: Head, sizes: dict[str, int], progress: Progress |
 
 
 def _add(archive: zipfile.ZipFile, name: str, chunks: Chunks) -> None:
-    # The first date that a zip can have, and Unix as the system: no entry depends on day or machine.
+    # The first date that a zip can have, and Unix: no entry depends on the day or the machine.
     info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
     info.create_system = 3
     info.external_attr = (stat.S_IFREG | 0o644) << 16

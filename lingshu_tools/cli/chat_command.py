@@ -74,9 +74,11 @@ def chat(
         message = f"{missing} is needed: there is no default, and no other host is contacted"
         raise click.UsageError(message)
     key = os.environ.get(key_env)
+    # Named on purpose, so its absence is a mistake; the default may be unset for a local server.
     if key_env != KEY_VARIABLE and not key:
         message = f"the environment has no {key_env}"
         raise click.UsageError(message)
+    # With --json standard output has the object alone, so nothing of the chat is shown.
     terminal = Terminal(secret=key, quiet=settings().as_json)
     place = Endpoint.parse(endpoint, model, key, timeout_s=timeout, pause=_pausing(terminal))
     app = AgentApp(settings().home, door="cli")
@@ -90,6 +92,7 @@ def chat(
         else:
             _talk(assistant, place)
     except EndpointError:
+        # The transcript says how far the chat came.
         if transcript.path:
             terminal.note(f"transcript: {transcript.path}")
         raise
@@ -126,6 +129,7 @@ def _talk(assistant: Assistant, endpoint: Endpoint) -> None:
         try:
             assistant.ask(question)
         except EndpointError as error:
+            # From a pipe nobody can ask again: the command fails.
             if not sys.stdin.isatty():
                 raise
             click.echo(f"Error: {error}", err=True)
@@ -141,6 +145,7 @@ def _line() -> str:
     """
     if sys.stdin.isatty():
         click.echo("> ", nl=False, err=True)
+    # Not input(), whose prompt goes to standard output, where the replies are.
     line = sys.stdin.readline()
     if not line:
         raise EOFError

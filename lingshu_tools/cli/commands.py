@@ -58,6 +58,7 @@ def call_tool(ctx: click.Context, tool: str, arguments: str) -> None:
     from lingshu_tools.errors import LingshuError
 
     try:
+        # Inside the try: a text that is no JSON is an error of the call, printed as one.
         given = read_json(arguments)
         with progress_bar(tool) as sink, reporting(sink):
             result = call(open_app(), tool, given)
@@ -94,6 +95,7 @@ def _json_bytes(text: str) -> bytes:
             message = "standard input is closed"
             raise OSError(message)
         return sys.stdin.buffer.read()
+    # fsencode: the bytes of the argument as the shell passed them.
     return Path(text[1:]).read_bytes() if text[:1] == "@" else os.fsencode(text)
 
 
@@ -123,6 +125,7 @@ _passes_on(
 @with_home
 def demo(record: Path | None) -> None:
     """Ask a real question through the real server, and replay the answer."""
+    # A demonstration must not write into the ledger of a person's work.
     if settings().home is None:
         settings().home = Path("demo-home").absolute()
     become("lingshu_mcp.demo", ["--record", str(record)] if record else [], extra="mcp")

@@ -26,8 +26,10 @@ if TYPE_CHECKING:
     from lingshu_tools.calls.results import Result
 
 F = TypeVar("F", bound=Callable[..., Any])
+# For commands whose options another program reads, `--help` among them.
 PASS_ON: dict[str, Any] = {"ignore_unknown_options": True, "help_option_names": []}
 UNFINISHED = ("queued", "running", "interrupted")
+# The longest wait of a call; longer work is followed call by call.
 WAIT_S = 45
 
 
@@ -41,6 +43,7 @@ class Settings:
 
 def settings() -> Settings:
     """Return the settings of the command line being run."""
+    # Of the root: options may stand before and after the name of a command.
     return click.get_current_context().find_root().ensure_object(Settings)
 
 
@@ -84,6 +87,7 @@ def _short_errors() -> Generator[None]:
     except click.ClickException as error:
         from lingshu_tools.errors import bounded
 
+        # click's classes build their text from this attribute when they are shown.
         vars(error)["message"] = bounded(error.message)
         raise
     except OSError as error:
@@ -118,6 +122,7 @@ class Shell(click.Group):
         """Run the program; what it prints has no secrets, and fits the terminal."""
         from lingshu_model.system.redaction import protect_streams
 
+        # Before anything is printed or started: PATH may have the folder of the call in it.
         prepare_streams()
         drop_working_folder()
         with protect_streams():
@@ -130,9 +135,12 @@ class Shell(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; a library error exits with 1."""
+        # Imported when a command runs, as --help does not need it.
         from lingshu_tools.errors import LingshuError
 
         try:
+            # The inner makes a damaged checkpoint an InputError; the outer takes what the system or
+            # click raises.
             with _short_errors(), _checkpoint_errors():
                 return super().invoke(ctx)
         except LingshuError as error:
@@ -184,6 +192,7 @@ def call_and_wait(app: "App", tool: str, arguments: dict[str, Any]) -> "Result":
 @contextmanager
 def progress_bar(label: str, unit: str = "cells") -> Generator["Sink | None"]:
     """Give a sink that draws a bar on a terminal's stderr, or None where there is no terminal."""
+    # A bar in a log file is thousands of lines.
     if not sys.stderr.isatty():
         yield None
         return
@@ -211,6 +220,7 @@ def become(
     Raises:
         click.ClickException: a package of the extra is missing; the pip command is given.
     """
+    # A package that tells whether the extra is installed.
     needed = {"model": "torch", "mcp": "mcp", "data": "anndata"}[extra]
     if find_spec(needed) is None:
         message = f"this needs {needed!r}: pip install 'lingshu-tools[{extra}]'"
@@ -218,8 +228,10 @@ def become(
     home = settings().home
     environ = {name: value for name, value in os.environ.items() if name not in without}
     if home:
+        # The new process has its own command line: the home goes by the environment.
         environ["LINGSHU_HOME"] = str(home)
     if encoding := encoding_for_child():
         environ["PYTHONIOENCODING"] = encoding
+    # Ctrl-C between here and the new program would end with a traceback of its imports.
     interrupts.hold()
     replace_this_process(["-m", module, *arguments], environ)

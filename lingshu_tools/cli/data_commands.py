@@ -24,6 +24,7 @@ def data() -> None:
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def inspect(arguments: tuple[str, ...]) -> None:
     """Show what an h5ad file holds and what is wrong with it (see `data inspect --help`)."""
+    # `--json` before the command was taken by the root; it is passed on.
     as_json = ("--json",) if settings().as_json and "--json" not in arguments else ()
     become("lingshu_model.train.inspect", (*arguments, *as_json), extra="data")
 

@@ -63,6 +63,7 @@ def run(arguments: tuple[str, ...]) -> None:
     """Be the engine, in the foreground (see `engine run --help`)."""
     from lingshu_tools.ledger import default_home
 
+    # Given after `run`, it is the engine's option and wins.
     given = any(a == "--home" or a.startswith("--home=") for a in arguments)
     home = () if given else ("--home", str(settings().home or default_home()))
     become("lingshu_model.engine", (*home, *arguments), extra="model")

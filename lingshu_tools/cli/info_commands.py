@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lingshu_tools.app import App
     from lingshu_tools.calls.registry import ToolSpec
 
+# The longest wait for a locked database.
 _LEDGER_S = 5.0
 PACKAGES = ("lingshu-tools", "numpy", "pydantic", "sqlalchemy", "httpx", "mcp", "torch")
 
@@ -114,6 +115,7 @@ def _sqlite() -> str:
 
 
 def _free(home: Path) -> str:
+    # The home may not exist yet: the disk is that of its nearest folder.
     there = next(each for each in (home, *home.parents) if each.is_dir())
     return f"{shutil.disk_usage(there).free / 1e9:.1f} GB"
 
@@ -162,6 +164,7 @@ def _home_ledger(app: "App") -> dict[str, Any]:
     said = {"database": str(database), "journal": f"{journal.mode}: {journal.reason}"}
     if not database.is_file():
         return {**said, "head": "none yet; the first experiment makes the file"}
+    # Read-only: looking must neither create nor migrate anything.
     ledger = Ledger.open_read_only(database)
     old = "" if ledger.schema == HEAD else f"; `lingshu ledger migrate` brings it to {HEAD}"
     return {**said, "schema": ledger.schema + old, "head": str(ledger.head())}
@@ -193,6 +196,7 @@ def _intact(app: "App", name: str) -> str:
 
     try:
         checkpoint = app.catalogue.load(name)
+        # Every file that the digest covers is hashed, weights too.
         for file in checkpoint.pinned:
             checkpoint.verify_file(file)
     except CheckpointError as error:

@@ -10,7 +10,9 @@ import click
 
 from lingshu_tools.cli.common import common, echo_json, settings
 
+# Repeated here, so that --help imports nothing of `install`.
 _NAMES = ("claude-code", "claude-desktop", "cursor", "vscode", "codex", "gemini")
+# Names that every client takes as a key, and TOML without quotes.
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,63}")
 
 
@@ -57,6 +59,7 @@ def install(
     server = this_server(home=settings().home, core=tools == "core")
     snippet = printed(kind, name, server)
     base, path = kind.file(project)
+    # The snippet alone on standard output, so that it can be piped.
     if only_print:
         click.echo(snippet, nl=False)
         click.echo(f"for {path}", err=True)
@@ -82,6 +85,7 @@ def _agree(snippet: str, path: Path, *, exists: bool, yes: bool) -> None:
         return
     from lingshu_tools.errors import InputError
 
+    # Nobody can be asked, and writing into a settings file without consent is no default.
     if settings().as_json or not sys.stdin.isatty():
         message = f"nothing was written: --yes is needed to write {path} without being asked"
         raise InputError(message)

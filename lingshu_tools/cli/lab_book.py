@@ -45,6 +45,7 @@ def page(app: App, name: str) -> str:
         NotFoundError: there is none of that id here or in the reference ledger.
     """
     lines = _screen_page(app, name) if is_screen(name) else _experiment_page(app, name)
+    # At the end, over the whole page: any part may come from a ledger of somebody else.
     return plain("\n".join(lines))
 
 
@@ -96,6 +97,8 @@ def _call_lines(row: Experiment, tags: Sequence[str]) -> list[str]:
             "tags": ", ".join(tags) or None,
             "replay of": origin,
             "in place of": replaces(row),
+            # A parent is a screen, a replayed or a replaced experiment; the last two have lines of
+            # their own.
             "part of": row.parent if row.parent not in (origin, replaces(row)) else None,
         }
     )
@@ -113,6 +116,7 @@ def _chosen(values: Mapping[str, Any], names: Iterable[str]) -> str:
 
 def _came_out(result: Result | str, outcome: Outcome | None) -> list[str]:
     if isinstance(result, str):
+        # What the row itself keeps, where the checkpoint is not here.
         kept = ((outcome and outcome.result) or {}).get("kept", [])[:ROWS]
         return [*_wrapped(result), *(f"{row['gene']}  {row['value']:+.3g}" for row in kept)]
     lines = _wrapped(result.summary)

@@ -71,6 +71,7 @@ def show_(experiment_id: str, database: Path | None) -> None:
     from lingshu_tools.calls.dispatcher import call
     from lingshu_tools.experiments.lookup import is_screen
 
+    # A screen has no provenance of its own.
     detail = "summary" if is_screen(experiment_id) else "provenance"
     show(call(app, "get_experiment", {"id": experiment_id, "detail": detail, "wait_s": 0}))
 
@@ -228,6 +229,7 @@ def _to_audit(database: Path | None) -> "Reading":
         return _app(database).ledger
     except SchemaError:
         home = open_app().home if database is None else database.parent
+        # A file that was named wins over the server that the environment names.
         url = None if database else os.environ.get("LINGSHU_LEDGER")
         address = url or str((database or home / "experiments.db").absolute())
         return Reading.open_for_audit(backend_of(address, writable=False), home)

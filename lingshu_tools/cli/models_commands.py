@@ -86,6 +86,7 @@ def pack(name: str, out: Path | None) -> None:
     from lingshu_tools import training
 
     checkpoint = _find(name)
+    # Beside the caller, not in the home: it is meant to be passed on.
     path = training.pack(checkpoint, out or Path(f"{name}{PACK}"))
     real = training.holds_training_cells(checkpoint)
     if real:
@@ -111,6 +112,7 @@ def remove(name: str, *, yes: bool) -> None:
     from lingshu_tools import training
 
     if not yes:
+        # A script must say that it means it.
         if not sys.stdin.isatty():
             message = f"say --yes to remove {name!r}: nobody can be asked here"
             raise click.UsageError(message)
@@ -137,6 +139,7 @@ def _list() -> None:
 
     app = open_app()
     rows = [_row(each) for each in kept(app.home, app.catalogue)]
+    # On standard error: a list that is piped has usable checkpoints alone.
     for name, reason in damaged(app.catalogue).items():
         click.echo(f"{name} cannot be used: {reason}", err=True)
     if settings().as_json:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lingshu_tools.calls.results import Result
     from lingshu_tools.execution.replay_many import Tally
 
+# Lines of each list on a terminal; --json has all.
 _SHOWN = 20
 _PERCENT = re.compile(r"(\d+(?:\.\d+)?) ?%")
 
@@ -70,6 +71,7 @@ def replay(
     Of many, those that have a verdict under the numerics profile of today's engine are not run
     again, so that an ended run goes on where it was.
     """
+    # Exactly one of the three ways.
     if (experiment_id is not None) + every + (share is not None) != 1:
         message = "name one experiment or screen, or say --all, or --sample 1%"
         raise click.UsageError(message)
@@ -95,6 +97,7 @@ def replay(
         # One that was waited for is shown as the experiment that it is, with its verdict beside.
         later = getattr(result, "replay", None)
         show(result, later and verdict_sentence(later.of, later.verdict, later.differs))
+    # No verdict counts as a failure: nothing was proved.
     ctx.exit(0 if verdict_of(result) in ("exact", "same_kind", "equivalent") else 1)
 
 
@@ -105,6 +108,7 @@ def _screen(app: "App", screen_id: str) -> "Result":
 
     with progress_bar("replay") as sink, reporting(sink):
         while True:
+            # The same call goes on with the replay, so it is repeated until nothing is under way.
             arguments = {"id": screen_id, "wait_s": WAIT_S, "limit": 2000}
             result = call(app, "replay_experiment", arguments)
             if result.status not in ("queued", "running"):
@@ -113,6 +117,7 @@ def _screen(app: "App", screen_id: str) -> "Result":
 
 def verdict_of(result: Any) -> str | None:
     """Return the verdict of a replay, whether it was waited for or asked for later."""
+    # get_experiment has the verdict in `replay`, replay_experiment at the top.
     replay = getattr(result, "replay", result)
     return getattr(replay, "verdict", None)
 

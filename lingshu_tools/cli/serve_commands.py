@@ -6,6 +6,7 @@ import click
 
 from lingshu_tools.cli.common import become, common, echo_json, settings, with_home
 
+# Limits of a new token: calls that wait, and cells queued, at a time.
 MAX_CALLS = 64
 MAX_CELLS = 1_000_000
 
@@ -33,6 +34,7 @@ def serve(
     """Serve the tools to an MCP client (stdio; the same as `lingshu-mcp`)."""
     if ctx.invoked_subcommand is not None:
         return
+    # Defaults are left to the server, which has them in one place.
     arguments = ["--http", http] if http else []
     arguments += ["--no-token"] if no_token else []
     arguments += ["--tools", tools] if tools != "all" else []
@@ -79,6 +81,7 @@ def add(name: str, max_calls: int, max_cells: int) -> None:
 @common
 def list_tokens() -> None:
     """Show the names and limits of all tokens."""
+    # The digest of a token is of no use to a reader.
     rows = [token.model_dump(exclude={"digest"}) for token in _tokens().all()]
     if settings().as_json:
         echo_json({"status": "succeeded", "tokens": rows})

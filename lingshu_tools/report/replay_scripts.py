@@ -15,7 +15,7 @@ from lingshu_tools.experiments.sampling_options import Sampling, default_samplin
 from lingshu_tools.ledger import digest_json
 from lingshu_tools.report.experiment_views import Shown
 
-# Steps and guidance are not arguments of the call: they follow from the checkpoint.
+# Of every request; steps, guidance and clamp only where they are not what the call would choose.
 _ARGUMENTS = ("checkpoint", "context", "interventions", "n_cells", "seed", "first_cell")
 # An identifier, so that the template is valid Python by itself.
 _HERE = "RECORD_STANDS_HERE"

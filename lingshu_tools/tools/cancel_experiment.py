@@ -33,8 +33,10 @@ def cancel_experiment(app: App, arguments: CancelExperiment) -> Pending[CancelRe
     """Return what was stopped, after waiting briefly for a living worker to stop."""
     experiments = _experiments(app, arguments.id)
     ids = [experiment.id for experiment in experiments]
+    # Before cancelling: what had ended by then was not stopped by this call.
     sealed = app.ledger.sealed(ids)
     stopping = [i for i in ids if i not in sealed]
+    # Those that have ended too: the engine may still have work of them.
     trouble = cancel_all(app, experiments)
     return Pending(
         name=arguments.id,
@@ -54,6 +56,7 @@ def _result(
     screen = is_screen(name)
     caveats = [f"The engine could not be told, and may work on: {trouble}"] if trouble else []
     return CancelResult(
+        # A worker stops between two sampling steps, perhaps after this answer.
         status="running" if late else "cancelled" if stopped else "succeeded",
         summary=_summary(name, len(stopped), kept, len(late)),
         caveats=caveats,
@@ -81,6 +84,7 @@ def _experiments(app: App, name: str) -> list[Experiment]:
         ledger, screen = locate_screen(app, name)
         candidates = candidates_of(ledger, screen.id)
         replays = unfinished_replays(app, [e.id for e in candidates])
+        # Candidates of a read-only ledger ended long ago; their replays are of this home.
         experiments = replays if ledger.read_only else [*candidates, *replays]
     else:
         ledger, experiment = locate(app, name)

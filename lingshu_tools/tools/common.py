@@ -62,9 +62,11 @@ class InterventionArgument(Arguments):
         return Intervention(kind=self.kind, target=self.target, dose=self.dose)
 
 
+# Arguments that several tools have, each with one published description.
 CheckpointName = Annotated[str | None, Field(max_length=100, description="Default: the only one")]
 ContextArgument = Annotated[
     dict[str, str] | None,
+    # Accepted in several forms, shown and published in one.
     BeforeValidator(context_map),
     PlainSerializer(context_fields, when_used="json-unless-none"),
     WithJsonSchema(CONTEXT_SCHEMA),
@@ -76,6 +78,7 @@ NCells = Annotated[
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED, description="Equal seeds give equal cells")]
 FirstCell = Annotated[
     int,
+    # Streams are numbered by cell: a series may be continued for long.
     Field(ge=0, le=2**40, description="First cell, to continue a series"),
 ]
 WaitS = Annotated[
@@ -172,9 +175,11 @@ def begin_experiment(
     Raises:
         CostError: its estimate is above what the call may take.
     """
+    # Cost, then space, then the row: nothing is recorded of a call that is refused.
     seconds = design_cost(design).seconds
     require_affordable(app, design.tool, arguments, arguments.max_seconds, seconds)
     require_free_space(app, design)
+    # The same call after a cancellation begins another experiment, which names the old one.
     row = repeated(app, new_experiment(app, design))
     experiment = app.ledger.begin(row, tags=arguments.tags)
     app.runner.launch([experiment.id])
@@ -182,6 +187,7 @@ def begin_experiment(
         name=experiment.id,
         ids=[experiment.id],
         wait_s=arguments.wait_s,
+        # Read anew: by then it may have ended, or been cancelled by somebody else.
         finish=lambda: show(shown(app, experiment.id)),
     )
 
@@ -194,9 +200,11 @@ def require_affordable(
     Raises:
         CostError: with the estimate and the call that would be accepted.
     """
+    # A limit of the call replaces that of the door.
     most = app.ask_above_s if limit is None else limit
     if most is None or seconds is None or seconds <= most:
         return
+    # Rounded up, so that the call that is shown would be accepted.
     enough = math.ceil(seconds)
     call = printed(tool, arguments, max_seconds=enough) or f"The same with max_seconds={enough}"
     which = "which needs max_seconds" if limit is None else f"more than max_seconds={limit:g}"
@@ -234,6 +242,7 @@ def run_text(tool: str, arguments: Arguments) -> str:
 
 def printed(tool: str, arguments: Arguments, **changed: Any) -> str | None:
     """Return a call as it was made, with some arguments changed; None where it is too long."""
+    # As it was made: defaults are not spelled out.
     given = arguments.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude_none=True)
     whole = {name: value for name, value in (given | changed).items() if value is not None}
     text = call_text(tool, **whole)

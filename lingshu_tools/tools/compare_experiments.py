@@ -44,6 +44,7 @@ _GENES, _FEW = 4, 2
 """Genes of a concise result: of two or three experiments, and of more."""
 _TOKENS, _TOKENS_OF_MANY = 2_000, 900
 """What the genes of a detailed result may take."""
+# Genes that a sentence names.
 _NAMED = 3
 INDEPENDENT = (
     "effects are taken as independent; those of one context share control cells, so their "
@@ -102,11 +103,13 @@ def compare_experiments(app: App, arguments: CompareExperiments) -> CompareResul
     """
     sides = compared_sides(app, arguments.ids)
     comparison = Comparison(sides)
+    # Positions in the comparison's genes, in the order in which they are shown.
     rows = _rows(comparison, arguments)
     limit = arguments.limit or _limit(arguments, len(sides))
     chosen = rows[arguments.offset : arguments.offset + limit]
     detailed = arguments.detail == "detailed"
     genes = gene_views(comparison, chosen)
+    # Only where a model reads the result: a program has no limit of tokens.
     if app.door != "python":
         tokens = _TOKENS if len(sides) <= MANY else _TOKENS_OF_MANY
         genes = fitting(genes, detailed=detailed, tokens=tokens)
@@ -154,6 +157,7 @@ def _records(app: App, ids: Sequence[str]) -> list[Shown]:
         raise InputError(message)
     records = [shown(app, i) for i in ids]
     kinds = {record.experiment.tool for record in records}
+    # Other tools have no paired control, so no effect.
     if kinds != {"perturb_cells"}:
         which = ", ".join(f"{r.experiment.id} is of {r.experiment.tool}" for r in records)
         problem = "are of different tools" if len(kinds) > 1 else "have no effect to compare"
@@ -183,6 +187,7 @@ def _rows(comparison: Comparison, arguments: CompareExperiments) -> list[int]:
             "out"
         )
         raise InputError(message)
+    # By the names of the first checkpoint; all panels are matched by symbol.
     names = resolve_genes(comparison.sides[0].design.checkpoint, arguments.genes)
     elsewhere = [name for name in names if name not in comparison.genes]
     if elsewhere:
@@ -194,6 +199,7 @@ def _rows(comparison: Comparison, arguments: CompareExperiments) -> list[int]:
 def _limit(arguments: CompareExperiments, n_sides: int) -> int:
     if arguments.detail == "detailed":
         return MAX_ROWS
+    # Genes that are named are all shown.
     return max(_GENES if n_sides < MANY else _FEW, len(arguments.genes or ()))
 
 
@@ -225,6 +231,7 @@ def _different(comparison: Comparison) -> str:
     if not number:
         return "No gene's difference is supported (lfsr <= 0.05)."
     order = [g for g in comparison.order("different") if comparison.different[g]]
+    # Of several experiments the difference of the one that differs most.
     gaps = {g: comparison.differences[comparison.other(g) - 1] for g in order}
     means = {g: float(d.mean[g]) for g, d in gaps.items() if d is not None}
     largest = sorted(means, key=lambda g: -abs(means[g]))[:_NAMED]
@@ -247,6 +254,7 @@ def _caveats(comparison: Comparison) -> list[str]:
     if any(comparison.differences):
         caveats.append(INDEPENDENT)
     questions = [side.question for side in sides]
+    # Seeds and numbers of cells are compared like that.
     if any(q == questions[0] for q in questions[1:]):
         caveats.append(
             "experiments of the same checkpoint, context and perturbation have one posterior: "
@@ -284,6 +292,7 @@ def _truncated(arguments: CompareExperiments, n_shown: int, total: int) -> Trunc
     if n_shown >= total:
         return None
     after = arguments.offset + n_shown
+    # At the end it leads back to the first page.
     more = _again(arguments, offset=after if after < total else 0)
     return Truncated(shown=n_shown, total=total, how_to_get_more=f"{more} shows more genes")
 

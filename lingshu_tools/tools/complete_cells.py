@@ -81,9 +81,11 @@ def complete_cells(app: App, arguments: CompleteCells) -> CompleteResult | Pendi
     named = resolve_context(checkpoint, arguments.context) if arguments.context else None
     clamped = resolve_clamp(checkpoint, arguments.clamp)
     cells = read_or_state(app, arguments, checkpoint, most=MOST_COMPLETED)
+    # The file is read in the background; the same call goes on with it.
     if not isinstance(cells, ReadCells):
         fields = waiting_fields(app, "complete_cells", arguments, cells)
         return CompleteResult(**fields, context=named or {}, n_cells=arguments.n_cells)
+    # Without a name the trained context whose control cells are most similar.
     context = named or next(iter(nearest_contexts(cells, checkpoint, 1)), None)
     if context is None:
         message = f"{checkpoint.name} has no context with control cells to complete cells of"
@@ -125,6 +127,7 @@ def _succeeded(record: Shown, limit: int, offset: int) -> dict[str, Any]:
     result, design = record.result, record.design
     kept = result["kept"]
     rows = kept[offset : offset + limit]
+    # log1p_cp10k of training cells by symbol, beside the drawn means.
     trained: dict[str, float] = {}
     if (row := seen_row(design)) is not None:
         means = design.checkpoint.reference["mean_log1p_cp10k"][row]

@@ -16,6 +16,7 @@ FORMS: Final = (
     'a list of {field, value} objects, e.g. [{"field": "cell_line", "value": "THP-1"}]; '
     'a map {"cell_line": "THP-1"} or the line "cell_line=THP-1" is accepted too'
 )
+# A comma ends a value only if a field and = follow: values may hold commas.
 _NEXT_FIELD = re.compile(r",\s*(?=[^,=\s]{1,100}=)")
 
 
@@ -27,6 +28,7 @@ def context_map(given: Any) -> Any:
     """
     if isinstance(given, str):
         return _from_line(given)
+    # Other values go to pydantic, whose text says what was expected.
     return _from_list(given) if isinstance(given, list) else given
 
 
@@ -52,6 +54,7 @@ def _from_list(items: list[Any]) -> dict[str, str]:
 def _unique(fields: list[tuple[Any, Any]]) -> dict[str, Any]:
     if not all(isinstance(field, str) for field, _ in fields):
         raise ValueError(FORMS)
+    # A map would keep the last of them in silence.
     if len({field for field, _ in fields}) < len(fields):
         message = f"{FORMS}. Here a field is named twice"
         raise ValueError(message)

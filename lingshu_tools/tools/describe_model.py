@@ -173,6 +173,7 @@ def describe_model(app: App, arguments: DescribeModel) -> DescribeResult:
 
 def _cut(views: list[ModelView], arguments: DescribeModel) -> Truncated | None:
     """Return which list has the most rows left, and the call that shows them."""
+    # By what is left, so that the page advances the list that is farthest behind.
     left = [
         (total - arguments.offset - shown, shown, total, view.name)
         for view in views
@@ -185,6 +186,7 @@ def _cut(views: list[ModelView], arguments: DescribeModel) -> Truncated | None:
     rest, shown, total, name = max(left, default=(0, 0, 0, ""))
     if rest <= 0:
         return None
+    # A list of which nothing was shown begins at the same offset.
     offset = arguments.offset + arguments.rows if shown else arguments.offset
     form = {"detail": "detailed"} if arguments.detail == "detailed" else {"limit": _ROWS}
     more = call_text("describe_model", checkpoint=name, offset=offset, **form)
@@ -207,6 +209,8 @@ def _readable(app: App) -> tuple[list[Checkpoint], list[str]]:
     for name in app.catalogue.names():
         try:
             checkpoint = resolve_checkpoint(app, name)
+            # Reading now finds what is damaged: it becomes a caveat, and the others are still
+            # described.
             _view(
                 checkpoint, DescribeModel(), alone=True
             )  # reads all of its files that are not weights
@@ -232,6 +236,7 @@ def _view(checkpoint: Checkpoint, arguments: DescribeModel, *, alone: bool) -> M
     rows = slice(arguments.offset, arguments.offset + arguments.rows)
     each = of_each(checkpoint)
     seen = checkpoint.targets
+    # From what the checkpoint knows best to what it knows least.
     tiers = ("seen", "seen_elsewhere", "combination_of_seen", "unseen")
     views = {tier: evidence_view(checkpoint, tier) for tier in tiers}
     default = default_sampling(checkpoint)
@@ -252,12 +257,14 @@ def _view(checkpoint: Checkpoint, arguments: DescribeModel, *, alone: bool) -> M
         n_training_cells=sum(_cells_seen(checkpoint)),
         steps=default.steps,
         guidance=default.guidance,
+        # Of two arms, within the counts that one experiment may have.
         max_cells_per_experiment=min(MAX_CELLS, MAX_COUNTS // (2 * len(checkpoint.panel))),
         seconds_per_cell=cost.seconds,
         cost_basis=cost.basis,
         evidence=[view for view in views.values() if view],
         tiers_without_evidence=[tier for tier, view in views.items() if view is None],
         n_held_out=len(each),
+        # Of several checkpoints the rows would fill the answer.
         held_out=[_row(checkpoint, *e) for e in each[rows]] if alone else [],
     )
 
@@ -301,6 +308,7 @@ def _engine(app: App) -> EngineState:
     if info is None:
         return EngineState(state="not running; the first simulation starts it")
     state = "running"
+    # Described, not replaced: this call starts nothing and ends nothing.
     if (info.version, info.protocol) != (__version__, PROTOCOL):
         state = f"running lingshu {info.version}, which is replaced once it has no work left"
     return EngineState(

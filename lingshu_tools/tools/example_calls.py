@@ -28,6 +28,7 @@ def example(app: "App", tool: str, arguments: Mapping[str, Any]) -> str | None:
         arguments: of the call that was refused; a checkpoint that they name is kept.
     """
     wanted = arguments.get("checkpoint")
+    # An error text is shown without an example if none can be had in time.
     with suppress(LingshuError, CheckpointError, OSError, StopIteration), time_limit(_READ_S):
         match tool:
             case "find_genes":
@@ -97,6 +98,7 @@ def perturbation_call(checkpoint: Checkpoint, genes: Collection[str] | None = No
     Returns:
         None where no single intervention on any of them was trained.
     """
+    # Without regard to case, as names of targets are resolved.
     allowed = None if genes is None else {name.casefold() for name in genes}
     for entry in checkpoint.config["seen"]:
         match entry["interventions"]:

@@ -80,10 +80,12 @@ def export_experiment(
         return ExportResult(**_subject(app, arguments.id) | _script(app, arguments))
     request = f"{arguments.id} {arguments.format}"
     kind: Kind = "export" if arguments.format == "h5ad" else "table"
+    # A child that works at the same request is joined, before the ledger is read again.
     work = app.children.join(kind, request)
     if work is None:
         records = _finished(app, arguments.id, arguments.format)
         job = (_h5ad if kind == "export" else _csv)(app, arguments.id, records)
+        # Kept with the answer, which a later call reads, perhaps of another process.
         facts = {
             "caveats": _missing(app, arguments.id, records),
             "tool": records[0].experiment.tool,
@@ -99,6 +101,7 @@ def export_experiment(
 
 def _result(app: App, arguments: ExportExperiment, work: Answer | Work) -> ExportResult:
     fields = _written(arguments, app.children.result(work))
+    # Later fields win: those of the file replace the state of the experiment.
     return ExportResult(**_subject(app, arguments.id) | fields)
 
 
@@ -115,6 +118,7 @@ def _written(request: ExportExperiment, written: Answer | State) -> dict[str, An
         arguments = request.model_dump(exclude={"wait_s"})
         what = f"The {request.format} file of {request.id}"
         return unfinished("export_experiment", what, written, arguments)
+    # A child of this kind writes exactly one file.
     ((suffix, path),) = written.paths.items()
     words = _h5ad_words if suffix == "h5ad" else _csv_words
     return {
@@ -158,6 +162,7 @@ def _part(app: App, record: Shown) -> dict[str, Any]:
         "id": record.experiment.id,
         "tool": record.experiment.tool,
         "request": dict(record.experiment.request),
+        # The child process has no catalogue: it reads the folder.
         "checkpoint": str(record.design.checkpoint.path.absolute()),
         "home": str(app.home.absolute()),
         "file": str(file.absolute()),
@@ -181,6 +186,7 @@ def _cells_too(name: str, records: Sequence[Shown]) -> str:
     if tool == "score_cells":
         return call_text("get_experiment", id=name)
     roles = ("cells",) if tool in NUMBERS else ("control", "perturbed")
+    # A step that is named must be possible.
     fits = sum(record.design.total_cells for record in records) <= MAX_CELLS
     if fits and all(record.stored(*roles) for record in records):
         h5ad = call_text("export_experiment", id=name, format="h5ad")
@@ -190,6 +196,7 @@ def _cells_too(name: str, records: Sequence[Shown]) -> str:
 
 def _script(app: App, arguments: ExportExperiment) -> dict[str, Any]:
     records = _finished(app, arguments.id, arguments.format)
+    # Written here, not by a child: it is text of some kilobytes.
     path = output_file(app.home, "exports", f"{arguments.id}.py")
     text = script(records).encode()
     write_durably(path, text)
@@ -237,6 +244,7 @@ def _arms(records: Sequence[Shown]) -> list[dict[str, Any]]:
     arms: dict[str, dict[str, Any]] = {}
     for record in records:
         artifacts = record.outcome.artifacts if record.outcome else {}
+        # By digest: all candidates of a screen name the same control cells.
         for role in (r for r in CELL_ROLES if r in artifacts and artifacts[r] not in arms):
             file, digest = _file(record, role)
             blob = {"blob": str(file.absolute()), "digest": digest}
@@ -257,6 +265,7 @@ def _file(record: Shown, role: str) -> tuple[Path, str]:
 
 def _obs(record: Shown, role: str) -> dict[str, Any]:
     design = record.design
+    # Cells of the control arm have had no intervention.
     given = () if role == "control" else design.interventions
     fields = {
         "arm": role,
@@ -267,6 +276,7 @@ def _obs(record: Shown, role: str) -> dict[str, Any]:
         "targets": "+".join(i.target for i in given),
         "kinds": "+".join(i.kind for i in given),
     }
+    # A field of a context may have the name of a column.
     context = {f"context_{k}" if k in fields else k: v for k, v in design.context.items()}
     return fields | context
 
@@ -335,6 +345,7 @@ def _missing(app: App, name: str, records: Sequence[Shown]) -> list[str]:
     if not is_screen(name):
         return []
     plan = locate_screen(app, name)[1].plan
+    # The experiments of a race are batches: a candidate has several, or none.
     if "race" in plan:
         return [f"A race: {len(records)} batches, each of some cells of one candidate."]
     total = len(plan["candidates"])

@@ -69,6 +69,7 @@ def figure(app: App, name: str, kind: str, other: str | None = None) -> Figure:
 
 
 def _volcano(app: App, name: str, _: str | None) -> Figure:
+    # The very job of the picture, with columns that its CSV has beside it.
     job, numbers, facts = PLOTS["volcano"].draw(app, PlotExperiment(id=name, kind="volcano"))
     columns = ("change", "control_mean", "perturbed_mean", "sham_q", "lfsr")
     rest: Figure = {column: [row[column] for row in numbers] for column in columns}
@@ -88,6 +89,7 @@ def _embedding(app: App, name: str, _: str | None) -> Figure:
         return {"kind": "embedding", "status": "queued"}
     with state.paths["csv"].open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
+    # Scores on the first two components, and each arm's mean with half its interval.
     arms = {
         arm: {
             "x": [finite(float(row["pc1"])) for row in rows if row["arm"] == arm],
@@ -116,6 +118,7 @@ def _comparison(app: App, name: str, other: str | None) -> Figure:
     sides = [compared_view(comparison, place).model_dump(mode="json") for place in (0, 1)]
     contexts = [side["context"] for side in sides]
     labels = [side["perturbation"] for side in sides]
+    # The context is in a label only where it tells the two apart.
     if contexts[0] != contexts[1]:
         labels = [f"{a} in {b}" for a, b in zip(labels, contexts, strict=True)]
     unit = "Δ ln(1 + counts per 10,000)"
@@ -135,6 +138,7 @@ def _comparison(app: App, name: str, other: str | None) -> Figure:
         "interval": [view.interval for view in views],
         "mc_interval": [view.mc_interval for view in views],
         "lfsr": [view.lfsr for view in views],
+        # +1 or -1: the sign of a difference whose sign is supported; 0: it is not.
         "called": [
             int(np.sign(view.difference or 0)) if comparison.different[gene] else 0
             for gene, view in zip(chosen, views, strict=True)
@@ -150,6 +154,7 @@ def _plate(app: App, name: str, _: str | None) -> Figure:
     proposals = [m for m in ledger.measurements(screen.id) if m.payload.get("kind") == PROPOSAL]
     if not proposals:
         return {"kind": "plate", "proposal_id": None, "wells": []}
+    # Rows of a screen come oldest first.
     newest: Measurement = proposals[-1]
     payload = newest.payload
     picks = {_label(pick): pick for pick in payload["picks"]}

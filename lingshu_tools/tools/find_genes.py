@@ -14,6 +14,7 @@ from lingshu_tools.experiments.gene_names import Match, gene_names
 from lingshu_tools.tools.common import CheckpointName, printed
 from lingshu_tools.tools.example_calls import control_call, perturbation_call
 
+# Contexts of which the expression is shown at most.
 _CONTEXTS = 8
 _NAMED = 20
 """Names in a summary."""
@@ -85,6 +86,7 @@ def find_genes(app: App, arguments: FindGenes) -> FindResult:
         query = arguments.query or ""
         matches = gene_names(checkpoint).search(query)
         views = [_gene_view(checkpoint, query, match, contexts) for match in matches]
+    # Names are all shown; a search is cut.
     limit = arguments.limit or (ROWS if arguments.names is None else len(views))
     rows = views[arguments.offset : arguments.offset + limit]
     if app.door != "python":
@@ -113,6 +115,7 @@ def _truncated(arguments: FindGenes, shown: int, total: int) -> Truncated | None
     """Return what was left out after the genes shown, and the call that shows more of them."""
     if shown == total:
         return None
+    # After the last page back to the first.
     offset = arguments.offset + shown if arguments.offset + shown < total else 0
     more = printed("find_genes", arguments, offset=offset) or f"The same with offset={offset}"
     how = f"{more} shows more; a longer query finds fewer" if arguments.query else f"{more} does"
@@ -163,6 +166,7 @@ def _gene_view(checkpoint: Checkpoint, arguments: str, match: Match, contexts: i
 
 def _perturbed_by(checkpoint: Checkpoint, name: str) -> list[str]:
     key = name.strip().casefold()
+    # By kind; null labels are no genes.
     known = checkpoint.targets.items()
     return [k for k, names in known if k != "sham" and key in {n.casefold() for n in names}]
 
@@ -171,6 +175,7 @@ def _expression(checkpoint: Checkpoint, index: int, contexts: int) -> list[Expre
     means = checkpoint.reference.get("mean_log1p_cp10k")
     if means is None:
         return []
+    # Rows of the training reference, [conditions, genes], that are of control cells.
     controls = [
         (row, entry["context"])
         for row, entry in enumerate(checkpoint.config["seen"])

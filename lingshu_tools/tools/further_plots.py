@@ -36,9 +36,11 @@ Picture = tuple[dict[str, Any], list[dict[str, Any]], dict[str, Any]]
 Floats = NDArray[np.float64]
 CHANGE_LABEL = "change, Δ ln(1 + counts per 10,000)"
 LEVEL_LABEL = "expression, ln(1 + counts per 10,000)"
+# Candidates and genes of a heat map.
 HEAT_ROWS, HEAT_GENES = 30, 30
 MOST_CELLS = 1000
 """Cells of each arm that are drawn: the first ones."""
+# Genes of a picture by default, and at most.
 VIOLINS, MOST_VIOLINS = 6, 12
 NORMAL_95 = 1.959964
 
@@ -51,6 +53,7 @@ def heatmap(app: App, name: str, top: int | None, genes: Sequence[str] | None) -
         run = call_text("run_screen", screen_id=name, wait_s=next_wait_s())
         message = f"{name} has no ranked candidate yet; {run} goes on with it"
         raise InputError(message)
+    # Each [genes]; stacked to [candidates, genes].
     tables = [_effect_table(app, row) for row in ranked]
     changes = np.stack([table[0] for table in tables])
     columns = _columns(plan, changes, genes)
@@ -93,8 +96,10 @@ def _effect_table(app: App, row: Ranked) -> _Table:
         )
         raise InputError(message)
     effect = unpack_effect(blob)
+    # Columns of the CSV beside the change.
     figures = {"change_se": effect.change_se} if effect.change_se is not None else {}
     stored = stored_effect(row.design)
+    # By the posterior where there is one; else by rank among null labels.
     if stored is not None:
         lfsr = np.maximum(stored.posterior.lfsr, LEAST_LFSR)
         figures |= {"lfsr": lfsr, "effect_mean": stored.posterior.mean}
@@ -112,6 +117,7 @@ def _columns(plan: Plan, changes: Floats, genes: Sequence[str] | None) -> list[i
     if genes:
         return [panel.index(gene) for gene in resolve_genes(plan.control.checkpoint, genes)]
     targets = {i.target for design in plan.designs for i in design.interventions}
+    # Over the candidates, [genes]: a column is shown if any of them moves it.
     largest = np.nanmax(np.abs(np.nan_to_num(changes)), axis=0)
     return [i for i in strongest(largest) if panel[i] not in targets][:HEAT_GENES]
 
@@ -155,6 +161,7 @@ def violin(app: App, name: str, top: int | None, genes: Sequence[str] | None) ->
     if len(chosen) > MOST_VIOLINS:
         message = f"genes has {len(chosen)} genes; a picture of violins shows 1 to {MOST_VIOLINS}"
         raise InputError(message)
+    # Panel positions.
     columns = [panel.index(g) for g in chosen] or strongest(changes)[:limit]
     unmeasured = [panel[i] for i in columns if not np.isfinite(changes[i])]
     if unmeasured:
@@ -173,6 +180,7 @@ def embedding(app: App, name: str, top: int | None, genes: Sequence[str] | None)
     unused("embedding", top=top, genes=genes)
     record = _of_cells(app, name, "embedding")
     targets = {i.target for i in record.design.interventions}
+    # A target's loss could separate the arms along an axis of its own.
     left_out = [i for i, gene in enumerate(record.design.checkpoint.panel) if gene in targets]
     job = _cells_job(record, "embedding") | {"left_out": left_out}
     if left_out:
@@ -190,6 +198,7 @@ def _cells_job(record: Shown, kind: str) -> dict[str, Any]:
                 f'replay_experiment(id="{record.experiment.id}") makes them again'
             )
             raise InputError(message)
+        # The child reads the file and checks its digest itself.
         arms[arm] = {"blob": str(file[0].absolute()), "digest": file[1]}
     design = record.design
     return {
@@ -216,9 +225,13 @@ def interaction(app: App, name: str, top: int | None, genes: Sequence[str] | Non
             "more perturbations, of a checkpoint that stores the effect of each"
         )
         raise InputError(message)
+    # [genes], log1p_cp10k: what no interaction at all would give.
     total = parts.means.sum(axis=0)
+    # Variances of the combination and of its parts add up, as if independent.
     half = NORMAL_95 * np.sqrt(stored.posterior.sd**2 + _parts_variance(design))
+    # Interaction: the combination less the sum of its parts.
     beyond = stored.posterior.mean - total
+    # Without cells of the combination its effect is a rule: no sign is called.
     called = np.where(np.abs(beyond) > half, np.sign(beyond), 0) if parts.measured else 0 * beyond
     order = strongest(beyond)
     panel = design.checkpoint.panel

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 LEAST_GENES = 5
 """Measured genes of a set below which it is not tested, as in the child."""
 CALLED_Q = 0.05
+# The answer of an effect is held up no longer by a test beside it.
 _SHORT_WAIT_S = 1.5
 _LEADING = 3
 """Genes of a set that a concise result names."""
@@ -94,6 +95,7 @@ def resolve_collection(app: App, given: str) -> str:
         )
         raise InputError(message)
     path = str(Roots(app.home).allowed(given))
+    # Read here for its errors: those of a child process come later and say less.
     read_collection(path)
     return path
 
@@ -122,6 +124,7 @@ def begin_enrichment(app: App, record: Shown, collection: str) -> Answer | Work:
         "file": str(kept[0].absolute()),
         "digest": kept[1],
         "collection": collection,
+        # Part of the job: a file that has changed since is another test.
         "collection_digest": read_collection(collection).digest,
     }
     task = Task("enrich", f"{name} {collection}", job, folder=app.home / "children")
@@ -164,6 +167,7 @@ def enrichment_fields(
     rows = answer.details["sets"]
     shown = [_view(row, detailed=detailed) for row in rows[offset : offset + limit]]
     shown = fitting(shown, detailed=detailed) if app.door != "python" else shown
+    # After the last page back to the first.
     after = offset + len(shown) if offset + len(shown) < len(rows) else 0
     given_again = {"id": name, "enrichment": given, "detail": "effects", "offset": after}
     how = f"showing {len(shown)} of {len(rows)}; {call_text('get_experiment', **given_again)} shows"
@@ -186,6 +190,7 @@ def _called(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _direction(row: dict[str, Any]) -> str | None:
+    # The chance that a gene of the set ranks above another; 0.5 is neither.
     return None if row["auc"] is None else "up" if row["auc"] >= 0.5 else "down"
 
 

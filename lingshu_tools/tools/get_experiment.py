@@ -59,6 +59,7 @@ from lingshu_tools.tools.unfinished_files import created_at_of
 from lingshu_tools.tools.user_cells_argument import UserCellsView
 
 Detail = Literal["summary", "effects", "genes", "provenance"]
+# Rows by detail where no limit is given.
 _ROWS: dict[str, int] = {"summary": 5, "effects": 50, "genes": 50, "provenance": 0}
 _SETS = 3
 """Gene sets of a summary."""
@@ -154,11 +155,13 @@ def get_experiment(app: App, arguments: GetExperiment) -> GetResult | Pending[Ge
     try:
         record = shown(app, arguments.id)
     except MissingCheckpointError as error:
+        # Both need the panel, which a row does not keep.
         if arguments.enrichment or arguments.normalise != "cp10k":
             raise
         return _without_checkpoint(app, arguments, error)
     if arguments.enrichment and record.succeeded:
         return _enriched(app, record, arguments)
+    # Taken up again wherever it was left; launching what another process works on does nothing.
     if record.outcome is None and not record.ledger.read_only:
         app.runner.launch([arguments.id])
         if arguments.wait_s:
@@ -168,6 +171,7 @@ def get_experiment(app: App, arguments: GetExperiment) -> GetResult | Pending[Ge
                 wait_s=arguments.wait_s,
                 finish=lambda: _ended(app, shown(app, arguments.id), arguments),
             )
+        # Read again: it may have ended at once.
         record = shown(app, arguments.id)
     return _experiment(app, record, arguments)
 
@@ -207,6 +211,7 @@ def _ended(
 
 def _check_used(arguments: GetExperiment) -> None:
     """Refuse what the detail that is asked for would leave unused."""
+    # What the caller set, defaults left out.
     given, detail = arguments.model_fields_set, arguments.detail
     elsewhere = is_screen(arguments.id) or arguments.enrichment or detail == "provenance"
     if arguments.normalise != "cp10k" and elsewhere:
@@ -241,6 +246,7 @@ def _experiment(app: App, record: Shown, arguments: GetExperiment) -> GetResult:
     detail: Detail = (
         "genes" if arguments.genes and arguments.detail == "summary" else arguments.detail
     )
+    # The further columns and the caveat take the tokens of some rows.
     few = 3 if arguments.normalise != "cp10k" and detail == "summary" else 0
     few = 0 if app.door == "python" else few
     limit = arguments.limit or max(1, _ROWS[detail] - few, len(arguments.genes or ()))
@@ -267,6 +273,7 @@ def _experiment(app: App, record: Shown, arguments: GetExperiment) -> GetResult:
             detailed=detailed,
             normalise=arguments.normalise,
         )
+    # The tool's own view, under the names that this result has in common with it.
     fields = {name: getattr(result, name) for name in type(result).model_fields}
     if detail == "provenance":
         fields |= {"genes": None, "truncated": None, "provenance": _provenance(record)}

@@ -16,6 +16,7 @@ from lingshu_tools.ledger import Listed, Page, Screen
 from lingshu_tools.planner import shown_of_record
 from lingshu_tools.tools.common import printed
 
+# Screens have no index of their genes: they are read and searched here.
 MOST_SCREENS = 1000
 _NAMED = 4
 """Genes of an objective that a row names."""
@@ -116,6 +117,7 @@ def list_experiments(app: App, arguments: ListExperiments) -> ListResult:
     if arguments.objective:
         message = f"objective={quoted(arguments.objective)} is of screens: add kind='screens'"
         raise InputError(message)
+    # `since` is not a filter of the ledger: rows come newest first, so the first older one ends it.
     page = app.ledger.find(**arguments.model_dump(exclude={*_NOT_OF_THE_LEDGER}))
     newer = [item for item in page.items if _is_newer(item.experiment.created_at, arguments)]
     page = Page(tuple(newer), page.next_before if len(newer) == len(page.items) else None)
@@ -130,10 +132,12 @@ def list_experiments(app: App, arguments: ListExperiments) -> ListResult:
     if app.door != "python":
         rows = fitting(rows, detailed=arguments.detail == "detailed") if rows else rows
         if len(rows) < len(page.items):
+            # The cursor is the number of the last row shown, not of the last one read.
             next_before = str(page.items[len(rows) - 1].experiment.seq)
     cut = None
     if next_before:
         more = call_text("list_experiments", **filters, before=next_before, limit=arguments.limit)
+        # Counted for `total`; far back in a long ledger only a lower limit is known.
         older, every = _older(app, arguments, next_before)
         how = more if every else f"{more}; there are more than {len(rows) + older} in all"
         cut = Truncated(shown=len(rows), total=len(rows) + older, how_to_get_more=how)
@@ -159,6 +163,7 @@ def _older(app: App, arguments: ListExperiments, before: str) -> tuple[int, bool
         page = app.ledger.find(**wanted, before=cursor, limit=100)
         newer = sum(_is_newer(item.experiment.created_at, arguments) for item in page.items)
         older += newer
+        # The end of the ledger, or of the time that is asked for.
         if not page.next_before or newer < len(page.items):
             return older, True
         cursor = page.next_before
@@ -185,6 +190,7 @@ def _list_screens(app: App, arguments: ListExperiments) -> ListResult:
         raise InputError(message)
     known = app.ledger.find_screens(limit=MOST_SCREENS)
     matching = [screen for screen in known if _is_wanted(screen, arguments)]
+    # Numbers of rows fall from newest to oldest.
     last = int(arguments.before) if arguments.before else None
     page = [screen for screen in matching if last is None or screen.seq < last]
     views = [_screen_view(app, screen) for screen in page[: arguments.limit]]

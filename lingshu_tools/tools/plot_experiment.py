@@ -104,6 +104,7 @@ def drawing(app: App, arguments: PlotExperiment) -> Answer | Work:
     Raises:
         InputError: the kind does not fit the id, or there is nothing to draw yet.
     """
+    # A picture that is being drawn is joined before its numbers are worked out again.
     work = app.children.join("plot", _request(arguments))
     return app.children.begin(picture_task(app, arguments)) if work is None else work
 
@@ -130,6 +131,7 @@ def _request(arguments: PlotExperiment) -> str:
 
 def _digest(job: Mapping[str, Any]) -> str:
     """Return the digest of what is drawn: files of cells count by content, not by place."""
+    # The same cells in another home are the same picture.
     arms = {arm: file["digest"] for arm, file in job.get("arms", {}).items()}
     return digest_json({**job, "arms": arms} if arms else job)
 
@@ -140,6 +142,7 @@ def _kind(arguments: PlotExperiment) -> Kind:
     Raises:
         InputError: the kind is not one of that id's.
     """
+    # The kinds that fit, in the order of PLOTS: the first is the default.
     prefix = "scr_" if is_screen(arguments.id) else "exp_"
     fitting: list[Kind] = [kind for kind, plot in PLOTS.items() if plot.prefix == prefix]
     if arguments.kind is None:
@@ -158,6 +161,7 @@ def _result(app: App, arguments: PlotExperiment, kind: Kind, work: Answer | Work
     drawn = app.children.result(work)
     of_screen = PLOTS[kind].prefix == "scr_"
     fields = (_screen_fields if of_screen else _effect_fields)(app, arguments.id)
+    # Fields of the picture replace the state of the experiment.
     return PlotResult(**fields | _shown(arguments, kind, drawn), kind=kind)
 
 
@@ -214,6 +218,7 @@ def ranking_picture(app: App, screen_id: str, most_rows: int) -> Picture:
         message = f"{screen_id} has no ranked candidate yet; {run} goes on with it"
         raise InputError(message)
     rows = [_bar(row) for row in scored]
+    # The picture is cut, the CSV beside it is not.
     shown_rows = rows[:most_rows]
     cut = "" if len(shown_rows) == len(rows) else f", first {len(shown_rows)} shown"
     job = {
@@ -309,9 +314,11 @@ def _genes(record: Shown, blob: bytes) -> tuple[list[dict[str, Any]], float | No
     """Return a row for each measured gene, the y above which one is called, and a footnote."""
     effect, panel = unpack_effect(blob), record.design.checkpoint.panel
     stored = stored_effect(record.design)
+    # Null labels are worked out only where no effect is stored.
     null, why = (None, None) if stored else null_labels(record.design)
     p = null.gene_p(effect) if null else np.full(len(panel), np.nan)
     q = benjamini_hochberg(p)
+    # -log10 p, else |change|: the most that is known without a test.
     y = -np.log10(np.maximum(p, 1e-300)) if null else np.abs(effect.change)
     called = np.where(q <= HIT_FDR, np.sign(effect.change), 0)
     lfsr = np.full(len(panel), np.nan)
@@ -353,6 +360,7 @@ def _threshold(p: np.ndarray, q: np.ndarray) -> float:
 
 def _named(table: Sequence[Mapping[str, Any]], top: int) -> list[str]:
     called = [row["gene"] for row in table if row["called"]]
+    # Strongest first; where none is called, the strongest of all.
     return (called or [row["gene"] for row in table])[:top]
 
 
@@ -381,6 +389,7 @@ def _own_pearson(row: Ranked) -> float | None:
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
     low, high = row["mc_interval"] or (None, None)
     posterior_low, posterior_high = row["interval"] or (None, None)
+    # Intervals become two columns each; the rest of a row goes to the CSV as it is.
     kept = {k: v for k, v in row.items() if k not in ("label", "mc_interval", "hit", "interval")}
     return {
         "perturbation": row["label"].removesuffix("†"),

@@ -96,6 +96,7 @@ def replay_experiment(app: App, arguments: ReplayExperiment) -> Pending[ReplayRe
         return _screen(app, arguments)
     ledger, original = locate(app, arguments.id)
     outcome = ledger.outcome(original.id)
+    # Without an outcome in a read-only ledger it is run here for the first time.
     if outcome is None and not ledger.read_only:
         message = (
             f"{arguments.id!r} has not finished, so there is nothing to compare a replay with. "
@@ -103,10 +104,12 @@ def replay_experiment(app: App, arguments: ReplayExperiment) -> Pending[ReplayRe
         )
         raise InputError(message)
     succeeded = outcome is not None and outcome.kind == "succeeded"
+    # Before a row is begun: without its cells a replay would fail, and stay so.
     _require_cells(app, original)
     begin = begin_replay if succeeded else begin_again
     replay = begin(app, ledger, original)
     app.runner.launch([replay.id])
+    # What the original was, for the sentence of a first result.
     kind = outcome.kind if outcome else "not finished"
     kept = not ledger.read_only
     return Pending(
@@ -163,14 +166,17 @@ def _screen(app: App, arguments: ReplayExperiment) -> Pending[ReplayResult]:
 def _screen_shown(app: App, ledger: Ledger, screen: Screen, limit: int) -> ReplayResult:
     replays = replays_so_far(app, ledger, screen.id)
     where = app.ledger.statuses([record.replay.id for record in replays if record.replay])
+    # Sorted before it is cut: what differs must not be left out.
     views = sorted((_replayed_view(record, where) for record in replays), key=_worst_first)[:limit]
     views = fitting(views, detailed=True) if app.door != "python" and views else views
     differs = {o.original.id: o.verdict.differs for o in replays if o.verdict and o.verdict.differs}
     counts = counts_of(replays)
     judged = sum(counts.values())
     status = _status(app, replays, set(where.values()))
+    # `counts` has the best first; only when all are judged is the last the worst of all.
     worst = list(counts)[-1] if judged == len(replays) else None
     candidates = len(screen.plan["candidates"])
+    # Of a replay: it computes its control arm anew.
     cells = screen.plan["n_cells"] * 2
     return ReplayResult(
         status=status,
@@ -202,6 +208,7 @@ def _replayed_view(record: Replayed, where: Mapping[str, Status]) -> ReplayedVie
 
 def _worst_first(view: ReplayedView) -> tuple[int, int]:
     ended = ("failed", "cancelled", "interrupted", "queued", "running", "succeeded")
+    # Without a verdict first of all, then the worst.
     verdict = VERDICTS.index(view.verdict) if view.verdict else len(VERDICTS)
     return (-verdict, ended.index(view.status))
 
@@ -256,6 +263,7 @@ def _next_step(name: str, status: ResultStatus, worst: str | None) -> str | None
 def _truncated(name: str, shown: int, limit: int, total: int) -> Truncated | None:
     if shown >= total:
         return None
+    # Cut by the tokens of a result: a larger limit would show no more.
     if shown < limit:
         how = f"{call_text('list_experiments', parent=name)} pages through the experiments"
     else:

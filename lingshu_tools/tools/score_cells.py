@@ -30,6 +30,7 @@ from lingshu_tools.tools.user_cells_argument import (
 )
 from lingshu_tools.user_cells import ReadCells
 
+# Cells of a call: each takes several passes of the network for every context.
 MOST_SCORED = 512
 CONTEXTS = 3
 """Trained contexts that are scored: the one that is named, and the most similar ones."""
@@ -86,11 +87,13 @@ def score_cells(app: App, arguments: ScoreCells) -> ScoreResult | Pending[ScoreR
         fields = waiting_fields(app, "score_cells", arguments, cells)
         return ScoreResult(**fields, n_cells=arguments.n_cells)
     contexts = [*(named or []), *nearest_contexts(cells, checkpoint, CONTEXTS)]
+    # The named context first, since typical is meant of it; then the most similar, each once.
     against = [c for i, c in enumerate(contexts) if c not in contexts[:i]][:CONTEXTS]
     design = design_of_user_cells(
         app,
         tool="score_cells",
         checkpoint=checkpoint,
+        # The cells stand for themselves: they are scored under contexts, not taken for one.
         context=context_of(cells),
         interventions=(),
         cells={**cells.record, "against": against},
@@ -116,6 +119,7 @@ def show_score(app: App, record: Shown) -> ScoreResult:
 def _succeeded(record: Shown) -> dict[str, Any]:
     result, design = record.result, record.design
     rows = [ContextScore(**row) for row in result["contexts"]]
+    # The best first; `against` keeps the order of the request.
     rows.sort(key=lambda row: row.bits or 0.0)
     first = dict((design.cells or {})["against"][0])
     return {
@@ -141,6 +145,7 @@ def _summary(
     second = ""
     if len(rows) > 1:
         more, se = rows[1].more_than_best or 0.0, rows[1].more_se or 0.0
+        # Paired over cells: twice the standard error, about a 95 % interval.
         clear = "clearly " if more > 2 * se else "not clearly "
         second = f", {clear}better than the next ({more:+.3g} bits)"
     return (

@@ -26,6 +26,7 @@ def created_at_of(
     """
     if isinstance(work, Answer):
         return finish()
+    # No experiments are waited for, but the child process.
     return Pending(name=name, ids=(), wait_s=wait_s, finish=finish, watched=work.watch)
 
 

@@ -29,6 +29,8 @@ from lingshu_tools.user_cells import ReadCells, Request, read
 
 MOST_PERTURBED = 5_000
 """Cells of a user that one perturbation takes; moving them takes about 20 ms each."""
+# Share of a cell's UMI below which a caveat says so; Pearson of mean levels below which no
+# trained context resembles the cells; names of genes in a detailed result.
 WHOLE_SHARE = 0.9
 ALIKE = 0.7
 NAMES = 200
@@ -122,6 +124,7 @@ def read_or_state(
     Raises:
         InputError: the file cannot be used, or an argument has no meaning here.
     """
+    # Only what the caller set: defaults are no mistake.
     given = sorted(arguments.model_fields_set & set(unused))
     if given:
         message = (
@@ -161,6 +164,7 @@ def require_network(checkpoint: Checkpoint) -> None:
     Raises:
         InputError: it has none.
     """
+    # By its files: weights are not read here.
     if not any(name.startswith("model") for name in checkpoint.pinned):
         message = (
             f"{checkpoint.name!r} has effects and no network of cells, which this needs: name a "
@@ -200,6 +204,7 @@ def cells_view(
     cells = design.cells
     if cells is None:
         return None
+    # A request keeps numbers of genes alone; their names are in the report.
     names: dict[str, Any] = {}
     if report is not None:
         genes, end = report["genes"], offset + NAMES
@@ -263,6 +268,7 @@ def restored(app: App, design: Design) -> bool:
         where=cells["where"],
         n_cells=cells["most"],
         seed=cells["seed"],
+        # As they were read the first time, whatever would be chosen now.
         counts=cells["counts"],
         interventions=design.interventions if cells["effect"] else (),
     )
@@ -270,6 +276,7 @@ def restored(app: App, design: Design) -> bool:
     if not isinstance(result, ReadCells):
         return False
     now = result.report
+    # Another reading of the same file may differ by a version: it is no replay then.
     if (now["cells"], now["effect"]) != (cells["digest"], cells["effect"]):
         message = (
             f"{cells['file']} gives the cells {now['cells']} and the effect {now['effect']} now, "
