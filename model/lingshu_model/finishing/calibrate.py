@@ -68,6 +68,7 @@ def recalibrated(checkpoint: Checkpoint, data: Path) -> dict[str, Any]:
         raise ValueError(message)
     spec = TrainingSpec.model_validate(checkpoint.config["training"])
     cells = read_cells(spec, data)
+    # Effects and evidence are arrays in panel order: another order would pair wrong genes.
     if tuple(cells.panel) != tuple(checkpoint.panel):
         message = (
             f"the data have {len(cells.panel)} genes and {checkpoint.name} has "
@@ -75,6 +76,7 @@ def recalibrated(checkpoint: Checkpoint, data: Path) -> dict[str, Any]:
         )
         raise ValueError(message)
     parts = split(cells, spec)
+    # Test cells stay out, as in the training itself.
     cells = cells.take(np.concatenate([parts.train, parts.validation]))
     priors = read_features(data / spec.priors) if spec.priors else {}
     return rounded(_with(checkpoint.evidence, cells, priors))
@@ -87,6 +89,7 @@ def _with(
         judged = judged_folds(cells, priors, bar.update)
     certain = certainty_of(judged)
     tiers = {
+        # A tier that these folds cannot judge keeps what it had.
         name: tier and {**tier, "certainty": certain[name] or tier.get("certainty")}
         for name, tier in evidence["tiers"].items()
     }

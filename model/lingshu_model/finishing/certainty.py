@@ -86,9 +86,11 @@ def tally(
         most: genes that are kept, evenly spaced.
     """
     targets = {each["target"] for each in held_out.interventions}
+    # A gene that is not measured is NaN on either side.
     known = np.isfinite(held_out.observed) & np.isfinite(predicted.mean)
     known &= ~np.isin(np.asarray(held_out.genes), [*targets])
     enough = known if detected is None else known & (detected >= FEWEST_COUNTS)
+    # Evenly spaced over the panel: genes of neighbouring columns are no sample of all.
     kept = thinned(np.flatnonzero(enough), most)
     values = np.zeros(len(known)) if variance is None else variance
     return Judged(
@@ -108,6 +110,7 @@ def certainty(judged: Sequence[Judged], tier: str) -> dict[str, Any] | None:
     mine = [j for j in judged if j.contrast[2] == tier]
     if not any(len(j.observed) for j in mine):
         return None
+    # Each contrast by factors fitted to others; the stored factors are those of all.
     sums = [_sums(j, model.widened(j.predicted, j.variance)) for j, model in left_out(mine)]
     model = fitted(mine)
     return {
@@ -131,7 +134,9 @@ def _sums(judged: Judged, wider: Posterior) -> _Sums:
     """Return the sums of a contrast whose changes in a new experiment are `wider`."""
     p, o, s2 = wider.mean, judged.observed, judged.noise
     squared = (p - o) ** 2
+    # [genes], the bin of each; EDGES[0] is 0, so every gene has one.
     place = np.searchsorted(EDGES, np.abs(p), side="right") - 1
+    # Both with the noise of the held-out change, which an interval of the truth does not cover.
     covered = [squared <= NORMAL**2 * (sd**2 + s2) for sd in (wider.sd, judged.predicted.sd)]
     # In the order of `_BINS`, [genes] each, summed by bin.
     columns = (np.ones_like(p), squared, s2, p * o, p**2, *(c.astype(float) for c in covered))
@@ -139,7 +144,9 @@ def _sums(judged: Judged, wider: Posterior) -> _Sums:
         np.float64
     )
     sure = wider.lfsr < CALLED
+    # From here on called genes only.
     p, o, s2 = p[sure], o[sure], s2[sure]
+    # q of the module's formula, for true changes as large as predicted ones.
     by_noise = normal_tail(np.abs(p) / np.sqrt(np.maximum(s2, 1e-12)))
     wrong = (p * o < 0).astype(float)
     lfsr, sd = wider.lfsr[sure], wider.sd[sure]
@@ -148,6 +155,7 @@ def _sums(judged: Judged, wider: Posterior) -> _Sums:
     p0 = np.clip((lfsr - tail) / (1 - tail), 0.0, 1.0)
     seen = p0 / 2 + (1 - p0) * normal_tail(np.abs(p) / np.sqrt(np.maximum(sd**2 + s2, 1e-24)))
     called = (
+        # sum(1 - 2q): how much observed signs say of true ones, 1 each without noise.
         *(np.ones_like(p), lfsr, p * o, p**2, wrong, by_noise, 1 - 2 * by_noise),
         seen,
     )
@@ -175,6 +183,7 @@ def _bin(
         **_covered(by_contrast),
     }
     if len(by_contrast) >= FEWEST:
+        # Mean of (p - o)^2 - s^2 over genes, all contrasts together.
         excess = (squared - noise) / n
         # An excess below its standard error (or 0) does not show that there is no error.
         spread = _clustered(by_contrast[:, 1] - by_contrast[:, 2], by_contrast[:, 0])
@@ -197,6 +206,7 @@ def _covered(by_contrast: Floats) -> dict[str, float | None]:
     n = by_contrast[:, 0]
     several = len(n) >= FEWEST
     return {
+        # Columns 5 and 6 of `_BINS`: covered, and covered_posterior.
         "covered": float(by_contrast[:, 5].sum() / n.sum()),
         "covered_standard_error": _clustered(by_contrast[:, 5], n) if several else None,
         "covered_by_posterior": float(by_contrast[:, 6].sum() / n.sum()),
@@ -207,6 +217,7 @@ def _calibration(sums: Sequence[_Sums]) -> dict[str, Any]:
     bins = _by_contrast(sums, lambda s: s.bins.sum(axis=1))
     called = _by_contrast(sums, lambda s: s.called)
     folds = _by_contrast(sums, lambda _: np.ones(1))[:, 0]
+    # Mean over the folds of a contrast, since `called` is their sum.
     strong = called[:, 0] >= WEAK * folds
     return {
         "nominal": 0.95,
@@ -246,6 +257,7 @@ def _signs(called: Floats) -> dict[str, Any]:
     n, expected, _, _, wrong, by_noise, informative, seen = called.sum(axis=0).tolist()
     number = error = off = None
     if informative > 0:
+        # Not below 0: fewer are seen wrong than noise alone explains.
         number = max((wrong - by_noise) / informative * n, 0.0)
         here = called[called[:, 0] > 0]
         if len(here) >= FEWEST:
@@ -278,4 +290,5 @@ def _clustered(numerator: Floats, weight: Floats) -> float:
     """
     k, total = len(weight), float(weight.sum())
     rest = numerator - numerator.sum() / total * weight
+    # Few contrasts: the sum of squares about a fitted ratio is too small by (k - 1) / k.
     return float(np.sqrt(k / (k - 1) * (rest**2).sum()) / total)

@@ -48,6 +48,7 @@ def choose(finish: Finish, place: Path) -> tuple[str, dict[str, Any]]:
     if not judged:
         reason = f"no condition has {FEWEST} validation cells to compare by"
         return MOVED, {"reason": reason}
+    # Effects of training cells alone: validation cells have to be new to both candidates.
     fitted = EffectFit(finish.train, finish.priors).run()
     known = {row.condition for row in fitted.rows} | {*fitted.contexts}
     judged = {c: rows for c, rows in judged.items() if c in known}
@@ -74,6 +75,7 @@ def choose(finish: Finish, place: Path) -> tuple[str, dict[str, Any]]:
 def _judged(held_out: TrainingCells) -> dict[Condition, np.ndarray]:
     """Return validation cells of the perturbed conditions with the most, and of their controls."""
     rows = {c: held_out.rows(i) for i, c in enumerate(held_out.conditions)}
+    # The energy distance of fewer cells is mostly sampling noise.
     enough = [c for c, r in rows.items() if len(r) >= FEWEST]
     chosen = sorted((c for c in enough if c.interventions), key=lambda c: (-len(rows[c]), repr(c)))[
         :MOST
@@ -89,6 +91,7 @@ def _only(fitted: Fitted, judged: Mapping[Condition, object]) -> Fitted:
 
 
 def _frame(train: TrainingCells) -> Frame:
+    # Every so many cells: cells are in the order of their files, conditions side by side.
     step = max(1, len(train) // FRAME_CELLS)
     return Frame.fit([train.take(np.arange(0, len(train), step)).umi(np.int32)])
 

@@ -62,9 +62,11 @@ def fitted(judged: Sequence[Judged], fewest: int = FEWEST) -> ErrorModel | None:
     contrasts = {j.contrast for j in judged if len(j.observed)}
     if len(contrasts) < fewest:
         return None
+    # [3, observations]: all genes of all contrasts and folds as one regression.
     terms = np.concatenate([j.terms for j in judged], axis=1)
     noise = np.concatenate([j.noise for j in judged])
     squared = np.concatenate([(j.predicted.mean - j.observed) ** 2 for j in judged])
+    # E (p - o)^2 = variance of a new experiment + s^2, so s^2 is taken off.
     posterior, between, square = _regressed(terms, squared - noise, noise)
     folds = len({j.fold for j in judged})
     return ErrorModel(posterior, between, square, len(contrasts), folds)
@@ -74,6 +76,7 @@ def _regressed(terms: Floats, excess: Floats, noise: Floats) -> tuple[float, flo
     """Return the three factors; `terms` is [3, observations], the others [observations]."""
     # To begin with, predictions are taken to be off by about a third of their size.
     expected = noise + terms[0] + 0.1 * terms[2]
+    # a <= 1: the posterior sd may be too wide, and what it lacks is for b and c to add.
     lowest, highest = (np.zeros(3), np.array([1.0, np.inf, np.inf]))
     factors = np.zeros(3)
     for _ in range(ROUNDS):
@@ -83,12 +86,14 @@ def _regressed(terms: Floats, excess: Floats, noise: Floats) -> tuple[float, flo
         # Columns of different units are scaled, so that the 3 x 3 problem is well conditioned.
         size = np.sqrt((weighted**2).sum(axis=1))
         scale = np.where(size > 0, size, 1.0)
+        # X'X of the scaled columns, [3, 3]; the ridge keeps a column of zeros from being singular.
         gram = (weighted @ weighted.T) / np.outer(scale, scale) + 1e-9 * np.eye(3)
         right = weighted @ (excess * weight) / scale
         # |X b - y|^2 differs from |R b - R^-T X'y|^2 by a constant, with R'R = X'X.
         root = np.linalg.cholesky(gram).T
         upper = highest * scale
         solved = lsq_linear(root, np.linalg.solve(root.T, right), (lowest, upper))
+        # Back to the units of the terms, and within the limits that rounding may have passed.
         factors = np.clip(solved.x / scale, lowest, highest)
         expected = noise + factors @ terms
     posterior, between, square = factors.tolist()
@@ -104,7 +109,9 @@ def left_out(judged: Sequence[Judged]) -> Iterator[tuple[Judged, ErrorModel]]:
     group = {name: i % GROUPS for i, name in enumerate(names)}
     for k in range(min(GROUPS, len(names))):
         mine = [j for j in judged if group.get(j.contrast) == k]
+        # All folds of a contrast are left out together: they share cells.
         rest = [j for j in judged if group.get(j.contrast) != k]
+        # Of three contrasts the other two have to do.
         model = fitted(rest, FEWEST - 1) if len(names) >= FEWEST else None
         yield from ((j, model or DEFAULT) for j in mine)
 

@@ -130,6 +130,8 @@ class EffectFit:
         Raises:
             ValueError: a perturbation has no context with control cells.
         """
+        # (context, perturbation) pairs without cells. 8 bytes a value for each of mean, sd and
+        # lfsr.
         absent = self._absent() if carry else []
         values = len(absent) * len(self.cells.panel)
         notes: list[str] = []
@@ -142,6 +144,8 @@ class EffectFit:
             absent = []
         rows = [*self._seen(), *self._carried(absent), *self._null_labels()]
         order = {c: i for i, c in enumerate(self.cells.conditions)}
+        # Carried rows may be no condition of the cells: these come last, in the order of their
+        # text.
         rows.sort(key=lambda row: (order.get(row.condition, len(order)), repr(row.condition)))
         return Fitted(
             tuple(rows),
@@ -199,8 +203,10 @@ class EffectFit:
         cells = self.cells
         replicate = np.full(len(cells), "") if cells.replicate is None else cells.replicate
         names, code = np.unique(replicate, return_inverse=True)
+        # [cells, 3]: condition, source and replicate number; each distinct row is a group.
         keys = np.stack([cells.condition, cells.source, code.ravel()], axis=1)
         unique, group = np.unique(keys, axis=0, return_inverse=True)
+        # A block at a time: the counts of all cells as float64 might not fit in memory.
         blocks = (block.umi(np.float64) for block in cells.blocks())
         moments = Moments.of(blocks, group.ravel(), len(unique), len(cells.panel))
         return moments, [(int(c), int(s), str(names[r])) for c, s, r in unique]
@@ -210,6 +216,7 @@ class EffectFit:
         """The effects of all conditions but null labels."""
         moments, keys = self._sums
         # Conditions with cells of several sources: the source is then part of the replicate.
+        # Sources differ in depth and chemistry: cells of two sources are not one replicate.
         several = {c for c, s, _ in keys if any(o == c and t != s for o, t, _ in keys)}
         kept = [i for i, (c, _, _) in enumerate(keys) if not _is_null(self.cells.conditions[c])]
         groups = [_group(self.cells.conditions[c], s if c in several else None, r)
@@ -244,6 +251,7 @@ class EffectFit:
         every = {c.interventions: c for c in self.perturbed}
         seen = set(self.perturbed)
         return [
+            # Every perturbation of another context is carried to one, in the order of the contexts.
             Condition(home.context, interventions)
             for home in self.contexts
             for interventions in every
@@ -254,6 +262,7 @@ class EffectFit:
         """Return the effects of conditions without cells, carried over from other contexts."""
         rows: list[Row] = []
         for condition in conditions:
+            # Its profile decides how far other contexts count, and no level falls below 0.
             home = self.effects.measured.controls[context_key(condition)]
             effect = self.effects.carried(condition_key(condition), home)
             masked = self._masked(effect.posterior, condition)
@@ -274,6 +283,7 @@ class EffectFit:
             label, control = moments.pooled(mine), moments.pooled(rest)
             pair = _stacked(label, _less(control, label))
             m = measure(pair, [Group("null", "here"), Group(CONTROL, "here")], CONTROL)
+            # The same prior as of real conditions, so that null labels test the same estimate.
             prior = fit_prior(m.change[0], m.noise[0], self.effects.pooled)
             note = f"{m.cells[0, 0]} random control cells against the other {m.cells[0, 1]}"
             shrunken = self._masked(posterior(m.change[0], m.noise[0], prior), condition)
@@ -286,6 +296,7 @@ class EffectFit:
         measured = self._measured[self.contexts.index(replace(condition, interventions=()))]
         return Posterior(
             np.where(measured, estimate.mean, 0.0),
+            # mean 0, sd 0 and lfsr 1: stored, but never called.
             np.where(measured, estimate.sd, 0.0),
             np.where(measured, estimate.lfsr, 1.0),
         )
@@ -305,6 +316,7 @@ class EffectFit:
             if len(parts) < 2 or not known.issuperset(parts):
                 continue
             m, of = self.effects.measured, [self._row(part) for part in parts]
+            # Unshrunken changes: shrinkage of the parts would look like saturation.
             sums.append(m.change[of].sum(axis=0))
             noise.append(m.noise[of].sum(axis=0))
             doubles.append(m.change[self._row(row.condition)])
@@ -342,6 +354,7 @@ class EffectFit:
 
     def _unseen_in(self, home: Condition, rows: Sequence[Row]) -> UnseenTargets:
         """Return the prediction of unseen targets in the context of `home`, from `rows`."""
+        # Evenly spaced over the conditions, so that the choice is a function of the cells.
         places = np.linspace(0, len(rows) - 1, min(len(rows), MOST_TARGETS)).astype(np.int64)
         chosen = [rows[i] for i in places]
         numbers = np.array([self._row(row.condition) for row in chosen])
@@ -364,11 +377,13 @@ class EffectFit:
                 control.mean,
                 control.noise,
                 m.variance,
+                # -1: a target outside the panel, which has no change of its RNA to learn from.
                 np.array([place.get(t, -1) for t in targets]),
             ),
             {name: block[mine] for name, block in blocks.items()},
         )
         parts = model.parts()
+        # [genes, features] of every gene: each may be asked for as an unseen target.
         features = blocks[parts.block][: len(panel)] if parts.block else np.zeros((len(panel), 0))
         note = model.to({name: block[0] for name, block in blocks.items()}).note
         kind = chosen[0].condition.interventions[0].kind
@@ -382,6 +397,7 @@ class EffectFit:
         blocks = expression_blocks(few.umi(np.float64), self.cells.panel, targets)
         if self.priors:
             width = len(next(iter(self.priors.values())))
+            # All 0 where nothing is known of a gene, as in `effects.features`.
             nothing = np.zeros(width)
             blocks["gene features"] = np.stack([self.priors.get(t, nothing) for t in targets])
         return blocks
@@ -389,6 +405,7 @@ class EffectFit:
 
 def condition_key(condition: Condition) -> str:
     """Return the perturbation of a condition as text, the same for any order of interventions."""
+    # A key, not a name: no two different sets of interventions have the same text.
     ordered = sorted(condition.interventions, key=lambda intervention: intervention.sort_key)
     if not ordered:
         return CONTROL
@@ -431,6 +448,7 @@ def _stacked(first: Moments, second: Moments) -> Moments:
 def _less(whole: Moments, part: Moments) -> Moments:
     """Return the sums of a group without those of some of its cells, [1, genes]."""
     n = whole.cells - part.cells
+    # A label of all control cells would leave none.
     left = np.maximum(n, 1)
 
     def mean(both: Floats, some: Floats) -> Floats:

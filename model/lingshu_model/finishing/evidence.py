@@ -115,6 +115,7 @@ def rotated(
         if written["tiers"][tier] is None:
             missing.setdefault(tier, "no fold has enough held-out cells")
         else:
+            # `evidence` has held-out changes alone; `judged` has the posteriors of predictions too.
             written["tiers"][tier]["certainty"] = certainty(judged, tier)
     return {
         **written,
@@ -173,6 +174,7 @@ def _seen(cells: TrainingCells, missing: dict[str, str]) -> Iterator[Fold]:
         return
     sizes = [len(cells.rows(i)) for i, c in enumerate(cells.conditions) if c.interventions]
     most = max(sizes, default=0)
+    # A fifth of this has the fewest cells that a contrast is judged by.
     if most < FEWEST * PARTS:
         missing["seen"] = (
             f"a fifth of the cells of a condition is held out in turn, and the largest has {most}; "
@@ -182,6 +184,7 @@ def _seen(cells: TrainingCells, missing: dict[str, str]) -> Iterator[Fold]:
     part = np.zeros(len(cells), np.int64)
     for i in range(len(cells.conditions)):
         rows = cells.rows(i)
+        # Stratified: every condition has a fifth of its cells in each part.
         part[_generator(i).permutation(rows)] = np.arange(len(rows)) % PARTS
     for k in range(PARTS):
         yield _fold(cells, f"fifth {k + 1}", np.flatnonzero(part == k), "seen")
@@ -191,9 +194,11 @@ def _replicates(cells: TrainingCells) -> list[tuple[str, Rows]]:
     """Return the cells of each replicate; of one of either arm where arms have their own."""
     if cells.replicate is None:
         return []
+    # bool [cells].
     perturbed = np.array([bool(c.interventions) for c in cells.conditions])[cells.condition]
     names = [str(n) for n in np.unique(cells.replicate) if n]
     mine = {n: np.flatnonzero(cells.replicate == n) for n in names}
+    # Replicates with cells of both arms: what differs between replicates cancels in a contrast.
     both = [n for n in names if len(np.unique(perturbed[mine[n]])) == 2]
     if len(both) > 1:
         return [(f"replicate {n}", mine[n]) for n in both[:MOST_FOLDS]]
@@ -201,6 +206,7 @@ def _replicates(cells: TrainingCells) -> list[tuple[str, Rows]]:
     if min(map(len, arms)) < 2:
         return []
     folds = max(map(len, arms))
+    # Else one replicate of each arm together; the arm with fewer repeats its replicates.
     pairs = [(arms[0][i % len(arms[0])], arms[1][i % len(arms[1])]) for i in range(folds)]
     return [
         (f"replicates {p} and {c}", np.concatenate([mine[p], mine[c]]))
@@ -213,6 +219,7 @@ def _carried(cells: TrainingCells, missing: dict[str, str]) -> Iterator[Fold]:
     contexts_of: dict[tuple[Any, ...], set[Any]] = {}
     for c in _present(cells):
         contexts_of.setdefault(c.interventions, set()).add(c.context)
+    # Contexts in which at least one perturbation is held out that another context has.
     shared = {x for i, contexts in contexts_of.items() if i and len(contexts) > 1 for x in contexts}
     if not shared:
         n = len({c.context for c in _present(cells)})
@@ -255,6 +262,7 @@ def _targets(cells: TrainingCells, missing: dict[str, str]) -> Iterator[Fold]:
         return
     for k in range(PARTS):
         left = {*targets[k::PARTS]}
+        # Combinations with such a target go too: they would tell of it.
         held = _rows_of(cells, lambda c, t=left: any(i.target in t for i in c.interventions))
         yield _without(cells, f"targets, fifth {k + 1}", held, "unseen")
 
@@ -272,6 +280,7 @@ def _without(cells: TrainingCells, name: str, held: Rows, tier: str) -> Fold:
     """Return the fold of conditions left out whole, with half of their control cells."""
     contexts = {cells.conditions[i].context for i in np.unique(cells.condition[held])}
     control = _rows_of(cells, lambda c: c.context in contexts and not c.interventions)
+    # One stream for all folds: folds of the same contexts hold out the same control cells.
     half = _generator(10_000).permutation(control)[: len(control) // 2]
     return _fold(cells, name, np.concatenate([held, half]), tier)
 
@@ -296,6 +305,7 @@ def _judged(
     test = {
         key: counts
         for key, counts in side(cells, fold.test, cells.panel).items()
+        # Conditions with few held-out cells go before contrasts are formed.
         if counts.shape[0] >= FEWEST
     }
     if not any(c.interventions for _, c in test):
@@ -318,6 +328,7 @@ def _judged(
     if not study.populations:
         return None
     fit = EffectFit(train, priors)
+    # Only what the tier needs: carrying and unseen targets take most of the time.
     fitted = fit.run(carry=fold.tier == "seen_elsewhere", unseen=fold.tier == "unseen")
     effects = stored_effects(fitted, cells.panel, fit.control_means)
 
@@ -338,6 +349,7 @@ def _judged(
 
     report = evaluate(study, {}, draws or DRAWS, {MODEL: predict}, cells=False)
     known = {(p.name, c.name): (p, c) for p in study.populations for c in p.contrasts}
+    # Genes per contrast, so that a fold holds at most `MOST_GENES` in memory.
     most = max(1, MOST_GENES // len(known))
     variance = fit.effects.measured.variance
     for each in report.held_out:
@@ -370,6 +382,7 @@ def _cut(report: Report, left: int) -> Report:
         places[each.tier] += 1
     for _, _, i in sorted(order):
         each = report.held_out[i]
+        # Residuals and predictions are both written.
         size = 0 if each.predicted is None else 2 * len(each.predicted)
         fits = size <= left
         kept.append(each if fits else replace(each, predicted=None))

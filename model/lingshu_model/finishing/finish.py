@@ -93,15 +93,18 @@ class Finish:
             delivery, basis = self._delivery(place, choose)
             whole = self._labelled(self._joined())
             fitted = EffectFit(whole, self.priors).run()
+            # Needed by either delivery: the check below may change it.
             pool = control_pool(whole, fitted, self.spec.seed, self.spec.pool_counts)
             written = self._written(place / "last", delivery, basis, whole, fitted, pool)
             check = check_checkpoint(written)
+            # Only where the choice was left to the training; what a specification names is kept.
             if check.unfit and delivery == MOVED and self.spec.delivery == "auto":
                 # The network's control cells may be too far from real ones to carry an effect: a
                 # gene that it hardly draws cannot lose what real cells lose.
                 basis = _instead(basis, check)
                 other = self._written(place / "pool", TRAINING_CELLS, basis, whole, fitted, pool)
                 checked = check_checkpoint(other)
+                # Strictly fewer: with equal numbers the network stays.
                 if checked.unfit < check.unfit:
                     written, check = other, checked
             report = json.dumps(fitness.report(check.results, check.pairs), indent=1)
@@ -110,6 +113,7 @@ class Finish:
                 text = dumps(self._evidence(written, check))
                 (written.path / "evidence.json").write_text(text, "utf-8")
             path = build.install(written.path, target)
+        # Read back from its place, so that what is returned is what later readers get.
         checkpoint = Catalogue([target]).load(self.spec.name)
         return Finished(checkpoint, path, check.results, fitted.notes)
 
@@ -152,6 +156,7 @@ class Finish:
             replicate = np.concatenate([t.replicate, v.replicate])
         return replace(
             t,
+            # Both index the same tokens and conditions: they are parts of one set of cells.
             index=np.concatenate([t.index, v.index]),
             source=np.concatenate([t.source, v.source]),
             condition=np.concatenate([t.condition, v.condition]),
@@ -210,6 +215,7 @@ class Finish:
     ) -> dict[str, Any]:
         config = build.config_json(self.spec, cells)
         if self.learned is None:
+            # No network: nothing is sampled in steps.
             config["sampler"] |= {"steps": 1, "guidance": 0.0}
         else:
             config |= self.learned.vocabulary
@@ -225,6 +231,7 @@ class Finish:
         """Return a function from a context's index to control cells, to solve effects on."""
         if delivery == TRAINING_CELLS:
             return pool.of
+        # Without `delivery` the sampler gives plain control cells of the network.
         sampler = Sampler.load(replace(checkpoint, config=_network_only(checkpoint)), threads=1)
         n = fit_cells(len(fitted.contexts))
         return partial(_network_cells, sampler, fitted, n)
@@ -246,6 +253,7 @@ class Finish:
         build.write_json(
             folder / "config.json", {**config, "effects": effects_entry(fitted, solved)}
         )
+        # Last: the digests cover the finished files.
         pin(folder)
 
 
@@ -346,6 +354,7 @@ def sampled(sampler: Sampler | DeliveringSampler, arm: ArmRequest) -> Rows:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         parts = list(pool.map(tile, tiles))
     whole = sparse.csr_matrix(sparse.vstack(parts, "csr"), dtype=np.float64)
+    # Tiles begin at multiples of the tile; the arm may begin within one.
     first = arm.first_cell - tiles.start * sampler.tile
     return whole[first : first + arm.n_cells]
 

@@ -103,6 +103,7 @@ def delivered(cells: Rows, control: Rows) -> Delivered:
     difference = expression_levels(cells) - expression_levels(control)
     change = np.asarray(difference.mean(axis=0), np.float64).ravel()
     squares = np.asarray(difference.multiply(difference).mean(axis=0), np.float64).ravel()
+    # Variance over n, divided by n - 1: the squared standard error of the mean of n pairs.
     error = np.sqrt(np.maximum(squares - change**2, 0.0) / max(n - 1, 1))
     library = float(cell_totals(cells).sum() / max(cell_totals(control).sum(), 1.0))
     return Delivered(change, error, library)
@@ -116,6 +117,7 @@ def judge(shown: Delivered, target: Posterior, library: float) -> dict[str, Any]
         target: the effect.
         library: target library size over that of control cells.
     """
+    # A gene is off only beyond what the sampling of these cells explains.
     beyond = np.abs(shown.change - target.mean) - 2 * shown.error
     runaway = float(beyond.max(initial=0.0))
     sure = np.flatnonzero(target.lfsr < CERTAIN)
@@ -132,6 +134,7 @@ def judge(shown: Delivered, target: Posterior, library: float) -> dict[str, Any]
             reasons.append(f"slope {slope:.2f}")
         if correlation is not None and correlation < CORRELATION:
             reasons.append(f"Pearson {correlation:.2f}")
+    # Moved cells may keep the control's library or have the target's: both ends are allowed.
     least, most = LIBRARIES[0] * min(1.0, library), LIBRARIES[1] * max(1.0, library)
     if not least <= shown.library <= most:
         reasons.append(f"library {shown.library:.2f}")
@@ -206,6 +209,7 @@ def check(
     for row, sample in conditions:
         figures: dict[str, Any] = {"reasons": ("nothing sampled",)}
         n = pairs
+        # The first round has no figures yet, and so a reason to sample.
         while figures["reasons"] and n <= max(pairs, MOST):
             cells, control, target = sample(n)
             shown = delivered(cells, control)
@@ -223,6 +227,7 @@ def _is_surely_off(shown: Delivered, target: Posterior) -> bool:
 
     Two standard errors are exceeded by chance among thousands of genes; this many hardly are.
     """
+    # Bonferroni over genes, one-sided .005: about 5 standard errors for 18,000 genes.
     errors = float(ndtri(1 - 0.005 / len(shown.change)))
     beyond = np.abs(shown.change - target.mean) - errors * shown.error
     return float(beyond.max(initial=0.0)) > RUNAWAY

@@ -87,9 +87,12 @@ def solve(
             cells = FitCells(control(number), largest)
             for i, mover in zip(numbers, pool.map(_Solve(fitted, cells), numbers), strict=True):
                 log_fold[i], library[i] = mover.log_fold, mover.library
+                # ln 0 of a gene without counts: 1e-12 is far below the share of one count in a
+                # cell.
                 log_rate[number] = np.log(np.maximum(mover.rate, 1e-12))
                 log_size[number], common[number] = np.log(mover.size), mover.common
                 each()
+    # ln 0 is -inf here, and `NO_SHARE` after the maximum.
     with np.errstate(divide="ignore"):
         log_largest = np.maximum(np.log(largest), NO_SHARE).astype(np.float16)
     return Solved(log_fold, library, log_rate, log_size, common, log_largest)

@@ -40,6 +40,7 @@ def null_check(cells: TrainingCells, pooled: Mixture | None = None) -> list[dict
         pooled: how effects of the conditions are distributed, as for their own priors.
     """
     wanted = [*_wanted(cells)]
+    # Many contexts share the number, so that the check takes no longer than with few.
     labels = min(LABELS, MOST_LABELS // max(len(wanted), 1))
     checks: list[dict[str, Any]] = []
     for number, (context, rows, size) in enumerate(wanted):
@@ -47,6 +48,7 @@ def null_check(cells: TrainingCells, pooled: Mixture | None = None) -> list[dict
         chosen = generator.permutation(rows)[:MOST_CELLS]
         subsets = [generator.choice(len(chosen), size, replace=False) for _ in range(labels)]
         counts = cells.take(np.sort(chosen)).umi(np.float64)
+        # A gene that any source of these cells measures; others have counts of 0 only.
         measured = np.any(cells.measured[np.unique(cells.source[chosen])], axis=0, keepdims=True)[0]
         checked = _checked(counts, measured, subsets, pooled)
         checks.append({"context": context, "n_cells": size, **checked})

@@ -77,6 +77,7 @@ def stored_effects(fitted: Fitted, panel: Sequence[str], controls: Floats) -> St
         panel: gene symbols.
         controls: mean level of control cells, [contexts, genes]; NaN where not measured.
     """
+    # Through the stored types: what is judged is what a reader of the checkpoint gets.
     rows, genes = posterior_tables(fitted), unseen_tables(fitted)
     return StoredEffects(effects_entry(fitted), panel, controls, rows, genes)
 
@@ -135,12 +136,14 @@ def control_pool(cells: TrainingCells, fitted: Fitted, seed: int, most_counts: i
     rows = [cells.rows(home[c.context]) for c in fitted.contexts]
     generator = np.random.Generator(np.random.Philox(key=[seed, 7]))
     shuffled = [generator.permutation(r) for r in rows]
+    # Counts that are stored for each cell, [cells]: genes above 0, not UMI.
     size = np.diff(cells.tokens.indptr)[cells.index]
     most = next(
         (n for n in POOL_CELLS if sum(int(size[r[:n]].sum()) for r in shuffled) <= most_counts),
         POOL_CELLS[-1],
     )
     chosen = [np.sort(r[:most]) for r in shuffled]
+    # Cells of context i are rows first[i] to first[i + 1] - 1 of the pool.
     first = np.cumsum([0, *(len(r) for r in chosen)]).astype(np.int64)
     parts = [cells.take(r).umi(np.int32) for r in chosen]
     return Pool(sparse.csr_matrix(sparse.vstack(parts, "csr")), first)

@@ -66,6 +66,7 @@ class TrainingCells:
 
     def take(self, rows: NDArray[np.int64]) -> "TrainingCells":
         """Return the cells `rows`, with the same conditions."""
+        # The tokens are shared, not copied: a part of the cells takes 24 bytes a cell.
         return replace(
             self,
             index=self.index[rows],
@@ -105,6 +106,7 @@ class TrainingCells:
     def depth(self) -> NDArray[np.float64]:
         """Return UMI per cell over its measured genes, float64 [cells], at least 1."""
         totals = [np.asarray(b.umi().sum(axis=1), np.float64).ravel() for b in self.blocks()]
+        # ln of it is a condition of the network, and an empty cell has none.
         return np.maximum(np.concatenate(totals), 1.0)
 
     def measured_by(self, condition: int) -> NDArray[np.bool_]:
@@ -142,12 +144,14 @@ def add_shams(cells: TrainingCells, count: int, seed: int) -> TrainingCells:
     control = cells.rows(chosen)
     # At most half of the control cells: a larger subset would hardly differ from all of them.
     size = min(int(np.median(sizes)) if sizes else len(control) // 2, len(control) // 2)
+    # Of its own purpose; the split of the same seed uses 1.
     generator = np.random.Generator(np.random.Philox(key=[seed, 2]))
     subsets = [generator.choice(control, size, replace=False) for _ in range(count)]
     shams = [
         Condition(cells.conditions[chosen].context, (Intervention(kind="sham", target=name),))
         for name in (f"sham-{i:02d}" for i in range(count))
     ]
+    # New conditions are numbered after those of the cells.
     labels = [np.full(size, len(cells.conditions) + i) for i in range(count)]
     rows = np.concatenate([np.arange(len(cells)), *subsets])
     return replace(

@@ -42,6 +42,7 @@ class Compressed:
         first, last, _ = rows.indices(self.shape[0])
         begin, end = int(self.indptr[first]), int(self.indptr[last])
         data = scipy_values(self.data[begin:end])
+        # Positions in the slice count from its first value.
         parts = data, self.indices[begin:end], self.indptr[first : last + 1] - begin
         _check_positions(parts[1], self.shape[1], self.place)
         return sparse.csr_matrix(parts, (last - first, self.shape[1]))
@@ -57,12 +58,15 @@ def compressed(group: Any, place: str) -> Rows:
     """
     attributes = group.attrs
     stored = str(attributes.get("encoding-type", attributes.get("h5sparse_format", "")))
+    # A KeyError of another encoding is reported by the caller, with the file's name.
     form = _FORMATS[stored]
     rows, columns = map(int, attributes.get("shape", attributes.get("h5sparse_shape")))
     check_kind(group["data"].dtype, place)
+    # All of it: 8 bytes a row, and every slice needs two of its entries.
     indptr: NDArray[np.int64] = group["indptr"][:].astype(np.int64)
     length = (rows if form == "csr" else columns) + 1
     size = min(len(group["data"]), len(group["indices"]))
+    # Falling pointers would read the same values twice, or backwards.
     if len(indptr) != length or indptr[0] or indptr[-1] > size or (np.diff(indptr) < 0).any():
         message = f"{place} is damaged: its row pointers do not fit its {size:,} values"
         raise DataError(message)

@@ -21,10 +21,13 @@ _WEAK = (
     r"rfp", r"mcherry", r"or\d+[a-z]+\d+", r"medium", r"media", r"placebo", r"healthy", r"normal",
     r"0", r"false",
 )  # fmt: skip
+# Guides are numbered: `NTC_12`, `sgNT-3`.
 _TAIL = r"(sg|g|grna|sgrna|guide|control|ctrl|only|cells?)?\d{0,5}"
 _STRONG_FORM = re.compile(rf"(sg|grna|sgrna|gene)?({'|'.join(_STRONG)}){_TAIL}")
 _WEAK_FORM = re.compile(rf"(sg|grna|sgrna)?({'|'.join(_WEAK)}){_TAIL}")
+# Before the label is made plain, which takes these characters out.
 _BETWEEN = re.compile(r"[_+|;,&/]")
+# The guide's sequence at the end of a label, such as `NT_ACGTACGTACGTACGTACGT`.
 _SEQUENCE = re.compile(r"[_\-.][ACGTacgt]{12,}$")
 
 

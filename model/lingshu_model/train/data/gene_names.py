@@ -80,6 +80,7 @@ class Hgnc:
         """Return the one gene that `name` means, or None."""
         if name.startswith("ENSG"):
             return self._by_ensembl.get(name.split(".")[0])
+        # An approved symbol wins over the same text as an old name of another gene.
         return self._by_symbol.get(name) or self._by_previous.get(name) or self._by_alias.get(name)
 
 
@@ -93,6 +94,7 @@ def names_file(aliases: str | None, folder: Path) -> Path | None:
 def symbols_of(names: Sequence[str], hgnc: Hgnc) -> list[str]:
     """Return symbols for human Ensembl ids; ids without one, or with one taken, stay."""
     genes_by_name = [hgnc.find(name) if name.startswith(_HUMAN_ID) else None for name in names]
+    # Names that stay are taken first, so that no converted id becomes equal to one of them.
     seen = {name for name, gene in zip(names, genes_by_name, strict=True) if gene is None}
     out: list[str] = []
     for name, gene in zip(names, genes_by_name, strict=True):
@@ -107,6 +109,7 @@ def match(panel: Sequence[str], names: Sequence[str], hgnc: Hgnc | None) -> dict
     The panel's own spelling comes first; then what HGNC says is the same gene. Where a file names a
     gene twice, its first column counts.
     """
+    # Reversed, so that of a name that occurs twice the first column is kept.
     place = {name: i for i, name in reversed(list(enumerate(names)))}
     genes_by_name = {i: place[symbol] for i, symbol in enumerate(panel) if symbol in place}
     if hgnc is None:
@@ -116,6 +119,7 @@ def match(panel: Sequence[str], names: Sequence[str], hgnc: Hgnc | None) -> dict
     for column, name in enumerate(names):
         gene = None if column in taken else hgnc.find(name)
         if gene is not None:
+            # The first column that means the gene.
             columns.setdefault(gene.name, column)
     for i, symbol in enumerate(panel):
         gene = None if i in genes_by_name else hgnc.find(symbol)
@@ -137,4 +141,5 @@ def _unambiguous(pairs: Iterable[tuple[str, Gene]]) -> dict[str, Gene]:
     genes_by_name: dict[str, list[Gene]] = defaultdict(list)
     for name, gene in pairs:
         genes_by_name[name].append(gene)
+    # A name of two genes means neither.
     return {name: genes[0] for name, genes in genes_by_name.items() if len(genes) == 1}

@@ -26,6 +26,7 @@ from lingshu_model.train.data.compressed import DataError, check_kind, compresse
 from lingshu_model.train.data.labels import Texts, nearest, texts
 from lingshu_model.train.data.store import Rows
 
+# Ensembl gene ids of any species with a version, such as ENSG00000141510.18.
 _VERSION = re.compile(r"^(ENS[A-Z]*G\d{8,})\.\d+$")
 BLOCK = 1024
 """Rows read at a time: what is made of 18,080 genes of them on the way takes 0.4 GB."""
@@ -76,6 +77,7 @@ class H5ad:
         """
         for first in range(0, len(self.obs), BLOCK):
             last = min(first + BLOCK, len(self.obs))
+            # `rows` ascends, so those of a block of the file are one slice of it.
             wanted = rows[np.searchsorted(rows, first) : np.searchsorted(rows, last)] - first
             if len(wanted):
                 yield self._block(first, last)[wanted]
@@ -108,6 +110,7 @@ def opened(path: Path, counts: str = "X", gene_names: str | None = None) -> Gene
         raise DataError(str(error)) from error
     with h5py.File(real, "r") as file:
         obs = table(file, "obs", path)
+        # `raw` has its own genes, often more than `var`.
         var = table(file, "raw/var" if counts.startswith("raw/") else "var", path)
         x = matrix(file, counts, path)
         genes = _names(_named(var, gene_names, path), path, gene_names)
@@ -208,6 +211,7 @@ def matrix(file: h5py.File, name: str, path: Path) -> Any:
 def _is_null(stored: Any) -> bool:
     """Return whether a matrix is stored as nothing: `X = None`."""
     if not isinstance(stored, h5py.Dataset):
+        # An empty group, written for a missing matrix.
         return "data" not in stored
     return stored.shape is None or len(stored.shape) != 2
 
@@ -243,6 +247,7 @@ def _names(column: pd.Series, path: Path, source: str | None) -> list[str]:
 def without_versions(names: list[str]) -> list[str]:
     """Return Ensembl ids without their versions, unless two would become the same."""
     bare = [_VERSION.sub(r"\1", name) for name in names]
+    # Two versions of one gene in a file keep their versions, or two columns would have one name.
     return bare if len(set(bare)) == len(set(names)) else names
 
 

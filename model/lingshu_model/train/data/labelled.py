@@ -79,6 +79,7 @@ def parts_of(label: str, rule: Perturbations) -> list[str]:
     """
     controls = {name.strip() for name in rule.controls}
     names = {label.strip(): target.strip() for label, target in rule.targets.items()}
+    # A label that is renamed as a whole is not split before: its separator may be part of it.
     whole = names.get(label)
     if label in controls or whole in controls:
         return []
@@ -90,6 +91,7 @@ def parts_of(label: str, rule: Perturbations) -> list[str]:
     if whole is None:
         parts = [names.get(part, part) for part in parts]
         _check_separator(parts, controls)
+    # Any order of the parts is the same combination; a control part adds nothing.
     return sorted({part for part in parts if part not in controls})
 
 
@@ -118,6 +120,7 @@ def _wanted(file: H5ad, source: Source) -> NDArray[np.bool_]:
         keep &= np.isin(file.column(value.removeprefix(_OBS)), [v.strip() for v in renamed])
     for combination in source.without:
         matches = [file.column(c) == v.strip() for c, v in combination.items()]
+        # Cells with all of these labels together are left out.
         keep &= ~np.logical_and.reduce(matches)
     return keep
 
@@ -139,6 +142,7 @@ def _field(
     _leave_out(file, column, labels.missing(but=renamed), keep, notes)
     if not renamed:
         return labels.values
+    # Renamed once for each label, not once for each cell.
     names, inverse = np.unique(labels.values, return_inverse=True)
     return np.array([renamed.get(v, v) for v in names.tolist()], dtype=str)[inverse]
 
@@ -171,6 +175,7 @@ def _leave_out(
         f"{file.path}: {int(gone.sum()):,} of {int(keep.sum()):,} cells have no label in "
         f"obs[{column!r}] and are left out"
     )
+    # In place: the caller's mask, which later columns narrow further.
     keep &= ~missing
 
 
@@ -180,6 +185,7 @@ def _check_controls(
     """Refuse a control label that no cell has: a spelling, or cells that were filtered out."""
     mapped = {target.strip() for target in rule.targets.values()}
     for control in (name.strip() for name in rule.controls):
+        # A control that only appears after renaming has no label of its own in the column.
         if control in labels[keep] or (control in mapped and len(rule.controls) == 1):
             continue
         if control in labels:
@@ -206,6 +212,7 @@ def _interventions(
 ) -> list[tuple[Intervention, ...]]:
     if rule is None:
         return [()] * len(rows)
+    # Conditions are few: each label is parsed once.
     names, inverse = np.unique(labels[rows], return_inverse=True)
     interventions = [_intervention(file, rule, label) for label in names.tolist()]
     suspects = [

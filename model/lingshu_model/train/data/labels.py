@@ -31,6 +31,7 @@ class Texts:
 
     def missing(self, *, but: Iterable[str] = ()) -> NDArray[np.bool_]:
         """Return which labels are missing; texts in `but` are labels all the same."""
+        # A control may be called `None`; then the text is a label.
         words = [*(MISSING - set(but))]
         return self.absent | np.isin(self.values, words)
 
@@ -54,6 +55,7 @@ def texts(column: pd.Series) -> Texts:
 def counted(values: Iterable[str], most: int = 6) -> str:
     """Return the commonest texts with how often each is there, such as `'ctrl' (80), 'A' (40)`."""
     names, times = np.unique(np.array([*values], dtype=str), return_counts=True)
+    # Equal counts stay in the order of their names.
     order = np.argsort(-times, kind="stable")
     shown = [f"{str(names[i])!r} ({int(times[i]):,})" for i in order[:most]]
     rest = len(names) - len(shown)

@@ -60,6 +60,7 @@ class _Part:
 
     def tokens(self, panel: Sequence[str]) -> Iterator[Rows]:
         """Yield tokens [rows, panel] in compressed rows, a block at a time."""
+        # File column to panel position; -1 where the panel lacks the gene.
         columns = np.full(len(self.file.genes), -1, np.int64)
         columns[[*self.genes.values()]] = self.measured
         for block in self.file.blocks(self.cells.rows):
@@ -68,6 +69,7 @@ class _Part:
             data = encoded(counts.data[wanted], self.file)
             place = (counts.row[wanted], columns[counts.col[wanted]])
             out: Rows = sparse.csr_matrix((data, place), (block.shape[0], len(panel)))
+            # `gathered` takes blocks without stored zeros, their columns in order.
             out.eliminate_zeros()
             out.sort_indices()
             yield out
@@ -107,6 +109,7 @@ def read_cells(
     if spec.replicate and not (replicate != "").any():
         message = f"no file has an obs column {spec.replicate!r}: name another as `replicate`"
         raise DataError(message)
+    # Control conditions first; sorted, so that numbers do not depend on the order of cells.
     order = sorted(set(labels), key=lambda c: (c.interventions != (), repr(c)))
     number = {condition: i for i, condition in enumerate(order)}
     measured = np.zeros((len(parts), len(panel)), bool)
@@ -131,10 +134,12 @@ def read_cells(
 
 def split(cells: TrainingCells, spec: TrainingSpec) -> Parts:
     """Return the parts, a function of the spec's fractions, its seed and the cells alone."""
+    # Conditions draw in their order from one stream: cells alone decide the parts.
     generator = np.random.Generator(np.random.Philox(key=[spec.seed, 1]))
     matches: dict[str, list[NDArray[np.int64]]] = {"validation": [], "test": [], "unseen": []}
     for index, condition in enumerate(cells.conditions):
         rows = cells.rows(index)
+        # Held out whole, and without using the stream.
         if any(
             condition.is_about(intervention.context, intervention.target)
             for intervention in spec.unseen
@@ -142,6 +147,7 @@ def split(cells: TrainingCells, spec: TrainingSpec) -> Parts:
             matches["unseen"].append(rows)
             continue
         shuffled = generator.permutation(rows)
+        # Of each condition, so that all parts have the same mixture of conditions.
         tested, chosen = round(spec.test * len(rows)), round(spec.validation * len(rows))
         matches["test"].append(shuffled[:tested])
         matches["validation"].append(shuffled[tested : tested + chosen])
@@ -227,6 +233,7 @@ def _check(cells: TrainingCells, names: str) -> None:
         raise DataError(message)
     mean, square = totals / len(cells)
     # Variance of each gene, [genes], compared with what rounding leaves of it.
+    # E x^2 - (E x)^2 of equal counts is 0 but for rounding in proportion to E x^2.
     if not (square - mean**2 > ROUNDING * square).any():
         message = f"{names}: all cells have the same counts, so that there is nothing to learn"
         raise DataError(message)
@@ -250,6 +257,7 @@ def _comparable(cells: TrainingCells) -> tuple[TrainingCells, list[str]]:
     kept = [i for i, c in enumerate(cells.conditions) if c.context not in bare]
     chosen = cells.take(np.flatnonzero(np.isin(cells.condition, kept)))
     conditions = tuple(cells.conditions[i] for i in kept)
+    # `kept` ascends, so the place of an old number in it is the new number.
     number = np.searchsorted(kept, chosen.condition)
     return replace(chosen, condition=number, conditions=conditions), [words]
 

@@ -35,6 +35,7 @@ def gathered(blocks: Iterable[Rows], columns: int, folder: Path | None) -> Rows:
             indices.write(block.indices.astype(_PARTS["indices"]).tobytes())
             lengths.append(np.diff(block.indptr).astype(np.int64))
     indptr = np.cumsum(np.concatenate(lengths))
+    # An empty file cannot be mapped.
     if not indptr[-1]:
         return sparse.csr_matrix((len(indptr) - 1, columns), dtype=np.uint16)
     parts: list[Any] = [np.memmap(folder / name, kind, "r") for name, kind in _PARTS.items()]
@@ -58,6 +59,7 @@ class Stored:
 
     def __getitem__(self, rows: NDArray[np.int64]) -> Rows:
         begin, end = self.indptr[rows].astype(np.int64), self.indptr[rows + 1]
+        # One slice per row: the pages that are touched are those of these rows alone.
         places = [slice(*place) for place in zip(begin.tolist(), end.tolist(), strict=True)]
         ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(end - begin)])
         parts = _joined(self.data, places), _joined(self.indices, places), ends
