@@ -75,6 +75,7 @@ def _stdio(make: "Callable[[], tuple[App, Calls]]", *, no_token: bool, core: boo
         click.echo("lingshu-mcp: stdin or stdout is closed; an MCP client opens both", err=True)
         return 2
 
+    # After `claim`, and without what answers calls: `initialize` must not wait for that.
     from lingshu_mcp.back import Back
     from lingshu_mcp.server import assemble
     from lingshu_mcp.stdio import serve_stdio

@@ -21,6 +21,8 @@ class Back:
     def __init__(self, make: "Callable[[], tuple[Callable[[], App], Calls]]") -> None:
         self._make = make
         self._parts: tuple[Callable[[], App], Calls] | None = None
+        # Several first calls may come together; the imports and the application are for all of
+        # them.
         self._lock = Lock()
 
     def _get(self) -> "tuple[Callable[[], App], Calls]":
@@ -31,6 +33,7 @@ class Back:
 
     async def get(self) -> "tuple[App, Calls]":
         """Return the caller's application and the calls; the first time made in a thread."""
+        # Without a thread once it is there: every call comes through here.
         parts = self._parts or await anyio.to_thread.run_sync(self._get)
         return parts[0](), parts[1]
 

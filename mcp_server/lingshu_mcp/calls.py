@@ -84,8 +84,11 @@ class Calls:
         Raises:
             LingshuError: refused, failed, or not answered in time.
         """
+        # Until the call ends otherwise: a cancelled task leaves by an exception that is not caught
+        # here.
         begin, outcome = time.monotonic(), "cancelled"
         try:
+            # Counted before anything is begun, so that a refused call has no effect.
             with self._admitted(waits=wait_of(spec, arguments) > 0), self._budgeted(app):
                 result = await self._answer(app, spec, arguments, report, render, begin)
             outcome = "ok"
@@ -126,6 +129,7 @@ class Calls:
         begin: float,
     ) -> T:
         wait_s, lane = wait_of(spec, arguments), lane_of(spec)
+        # `begin` is that of the request: time spent waiting for a thread counts.
         end, name = begin + wait_s + LAST_S, None
 
         def first() -> T | Waiting:
@@ -151,7 +155,9 @@ class Calls:
         Waits that began together would end together, and their states could not all be read before
         their deadlines. Each ends earlier by the time that those begun before it will take.
         """
+        # Seconds: waits under way x time of one reading, by as many threads as read at once.
         before_s = _MARGIN * len(self.waits) * self._finish_s / LANES["follow"]
+        # Never more than half of the wait, however many calls wait.
         return until - min(before_s, wait_s / 2)
 
     def _timed(self, read: Callable[[], T], *, first: bool = False) -> Callable[[], T]:
@@ -178,12 +184,14 @@ class Calls:
 
         self.waits.add(changed)
         try:
+            # Watched before the first test of `over`, so that an end in between is not missed.
             with (
                 waiting.watch(app, wake) as watch,
                 anyio.move_on_after(until - time.monotonic()),
             ):
                 while not (watch.over or self._leaving):
                     await changed.wait()
+                    # Cleared before the state is looked at: a change after it wakes the loop again.
                     changed.clear()
                     await report(watch.progress.done, watch.progress.total)
         finally:
@@ -192,6 +200,7 @@ class Calls:
     @contextmanager
     def _budgeted(self, app: App) -> Generator[None]:
         limit, in_flight = app.budget.max_calls, self.counts.by_principal
+        # All on the event loop: nothing comes between the test and the count.
         if limit is not None and in_flight[app.principal] >= limit:
             message = (
                 f"{app.principal!r} may have {limit} calls in flight at a time, and 0 are left: "
@@ -225,6 +234,7 @@ class Calls:
 
 def wait_of(spec: ToolSpec, arguments: Mapping[str, Any]) -> float:
     """Return the seconds a call may wait, before its arguments are checked: 0 if they are wrong."""
+    # Arguments are not validated yet, and a wrong value is refused by the dispatcher.
     known = spec.arguments.model_fields.get("wait_s")
     if known is None:
         return 0.0

@@ -15,6 +15,7 @@ from mcp.server.mcpserver import Context
 
 FILES: Final = "cells"
 """The argument that names a file."""
+# Seconds that a client gets to answer; folders that are taken of one client.
 WAIT_S: Final = 1.0
 MOST: Final = 20
 
@@ -25,6 +26,7 @@ async def client_folders(context: Context[Any, Any], arguments: Mapping[str, Any
     They are asked for only by calls that name a file.
     """
     known = context.client_capabilities
+    # Only an HTTP request has headers.
     over_http = bool(context.headers)
     if not arguments.get(FILES) or over_http or known is None or known.roots is None:
         return []
@@ -42,6 +44,7 @@ async def client_folders(context: Context[Any, Any], arguments: Mapping[str, Any
 def folder_of(uri: str) -> Path | None:
     """Return the folder of a `file:` URI of this machine, links resolved; None of any other."""
     parts = urlsplit(uri)
+    # Another host in the URI: its path means nothing here.
     if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
         return None
     path = Path(unquote(parts.path))

@@ -33,17 +33,21 @@ async def confirmed(
     """
     if arguments.get(KEY) is not None or not _can_ask(context):
         return None
+    # Whole seconds, not below the estimate, so that the second call is not refused for a fraction.
     allowed = {**arguments, KEY: math.ceil(error.seconds)}
     question = f"{str(error).partition(', which')[0]}. Run it?"
     if not is_version_at_least(context.protocol_version or "", IN_RESULT_SINCE):
+        # Before that version the server asks within the call, and waits.
         answer = await context.elicit(question, Confirmation)
         yes = isinstance(answer, AcceptedElicitation) and answer.data.run
         return allowed if yes else None
+    # The client called again with the user's answer beside the same arguments.
     answer = (context.input_responses or {}).get(KEY)
     if answer is None:
         return _question(question)
     content = answer.content if isinstance(answer, types.ElicitResult) else None
     yes = isinstance(answer, types.ElicitResult) and answer.action == "accept"
+    # The content is what a client sends, and is not validated.
     return allowed if yes and content and content.get("run") is True else None
 
 

@@ -26,6 +26,7 @@ from lingshu_tools.ledger import Ledger, default_home, open_home
 from lingshu_tools.system import interrupts
 from lingshu_tools.system.interpreter import command, environ_of
 
+# A file in the folder of a demo, without which the folder is not removed.
 MARK = ".lingshu-demo"
 CHECKPOINT = {"checkpoint": "thp1-crispr"}
 KNOCK_OUT = "STAT1"
@@ -56,6 +57,7 @@ class Agent:
         """
         with self.teller.step(why, tool, arguments):
             answer = await self._call(tool, arguments)
+            # Tools answer within `wait_s`; the demo asks again until the experiment has ended.
             while answer["status"] in UNFINISHED:
                 answer = await self._call(*_follow(tool, arguments, answer))
         if answer["status"] in ("failed", "cancelled"):
@@ -74,6 +76,7 @@ class Agent:
 
 
 def _follow(tool: str, arguments: Mapping[str, Any], answer: Answer) -> tuple[str, Answer]:
+    # A plot has no experiment of its own to follow.
     if tool == "plot_experiment":
         return tool, dict(arguments)
     if answer.get("screen_id"):
@@ -122,6 +125,7 @@ def audit(home: Path, teller: Teller) -> bool:
 
 async def run(home: Path, teller: Teller) -> bool:
     """Return whether the replay was exact and the ledger verified."""
+    # The server of this demo works in the demo's home, whatever the caller's is.
     environ = {**os.environ, "LINGSHU_HOME": str(home)}
     program, *arguments = command("-m", "lingshu_mcp")
     server = StdioServerParameters(command=program, args=arguments, env=environ_of(environ))
@@ -147,6 +151,7 @@ def fresh(home: Path) -> Path:
         if not (home / MARK).is_file():
             message = f"{home} holds something that is no earlier demo; give another --home"
             raise click.ClickException(message)
+        # Before the folder goes: its engine holds files in it.
         Engine(home).shutdown()
         shutil.rmtree(home)
     open_home(home)
@@ -158,6 +163,7 @@ def record_ledger(home: Path, target: Path) -> None:
     """Write the home's ledger to `target` as one closed file; the objects stay behind."""
     target.unlink(missing_ok=True)
     with closing(sqlite3.connect(home / "experiments.db")) as database:
+        # One file without a write-ahead log, whatever is open beside it.
         database.execute("VACUUM INTO ?", (str(target),))
     with closing(sqlite3.connect(target)) as database:
         database.execute("PRAGMA journal_mode = DELETE")

@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+# Characters of a line; `BAR` is the longest bar.
 WIDTH = 96
 INDENT = "   "
 BAR = 16
@@ -98,6 +99,7 @@ def effect_table(effect: Row, shown: int = 6) -> str:
         ]
         for gene in genes
     ]
+    # Units are sentences; what comes before the colon is the unit itself.
     unit = effect["units"].get("control_mean", "log1p_cp10k").partition(":")[0]
     head = ["gene", "log2 fold change", "Monte Carlo 95 %", f"control ({unit})", "perturbed"]
     return table(head, rows)
@@ -106,6 +108,7 @@ def effect_table(effect: Row, shown: int = 6) -> str:
 def ranking_table(screen: Row) -> str:
     """Return the ranking of a screen, one line per candidate, with a bar for the score."""
     ranking: Sequence[Row] = screen["ranking"]
+    # All scores 0: any positive length gives empty bars.
     most = max((abs(row["score"] or 0.0) for row in ranking), default=0.0) or 1.0
     rows = [
         [

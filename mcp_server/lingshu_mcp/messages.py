@@ -39,6 +39,7 @@ def read_message(text: str) -> types.JSONRPCMessage:
         message = types.jsonrpc_message_adapter.validate_json(text, by_name=False)
     except ValidationError as error:
         raise _unreadable(text, error) from None
+    # The SDK takes a request with an id of another type for a notification, and answers nothing.
     if isinstance(message, types.JSONRPCNotification) and '"id"' in text:
         value = json.loads(text).get("id", _ABSENT)
         if value is not _ABSENT:
@@ -56,6 +57,7 @@ def too_long(start: bytes, limit: int) -> UnreadableError:
 
 def find_id(text: str) -> str | int | None:
     """Return the id of a request that is no JSON, or is cut off; None where it is not found."""
+    # The id may stand on either side of arguments that are too long to read.
     for value in (_id_at_start(text[:_SEARCHED]), _id_at_end(text[-_SEARCHED:])):
         if value is not None:
             return value
@@ -84,6 +86,7 @@ def _unreadable(text: str, error: ValidationError) -> UnreadableError:
 def _id_at_start(text: str) -> str | int | None:
     """Return the value of the key `id` of the outermost object."""
     depth, parts = 0, [match.group() for match in _TOKEN.finditer(text)]
+    # Each token with the one before it and the two after: `"id"` as a key, a colon, its value.
     for before, part, colon, value in zip(["", *parts], parts, parts[1:], parts[2:], strict=False):
         if part in ("{", "["):
             depth += 1
@@ -102,6 +105,7 @@ def _id_at_end(text: str) -> str | int | None:
 def _as_id(token: str) -> str | int | None:
     try:
         value: Any = json.loads(token)
+        # Raises for a lone surrogate, which the answer could not carry.
         return value if isinstance(value, int | str) and str(value).encode() else None
     except ValueError:  # cut off, no JSON, or a lone surrogate
         return None

@@ -34,9 +34,11 @@ def rendered(
         tools: those that the server lists: a next step names no other.
     """
     detailed = is_detailed(arguments)
+    # Before the text is made: text and structured content name the same next step.
     result = shown(for_tools(result, tools), detailed=detailed)
     blocks: list[types.ContentBlock] = [types.TextContent(type="text", text=spec.text(result))]
     image, path = arguments.get("image"), getattr(result, "png", None)
+    # Inline only on request: the base64 of a picture fills a model's context.
     if path is not None and image == "inline":
         data = base64.b64encode(Path(path).read_bytes()).decode()
         blocks.append(types.ImageContent(type="image", data=data, mime_type="image/png"))
@@ -51,6 +53,7 @@ def for_tools(result: Result, tools: Collection[str]) -> Result:
     others = [name for name in TOOL_NAMES if name not in tools]
     if not others or not result.next_step:
         return result
+    # A next step is a list of calls, parted by semicolons.
     parts = result.next_step.split("; ")
     kept = [part for part in parts if not any(f"{name}(" in part for name in others)]
     return result.model_copy(update={"next_step": "; ".join(kept).rstrip(";") or None})

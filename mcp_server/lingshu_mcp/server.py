@@ -44,6 +44,7 @@ class LingshuServer(MCPServer):
 
     async def list_resources(self) -> list[types.Resource]:
         """Return the model cards; experiments and pictures have templates."""
+        # Resources of the lab page are for clients that show it.
         listed = [r for r in await super().list_resources() if not r.uri.startswith(UNLISTED)]
         return [*listed, *await self.list_cards()]
 
@@ -106,6 +107,7 @@ def build_server(
 def assemble(back: Back, *, core: bool = False) -> MCPServer:
     """Return the same, of an application that is made when the first call comes."""
     tools = [tool for tool in published_tools() if tool.core_output_schema or not core]
+    # The texts of the core server name no tool that it lacks.
     listed = [tool.name for tool in tools]
     tasks = Tasks([ExperimentTasks(back)])
     server = LingshuServer(

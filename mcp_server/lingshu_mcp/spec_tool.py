@@ -43,6 +43,8 @@ class SpecTool(Tool):
                 allowed = await confirmed(context, arguments, error)
                 if allowed is None:
                     raise
+            # Outside the `except`, so that an error of the second call does not carry the first
+            # one.
             if isinstance(allowed, types.InputRequiredResult):
                 return allowed
             return await self._call(allowed, context)
@@ -67,6 +69,7 @@ class SpecTool(Tool):
         def render(result: Result) -> types.CallToolResult:
             return rendered(spec, result, arguments, version=version, tools=self.listed)
 
+        # Roots of this client hold for this call alone.
         token = opened_by_client.set(await client_folders(context, arguments))
         try:
             return await calls.call(app, spec, arguments, report, render)
@@ -96,6 +99,7 @@ def spec_tool(back: Back, tool: PublishedTool, listed: Sequence[str], *, core: b
         # What the protocol assumes of a hint that is not there is left out; so is a second title.
         annotations=types.ToolAnnotations(
             read_only_hint=tool.read_only or None,
+            # The default is true: false is said of what changes something without destroying it.
             destructive_hint=None if tool.destructive or tool.read_only else False,
             idempotent_hint=tool.idempotent or None,
             open_world_hint=False,

@@ -41,11 +41,13 @@ def serve_stdio(server: MCPServer, back: Back, wire: Wire) -> int:
 
     Threads may still be at work: the caller ends the process without waiting for them.
     """
+    # A person who starts it by hand would wait for a prompt.
     if wire.incoming.isatty():
         sys.stderr.write("lingshu-mcp: for an MCP client on stdin and stdout; Ctrl-C ends it\n")
     try:
         return anyio.run(_serve, server, back, wire)
     except BaseExceptionGroup as group:
+        # [1] is what remains of the group beside closed pipes.
         if group.split((BrokenPipeError, ConnectionResetError))[1] is not None:
             raise
         return 0  # nobody reads the answers any more
@@ -77,6 +79,7 @@ class _Output:
         message = item.message
         await self._stream.send(item)
         if isinstance(message, types.JSONRPCResponse | types.JSONRPCError):
+            # After sending: the process may end once nothing is owed.
             self.owed.discard("" if message.id is None else message.id)
 
     async def aclose(self) -> None:
@@ -110,9 +113,11 @@ class _Lines:
     def end(self, number: int) -> None:
         """Stop reading because of a signal; a second one ends the process at once."""
         if self.signal is not None:
+            # The loop may be blocked: no clean end is tried a second time.
             os._exit(ON_SIGNAL[number])
         self.signal = number
         self._reading.cancel()
+        # Also where a client does not read its answers, so that the loop never ends by itself.
         asyncio.get_running_loop().call_later(LAST_S, os._exit, ON_SIGNAL[number])
 
     def __aiter__(self) -> Self:
@@ -120,6 +125,7 @@ class _Lines:
 
     async def __anext__(self) -> str:
         with self._reading:
+            # A thread that blocks in readline cannot be woken; it is left behind.
             while line := await anyio.to_thread.run_sync(self._line, abandon_on_cancel=True):
                 text = await self._checked(line)
                 if text is not None:
@@ -131,6 +137,7 @@ class _Lines:
         """Return the next line, of a line that is too long its start; b"" at the end."""
         line = self._file.readline(MAX_LINE + 1)
         rest = line
+        # The rest of a line that is too long is read and dropped, a piece at a time.
         while len(rest) > MAX_LINE and not rest.endswith(b"\n"):
             rest = self._file.readline(MAX_LINE + 1)
         return line
@@ -140,9 +147,11 @@ class _Lines:
         try:
             if len(line) > MAX_LINE and not line.endswith(b"\n"):
                 raise too_long(line, MAX_LINE)
+            # A byte order mark before the first message is no part of it.
             text = line.decode(errors="replace").lstrip("\ufeff").strip()
             if not text:
                 return None
+            # Parsing 8 MiB takes long enough to delay other answers.
             message = await anyio.to_thread.run_sync(read_message, text)
         except UnreadableError as error:
             await self.output.send(SessionMessage(error.answer))
@@ -160,9 +169,11 @@ class _Lines:
 
     async def _farewell(self) -> None:
         # The first call may be on its way to what answers it.
+        # Shielded: what ends the reading must not end this wait.
         with anyio.move_on_after(FIRST_CALL_S, shield=True):
             while self.output.owed and not self._back.ready:
                 await anyio.sleep(0.01)
+        # Waiting calls answer with the state that their experiments are in.
         self._back.leave()
         with anyio.move_on_after(FAREWELL_S, shield=True):
             while self.output.owed:

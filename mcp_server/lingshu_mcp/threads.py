@@ -18,6 +18,7 @@ T = TypeVar("T")
 Lane = Literal["simulate", "follow", "control", "child", "read"]
 LANES: dict[Lane, int] = {"simulate": 4, "follow": 4, "control": 4, "child": 4, "read": 4}
 """Threads at work at a time, by kind of tool: many calls of one kind must not delay another."""
+# Threads that nobody waits for, beyond which the server takes no work.
 MOST_STUCK = 64
 
 
@@ -31,6 +32,7 @@ class LateError(LingshuError):
 
 def lane_of(spec: ToolSpec) -> Lane:
     """Return which threads a tool runs in."""
+    # First: cancelling must work while all other lanes are full.
     if spec.destructive:
         return "control"
     if spec.simulates:
@@ -69,11 +71,13 @@ class Threads:
             raise OverloadError(message)
         job = _Work(work)
         try:
+            # Waiting for a place in the lane counts as well.
             with anyio.fail_after(max(end - time.monotonic(), 0)):
                 return await anyio.to_thread.run_sync(
                     job, abandon_on_cancel=True, limiter=self._places[lane]
                 )
         finally:
+            # It began and did not return: the thread goes on without its call.
             if job.running:
                 self._left.add(job)
 

@@ -33,6 +33,7 @@ def claim() -> Wire | None:
     if sys.stderr is None:  # pyright: ignore[reportUnnecessaryComparison]
         # Else the next file that is opened becomes descriptor 2, and what is printed goes into it.
         _point(2, os.open(os.devnull, os.O_WRONLY))
+    # A child or a library that reads stdin must not take bytes of a message.
     _point(0, os.open(os.devnull, os.O_RDONLY))
     _point(1, _duplicate(2))
     # Not closed with these objects: a thread may still be writing when the server has ended.

@@ -21,10 +21,12 @@ REFUSED: Final = -32001
 async def read_body(request: Request, receive: Receive) -> bytes | Response:
     """Return the body of a request, or the refusal: it is too long, or comes too slowly."""
     declared = request.headers.get("content-length", "")
+    # A declared length is refused before anything is read; a false one is found while reading.
     if declared.isdecimal() and int(declared) > MAX_BODY:
         return _too_long()
     body = bytearray()
     with anyio.move_on_after(BODY_S):
+        # The time is for the whole body: a client that sends a byte a second is cut off.
         while True:
             message = await receive()
             if message["type"] != "http.request":
@@ -34,6 +36,7 @@ async def read_body(request: Request, receive: Receive) -> bytes | Response:
                 return _too_long()
             if not message.get("more_body", False):
                 return bytes(body)
+    # The rest of the body may still come, which would be taken for the next request.
     return refusal(408, f"the request did not arrive within {BODY_S:.0f} s", headers=CLOSE)
 
 

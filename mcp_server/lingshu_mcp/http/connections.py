@@ -25,6 +25,7 @@ MAX_HEAD: Final = 16 << 10
 """Bytes of a request's line and headers."""
 FLUSH_S: Final = 5
 """Seconds that a closed connection gets to take in what was written to it."""
+# Connections at most, however many descriptors there are.
 _MOST: Final = 1024
 _SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
@@ -32,6 +33,7 @@ _SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 def raise_descriptor_limit(wanted: int = 8192) -> int:
     """Return how many descriptors this process may have, after raising the limit if need be."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # Without root a process cannot pass its hard limit.
     most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     if soft != resource.RLIM_INFINITY and soft < most:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
@@ -44,6 +46,7 @@ def connection_limits(descriptors: int) -> tuple[int, int]:
 
     At least half of the descriptors are left for the ledger, the engine and children.
     """
+    # An eighth of the descriptors, for connections that the kernel has accepted for us.
     backlog = max(4, min(128, descriptors // 8))
     return max(4, min(_MOST, descriptors // 2 - backlog)), backlog
 
@@ -59,6 +62,7 @@ def protocol(most: int) -> type[H11Protocol]:
     class Connection(H11Protocol):
         """One connection: bounded in number, in silence and in the size of a header."""
 
+        # Fires when the next request has not come in time; None while one is served.
         _silence: asyncio.TimerHandle | None = None
         _answered = False
 
@@ -82,6 +86,8 @@ def protocol(most: int) -> type[H11Protocol]:
             if self._answered:
                 return
             super().data_received(data)
+            # A head has come, and its answer is not complete: the limits of the gate hold from
+            # here.
             if self.cycle and not self.cycle.response_complete:
                 self._stop_expecting()
 
@@ -116,6 +122,7 @@ def protocol(most: int) -> type[H11Protocol]:
         def _answer(self, status: int, text: str) -> None:
             """Answer what is no request that an application could get."""
             self._answered = True
+            # Once an answer has begun, another status line would be read as its body.
             if self.conn.our_state is h11.IDLE:
                 phrase = http.HTTPStatus(status).phrase
                 head = f"HTTP/1.1 {status} {phrase}\r\nconnection: close\r\n"
@@ -151,6 +158,7 @@ class Sparing(logging.Filter):
             self._since, self._counts = now, {}
         key = (record.name, str(record.msg)[:80])
         count = self._counts[key] = self._counts.get(key, 0) + 1
+        # One more than are let through in full: it says that others follow.
         if count == self._each + 1:
             record.msg, record.args = f"{record.msg} (and more of these)", record.args
         return count <= self._each + 1

@@ -37,6 +37,7 @@ ANSWER_S: Final = 60.0
 """Seconds after which a request ends, answered or not; a tool call takes 48 at most."""
 LISTEN_S: Final = 600.0
 """Seconds after which a subscription ends; its client opens another."""
+# Seconds beyond a limit in which an answer under way may still be written.
 _FLUSH_S: Final = 5.0
 _SESSION = "mcp-session-id"
 _VERSION = "mcp-protocol-version"
@@ -108,6 +109,7 @@ class Gate:
 
         async def counted(message: Message) -> None:
             if message["type"] == "http.response.start":
+                # Counted here, so that refusals of the gate are counted too.
                 self.metrics.responses[message["status"]] += 1
             await send(message)
 
@@ -118,6 +120,7 @@ class Gate:
     async def tend(self) -> None:
         """End what is to end, and take down what is measured; to be called about once a second."""
         if self._tokens is not None:
+            # A token that was revoked ends its open requests and sessions within a second.
             names = {token.name for token in self._tokens.all()}
             for request in [r for r in self._requests if r.name not in names]:
                 request.gone.set()
@@ -157,11 +160,14 @@ class Gate:
             return self._page() if allowed else refusal(405, "use GET", headers={"allow": "GET"})
         if path not in (PATH, "/metrics"):
             return self.inner
+        # After Host and Origin: a foreign page learns nothing about tokens.
         token = self._identify(request)
         if not isinstance(token, Token):
             return token
+        # Only of callers with a token: others must not keep an idle server alive.
         self.last_call = time.monotonic()
         app = self._app(token)
+        # The context of this request's task, which the SDK's handlers inherit.
         caller.set(app)
         scope["user"] = AuthenticatedUser(AccessToken(token="", client_id=token.name, scopes=[]))
         if path == "/metrics":
@@ -184,6 +190,7 @@ class Gate:
         try:
             token = self._tokens.find(value.strip())
         except LingshuError:
+            # Not 401: the token may be good, and a client would throw it away.
             return refusal(503, "the server cannot read its tokens: its owner has to look")
         if token is None:
             message = "this token is unknown or was revoked: ask the server's owner for another"
@@ -195,6 +202,7 @@ class Gate:
         app = self._apps.get(token.name)
         if app is None:
             app = self._apps[token.name] = PrincipalApp(self._owner, token.name, budget)
+        # At each request, since a token's limits may have been changed.
         app.budget = budget
         return app
 
@@ -202,6 +210,7 @@ class Gate:
         if request.method not in ("POST", "DELETE"):
             # Nothing is sent outside the answer to a request, so no stream is kept open for it.
             return refusal(405, "use POST", headers={"allow": "POST, DELETE"})
+        # Read whole before the SDK gets it, which waits without limit.
         body = await read_body(request, receive)
         if not isinstance(body, bytes):
             return body
@@ -223,6 +232,7 @@ class Gate:
         """Return why no session can be opened; None where one can, or none is asked for."""
         version = request.headers.get(_VERSION)
         opens = method == "initialize" and _SESSION not in request.headers
+        # Only a handshake of the versions that have sessions opens one.
         if not opens or (version and version not in HANDSHAKE_PROTOCOL_VERSIONS):
             return None
         try:
@@ -231,6 +241,7 @@ class Gate:
             message = "the server has as many sessions as it keeps, all of them in use: try later"
             return refusal(503, message)
         if session is not None:
+            # Made room for before the SDK counts the new one.
             await self._end(session)
         return None
 
@@ -248,6 +259,7 @@ class Gate:
 
         self._requests.add(started)
         try:
+            # In flight: a session with an open request is not ended to make room.
             with anyio.move_on_after(limit_s + _FLUSH_S), self.sessions.used(session):
                 replayed = _replayed(body, receive, started.gone, limit_s)
                 await self.inner(request.scope, replayed, watched)
@@ -261,6 +273,7 @@ class Gate:
             session_id = headers.get(_SESSION.encode())
             if session_id is not None and message["status"] < 400:
                 self.sessions.open(session_id.decode(), principal)
+        # The SDK no longer has it.
         elif request.method == "DELETE" or message["status"] == 404:
             self.sessions.forget(known)
 
@@ -278,6 +291,7 @@ class Gate:
             "raw_path": PATH.encode(),
             "query_string": b"",
             "root_path": "",
+            # The gate's checks are passed by: the request comes from the server itself.
             "headers": [(b"host", self._host), (_SESSION.encode(), session.id.encode())],
             "user": AuthenticatedUser(token),
         }
@@ -309,6 +323,7 @@ def _replayed(body: bytes, receive: Receive, gone: anyio.Event, limit_s: float) 
 
         async with anyio.create_task_group() as group:
             group.cancel_scope.deadline = end
+            # uvicorn's `receive` returns when the client has left.
             group.start_soon(finish, receive)
             group.start_soon(finish, gone.wait)
         return {"type": "http.disconnect"}

@@ -25,6 +25,7 @@ class Metrics:
         """Take down how many cells have been made by now, for the rate over the last minute."""
         now = time.monotonic()
         self._cells.append((now, n_cells))
+        # Two samples at least, or there is no rate.
         while len(self._cells) > 2 and self._cells[0][0] < now - _RATE_S:
             self._cells.popleft()
 
@@ -108,4 +109,5 @@ def _metric(
 
 
 def _escaped(label: str) -> str:
+    # Backslashes first, or those of the other escapes would be doubled.
     return label.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

@@ -41,10 +41,12 @@ from lingshu_tools.system.interrupts import INTERRUPTED
 
 FAREWELL_S: Final = 1.5
 """Seconds that calls under way get to answer in at the end."""
+# Seconds that uvicorn waits for open connections.
 GRACE_S: Final = 2
 LAST_S: Final = 4.5
 """Seconds after a signal at which the process ends whatever is under way."""
 ON_SIGNAL: Final[dict[int, int]] = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: 0}
+# Seconds between two calls of `Gate.tend`.
 TEND_S: Final = 1.0
 
 
@@ -67,6 +69,7 @@ class Address:
             AddressError: it is none, or could be reached from elsewhere.
         """
         host, _, port = text.rpartition(":")
+        # `:8931` is loopback, not every interface.
         host = host.strip("[]") or "127.0.0.1"
         if not (port.isascii() and port.isdigit() and int(port) < 2**16):
             message = f"{text!r} is not HOST:PORT, such as 127.0.0.1:8931 or [::1]:8931"
@@ -90,6 +93,7 @@ class Address:
         Raises:
             AddressError: another program does, or the system refuses.
         """
+        # Not resolved by name: a hosts file may send `localhost` elsewhere.
         numeric = "127.0.0.1" if self.host == "localhost" else self.host
         family = socket.AF_INET6 if ":" in numeric else socket.AF_INET
         try:
@@ -155,7 +159,9 @@ def serve_gate(
     """
     most, backlog = connection_limits(raise_descriptor_limit())
     listener = address.listen(backlog)
+    # The port that the system chose, where 0 was given: the allowed hosts name it.
     address = Address(address.host, listener.getsockname()[1])
+    # Of every handler: a client can make the server log as often as it likes.
     for handler in logging.getLogger().handlers:
         handler.addFilter(Sparing())
     gate = make(address)
@@ -167,6 +173,7 @@ def serve_gate(
         log_config=None,
         log_level="warning",
         access_log=False,
+        # A header must not decide where a request comes from.
         proxy_headers=False,
         server_header=False,
         backlog=backlog,
@@ -207,6 +214,7 @@ def gate_of(
 
 def security_of(address: Address) -> TransportSecuritySettings:
     """Return settings that refuse foreign Host and Origin headers (DNS rebinding)."""
+    # Clients on this machine may use any of these names.
     names = {
         Address(name, address.port).netloc for name in (address.host, "127.0.0.1", "localhost")
     }
@@ -243,6 +251,7 @@ class _Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
+        # Through the loop and not by `signal.signal`: handlers may touch the loop's objects.
         loop = asyncio.get_running_loop()
         for number in ON_SIGNAL:
             loop.add_signal_handler(number, self._end, number)
@@ -254,6 +263,7 @@ class _Server(uvicorn.Server):
         if self._leaving:
             os._exit(self.status)
         self._leaving = self.should_exit = True
+        # Waiting calls answer first, then streams are ended, and at last the process.
         self._calls.leave()
         loop = asyncio.get_running_loop()
         loop.call_later(FAREWELL_S, self._gate.end_requests)

@@ -51,6 +51,7 @@ class Sessions:
     def expired(self) -> list[Session]:
         """Return the sessions that nobody has used for too long."""
         before = time.monotonic() - IDLE_S
+        # A session with an open request is in use, however long that takes.
         return [s for s in self._sessions.values() if not s.in_flight and s.used_at < before]
 
     def of_others(self, principals: set[str]) -> list[Session]:
@@ -68,6 +69,7 @@ class Sessions:
             yield
         finally:
             session.in_flight -= 1
+            # The idle time begins when the answer has been sent.
             session.used_at = time.monotonic()
 
     def to_end(self) -> Session | None:

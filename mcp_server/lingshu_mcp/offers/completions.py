@@ -12,6 +12,7 @@ from lingshu_tools.experiments.designs import context_label, resolve_checkpoint
 
 MOST = 100
 """Values in one answer, by the protocol."""
+# Experiments and screens that are offered, the newest of each ledger.
 _RECENT = 100
 
 
@@ -41,6 +42,7 @@ def _matches(value: str, start: str) -> bool:
 
 
 def _ids(app: App, _: Mapping[str, str]) -> list[str]:
+    # The reference ledger is readable in every home.
     ledgers = [app.ledger, app.reference] if app.reference else [app.ledger]
     screens = [screen.id for ledger in ledgers for screen in ledger.find_screens(limit=_RECENT)]
     pages = [ledger.find(limit=_RECENT) for ledger in ledgers]
@@ -63,6 +65,7 @@ def _chosen(app: App, given: Mapping[str, str]) -> list[Checkpoint]:
     names = [given["checkpoint"]] if given.get("checkpoint") else app.catalogue.names()
     try:
         return [resolve_checkpoint(app, name) for name in names]
+    # Half a checkpoint's name is no checkpoint yet: nothing is offered.
     except InputError:
         return []
 

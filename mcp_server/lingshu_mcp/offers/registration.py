@@ -35,6 +35,7 @@ async def work(back: Back, module: str, function: str, *arguments: Any) -> Any:
     app, calls = await back.get()
 
     def find() -> Callable[..., Any]:
+        # In a thread, when first used: these modules import what takes time.
         return getattr(import_module(f"lingshu_mcp.offers.{module}"), function)
 
     reading = await anyio.to_thread.run_sync(find)
@@ -65,6 +66,7 @@ def add_resources(server: MCPServer, back: Back) -> None:
         try:
             return await work(back, "resources", function, *arguments)
         except InputError as error:
+            # A wrong id is the caller's to mend, and has its own error code.
             raise ResourceNotFoundError(str(error)) from error
         except LingshuError as error:
             raise ResourceError(str(error)) from error
@@ -89,6 +91,7 @@ def add_resources(server: MCPServer, back: Back) -> None:
         """How a checkpoint was made, what it is good for, and what its data cannot show."""
         return await read("card", checkpoint)
 
+    # A function, so that each handler keeps its own suffix.
     def add_plot(suffix: str) -> None:
         uri = f"{PLOT}{suffix}"
 

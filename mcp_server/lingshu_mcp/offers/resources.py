@@ -12,6 +12,7 @@ from lingshu_tools.experiments.lookup import is_screen, locate, locate_screen
 from lingshu_tools.system.plain_text import plain_values
 from lingshu_tools.tools.figures import figure as numbers_of
 
+# ID-KIND-HASH.SUFFIX, as plot_experiment names files; no separator can be in it.
 _FILE = re.compile(r"((?:exp|scr)_[a-z0-9]+)-[a-z]+-[0-9a-f]{8}\.(png|svg|csv)")
 
 
@@ -43,6 +44,7 @@ def times(app: App, name: str) -> tuple[str, str]:
     else:
         ledger, row = locate(app, name)
         created, ids = row.created_at, [row.id]
+    # ISO 8601 of one time zone: the order of texts is that of times.
     return created, max([created, *(o.created_at for o in ledger.outcomes(ids).values())])
 
 
@@ -62,6 +64,7 @@ def card(app: App, name: str) -> str:
 
 def plot(app: App, file: str) -> bytes | str:
     """Return a file that plot_experiment made."""
+    # Before the path is opened: only names of this form lead to a file.
     match = _FILE.fullmatch(file)
     path = app.home / "plots" / file
     if match is None or not path.is_file():

@@ -45,8 +45,10 @@ class ExperimentTasks:
         call_next: CallNext,
     ) -> HandlerResult | Task:
         """Return the result where the experiment has ended, else its task."""
+        # The tool itself waits for `wait_s` first: short experiments never become tasks.
         result = await call_next(context)
         fields = getattr(result, "structured_content", None) or {}
+        # A screen names its own id beside those of its experiments.
         name = fields.get("screen_id") or fields.get("experiment_id")
         if name is None or fields.get("status") not in AT_WORK:
             return result
@@ -93,6 +95,7 @@ class ExperimentTasks:
 
         try:
             result = await calls.call(app, spec, arguments, report, render)
+        # An id of another principal is not found either, so that ids cannot be probed.
         except (NotFoundError, InputError) as error:
             raise UnknownTaskError from error
         except LingshuError as error:

@@ -139,9 +139,11 @@ class Tasks(Extension):
         Raises:
             MCPError: the tool is for clients with the extension only.
         """
+        # A tool belongs to one source at most.
         source = next((s for s in self.sources if params.name in s.tools), None)
         if source is None:
             return await call_next(ctx)
+        # Checked before the call: such a tool has no answer but a task.
         if params.name in source.required:
             require_client_extension(ctx, IDENTIFIER)
         if not _declared(ctx):
@@ -160,6 +162,7 @@ class Tasks(Extension):
 
     async def _cancel(self, ctx: Request, params: TaskParams) -> HandlerResult:
         source, task = await self._task(ctx, params)
+        # What has ended keeps its result.
         if task.status in ("working", "input_required"):
             await source.cancel(task.id)
         return {"resultType": "complete"}
@@ -174,9 +177,11 @@ class Tasks(Extension):
         require_client_extension(ctx, IDENTIFIER)
         headers: Mapping[str, str] = getattr(ctx.request, "headers", {})
         named = headers.get("mcp-name", params.task_id)
+        # Proxies route by the header: another task in the body would pass them by.
         if named != params.task_id:
             message = "the header Mcp-Name and the parameter taskId name different tasks"
             raise MCPError(code=types.HEADER_MISMATCH, message=message)
+        # Ids of different sources do not collide: each refuses what it did not make.
         for source in self.sources:
             try:
                 return source, await source.get(params.task_id)

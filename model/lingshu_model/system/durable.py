@@ -25,6 +25,7 @@ def write_durably(path: Path, *parts: bytes) -> None:
 def durably(path: Path) -> Generator[BinaryIO]:
     """Give a file to write and read; left without an error, it stands at `path`, on the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    # In the same folder, since a rename is atomic within one file system only.
     handle, name = tempfile.mkstemp(prefix=UNFINISHED, dir=path.parent)
     temporary = Path(name)
     try:
@@ -32,6 +33,7 @@ def durably(path: Path) -> Generator[BinaryIO]:
             set_mode(handle, FILE_MODE)  # the umask may have taken a bit of the owner's
             yield file
             file.flush()
+            # Before the rename: else a power cut could leave the name with an empty file.
             _sync(file.fileno())
         temporary.replace(path)
     except BaseException:
@@ -42,6 +44,7 @@ def durably(path: Path) -> Generator[BinaryIO]:
 
 def sync_name(path: Path) -> None:
     """Force to the disk that there is a file at `path`, whichever process put it there."""
+    # The folder may be new, and its name is in the folder above.
     for folder in (path.parent, path.parent.parent):
         sync_folder(folder)
 
@@ -57,6 +60,7 @@ def sync_folder(folder: Path) -> None:
 
 def _sync(descriptor: int) -> None:
     if sys.platform == "darwin":
+        # fsync of macOS leaves data in the drive's cache.
         fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
     else:
         os.fsync(descriptor)

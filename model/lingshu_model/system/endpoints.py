@@ -32,6 +32,7 @@ from lingshu_model.system.redaction import remember
 LOOPBACK = "127.0.0.1"
 PROOF_PATH = "/v1/proof"
 NONCE_HEADER = "X-Lingshu-Nonce"
+# Bytes of an answer or a file that are read; seconds between two attempts to connect.
 _MAX_BYTES = 1 << 16
 _BACKLOG_PAUSE_S = 0.02
 
@@ -105,6 +106,7 @@ def write_endpoint(places: EnginePlaces, endpoint: Endpoint) -> None:
 
 def proof(token: str, nonce: str) -> str:
     """Return what only those who know the token can answer to a nonce."""
+    # The prefix keeps a proof from being of use in another protocol with the same token.
     return hmac.new(token.encode(), b"lingshu engine " + nonce.encode(), hashlib.sha256).hexdigest()
 
 
@@ -125,6 +127,7 @@ def check_socket(path: Path) -> None:
 
 
 def _connect_unix(path: Path, timeout_s: float) -> socket.socket:
+    # Before connecting, and the user at the other end after it: the file may be replaced between.
     check_socket(path)
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -153,6 +156,7 @@ def _connect(connection: socket.socket, path: str, timeout_s: float) -> None:
 def _connect_tcp(port: int, token: str, timeout_s: float) -> socket.socket:
     connection = socket.create_connection((LOOPBACK, port), timeout_s)
     try:
+        # Requests are small; waiting to fill a packet would delay each by tens of ms.
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         nonce = secrets.token_hex(32)
         if not hmac.compare_digest(_answer_of(connection, nonce), proof(token, nonce)):
@@ -170,6 +174,7 @@ def _connect_tcp(port: int, token: str, timeout_s: float) -> socket.socket:
 def _answer_of(connection: socket.socket, nonce: str) -> str:
     """Return the answer to a nonce; the connection can be used on."""
     talk = http.client.HTTPConnection(LOOPBACK)
+    # Keep-alive: the request with the token goes over the connection that was proved.
     talk.sock = connection
     try:
         talk.request("GET", PROOF_PATH, headers={NONCE_HEADER: nonce})

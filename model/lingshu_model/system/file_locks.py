@@ -26,6 +26,7 @@ from lingshu_model.system.private import FILE_MODE, open_private, set_mode
 
 _NO_FLOCK = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.005, 0.1
+# Others may take or remove the file between two looks; so many times it is tried again.
 _CLAIM_TRIES = 5
 _SUFFIX = ".pid"
 _flock_works: dict[int, bool] = {}  # by device
@@ -91,6 +92,7 @@ class Holder:
         """Whether its process still runs; `elsewhere` if that cannot be seen from here."""
         if self.foreign or (self.boot == boot_id() and self.namespace != _namespace()):
             return "elsewhere"
+        # Another boot of this machine: its processes have ended.
         if self.boot != boot_id() or not self.pid:
             return "ended"
         return "alive" if _runs(self.pid, self.started) else "ended"
@@ -164,6 +166,7 @@ def wait_for_lock(path: Path, *, timeout_s: float, remove: bool = False) -> File
         if left <= 0:
             raise _timeout(path, timeout_s)
         time.sleep(min(pause, left))
+        # Short pauses first: most holders are at work for milliseconds.
         pause = min(pause * 2, _LONGEST_PAUSE_S)
     return lock
 
@@ -254,6 +257,7 @@ def _locked(path: Path, handle: BinaryIO, *, remove: bool, foreign: bool) -> Fil
     locked = _flock(path, handle, fcntl.LOCK_EX)
     if locked is None:
         return _locked_by_claim(path, handle, remove=remove)
+    # The holder may have removed the file while this process waited for it.
     if not locked or not _has_name(path, handle):
         return None
     before = Holder.parse(handle.read())
@@ -275,6 +279,7 @@ def _locked_by_claim(path: Path, handle: BinaryIO, *, remove: bool) -> FileLock 
         return None
     holder = Holder.parse(handle.read())
     if holder and holder.state == "alive":
+        # Held by a process that could use flock: it has the lock.
         claim.unlink(missing_ok=True)
         return None
     # The last holder may have removed the file since it was opened here.
@@ -287,6 +292,7 @@ def _flock(path: Path, handle: BinaryIO, operation: int) -> bool | None:
     try:
         fcntl.flock(handle, operation | fcntl.LOCK_NB)
     except BlockingIOError:
+        # Some file systems answer EAGAIN to every flock: then it is no lock of somebody's.
         return False if _works_in(path.parent) else None
     except OSError as error:
         if error.errno not in _NO_FLOCK:

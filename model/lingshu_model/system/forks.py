@@ -113,14 +113,17 @@ class _Gate:
         while self._others() and (left := end - time.monotonic()) > 0:
             self._changed.wait(left)
 
+    # `before` left the condition's lock with this thread.
     def in_parent(self) -> None:
         self._forking = None
         self._changed.notify_all()
         self._changed.release()
 
     def in_child(self) -> None:
+        # It stays true in children of the child.
         self.divided = self.divided or bool(self._others())
         mine = self._inside[threading.get_ident()]
+        # New: the parent's may be held by a thread that is not here.
         self._changed = threading.Condition()
         self._inside = Counter({threading.get_ident(): mine} if mine else {})
         self._forking = None
@@ -135,6 +138,7 @@ _known: "weakref.WeakSet[Forked]" = weakref.WeakSet()
 
 def _in_child() -> None:
     _gate.in_child()
+    # A copy: `after_fork` may drop objects, and the set is of weak references.
     for thing in list(_known):
         thing.after_fork()
 

@@ -88,6 +88,7 @@ def settle(environ: MutableMapping[str, str], ranks: int | None) -> bool:
         LauncherError: several were asked for, and the launcher's variables name another number, or
             do not agree.
     """
+    # A value that is no number counts as none.
     if environ.get(_THREADS, "1") == "" or not _is_count(environ.get(_THREADS, "1")):
         del environ[_THREADS]
     several = ranks is not None and ranks > 1 and all(environ.get(n) for n in RANK_VARIABLES)

@@ -72,6 +72,7 @@ def private_folder(path: Path) -> Path:
     """
     try:
         check_folder(path)
+    # Another process may make it at the same moment, so it is checked after mkdir too.
     except FileNotFoundError:
         if not path.parent.exists():
             private_folder(path.parent)

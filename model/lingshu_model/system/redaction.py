@@ -53,9 +53,11 @@ def redactor() -> Callable[[str], str]:
     secrets = _forms(_environment(), frozenset(_remembered))
 
     def redacted(text: str) -> str:
+        # Longest first: a secret may hold another one.
         for secret in secrets:
             if secret in text:
                 text = text.replace(secret, MASK)
+        # Most texts have none of these, and the patterns take most of the time.
         if not any(hint in text for hint in _HINTS):
             return text
         text = _USER_INFO.sub(_without_password, text)
@@ -160,6 +162,7 @@ def _passwords(url: str) -> Iterator[str]:
 
 
 def _written(secret: str) -> Iterator[str]:
+    # In a URL a password may be percent-encoded, in JSON and a repr escaped.
     for form in (secret, unquote(secret)):
         yield form
         yield json.dumps(form)[1:-1]

@@ -47,6 +47,8 @@ NEAREST = 8
 def main() -> None:
     """Do the job that is named on the command line."""
     job: dict[str, Any] = json.loads(Path(sys.argv[1]).read_bytes())
+    # Of the real clock: a disk that does not answer counts too. The default action ends the
+    # process.
     signal.setitimer(signal.ITIMER_REAL, job["limit_s"])
     with suppress(ValueError, OSError):  # macOS may refuse it
         resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
@@ -71,8 +73,10 @@ def run(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     path = Path(job["path"])
     place = Path(job["checkpoint"])
     checkpoint = Catalogue([place.parent]).load(place.name)
+    # Digest, reading, digest again: a file that changes meanwhile is refused.
     descriptor, digest = open_inside(path, [Path(each) for each in job["folders"]])
     try:
+        # A replay names the digest that the first experiment read.
         if job.get("file_digest") not in (None, digest):
             message = (
                 f"{path} is {digest} now, and was {job['file_digest']} when the experiment was "
@@ -90,6 +94,7 @@ def run(job: dict[str, Any], folder: Path) -> dict[str, Any]:
         interventions = [Intervention(**item) for item in job["interventions"]]
         effect = CarriedEffect(carried(checkpoint, interventions, target), target.share)
         effect_digest = _write(folder, EFFECT_FILE, pack_carried(effect))
+    # Mean UMI of a cell over the panel's genes.
     totals = user.cells.values[:].sum() / len(user.cells)
     return {
         "status": "succeeded",

@@ -77,12 +77,15 @@ def report(
     symbols = [str(gene["symbol"]) for gene in panel]
     place = {symbol: i for i, symbol in enumerate(symbols)}
     by_id = {str(g["ensembl"]): i for i, g in enumerate(panel) if g.get("ensembl")}
+    # Approved symbols of genes that are not on the panel.
     elsewhere = {str(g["symbol"]) for g in known} - place.keys()
     previous, aliases = (_by_name(panel, field) for field in ("previous", "aliases"))
     columns: dict[int, int] = {}
     left: list[int] = []
+    # Without ids, a name may be an id itself.
     for column, (name, gene_id) in enumerate(zip(names, ids or names, strict=True)):
         found_at = place.get(name, by_id.get(bare(gene_id), by_id.get(bare(name))))
+        # The first column of a panel gene counts; later ones are reported as ambiguous.
         if found_at is None or found_at in columns:
             left.append(column)
         else:
@@ -95,17 +98,20 @@ def report(
     claims: dict[int, list[int]] = defaultdict(list)
     for column in left:
         name = names[column]
+        # A previous symbol before an alias, as in training.
         candidates = [] if name in elsewhere else previous.get(name) or aliases.get(name) or []
         if not candidates:
             if name in place or bare(name) in by_id:
                 ambiguous[name] = (symbols[place.get(name, by_id.get(bare(name), 0))],)
             else:
                 others += 1
+        # Its gene was matched by name already, and a gene has one column.
         elif len(candidates) > 1 or candidates[0] in taken:
             ambiguous[name] = tuple(symbols[i] for i in candidates)
         else:
             claims[candidates[0]].append(column)
     for position, claimed in claims.items():
+        # Two columns claim one gene by old names: neither is taken.
         if len(claimed) == 1:
             columns[position] = claimed[0]
             renamed[names[claimed[0]]] = symbols[position]
@@ -127,12 +133,14 @@ def species_of(names: Iterable[str], symbols: Sequence[str]) -> str | None:
     """Return the species that gene names show, where it is not the panel's; else None."""
     names = list(names)
     prefixes = [re.sub(r"\d.*", "", name) for name in names if _ENSEMBL.match(name)]
+    # A few ids of a spike-in species do not make the file one of that species.
     if len(prefixes) > _MOST * len(names):
         commonest = max(set(prefixes), key=prefixes.count)
         if commonest != _HUMAN_ID:
             return _SPECIES.get(commonest, f"another species ({commonest} ids)")
     panel = set(symbols)
     folded = {symbol.casefold() for symbol in panel}
+    # Panel symbols but for capitals.
     others = [name for name in names if name not in panel and name.casefold() in folded]
     if len(others) > _MOST * max(1, len(names)) or len(others) > max(LEAST_GENES, len(panel) // 10):
         # Isg15 for ISG15: the convention of mouse and rat.
@@ -148,6 +156,7 @@ def _letters(name: str) -> str:
 def _check(
     result: GeneReport, symbols: Sequence[str], names: Sequence[str], ids: Sequence[str]
 ) -> None:
+    # On a panel of fewer than 40 genes half of them.
     needed = min(max(LEAST_GENES, LEAST_SHARE * len(symbols)), _MOST * len(symbols))
     species = species_of(names, symbols)
     # Some aliases are spelled as mouse symbols are, so such a file is never without a match.

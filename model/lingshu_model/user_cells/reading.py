@@ -85,10 +85,12 @@ def open_inside(path: Path, folders: Sequence[Path]) -> tuple[int, str]:
     Raises:
         DataError: it is not there, not a regular file, too large, or elsewhere.
     """
+    # Compared with itself resolved: a link anywhere in the path is refused.
     if path.resolve() != path or not any(path.is_relative_to(folder) for folder in folders):
         message = f"{path} is not in an allowed folder, or was replaced by a link meanwhile"
         raise DataError(message)
     try:
+        # O_NONBLOCK: a FIFO must not make the process wait for a writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         message = f"{path} cannot be opened ({error.strerror}): check its name and its mode"
@@ -104,8 +106,10 @@ def open_inside(path: Path, folders: Sequence[Path]) -> tuple[int, str]:
                 "cells that you want to a smaller file: adata[rows].write_h5ad(…)"
             )
             raise DataError(message)
+        # The copy shares the position; `check_unchanged` goes back to the start.
         with os.fdopen(os.dup(descriptor), "rb") as handle:
             digest = HASH_PREFIX + hashlib.file_digest(handle, "sha256").hexdigest()
+        # The name may have been pointed elsewhere between resolving and opening.
         if not _same(path, descriptor):
             message = f"{path} was replaced while it was opened: call again"
             raise DataError(message)
@@ -140,6 +144,7 @@ def read_cells(path: Path, checkpoint: Checkpoint, selection: Selection) -> User
     with opened(path, counts, column) as file:
         rows = _chosen(file, selection)
         _check_species(file, rows)
+        # Versions of ids differ between annotations of one genome.
         ids = [bare(name) for name in _ids(file.var) or file.genes]
         genes = report(checkpoint.panel_entries, file.genes, ids, _known_genes())
         matching = len(_fitting(file, selection))
@@ -160,6 +165,7 @@ def _layout(path: Path, selection: Selection) -> tuple[str, str | None]:
         values = matrix_values(file, path)
         wanted = selection.counts
         named = (wanted, f"layers/{wanted}")
+        # A matrix that the user names is judged alone, and refused below with what it holds.
         usable = [v for v in values if (v.name in named if wanted else v.raw)]
         if not usable:
             shown = "; ".join(f"{v.name}: {v.words}" for v in values) or "no matrix"
@@ -224,7 +230,9 @@ def _chosen(file: H5ad, selection: Selection) -> NDArray[np.int64]:
         raise DataError(message)
     if len(rows) <= selection.n_cells:
         return rows
+    # Keys by row of the file: a further label in `where` leaves the order of the rest as it is.
     keys = raw(selection.seed, 0, Purpose.SUBSET, len(file.obs))[rows]
+    # Back in the order of the file, in which blocks are read.
     return np.sort(rows[np.argsort(keys, kind="stable")[: selection.n_cells]])
 
 
@@ -240,10 +248,12 @@ def _cells(file: H5ad, rows: NDArray[np.int64], genes: GeneReport, n_panel: int)
     parts: list[Any] = []
     for block in file.blocks(rows):
         _check_counts(file, block.data)
+        # [rows, file genes] @ [file genes, panel]: each panel gene has one column or none.
         parts.append(sparse.csr_matrix(block @ to_panel))
     whole = sparse.csr_matrix(sparse.vstack(parts, "csr"))
     whole.eliminate_zeros()
     whole.sort_indices()
+    # A cell without counts has no level: its depth is 0.
     empty = int((np.diff(whole.indptr) == 0).sum())
     if empty:
         message = (
@@ -267,6 +277,7 @@ def _check_counts(file: H5ad, values: NDArray[Any]) -> None:
             f"raw counts with `counts`: it has {', '.join(file.matrices)}"
         )
         raise DataError(message)
+    # Cells are stored as int32.
     if len(values) and values.max() > np.iinfo(np.int32).max:
         message = f"{file.path}: {file.counts} holds {values.max():g}, which is too large"
         raise DataError(message)

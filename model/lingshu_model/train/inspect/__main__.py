@@ -46,6 +46,7 @@ def main(file: Path, *, to_json: bool, **values: Any) -> None:
         click.echo(shown(understanding))
         if not understanding.fatal:
             click.echo(f"\nto train on this:\n  {next_command(file, understanding)}")
+    # For scripts: a file that would be refused fails here too.
     sys.exit(1 if understanding.fatal else 0)
 
 

@@ -46,10 +46,13 @@ class Arms:
         separator = options.separator
         if separator is None:
             separator = separator_of(column.labels, controls, genes.names)
+        # "" on the command line says that no label is a combination; it is no separator.
         separator = separator or None
+        # Before targets are parsed: a control part is no target of the pair.
         shorter = without_controls(column.labels, separator, controls)
         labels = [shorter.get(label, label) for label in column.labels]
         parts = {p.strip() for x in labels for p in (x.split(separator) if separator else [x])}
+        # Sorted, so that targets and messages do not depend on the order of a set.
         named = sorted(parts - {*controls, ""})
         targets = guide_targets(named, column.name, genes.names)
         guides, problems = len(targets), list[Problem]()
@@ -71,6 +74,7 @@ class Arms:
     @property
     def control(self) -> NDArray[np.bool_]:
         """Which cells are control."""
+        # Several labels may mean control; each has its number.
         place = [i for i, name in enumerate(self.names) if not name]
         return np.isin(self.codes, place)
 
@@ -89,6 +93,7 @@ def _names(column: Column, rule: Perturbations, problems: list[Problem]) -> list
     for label in column.labels:
         try:
             parts = parts_of(label, rule)
+            # Made and dropped: the limits on a name are those of the request.
             for target in parts:
                 Intervention(kind=rule.kind, target=target)
         except ValidationError:

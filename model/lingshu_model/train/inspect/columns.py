@@ -17,21 +17,26 @@ from lingshu_model.train.data.labels import texts
 
 FEWEST_IN_CONTEXT = 10
 """Control and perturbed cells that a context needs to count as covered."""
+# Labels of a perturbation column, and of a context column, at most.
 MOST_LABELS = 30_000
 MOST_CONTEXTS = 300
+# Labels by which annotations say that a cell has no type.
 _UNKNOWN = re.compile(
     r"(unknown|unassigned|undetermined|unclassified|unannotated|doublets?|multiplets?|ambiguous|"
     r"low[ _-]?quality|debris|undefined|not[ _-]?assigned|negative[ _-]?cell)",
     re.IGNORECASE,
 )
+# Points for a word of a column's name: how often it names what was done to a cell.
 _PERTURBATION_WORDS = {
     "perturbation": 5, "perturbations": 5, "pert": 5, "condition": 4, "treatment": 4, "drug": 4,
     "compound": 4, "gene": 3, "target": 4, "stim": 4, "stimulus": 3, "stimulation": 3,
     "cytokine": 4, "agent": 3, "guide": 3, "guides": 3, "sgrna": 3, "grna": 3, "knockout": 4,
     "ko": 4, "genotype": 3, "feature": 1, "group": 1, "status": 1, "label": 1, "identity": 1,
 }  # fmt: skip
+# Words of columns about a cell's quality, kind or design; each takes two points off.
 _OTHER_WORDS = {"type", "count", "counts", "num", "n", "umi", "umis", "cell", "cluster", "batch",
                 "score", "dose", "time", "id", "name", "celltype", "nperts", "control"}  # fmt: skip
+# In order of preference.
 CONTEXT_NAMES = (
     "cell_type", "celltype", "cell_line", "cellline", "cell_class", "celltypes", "cell_types",
     "cell_name", "annotation", "cell_label", "cell_ontology_class", "cluster", "louvain", "leiden",
@@ -67,11 +72,13 @@ class Column:
         column_texts = texts(series)
         labels, inverse = np.unique(column_texts.values, return_inverse=True)
         missing = column_texts.missing()
+        # A label is kept if any of its cells has it; texts such as `NA` are missing in all.
         keep = (
             np.array([not missing[inverse == i].all() for i in range(len(labels))])
             if (missing.any())
             else np.ones(len(labels), bool)
         )
+        # Old number of a label to new, -1 where it is dropped.
         place = np.where(keep, np.cumsum(keep) - 1, -1)
         kept = tuple(str(label) for label, k in zip(labels, keep, strict=True) if k)
         dtype = series.dtype
@@ -131,17 +138,20 @@ def perturbation_column(columns: Mapping[str, Column], genes: frozenset[str]) ->
     """Return the column that names what was done to a cell, or None where none looks like it."""
     scores = {name: _score(column, genes) for name, column in columns.items()}
     able = {name: score for name, score in scores.items() if score is not None}
+    # A column of guides and one of their targets: the coarser one is meant, with a point more.
     for name in able:
         coarser = [o for o in able if o != name and _is_coarser(columns[o], columns[name])]
         for other in coarser:
             able[other] = max(able[other], able[name] + 1)
     if not able:
         return None
+    # Of equal scores the shorter labels, then the name: the choice is a function of the file.
     return max(able, key=lambda n: (able[n], -_mean_length(columns[n]), n))
 
 
 def _score(column: Column, genes: frozenset[str]) -> float | None:
     labels = column.labels
+    # More labels than half the cells are barcodes or ids.
     if column.numeric or not 2 <= len(labels) <= MOST_LABELS or len(labels) * 2 > len(column.codes):
         return None
     controls = controls_in(labels)
@@ -151,8 +161,10 @@ def _score(column: Column, genes: frozenset[str]) -> float | None:
     named = [_PERTURBATION_WORDS.get(word, 0) for word in column.words]
     score = max(named, default=0) + (3.0 if strong else 1.0)
     score -= 2.0 * sum(word in _OTHER_WORDS for word in column.words)
+    # Names such as `leiden_0.5` or `sgRNA2` are of a clustering or a second guide.
     score -= 2.0 * bool(re.search(r"\d", column.name))
     score += 2.0 * (_share(labels, genes) > 0.5)
+    # Without a telling name, strong controls have to speak for the column.
     return score if score >= 3 or (max(named, default=0) >= 3 and score > 0) else None
 
 
@@ -168,6 +180,7 @@ def _is_coarser(coarse: Column, fine: Column) -> bool:
     both = (coarse.codes >= 0) & (fine.codes >= 0)
     pairs = np.unique(np.stack([fine.codes[both], coarse.codes[both]]), axis=1)
     control = coarse.members(controls_in(coarse.labels))
+    # Each label of `fine` occurs with one label of `coarse` alone.
     return pairs.shape[1] == len(np.unique(pairs[0])) and np.array_equal(
         control[both], fine.members(controls_in(fine.labels))[both]
     )
@@ -190,14 +203,17 @@ def context_columns(
     able = {n: c for n, c in columns.items() if n not in used and not c.numeric and c.labels}
     ranked: list[tuple[int, int, str]] = []
     for name, column in able.items():
+        # `Cell_Type2` and `cell_type` are one name.
         plain = re.sub(r"[^a-z_]", "", name.casefold()).strip("_")
         if plain in CONTEXT_NAMES and len(column.labels) <= MOST_CONTEXTS:
             rank = CONTEXT_NAMES.index(plain)
             ranked.append((-column.covered(control, cells), rank, name))
     chosen: list[str] = []
+    # An annotation under which no label has both arms says nothing about effects.
     several = [r for r in sorted(ranked) if len(able[r[2]].labels) > 1 and r[0] < 0]
     if several:
         chosen.append(_best_annotation(several)[2])
+    # A cell line is a field of the context beside the cell type.
     lines = [r for r in ranked if "line" in r[2].casefold() and r[2] not in chosen]
     if lines:
         chosen.append(lines[0][2])
@@ -224,9 +240,12 @@ def _second_conditions(
     for name, column in able.items():
         named = max((_PERTURBATION_WORDS.get(word, 0) for word in column.words), default=0)
         if 2 <= len(column.labels) <= 12 and named >= 3 and controls_in(column.labels):
+            # Both arms under nearly every label: it is crossed with the perturbation, not another
+            # name of it.
             crossed = column.covered(control, cells) >= 0.9 * cells.sum()
             if crossed and not _repeats(column, control):
                 chosen.append(name)
+    # Each further condition multiplies the contexts.
     return chosen[:1]
 
 
@@ -252,9 +271,11 @@ def _first(columns: Mapping[str, Column], used: set[str], words: set[str]) -> st
         for name, column in columns.items()
         if name not in used
         and words & {*column.words, "".join(column.words)}
+        # With fewer than 20 cells a label, a column is an id and no replicate.
         and 2 <= len(column.labels) <= max(2, len(column.codes) // 20)
         and not {"term", "count", "counts", "umi", "umis"} & {*column.words}
     ]
+    # The plainest name: `donor` before `donor_id_original`.
     return min(able, key=len) if able else None
 
 

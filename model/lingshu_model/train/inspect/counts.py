@@ -16,12 +16,16 @@ from numpy.typing import NDArray
 from lingshu_model.train.data.compressed import DataError, scipy_values
 from lingshu_model.train.data.h5ad import matrices, matrix
 
+# Blocks of rows that are read, and rows of each.
 _BLOCKS, _ROWS = 16, 64
+# Values looked at, about; and stored values of a matrix by columns read at a time.
 _VALUES = 200_000
 _CHUNK = 4_000_000
 _NAMES = ("X", "layers/counts", "layers/raw_counts", "layers/raw", "layers/count", "layers/umi")
 """Where counts usually are, in the order in which they are preferred."""
+# Median counts of a cell above which they are taken for reads.
 _DEEPEST_UMI = 200_000
+# Share of whole numbers from which fractions among them are corrections.
 _MOSTLY = 0.5
 
 
@@ -77,12 +81,14 @@ def _sample(
         dense = np.asarray(block.toarray() if hasattr(block, "toarray") else block, np.float64)
         sums.append(dense.sum(axis=1))
         kept = dense[dense != 0]
+        # Every so many of a block's values, so that each block counts alike.
         values.append(kept[:: max(1, len(kept) * _BLOCKS // _VALUES)])
     none = np.zeros(0)
     return np.concatenate([none, *values]), np.concatenate([none, *sums])
 
 
 def _row_blocks(stored_matrix: Any, rows: int) -> Iterator[Any]:
+    # From the first to the last row: files joined from parts differ along their length.
     starts = np.unique(np.linspace(0, max(0, rows - _ROWS), _BLOCKS).astype(int))
     for first in starts.tolist():
         yield stored_matrix[first : min(first + _ROWS, rows)]
@@ -119,6 +125,7 @@ def describe(values: NDArray[np.float64], sums: NDArray[np.float64]) -> tuple[st
         return "broken", "values that are no numbers (NaN or infinite)"
     low, high = values.min(), values.max()
     whole = values == np.rint(values)
+    # Counts have another sum in each cell; scaling to a fixed sum takes that away.
     even = len(sums) > 1 and np.ptp(sums) < 1e-3 * max(abs(sums.mean()), 1)
     if low < 0:
         return "scaled", f"negative values (down to {low:.3g}): scaled or centred"
@@ -133,6 +140,7 @@ def describe(values: NDArray[np.float64], sums: NDArray[np.float64]) -> tuple[st
         return "normalised", f"fractions, and every cell sums to {sums.mean():,.0f}: normalised"
     return (
         ("logged", f"fractions up to {high:.3g}: logged")
+        # e^20 counts of a gene are impossible, so such fractions are logarithms.
         if high < 20
         else (
             "normalised",

@@ -50,6 +50,7 @@ class GeneNames:
         """Return the gene that a label means by its Ensembl id, or but for capitals; else None."""
         if label in self.names:
             return None
+        # Ids first: a symbol in other capitals may be another gene.
         return self.by_id.get(label.split(".")[0]) or self._folded.get(label.casefold())
 
     @cached_property
@@ -63,6 +64,7 @@ def gene_names(var: pd.DataFrame, column: str | None) -> GeneNames:
     """Return how genes are named; a column with symbols is taken where the index has ids."""
     index: list[str] = texts(var.index.to_series()).values.tolist()
     ids = [m for name in index if (m := _ENSEMBL.match(name))]
+    # A few features may be no genes, such as guides or proteins.
     are_ids = len(ids) >= 0.9 * max(1, len(index))
     if column is None and are_ids:
         column = _symbol_column(var)
@@ -71,6 +73,7 @@ def gene_names(var: pd.DataFrame, column: str | None) -> GeneNames:
         words = f"symbols in var[{column!r}]" + (f", ids in its index ({_of(ids)})" if ids else "")
         by_id = _by_id(index, values) if are_ids else {}
         return GeneNames(column, words, frozenset(values), None, _of(ids) == _HUMAN, by_id)
+    # Only the index has to be unique: of a column, ids stand in for repeated symbols.
     counted = Counter(index)
     twice = next((name for name, times in counted.items() if times > 1), None)
     if are_ids:
@@ -84,6 +87,7 @@ def gene_names(var: pd.DataFrame, column: str | None) -> GeneNames:
         names = without_versions(index) if are_ids else index
         by_id = _by_id(index, names) if are_ids else {}
         return GeneNames(None, words, frozenset(names), twice, by_id=by_id)
+    # Human ids are shown under their symbols, as training will call them.
     hgnc = Hgnc.read(names_file(SHIPPED_NAMES, Path()) or Path())
     named = symbols_of(without_versions(index), hgnc)
     known = sum(not _ENSEMBL.match(name) for name in named)
@@ -102,6 +106,7 @@ def _symbol_column(var: pd.DataFrame) -> str | None:
     for name in _NAMES:
         if name in folded:
             values = texts(pd.Series(var[folded[name]])).values
+            # A column may be nearly empty, or repeat the ids under the name of symbols.
             if (values != "").mean() > 0.5 and not all(_ENSEMBL.match(v) for v in values[:100]):
                 return folded[name]
     return None

@@ -64,6 +64,7 @@ def inspect(path: Path, options: Options | None = None, *, name: str = "") -> Un
     with h5py.File(real, "r") as file:
         matrices = matrix_values(file, path)
         chosen = _chosen(matrices, options.counts, path)
+        # `raw` has genes of its own, often more than `var`.
         place = "raw/var" if chosen and chosen.name == "raw/X" else "var"
         var = table(file, place, path)
         obs = table(file, "obs", path).reset_index(drop=True)
@@ -152,10 +153,12 @@ class _Inspection:
         self.problems += arms.problems
         if not arms.names:
             return replace(understanding, perturbation=column, controls=tuple(controls))
+        # After the arms: columns are chosen by the cells of both arms under their labels.
         replicate, context = self._design(column, arms)
         left, keep, without = self._left_out(column, context)
         kind = self._kind(arms, controls)
         contexts = self._contexts(context, arms, keep)
+        # Training leaves them out: no effect is estimated without control cells.
         if alone := sum(n for control, n in contexts.values() if not control):
             left["in contexts without control cells"] = alone
         conditions = arms.counted(keep)
@@ -203,6 +206,7 @@ class _Inspection:
             return given
         proposed = controls_in(labels)
         if not proposed:
+            # Fatal: nothing is guessed about which cells are control.
             self._problem(
                 f"no label of obs[{column!r}] reads like control cells: {some(labels)}",
                 "Name them with --control",
@@ -219,6 +223,7 @@ class _Inspection:
     def _design(self, column: str, arms: Arms) -> tuple[str | None, dict[str, str]]:
         """Return the replicate column and the context fields."""
         named = {self.options.replicate, self.options.dose, self.options.time} - {None}
+        # A column that has a meaning already is not proposed for another.
         used = {column, *map(str, named)}
         cells = arms.codes >= 0
         if self.options.context:
@@ -226,6 +231,7 @@ class _Inspection:
         else:
             chosen = context_columns(self.columns, used, arms.control, cells)
             person = person_column(self.columns, used)
+            # Donors differ as cell types do; where nothing else is a context, each is one.
             if person and not any(len(self.columns[c].labels) > 1 for c in chosen):
                 covered = self.columns[person].covered(arms.control, cells)
                 chosen += [person] if covered >= 0.9 * cells.sum() else []
@@ -234,6 +240,7 @@ class _Inspection:
         used |= {value.removeprefix(_OBS) for value in context.values()} | {*context}
         replicate = self._column(self.options.replicate, "obs")
         if replicate is None:
+            # Donors before batches: cells of one donor are not independent either.
             replicate = person_column(self.columns, used) or replicate_column(self.columns, used)
         return replicate, context
 
@@ -262,6 +269,7 @@ class _Inspection:
         without: dict[str, tuple[str, ...]] = {}
 
         def drop(cells: NDArray[np.bool_], why: str) -> None:
+            # Cells left out before for another reason are counted once.
             if number := int((cells & keep).sum()):
                 left[why] = number
                 keep[cells] = False
@@ -270,6 +278,7 @@ class _Inspection:
         for name in (column, *fields):
             labels = self.columns[name]
             drop(labels.codes < 0, f"without a label in obs[{name!r}]")
+            # Where every label is unknown, the column says nothing and no cell is dropped for it.
             if name != column and 0 < len(labels.unknown) < len(labels.labels):
                 drop(labels.members(labels.unknown), f"{some(labels.unknown)} in obs[{name!r}]")
                 without[name] = labels.unknown
@@ -282,6 +291,7 @@ class _Inspection:
         if self.options.time:
             fields.append(self.columns[str(self._column(self.options.time, "obs"))])
         codes = np.stack([f.codes for f in fields], 1) if fields else np.zeros((len(keep), 0), int)
+        # [contexts, fields]: the combinations of labels that occur.
         rows, inverse = np.unique(codes[keep], axis=0, return_inverse=True)
         inverse = inverse.ravel()
         control = np.bincount(inverse[arms.control[keep]], minlength=len(rows))
@@ -299,6 +309,7 @@ class _Inspection:
         if self.options.kind:
             return Kind(self.options.kind, "as you say", assumed=False)
         targets = sorted({t for name in arms.names if name for t in name.split("+")})
+        # Columns that name a technology for all cells, such as `perturbation_type`.
         hints = {
             name: c.labels
             for name, c in self.columns.items()
@@ -313,6 +324,7 @@ class _Inspection:
             bad = [
                 label
                 for i, label in enumerate(column.labels)
+                # Also refuses NaN, which is not above 0.
                 if (perturbed & (column.codes == i)).any() and not (number_of(label) or 0) > 0
             ]
             if bad or (perturbed & (column.codes < 0)).any():

@@ -63,6 +63,7 @@ class Machine:
 def effects_s(u: Understanding, machine: Machine) -> float:
     """Return the seconds of estimating, solving, checking and rotating effects."""
     contexts = max(1, sum(control > 0 for control, _ in u.contexts.values()))
+    # Every condition but control, in every context: carried effects are solved too.
     effects = max(0, len(u.conditions) - 1) * contexts
     nonzero = _nonzero(u)
     each = _ROW_GENE_S + _NONZERO_S * nonzero
@@ -72,6 +73,7 @@ def effects_s(u: Understanding, machine: Machine) -> float:
     contrasts = _FOLDS * min(_JUDGED, effects) + min(_FOLDS * _JUDGED, effects)
     contrasts += min(contexts * _JUDGED, effects) if contexts > 1 else 0
     labels = min(300 * contexts, 2000)
+    # Rotating folds and null labels run on one core; solving runs on all.
     alone = (
         _START_S
         + contrasts * u.genes * _CONTRAST_GENE_S
@@ -94,7 +96,9 @@ def operations(network: str, genes: int) -> float:
     """Return the operations that one cell takes in training: three times a forward pass."""
     n = PRESETS[network]
     length = ceil(genes / n.group) + 4  # groups of genes, and the prefix
+    # Per layer: 24 n d^2 for projections and SwiGLU, 4 n^2 d for attention.
     trunk = n.n_layers * (24 * length * n.d_model**2 + 4 * length**2 * n.d_model)
+    # W_down and W_up, [group x d_gene, d_model] each, for every group of genes.
     gates = 4 * length * n.group * n.d_gene * n.d_model
     head = 2 * genes * n.d_gene * VOCABULARY
     return 3.0 * (trunk + gates + head)
@@ -102,7 +106,9 @@ def operations(network: str, genes: int) -> float:
 
 def multiplications(size: int = 768, seconds: float = _MEASURED_S) -> float:
     """Return the operations a second of this machine's matrix products, over a short while."""
+    # So large that the product, not the call, takes the time.
     matrix = np.ones((size, size), np.float32)
+    # Starting the threads of the library is no part of the rate.
     matrix @ matrix  # pyright: ignore[reportUnusedExpression] - the first begins the threads
     began, count = time.perf_counter(), 0
     while (took := time.perf_counter() - began) < seconds:
@@ -128,4 +134,5 @@ def spoken(minutes: float) -> str:
 def _nonzero(u: Understanding) -> float:
     """Return about which share of counts is not 0."""
     mean = u.depth / max(u.genes, 1) if u.depth == u.depth else 0.0
+    # An approximation: at a mean of 2.5 UMI a gene half of the counts are not 0.
     return mean / (mean + 2.5)

@@ -74,6 +74,7 @@ def planned(
     shared: dict[str, Any] = {
         "name": name,
         "sources": [_source(understanding, file)],
+        # Only human genes have the shipped names; other species keep theirs.
         "aliases": SHIPPED_NAMES if understanding.human else None,
         "recipe": recipe,
         "replicate": understanding.replicate,
@@ -90,6 +91,7 @@ def planned(
     if epochs is None:
         epoch = understanding.used * operations(network, understanding.genes)
         wanted = min(MOST_EPOCHS, max(1, round(CELLS_SEEN / max(1, understanding.used))))
+        # By the nominal rate: the same command gives the same epochs on a busy machine.
         able = int(minutes * 60 * machine.cores * _NOMINAL / max(epoch, 1.0))
         epochs = max(1, min(wanted, able))
     took = (network_s(understanding, network, epochs, machine) + checks) / 60
@@ -97,6 +99,7 @@ def planned(
         "network": network,
         "epochs": epochs,
         "batch": BATCH,
+        # Cells of one backward pass: those of the large networks take more memory.
         "micro_batch": BATCH if network in (SMALL, PAPER_SMALL) else 16,
         "lr": 2e-3,
         "final_lr": 1e-4,

@@ -66,6 +66,7 @@ def problems_of_arms(
         )
         problems.append(Problem(what, "Their effects are hardly told from nothing"))
     bare = [name for name, (control, n) in contexts.items() if n and not control]
+    # All contexts with perturbed cells: no effect could be estimated at all.
     if bare and len(bare) == sum(bool(n) for _, n in contexts.values()):
         what = "no context has both control and perturbed cells"
         remedy = "Name another --context: one that does not go with the perturbation"
@@ -110,11 +111,13 @@ def problems_of_replicates(
     """
     cells = keep & (replicates.codes >= 0) & (conditions >= 0)
     arms = [np.unique(replicates.codes[cells & arm]) for arm in (control, ~control)]
+    # A replicate with both arms lets differences between replicates cancel.
     if len(np.intersect1d(arms[0], arms[1])) or not len(arms[1]):
         return []
     perturbed = cells & ~control
     pairs = np.unique(np.stack([conditions[perturbed], replicates.codes[perturbed]]), axis=1)
     single = int((np.unique(pairs[0], return_counts=True)[1] == 1).sum())
+    # Several replicates in each arm: their spread can be estimated.
     if len(arms[0]) > 1 and not single:
         return []
     what = (

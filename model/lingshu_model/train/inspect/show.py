@@ -18,6 +18,7 @@ _MOST_PROBLEMS = 8
 
 def data_options(command: F) -> F:
     """Add the options that say what a file holds; `options_from` reads them."""
+    # click lists the option that was added last first.
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
@@ -53,6 +54,7 @@ def options_from(values: dict[str, Any]) -> Options:
 def shown(understanding: Understanding) -> str:
     """Return an inspection as text: what was understood, then what a person should know."""
     lines = understanding.lines()
+    # sorted is stable: what keeps the file from training first, then in the order of inspection.
     problems = sorted(understanding.problems, key=lambda p: not p.fatal)
     if problems:
         lines.append("")

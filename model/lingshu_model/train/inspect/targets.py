@@ -10,12 +10,14 @@ from lingshu_model.train.data.controls import means_control
 
 _SURE, _UNSURE = ("+", "|", ";", ",", "&"), ("_", "/", "-")
 """Separators that occur in combinations alone, and those that names hold too."""
+# STAT1_2, STAT1-g1, sgSTAT1_1, STAT1 guide 3: a base and one number of up to two digits.
 _GUIDE = re.compile(
     r"^(?:sg|grna[_-])?(?P<base>[A-Za-z0-9][\w.\-]*?)"
     r"(?:[_.\- ]?(?:sgrna|grna|guide|sg|g)[_.\- ]?(?P<a>\d{1,2})|[_.](?P<b>\d{1,2})"
     r"|-(?P<c>\d{1,2}))$",
     re.IGNORECASE,
 )
+# STAT1_ACGTACGTACGTACGTACGT: the guide's sequence in place of a number.
 _SEQUENCE = re.compile(r"^(?:sg)?(?P<base>[A-Za-z0-9][\w.\-]*?)[_.\-]+[ACGTacgt]{15,25}$")
 _SYMBOL = re.compile(
     r"^(?:ENS[A-Z]{0,4}G\d{8,}|[A-Z][A-Z0-9]{1,9}(?:[-.][A-Z0-9]{1,6})*|[A-Z][a-z0-9]{1,9}|C\d+orf\d+)$"
@@ -26,10 +28,12 @@ _CYTOKINE = re.compile(
     r"interferon.*|cytokine.*|osm|tslp|activin.*)$",
     re.IGNORECASE,
 )
+# Largest number of a guide; larger ones are doses, plates or clusters.
 _LARGEST_GUIDE = 12
 _GUIDE_WORDS = {"guide", "guides", "sgrna", "grna", "sg"}
 _GENETIC_CONTROL = re.compile(r"nt|non.?target|scr|safe|intergenic|aavs|neg|gfp|lacz|luc", re.I)
 _TREATMENT_CONTROL = re.compile(r"dmso|vehicle|pbs|untreat|mock|solvent|saline|no.?drug", re.I)
+# The longer word first: `crispri` holds `crispr`.
 _HINTS: tuple[tuple[str, TrainedKind], ...] = (
     ("crispri", "crispri"),
     ("krab", "crispri"),
@@ -71,16 +75,19 @@ def separator_of(
     separator that names hold too must explain every label that has it.
     """
     control = {*controls} | {p for x in labels for p in _parts(x) if means_control(p)}
+    # Sure ones first: a name may hold `-` or `_` beside the separator.
     for separator in (*_SURE, *_UNSURE):
         joined = [x for x in labels if separator in x and x not in control and x not in genes]
         parts = {x: [p.strip() for p in x.split(separator)] for x in joined}
         if not joined or not all(all(p) for p in parts.values()):
             continue
         singles = {x for x in labels if separator not in x} | control | genes
+        # Parts that occur with control: A in `A+ctrl`, which is A alone.
         alone = {p for each in parts.values() for p in each if {*each} - {p} <= control}
         known = singles | (alone if separator in _SURE else set[str]())
         good = [all(p in known for p in each) for each in parts.values()]
         share = sum(good) / len(good)
+        # A target that occurs in pairs only is known from nowhere.
         if share == 1 or (separator in _SURE and share >= 0.5):
             return separator
     return None
@@ -104,6 +111,7 @@ def without_controls(
     for label in labels:
         parts = [part.strip() for part in label.split(separator)]
         kept = [part for part in parts if not means_control(part)]
+        # Fewer than all: some part means control without being a control label here.
         named = [part for part in parts if part in kept or part in controls]
         if label not in controls and kept and len(named) < len(parts):
             shorter[label] = separator.join(kept)
@@ -118,12 +126,14 @@ def guide_targets(labels: Iterable[str], column: str, genes: frozenset[str]) -> 
     """
     names = [label for label in labels if not means_control(label)]
     parsed = {label: m for label in names if label not in genes and (m := _parsed(label))}
+    # Half or more of the labels end in a number, or none is taken for a guide.
     if not names or len(parsed) < 0.5 * len(names):
         return {}
     numbers: dict[str, set[int]] = defaultdict(set)
     for base, number in parsed.values():
         numbers[base].add(number)
     several = [b for b, n in numbers.items() if len(n) > 1]
+    # Guides of a target are numbered from 0 or 1; some may have been filtered out.
     counted = all(max(n) <= _LARGEST_GUIDE for n in numbers.values()) and all(
         max(numbers[b]) - min(numbers[b]) < 2 * len(numbers[b]) for b in several
     )
@@ -134,6 +144,7 @@ def guide_targets(labels: Iterable[str], column: str, genes: frozenset[str]) -> 
     many = len(several) >= 0.5 * len(numbers)
     if not counted or not (in_file or said or (many and symbols)):
         return {}
+    # Labels without a number, such as genes of the file, stay as they are.
     return {label: base for label, (base, _) in parsed.items()}
 
 
@@ -163,10 +174,12 @@ def kind_of(
         hinted: set[TrainedKind] = {k for k in map(_hinted, labels) if k}
         if len(hinted) == 1:
             return Kind(hinted.pop(), f"obs[{column!r}] says so", assumed=False)
+    # Some targets are missing from the file, or are called by older names.
     genetic = sum(t in genes or bool(_SYMBOL.match(t)) for t in targets) >= 0.7 * len(targets)
     by_guide = any(_GENETIC_CONTROL.search(c) for c in controls) and not any(
         _TREATMENT_CONTROL.search(c) for c in controls
     )
+    # Guides against cytokine genes have non-targeting controls.
     if all(_CYTOKINE.match(t) for t in targets) and not by_guide:
         return Kind("cytokine", "the labels name cytokines or a stimulation", assumed=True)
     if genetic and not any(_TREATMENT_CONTROL.search(c) for c in controls):

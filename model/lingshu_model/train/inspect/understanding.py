@@ -118,6 +118,7 @@ class Understanding:
             "cells": self.cells,
             "genes": self.genes,
             "counts": self.counts,
+            # NaN, of no matrix, has no JSON.
             "median_counts": None if self.depth != self.depth else self.depth,
             "gene_names": self.gene_column,
             "perturbation": self.perturbation,
