@@ -9,12 +9,12 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "troubleshooting.md"
 PARTS = ("lingshu_tools", "model/lingshu_model", "mcp_server/lingshu_mcp")
-HEADING = re.compile(r"^### `(.+)`$", re.MULTILINE)
+HEADING = re.compile(r"^### (?P<ticks>`+)(?P<text>.+)(?P=ticks)$", re.MULTILINE)
 
 
 def headings(page: str) -> list[str]:
-    """Return the texts that a page's headings promise, without escapes of Markdown."""
-    return [text.replace("\\`", "`") for text in HEADING.findall(page)]
+    """Return the texts that a page's headings promise."""
+    return [heading["text"] for heading in HEADING.finditer(page)]
 
 
 def is_produced(heading: str, templates: frozenset[str]) -> bool:
