@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from lingshu_tools.analysis.effects import Floats
 
 AimKind = Literal["like", "unlike", "toward", "magnitude"]
+# A length, log1p_cp10k, below which a direction means nothing.
 _NOTHING = 1e-12
 
 
@@ -59,6 +60,7 @@ class Aim:
             variance: v, the same shape; None = 0.
             kept: genes that count, broadcast to it; None = all.
         """
+        # 0 where a gene does not count: it adds to no product and to no length.
         d, t = self._parts(change, kept)
         if self.kind == "magnitude":
             return np.sqrt((d**2).sum(axis=-1))
@@ -79,10 +81,12 @@ class Aim:
         length = float(np.sqrt(t @ t))
         if self.kind == "toward":
             left = float(np.sqrt((t - d) @ (t - d)))
+            # d/dd of 1 - |t - d| / |t|; at d = t, where it has no derivative, 0.
             return (t - d) / (left * length) if left * length > _NOTHING else np.zeros_like(d)
         size = float(self._size(d, variance, kept))
         if size * length <= _NOTHING:
             return np.zeros_like(d)
+        # d/dd of t.d / (|t| S), S^2 = |d|^2 + sum v: the second term is that of S.
         slope = t / (length * size) - float(t @ d) * d / (length * size**3)
         return slope if self.kind == "like" else -slope
 

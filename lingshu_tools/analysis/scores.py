@@ -64,6 +64,7 @@ class Objective:
         """Units of a score."""
         if not self.aims:
             return "log1p_cp10k"
+        # Several aims, or aims beside genes, are added in units of their spread.
         (first, *others) = self.aims
         if self.genes or others:
             return "sd of trained perturbations"
@@ -85,6 +86,7 @@ class Objective:
         if not kept:
             return None
         weights = np.zeros(len(panel))
+        # Sum of the weights that are left, so that the score stays a weighted mean.
         total = sum(self.gene_weights.get(gene, 1.0) for gene in kept)
         for gene in kept:
             sign = 1.0 if gene in self.up else -1.0
@@ -118,6 +120,7 @@ class Objective:
         if self.genes and weights is None:
             return None
         total = np.zeros(len(panel)) if weights is None else weights / self.scale
+        # The effect at which the aims are taken, [genes]; unmeasured genes do not move.
         known = np.nan_to_num(at)
         value = float(total @ known)
         kept = np.array([gene not in left_out for gene in panel])
@@ -125,6 +128,7 @@ class Objective:
         for aim in self.aims:
             value += aim.factor * float(aim.value(at, noise, kept))
             total = total + aim.factor * aim.gradient(at, noise, kept)
+        # offset = value(at) - weights . at: the tangent has the value of the objective there.
         return Tangent(total, value - float(total @ known))
 
     def value(
@@ -228,6 +232,7 @@ def paired_score(
         before, after = (expression_levels(arm[rows], measured) for arm in (control, perturbed))
         per_cell[rows] = (after[:, used] - before[:, used]) @ kept[used]
     if tangent.offset:
+        # The same for every pair, so the standard error is that of the linear part.
         per_cell += tangent.offset
     n = len(per_cell)
     # Over paired differences: what both arms share by their random streams cancels.

@@ -19,6 +19,7 @@ from lingshu_tools.errors import InputError, LedgerError
 from lingshu_tools.ledger.records import Head
 
 FORMAT = "lingshu-archive-1"
+# Members with fixed names, the first three of an archive.
 METADATA = "metadata.json"
 CRATE = "ro-crate-metadata.json"
 DATABASE = "experiments.db"
@@ -88,6 +89,7 @@ class Metadata(_Part):
         """
         try:
             value: Any = json.loads(data)
+            # Read before the rest is validated: another version may have other fields.
             version = value["format"]
         except (ValueError, RecursionError, KeyError, TypeError) as error:
             message = f"its {METADATA} is not the metadata of an archive ({error!r}); export again"
@@ -123,6 +125,7 @@ def disk(path: Path) -> Generator[None]:
         yield
     except (OSError, DBAPIError) as error:
         reason = error.orig if isinstance(error, DBAPIError) else error
+        # Whether the rename took place decides what the reader may rely on.
         if path.is_file() or (path.is_dir() and any(path.iterdir())):
             message = (
                 f"{path} is whole, but the disk did not confirm it: {reason}; it may not outlive a "

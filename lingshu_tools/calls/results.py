@@ -40,6 +40,7 @@ def finite(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else rounded(float(value))
 
 
+# Rounded when it is put into a result, so that no tool shows digits that mean nothing.
 Number = Annotated[float, AfterValidator(rounded)]
 
 
@@ -190,6 +191,7 @@ def _cell(value: Any) -> str:
         return "-"
     if isinstance(value, float):
         return f"{value:.3g}"
+    # An interval.
     if isinstance(value, list):
         return "..".join(_cell(v) for v in value)
     return str(value)

@@ -39,6 +39,7 @@ class Toolbox:
 
     def __init__(self, app: App | None = None, *, tools: Sequence[str] | None = None) -> None:
         self.app = app or AgentApp(door="python")
+        # In the order of the registry, which is the order of use.
         names = CORE if tools == "core" else registry() if tools is None else tools
         self.specs: tuple[ToolSpec, ...] = tuple(find_tool(name) for name in names)
 
@@ -72,6 +73,7 @@ class Toolbox:
         if name in registry() and name not in offered:
             message = f"the tool {quoted(name)} is not offered here; there are {', '.join(offered)}"
             raise InputError(message)
+        # The call is answered in the form that its own `detail` asks for.
         given = _mapping(name, arguments)
         outcome = call(self.app, name, given)
         return structured(outcome, name, given, detailed=is_detailed(given))

@@ -76,6 +76,7 @@ def _tell(info: "EngineInfo | None") -> None:
     if info is None:
         click.echo("no engine is running; the first experiment starts one")
         return
+    # Known once a checkpoint is loaded.
     device = info.profile.get("device", "unknown device")
     click.echo(
         f"engine {info.version}, pid {info.pid}, {info.ranks} rank(s) on {device}: "

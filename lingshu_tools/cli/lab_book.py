@@ -52,6 +52,7 @@ def page(app: App, name: str) -> str:
 def _experiment_page(app: App, name: str) -> list[str]:
     ledger, row = locate(app, name)
     outcome = ledger.outcome(row.id)
+    # The views of the tools, so that a page and an answer never differ.
     result = _result(app, row)
     return _laid_out(
         f"{row.id}  {row.tool}  {ledger.status(row.id)}",
@@ -84,6 +85,7 @@ def _result(app: App, row: Experiment) -> Result | str:
 def _call_lines(row: Experiment, tags: Sequence[str]) -> list[str]:
     request = row.request
     who = f"{row.principal}, through {row.door}"
+    # A parent may be what this replays, or what it stands in place of.
     origin = replayed(row)
     return _pairs(
         {
@@ -173,6 +175,7 @@ def _environment_lines(ledger: Ledger, outcome: Outcome | None) -> list[str]:
     if outcome is None or outcome.environment_digest is None:
         return []
     took = None if outcome.seconds is None else f"{outcome.seconds:.3g} s"
+    # Nested fields of the environment by their path, in the order of their names.
     leaves = dict(_leaves(ledger.environment(outcome.environment_digest)))
     return _pairs({"took": took, **leaves})
 

@@ -126,6 +126,7 @@ def export_(out: Path, terms: str | None, database: Path | None) -> None:
     from lingshu_tools.archive import export_ledger
 
     with progress_bar("export") as sink:
+        # Of another file too: what is read-only can be exported.
         archive = export_ledger(_app(database).ledger, out, terms=terms, progress=sink)
     metadata = archive.metadata.model_dump(mode="json")
     rows, objects = sum(archive.metadata.rows.values()), archive.metadata.objects
@@ -162,6 +163,7 @@ def import_(archive: Path, into: Path | None, max_gib: int) -> None:
             "unset it, here and where the imported ledger is to be used"
         )
         raise InputError(message)
+    # The home of this shell, unless --into names another; both must be empty.
     home = into.expanduser().absolute() if into else open_app().home
     with progress_bar("import") as sink:
         imported = import_ledger(
@@ -227,6 +229,7 @@ def _to_audit(database: Path | None) -> "Reading":
 
     try:
         return _app(database).ledger
+    # An audit reads rows as they are: a schema of another version is no reason not to look.
     except SchemaError:
         home = open_app().home if database is None else database.parent
         # A file that was named wins over the server that the environment names.

@@ -46,6 +46,7 @@ def add(source: Path, *, digest: str | None, replace: bool) -> None:
     """
     from lingshu_tools import training
 
+    # Checked and copied as a whole: a folder that is half a checkpoint is never seen.
     row = _row(training.add(open_app().home, source, digest=digest, replace=replace))
     if settings().as_json:
         echo_json({"status": "succeeded", **row})
@@ -88,6 +89,7 @@ def pack(name: str, out: Path | None) -> None:
     checkpoint = _find(name)
     # Beside the caller, not in the home: it is meant to be passed on.
     path = training.pack(checkpoint, out or Path(f"{name}{PACK}"))
+    # Passing on the pack passes on these cells, so it is said before the path is.
     real = training.holds_training_cells(checkpoint)
     if real:
         click.echo(f"note: {REAL_CELLS}", err=True)
@@ -146,6 +148,7 @@ def _list() -> None:
         echo_json(rows)
         return
     for row in rows:
+        # The first six, since a checkpoint may have hundreds.
         contexts = "; ".join(", ".join(context.values()) for context in row["contexts"][:6])
         more = f" and {len(row['contexts']) - 6} more" if len(row["contexts"]) > 6 else ""
         head = click.style(row["name"], bold=True)

@@ -73,6 +73,7 @@ def screen(
     it was. Exits with 1 where the screen cannot be finished.
     """
     arguments = _arguments(given)
+    # A plan is fixed when it is written: options beside its id would be ignored.
     if screen_id is not None and arguments:
         message = (
             f"{screen_id} is a whole plan, so leave out {', '.join(sorted(arguments))}; or leave "
@@ -97,6 +98,7 @@ def screen(
 def _arguments(given: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments of plan_screen that options of the line stand for."""
     names = ("toward", "magnitude", "keep_within")
+    # Taken out of `given`, so that what is left are arguments of plan_screen as they stand.
     objective: dict[str, Any] = {
         word: list(given.pop(name)) for name, (word, _) in _LISTS.items() if given[name]
     }
@@ -130,6 +132,7 @@ def _finished(app: "App", screen_id: str, top: int) -> "ScreenResult":
 
     try:
         with progress_bar(screen_id) as bar:
+            # A bar on a terminal, lines elsewhere: a log shows that work goes on.
             tell = bar or Lines(screen_id)
             result = call(app, "run_screen", {"screen_id": screen_id, "wait_s": STEP_S})
             while result.status in AT_WORK:

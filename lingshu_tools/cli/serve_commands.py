@@ -32,6 +32,7 @@ def serve(
     max_calls: int | None,
 ) -> None:
     """Serve the tools to an MCP client (stdio; the same as `lingshu-mcp`)."""
+    # `serve tokens …` is a group of its own and serves nothing.
     if ctx.invoked_subcommand is not None:
         return
     # Defaults are left to the server, which has them in one place.
@@ -69,6 +70,7 @@ def add(name: str, max_calls: int, max_cells: int) -> None:
 
     NAME is the principal of the experiments begun with it, which no other token finds.
     """
+    # Only its digest is stored, so this is the one time that it can be shown.
     value = _tokens().add(name, max_calls=max_calls, max_cells=max_cells)
     if settings().as_json:
         echo_json({"status": "succeeded", "name": name, "token": value})

@@ -26,6 +26,7 @@ def arms_of(tool: str, request: Mapping[str, Any]) -> dict[str, ArmRequest]:
     Raises:
         KeyError, pydantic.ValidationError: the request is none of a simulation.
     """
+    # All that decides a count, except for interventions.
     common = {name: request[name] for name in _FIELDS}
     whole = ArmRequest.model_validate({**common, "interventions": request["interventions"]})
     cells = request.get("cells")

@@ -64,10 +64,13 @@ def resolve_sampling(
         InputError: the checkpoint cannot do what is given; the reason and what it can do.
     """
     default = default_sampling(checkpoint)
+    # A value that is the default asks for nothing: any checkpoint takes it.
     if steps is not None and steps != default.steps:
         _require_network(checkpoint, f"steps={steps}")
     if guidance is not None and guidance != default.guidance:
         _require_learned(checkpoint, f"guidance={guidance:g}")
+        # Guidance extrapolates from control to perturbed; without an intervention both are the
+        # same.
         if not interventions:
             message = (
                 f"guidance={guidance:g} sharpens a perturbation against control; control cells "
@@ -92,6 +95,7 @@ def resolve_clamp(checkpoint: Checkpoint, clamp: Mapping[str, int]) -> dict[str,
         InputError: a gene is unknown, or named twice.
     """
     symbols = resolve_genes(checkpoint, list(clamp)) if clamp else []
+    # Two names of a gene are one symbol; equal names were one key before.
     if len(set(symbols)) < len(clamp):
         message = "clamp names a gene twice; each gene can have one count"
         raise InputError(message)
@@ -101,6 +105,7 @@ def resolve_clamp(checkpoint: Checkpoint, clamp: Mapping[str, int]) -> dict[str,
 def sampling_caveats(checkpoint: Checkpoint, sampling: Sampling) -> list[str]:
     """Return what a reader must know of cells that are not sampled by default."""
     default, said = default_sampling(checkpoint), list[str]()
+    # Held-out figures were measured with the default, and say nothing of other settings.
     if (sampling.steps, sampling.guidance) != (default.steps, default.guidance):
         said.append(
             f"{sampling.steps} steps and guidance {sampling.guidance:g}; held-out figures are of "
@@ -129,6 +134,7 @@ def _require_network(checkpoint: Checkpoint, what: str) -> None:
 
 def _require_learned(checkpoint: Checkpoint, what: str) -> None:
     """Refuse what acts on perturbations that a network has learned."""
+    # None: the network samples perturbed cells itself.
     if checkpoint.delivery is None:
         return
     clamps = " sample_cells takes clamp: it sets genes of control cells." if what == "clamp" else ""

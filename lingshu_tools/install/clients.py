@@ -53,6 +53,7 @@ class Client:
         if self.project_file is None:
             message = f"{self.title} has no configuration in projects: leave --project out"
             raise InputError(message)
+        # Links are resolved up to the folder that was named, and refused below it.
         base = project.expanduser().resolve()
         if not base.is_dir():
             message = f"--project {str(project)!r} is no folder: name an existing one"

@@ -158,6 +158,7 @@ def pair_view(comparison: Comparison, a: int, b: int) -> PairView:
 
 def differing(comparison: Comparison, *, detailed: bool) -> list[str]:
     """Return each differing field with its distinct values, in the order of experiments."""
+    # Distinct values, not one per experiment: most fields differ between two groups.
     most = None if detailed else _DISTINCT
     return [f"{name}: {_distinct(values, most)}" for name, values in comparison.differs().items()]
 

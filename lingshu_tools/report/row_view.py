@@ -24,6 +24,7 @@ def experiment_fields(
 ) -> dict[str, Any]:
     """Return the fields of a result that a row and its outcome give."""
     row, outcome = record.experiment, record.outcome
+    # From the columns of the row alone: the design needs the checkpoint.
     where = f"{row.perturbation or 'control'} in {row.context or 'no context'}"
     status = outcome.kind if outcome else record.ledger.status(row.id)
     fields: dict[str, Any] = {
@@ -41,6 +42,7 @@ def experiment_fields(
         fields["summary"] = f"{where}: {status}; it cannot go on without its checkpoint."
     if record.succeeded:
         fields |= _genes(record, where, limit, offset)
+        # What is missing comes first: all that follows is less than was asked for.
         fields["caveats"] = [str(missing), *fields["caveats"]]
     return fields
 
@@ -67,6 +69,7 @@ def screen_fields(
 def _genes(record: Recorded, where: str, limit: int, offset: int) -> dict[str, Any]:
     kept = record.result["kept"]
     rows = kept[offset : offset + limit]
+    # Kept genes of a sample are means, those of a perturbation changes.
     if record.experiment.tool == "sample_cells":
         top = ", ".join(f"{row['gene']} {row['value']:.2f}" for row in kept[:3])
         left_out = len(kept) - len(rows)

@@ -13,6 +13,7 @@ FORMS: Final = (
     'a list of GENE=UMI, e.g. ["IL6=0", "STAT1=5"]; a map {"IL6": 0} or objects with gene and '
     f"count are accepted too. A count is a whole number from 0 to {MOST_COUNT:,}"
 )
+# GENE=UMI: up to 64 characters, as few as will do, before the last = and digits.
 _LINE = re.compile(r"\s*(.{1,64}?)\s*=\s*(\d{1,7})\s*")
 
 

@@ -79,6 +79,7 @@ def complete_cells(app: App, arguments: CompleteCells) -> CompleteResult | Pendi
     checkpoint = resolve_checkpoint(app, arguments.checkpoint)
     require_network(checkpoint)
     named = resolve_context(checkpoint, arguments.context) if arguments.context else None
+    # Before the file is read: a wrong name is told at once.
     clamped = resolve_clamp(checkpoint, arguments.clamp)
     cells = read_or_state(app, arguments, checkpoint, most=MOST_COMPLETED)
     # The file is read in the background; the same call goes on with it.
@@ -96,6 +97,7 @@ def complete_cells(app: App, arguments: CompleteCells) -> CompleteResult | Pendi
         checkpoint=checkpoint,
         context=context,
         interventions=(),
+        # The request keeps them with the cells: both decide what is drawn.
         cells={**cells.record, "clamp": clamped},
         n_cells=cells.n_cells,
         seed=arguments.seed,
@@ -126,6 +128,7 @@ def show_completed(
 def _succeeded(record: Shown, limit: int, offset: int) -> dict[str, Any]:
     result, design = record.result, record.design
     kept = result["kept"]
+    # Highest means first, as the outcome keeps them.
     rows = kept[offset : offset + limit]
     # log1p_cp10k of training cells by symbol, beside the drawn means.
     trained: dict[str, float] = {}

@@ -159,6 +159,7 @@ def get_experiment(app: App, arguments: GetExperiment) -> GetResult | Pending[Ge
         if arguments.enrichment or arguments.normalise != "cp10k":
             raise
         return _without_checkpoint(app, arguments, error)
+    # Gene sets need an effect; of an unfinished experiment its state is shown.
     if arguments.enrichment and record.succeeded:
         return _enriched(app, record, arguments)
     # Taken up again wherever it was left; launching what another process works on does nothing.
@@ -227,6 +228,7 @@ def _check_used(arguments: GetExperiment) -> None:
         )
         raise InputError(message)
     unused: list[str] = []
+    # Rows of genes are no part of the record that is asked for.
     if detail == "provenance":
         unused = sorted(given & {"genes", "limit", "offset"})
     elif arguments.genes and detail == "effects":
@@ -312,10 +314,12 @@ def _screen(app: App, arguments: GetExperiment) -> GetResult | Pending[GetResult
     rows = arguments.limit or (MAX_ROWS if detailed else BEST)
     ledger, screen = locate_screen(app, arguments.id)
     try:
+        # Only to see whether its checkpoint is here.
         plan_of(app, screen.plan)
     except MissingCheckpointError as error:
         return GetResult(tool="run_screen", **screen_fields(ledger, screen, error))
 
+    # Made after the wait, whatever state the screen is in then.
     def finish() -> GetResult:
         offset = arguments.offset
         return _shown_screen(

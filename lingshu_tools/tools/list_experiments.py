@@ -123,6 +123,7 @@ def list_experiments(app: App, arguments: ListExperiments) -> ListResult:
     page = Page(tuple(newer), page.next_before if len(newer) == len(page.items) else None)
     tags = app.ledger.tags([item.experiment.id for item in page.items])
     rows = [_row(item, tags.get(item.experiment.id, [])) for item in page.items]
+    # Repeated in the call of the next page.
     filters = {
         k: v
         for k, v in arguments.model_dump().items()
@@ -179,6 +180,7 @@ def _list_screens(app: App, arguments: ListExperiments) -> ListResult:
     """Return one page of the screens, newest first."""
     given = arguments.model_fields_set & _OF_EXPERIMENTS
     unused = sorted(name for name in given if getattr(arguments, name) is not None)
+    # Filters that screens do not have would be ignored in silence.
     if unused:
         message = (
             f"screens are not found by {', '.join(unused)}: leave it out, or list experiments "
@@ -220,6 +222,7 @@ def _is_wanted(screen: Screen, arguments: ListExperiments) -> bool:
     record = plan.get("objective") or {}
     named = [*record.get("lower", ()), *record.get("raise", ()), *_texts(plan)]
     genes = {gene.casefold() for gene in named}
+    # The plan as text: names of genes, contexts, candidates and seeds are all in it.
     text = f"{screen.id} {json.dumps(plan, ensure_ascii=False)}".casefold()
     return (
         _is_newer(screen.created_at, arguments)

@@ -92,6 +92,7 @@ class PlotResult(Result):
 
 def plot_experiment(app: App, arguments: PlotExperiment) -> PlotResult | Pending[PlotResult]:
     """Return the files of a picture of what is done so far, or the wait for them."""
+    # The kind first: a wrong one is refused before anything is drawn.
     fits, work = _kind(arguments), drawing(app, arguments)
     return created_at_of(
         work, arguments.id, arguments.wait_s, lambda: _result(app, arguments, fits, work)
@@ -249,6 +250,7 @@ def _volcano(app: App, arguments: PlotExperiment) -> Picture:
             "a perturb_cells experiment that succeeded. get_experiment shows its state."
         )
         raise InputError(message)
+    # Rows of all measured genes, strongest first; those of the picture and of the CSV.
     table, threshold, why = _genes(record, blob)
     job = {
         "kind": "volcano",

@@ -165,6 +165,7 @@ def _screen(app: App, arguments: ReplayExperiment) -> Pending[ReplayResult]:
 
 def _screen_shown(app: App, ledger: Ledger, screen: Screen, limit: int) -> ReplayResult:
     replays = replays_so_far(app, ledger, screen.id)
+    # Statuses in one query, for some hundred replays.
     where = app.ledger.statuses([record.replay.id for record in replays if record.replay])
     # Sorted before it is cut: what differs must not be left out.
     views = sorted((_replayed_view(record, where) for record in replays), key=_worst_first)[:limit]
@@ -216,6 +217,7 @@ def _worst_first(view: ReplayedView) -> tuple[int, int]:
 def _status(app: App, replays: Sequence[Replayed], where: set[Status]) -> ResultStatus:
     if _troubles(app, replays):
         return "interrupted"
+    # Unfinished ones come first: the rest may still change.
     if where & {"queued", "running", "interrupted"} or not all(record.replay for record in replays):
         return "running"
     if "failed" in where:

@@ -143,6 +143,7 @@ def read_or_state(
             "this one: unset LINGSHU_ENGINE_URL to compute here"
         )
         raise InputError(message)
+    # All that decides which cells these are; equal requests share one reading.
     request = Request(
         file=arguments.cells,
         where=dict(arguments.cells_where or {}),
@@ -176,6 +177,7 @@ def require_network(checkpoint: Checkpoint) -> None:
 def nearest_contexts(cells: ReadCells, checkpoint: Checkpoint, n: int) -> list[dict[str, str]]:
     """Return the trained contexts with the most similar mean levels, the most similar first."""
     known = checkpoint.contexts
+    # Most similar first, by Pearson's correlation of mean levels (log1p_cp10k).
     return [dict(e["context"]) for e in cells.report["nearest"] if e["context"] in known][:n]
 
 
@@ -213,6 +215,7 @@ def cells_view(
             "ambiguous_names": dict(list(genes["ambiguous"].items())[offset:end]),
             "missing_names": genes["missing"][offset:end],
         }
+    # None where no trained context could be compared.
     nearest = cells["nearest"]
     return UserCellsView(
         file=cells["file"],
