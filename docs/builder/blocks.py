@@ -9,6 +9,7 @@ command line's own parser, a call of a tool by the tool's schema; another progra
 import ast
 import copy
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -45,7 +46,7 @@ class Block:
     body: str
 
     def __str__(self) -> str:
-        return f"{self.page.relative_to(ROOT)}:{self.line}"
+        return f"{os.path.relpath(self.page, ROOT)}:{self.line}"
 
 
 def pages() -> list[Path]:

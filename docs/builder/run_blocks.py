@@ -11,6 +11,8 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from docs.builder.blocks import blocks, pages
@@ -19,9 +21,15 @@ from docs.builder.example_data import made_cells
 
 def main() -> int:
     """Return 1 if a block raised."""
+    with tempfile.TemporaryDirectory(prefix="lingshu-docs-") as folder:
+        os.chdir(folder)
+        return int(run(pages()) > 0)
+
+
+def run(chosen: Sequence[Path]) -> int:
+    """Return how many blocks of some pages raised."""
     failed = 0
-    os.chdir(tempfile.mkdtemp(prefix="lingshu-docs-"))
-    for page in pages():
+    for page in chosen:
         names: dict[str, Any] = {}
         for block in blocks(page):
             if block.language != "python" or page.parent.name == "notebooks":
@@ -37,7 +45,7 @@ def main() -> int:
                 failed += 1
                 print(f"{block}: {traceback.format_exc()}", file=sys.stderr)
             print(f"{block}: ran, {time.monotonic() - started:.1f} s", flush=True)
-    return int(failed > 0)
+    return failed
 
 
 if __name__ == "__main__":

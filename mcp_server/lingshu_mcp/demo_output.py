@@ -126,8 +126,12 @@ def ranking_table(screen: Row) -> str:
     unit = screen["units"].get("score", "log1p_cp10k").partition(":")[0]
     head = ["    knock-out", "", "score", "Monte Carlo 95 %", "held-out error", "FDR", "support",
             "left out"]  # fmt: skip
+    # A long result is cut to a number of tokens.
+    cut = screen.get("truncated")
+    shown = f"; {cut['shown']} of {cut['total']} are shown" if cut else ""
     return (
-        f"{table(head, rows)}\nscore, its interval and held-out error in {unit}; higher is better"
+        f"{table(head, rows)}\nscore, its interval and held-out error in {unit}; "
+        f"higher is better{shown}"
     )
 
 

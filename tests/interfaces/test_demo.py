@@ -84,6 +84,13 @@ def test_a_ranking_is_a_table_with_units_intervals_and_what_was_left_out():
     assert "nan" not in lines.lower()
 
 
+def test_a_ranking_that_is_cut_says_how_much_of_it_is_shown():
+    whole = {"ranking": [ROW], "units": {}, "truncated": None}
+    assert "shown" not in ranking_table(whole)
+    cut = {**whole, "truncated": {"shown": 1, "total": 25, "how_to_get_more": "…"}}
+    assert ranking_table(cut).endswith("; 1 of 25 are shown")
+
+
 def test_an_effect_without_genes_is_an_empty_table():
     assert click.unstyle(effect_table({"genes": [], "units": {}})).split()[0] == "gene"
 
