@@ -52,7 +52,7 @@ class Clock:
                 torch.mm(self._a[worker], self._a[worker], out=self._out[worker])
                 counts[worker] += 1
                 if counts[worker] % 16 == 0:
-                    self._wait()
+                    self.wait()
 
         wall, used = self.timed(burst)
         flops = 2.0 * self.size**3 * sum(counts)
@@ -67,7 +67,7 @@ class Clock:
         def run(worker: int) -> None:
             begun = clock()
             work(worker)
-            self._wait()
+            self.wait()
             used[worker] = clock() - begun
 
         threads = [threading.Thread(target=run, args=(i,)) for i in range(self.workers)]
@@ -78,7 +78,8 @@ class Clock:
             thread.join()
         return time.perf_counter() - begun, sum(used)
 
-    def _wait(self) -> None:
+    def wait(self) -> None:
+        """Wait until an accelerator has computed what it was given."""
         if self.device.type == "cuda":
             torch.cuda.synchronize()
 

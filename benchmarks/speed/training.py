@@ -84,12 +84,15 @@ class Step:
         self.model: nn.Module = self.accelerator.prepare(loop.NLLLoss(self.network))
         self.number = 0
 
-    def __call__(self) -> None:
-        """Take one step."""
+    def __call__(self) -> float:
+        """Take one step; return its loss, nats per gene."""
         with plain_training() if self.plain else nullcontext():
-            loop._step(self.model, self.adam, self.cells, self.spec, self.number, self.accelerator)
+            loss = loop._step(
+                self.model, self.adam, self.cells, self.spec, self.number, self.accelerator
+            )
         self.ema.update(self.network)
         self.number += 1
+        return loss
 
 
 def _counts(cells: int, genes: int) -> Tensor:

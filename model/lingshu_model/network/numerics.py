@@ -51,9 +51,12 @@ def prepare(threads: int | None = None) -> None:
     torch.use_deterministic_algorithms(mode=True)
     # Every element is written before it is read; filling fresh memory first only costs time.
     deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
-    # TF32 keeps 10 bits of the mantissa: "float32" would be another numerics profile.
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
+    # TF32 keeps 10 bits of the mantissa: "float32" would be another numerics profile. The settings
+    # of torch 2.9 and on; the older `allow_tf32` warns on a GPU and may not be mixed with them.
+    torch.backends.cuda.matmul.fp32_precision = "ieee"
+    torch.backends.cudnn.conv.fp32_precision = "ieee"  # pyright: ignore[reportAttributeAccessIssue]
+    # Partial sums of a split product would otherwise be added in bf16.
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     # Benchmarking chooses a kernel by its time, which differs from run to run.
     torch.backends.cudnn.benchmark = False
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
