@@ -18,6 +18,8 @@ SHORT = 3
 """Steps of the trainings whose weights are compared."""
 ENDS = 5
 """Steps at either end over which the loss is averaged."""
+LEAST = 25
+"""Steps that are taken however little time is given: the loss is to fall."""
 
 
 @dataclass(frozen=True)
@@ -84,14 +86,14 @@ def reproducible(network: str, genes: int, batch: int, micro_batch: int, device:
 def trained(
     network: str, genes: int, batch: int, micro_batch: int, device: str, seconds: float
 ) -> Run:
-    """Return a training of `seconds`, of as many steps as `ENDS` at least."""
+    """Return a training of `seconds`, of `LEAST` steps at least."""
     step = new_step(network, genes, batch, micro_batch, device)
     flops = counted(step)
     clock = Clock(step.device, step.dtype)
     losses = [step() for _ in range(WARM_UP)]
     clock.wait()
     began, steps = time.perf_counter(), 0
-    while steps < ENDS or time.perf_counter() - began < seconds:
+    while steps < LEAST or time.perf_counter() - began < seconds:
         losses.append(step())
         steps += 1
     clock.wait()
