@@ -31,6 +31,7 @@ LAYERS = {
         "system",
         "contracts",
         "effects",
+        "strengths",
         "network",
         "sampling",
         "train",

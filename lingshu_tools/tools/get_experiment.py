@@ -128,6 +128,7 @@ class GetResult(Result):
     effect_note: str | None = None
     magnitude: Magnitude | None = None
     null_check: str | None = None
+    responder_share: Number | None = None
     moved_umi_share: Number | None = None
     target_check: list[TargetCheck] | None = None
     genes: list[GeneEffect] | list[GeneMean] | None = None

@@ -102,6 +102,9 @@ class PerturbResult(Result):
     effect_note: str | None = Field(
         default=None, description="How the effect was estimated, with the numbers that limit it"
     )
+    responder_share: Number | None = Field(
+        default=None, description="Of cells, that respond; the others escaped. None: all alike"
+    )
     magnitude: Magnitude | None = None
     null_check: str | None = None
     moved_umi_share: Number | None = Field(
@@ -212,12 +215,14 @@ def with_sets(fields: dict[str, Any], tested: dict[str, Any]) -> dict[str, Any]:
 
 def _facts(design: Design) -> dict[str, Any]:
     stored = stored_effect(design)
+    strengths = stored.responders if stored else None
     return {
         "perturbation": design.label,
         "context": dict(design.context),
         "n_cells": design.n_cells,
         "effect_source": stored.source if stored else None,
         "effect_note": stored.note if stored else None,
+        "responder_share": strengths.share if strengths else None,
         "user_cells": cells_view(design),
     }
 

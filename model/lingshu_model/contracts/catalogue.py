@@ -6,6 +6,7 @@ A checkpoint that was written anew since it was read is read again.
 
 Format 2 stores effects (`lingshu_model.contracts.effects`) and moves cells by them. Format 1 has
 effect offsets within the network's weights instead; it is read and sampled as it always was.
+Format 3 is format 2 with strengths of single cells (`lingshu_model.contracts.responders`).
 """
 
 import base64
@@ -45,7 +46,9 @@ from lingshu_model.system.lazy import Lazy
 OFFSETS_FORMAT = "lingshu-checkpoint-1"
 """Effects as offsets in the network's weights (`tilt.theta`)."""
 FORMAT = "lingshu-checkpoint-2"
-FORMATS = (OFFSETS_FORMAT, FORMAT)
+RESPONDERS_FORMAT = "lingshu-checkpoint-3"
+"""Format 2 in which some conditions have cells of several strengths."""
+FORMATS = (OFFSETS_FORMAT, FORMAT, RESPONDERS_FORMAT)
 MODELS = "models"
 """The folder of a home in which its own checkpoints are."""
 SHIPPED = Path(__file__).parent.parent / "checkpoints"

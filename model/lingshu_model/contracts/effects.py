@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from lingshu_model.contracts.combining import Range, Saturation, together
 from lingshu_model.contracts.messages import Intervention
 from lingshu_model.contracts.posterior import Floats, Posterior
+from lingshu_model.contracts.responders import Responders
 
 CELLS = "this condition's cells"
 BOTH = "this condition's cells and other contexts"
@@ -91,6 +92,7 @@ class StoredEffect:
         row: its number among the rows; None where it is worked out from others.
         library: library size of its cells over that of control cells.
         additive: of a combination the plain sum of its parts; else None.
+        responders: strengths of its cells; None = all have the mean change.
     """
 
     posterior: Posterior
@@ -99,6 +101,7 @@ class StoredEffect:
     row: int | None = None
     library: float = 1.0
     additive: Posterior | None = None
+    responders: Responders | None = None
 
 
 @dataclass(frozen=True)
@@ -198,7 +201,14 @@ class StoredEffects:
         if row is not None:
             entry = self.rows[row]
             library = float(entry["library"])
-            return StoredEffect(self.posterior(row), entry["source"], entry["note"], row, library)
+            return StoredEffect(
+                self.posterior(row),
+                entry["source"],
+                entry["note"],
+                row,
+                library,
+                responders=Responders.of_entry(entry),
+            )
         if len(interventions) > 1:
             return self._combined(number, context, interventions)
         return self._unseen(number, interventions[0])

@@ -23,6 +23,7 @@ class Purpose(IntEnum):
     MOVE = 4
     POOL = 5
     SUBSET = 6
+    RESPONSE = 7
     SCORE = 16
     """And up: one for each draw of a score."""
 

@@ -98,7 +98,15 @@ class Mover:
             ValueError: counts are negative, not finite or not whole.
         """
         cells = np.arange(first_cell, first_cell + counts.shape[0])
-        return _moved(_whole(counts), self, _draws(seed, cells, len(self.rate)))
+        return self.move_by(counts, uniforms_of(seed, cells, len(self.rate)))
+
+    def move_by(self, counts: Rows, draws: Floats) -> Rows:
+        """Return the same by given uniforms in (0, 1), [cells, genes].
+
+        Raises:
+            ValueError: counts are negative, not finite or not whole.
+        """
+        return _moved(_whole(counts), self, draws)
 
     def shifted(self, genes: Ints, log_fold: Floats) -> tuple[Floats, Floats]:
         """Return the factor of the means of `genes` and their sizes at ln phi = `log_fold`.
@@ -171,7 +179,7 @@ class FitCells:
         self.cells = rows[_fit_rows(rows.shape[0])]
         self.umi = np.maximum(cell_totals(self.cells), 1.0)
         self.before = np.asarray(expression_levels(self.cells).mean(axis=0), np.float64).ravel()
-        self._draws = _draws(seed, np.arange(self.cells.shape[0]), rows.shape[1])
+        self._draws = uniforms_of(seed, np.arange(self.cells.shape[0]), rows.shape[1])
         self._by_gene = self.cells.tocsc()
         self._parts: dict[int, Quantiles] = {}
         self._lock = threading.Lock()
@@ -330,7 +338,7 @@ def _fit_rows(cells: int) -> Ints:
     return np.tile(np.arange(cells), -(-FIT_CELLS // cells))
 
 
-def _draws(seed: int, cells: Ints, genes: int) -> Floats:
+def uniforms_of(seed: int, cells: Ints, genes: int) -> Floats:
     """Return the uniforms v of cells by their numbers, [cells, genes]."""
     return stratified(seed, cells, Purpose.MOVE, genes)
 

@@ -19,7 +19,7 @@ from lingshu_model.contracts import Checkpoint
 from lingshu_model.evaluate.metrics.distances import energy_distance
 from lingshu_model.evaluate.metrics.frame import Frame
 from lingshu_model.evaluate.metrics.matrices import expression_levels
-from lingshu_model.finishing.estimate import EffectFit, Fitted
+from lingshu_model.finishing.estimate import Fitted
 from lingshu_model.finishing.finish import Finish, request, sampled
 from lingshu_model.sampling.delivery import MOVED, TRAINING_CELLS
 from lingshu_model.sampling.load import load_sampler
@@ -49,7 +49,7 @@ def choose(finish: Finish, place: Path) -> tuple[str, dict[str, Any]]:
         reason = f"no condition has {FEWEST} validation cells to compare by"
         return MOVED, {"reason": reason}
     # Effects of training cells alone: validation cells have to be new to both candidates.
-    fitted = EffectFit(finish.train, finish.priors).run()
+    fitted = finish.effects(finish.train)
     known = {row.condition for row in fitted.rows} | {*fitted.contexts}
     judged = {c: rows for c, rows in judged.items() if c in known}
     checkpoints = finish.candidate(place, _only(fitted, judged), (MOVED, TRAINING_CELLS))

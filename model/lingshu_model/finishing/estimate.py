@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lingshu_model.contracts.effects import CARRIED, CELLS, MEASURED
+from lingshu_model.contracts.responders import Responders
 from lingshu_model.effects import (
     Effects,
     Group,
@@ -55,6 +56,7 @@ class Row:
         cells: perturbed and control training cells in this context.
         replicates: of the arm with fewer; 1 = none named; 0 = no cells.
         library: library size of perturbed cells over that of control cells.
+        responders: strengths of its cells; None = all have the mean change.
     """
 
     condition: Condition
@@ -64,6 +66,7 @@ class Row:
     cells: tuple[int, int] = (0, 0)
     replicates: int = 0
     library: float = 1.0
+    responders: Responders | None = None
 
 
 @dataclass(frozen=True)

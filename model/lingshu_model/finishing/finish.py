@@ -1,6 +1,7 @@
 """From training cells, and a trained network where there is one, to a checkpoint with effects.
 
-1. Effects are estimated in closed form from the training cells (`finishing.estimate`).
+1. Effects are estimated in closed form from the training cells (`finishing.estimate`), and the
+   strengths of single cells (`finishing.responding`).
 2. Their delivery is chosen on the validation cells (`finishing.choice`).
 3. Effects are estimated again, from training and validation cells, and solved on the control cells
    that the checkpoint samples (`finishing.moving`).
@@ -24,7 +25,7 @@ from scipy import sparse
 from torch import Tensor
 
 from lingshu_model.contracts import ArmRequest, Catalogue, Checkpoint, Intervention, digest_json
-from lingshu_model.contracts.catalogue import pin
+from lingshu_model.contracts.catalogue import RESPONDERS_FORMAT, pin
 from lingshu_model.contracts.evidence_text import dumps
 from lingshu_model.contracts.posterior import Posterior
 from lingshu_model.effects.moments import Rows
@@ -33,6 +34,7 @@ from lingshu_model.finishing import fitness
 from lingshu_model.finishing.estimate import EffectFit, Fitted, Priors
 from lingshu_model.finishing.evidence import count_folds, rotated
 from lingshu_model.finishing.moving import Solved, fit_cells, largest_shares, solve
+from lingshu_model.finishing.responding import with_responders
 from lingshu_model.finishing.tables import (
     Tables,
     control_pool,
@@ -92,7 +94,7 @@ class Finish:
         with scratch(target, ".candidate-") as place:
             delivery, basis = self._delivery(place, choose)
             whole = self._labelled(self._joined())
-            fitted = EffectFit(whole, self.priors).run()
+            fitted = self.effects(whole)
             # Needed by either delivery: the check below may change it.
             pool = control_pool(whole, fitted, self.spec.seed, self.spec.pool_counts)
             written = self._written(place / "last", delivery, basis, whole, fitted, pool)
@@ -116,6 +118,10 @@ class Finish:
         # Read back from its place, so that what is returned is what later readers get.
         checkpoint = Catalogue([target]).load(self.spec.name)
         return Finished(checkpoint, path, check.results, fitted.notes)
+
+    def effects(self, cells: TrainingCells) -> Fitted:
+        """Return the effects of cells, with the strengths of single cells."""
+        return with_responders(EffectFit(cells, self.priors).run(), cells)
 
     def _evidence(self, written: Checkpoint, check: "Check") -> dict[str, Any]:
         """Return the held-out figures of effects, each fold left out in turn."""
@@ -250,9 +256,11 @@ class Finish:
             tables[POOL] = pool.tables()
         for prefix, each in tables.items():
             build.write_tables(folder, prefix, each)
-        build.write_json(
-            folder / "config.json", {**config, "effects": effects_entry(fitted, solved)}
-        )
+        complete = {**config, "effects": effects_entry(fitted, solved)}
+        if any(solved.responders):
+            # Earlier versions, which would move all cells alike, refuse it.
+            complete["format"] = RESPONDERS_FORMAT
+        build.write_json(folder / "config.json", complete)
         # Last: the digests cover the finished files.
         pin(folder)
 

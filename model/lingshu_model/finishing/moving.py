@@ -7,14 +7,16 @@ still the posterior mean.
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lingshu_model.contracts.responders import Responders
 from lingshu_model.effects.moments import Floats, Rows
 from lingshu_model.effects.moved import FitCells, Mover, largest_share
 from lingshu_model.finishing.estimate import Fitted
+from lingshu_model.strengths.states import solve_states
 from lingshu_model.train.data.cells import TrainingCells
 
 FIT_CELLS = (256, 512)
@@ -38,6 +40,8 @@ class Solved:
         log_size: ln of the size of its count distribution, the same shape.
         common: size of the typical gene, [contexts].
         log_largest: ln of the largest share of a cell that a gene may have, float16 [genes].
+        responders: strengths of the cells of each row, with their libraries; None = a single one.
+        states: ln phi of every strength of every row that has several, float16 [states, genes].
     """
 
     log_fold: NDArray[np.float16]
@@ -46,6 +50,8 @@ class Solved:
     log_size: NDArray[np.float16]
     common: Floats
     log_largest: NDArray[np.float16]
+    responders: tuple[Responders | None, ...]
+    states: NDArray[np.float16]
 
 
 def fit_cells(contexts: int) -> int:
@@ -78,6 +84,7 @@ def solve(
     contexts = len(fitted.contexts)
     log_rate, log_size = (np.zeros((contexts, genes), np.float16) for _ in range(2))
     common = np.ones(contexts)
+    states: dict[int, tuple[Mover, ...]] = {}
     by_number: dict[int, list[int]] = {}
     for i, row in enumerate(fitted.rows):
         by_number.setdefault(fitted.number(row.condition), []).append(i)
@@ -85,7 +92,8 @@ def solve(
         for number, numbers in by_number.items():
             # One context at a time: what its effects share takes 20 bytes per cell and gene.
             cells = FitCells(control(number), largest)
-            for i, mover in zip(numbers, pool.map(_Solve(fitted, cells), numbers), strict=True):
+            for i, movers in zip(numbers, pool.map(_Solve(fitted, cells), numbers), strict=True):
+                mover, states[i] = movers[0], movers[1:]
                 log_fold[i], library[i] = mover.log_fold, mover.library
                 # ln 0 of a gene without counts: 1e-12 is far below the share of one count in a
                 # cell.
@@ -95,19 +103,44 @@ def solve(
     # ln 0 is -inf here, and `NO_SHARE` after the maximum.
     with np.errstate(divide="ignore"):
         log_largest = np.maximum(np.log(largest), NO_SHARE).astype(np.float16)
-    return Solved(log_fold, library, log_rate, log_size, common, log_largest)
+    shared = log_fold, library, log_rate, log_size, common, log_largest
+    return Solved(*shared, *_stored(fitted, states))
+
+
+def _stored(
+    fitted: Fitted, states: Mapping[int, tuple[Mover, ...]]
+) -> tuple[tuple[Responders | None, ...], NDArray[np.float16]]:
+    """Return the strengths of every row with their libraries, and ln phi [states, genes]."""
+    responders: list[Responders | None] = []
+    movers: list[Mover] = []
+    for i, row in enumerate(fitted.rows):
+        known = row.responders
+        if known is not None:
+            libraries = np.array([mover.library for mover in states[i]])
+            known = replace(known, libraries=libraries, first=len(movers))
+            movers += states[i]
+        responders.append(known)
+    table = np.zeros((len(movers), fitted.measured.shape[1]), np.float16)
+    for i, mover in enumerate(movers):
+        table[i] = mover.log_fold
+    return tuple(responders), table
 
 
 @dataclass(frozen=True)
 class _Solve:
-    """Solves the mover of a row by its index, in a thread."""
+    """Solves the movers of a row by its index, in a thread."""
 
     fitted: Fitted
     cells: FitCells
 
-    def __call__(self, row: int) -> Mover:
+    def __call__(self, row: int) -> tuple[Mover, ...]:
+        """Return the mover of all cells alike, then those of its strengths, if it has several."""
         target = self.fitted.rows[row]
-        return self.cells.mover(target.posterior.mean, target.library)
+        change, library = target.posterior.mean, target.library
+        alike = self.cells.mover(change, library)
+        if target.responders is None:
+            return (alike,)
+        return (alike, *solve_states(self.cells, change, library, target.responders))
 
 
 def by_context(contexts: Sequence[Rows]) -> Callable[[int], Rows]:

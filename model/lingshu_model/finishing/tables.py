@@ -16,6 +16,7 @@ from lingshu_model.contracts.effects import (
     pack_sd,
 )
 from lingshu_model.contracts.posterior import Floats
+from lingshu_model.contracts.responders import RESPONDERS
 from lingshu_model.finishing.estimate import Fitted
 from lingshu_model.finishing.moving import Solved
 from lingshu_model.sampling.pool import Pool
@@ -35,6 +36,7 @@ def effects_entry(fitted: Fitted, solved: Solved | None = None) -> dict[str, Any
     """
     libraries = [row.library for row in fitted.rows] if solved is None else solved.library
     commons = [1.0] * len(fitted.contexts) if solved is None else solved.common
+    responders = [None] * len(fitted.rows) if solved is None else solved.responders
     rows = [
         {
             "context": dict(row.condition.context),
@@ -46,8 +48,9 @@ def effects_entry(fitted: Fitted, solved: Solved | None = None) -> dict[str, Any
             "source": row.source,
             "note": row.note,
             "library": round(float(library), 4),
+            **({"responders": strengths.entry()} if strengths else {}),
         }
-        for row, library in zip(fitted.rows, libraries, strict=True)
+        for row, library, strengths in zip(fitted.rows, libraries, responders, strict=True)
     ]
     contexts: list[dict[str, Any]] = []
     for number, (home, common) in enumerate(zip(fitted.contexts, commons, strict=True)):
@@ -87,7 +90,11 @@ def effect_tables(fitted: Fitted, solved: Solved) -> dict[str, Tables]:
     rows = {**posterior_tables(fitted), "log_fold": solved.log_fold}
     genes = {**unseen_tables(fitted), "log_largest": solved.log_largest}
     contexts = {"log_rate": solved.log_rate, "log_size": solved.log_size}
-    return {ROWS: rows, CONTEXTS: contexts, GENES: genes}
+    tables: dict[str, Tables] = {ROWS: rows, CONTEXTS: contexts, GENES: genes}
+    # Without strengths the files are those of format 2.
+    if len(solved.states):
+        tables[RESPONDERS] = {"log_fold": solved.states}
+    return tables
 
 
 def posterior_tables(fitted: Fitted) -> dict[str, NDArray[Any]]:

@@ -8,6 +8,9 @@ Perturbed cell i starts from control cell i of the same seed and context. The ch
     pinned           genes with a certain change get their moved counts and stay; the network draws
                      all others given these, the context and the cell's library size
 
+Where cells respond with different strengths (`lingshu_model.strengths.fit`), the strength of a
+cell is drawn first, from its own stream, and the cell is moved by the mover of that strength.
+
 Moving is a quantile mapping of counts (`lingshu_model.effects.moved`). A count depends on
 (seed, cell, gene) and the control cell alone, never on the tile or the rank.
 """
@@ -23,11 +26,13 @@ from scipy import sparse
 
 from lingshu_model.contracts import ArmRequest, Checkpoint, CheckpointError, digest_json
 from lingshu_model.contracts.effects import CONTEXTS, GENES, ROWS, StoredEffect, StoredEffects
+from lingshu_model.contracts.responders import RESPONDERS
 from lingshu_model.effects.moments import Floats, Rows
-from lingshu_model.effects.moved import SEED, Mover, fit_mover
+from lingshu_model.effects.moved import SEED, FitCells, Mover
 from lingshu_model.network import tokens
 from lingshu_model.sampling.pool import numeric_libraries
 from lingshu_model.sampling.sampler import Sampler, Tiles
+from lingshu_model.strengths.states import move_states, solve_states, states_of, stored_states
 
 MOVED, TRAINING_CELLS, PINNED = "moved", "training_cells", "pinned"
 DELIVERIES = (MOVED, TRAINING_CELLS, PINNED)
@@ -52,7 +57,12 @@ class Movers:
     """The movers of a checkpoint, by perturbation and context."""
 
     def __init__(
-        self, effects: StoredEffects, rows: Floats, contexts: dict[str, Floats], largest: Floats
+        self,
+        effects: StoredEffects,
+        rows: Floats,
+        contexts: dict[str, Floats],
+        largest: Floats,
+        states: Floats | None = None,
     ) -> None:
         """Take the stored tables.
 
@@ -62,8 +72,10 @@ class Movers:
             contexts: `log_rate` and `log_size`, [contexts, genes], of the count distributions of
                 control cells.
             largest: largest share of a cell's counts that a gene may have, [genes].
+            states: ln phi of the strengths of all rows that have several, [states, genes].
         """
         self._effects, self._rows, self._contexts = effects, rows, contexts
+        self._states = rows[:0] if states is None else states
         self.largest = largest
         self._common = [float(c["common"]) for c in effects.config["contexts"]]
 
@@ -84,13 +96,17 @@ class Movers:
             checkpoint.tables(ROWS)["log_fold"],
             checkpoint.tables(CONTEXTS),
             largest,
+            checkpoint.tables(RESPONDERS).get("log_fold"),
         )
 
-    def stored(self, effect: StoredEffect, context: int) -> Mover | None:
-        """Return the mover of a stored row; None where the effect is computed from other rows."""
+    def stored(self, effect: StoredEffect, context: int) -> tuple[Mover, ...] | None:
+        """Return the movers of a stored row, one for each strength of its cells.
+
+        None where the effect is computed from other rows.
+        """
         if effect.row is None:
             return None
-        return Mover(
+        alike = Mover(
             rate=np.exp(self._contexts["log_rate"][context].astype(np.float64)),
             size=np.exp(self._contexts["log_size"][context].astype(np.float64)),
             common=self._common[context],
@@ -98,6 +114,12 @@ class Movers:
             library=effect.library,
             largest=self.largest,
         )
+        strengths = effect.responders
+        if strengths is None:
+            return (alike,)
+        last = strengths.first + len(strengths.shares)
+        log_fold = self._states[strengths.first : last].astype(np.float64)
+        return stored_states(alike, strengths, log_fold)
 
 
 class DeliveringSampler:
@@ -118,7 +140,7 @@ class DeliveringSampler:
         self.delivery = str(checkpoint.delivery)
         self._effects = checkpoint.effects
         self._movers = movers or Movers.of(checkpoint)
-        self._solved: dict[str, Mover] = {}
+        self._solved: dict[str, tuple[Mover, ...]] = {}
         self._tiles: OrderedDict[tuple[str, int], Rows] = OrderedDict()
         self._kept = 0
         self._lock = threading.Lock()
@@ -145,14 +167,29 @@ class DeliveringSampler:
             return control.toarray()
         effect = self.effect(arm)
         # A cell's number decides its random stream, whatever the tile.
-        moved = self._mover(arm, effect).move(control, arm.seed, tile_index * self.tile)
+        first = tile_index * self.tile
+        movers, strengths = self._moving(arm, effect), effect.responders
+        if strengths is None:
+            moved = movers[0].move(control, arm.seed, first)
+        else:
+            moved = move_states(control, movers, strengths, arm.seed, first)
         cells = np.where(self.measured(arm), moved.toarray(), 0).astype(np.int32)
         # Last: a clamped gene has the given count, whatever the effect on it.
         for symbol, count in arm.clamp.items():
             cells[:, self.checkpoint.panel.index(symbol)] = count
         if self.delivery != PINNED:
             return cells
-        return self._completed(arm, tile_index, effect, cells, control, should_stop)
+        completed = self._completed(arm, tile_index, effect, cells, control, should_stop)
+        if strengths is not None:
+            # Nothing happened to escaped cells: they are their control cells.
+            escaped = (
+                strengths.strengths[
+                    states_of(strengths, arm.seed, np.arange(first, first + self.tile))
+                ]
+                == 0
+            )
+            completed[escaped] = cells[escaped]
+        return completed
 
     def effect(self, arm: ArmRequest) -> StoredEffect:
         """Return the effect of the arm's perturbation in its context.
@@ -199,8 +236,8 @@ class DeliveringSampler:
             should_stop,
         )
 
-    def _mover(self, arm: ArmRequest, effect: StoredEffect) -> Mover:
-        """Return the mover of the arm's control cells, solved at first use if it is not stored."""
+    def _moving(self, arm: ArmRequest, effect: StoredEffect) -> tuple[Mover, ...]:
+        """Return the movers of the arm's control cells, solved at first use if not stored."""
         assert self._effects is not None  # noqa: S101
         number = self._effects.context(arm.context)
         stored = None if number is None else self._movers.stored(effect, number)
@@ -208,15 +245,16 @@ class DeliveringSampler:
             return stored
         key = digest_json(arm.model_dump(include={"context", "interventions"}))
         with self._lock:
-            mover = self._solved.get(key)
-        if mover is None:
+            movers = self._solved.get(key)
+        if movers is None:
             # Without the lock, which drawing control cells takes too. Two threads may solve the
-            # same mover; both get the same, since SEED and the cells are fixed.
-            cells = self.control_cells(arm, FIT_CELLS, SEED)
-            mover = fit_mover(cells, effect.posterior.mean, self._movers.largest, effect.library)
+            # same movers; both get the same, since SEED and the cells are fixed.
+            fit = FitCells(self.control_cells(arm, FIT_CELLS, SEED), self._movers.largest)
+            change, library = effect.posterior.mean, effect.library
+            movers = solve_states(fit, change, library, effect.responders)
             with self._lock:
-                self._solved[key] = mover
-        return mover
+                self._solved[key] = movers
+        return movers
 
     def control_cells(self, arm: ArmRequest, n: int, seed: int) -> Rows:
         """Return whole tiles with at least `n` control cells of the arm's context, UMI, CSR.

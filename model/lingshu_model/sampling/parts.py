@@ -65,7 +65,7 @@ def part_samplers(
 class _Solving(Movers):
     """Movers that are solved when first used: stored ones belong to other control cells."""
 
-    def stored(self, effect: StoredEffect, context: int) -> Mover | None:
+    def stored(self, effect: StoredEffect, context: int) -> tuple[Mover, ...] | None:
         """Return None."""
         del effect, context
         return None

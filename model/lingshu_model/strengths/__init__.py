@@ -1,0 +1,1 @@
+"""How strongly single cells respond: strengths fitted by EM, and cells moved by them."""
