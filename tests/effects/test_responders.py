@@ -123,9 +123,9 @@ def testem_shares_keeps_both_constraints_and_never_lowers_the_likelihood():
     truth = np.array([0.5, 0.0, 0.2, 0.1, 0.2, 0.0])
     truth[-1] = 1 - truth.sum()
     counts = 500.0 * truth @ density
-    found = em_shares(density, counts, strengths)
-    assert found.sum() == pytest.approx(1)
-    assert found @ strengths == pytest.approx(1)
+    estimate = em_shares(density, counts, strengths)
+    assert estimate.sum() == pytest.approx(1)
+    assert estimate @ strengths == pytest.approx(1)
 
     def value(shares: np.ndarray) -> float:
         return float(counts @ np.log(shares @ density) + 10 * np.log(shares[2]))
@@ -133,9 +133,9 @@ def testem_shares_keeps_both_constraints_and_never_lowers_the_likelihood():
     # No step within the constraints from the maximum is uphill.
     basis = np.linalg.svd(np.stack([np.ones(6), strengths]))[2][2:]
     for direction in [*basis, *-basis]:
-        step = found + 1e-2 * direction
+        step = estimate + 1e-2 * direction
         if (step > 0).all():
-            assert value(step) < value(found) + 1e-4
+            assert value(step) < value(estimate) + 1e-4
 
 
 @pytest.mark.parametrize(

@@ -44,8 +44,8 @@ class Responders:
 
     def states(self, uniform: Floats) -> NDArray[np.int64]:
         """Return the number of the state of each cell, from a uniform each, [cells]."""
-        bounds = np.cumsum(self.shares)[:-1]
-        return np.searchsorted(bounds, uniform, side="right").astype(np.int64)
+        upper = np.cumsum(self.shares)[:-1]
+        return np.searchsorted(upper, uniform, side="right").astype(np.int64)
 
     def changes(self, change: Floats, before: Floats, most: Floats) -> Floats:
         """Return the mean change at each strength, [states, genes]; their mean is `change`.
@@ -58,11 +58,11 @@ class Responders:
             before: mean level of control cells, [genes].
             most: largest mean level, [genes].
         """
-        room = np.where(change < 0, before, np.maximum(most - before, 0.0))
+        limit = np.where(change < 0, before, np.maximum(most - before, 0.0))
         wanted = np.abs(change)
-        size = _filled(self.strengths, self.shares, np.minimum(wanted, room), room)
-        # A change beyond the room is the same for all strengths, as without responders.
-        return np.where(wanted > room, change, np.sign(change) * size)
+        size = _filled(self.strengths, self.shares, np.minimum(wanted, limit), limit)
+        # A change beyond the limit is the same for all strengths, as without responders.
+        return np.where(wanted > limit, change, np.sign(change) * size)
 
     def entry(self) -> dict[str, Any]:
         """Return the entry `responders` of a row of `config.json`."""
@@ -89,27 +89,27 @@ class Responders:
         return cls(strengths, shares, entry["gain"], entry["error"], libraries, entry["first"])
 
 
-def _filled(strengths: Floats, shares: Floats, wanted: Floats, room: Floats) -> Floats:
-    """Return sizes of changes, min(c t, room) with mean `wanted`, [states, genes].
+def _filled(strengths: Floats, shares: Floats, wanted: Floats, limit: Floats) -> Floats:
+    """Return sizes of changes, min(c t, limit) with mean `wanted`, [states, genes].
 
     Args:
         strengths: t, ascending, [states].
         shares: of each, [states].
-        wanted: mean size of the change, at most `room`, [genes].
-        room: largest size, [genes].
+        wanted: mean size of the change, at most `limit`, [genes].
+        limit: largest size, [genes].
     """
-    out = np.tile(room, (len(strengths), 1))
+    out = np.tile(limit, (len(strengths), 1))
     unsolved = np.ones(len(wanted), bool)
     for full in range(len(strengths)):
-        # The `full` strongest states change by `room`, all weaker ones by c t.
+        # The `full` strongest states change by `limit`, all weaker ones by c t.
         weaker = len(strengths) - full
-        left = wanted - shares[weaker:].sum() * room
+        left = wanted - shares[weaker:].sum() * limit
         scale = strengths[:weaker]
         if not scale.any():
             # All responding cells are at the limit: escaped cells take what is left.
             scale = np.ones(weaker)
         sizes = np.outer(scale / float(shares[:weaker] @ scale), left)
-        fits = unsolved & (sizes[-1] <= room)
+        fits = unsolved & (sizes[-1] <= limit)
         out[:weaker, fits] = sizes[:, fits]
         unsolved &= ~fits
     return out

@@ -61,7 +61,7 @@ ROUNDS, CLOSE = 500, 1e-4
 NEWTON, PRECISE = 60, 1e-10
 """Iterations of Newton's method, and the step at which it ends."""
 STRENGTHS: Floats = np.union1d(EDITED, GRADED)
-_ONE = int(np.flatnonzero(STRENGTHS == 1.0)[0])
+_AT_MEAN = int(np.flatnonzero(STRENGTHS == 1.0)[0])
 LEAST_LIBRARY = 0.1
 """Smallest library size at a strength over that of control cells."""
 Groups = tuple[NDArray[np.str_], NDArray[np.str_]]
@@ -185,7 +185,7 @@ def _binned(scores: Floats, observed: Floats, weights: Floats) -> tuple[Floats, 
         observed: of perturbed cells, [cells].
         weights: of moved control cells, [moved cells].
     """
-    pooled = np.concatenate([observed, scores[0], scores[_ONE]])
+    pooled = np.concatenate([observed, scores[0], scores[_AT_MEAN]])
     edges = np.unique(np.quantile(pooled, np.arange(1, BINS) / BINS))
     bins = len(edges) + 1
     density = np.stack([np.bincount(np.searchsorted(edges, s), weights, bins) for s in scores])
