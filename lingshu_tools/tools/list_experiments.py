@@ -1,6 +1,7 @@
 """list_experiments: what is in the ledger, newest first, filtered and in pages."""
 
 import json
+import time
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -22,8 +23,12 @@ _NAMED = 4
 """Genes of an objective that a row names."""
 _NOT_OF_THE_LEDGER = frozenset({"detail", "since", "kind", "objective"})
 _OF_EXPERIMENTS = frozenset({"tool", "status", "perturbation", "context", "parent", "tag"})
+_OTHER_FORM = (AttributeError, KeyError, TypeError, ValueError)
+"""Errors of a plan of another version, or of an imported ledger: it hides no other screen."""
 COUNTED_PAGES = 20
 """Pages of 100 rows that are counted beyond the one that is shown."""
+COUNT_S = 0.5
+"""Seconds that counting may take; a busy machine has other things to do."""
 
 
 class ListExperiments(Arguments):
@@ -159,8 +164,10 @@ def list_experiments(app: App, arguments: ListExperiments) -> ListResult:
 def _older(app: App, arguments: ListExperiments, before: str) -> tuple[int, bool]:
     """Return how many rows follow a page, and whether these are all: counting has an end."""
     wanted = arguments.model_dump(exclude={*_NOT_OF_THE_LEDGER, "before", "limit"})
-    older, cursor = 0, before
+    older, cursor, end = 0, before, time.monotonic() + COUNT_S
     for _ in range(COUNTED_PAGES):
+        if time.monotonic() > end:
+            break
         page = app.ledger.find(**wanted, before=cursor, limit=100)
         newer = sum(_is_newer(item.experiment.created_at, arguments) for item in page.items)
         older += newer
@@ -219,9 +226,7 @@ def _list_screens(app: App, arguments: ListExperiments) -> ListResult:
 
 def _is_wanted(screen: Screen, arguments: ListExperiments) -> bool:
     plan = screen.plan
-    record = plan.get("objective") or {}
-    named = [*record.get("lower", ()), *record.get("raise", ()), *_texts(plan)]
-    genes = {gene.casefold() for gene in named}
+    genes = {gene.casefold() for gene in _named(plan)}
     # The plan as text: names of genes, contexts, candidates and seeds are all in it.
     text = f"{screen.id} {json.dumps(plan, ensure_ascii=False)}".casefold()
     return (
@@ -232,15 +237,38 @@ def _is_wanted(screen: Screen, arguments: ListExperiments) -> bool:
     )
 
 
-def _texts(plan: Mapping[str, Any]) -> list[str]:
-    """Return what an objective has beside genes: sets, perturbations, contexts."""
-    record = plan.get("objective") or {}
-    of_sets = [each["name"] for sets in record.get("sets", {}).values() for each in sets]
-    return [*of_sets, *(aim["label"] for aim in record.get("aims", []))]
+def _named(plan: Mapping[str, Any]) -> list[str]:
+    """Return what an objective names: genes, sets, perturbations, contexts."""
+    try:
+        record = plan.get("objective") or {}
+        of_sets = [each["name"] for sets in record.get("sets", {}).values() for each in sets]
+        labels = [aim["label"] for aim in record.get("aims", [])]
+        named = [*record.get("lower", ()), *record.get("raise", ()), *of_sets, *labels]
+    except _OTHER_FORM:
+        return []
+    return [str(name) for name in named]
 
 
 def _screen_view(app: App, screen: Screen) -> ScreenView:
     plan = screen.plan
+    children = [child.id for child in app.ledger.children(screen.id)]
+    try:
+        objective, context = _objective_text(plan), context_label(plan.get("context") or {})
+        n_candidates = len(plan.get("candidates") or [])
+    except _OTHER_FORM:
+        objective, context, n_candidates = "a plan of another form", "", 0
+    return ScreenView(
+        screen_id=screen.id,
+        objective=objective,
+        context=context,
+        n_candidates=n_candidates,
+        n_ended=len(app.ledger.sealed(children)),
+        checkpoint=str(plan.get("checkpoint", "")),
+        created_at=screen.created_at,
+    )
+
+
+def _objective_text(plan: Mapping[str, Any]) -> str:
     objective = shown_of_record(plan["objective"]) if plan.get("objective") else {}
     parts = [
         f"{verb} {', '.join(genes[:_NAMED])}"
@@ -248,16 +276,7 @@ def _screen_view(app: App, screen: Screen) -> ScreenView:
         for verb, genes in objective.items()
         if genes
     ]
-    children = [child.id for child in app.ledger.children(screen.id)]
-    return ScreenView(
-        screen_id=screen.id,
-        objective=" and ".join(parts),
-        context=context_label(plan.get("context") or {}),
-        n_candidates=len(plan.get("candidates") or []),
-        n_ended=len(app.ledger.sealed(children)),
-        checkpoint=str(plan.get("checkpoint", "")),
-        created_at=screen.created_at,
-    )
+    return " and ".join(parts)
 
 
 def _row(item: Listed, tags: list[str]) -> ListedView:

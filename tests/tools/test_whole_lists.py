@@ -31,6 +31,40 @@ def test_screens_are_listed_newest_first_with_objective_and_progress(app: App):
     assert result.truncated is None
 
 
+ODD_PLANS: list[dict[str, Any]] = [
+    {"objective": {"lower": ["STAT1"]}},
+    {"objective": "lower STAT1"},
+    {"objective": {"lower": 5, "raise": None}},
+    {"objective": {"aims": [{"kind": "like"}], "lower": [], "raise": []}},
+    {"objective": {"sets": [1]}},
+    {"objective": {"lower": ["STAT1"], "raise": []}, "context": "THP-1"},
+    {"objective": {"lower": ["STAT1"], "raise": []}, "candidates": 7},
+    {},
+]
+
+
+@pytest.mark.parametrize("plan", ODD_PLANS)
+def test_a_plan_of_another_form_hides_no_screen(app: App, plan: dict[str, Any]):
+    known = screened(app, "PSMB9", "STAT1")
+    odd = app.ledger.record_screen(plan).id
+    result = listed(app)
+    assert [screen.screen_id for screen in result.screens] == [odd, known]
+    assert result.screens[1].objective == "lower PSMB9"
+    assert [s.screen_id for s in listed(app, objective="PSMB9").screens] == [known]
+
+
+def test_counting_ends_in_time_and_says_that_there_are_more(
+    app: App, monkeypatch: pytest.MonkeyPatch
+):
+    for seed in range(3):
+        given = {"interventions": [{"kind": "knockout", "target": "STAT1"}], "n_cells": 2}
+        call(app, "perturb_cells", given | {"seed": seed, "wait_s": 30})
+    assert call(app, "list_experiments", {"limit": 1}).truncated.total == 3
+    monkeypatch.setattr("lingshu_tools.tools.list_experiments.COUNT_S", -1.0)
+    cut = call(app, "list_experiments", {"limit": 1}).truncated
+    assert "more than 1 in all" in cut.how_to_get_more
+
+
 @pytest.mark.parametrize(
     ("given", "expected"),
     [

@@ -151,8 +151,8 @@ def wanted_of_record(
     """Return what a plan's record says of its objective."""
     aims: list[dict[str, Any]] = record.get("aims", [])
     objective = Objective(
-        tuple(record["raise"]),
-        tuple(record["lower"]),
+        tuple(record.get("raise", ())),
+        tuple(record.get("lower", ())),
         dict(record.get("weights", {})),
         aims_of(checkpoint, context, aims),
         record.get("scale", 1.0),
