@@ -51,11 +51,7 @@ def main(data: Path, out: Path, seed: int, *, cells_only: bool) -> None:
 
 def semi_synthetic(data: Path, folder: Path, seed: int) -> Truth:
     """Write the cells and the truth to `folder`, and return the truth."""
-    published = read(data / "effects" / "norman2019_k562_crispra.npz")
-    sizes = nb_sizes(data, published.genes)
-    panel = np.arange(len(published.genes))
-    real = Measured.of(published, panel, sizes, REAL_DEPTH, every_double=True)
-    truth = real.truth(seed)
+    real, sizes, truth = published_truth(data, seed)
     rng = np.random.default_rng([seed, 1])
     # Nobody reads cells of held-out doubles: their truth is known without them.
     n_cells = np.where(truth.trained, numbers(real), 0).tolist()
@@ -70,6 +66,15 @@ def semi_synthetic(data: Path, folder: Path, seed: int) -> Truth:
     write_cells(folder / f"{NAME}.h5ad", truth, counts, about)
     truth.write(folder / f"{NAME}.truth.npz")
     return truth
+
+
+def published_truth(data: Path, seed: int) -> tuple[Measured, Floats, Truth]:
+    """Return what was published, the genes' sizes, and the truth with what `seed` holds out."""
+    published = read(data / "effects" / "norman2019_k562_crispra.npz")
+    sizes = nb_sizes(data, published.genes)
+    panel = np.arange(len(published.genes))
+    real = Measured.of(published, panel, sizes, REAL_DEPTH, every_double=True)
+    return real, sizes, real.truth(seed)
 
 
 def numbers(real: Measured) -> list[int]:

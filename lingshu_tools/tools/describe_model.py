@@ -43,9 +43,14 @@ from lingshu_tools.report.evidence import (
     tier_sentence,
 )
 from lingshu_tools.tools.common import CheckpointName
-from lingshu_tools.tools.example_calls import control_call, genes_call, perturbation_call
+from lingshu_tools.tools.example_calls import (
+    control_call,
+    exemplary,
+    genes_call,
+    perturbation_call,
+)
 
-_ROWS, _FEW = 60, 4
+_ROWS, _FEW = 50, 4
 """Rows of each list of a detailed and of a concise result."""
 PREDICTIONS = "simulated cells are predictions; only evidence on held-out cells supports them"
 
@@ -55,14 +60,14 @@ class DescribeModel(Arguments):
 
     checkpoint: CheckpointName = None
     limit: int | None = Field(
-        default=None, ge=1, le=200, description="Rows of each list, at most 60 in one result"
+        default=None, ge=1, le=200, description="Rows of each list, at most 50 in one result"
     )
     offset: int = Field(default=0, ge=0, le=100_000, description="Rows to skip in each list")
     detail: Detail = "concise"
 
     @property
     def rows(self) -> int:
-        """Rows of each list; more than 60 come in pages."""
+        """Rows of each list; more than 50 come in pages."""
         return min(self.limit or (_ROWS if self.detail == "detailed" else _FEW), _ROWS)
 
 
@@ -194,10 +199,10 @@ def _cut(views: list[ModelView], arguments: DescribeModel) -> Truncated | None:
 
 
 def _next_step(checkpoints: list[Checkpoint]) -> str | None:
-    """Return calls on the first checkpoint with a trained perturbation, else on the first."""
+    """Return calls on the checkpoint that serves as an example."""
     if not checkpoints:
         return None
-    first = next((c for c in checkpoints if perturbation_call(c)), checkpoints[0])
+    first = exemplary(checkpoints)
     run = perturbation_call(first) or control_call(first)
     return f"{run} simulates a condition; {genes_call(first)} resolves names."
 

@@ -1,6 +1,6 @@
 """Calls that can be made as they stand, for the next steps of tools that run nothing themselves."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -60,11 +60,21 @@ def example(app: "App", tool: str, arguments: Mapping[str, Any]) -> str | None:
 
 
 def _checkpoint(app: "App", wanted: object) -> Checkpoint:
-    """Return the wanted checkpoint; else the first trained on perturbations, else the first."""
+    """Return the wanted checkpoint; else the first that serves as an example."""
     if isinstance(wanted, str) and wanted in app.catalogue.names():
         return app.catalogue.load(wanted)
-    checkpoints = [app.catalogue.load(name) for name in app.catalogue.names()]
-    return next((c for c in checkpoints if perturbation_call(c)), next(iter(checkpoints)))
+    return exemplary([app.catalogue.load(name) for name in app.catalogue.names()])
+
+
+def exemplary(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
+    """Return the first checkpoint that was trained on perturbations, without caveats if there is.
+
+    Raises:
+        StopIteration: there is no checkpoint.
+    """
+    # Of equals `sorted` keeps the order; a checkpoint of drawn cells is not what to begin with.
+    plain_first = sorted(checkpoints, key=lambda c: bool(c.caveats))
+    return next((c for c in plain_first if perturbation_call(c)), next(iter(plain_first)))
 
 
 def _on_newest(app: "App", tool: str) -> str:

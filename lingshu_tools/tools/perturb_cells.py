@@ -183,9 +183,10 @@ def show_effect(
         rows: list[GeneEffect] = fields["genes"]
         kept = rows if app.door == "python" else fitting(rows, detailed=detailed)
         if len(kept) == DEFAULT_TOP and not detailed and app.door != "python":
-            # The caveat of a small panel takes the place of a gene.
-            crowded = genes is None and any(c.startswith(MOVED[:12]) for c in fields["caveats"])
-            kept = kept[:-1] if crowded else kept
+            # The caveats of a small panel and of the checkpoint take the place of a gene each.
+            small = any(c.startswith(MOVED[:12]) for c in fields["caveats"])
+            taken = small + bool(record.design.checkpoint.caveats)
+            kept = kept[: len(kept) - taken] if genes is None else kept
         if len(kept) < len(rows):
             known: Truncated | None = fields["truncated"]
             total = known.total if known else len(rows)

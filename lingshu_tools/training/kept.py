@@ -45,7 +45,9 @@ class Kept:
 
 def holds_training_cells(checkpoint: Checkpoint) -> bool:
     """Return whether real control cells of the training data are among a checkpoint's files."""
-    return any(name.startswith(_POOL) for name in checkpoint.pinned)
+    training = checkpoint.config.get("training")
+    drawn = isinstance(training, dict) and training.get("drawn_cells") is True
+    return not drawn and any(name.startswith(_POOL) for name in checkpoint.pinned)
 
 
 def kept(home: Path, catalogue: Catalogue) -> list[Kept]:

@@ -48,6 +48,7 @@ def test_a_run_is_added_and_found_by_every_tool_of_the_home(tmp_path: Path, home
     assert catalogue.load("mine").path == home / "models" / "mine"
     assert {k.checkpoint.name: k.origin for k in training.kept(home, catalogue)} == {
         "mine": "added",
+        "k562-crispra-semisynthetic": "shipped",
         "pbmc": "shipped",
         "thp1-crispr": "shipped",
     }

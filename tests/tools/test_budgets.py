@@ -150,6 +150,23 @@ def test_a_concise_result_fits_its_budget_and_has_what_an_answer_needs(home: Hom
         assert all(len(row) <= ROWS for row in rows), what
 
 
+def test_the_caveat_of_a_checkpoint_fits_into_its_answers(tmp_path: Path):
+    checkpoint = Catalogue().load("k562-crispra-semisynthetic")
+    app = App(tmp_path / "home", door="mcp", engine=FakeEngine(checkpoint.panel))
+    named = {"checkpoint": checkpoint.name}
+    perturb = example(perturbation_call(checkpoint)) | {"n_cells": 16, "wait_s": 45}
+    plan = example(screen_call(checkpoint, "plan_screen"))
+    detailed = {"detail": "detailed"}
+    for tool, arguments in (
+        ("describe_model", {}), ("describe_model", named), ("describe_model", named | detailed),
+        ("find_genes", named | {"query": "A"}), ("perturb_cells", perturb), ("plan_screen", plan),
+    ):  # fmt: skip
+        value = client_gets(app, tool, arguments)
+        assert tokens(value) <= (DETAILED if is_detailed(arguments) else CONCISE), (tool, arguments)
+        assert checkpoint.caveats[0] in value["caveats"], (tool, arguments)
+    app.close()
+
+
 @pytest.mark.parametrize("tool", ["perturb_cells", "run_screen", "get_experiment"])
 def test_a_concise_result_has_evidence_and_an_id(home: Home, tool: str):
     arguments = next(given for name, given in home.calls if name == tool)

@@ -127,6 +127,8 @@ class TrainingSpec(_Strict):
     seed: Annotated[int, Field(ge=0)] = 0
     caveats: Annotated[list[Caveat], Field(max_length=MOST_CAVEATS)] = []
     """Sentences that every answer from the checkpoint carries, such as where its cells are from."""
+    drawn_cells: bool = False
+    """Whether cells of the files are drawn from a distribution, so that none of them is private."""
     reference: Literal["all", "controls"] = "all"
     """Conditions whose training means are stored, 4 bytes for each gene of each."""
     pool_counts: Annotated[int, Field(ge=1)] = 3_000_000
