@@ -87,8 +87,8 @@ class Model:
         fit = EffectFit(cells)
         fitted = fit.run()
         errors = {}
-        for tier, found in (certainty_of(judged_folds(cells, {})) if judge else {}).items():
-            record = (found or {}).get("error_model")
+        for tier, figures in (certainty_of(judged_folds(cells, {})) if judge else {}).items():
+            record = (figures or {}).get("error_model")
             errors[tier] = ErrorModel(**record) if record else DEFAULT
         seen = {frozenset(i.target for i in c.interventions) for c in cells.conditions}
         return cls(

@@ -34,7 +34,7 @@ from lingshu_testing.regulation import Shape
 from lingshu_tools.analysis import Objective
 from lingshu_tools.analysis.certainty import ScorePosterior, false_sign_rates, score_posterior
 
-NETWORKS, OBJECTIVES, ASKED = 25, 4, 0.05
+NETWORKS, OBJECTIVES, LEVEL = 25, 4, 0.05
 SHAPE = Shape(genes=120, targets=12, relays=12, pairs=24, genes_per_pair=25)
 CELLS, CONTROLS, TRUTH_CELLS, TRAINED_PAIRS, TRAINED_TRIPLES = 100, 800, 1_500, 20, 6
 HIGHER = 12
@@ -61,16 +61,16 @@ class Scored:
 
 
 def called(screen: Sequence[Scored]) -> list[Scored]:
-    """Return the discoveries: positive, at a mean false sign rate of at most `ASKED`."""
+    """Return the discoveries: positive, at a mean false sign rate of at most `LEVEL`."""
     up = [s for s in screen if s.score.mean > 0]
     rates = false_sign_rates(np.array([s.score.lfsr for s in up]))
-    return [s for s, rate in zip(up, rates, strict=True) if rate <= ASKED]
+    return [s for s, rate in zip(up, rates, strict=True) if rate <= LEVEL]
 
 
 def proportions(screens: Sequence[Sequence[Scored]], clusters: Sequence[int], what: str):
     """Return rows on false discoveries, power by size and coverage of screens."""
-    found = [called(screen) for screen in screens]
-    fdp = np.array([sum(s.true <= 0 for s in f) / max(1, len(f)) for f in found])
+    discoveries = [called(screen) for screen in screens]
+    fdp = np.array([sum(s.true <= 0 for s in f) / max(1, len(f)) for f in discoveries])
     means = np.array([fdp[np.array(clusters) == c].mean() for c in sorted(set(clusters))])
     se = float(means.std(ddof=1) / len(means) ** 0.5)
     every = [s for screen in screens for s in screen]
@@ -80,9 +80,9 @@ def proportions(screens: Sequence[Sequence[Scored]], clusters: Sequence[int], wh
         "quantity": "false discovery proportion",
         "value": float(fdp.mean()),
         "se": se,
-        "n": sum(map(len, found)),
-        "wanted": f"at most {ASKED} + 2 se",
-        "holds": bool(fdp.mean() <= ASKED + 2 * se),
+        "n": sum(map(len, discoveries)),
+        "wanted": f"at most {LEVEL} + 2 se",
+        "holds": bool(fdp.mean() <= LEVEL + 2 * se),
     }
     yield {
         "what": what,
@@ -93,7 +93,7 @@ def proportions(screens: Sequence[Sequence[Scored]], clusters: Sequence[int], wh
         "wanted": ".90 to .98",
         "holds": bool(0.9 <= covered <= 0.98),
     }
-    hits = {id(s) for f in found for s in f}
+    hits = {id(s) for f in discoveries for s in f}
     for low, high in pairwise(SIZES):
         group = [s for s in every if low < s.true <= high]
         power = np.mean([id(s) in hits for s in group]) if group else float("nan")
@@ -270,8 +270,8 @@ def norman(data: Path, checkpoint: Checkpoint) -> Iterator[dict[str, object]]:
         post = checkpoint.effects.effect(context, named).posterior
         known.append((targets, model.widened(post, checkpoint.gene_variance), true, noise))
     # Objectives of genes that move: the planner would be told of genes that matter.
-    reach = np.max([np.abs(post.mean) for _, post, _, _ in known], axis=0)
-    movable = [g for g, r in zip(checkpoint.panel, reach, strict=True) if r > 0.3]
+    largest = np.max([np.abs(post.mean) for _, post, _, _ in known], axis=0)
+    movable = [g for g, r in zip(checkpoint.panel, largest, strict=True) if r > 0.3]
     screens = []
     for _ in range(NORMAN_OBJECTIVES):
         wanted = objective(rng, movable)
