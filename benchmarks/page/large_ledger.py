@@ -58,6 +58,9 @@ def main() -> None:
             page.get_by_label("Status").select_option("failed")
         with timed("open an experiment", page):
             page.locator("tbody button").first.click()
+            page.get_by_role("tab", name="Provenance").click()
+        if given.shot:
+            page.screenshot(path=given.shot.with_stem(f"{given.shot.stem}-experiment"))
         print(*page.problems, sep="\n")  # type: ignore[attr-defined]
 
 

@@ -7,6 +7,21 @@ const MCP = "2026-07-28";
 const KEY = "lingshu-token";
 const ENDED = "The server of this page has ended: run `lingshu browse` again";
 
+// Calls that begin nothing may be made again when a busy machine has not answered in time.
+const READING = new Set(["list_experiments", "get_experiment", "compare_experiments"]);
+const LATE = /ask again|asks again|call again when|got no answer/;
+
+async function patiently(ask) {
+  for (let attempt = 0; ; attempt++) {
+    try {
+      return await ask();
+    } catch (error) {
+      if (attempt === 3 || !LATE.test(error.message)) throw error;
+      await new Promise((resolve) => setTimeout(resolve, 1000));
+    }
+  }
+}
+
 class HostBridge {
   constructor(on) {
     this.on = on;
@@ -132,24 +147,21 @@ export class Bridge {
 
   // The structured result of a tool; a refusal is an Error with the text that says what to do.
   async call(name, args) {
-    const result = await this.transport.request("tools/call", { name, arguments: args });
-    if (result.isError) throw new Error(result.content?.[0]?.text ?? `${name} was refused`);
-    return result.structuredContent;
+    const once = async () => {
+      const result = await this.transport.request("tools/call", { name, arguments: args });
+      if (result.isError) throw new Error(result.content?.[0]?.text ?? `${name} was refused`);
+      return result.structuredContent;
+    };
+    return READING.has(name) ? patiently(once) : once();
   }
 
   async figure(id, kind, other) {
     const query = other ? `?other=${encodeURIComponent(other)}` : "";
     const uri = `figures://${encodeURIComponent(id)}/${kind}${query}`;
-    for (let attempt = 0; ; attempt++) {
-      try {
-        const result = await this.transport.request("resources/read", { uri });
-        return JSON.parse(result.contents[0].text);
-      } catch (error) {
-        // A busy machine: the server says so, and nothing was begun.
-        if (attempt === 3 || !/ask again|call again when/.test(error.message)) throw error;
-        await new Promise((resolve) => setTimeout(resolve, 1000));
-      }
-    }
+    return patiently(async () => {
+      const result = await this.transport.request("resources/read", { uri });
+      return JSON.parse(result.contents[0].text);
+    });
   }
 
   // A figure that a child process computes is asked for until it is there.
