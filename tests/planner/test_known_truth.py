@@ -74,8 +74,8 @@ def test_a_planner_that_is_too_sure_does_not_hold_the_level():
 
 def test_doubles_without_both_singles_are_never_held_out():
     conditions = tuple(map(frozenset, ((), "a", "b", "c", "ab", "ac", "bc", "bz", "az")))
-    ones = np.ones((len(conditions), 2))
-    measured = Measured(("g", "h"), conditions, ones, ones, ones[:, 0])
+    values = np.ones((len(conditions), 2))
+    measured = Measured(("g", "h"), conditions, values, values, values[:, 0])
     for seed in range(10):
         held = measured.truth(seed).of(2, trained=False)
         assert len(held) == 1
