@@ -1,7 +1,7 @@
 """Aims beside raising and lowering genes: like another effect, toward other cells, large or small.
 
 An aim gives a number for a change d of mean expression over the genes that count, with v the
-variance of the posterior of d:
+variance of d in a new experiment:
 
     like, unlike   +- t.d / (|t| sqrt(|d|^2 + sum v)),   t the effect of the other perturbation;
     toward         1 - |t - d| / |t|,                    t the difference of the two mean profiles;

@@ -17,7 +17,7 @@ from lingshu_tools.analysis import Effect, Objective, paired_effect, paired_scor
 from lingshu_tools.calls.results import finite
 from lingshu_tools.experiments.designs import Design
 from lingshu_tools.experiments.scores import score_summary
-from lingshu_tools.experiments.stored_effects import trained_posterior
+from lingshu_tools.experiments.stored_effects import aimed_posterior
 
 KEPT_GENES = 50
 """Strongest genes kept in the outcome itself, so that a ledger without objects can be checked."""
@@ -62,7 +62,7 @@ def findings(
         targets = {i.target for i in design.interventions}
         arms = cells["control"], cells["perturbed"]
         panel = design.checkpoint.panel
-        stored = trained_posterior(design) if objective.aims else None
+        stored = aimed_posterior(design) if objective.aims else None
         score = paired_score(*arms, objective, panel, targets, stored=stored, keep_cells=keep_cells)
         result["score"] = score.record
     return Findings(result, {**blobs, "effects": pack_effect(effect)})

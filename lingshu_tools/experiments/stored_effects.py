@@ -4,12 +4,14 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lingshu_model.contracts.effects import COMBINATION, NoEffectError, StoredEffect
 from lingshu_model.contracts.error_model import ErrorModel
 from lingshu_model.contracts.posterior import Floats, Posterior
 from lingshu_tools.analysis import Objective, Residuals, Tangent
 from lingshu_tools.analysis.certainty import ScorePosterior, normal_score, score_posterior
+from lingshu_tools.analysis.pair_classes import PairClass, pair_class
 from lingshu_tools.experiments.designs import Design, label_of
 
 PARALLEL = 0.8
@@ -33,25 +35,23 @@ def stored_effect(design: Design) -> StoredEffect | None:
     return replace(effect, posterior=wider)
 
 
-def trained_posterior(design: Design) -> Posterior | None:
-    """Return what the trained cells say of a design's effect; None where nothing is stored.
+def aimed_posterior(design: Design) -> Posterior | None:
+    """Return the effect that aims are taken near; None where nothing is stored.
 
-    Its sd is that of the effect itself, and of a combination that of its parts, without what parts
-    may do together beyond their sum.
+    Its sd is that of a new experiment, so that a cosine says nothing of an effect that is lost in
+    the differences between experiments. Of a combination it is that of its parts together.
     """
     effects = design.checkpoint.effects
-    if effects is None or not design.interventions:
-        return None
-    try:
-        effect = effects.effect(design.context, design.interventions)
-        if effect.source != COMBINATION:
-            return effect.posterior
-        parts = [effects.effect(design.context, [i]).posterior for i in design.interventions]
-    except NoEffectError:
+    stored = stored_effect(design)
+    if effects is None or stored is None or stored.source != COMBINATION:
+        return stored and stored.posterior
+    parts = [stored_effect(replace(design, interventions=(i,))) for i in design.interventions]
+    squares = [part.posterior.sd**2 for part in parts if part is not None]
+    if len(squares) < len(parts):
         return None
     factor = effects.saturation.factor(len(parts))
-    sd = factor * np.sqrt(np.sum([part.sd**2 for part in parts], axis=0))
-    return replace(effect.posterior, sd=sd)
+    mean = effects.effect(design.context, design.interventions).posterior.mean
+    return replace(stored.posterior, mean=mean, sd=factor * np.sqrt(np.sum(squares, axis=0)))
 
 
 def tangent_of(design: Design, objective: Objective) -> Tangent | None:
@@ -60,7 +60,7 @@ def tangent_of(design: Design, objective: Objective) -> Tangent | None:
     panel = design.checkpoint.panel
     if not objective.aims:
         return objective.tangent(panel, targets)
-    trained = trained_posterior(design)
+    trained = aimed_posterior(design)
     return trained and objective.tangent(panel, targets, trained.mean, trained.sd**2)
 
 
@@ -105,6 +105,8 @@ class Parts:
             the saturating expectation.
         similarity: largest cosine of two parts' changes, the targets' own genes left out; 0 where
             a part changes nothing.
+        pair: what a pair does after Norman 2019; None of more than two, and where no cells of the
+            pair were measured, since what is predicted from parts is no evidence.
     """
 
     labels: tuple[str, ...]
@@ -112,6 +114,7 @@ class Parts:
     saturating: Floats
     measured: bool
     similarity: float
+    pair: PairClass | None = None
 
     @property
     def parallel(self) -> bool:
@@ -131,16 +134,27 @@ def parts_of(design: Design, stored: StoredEffect | None) -> Parts | None:
         return None
     means = np.stack(singles)
     targets = {i.target for i in design.interventions}
-    # bool [genes]. Each part changes its own target most, which says nothing of a pathway.
     others = np.array([gene not in targets for gene in design.checkpoint.panel])
+    measured = stored.source != COMBINATION
     return Parts(
         tuple(label_of([i]) for i in design.interventions),
         means,
         expected,
-        # COMBINATION: worked out from the parts, since no cells of both were trained on.
-        stored.source != COMBINATION,
+        measured,
         max(_cosine(a[others], b[others]) for a, b in combinations(means, 2)),
+        _pair(design, stored, others) if measured and len(singles) == 2 else None,
     )
+
+
+def _pair(design: Design, stored: StoredEffect, others: NDArray[np.bool_]) -> PairClass | None:
+    """Return the class of a measured pair, with the sd of a new experiment."""
+    parts = [stored_effect(replace(design, interventions=(i,))) for i in design.interventions]
+    a, b, both = (
+        each and Posterior(each.posterior.mean[others], each.posterior.sd[others],
+                           each.posterior.lfsr[others])
+        for each in (*parts, stored)
+    )  # fmt: skip
+    return None if a is None or b is None or both is None else pair_class(a, b, both)
 
 
 def _cosine(a: Floats, b: Floats) -> float:

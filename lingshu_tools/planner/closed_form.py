@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from lingshu_model.contracts import Checkpoint, Intervention
 from lingshu_model.contracts.effects import NoEffectError
+from lingshu_model.contracts.error_model import ErrorModel
 from lingshu_model.contracts.posterior import Posterior
 from lingshu_tools.analysis import Aim, Objective
 from lingshu_tools.planner.objectives.guard import Floats, Guard, Integers, Keep, any_of, total_of
@@ -43,7 +44,7 @@ class Singles:
         target_numbers: equal numbers are equal targets, which cannot be combined, [perturbations].
         aims: further ones, of all genes; they need `variances`.
         scale: what the score of genes is divided by where there are aims.
-        variances: of the posteriors, [perturbations, genes].
+        variances: of the changes in a new experiment, [perturbations, genes].
         guard: genes that are to stay as they are; None without.
     """
 
@@ -81,6 +82,7 @@ class Singles:
         known: list[Intervention] = []
         unknown: list[Intervention] = []
         posteriors: list[Posterior] = []
+        errors: list[Floats] = []
         for intervention in interventions:
             try:
                 posterior = effects.effect(context, [intervention]).posterior
@@ -89,6 +91,10 @@ class Singles:
                 continue
             known.append(intervention)
             posteriors.append(_at(posterior, genes, kept))
+            if objective.aims:
+                tier = checkpoint.support(context, [intervention]).tier
+                model = ErrorModel.from_evidence(checkpoint.evidence, tier)
+                errors.append(model.sd(posterior, checkpoint.gene_variance)[genes] ** 2)
         saturation, value_range = effects.combining(context)
         shape, n = (len(known), len(genes)), len(genes)
         means = np.array([p.mean for p in posteriors]).reshape(len(known), n + len(kept))
@@ -109,7 +115,7 @@ class Singles:
             np.unique([i.target for i in known], return_inverse=True)[1].astype(np.intp),
             objective.aims,
             objective.scale,
-            variances[:, :n] if objective.aims else None,
+            np.array(errors).reshape(shape) if objective.aims else None,
             keep
             and Guard(
                 means[:, n:],

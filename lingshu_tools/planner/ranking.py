@@ -26,6 +26,7 @@ from lingshu_tools.analysis.certainty import (
     in_top,
 )
 from lingshu_tools.analysis.held_out import HeldOut
+from lingshu_tools.analysis.pair_classes import PairClass
 from lingshu_tools.experiments.designs import Design
 from lingshu_tools.experiments.stored_effects import (
     Parts,
@@ -57,6 +58,7 @@ class CombinationScore:
             saturating expectation, and says nothing of synergy.
         similarity: largest cosine of two parts' effects.
         parallel: whether two parts do nearly the same.
+        pair: class of a measured pair; None of others.
     """
 
     best: str
@@ -67,6 +69,7 @@ class CombinationScore:
     measured: bool
     similarity: float
     parallel: bool
+    pair: PairClass | None = None
 
 
 @dataclass(frozen=True)
@@ -274,6 +277,7 @@ def _combination(
         measured=parts.measured,
         similarity=parts.similarity,
         parallel=parts.parallel,
+        pair=parts.pair,
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from lingshu_model.contracts import Checkpoint, Intervention
 from lingshu_model.contracts.effects import identity
+from lingshu_model.contracts.error_model import ErrorModel
 from lingshu_tools.analysis import Objective
 from lingshu_tools.errors import InputError
 from lingshu_tools.planner.beam import best_combinations
@@ -164,11 +165,13 @@ def _named(
     size = best.members.shape[1]
     for parts in _measured(checkpoint, context, singles.interventions, size) if size > 1 else ():
         effects = checkpoint.effects
-        posterior = effects and effects.effect(context, parts).posterior
+        if effects is None:
+            continue
+        posterior = effects.effect(context, parts).posterior
+        model = ErrorModel.from_evidence(checkpoint.evidence, "seen")
+        variance = model.sd(posterior, checkpoint.gene_variance) ** 2
         targets = {i.target for i in parts}
-        measured = posterior and objective.value(
-            checkpoint.panel, posterior.mean, targets, posterior.sd**2
-        )
+        measured = objective.value(checkpoint.panel, posterior.mean, targets, variance)
         if measured is not None:
             named[parts] = round(measured, _DIGITS)
     return list(named.items())

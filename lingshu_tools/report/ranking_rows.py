@@ -9,6 +9,7 @@ from pydantic import Field
 
 from lingshu_tools.analysis.certainty import word
 from lingshu_tools.analysis.held_out import CONDITION, HeldOut
+from lingshu_tools.analysis.pair_classes import PairClass
 from lingshu_tools.calls.results import Number, View, finite, text_table
 from lingshu_tools.planner import Ranked
 
@@ -18,14 +19,21 @@ class CombinationView(View):
 
     By stored effects. Without training cells of the combination its effect is the saturating
     expectation, and the gain over it is null. `parallel_effects`: two parts do nearly the same
-    alone, as genes of one pathway do.
+    alone, as genes of one pathway do. `pair`: the class of a measured pair after Norman 2019
+    (`lingshu_tools.analysis.pair_classes`), the probability of it, and the coefficients of the
+    parts' changes in the pair's with their 95 % intervals.
     """
+
+    detail_only = frozenset({"coefficients"})
 
     best_single: str
     gain_over_best_single: Number
     gain_over_additive: Number
     gain_over_saturating: Number | None
     parallel_effects: bool
+    pair: str | None = None
+    pair_probability: Number | None = None
+    coefficients: list[list[Number]] | None = None
 
 
 class RankedView(View):
@@ -108,7 +116,19 @@ def _certain(row: Ranked) -> dict[str, Any]:
             # result.
             gain_over_saturating=c.best_score + c.gain - c.saturating if c.measured else None,
             parallel_effects=c.parallel,
+            **_pair(c.pair),
         ),
+    }
+
+
+def _pair(pair: PairClass | None) -> dict[str, Any]:
+    """Return the fields of a pair's class; none where no cells of it were measured."""
+    if pair is None:
+        return {}
+    return {
+        "pair": pair.name,
+        "pair_probability": pair.probability,
+        "coefficients": [list(each) for each in pair.coefficients],
     }
 
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lingshu_tools.analysis import PredictionError
 from lingshu_tools.analysis.certainty import ScorePosterior
 from lingshu_tools.experiments.designs import Design
 from lingshu_tools.experiments.stored_effects import score_of
-from lingshu_tools.planner import Plan, Ranking
+from lingshu_tools.planner import Plan, Ranked, Ranking
 
+OPEN = (0.1, 0.9)
+"""Chances to be in the top between which a candidate's place is open."""
+FEWEST_REST = 3
 SHOWN_RULES = 200
 """Characters of the rules that a sentence repeats."""
 
@@ -41,6 +45,82 @@ def scoring_sentence(plan: Plan) -> str | None:
     if scoring.n_unknown:
         known += f"; of {scoring.n_unknown:,} nothing is known"
     return f"{said}.{known}.{_spread(scoring.quantiles)}"
+
+
+def plan_summary(plan: Plan, cost: str, evidence: str, error: PredictionError | None) -> str:
+    """Return what a plan shows and does not, how well such predictions held, and what it costs.
+
+    Args:
+        plan: the plan.
+        cost: in words.
+        evidence: a sentence on held-out figures.
+        error: held-out error of its scores; None where it is not known.
+    """
+    apart = "by how much it errs is not known"
+    if error is not None:
+        apart = f"scores closer than about {error.rms:.2g} are not told apart"
+    n = plan.control.n_cells
+    cells = f"{n} paired cells each"
+    if plan.race is not None:
+        cells = (
+            f"{len(plan.candidates)} raced to settle the {plan.race.top_n} best, up to {n} cells "
+            "each"
+        )
+    return (
+        f"A screen of {plan.n_candidates:,} perturbations to {plan.wanted.words} shows how the "
+        f"checkpoint orders them, not what real cells do: {apart}. {evidence} {cells[0].upper()}"
+        f"{cells[1:]}: {cost}{_cheaper(plan)}."
+    )
+
+
+def _cheaper(plan: Plan) -> str:
+    """Return what costs less, in words."""
+    stored = plan.control.checkpoint.effects is not None
+    return "; the closed form in `best` takes none" if stored else "; fewer n_cells cost less"
+
+
+def will_show(limit: float | None) -> list[str]:
+    """Return what a screen shows; `limit` is the largest |score| of a null label, if known."""
+    known = (
+        ""
+        if limit is None
+        else f", and which scores pass ±{limit:.2g}, the largest of the null labels"
+    )
+    return [
+        f"How the checkpoint orders these candidates on this objective{known}.",
+        "For every candidate a paired effect on all genes, kept as an experiment of its own.",
+    ]
+
+
+def wont_show(plan: Plan) -> list[str]:
+    """Return what a screen does not show."""
+    return [
+        "What real cells do: it predicts.",
+        "Anything about candidates that are not listed, dose, time or viability.",
+        f"More than these {plan.control.n_cells} cells can: more cells narrow mc_interval only.",
+    ]
+
+
+def rest_sentence(scored: Sequence[Ranked], named: int) -> str:
+    """Return how the scores of the candidates that are not named are spread; empty without any."""
+    rest = sorted(row.value or 0.0 for row in scored[named:])
+    if len(rest) < FEWEST_REST:
+        return ""
+    middle = rest[len(rest) // 2]
+    return f" Others {rest[0]:.2f} to {rest[-1]:.2f}, median {round(middle, 2) + 0.0:.2f}."
+
+
+def change_sentence(scored: Sequence[Ranked], k: int) -> str:
+    """Return what would change the top `k` most; empty where it is settled or nothing is known.
+
+    A candidate whose chance to be in the top is near one half is that whose measurement tells most.
+    """
+    chances = [(row.in_top, row.design.label) for row in scored if row.in_top is not None]
+    open_ = [(abs(p - 0.5), p, label) for p, label in chances if OPEN[0] < p < OPEN[1]]
+    if not open_ or k < 1:
+        return ""
+    named = ", ".join(f"{label} {p:.2f}" for _, p, label in sorted(open_)[:2])
+    return f" Open (chance of the top {k}): {named}."
 
 
 def race_caveats(plan: Plan, ranking: Ranking) -> list[str]:

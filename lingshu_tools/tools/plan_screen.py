@@ -41,7 +41,14 @@ from lingshu_tools.report.evidence import (
     screen_sentence,
     tier_sentence,
 )
-from lingshu_tools.report.screen_text import closed_form, listed, scoring_sentence
+from lingshu_tools.report.screen_text import (
+    closed_form,
+    listed,
+    plan_summary,
+    scoring_sentence,
+    will_show,
+    wont_show,
+)
 from lingshu_tools.tools.common import (
     CellSettings,
     InterventionArgument,
@@ -268,9 +275,8 @@ def plan_result(app: App, plan: Plan, screen: Screen | None) -> PlanResult:
     cost = cost_of(checkpoint, plan.total_cells)
     return PlanResult(
         status="planned",
-        summary=(
-            f"A screen of {plan.n_candidates:,} perturbations to {in_words(plan)}, {_cells(plan)}: "
-            f"{cost_sentence(cost)}. {screen_sentence(plan.held_out, checkpoint, tier)}"
+        summary=plan_summary(
+            plan, cost_sentence(cost), screen_sentence(plan.held_out, checkpoint, tier), error
         ),
         units=dict.fromkeys(
             ("best.score", "prediction_error", "sham_limit"), score_units(plan.objective.units)
@@ -291,18 +297,10 @@ def plan_result(app: App, plan: Plan, screen: Screen | None) -> PlanResult:
         plan_digest=plan.digest,
         prediction_error=error and error.rms,
         sham_limit=limit,
-        will_show=_will_show(limit),
-        wont_show=_wont_show(plan, error and error.rms),
+        will_show=will_show(limit),
+        wont_show=wont_show(plan),
         truncated=_truncated(labels, screen),
     )
-
-
-def _cells(plan: Plan) -> str:
-    n = plan.control.n_cells
-    if plan.race is None:
-        return f"{n} paired cells each"
-    n_raced, best = len(plan.candidates), plan.race.top_n
-    return f"{n_raced} raced to settle the {best} best, up to {n} cells each"
 
 
 def _best(plan: Plan) -> list[ScoredView]:
@@ -411,30 +409,6 @@ def sham_limit(plan: Plan) -> float | None:
     if null is None or weights is None:
         return None
     return null.largest_score(weights)
-
-
-def _will_show(limit: float | None) -> list[str]:
-    known = (
-        ""
-        if limit is None
-        else f", and which scores pass ±{limit:.2g}, the largest of the null labels"
-    )
-    return [
-        f"How the checkpoint orders these candidates on this objective{known}.",
-        "For every candidate a paired effect on all genes, kept as an experiment of its own.",
-    ]
-
-
-def _wont_show(plan: Plan, error: float | None) -> list[str]:
-    unknown = "by how much it errs is not known"
-    missed = (
-        unknown if error is None else f"scores closer than about {error:.2g} are not told apart"
-    )
-    return [
-        f"What real cells do: it predicts, and {missed}.",
-        "Anything about candidates that are not listed, dose, time or viability.",
-        f"More than these {plan.control.n_cells} cells can: more cells narrow mc_interval only.",
-    ]
 
 
 def _text(result: PlanResult) -> str:

@@ -33,7 +33,12 @@ from lingshu_tools.planner import Plan, Ranked, Ranking, plan_of, race_state, ra
 from lingshu_tools.planner.ranking import HIT_FDR
 from lingshu_tools.report.evidence import cost_of, evidence_view, screen_sentence, shown
 from lingshu_tools.report.ranking_rows import RankedView, ranked_view, ranking_table
-from lingshu_tools.report.screen_text import listed, race_caveats
+from lingshu_tools.report.screen_text import (
+    change_sentence,
+    listed,
+    race_caveats,
+    rest_sentence,
+)
 from lingshu_tools.tools.common import (
     MAX_ROWS,
     DryRun,
@@ -63,7 +68,7 @@ if TYPE_CHECKING:
     from lingshu_tools.app import App
 
 ENDED = ("succeeded", "failed", "cancelled")
-NAMED_LEADERS = 4
+NAMED_LEADERS = 2
 BEST = 4
 """Candidates of a concise ranking."""
 ALL_ROWS = 40
@@ -331,7 +336,8 @@ def _summary(plan: Plan, ranking: Ranking) -> str:
     counts = f"{len(ranking.rows)} of {len(plan.candidates)} candidates done"
     if not scored:
         return f"Screen to {in_words(plan)}: {counts}, none ranked yet."
-    return f"{_leaders(plan, scored)}{_hits(scored, ranking.null)} {held_out}" + (
+    more = f"{rest_sentence(scored, NAMED_LEADERS)}{change_sentence(scored, ranking.k)}"
+    return f"{_leaders(plan, scored)}{_hits(scored, ranking.null)}{more} {held_out}" + (
         "" if len(ranking.rows) == len(plan.candidates) else f" So far {counts}."
     )
 
@@ -347,7 +353,7 @@ def _leaders(plan: Plan, scored: Sequence[Ranked]) -> str:
     )
     return (
         f"To {in_words(plan)}, the checkpoint ranks first: {names} "
-        f"({plan.objective.units}; {known}; {len(scored)} candidates)."
+        f"({plan.objective.units}; {known})."
     )
 
 
@@ -367,7 +373,7 @@ def _hits(scored: Sequence[Ranked], null: NullLabels | None) -> str:
     if tested[0].posterior is not None:
         return (
             f" The sign of {len(hits)} of {len(tested)} scores is supported (lfsr <= "
-            f"{SUPPORTED:g}), {better} of them the wanted way."
+            f"{SUPPORTED:g}), {better} the wanted way."
         )
     if null is not None and null.n_shams + 1 < 1 / HIT_FDR:
         return (

@@ -16,7 +16,7 @@ from lingshu_tools.errors import InputError
 from lingshu_tools.experiments.designs import Design
 from lingshu_tools.experiments.gene_sets import genes_by_name, read_collection
 from lingshu_tools.experiments.roots import Roots
-from lingshu_tools.experiments.stored_effects import tangent_of, trained_posterior
+from lingshu_tools.experiments.stored_effects import aimed_posterior, tangent_of
 from lingshu_tools.planner import Plan, plan_of
 from lingshu_tools.planner.beam import best_combinations
 from lingshu_tools.planner.closed_form import Singles
@@ -44,7 +44,7 @@ def plan(app: App, objective: object, candidates: object = "all_seen", **more) -
 
 
 def stored_score(design: Design, objective: Objective) -> float:
-    tangent, posterior = tangent_of(design, objective), trained_posterior(design)
+    tangent, posterior = tangent_of(design, objective), aimed_posterior(design)
     assert tangent is not None
     assert posterior is not None
     return tangent.offset + float(tangent.weights @ posterior.mean)
@@ -132,7 +132,7 @@ def test_a_gene_set_is_scored_on_its_measured_genes_and_says_how_many(app: App, 
     measured = sorted({places[g.casefold()] for g in genes if g.casefold() in places})
     planned_screen = plan(app, {"raise": [SET.lower()]}, ["SPI1"])
     (design,) = planned_screen.designs
-    posterior = trained_posterior(design)
+    posterior = aimed_posterior(design)
     assert posterior is not None
     assert stored_score(design, planned_screen.objective) == pytest.approx(
         posterior.mean[measured].mean()
@@ -144,7 +144,7 @@ def test_a_gene_set_is_scored_on_its_measured_genes_and_says_how_many(app: App, 
 def test_weights_are_shares_of_the_score(app: App, thp1: Checkpoint):
     planned_screen = plan(app, {"lower": ["PSMB9:3"], "raise": ["UBE2L6"]}, ["JAK2"])
     (design,) = planned_screen.designs
-    posterior = trained_posterior(design)
+    posterior = aimed_posterior(design)
     assert posterior is not None
     down, up = (posterior.mean[thp1.panel.index(g)] for g in ("PSMB9", "UBE2L6"))
     assert stored_score(design, planned_screen.objective) == pytest.approx((up - 3 * down) / 4)

@@ -21,7 +21,7 @@ from lingshu_tools.experiments.designs import (
     resolve_context,
 )
 from lingshu_tools.experiments.lookup import locate
-from lingshu_tools.experiments.stored_effects import stored_effect, trained_posterior
+from lingshu_tools.experiments.stored_effects import aimed_posterior, stored_effect
 from lingshu_tools.experiments.workspace import Workspace
 from lingshu_tools.planner.candidates import Perturbation, resolve_candidate
 from lingshu_tools.planner.objectives.gene_lists import weighted
@@ -195,7 +195,7 @@ def scaled(
 def _spread(designs: Sequence[Design], objective: Objective) -> float:
     values: list[float] = []
     for design in designs:
-        posterior = trained_posterior(design)
+        posterior = aimed_posterior(design)
         if posterior is None:
             continue
         targets = {i.target for i in design.interventions}
