@@ -143,7 +143,7 @@ def _finished(app: "App", screen_id: str, top: int) -> "ScreenResult":
     except KeyboardInterrupt:
         click.echo(f"\nlingshu screen {screen_id} goes on where this ended", err=True)
         raise
-    return screen_shown(app, screen_id, top=top, detailed=settings().as_json)
+    return screen_shown(app, screen_id, top=top, detailed=True, whole=True)
 
 
 class Lines:

@@ -95,7 +95,6 @@ def will_show(limit: float | None) -> list[str]:
 def wont_show(plan: Plan) -> list[str]:
     """Return what a screen does not show."""
     return [
-        "What real cells do: it predicts.",
         "Anything about candidates that are not listed, dose, time or viability.",
         f"More than these {plan.control.n_cells} cells can: more cells narrow mc_interval only.",
     ]
@@ -107,7 +106,7 @@ def rest_sentence(scored: Sequence[Ranked], named: int) -> str:
     if len(rest) < FEWEST_REST:
         return ""
     middle = rest[len(rest) // 2]
-    return f" Others {rest[0]:.2f} to {rest[-1]:.2f}, median {round(middle, 2) + 0.0:.2f}."
+    return f" Others {rest[0]:.2g} to {rest[-1]:.2g}, median {round(middle, 2) + 0.0:.2g}."
 
 
 def change_sentence(scored: Sequence[Ranked], k: int) -> str:

@@ -179,17 +179,23 @@ def take_up_screen(
 
 
 def screen_shown(
-    app: App, screen_id: str, *, top: int = BEST, offset: int = 0, detailed: bool = False
+    app: App,
+    screen_id: str,
+    *,
+    top: int = BEST,
+    offset: int = 0,
+    detailed: bool = False,
+    whole: bool = False,
 ) -> ScreenResult:
     """Return the ranking of a screen as it is; nothing is begun or waited for.
 
-    `offset` best candidates are left out, and then `top` are shown, as far as they fit in one
-    result.
+    `offset` best candidates are left out, and then `top` are shown: as far as they fit in one
+    result, or `whole`.
     """
     ledger, screen = locate_screen(app, screen_id)
     plan, children = plan_of(app, screen.plan), candidates_of(ledger, screen_id)
     rows = slice(offset, offset + top)
-    return _result(app, ledger, screen, plan, children, rows, detailed=detailed)
+    return _result(app, ledger, screen, plan, children, rows, detailed=detailed, whole=whole)
 
 
 def ranking_of(app: App, screen_id: str) -> tuple[Plan, Ranking]:
@@ -269,6 +275,7 @@ def _result(
     rows: slice,
     *,
     detailed: bool,
+    whole: bool,
 ) -> ScreenResult:
     where = ledger.statuses([child.id for child in children])
     statuses: list[Status] = [where[child.id] for child in children]
@@ -279,7 +286,8 @@ def _result(
         # Between two rounds nothing is at work for a moment.
         status = "running"
     views = [ranked_view(row) for row in ranking.rows[rows]]
-    views = fitting(views, detailed=detailed) if app.door != "python" else views
+    whole = whole or app.door == "python"
+    views = views if whole else fitting(views, detailed=detailed)
     rows = slice(rows.start, rows.start + len(views))
     tier = weakest(plan)
     return ScreenResult(
@@ -351,10 +359,7 @@ def _leaders(plan: Plan, scored: Sequence[Ranked]) -> str:
         if error is None
         else f"held-out prediction error {error.rms:.2f}, n = {error.n_perturbations}"
     )
-    return (
-        f"To {in_words(plan)}, the checkpoint ranks first: {names} "
-        f"({plan.objective.units}; {known})."
-    )
+    return f"To {in_words(plan)}, predicted best: {names} ({plan.objective.units}; {known})."
 
 
 def _leader(row: Ranked) -> str:
@@ -373,7 +378,7 @@ def _hits(scored: Sequence[Ranked], null: NullLabels | None) -> str:
     if tested[0].posterior is not None:
         return (
             f" The sign of {len(hits)} of {len(tested)} scores is supported (lfsr <= "
-            f"{SUPPORTED:g}), {better} the wanted way."
+            f"{SUPPORTED:g}), {better} as wanted."
         )
     if null is not None and null.n_shams + 1 < 1 / HIT_FDR:
         return (

@@ -31,7 +31,7 @@ def finished(app: App, **more):
 def test_a_ranking_says_the_shape_of_the_rest_and_what_is_open(app: App):
     result = finished(app, top=25)
     scores = sorted(row.score for row in result.ranking[2:])
-    assert f"Others {scores[0]:.2f} to {scores[-1]:.2f}, median" in result.summary
+    assert f"Others {scores[0]:.2g} to {scores[-1]:.2g}, median" in result.summary
     (said,) = re.findall(r"Open \(chance of the top (\d+)\): ([^.]+\.\d+)", result.summary)
     assert int(said[0]) == result.top_k
     chances = {row.perturbation: row.in_top for row in result.ranking}

@@ -107,7 +107,7 @@ def test_a_screen_says_which_of_its_candidates_were_named_twice(app: App):
         ({"candidates": []}, ["0 perturbations"]),
         ({"candidates": "all"}, ["all_seen"]),
         ({"candidates": [[]]}, ["0 interventions", "1 to 16"]),
-        ({"budget": 30}, ["budget=30", "at most"]),
+        ({"budget": 30}, ["budget=30", "Raise budget to 416"]),
         ({"context": {"cell_line": "K562"}}, ["K562", "THP-1"]),
         ({"n_cells": "256"}, ["n_cells"]),
         ({"n_cells": float("nan")}, ["n_cells"]),
