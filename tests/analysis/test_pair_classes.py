@@ -20,8 +20,8 @@ def measured(truth: np.ndarray, sd: float, seed: int) -> Posterior:
 def parts(similarity: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.Generator(np.random.Philox(seed + 100))
     common, first, second = rng.normal(0, 0.3, (3, GENES))
-    own = np.sqrt(1 - similarity)
-    return (np.sqrt(similarity) * common + own * x for x in (first, second))  # type: ignore[return-value]
+    rest = np.sqrt(1 - similarity)
+    return (np.sqrt(similarity) * common + rest * x for x in (first, second))  # type: ignore[return-value]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -45,11 +45,11 @@ def parts(similarity: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
 def test_a_known_pair_has_its_class(name: str, similarity: float, coefficients, seed: int):
     a, b = parts(similarity, seed)
     truth = coefficients[0] * a + coefficients[1] * b
-    found = pair_class(*(measured(x, 0.05, 3 * seed + i) for i, x in enumerate((a, b, truth))))
-    assert found.name == name, found
-    assert found.probability > 0.9
+    result = pair_class(*(measured(x, 0.05, 3 * seed + i) for i, x in enumerate((a, b, truth))))
+    assert result.name == name, result
+    assert result.probability > 0.9
     true = (2 * sum(coefficients) / 2,) if similarity > 0.9 else coefficients
-    for (value, low, high), known in zip(found.coefficients, true, strict=True):
+    for (value, low, high), known in zip(result.coefficients, true, strict=True):
         assert low <= value <= high
         assert value == pytest.approx(known, abs=0.15)
 
@@ -75,8 +75,8 @@ def test_noise_has_no_class(seed: int):
 def test_parallel_parts_are_never_called_synergistic(strength: float):
     a, b = parts(0.95, 2)
     pair = strength * (a + b)
-    found = pair_class(*(measured(x, 0.05, i) for i, x in enumerate((a, b, pair))))
-    assert found.name == "parallel"
+    result = pair_class(*(measured(x, 0.05, i) for i, x in enumerate((a, b, pair))))
+    assert result.name == "parallel"
 
 
 def test_intervals_of_coefficients_hold_the_truth():
