@@ -168,13 +168,13 @@ def _check(
         message = (
             f"the genes ({shown} …) are those of {species}, and the checkpoint's are human: "
             "replace each by its human ortholog (one to one, from Ensembl BioMart or HGNC HCOP), "
-            "name that column of var with `gene_names`, and leave genes without one out"
+            "leave genes without one out, and save the file with these as the index of var"
         )
         raise DataError(message)
     message = (
         f"{len(result.columns):,} of the {len(symbols):,} genes of the checkpoint's panel are in "
-        f"the file, whose genes are {shown} …; at least {needed:,.0f} are needed. Name the column "
-        "of var that has gene symbols or Ensembl ids with `gene_names`"
+        f"the file, whose genes are {shown} …; at least {needed:,.0f} are needed. Save the file "
+        "with gene symbols or Ensembl ids as the index of var (adata.var_names)"
     )
     raise DataError(message)
 

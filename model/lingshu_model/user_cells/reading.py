@@ -44,14 +44,12 @@ class Selection:
         n_cells: at most so many; of more, a random part, the same for equal seeds.
         seed: of that choice.
         counts: the matrix of raw counts; None = the first that holds such.
-        gene_names: the var column of gene names; None = as `lingshu data inspect` finds them.
     """
 
     where: Mapping[str, str] = field(default_factory=dict[str, str])
     n_cells: int = 1000
     seed: int = 0
     counts: str | None = None
-    gene_names: str | None = None
 
 
 @dataclass(frozen=True)
@@ -169,19 +167,23 @@ def _layout(path: Path, selection: Selection) -> tuple[str, str | None]:
         usable = [v for v in values if (v.name in named if wanted else v.raw)]
         if not usable:
             shown = "; ".join(f"{v.name}: {v.words}" for v in values) or "no matrix"
-            message = f"{path} has no raw counts{f' in {wanted!r}' if wanted else ''} ({shown})"
+            place = f" in {wanted!r}" if wanted else ""
+            message = (
+                f"{path} has no raw counts{place} ({shown}): save the file with them in "
+                'adata.layers["counts"]'
+            )
             raise DataError(message)
         if not usable[0].raw:
             message = (
-                f"{path}: {usable[0].name} holds {usable[0].words}; raw counts are needed. They "
-                "are often in layers/counts or raw/X: name them with `counts`"
+                f"{path}: {usable[0].name} holds {usable[0].words}; raw counts are needed. Save "
+                'the file with them in adata.layers["counts"]'
             )
             raise DataError(message)
         place = "raw/var" if usable[0].name == "raw/X" else "var"
         var = table(file, place, path)
-        names = gene_names(var, selection.gene_names)
+        names = gene_names(var, None)
         # Names of two genes each are common in files of 10x; ids are unique.
-        ids = _id_column(var) if names.repeated and not selection.gene_names else None
+        ids = _id_column(var) if names.repeated else None
         return usable[0].name, ids or names.column
 
 
@@ -273,8 +275,8 @@ def _check_counts(file: H5ad, values: NDArray[Any]) -> None:
     bad = values[~np.isfinite(values) | (values < 0) | (values != np.rint(values))]
     if len(bad):
         message = (
-            f"{file.path}: {file.counts} holds {bad[0]:g}, which is no count; name the matrix of "
-            f"raw counts with `counts`: it has {', '.join(file.matrices)}"
+            f"{file.path}: {file.counts} holds {bad[0]:g}, which is no count (the file has "
+            f"{', '.join(file.matrices)}); save it with raw counts in adata.layers[\"counts\"]"
         )
         raise DataError(message)
     # Cells are stored as int32.
