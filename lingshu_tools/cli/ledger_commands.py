@@ -189,26 +189,40 @@ def import_(archive: Path, into: Path | None, max_gib: int) -> None:
 @click.option("--delete", is_flag=True, help="Delete them; without it they are only listed.")
 @common
 def gc(older_than: float, *, delete: bool) -> None:
-    """List objects that no row refers to, or delete them; safe while others are at work."""
-    from lingshu_tools.ledger.garbage import DAY_S, collect_garbage
+    """List objects, and stored cells of users, that no row refers to, or delete them.
 
-    garbage = collect_garbage(open_app().ledger, min_age_s=older_than * DAY_S, delete=delete)
-    named = [str(path) for path in garbage.paths]
-    counted = f"{len(named)} objects, {garbage.bytes:,} bytes, that no row refers to"
-    outcome = f"{garbage.deleted} deleted" if delete else "nothing deleted; --delete does it"
+    Safe while others are at work.
+    """
+    from lingshu_tools.ledger.garbage import DAY_S, collect_garbage
+    from lingshu_tools.user_cells.unused import unused_cells
+
+    app = open_app()
+    # The first refuses a home that serves another ledger too; the second relies on that.
+    objects = collect_garbage(app.ledger, min_age_s=older_than * DAY_S, delete=delete)
+    cells = unused_cells(app.ledger, app.home, min_age_s=older_than * DAY_S, delete=delete)
+    named = [[str(path) for path in garbage.paths] for garbage in (objects, cells)]
+    sizes = f"{len(named[0])} objects, {objects.bytes:,} bytes"
+    if named[1]:
+        sizes += f", and {len(named[1])} files of user_cells/, {cells.bytes:,} bytes"
+    kept, young, deleted = (
+        getattr(objects, name) + getattr(cells, name) for name in ("kept", "young", "deleted")
+    )
+    outcome = f"{deleted} deleted" if delete else "nothing deleted; --delete does it"
     _tell(
         {
-            "objects": named,
-            "bytes": garbage.bytes,
-            "young": garbage.young,
-            "kept": garbage.kept,
-            "deleted": garbage.deleted,
+            "objects": named[0],
+            "user_cells": named[1],
+            "bytes": objects.bytes + cells.bytes,
+            "young": young,
+            "kept": kept,
+            "deleted": deleted,
         },
         "\n".join(
             [
-                *named,
-                f"{counted}: {outcome}",
-                f"kept: {garbage.kept} in use, {garbage.young} younger than {older_than:g} days",
+                *named[0],
+                *named[1],
+                f"{sizes}, that no row refers to: {outcome}",
+                f"kept: {kept} in use, {young} younger than {older_than:g} days",
             ]
         ),
     )

@@ -284,7 +284,8 @@ class EffectView:
         for most, text in ((SUPPORTED, "supported"), (SUGGESTIVE, "suggestive")):
             sure = [i for i in by_size if lfsr[i] <= most]
             if sure:
-                genes = ", ".join(f"{panel[i]} {mean[i]:+.2f}" for i in sure[:NAMED])
+                # The simulated change, as in the rows: one number for a gene in an answer.
+                genes = ", ".join(f"{panel[i]} {change[i]:+.2f}" for i in sure[:NAMED])
                 n = f"{len(sure)} of {len(order)} genes' changes are {text} (lfsr <= {most:g})"
                 none = "" if most == SUPPORTED else "no change is supported; "
                 return f"{none}{n}, strongest (log1p_cp10k) {genes}"

@@ -84,7 +84,7 @@ def test_mouse_names_are_refused_though_some_are_aliases_of_human_genes():
 
 
 def test_a_file_of_other_names_is_refused_with_what_would_help():
-    with pytest.raises(DataError, match="adata.var_names"):
+    with pytest.raises(DataError, match=r"adata\.var_names"):
         report(HUMAN, ["probe_1", "probe_2"], [])
 
 

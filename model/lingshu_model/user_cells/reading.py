@@ -276,7 +276,7 @@ def _check_counts(file: H5ad, values: NDArray[Any]) -> None:
     if len(bad):
         message = (
             f"{file.path}: {file.counts} holds {bad[0]:g}, which is no count (the file has "
-            f"{', '.join(file.matrices)}); save it with raw counts in adata.layers[\"counts\"]"
+            f'{", ".join(file.matrices)}); save it with raw counts in adata.layers["counts"]'
         )
         raise DataError(message)
     # Cells are stored as int32.
