@@ -56,7 +56,7 @@ class Round:
     Attributes:
         hidden: perturbations to choose from.
         predicted: change of each by stored effects, [hidden, genes].
-        simulated: the same, of simulated cells.
+        simulated: the same, of simulated cells; None where none are simulated.
         real: the real changes.
         measured: changes that were measured, [measured, genes].
         features: of the measured perturbations' genes, [measured, features].
@@ -66,7 +66,7 @@ class Round:
 
     hidden: Sequence[Targets]
     predicted: Floats
-    simulated: Floats
+    simulated: Floats | None
     real: Floats
     measured: Floats
     features: Floats
@@ -86,9 +86,9 @@ def strategies(r: Round, weights: Floats) -> Mapping[str, Floats]:
     scale = 2.0 / (fitted.std() + 1e-9)
     extended = Surrogate.fit(np.column_stack([r.features, scale * fitted]), y)
     with_effect = np.column_stack([r.hidden_features, scale * predicted])
-    return {
+    simulated = {} if r.simulated is None else {"simulated cells": r.simulated @ weights}
+    return simulated | {
         "closed form": r.predicted @ weights,
-        "simulated cells": r.simulated @ weights,
         "surrogate, features of genes": alone.mean(r.hidden_features),
         "surrogate, features and predicted effect": extended.mean(with_effect),
     }
@@ -221,8 +221,8 @@ def k562_rounds(
             return np.stack([by_gene[[number[t] for t in c]].sum(axis=0) for c in doubles])
 
         predicted = np.stack([expected(c) for c in hidden])
-        few = predicted if shuffled else None
-        moved = few if few is not None else np.stack([simulated_change(pool, p) for p in predicted])
+        # Cells moved by the effects of other perturbations would say what those effects say.
+        moved = None if shuffled else np.stack([simulated_change(pool, p) for p in predicted])
         rounds.append((Round(
             hidden, predicted, moved, np.stack([changes[c] for c in hidden]),
             np.stack([changes[measured[i]] for i in order]), features(measured), features(hidden),
