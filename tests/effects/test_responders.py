@@ -11,7 +11,7 @@ from lingshu_model.strengths.fit import GRADED, STRENGTHS, em_shares, fit_respon
 from lingshu_model.strengths.states import move_states, solve_states, states_of
 
 GENES, CHANGED = 60, 12
-SEEDS = range(6)
+SEEDS = range(3)
 
 
 def effect_of(control: np.ndarray, perturbed: np.ndarray, changed: np.ndarray) -> Posterior:
