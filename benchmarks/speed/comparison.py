@@ -21,6 +21,8 @@ CASES = (
     ("lingshu-1m-s13", 299, 64, False),
     ("lingshu-1m-s13", 2_000, 64, False),
     ("lingshu-7m-s128", 18_080, 64, False),
+    ("lingshu-1m-s13", 299, 64, True),
+    ("lingshu-1m-s13", 2_000, 32, True),
     # Fewer cells: before, 64 of them took more than 9 GB.
     ("lingshu-7m-s128", 18_080, 16, True),
 )
