@@ -149,20 +149,19 @@ def test_every_state_is_accessible_and_fits_both_widths_in_both_themes(
     act(tab, lab)
     tab.settle()
     tab.page.evaluate(axe.read_text("utf-8"))
-    for theme in ("light", "dark"):
+    wider = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    for width, theme in ((1400, "light"), (1400, "dark"), (380, "dark"), (380, "light")):
+        tab.page.set_viewport_size({"width": width, "height": 900})
         tab.page.emulate_media(color_scheme=theme)
+        tab.settle()
+        assert tab.page.evaluate(wider) <= 0, width
         report = tab.page.evaluate("axe.run(document, {resultTypes: ['violations']})")
         bad = [
             f"{v['id']}: {v['nodes'][0]['html'][:200]}"
             for v in report["violations"]
             if v["impact"] in SERIOUS
         ]
-        assert bad == [], theme
-    for width in (1400, 380):
-        tab.page.set_viewport_size({"width": width, "height": 900})
-        tab.settle()
-        wider = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
-        assert tab.page.evaluate(wider) <= 0, width
+        assert bad == [], (width, theme)
 
 
 def test_the_token_leaves_the_address_and_a_reload_keeps_the_page(
