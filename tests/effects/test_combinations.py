@@ -50,6 +50,15 @@ def test_what_is_done_to_a_gene_itself_neither_saturates_nor_stops_at_the_range(
     np.testing.assert_allclose(result.effect.mean, [3.2, 0.16, 2.0, 0.0])
 
 
+def test_a_gene_that_is_perturbed_itself_falls_no_lower_than_trained_conditions_take_it():
+    means = np.zeros((25, 4))
+    means[0, 0], means[1, 0], means[2, 1] = -1.0, -0.8, 0.5
+    value_range = Range.of(means, np.full(4, 6.0))
+    parts = [effect(-1.0, 0.5, 0, 0), effect(-0.8, 0.4, 0, 0)]
+    result = together(parts, Saturation(), value_range, target_rows=[0, 1])
+    np.testing.assert_allclose(result.effect.mean, [-1.0, 0.9, 0, 0])
+
+
 def test_interactions_make_a_combination_less_sure_than_its_parts():
     result = together([effect(1.0, 1.0, 1.0, 0.0)] * 2, Saturation(), WIDE)
     assert (result.effect.sd[:3] > 0.2).all()

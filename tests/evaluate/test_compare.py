@@ -13,8 +13,10 @@ from lingshu_model.evaluate.compare import (
     pooled_magnitude,
     verdict,
 )
+from lingshu_model.evaluate.figures import Table
 from lingshu_model.evaluate.metrics.agreement import MSE, PEARSON
-from lingshu_model.evaluate.rows import Row
+from lingshu_model.evaluate.predictors import SIMPLE
+from lingshu_model.evaluate.rows import NamedSet, Row
 
 
 def row(value: float, **about) -> Row:
@@ -155,3 +157,24 @@ def test_holm_multiplies_the_smallest_by_the_number_of_tests_and_stays_ordered()
 
 def test_an_estimate_is_json():
     assert Estimate(0.5, (0.4, 0.6)).as_json() == {"value": 0.5, "interval": [0.4, 0.6]}
+
+
+@pytest.mark.parametrize("lacking", ["model", SIMPLE[0]])
+def test_predictors_are_compared_over_the_folds_that_both_have(lacking: str):
+    figures = {"model": {"1": 0.9, "2": 0.3, "3": 0.2}, SIMPLE[0]: {"1": 0.0, "2": 0.1, "3": 0.1}}
+    rows = [
+        row(value, predictor=predictor, fold=fold, set=name)
+        for predictor, folds in figures.items()
+        for fold, value in folds.items()
+        for name in ("a", "b")
+        if (predictor, fold) != (lacking, "1")
+    ]
+    chosen = NamedSet("all", "contrasts", "seen", frozenset({("cells", "a"), ("cells", "b")}))
+    (figure,) = [f for f in Table(rows).figures(chosen) if f.row.predictor == SIMPLE[0]]
+    assert figure.difference is not None
+    assert figure.over_units is not None
+    assert figure.difference.value == pytest.approx(0.15)
+    assert figure.difference.fold == "2 folds"
+    assert figure.over_units.difference.value == pytest.approx(0.15)
+    # Its mean alone is over all that it has.
+    assert figure.row.fold == ("3 folds" if lacking == "model" else "2 folds")

@@ -196,6 +196,24 @@ def test_null_labels_are_matched_in_context_and_number_of_cells():
         assert check["labels_with_a_call"] <= 20
 
 
+def test_a_label_is_at_most_half_of_the_control_cells_that_it_is_drawn_from(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    # Every size: conditions with more cells than labels are drawn from, and with more than half.
+    monkeypatch.setattr(null_labels, "LABELS", 2)
+    monkeypatch.setattr(null_labels, "MOST_CELLS", 32)
+    for size in (12, 20, 60):
+        cells = training_cells(cells=size, targets=("G3", "G5"))
+        (check,) = null_labels.null_check(cells)
+        assert check["n_cells"] == min(size, 16)
+
+
+def test_many_contexts_leave_a_label_of_each_size(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(null_labels, "MOST_LABELS", 1)
+    cells = training_cells(cells=20, contexts=("a", "b"), targets=("G3",))
+    assert [check["n_labels"] for check in null_labels.null_check(cells)] == [1, 1]
+
+
 def test_control_cells_that_differ_are_no_effect_of_labels_drawn_from_them():
     # Two kinds of control cells: a label has some of either.
     cells = training_cells(cells=40, targets=("G3", "G5"))

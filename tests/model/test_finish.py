@@ -2,14 +2,16 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from made_model import CONTEXT, SPEC, made_cells
-from made_training import spec, training_cells
+from made_training import PANEL, spec, training_cells
 
 from lingshu_model.contracts import Catalogue, Checkpoint, Intervention
-from lingshu_model.finishing import estimate, evidence, fitness
+from lingshu_model.finishing import choice, estimate, evidence, finish, fitness
 from lingshu_model.finishing.estimate import EffectFit
 from lingshu_model.finishing.finish import request
 from lingshu_model.sampling.delivery import MOVED, PINNED, TRAINING_CELLS, DeliveringSampler
@@ -204,3 +206,54 @@ def test_replicates_that_arms_share_are_left_out_in_turn():
 def test_recipe_and_unfit_are_fields_of_the_specification():
     assert spec(replicate="donor").replicate == "donor"
     assert not spec().allow_unfit
+
+
+@pytest.mark.parametrize("held", [("G5",), ("G5", "")])
+def test_validation_cells_of_a_condition_without_training_cells_choose_no_delivery(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, held: tuple[str, ...]
+):
+    cells = training_cells(cells=30, controls=60, targets=("G3", "G5"))
+    target = np.array(
+        [c.interventions[0].target if c.interventions else "" for c in cells.conditions]
+    )
+    of_cell = target[cells.condition]
+    run: Any = SimpleNamespace(
+        train=cells.take(np.flatnonzero(of_cell != "G5")),
+        held_out=cells.take(np.flatnonzero(np.isin(of_cell, held))),
+        priors={},
+        candidate=lambda *_: dict.fromkeys((MOVED, TRAINING_CELLS)),
+    )
+    monkeypatch.setattr(choice, "_distances", lambda _c, _h, judged, _f: [1.0 for _ in judged])
+    delivery, basis = choice.choose(run, tmp_path)
+    assert delivery == MOVED
+    assert "no condition with 8 validation cells" in basis["reason"]
+
+
+def test_the_seconds_of_a_cell_count_the_cells_of_repeated_checks(monkeypatch: pytest.MonkeyPatch):
+    class Fake:
+        tile = 32
+
+        def profile(self) -> dict[str, str]:
+            return {}
+
+    def check(conditions: Any, pairs: int) -> list[Any]:
+        for row, sample in conditions:
+            for times in row["rounds"]:
+                sample(times * pairs)
+        return []
+
+    rows = [
+        {"context": {"line": line}, "rounds": rounds}
+        for line, rounds in (("a", (1, 4)), ("a", (1,)), ("b", (1, 4, 16)))
+    ]
+    checkpoint: Any = SimpleNamespace(effects=SimpleNamespace(rows=rows), panel=PANEL)
+    clock = iter([10.0, 10.0 + 5.0])
+    monkeypatch.setattr(finish, "DeliveringSampler", Fake)
+    monkeypatch.setattr(finish, "load_sampler", lambda *_, **__: Fake())
+    monkeypatch.setattr(finish, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    monkeypatch.setattr(finish, "_pair", lambda *_: None)
+    monkeypatch.setattr(fitness, "check", check)
+    checked = finish.check_checkpoint(checkpoint)
+    # Perturbed cells of every round; control cells of a context are sampled once.
+    units = (1 + 4) + 1 + (1 + 4 + 16) + 4 + 16
+    assert checked.seconds_per_cell == pytest.approx(5.0 / (units * checked.pairs))

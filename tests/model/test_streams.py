@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from lingshu_model.contracts.streams import Purpose, raw, stratified, uniforms
+from lingshu_model.contracts import streams
+from lingshu_model.contracts.streams import Purpose, raw, stratified, uniforms, unit_interval
 
 # Random123's known-answer vectors for philox4x64, 10 rounds: counter, key, output.
 UNITS = 2**64 - 1
@@ -93,3 +94,19 @@ def test_shares_of_stratified_numbers_vary_by_one_cell_and_not_by_their_root():
         picked = (numbers < share).sum(axis=0)
         assert picked.mean() == pytest.approx(512 * share, rel=0.05)
         assert picked.std() < 0.6  # independent numbers: 1.4, 6.8 and 11.3
+
+
+@pytest.mark.parametrize("word", [UNITS, UNITS - 2047, UNITS - 2048, 2**63, 2048, 2047, 0])
+def test_no_word_gives_0_or_1(monkeypatch: pytest.MonkeyPatch, word: int):
+    words = np.full(3, word, np.uint64)
+    monkeypatch.setattr(streams, "raw", lambda *_: words)
+    drawn = uniforms(1, 2, Purpose.VALUE, 3)
+    assert ((drawn > 0) & (drawn < 1)).all()
+    if word < UNITS - 2047:
+        # All but the largest are as they were.
+        assert drawn[0] == (float(word >> 11) + 0.5) * 2.0**-53
+
+
+def test_numbers_of_every_stream_are_the_same():
+    words = raw(3, 4, Purpose.ORDER, 1000)
+    assert np.array_equal(unit_interval(words), uniforms(3, 4, Purpose.ORDER, 1000))

@@ -1,5 +1,6 @@
 """A user's file brought onto the panel: chosen cells, counts, genes, and refusals in words."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -177,7 +178,6 @@ def test_a_file_is_opened_in_its_folder_alone_and_not_through_a_link(folder: Pat
 
 
 def test_a_file_that_changes_while_it_is_read_is_refused(folder: Path, file: Path):
-    import os
 
     descriptor, digest = open_inside(file.resolve(), [folder.resolve()])
     try:
@@ -185,6 +185,38 @@ def test_a_file_that_changes_while_it_is_read_is_refused(folder: Path, file: Pat
         cells_of(81).write_h5ad(file)
         with pytest.raises(DataError, match="changed while it was read"):
             check_unchanged(file.resolve(), descriptor, digest)
+    finally:
+        os.close(descriptor)
+
+
+def test_another_file_in_its_place_is_not_read_however_short_it_is_there(
+    file: Path, folder: Path, checkpoint: Checkpoint
+):
+    path, aside, other = file.resolve(), folder / "aside.h5ad", folder / "other.h5ad"
+    cells_of(81, seed=2).write_h5ad(other)
+    descriptor, digest = open_inside(path, [folder.resolve()])
+    try:
+        path.rename(aside)
+        other.rename(path)
+        user = read_cells(path, checkpoint, Selection(), descriptor)
+        path.rename(other)
+        aside.rename(path)
+        check_unchanged(path, descriptor, digest)
+        assert user.n_file == len(user.cells) == 80
+        assert (
+            user.cells.values.sum() == read_cells(path, checkpoint, Selection()).cells.values.sum()
+        )
+    finally:
+        os.close(descriptor)
+
+
+def test_errors_of_an_open_file_name_it_by_its_path(folder: Path, checkpoint: Checkpoint):
+    path = folder / "none.h5ad"
+    path.write_bytes(b"no HDF5")
+    descriptor, _ = open_inside(path.resolve(), [folder.resolve()])
+    try:
+        with pytest.raises(DataError, match=r"none\.h5ad is not an HDF5 file"):
+            read_cells(path, checkpoint, Selection(), descriptor)
     finally:
         os.close(descriptor)
 

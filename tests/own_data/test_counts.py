@@ -12,6 +12,7 @@ from made_data import adata_of, read, read_file, spec_for
 from scipy import sparse
 
 from lingshu_model.train.data.sources import DataError, read_cells
+from lingshu_model.train.inspect.inspection import inspect
 from lingshu_model.train.spec import TrainingSpec
 from lingshu_model.train.spec_file import SpecError
 
@@ -216,6 +217,64 @@ def test_a_column_listed_twice_is_read_once(tmp_path: Path):
         file["obs"].attrs["column-order"] = np.array(names, dtype=object)
     cells, _ = read_file(tmp_path)
     assert len(cells.conditions) == 3
+
+
+DAMAGE = {
+    "below 0": ("indices", lambda v: np.where(np.arange(len(v)) == 5, -1, v)),
+    "beyond": ("indices", lambda v: np.where(np.arange(len(v)) == 5, 10**15, v.astype("i8"))),
+    "one too far": ("indices", lambda v: np.where(np.arange(len(v)) == 5, 120, v)),
+    "fractions": ("indices", lambda v: v + 0.5),
+    "pointers with fractions": ("indptr", lambda v: v + 0.5),
+}
+
+
+@pytest.mark.parametrize("form", ["csr", "csc"])
+@pytest.mark.parametrize(("name", "change"), DAMAGE.values(), ids=DAMAGE)
+def test_positions_outside_of_a_matrix_are_refused(
+    tmp_path: Path, form: str, name: str, change: Any
+):
+    adata = adata_of()
+    adata.X = {"csr": sparse.csr_matrix, "csc": sparse.csc_matrix}[form](adata.X)
+    adata.write_h5ad(tmp_path / "d.h5ad")
+    with h5py.File(tmp_path / "d.h5ad", "r+") as file:
+        group: Any = file["X"]
+        values = change(group[name][:])
+        del group[name]
+        group[name] = values
+    with pytest.raises(DataError, match=r"d\.h5ad.*is damaged"):
+        read_file(tmp_path)
+    matches = inspect(tmp_path / "d.h5ad")
+    if name == "indices" or form == "csr":
+        assert "is damaged" in matches.counts_words + matches.fatal[0].what
+        assert matches.counts is None
+
+
+@pytest.mark.parametrize("form", ["csr", "csc"])
+@pytest.mark.parametrize("shape", [(10**14, 24), (120, 10**14), (-1, 24), (120,)])
+def test_a_matrix_that_claims_another_size_is_refused_before_anything_is_allocated(
+    tmp_path: Path, form: str, shape: tuple[int, ...]
+):
+    adata = adata_of()
+    adata.X = {"csr": sparse.csr_matrix, "csc": sparse.csc_matrix}[form](adata.X)
+    adata.write_h5ad(tmp_path / "d.h5ad")
+    with h5py.File(tmp_path / "d.h5ad", "r+") as file:
+        file["X"].attrs["shape"] = np.array(shape)
+    with pytest.raises(DataError, match=r"obs and var are 120 and 24|no matrix that can be read"):
+        read_file(tmp_path)
+    assert inspect(tmp_path / "d.h5ad").counts is None
+
+
+@pytest.mark.parametrize("codes", [[0, 1, 7], [0, 1, -5]])
+def test_codes_of_categories_that_are_not_there_are_refused(tmp_path: Path, codes: list[int]):
+    # anndata 0.6: records, with the categories of a column in `uns`.
+    adata_of(3).write_h5ad(tmp_path / "d.h5ad")
+    with h5py.File(tmp_path / "d.h5ad", "r+") as file:
+        rows = [(f"c{i}".encode(), code) for i, code in enumerate(codes)]
+        del file["obs"]
+        file["obs"] = np.array(rows, [("index", "S4"), ("condition", "i1")])
+        file["uns/condition_categories"] = np.array([b"ctrl", b"A"])
+    with pytest.raises(DataError, match="obs is damaged"):
+        inspect(tmp_path / "d.h5ad")
 
 
 def test_targets_that_are_no_genes_of_the_panel_are_remarked_on(tmp_path: Path):

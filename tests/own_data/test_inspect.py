@@ -1,9 +1,11 @@
 """What `lingshu data inspect` understands of files as users bring them."""
 
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +16,15 @@ import pytest
 from made_data import adata_of
 from scipy import sparse
 
+from lingshu_model.train.__main__ import main as train
 from lingshu_model.train.data.compressed import DataError
 from lingshu_model.train.data.sources import read_cells
 from lingshu_model.train.inspect.counts import describe
 from lingshu_model.train.inspect.inspection import inspect
 from lingshu_model.train.inspect.options import Options
 from lingshu_model.train.inspect.plan import name_of, operations, planned
-from lingshu_model.train.inspect.show import next_command, shown
-from lingshu_model.train.inspect.targets import guide_targets, kind_of, separator_of
+from lingshu_model.train.inspect.show import next_command, options_from, shown
+from lingshu_model.train.inspect.targets import Kind, guide_targets, kind_of, separator_of
 from lingshu_model.train.inspect.understanding import Understanding
 
 GENES = ["STAT1", "JAK2", "IRF1", "HLA-A", "NKX2-1", "IFNGR1", *(f"S{i}" for i in range(30))]
@@ -341,6 +344,105 @@ def test_it_is_said_in_ten_lines_and_as_a_command(tmp_path: Path):
         "lingshu train 'my cells.h5ad' --perturbation condition --control ctrl "
         "--context cell_type=T --kind knockout"
     )
+
+
+def parsed(words: str) -> Options:
+    """Return the options of a printed command, by the parser of `lingshu train`."""
+    name, command, *arguments = shlex.split(words)
+    assert (name, command) == ("lingshu", "train")
+    return options_from(train.make_context("train", arguments).params)
+
+
+GIVEN = {
+    "time and dose": {"time": "hours", "dose": "dose_value"},
+    "counts": {"counts": "X"},
+    "a layer and names": {"counts": "layers/counts", "gene_names": "symbol"},
+    "no combinations": {"separator": ""},
+    "a separator": {"separator": "+"},
+    "a context": {"context": ["line=K 562", "kind=obs:cell_type"], "replicate": "donor"},
+    "some controls": {"control": ["NT_1", "NT_2", "NT_3", "NT_4", "NT_5"], "kind": "crispra"},
+    "nothing": {},
+}
+
+
+@pytest.mark.parametrize("given", GIVEN.values(), ids=GIVEN)
+def test_the_command_says_all_that_was_understood_or_given(tmp_path: Path, given: dict[str, Any]):
+    controls = [f"NT_{i}" for i in range(1, 7)]
+    labels = (*controls, "STAT1", "JAK2", "STAT1+JAK2")
+    n = 360
+    adata = cells(
+        labels,
+        n,
+        hours=[str(6 * (i // 9 % 2)) for i in range(n)],
+        dose_value=[float(1 + i // 9 % 2) for i in range(n)],
+        donor=[f"d{i // 18 % 3}" for i in range(n)],
+    )
+    adata.var["symbol"] = GENES
+    adata.layers["counts"] = adata.X.copy()
+    matches = looked(adata, tmp_path, **given)
+    file = tmp_path / "cells.h5ad"
+    options = parsed(next_command(file, matches, Options(**given)))
+    assert inspect(file, options, name="cells") == replace(
+        matches, kind=Kind(matches.kind.name, "as you say", assumed=False)
+    )
+    for name, value in given.items():
+        said = getattr(options, name)
+        assert said == value or list(said) == value
+    assert len(options.control) == len(given.get("control", controls))
+
+
+def test_a_command_for_a_file_that_is_refused_repeats_what_was_given(tmp_path: Path):
+    adata = adata_of(240, 24, ["x"])
+    given: dict[str, Any] = {
+        "context": ["cell_type"], "kind": "drug", "replicate": "cell_type", "dose": "cell_type",
+        "time": "cell_type", "counts": "X", "separator": "|",
+    }  # fmt: skip
+    matches = looked(adata, tmp_path, **given)
+    assert matches.fatal
+    options = parsed(next_command(tmp_path / "cells.h5ad", matches, Options(**given)))
+    assert {name: getattr(options, name) for name in given} == {**given, "context": ("cell_type",)}
+
+
+def test_a_file_whose_name_begins_with_a_hyphen_is_no_option(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    cells(("ctrl", "STAT1")).write_h5ad(tmp_path / "-cells.h5ad")
+    matches = inspect(Path("-cells.h5ad"))
+    assert parsed(next_command(Path("-cells.h5ad"), matches)).perturbation == "condition"
+
+
+def test_cells_without_a_time_are_left_out_as_training_does(tmp_path: Path):
+    times = pd.Categorical(["6", "24", None, "24"] * 60)
+    adata = cells(("ctrl", "ctrl", "STAT1", "STAT1", "JAK2"), time=times)
+    matches = looked(adata, tmp_path, time="time", context=["cell_type"])
+    assert matches.left_out == {"without a label in obs['time']": 60}
+    assert {name: sum(n) for name, n in matches.contexts.items()} == {"T, 24": 120, "T, 6": 60}
+    held = read_cells(planned(matches, "cells", "cells.h5ad").spec, tmp_path)
+    assert len(held) == matches.used == sum(matches.conditions.values()) == 180
+
+
+def test_contexts_whose_labels_hold_commas_are_counted_apart(tmp_path: Path):
+    pairs = [("a, b", "c"), ("a", "b, c")]
+    adata = cells(
+        ("ctrl", "STAT1"), tissue=[pairs[i // 2 % 2][0] for i in range(240)],
+        organ=[pairs[i // 2 % 2][1] for i in range(240)],
+    )  # fmt: skip
+    matches = looked(adata, tmp_path, context=["tissue", "organ"])
+    assert [*matches.contexts.values()] == [(60, 60), (60, 60)]
+
+
+def test_controls_alone_have_no_kind_and_can_be_trained_on(tmp_path: Path):
+    matches = looked(cells(("ctrl",)), tmp_path, perturbation="condition", control=["ctrl"])
+    assert matches.kind is None
+    assert "no perturbed cells" in shown(matches)
+    assert not matches.fatal
+    held = read_cells(planned(matches, "cells", "cells.h5ad").spec, tmp_path)
+    assert len(held) == 240
+    # A column that says the kind is believed, and so is the user.
+    assert kind_of([], ["ctrl"], frozenset(GENES), {"type": ["CRISPRi"]}).name == "crispri"
+    assert looked(cells(("ctrl",)), tmp_path, control=["ctrl"], perturbation="condition",
+                  kind="drug").kind.name == "drug"  # fmt: skip
 
 
 def test_the_plan_is_the_same_each_time_and_fits_its_minutes(tmp_path: Path):

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from lingshu_model.finishing.evidence import MOST_FOLDS
 from lingshu_model.train.inspect import minutes
 from lingshu_model.train.inspect.minutes import Machine, effects_s, multiplications, network_s
 from lingshu_model.train.inspect.understanding import Understanding
@@ -60,6 +61,19 @@ def test_more_of_anything_takes_longer():
     for place in range(len(held)):
         more = [each * 2 if i == place else each for i, each in enumerate(held)]
         assert effects_s(understood(*more), REFERENCE) > base
+
+
+def test_contexts_beyond_the_folds_that_are_made_take_no_time_of_folds():
+    assert minutes._MOST_FOLDS == MOST_FOLDS
+    # A context more gives effects to solve, but no fold: counts are not read again.
+    few, many = (understood(7500, 2000, 1485, 20, n) for n in (12, 13))
+    one = understood(7500, 2000, 1485, 20, 11)
+    none = [replace(u, conditions={"": 20}) for u in (one, few, many)]
+    labels = minutes._LABEL_GENE_S * 2000
+    each = [effects_s(u, REFERENCE) / REFERENCE.slower for u in none]
+    # Labels reach their limit with 7 contexts.
+    assert each[1] - each[0] > labels
+    assert each[2] == pytest.approx(each[1])
 
 
 def test_the_machine_is_measured_in_less_than_a_moment(monkeypatch: pytest.MonkeyPatch):

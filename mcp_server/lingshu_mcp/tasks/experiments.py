@@ -103,7 +103,7 @@ class ExperimentTasks:
         return result.model_dump(mode="json", by_alias=True, exclude_none=True)
 
     async def _times(self, name: str) -> tuple[str, str]:
-        """Return when an experiment or a screen was recorded, and when it ended or now."""
+        """Return when an experiment or a screen was recorded, and its last outcome so far."""
         app, calls = await self._back.get()
         from lingshu_mcp.offers.resources import times
 

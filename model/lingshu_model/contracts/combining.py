@@ -109,8 +109,8 @@ def together(
         parts: single effects, two or more.
         saturation: how much less than the sum they do.
         value_range: how far the context's conditions take each gene.
-        target_rows: genes that are perturbed themselves. They neither saturate nor stop at
-            the range.
+        target_rows: genes that are perturbed themselves. They do not saturate and may rise above
+            the range; they fall no lower than it.
 
     Raises:
         ValueError: there are fewer than two parts.
@@ -126,8 +126,8 @@ def together(
     # The target's own RNA is changed by the intervention itself, not through a pathway.
     # -1 stands for a target that is not on the panel.
     genes = [g for g in target_rows if g >= 0]
-    nothing = value_range.lowest[genes]
-    mean[genes] = np.maximum(total[genes], nothing)
+    # Trained knock-downs of a gene say how far it falls, and are its lowest change.
+    mean[genes] = np.maximum(total[genes], value_range.lowest[genes])
     size2 = np.sum([p.mean**2 for p in parts], axis=0)
     # size^2 is a sum of squares, so the exponent is halved.
     scatter = SCATTER * size2 ** (POWER / 2)

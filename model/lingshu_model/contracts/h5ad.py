@@ -38,8 +38,13 @@ class Limits:
     whole: int = 256 << 30
 
 
-def audit_h5ad(path: Path, limits: Limits | None = None) -> Path:
+def audit_h5ad(path: Path, limits: Limits | None = None, *, place: Path | None = None) -> Path:
     """Return the path of the file itself if it is fit to be read: that of a link's target.
+
+    Args:
+        path: of the file, or a link to it.
+        limits: what it may claim.
+        place: where it is opened in place of `path`, which is then a name for errors alone.
 
     Raises:
         UnsafeFileError: it is no HDF5 file, or an object in it is not fit; its name is given.
@@ -47,7 +52,8 @@ def audit_h5ad(path: Path, limits: Limits | None = None) -> Path:
     import h5py
 
     limits = limits or Limits()
-    real = _real(path)
+    real = place or _real(path)
+    _check_file(real, path)
     try:
         with h5py.File(real, "r") as file:
             # A claim is what a reader would allocate, not what the file holds; values are not read.
@@ -64,14 +70,18 @@ def audit_h5ad(path: Path, limits: Limits | None = None) -> Path:
 
 
 def _real(path: Path) -> Path:
-    """Return the regular file that a path leads to."""
-    import h5py
-
+    """Return what a path leads to."""
     try:
-        real = path.resolve(strict=True)
+        return path.resolve(strict=True)
     except (OSError, RuntimeError) as error:
         message = f"{path} is a link that leads to no file: fetch the file that it stands for"
         raise UnsafeFileError(message) from error
+
+
+def _check_file(real: Path, path: Path) -> None:
+    """Refuse what is no HDF5 file that can be read."""
+    import h5py
+
     if real.is_dir():
         message = (
             f"{path} is a folder, and an AnnData file (.h5ad) is needed. If it is a zarr store, "
@@ -87,7 +97,6 @@ def _real(path: Path) -> Path:
     if not h5py.is_hdf5(real):
         message = f"{path} is not an HDF5 file; an AnnData file (.h5ad) of raw counts is needed"
         raise UnsafeFileError(message)
-    return real
 
 
 def _unreadable(path: Path, error: Exception) -> str:

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 STRATA = 64
 """Intervals of one level of `stratified`: as many flips as a word has bits."""
+# The largest float64 below 1.
+_BELOW_1 = 1.0 - 2.0**-53
 
 
 class Purpose(IntEnum):
@@ -42,9 +44,15 @@ def raw(seed: int, cell: int, purpose: int, genes: int) -> NDArray[np.uint64]:
 
 def uniforms(seed: int, cell: int, purpose: Purpose, genes: int) -> NDArray[np.float64]:
     """Return one uniform per gene in (0, 1): the upper 53 bits plus a half, over 2^53."""
+    return unit_interval(raw(seed, cell, purpose, genes))
+
+
+def unit_interval(bits: NDArray[np.uint64]) -> NDArray[np.float64]:
+    """Return words of 64 random bits as numbers in (0, 1)."""
     # As many bits as a float64 has. The half keeps 0 out, at which a quantile may be infinite.
-    bits = raw(seed, cell, purpose, genes) >> np.uint64(11)
-    return (bits.astype(np.float64) + 0.5) * 2.0**-53
+    upper = (bits >> np.uint64(11)).astype(np.float64)
+    # The largest word and its half are no float64, and would be rounded up to 1.
+    return np.minimum((upper + 0.5) * 2.0**-53, _BELOW_1)
 
 
 def stratified(

@@ -6,9 +6,10 @@ the number of ranks changes no bit.
 """
 
 import logging
+from collections import deque
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import IntEnum
 from typing import Any
@@ -30,6 +31,8 @@ from lingshu_model.system.launcher import too_few
 _log = logging.getLogger(__name__)
 # A rank waits for its next tile as long as the engine is idle; gloo would give up after minutes.
 _FOREVER = timedelta(days=3650)
+STOPS = 1024
+"""Stopped works that the store of the ranks keeps; each is a key in memory."""
 
 
 class _Kind(IntEnum):
@@ -47,11 +50,17 @@ class RankGroup:
     ranks: int
     group: Any
     store: Any
+    stops: deque[int] = field(default_factory=deque[int], compare=False)
+    """Works that were stopped, the oldest first; of rank 0 alone."""
 
     def stop(self, serial: int) -> None:
         """Tell every rank that nobody wants work `serial` any more."""
         # Through the store and not a message: the rank is computing and receives nothing.
         self.store.set(f"stop/{serial}", "1")
+        self.stops.append(serial)
+        # A rank that still computes a work of so long ago ends its tile; nobody waits for it.
+        while len(self.stops) > STOPS:
+            self.store.delete_key(f"stop/{self.stops.popleft()}")
 
     def stopped(self, serial: int) -> bool:
         """Return whether work `serial` was stopped."""

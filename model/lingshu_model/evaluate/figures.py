@@ -37,8 +37,8 @@ class Figure:
         row: the mean over units and seeds.
         n_units: how many units it is of.
         by_seed: the mean with each sampling seed.
-        difference: the model's figure less it, over the units that both have; None where it is the
-            model's or no predictor's.
+        difference: the model's figure less it, over the units and folds that both have; None
+            where it is the model's or no predictor's.
         verdict: what that difference says of the model.
         over_units: the model against a simple predictor with contrasts as units.
     """
@@ -165,13 +165,15 @@ class Table:
         figure = Figure(chosen.kind, row, len(units), _by_seed(rows))
         # A half of the held-out cells is compared with the model's figure at the other half.
         partner = AT_HALF if predictor == SPLIT_HALF else MODEL
-        # Over the units that the predictor has, so that both means are of the same contrasts.
-        mine = [r for r in self.of(metric, partner, chosen) if (r.population, r.set) in units]
-        if predictor in REFERENCES or not mine:
+        every = self.of(metric, partner, chosen)
+        # Over the units and folds that both have, so that both means are of the same contrasts.
+        shared = {*map(_place, rows)} & {*map(_place, every)}
+        if predictor in REFERENCES or not shared:
             return figure
-        less = compare.difference(compare.mean_row(mine, chosen.name), row)
+        mine, theirs = ([r for r in each if _place(r) in shared] for each in (every, rows))
+        less = compare.difference(*(compare.mean_row(each, chosen.name) for each in (mine, theirs)))
         tested = predictor in SIMPLE and chosen.kind == "contrasts"
-        over_units = compare.compare_units(mine, rows) if tested else None
+        over_units = compare.compare_units(mine, theirs) if tested else None
         verdict = compare.verdict(less)
         return replace(figure, difference=less, verdict=verdict, over_units=over_units)
 
@@ -201,6 +203,10 @@ def kind_of(metric: str) -> Kind | None:
     if metric in DISTRIBUTION:
         return "pools"
     return "contrasts" if metric in AGREEMENT else "copies"
+
+
+def _place(row: Row) -> tuple[str, str, str]:
+    return row.fold, row.population, row.set
 
 
 def _by_seed(rows: Sequence[Row]) -> dict[int, float]:

@@ -52,6 +52,9 @@ def choose(finish: Finish, place: Path) -> tuple[str, dict[str, Any]]:
     fitted = finish.effects(finish.train)
     known = {row.condition for row in fitted.rows} | {*fitted.contexts}
     judged = {c: rows for c, rows in judged.items() if c in known}
+    if not any(condition.interventions for condition in judged):
+        reason = f"no condition with {FEWEST} validation cells has an effect of training cells"
+        return MOVED, {"reason": reason}
     checkpoints = finish.candidate(place, _only(fitted, judged), (MOVED, TRAINING_CELLS))
     frame = _frame(finish.train)
     distances = {

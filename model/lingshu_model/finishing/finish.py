@@ -293,7 +293,7 @@ class Check:
         results: of every stored row.
         pairs: cells sampled of each arm at first.
         profile: the numerics profile of the sampler.
-        seconds_per_cell: of control and perturbed cells together.
+        seconds_per_cell: of control and perturbed cells together, those of repeated checks too.
     """
 
     results: list[fitness.Fitness]
@@ -323,16 +323,24 @@ def check_checkpoint(checkpoint: Checkpoint) -> Check:
     # Whole tiles: the sampler computes no less.
     pairs = -(-pairs // sampler.tile) * sampler.tile
 
+    # Cells sampled: perturbed ones in every round, control ones of a context once each.
+    perturbed, control = 0, dict[str, int]()
+
+    def pair(row: int, n: int) -> tuple[Rows, Rows, Posterior]:
+        nonlocal perturbed
+        context = json.dumps(rows[row]["context"])
+        perturbed, control[context] = perturbed + n, max(n, control.get(context, 0))
+        return _pair(sampler, checkpoint, row, n)
+
     def conditions() -> Iterator[tuple[Any, Callable[[int], tuple[Rows, Rows, Posterior]]]]:
         # By context: the sampler keeps the tiles of recent control cells.
         order = sorted(range(len(rows)), key=lambda i: json.dumps(rows[i]["context"]))
         for i in Progress(order, unit="condition", desc="checking"):
-            yield rows[i], partial(_pair, sampler, checkpoint, i)
+            yield rows[i], partial(pair, i)
 
     began = time.perf_counter()
     results = fitness.check(conditions(), pairs)
-    contexts = len({json.dumps(row["context"]) for row in rows})
-    cells = pairs * max(1, len(rows) + contexts)
+    cells = max(1, perturbed + sum(control.values()))
     return Check(results, pairs, sampler.profile(), (time.perf_counter() - began) / cells)
 
 

@@ -23,7 +23,7 @@ from lingshu_model.train.data.cells import TrainingCells, controls
 LABELS = 100
 """Number of labels for each context and size."""
 MOST_LABELS = 2000
-"""Largest number of labels over all contexts and sizes."""
+"""Largest number of labels over all contexts and sizes, but at least one of each."""
 MOST_CELLS = 4096
 """Largest number of control cells of a context that labels are drawn from."""
 FEWEST = 5
@@ -41,7 +41,7 @@ def null_check(cells: TrainingCells, pooled: Mixture | None = None) -> list[dict
     """
     wanted = [*_wanted(cells)]
     # Many contexts share the number, so that the check takes no longer than with few.
-    labels = min(LABELS, MOST_LABELS // max(len(wanted), 1))
+    labels = max(1, min(LABELS, MOST_LABELS // max(len(wanted), 1)))
     checks: list[dict[str, Any]] = []
     for number, (context, rows, size) in enumerate(wanted):
         generator = np.random.Generator(np.random.Philox(key=[SEED, number]))
@@ -64,9 +64,11 @@ def _wanted(cells: TrainingCells) -> Iterator[tuple[dict[str, str], NDArray[np.i
             sizes.setdefault(condition.context, []).append(len(cells.rows(i)))
     for context in sorted(sizes, key=repr):
         rows = cells.rows(home[context]) if context in home else np.zeros(0, np.int64)
-        # At most half: as in most real contrasts, there are at least as many control cells.
+        # At most half of what labels are drawn from: as in most real contrasts, there are at least
+        # as many control cells.
+        most = min(len(rows), MOST_CELLS) // 2
         spread = np.quantile(sizes[context], (0.0, 0.5, 1.0), method="nearest")
-        for size in sorted({min(int(n), len(rows) // 2) for n in spread}):
+        for size in sorted({min(int(n), most) for n in spread}):
             if size >= FEWEST:
                 yield dict(context), rows, size
 

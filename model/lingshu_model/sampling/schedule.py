@@ -11,6 +11,8 @@ is the model's with any schedule.
 import numpy as np
 from numpy.typing import NDArray
 
+from lingshu_model.contracts.streams import unit_interval
+
 SCHEDULES = ("cosine", "linear", "information")
 
 
@@ -83,4 +85,4 @@ def reveal_steps(
 
 def _exponentials(keys: NDArray[np.uint64]) -> NDArray[np.float64]:
     """Return -ln u of the uniforms u in (0, 1) of 64 random bits, as in `contracts.streams`."""
-    return -np.log(((keys >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53)
+    return -np.log(unit_interval(keys))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lingshu_model.contracts import Intervention
-from lingshu_model.contracts.streams import Purpose, raw
+from lingshu_model.contracts.streams import Purpose, raw, unit_interval
 from lingshu_model.network import tokens
 from lingshu_model.network.conditions import Conditions
 from lingshu_model.network.readout import Bucket
@@ -153,7 +153,7 @@ def _hidden(
     for row, cell in enumerate(cells):
         # One draw more than genes: the last decides where in its stratum k is.
         keys = raw(seed, cell, Purpose.SCORE + draw, genes + 1)
-        within = (float(keys[-1] >> np.uint64(11)) + 0.5) * 2.0**-53
+        within = float(unit_interval(keys[-1:])[0])
         k = min(int((draw + within) / draws * n) + 1, n)
         # The k genes with the smallest keys are a uniformly random subset.
         hidden[row, places[np.argpartition(keys[places], k - 1)[:k]]] = True

@@ -83,7 +83,7 @@ def run(job: dict[str, Any], folder: Path) -> dict[str, Any]:
                 "made: put the file back as it was, or make a new experiment on the new file"
             )
             raise DataError(message)
-        user = read_cells(path, checkpoint, Selection(**job["selection"]))
+        user = read_cells(path, checkpoint, Selection(**job["selection"]), descriptor)
         check_unchanged(path, descriptor, digest)
     finally:
         os.close(descriptor)

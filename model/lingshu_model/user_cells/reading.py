@@ -1,7 +1,7 @@
 """Cells of an h5ad file brought onto a checkpoint's panel, without torch.
 
-The file is opened once. Its descriptor is what is checked, digested and read: a link that is put in
-its place meanwhile changes nothing.
+The file is opened by its name once. What is checked, digested and read is what that descriptor
+leads to: another file that is put in its place meanwhile, for however short a time, is not read.
 """
 
 import hashlib
@@ -131,15 +131,29 @@ def check_unchanged(path: Path, descriptor: int, digest: str) -> None:
         raise DataError(message)
 
 
-def read_cells(path: Path, checkpoint: Checkpoint, selection: Selection) -> UserCells:
+def read_cells(
+    path: Path, checkpoint: Checkpoint, selection: Selection, descriptor: int | None = None
+) -> UserCells:
     """Return the chosen cells of a file.
+
+    Args:
+        path: of the file.
+        checkpoint: whose panel the cells are brought onto.
+        selection: which cells.
+        descriptor: of the open file, which is read whatever has its name by now; None = the file
+            that has the name is read.
 
     Raises:
         DataError: the file is unsafe or damaged, has no raw counts, no cell fits, or its genes are
             not those of the panel.
     """
-    counts, column = _layout(path, selection)
-    with opened(path, counts, column) as file:
+    # HDF5 opens names only. This one leads to the file that is open, not to its name.
+    place = None if descriptor is None else Path(f"/dev/fd/{descriptor}")
+    if place is not None and not place.exists():
+        message = f"{path} cannot be read safely: this system has no /dev/fd; mount /proc"
+        raise DataError(message)
+    counts, column = _layout(path, selection, place)
+    with opened(path, counts, column, place=place) as file:
         rows = _chosen(file, selection)
         _check_species(file, rows)
         # Versions of ids differ between annotations of one genome.
@@ -151,12 +165,12 @@ def read_cells(path: Path, checkpoint: Checkpoint, selection: Selection) -> User
         return UserCells(cells, genes, counts, matching, len(file.obs), labels)
 
 
-def _layout(path: Path, selection: Selection) -> tuple[str, str | None]:
+def _layout(path: Path, selection: Selection, place: Path | None) -> tuple[str, str | None]:
     """Return the names of the matrix of counts and of the var column of gene names."""
     from lingshu_model.contracts.h5ad import UnsafeFileError, audit_h5ad
 
     try:
-        real = audit_h5ad(path)
+        real = audit_h5ad(path, place=place)
     except UnsafeFileError as error:
         raise DataError(str(error)) from error
     with h5py.File(real, "r") as file:

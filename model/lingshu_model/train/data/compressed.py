@@ -44,7 +44,7 @@ class Compressed:
         data = scipy_values(self.data[begin:end])
         # Positions in the slice count from its first value.
         parts = data, self.indices[begin:end], self.indptr[first : last + 1] - begin
-        _check_positions(parts[1], self.shape[1], self.place)
+        check_positions(parts[1], self.shape[1], self.place)
         return sparse.csr_matrix(parts, (last - first, self.shape[1]))
 
 
@@ -60,8 +60,9 @@ def compressed(group: Any, place: str) -> Rows:
     stored = str(attributes.get("encoding-type", attributes.get("h5sparse_format", "")))
     # A KeyError of another encoding is reported by the caller, with the file's name.
     form = _FORMATS[stored]
-    rows, columns = map(int, attributes.get("shape", attributes.get("h5sparse_shape")))
+    rows, columns = shape_of(group)
     check_kind(group["data"].dtype, place)
+    _check_whole(group["indptr"].dtype, place)
     # All of it: 8 bytes a row, and every slice needs two of its entries.
     indptr: NDArray[np.int64] = group["indptr"][:].astype(np.int64)
     length = (rows if form == "csr" else columns) + 1
@@ -73,9 +74,20 @@ def compressed(group: Any, place: str) -> Rows:
     if form == "csr":
         return Compressed(place, group["data"], group["indices"], indptr, (rows, columns))
     indices = group["indices"][:]
-    _check_positions(indices, rows, place)
+    check_positions(indices, rows, place)
     data = scipy_values(group["data"][:])
     return sparse.csc_matrix((data, indices, indptr), (rows, columns)).tocsr()
+
+
+def shape_of(group: Any) -> tuple[int, int]:
+    """Return the rows and columns that a stored sparse matrix claims.
+
+    Raises:
+        KeyError, TypeError, ValueError: it claims none.
+    """
+    attributes = group.attrs
+    rows, columns = map(int, attributes.get("shape", attributes.get("h5sparse_shape")))
+    return rows, columns
 
 
 def check_kind(dtype: Any, place: str) -> None:
@@ -98,7 +110,19 @@ def scipy_values(values: NDArray[Any]) -> NDArray[Any]:
     return values.astype(np.float32) if values.dtype == np.float16 else values
 
 
-def _check_positions(indices: NDArray[Any], size: int, place: str) -> None:
+def check_positions(indices: NDArray[Any], size: int, place: str) -> None:
+    """Refuse positions that are no whole numbers from 0 to `size` - 1.
+
+    Raises:
+        DataError: one is not; NumPy and scipy would fail on it, or allocate up to it.
+    """
+    _check_whole(indices.dtype, place)
     if len(indices) and (indices.min() < 0 or indices.max() >= size):
         message = f"{place} is damaged: a value lies outside of its {size:,} columns or rows"
+        raise DataError(message)
+
+
+def _check_whole(dtype: Any, place: str) -> None:
+    if dtype.kind not in "iu":
+        message = f"{place} is damaged: its positions are {dtype} values, not whole numbers"
         raise DataError(message)

@@ -22,7 +22,13 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from lingshu_model.contracts.h5ad import UnsafeFileError, audit_h5ad
-from lingshu_model.train.data.compressed import DataError, check_kind, compressed, wide
+from lingshu_model.train.data.compressed import (
+    DataError,
+    check_kind,
+    compressed,
+    shape_of,
+    wide,
+)
 from lingshu_model.train.data.labels import Texts, nearest, texts
 from lingshu_model.train.data.store import Rows
 
@@ -32,7 +38,17 @@ BLOCK = 1024
 """Rows read at a time: what is made of 18,080 genes of them on the way takes 0.4 GB."""
 
 
-__all__ = ["BLOCK", "DataError", "H5ad", "existing", "matrices", "matrix", "opened", "table"]
+__all__ = [
+    "BLOCK",
+    "DataError",
+    "H5ad",
+    "check_shape",
+    "existing",
+    "matrices",
+    "matrix",
+    "opened",
+    "table",
+]
 
 
 @dataclass(frozen=True)
@@ -93,19 +109,22 @@ class H5ad:
 
 
 @contextmanager
-def opened(path: Path, counts: str = "X", gene_names: str | None = None) -> Generator[H5ad]:
+def opened(
+    path: Path, counts: str = "X", gene_names: str | None = None, *, place: Path | None = None
+) -> Generator[H5ad]:
     """Open an h5ad file that passed its audit.
 
     Args:
         path: of the file, or a link to it.
         counts: the matrix: `X`, `layers/NAME` or `raw/X`.
         gene_names: the var column with the names of genes; None = the index of var.
+        place: where it is opened in place of `path`, which is then a name for errors alone.
 
     Raises:
         DataError: it is missing, unsafe or damaged, or genes have no name of their own.
     """
     try:
-        real = audit_h5ad(existing(path))
+        real = audit_h5ad(existing(path) if place is None else path, place=place)
     except UnsafeFileError as error:
         raise DataError(str(error)) from error
     with h5py.File(real, "r") as file:
@@ -151,7 +170,12 @@ def table(file: h5py.File, name: str, path: Path) -> pd.DataFrame:
         message = f"{path} is no AnnData file with obs, var and X: {name}: {error}"
         raise DataError(message) from error
     if isinstance(frame, np.ndarray) and frame.dtype.names:
-        frame = _from_records(file, name, frame)
+        try:
+            frame = _from_records(file, name, frame)
+        # Codes beyond the categories, for example.
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
+            message = f"{path}: {name} is damaged: {error}"
+            raise DataError(message) from error
     if not isinstance(frame, pd.DataFrame):
         message = f"{path}: {name} is no table; write the file with a current anndata"
         raise DataError(message)
@@ -200,12 +224,38 @@ def matrix(file: h5py.File, name: str, path: Path) -> Any:
         check_kind(stored.dtype, place)
         return stored
     try:
+        check_shape(file, name, path)
         return compressed(stored, place)
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         if isinstance(error, DataError):
             raise
         message = f"{place} is no matrix that can be read: {error}"
         raise DataError(message) from error
+
+
+def check_shape(file: h5py.File, name: str, path: Path) -> None:
+    """Refuse a sparse matrix that claims another size than its tables have.
+
+    Its size is an attribute, which no audit measures: readers would allocate what it says.
+
+    Raises:
+        DataError: the numbers of rows or columns differ.
+    """
+    shape = shape_of(file[name])
+    tables = ("obs", "raw/var" if name == "raw/X" else "var")
+    sizes = tuple(_length(file[table]) for table in tables)
+    if shape != sizes:
+        message = f"{path}: {name} is {shape}, obs and var are {sizes[0]} and {sizes[1]} long"
+        raise DataError(message)
+
+
+def _length(stored: Any) -> int:
+    """Return the rows of a stored table, by its index alone."""
+    if isinstance(stored, h5py.Dataset):
+        # Records of anndata 0.6.
+        return int(stored.shape[0])
+    index: Any = stored.attrs["_index"]
+    return int(stored[index.decode() if isinstance(index, bytes) else index].shape[0])
 
 
 def _is_null(stored: Any) -> bool:

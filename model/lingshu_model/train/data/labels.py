@@ -63,7 +63,7 @@ def counted(values: Iterable[str], most: int = 6) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return `; did you mean 'NAME'?` for the known name that is most like `name`, or nothing."""
+    """Return ` (did you mean 'NAME'?)` for the known name that is most like `name`, or nothing."""
     folded = {k.casefold(): k for k in known}
     close = difflib.get_close_matches(name.casefold(), folded, 1, 0.75)
     return f" (did you mean {folded[close[0]]!r}?)" if close else ""

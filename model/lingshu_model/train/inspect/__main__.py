@@ -35,17 +35,18 @@ def main(file: Path, *, to_json: bool, **values: Any) -> None:
     # `lingshu data inspect` keeps Ctrl-C back until here.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     try:
-        understanding = inspect(file, options_from(values))
+        options = options_from(values)
+        understanding = inspect(file, options)
     except (DataError, OSError) as error:
         fail(str(error), to_json=to_json, prefix="lingshu data inspect")
         return
     if to_json:
-        next_step = next_command(file, understanding)
+        next_step = next_command(file, understanding, options)
         click.echo(as_json({**understanding.to_json(), "next_step": next_step}))
     else:
         click.echo(shown(understanding))
         if not understanding.fatal:
-            click.echo(f"\nto train on this:\n  {next_command(file, understanding)}")
+            click.echo(f"\nto train on this:\n  {next_command(file, understanding, options)}")
     # For scripts: a file that would be refused fails here too.
     sys.exit(1 if understanding.fatal else 0)
 

@@ -13,8 +13,14 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from lingshu_model.train.data.compressed import DataError, scipy_values
-from lingshu_model.train.data.h5ad import matrices, matrix
+from lingshu_model.train.data.compressed import (
+    DataError,
+    check_kind,
+    check_positions,
+    scipy_values,
+    shape_of,
+)
+from lingshu_model.train.data.h5ad import check_shape, matrices, matrix
 
 # Blocks of rows that are read, and rows of each.
 _BLOCKS, _ROWS = 16, 64
@@ -63,6 +69,8 @@ def _values(file: h5py.File, name: str, path: Path) -> Values:
         stored, sums = _sample(file, name, path)
     except DataError as error:
         return Values(name, "broken", str(error).removeprefix(f"{path}: "))
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        return Values(name, "broken", f"{name} is no matrix that can be read: {error}")
     kind, words = describe(stored, sums)
     return Values(name, kind, words, float(np.median(sums)) if len(sums) else float("nan"))
 
@@ -73,7 +81,8 @@ def _sample(
     """Return values other than 0 and sums of rows, both of some rows."""
     stored: Any = file[name]
     if isinstance(stored, h5py.Group) and _by_column(stored):
-        return _sample_columns(stored)
+        check_shape(file, name, path)
+        return _sample_columns(stored, f"{path}: {name}")
     stored_matrix = matrix(file, name, path)
     values: list[NDArray[np.float64]] = []
     sums: list[NDArray[np.float64]] = []
@@ -99,19 +108,20 @@ def _by_column(group: h5py.Group) -> bool:
     return str(named).startswith("csc")
 
 
-def _sample_columns(group: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _sample_columns(group: Any, place: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the same of a matrix stored by columns, whose rows are summed in one pass."""
-    rows = int(group.attrs.get("shape", group.attrs.get("h5sparse_shape"))[0])
+    rows, _ = shape_of(group)
     data, indices = group["data"], group["indices"]
-    if data.dtype.kind not in "biuf":
-        message = f"holds {data.dtype} values; counts are real numbers"
-        raise DataError(message)
+    check_kind(data.dtype, place)
     sums = np.zeros(rows)
     values: list[NDArray[np.float64]] = []
     size = min(len(data), len(indices))
     for first in range(0, size, _CHUNK):
         part = scipy_values(data[first : first + _CHUNK]).astype(np.float64)
-        sums += np.bincount(indices[first : first + _CHUNK], part, rows)[:rows]
+        positions = indices[first : first + len(part)]
+        # bincount fails below 0 and allocates up to the largest position.
+        check_positions(positions, rows, place)
+        sums += np.bincount(positions.astype(np.int64), part, rows)
         kept = part[part != 0]
         values.append(kept[:: max(1, len(kept) * (size // _CHUNK + 1) // _VALUES)])
     return np.concatenate([np.zeros(0), *values]), sums

@@ -1,5 +1,6 @@
 """A file looked at: where its counts are, what its columns mean, and what is wrong with it."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -282,6 +283,9 @@ class _Inspection:
             if name != column and 0 < len(labels.unknown) < len(labels.labels):
                 drop(labels.members(labels.unknown), f"{some(labels.unknown)} in obs[{name!r}]")
                 without[name] = labels.unknown
+        if time := self._column(self.options.time, "obs"):
+            # The time becomes a context field: training leaves cells without one out too.
+            drop(self.columns[time].codes < 0, f"without a label in obs[{time!r}]")
         return left, keep, without
 
     def _contexts(
@@ -296,16 +300,18 @@ class _Inspection:
         inverse = inverse.ravel()
         control = np.bincount(inverse[arms.control[keep]], minlength=len(rows))
         whole = np.bincount(inverse, minlength=len(rows))
+        labels = [[f.labels[i] for f, i in zip(fields, row, strict=True)] for row in rows.tolist()]
+        # Labels with commas in them: the names of two contexts may be the same text.
+        times = Counter(", ".join(each) for each in labels)
         names = [
-            ", ".join(f.labels[i] for f, i in zip(fields, row, strict=True))
-            for row in rows.tolist()
+            ", ".join(each if times[", ".join(each)] == 1 else map(repr, each)) for each in labels
         ]
         return {
             n or "all cells": (int(c), int(w - c))
             for n, c, w in zip(names, control, whole, strict=True)
         }
 
-    def _kind(self, arms: Arms, controls: Sequence[str]) -> Kind:
+    def _kind(self, arms: Arms, controls: Sequence[str]) -> Kind | None:
         if self.options.kind:
             return Kind(self.options.kind, "as you say", assumed=False)
         targets = sorted({t for name in arms.names if name for t in name.split("+")})

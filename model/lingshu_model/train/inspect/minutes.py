@@ -32,6 +32,8 @@ _COUNT_S = 1e-7
 """One non-zero count in one fold."""
 _NULL_LABELS, _JUDGED, _FOLDS = 16, 60, 5
 """Null labels, contrasts of a fold that are judged, and folds of cells or of targets."""
+_MOST_FOLDS = 12
+"""Contexts that are left out in turn, at most (`finishing.evidence`)."""
 _SAMPLED = 1300
 """Network cells of a context that effects are solved, chosen and checked on."""
 _MEASURED_S = 0.4
@@ -68,10 +70,11 @@ def effects_s(u: Understanding, machine: Machine) -> float:
     nonzero = _nonzero(u)
     each = _ROW_GENE_S + _NONZERO_S * nonzero
     parallel = (effects + _NULL_LABELS) * u.genes * each
-    folds = 2 * _FOLDS + (contexts if contexts > 1 else 0)
+    left_out = min(contexts, _MOST_FOLDS) if contexts > 1 else 0
+    folds = 2 * _FOLDS + left_out
     # Folds of cells, of targets and of contexts judge at most so many contrasts each.
     contrasts = _FOLDS * min(_JUDGED, effects) + min(_FOLDS * _JUDGED, effects)
-    contrasts += min(contexts * _JUDGED, effects) if contexts > 1 else 0
+    contrasts += min(left_out * _JUDGED, effects)
     labels = min(300 * contexts, 2000)
     # Rotating folds and null labels run on one core; solving runs on all.
     alone = (

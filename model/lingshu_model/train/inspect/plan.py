@@ -123,13 +123,14 @@ def name_of(text: str) -> str:
 
 
 def _source(understanding: Understanding, file: str) -> dict[str, Any]:
-    if understanding.kind is None or understanding.counts is None:
+    if understanding.perturbation is None or understanding.counts is None:
         message = f"{understanding.file} cannot be trained on as it is"
         raise ValueError(message)
     perturbation: dict[str, Any] = {
         "column": understanding.perturbation,
         "control": _one_or_all(understanding.controls),
-        "kind": understanding.kind.name,
+        # Without perturbed cells there is no kind, and no cell has the one that stands here.
+        "kind": understanding.kind.name if understanding.kind else "knockout",
         "targets": dict(understanding.targets),
         "separator": understanding.separator,
     }

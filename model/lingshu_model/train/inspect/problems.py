@@ -81,11 +81,11 @@ def problems_of_arms(
 
 
 def problems_of_targets(
-    conditions: Mapping[str, int], kind: Kind, column: str, genes: GeneNames
+    conditions: Mapping[str, int], kind: Kind | None, column: str, genes: GeneNames
 ) -> list[Problem]:
     """Return whether the targets of a genetic perturbation are genes of the file."""
     targets = {t for name in conditions if name for t in name.split("+")}
-    if kind.name not in GENETIC or targets & genes.names:
+    if kind is None or kind.name not in GENETIC or not targets or targets & genes.names:
         return []
     what = (
         f"none of the {len(targets):,} targets in obs[{column!r}] is a gene of the file, so that "

@@ -69,21 +69,48 @@ def as_json(value: dict[str, Any]) -> str:
     return json.dumps(value, indent=2 if sys.stdout.isatty() else None, ensure_ascii=False)
 
 
-def next_command(path: Path, understanding: Understanding) -> str:
-    """Return the command that trains on what was understood."""
-    words: list[str] = ["lingshu", "train", str(path)]
-    if understanding.perturbation:
-        words += ["--perturbation", understanding.perturbation]
-    for control in understanding.controls[:3]:
+def next_command(path: Path, understanding: Understanding, options: Options | None = None) -> str:
+    """Return the command that trains on what was understood.
+
+    Args:
+        path: of the file.
+        understanding: what it holds.
+        options: what its user said of it; they are repeated where nothing was understood.
+    """
+    u, given = understanding, options or Options()
+    # A path that begins with a hyphen would be read as an option.
+    file = f"./{path}" if str(path).startswith("-") else str(path)
+    words = ["lingshu", "train", file]
+    words += _pair("--perturbation", u.perturbation or given.perturbation)
+    # Every one: a control that is not named would be trained as a perturbation.
+    for control in u.controls or given.control:
         words += ["--control", control]
-    for name, value in understanding.context.items():
-        words += ["--context", value[4:] if value == f"obs:{name}" else f"{name}={value}"]
-    for option, value in (
-        ("--kind", understanding.kind and understanding.kind.name),
-        ("--replicate", understanding.replicate),
-    ):
-        words += [option, value] if value else []
+    fields = [
+        value[4:] if value == f"obs:{name}" else f"{name}={value}"
+        for name, value in u.context.items()
+    ]
+    for field in fields or given.context:
+        words += ["--context", field]
+    # `X` is looked at first, so that it needs no word unless the user said it.
+    counts = given.counts if u.counts == "X" else u.counts or given.counts
+    # "" says that no label is a combination; another separator was understood or given.
+    separator = u.separator if u.separator is not None else given.separator
+    single = {
+        "--kind": u.kind.name if u.kind else given.kind,
+        "--replicate": u.replicate or given.replicate,
+        "--dose": u.dose or given.dose,
+        "--time": u.time or given.time,
+        "--counts": counts,
+        "--gene-names": u.gene_column or given.gene_names,
+        "--separator": separator,
+    }
+    for option, value in single.items():
+        words += _pair(option, value)
     return " ".join(map(_quoted, words))
+
+
+def _pair(option: str, value: str | None) -> list[str]:
+    return [] if value is None else [option, value]
 
 
 def _quoted(word: str) -> str:

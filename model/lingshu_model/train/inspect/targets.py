@@ -161,8 +161,10 @@ def kind_of(
     controls: Sequence[str],
     genes: frozenset[str],
     hints: Mapping[str, Sequence[str]],
-) -> Kind:
+) -> Kind | None:
     """Return what was done: as a column says, else as names of targets and controls suggest.
+
+    None where no column says it and there are no targets, as in a file of controls alone.
 
     Args:
         targets: what was perturbed.
@@ -174,6 +176,9 @@ def kind_of(
         hinted: set[TrainedKind] = {k for k in map(_hinted, labels) if k}
         if len(hinted) == 1:
             return Kind(hinted.pop(), f"obs[{column!r}] says so", assumed=False)
+    # Of no targets every rule below would be true.
+    if not targets:
+        return None
     # Some targets are missing from the file, or are called by older names.
     genetic = sum(t in genes or bool(_SYMBOL.match(t)) for t in targets) >= 0.7 * len(targets)
     by_guide = any(_GENETIC_CONTROL.search(c) for c in controls) and not any(

@@ -46,7 +46,7 @@ class Understanding:
         targets: label to target, where labels name guides or spell a gene otherwise.
         guides: how many of them are guides.
         separator: between the targets of a combination.
-        kind: what was done.
+        kind: what was done; None = there are no perturbed cells.
         conditions: perturbation to its number of cells, control ("") among them.
         context: context field to a constant, or to `obs:COLUMN`.
         contexts: context to the number of its control and its perturbed cells.
@@ -168,7 +168,7 @@ class Understanding:
 
     def _kind_words(self) -> str:
         if self.kind is None:
-            return "none"
+            return "none: there are no perturbed cells" if self.controls else "none"
         how = "assumed, since " if self.kind.assumed else ""
         other = "; say --kind if it is another" if self.kind.assumed else ""
         return f"{self.kind.name} ({how}{self.kind.because}{other})"
