@@ -165,12 +165,12 @@ def read_cells(
         return UserCells(cells, genes, counts, matching, len(file.obs), labels)
 
 
-def _layout(path: Path, selection: Selection, place: Path | None) -> tuple[str, str | None]:
+def _layout(path: Path, selection: Selection, link: Path | None) -> tuple[str, str | None]:
     """Return the names of the matrix of counts and of the var column of gene names."""
     from lingshu_model.contracts.h5ad import UnsafeFileError, audit_h5ad
 
     try:
-        real = audit_h5ad(path, place=place)
+        real = audit_h5ad(path, place=link)
     except UnsafeFileError as error:
         raise DataError(str(error)) from error
     with h5py.File(real, "r") as file:
