@@ -15,7 +15,7 @@ from lingshu_model.contracts import Checkpoint, Intervention, Tier
 from lingshu_model.system.lazy import Lazy
 from lingshu_tools.analysis import Objective, Residuals
 from lingshu_tools.analysis.held_out import HeldOut, held_out
-from lingshu_tools.errors import InputError
+from lingshu_tools.errors import InputError, quoted
 from lingshu_tools.experiments.designs import (
     Design,
     design,
@@ -222,7 +222,20 @@ def plan_of(workspace: Workspace, record: Mapping[str, Any]) -> Plan:
 
     Raises:
         MissingCheckpointError: the checkpoint that the plan names by digest is not here.
+        InputError: the plan has another form, as an imported ledger may have it.
     """
+    try:
+        return _plan_of(workspace, record)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        message = (
+            f"the plan of this screen has a form that this version does not read "
+            f"({type(error).__name__}: {quoted(str(error))}); list_experiments(parent=…) still lists "
+            "its experiments, and plan_screen plans it again"
+        )
+        raise InputError(message) from error
+
+
+def _plan_of(workspace: Workspace, record: Mapping[str, Any]) -> Plan:
     fields = ("context", "n_cells", "seed", "first_cell", "steps", "guidance")
     control = Design(
         tool="perturb_cells",

@@ -53,6 +53,20 @@ def test_a_plan_of_another_form_hides_no_screen(app: App, plan: dict[str, Any]):
     assert [s.screen_id for s in listed(app, objective="PSMB9").screens] == [known]
 
 
+@pytest.mark.parametrize("plan", ODD_PLANS)
+@pytest.mark.parametrize(
+    ("tool", "name"),
+    [("get_experiment", "id"), ("run_screen", "screen_id"), ("plot_experiment", "id"),
+     ("propose_batch", "screen_id")],
+)  # fmt: skip
+def test_a_plan_of_another_form_is_refused_in_words(
+    app: App, plan: dict[str, Any], tool: str, name: str
+):
+    odd = app.ledger.record_screen(plan).id
+    with pytest.raises(InputError, match="has a form that this version does not read"):
+        call(app, tool, {name: odd})
+
+
 def test_counting_ends_in_time_and_says_that_there_are_more(
     app: App, monkeypatch: pytest.MonkeyPatch
 ):

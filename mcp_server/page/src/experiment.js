@@ -15,7 +15,10 @@ export async function settled(bridge, args, report) {
     const result = await bridge.call("get_experiment", args);
     if (ENDED.includes(result.status) || result.status === "planned") return result;
     report(result);
-    await bridge.call("get_experiment", { id: args.id, wait_s: WAIT_S });
+    const begin = Date.now();
+    const later = await bridge.call("get_experiment", { id: args.id, wait_s: WAIT_S });
+    // What nothing works on is shown as it is: a missing checkpoint, a stopped screen.
+    if (Date.now() - begin < 2000 && later.status === result.status) return result;
   }
 }
 
