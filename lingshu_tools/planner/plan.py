@@ -229,8 +229,8 @@ def plan_of(workspace: Workspace, record: Mapping[str, Any]) -> Plan:
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         message = (
             f"the plan of this screen has a form that this version does not read "
-            f"({type(error).__name__}: {quoted(str(error))}); list_experiments(parent=…) still lists "
-            "its experiments, and plan_screen plans it again"
+            f"({type(error).__name__}: {quoted(str(error))}); list_experiments(parent=…) still "
+            "lists its experiments, and plan_screen plans it again"
         )
         raise InputError(message) from error
 
