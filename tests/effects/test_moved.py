@@ -6,6 +6,7 @@ from made_counts import draw, levels, rows, shares
 from scipy import sparse, stats
 
 from lingshu_model.effects import Effects, Group, fit_mover, largest_share
+from lingshu_model.effects.moments import expression_levels
 from lingshu_model.effects.moved import FitCells
 from lingshu_model.effects.quantiles import LARGE, Quantiles, stray
 from lingshu_model.effects.roots import roots
@@ -327,3 +328,15 @@ def test_a_lost_gene_of_many_counts_raises_no_other(library: float):
     error = difference.std(axis=0) / np.sqrt(len(new))
     assert (np.abs(difference.mean(axis=0) - change) - 2 * error).max() < 0.1
     assert 0.9 * library < cells.sum() / new.sum() < 1.1
+
+
+def test_a_gene_that_thousands_of_control_cells_lack_is_raised_as_far_as_its_effect_says():
+    rng = np.random.default_rng(11)
+    rate = np.concatenate([[0.0], np.full(40, 14.0)])
+    control = sparse.csr_matrix(rng.poisson(rate, (2_048, 41)).astype(np.float64))
+    change, largest = np.zeros(41), np.full(41, 0.1)
+    change[0] = 1.6
+    mover = fit_mover(control, change, largest)
+    moved = expression_levels(mover.move(control, seed=5))
+    reached = float(moved[:, [0]].mean() - expression_levels(control)[:, [0]].mean())
+    assert reached == pytest.approx(1.6, abs=0.1)
