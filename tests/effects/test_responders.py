@@ -115,7 +115,7 @@ def test_few_cells_or_genes_have_a_single_strength():
         effect.mean, effect.sd, np.where(four, 1e-4, 1.0))) is None  # fmt: skip
 
 
-def testem_shares_keeps_both_constraints_and_never_lowers_the_likelihood():
+def test_em_keeps_both_constraints_and_never_lowers_the_likelihood():
     rng = np.random.default_rng(0)
     strengths = np.array(GRADED)
     density = rng.dirichlet(np.full(24, 0.4), len(strengths)) + 1e-3
