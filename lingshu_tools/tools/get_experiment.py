@@ -117,7 +117,12 @@ class Provenance(View):
 class GetResult(Result):
     """An experiment or a screen; fields that do not apply to it are null."""
 
-    detail_only = Result.detail_only | {"moved_umi_share", "effect_note", "user_cells"}
+    detail_only = Result.detail_only | {
+        "moved_umi_share",
+        "responder_share",
+        "effect_note",
+        "user_cells",
+    }
     general_caveats = GENERAL | SAMPLE_GENERAL | SCORE_GENERAL | COMPLETE_GENERAL
 
     tool: str

@@ -88,7 +88,7 @@ class PerturbCells(Simulation):
 class PerturbResult(Result):
     """The effect of a perturbation."""
 
-    detail_only = Result.detail_only | {"effect_note", "moved_umi_share"}
+    detail_only = Result.detail_only | {"effect_note", "moved_umi_share", "responder_share"}
     general_caveats = GENERAL
 
     perturbation: str
