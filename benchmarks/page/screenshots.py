@@ -42,14 +42,15 @@ def experiments(page: Page) -> None:
     settle(page)
 
 
-def compared(page: Page) -> None:
-    experiments(page)
-    boxes = page.get_by_role("checkbox")
-    boxes.nth(0).check()
-    boxes.nth(1).check()
-    page.get_by_role("button", name="Compare the two").click()
-    page.wait_for_selector("h3:has-text('Most certain')")
-    settle(page)
+def compared(other: str) -> Callable[[Page], None]:
+    def act(page: Page) -> None:
+        tab("Compare")(page)
+        page.get_by_label("Id of the other experiment").fill(other)
+        page.keyboard.press("Enter")
+        page.wait_for_selector("h3:has-text('Most certain')", timeout=60_000)
+        settle(page)
+
+    return act
 
 
 def nothing(_page: Page) -> None: ...
@@ -64,7 +65,8 @@ def main() -> None:
     app = App(given.home, door="python")
     screens = call(app, "list_experiments", {"kind": "screens", "limit": 1})
     screen = screens.screens[0].screen_id  # type: ignore[attr-defined]
-    best = call(app, "get_experiment", {"id": screen}).ranking[0].experiment_id  # type: ignore[attr-defined]
+    ranking = call(app, "get_experiment", {"id": screen}).ranking  # type: ignore[attr-defined]
+    best, second = ranking[0].experiment_id, ranking[1].experiment_id
     states: dict[str, tuple[str, Callable[[Page], None]]] = {
         "screens": ("", nothing),
         "experiments": ("", experiments),
@@ -76,7 +78,7 @@ def main() -> None:
         "cells": (best, tab("Cells")),
         "evidence": (best, tab("Evidence")),
         "provenance": (best, tab("Provenance")),
-        "compare": ("", compared),
+        "compare": (best, compared(second)),
         "unknown": ("exp_none", nothing),
     }
     given.out.mkdir(parents=True, exist_ok=True)
