@@ -217,12 +217,11 @@ def test_validation_cells_of_a_condition_without_training_cells_choose_no_delive
         [c.interventions[0].target if c.interventions else "" for c in cells.conditions]
     )
     of_cell = target[cells.condition]
-    run: Any = SimpleNamespace(
-        train=cells.take(np.flatnonzero(of_cell != "G5")),
-        held_out=cells.take(np.flatnonzero(np.isin(of_cell, held))),
-        priors={},
-        candidate=lambda *_: dict.fromkeys((MOVED, TRAINING_CELLS)),
-    )
+    train = cells.take(np.flatnonzero(of_cell != "G5"))
+    held_out = cells.take(np.flatnonzero(np.isin(of_cell, held)))
+    run = finish.Finish(spec(), train, held_out, None)
+    either = dict.fromkeys((MOVED, TRAINING_CELLS))
+    monkeypatch.setattr(finish.Finish, "candidate", lambda *_: either)
     monkeypatch.setattr(choice, "_distances", lambda _c, _h, judged, _f: [1.0 for _ in judged])
     delivery, basis = choice.choose(run, tmp_path)
     assert delivery == MOVED
