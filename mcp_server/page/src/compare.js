@@ -63,7 +63,7 @@ export function comparison(figure) {
 
 function rows(figure, chosen) {
   const pairs = chosen.map((i) => figure.interval[i] ?? figure.mc_interval[i]).filter(Boolean).flat();
-  const x = scale([...pairs, ...chosen.map((i) => figure.difference[i])], 6, 154, { zero: true });
+  const x = scale([...pairs, ...chosen.map((i) => figure.difference[i])], 6, 124, { zero: true });
   return table("Genes that differ", ["gene", "difference", axisHead(x, "difference, drawn"), "95 % interval", "lfsr"],
     chosen.map((i) => [figure.gene[i], fixed(figure.difference[i]),
       intervalBar(x, { value: figure.difference[i], interval: figure.interval[i], inner: figure.interval[i] ? null : figure.mc_interval[i] }),
