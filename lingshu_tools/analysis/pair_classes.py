@@ -17,7 +17,8 @@ and 1 where one part does it all: suppressive below 0.65, redundant below 1.35, 
 Above, the pair is `parallel`: its parts are one pathway's, and that is no evidence of synergy.
 
 The errors of genes are taken as independent, with the sd of a new experiment. The class is that of
-most draws of the coefficients; with less than half of them it is `unclear`.
+most draws of the coefficients. It is `unclear` with less than half of them (a synergy with less
+than 0.8), with an interval wider than +- 0.6, or where the sign of no gene of a part is supported.
 """
 
 from collections import Counter
@@ -27,6 +28,7 @@ from typing import Literal
 import numpy as np
 
 from lingshu_model.contracts.posterior import Floats, Posterior
+from lingshu_tools.analysis.certainty import SUPPORTED
 
 Name = Literal[
     "additive",
@@ -42,6 +44,10 @@ SIMILAR = 0.8
 SUPPRESSED, RAISED, DOMINATED = 0.6, 1.3, 0.35
 LITTLE, ALONE, MORE = 0.65, 1.35, 2.6
 EXPLAINED, LEAST = 0.5, 0.25
+WIDE = 0.6
+"""Half width of a coefficient's 95 % interval above which it says nothing."""
+SURE = 0.8
+"""Share of draws from which a synergy is called."""
 DRAWS = 2000
 NORMAL = 1.959964
 
@@ -95,7 +101,9 @@ def pair_class(a: Posterior, b: Posterior, pair: Posterior, seed: int = 0) -> Pa
     draws = generator.multivariate_normal(c, covariance, DRAWS, method="eigh")
     names = Counter[Name](_of_similar(d[0]) if similar else _of_two(d) for d in draws)
     name, n = names.most_common(1)[0]
-    if n < DRAWS / 2 or _square(a) <= _noise(a) or _square(b) <= _noise(b):
+    wide = bool((NORMAL * sd > WIDE).any())
+    least = SURE if name == "synergistic" else 0.5
+    if n < least * DRAWS or wide or not (_is_clear(a) and _is_clear(b)):
         name = "unclear"
     return PairClass(name, n / DRAWS, spans, explained)
 
@@ -133,6 +141,11 @@ def _square(posterior: Posterior) -> float:
 def _noise(posterior: Posterior) -> float:
     """Return what `_square` of no change exceeds by chance alone in one of 30,000 cases."""
     return 4 * float(np.sqrt(2 * (posterior.sd**4).sum()))
+
+
+def _is_clear(part: Posterior) -> bool:
+    """Return whether the sign of a gene is supported."""
+    return bool((part.lfsr <= SUPPORTED).any())
 
 
 def _cosine(a: Floats, b: Floats) -> float:

@@ -1,9 +1,12 @@
 """What plan_screen and run_screen say in their summaries."""
 
 import re
+from pathlib import Path
 
 import pytest
 
+from lingshu_model.contracts import Catalogue
+from lingshu_testing import FakeEngine
 from lingshu_tools.app import App
 from lingshu_tools.calls.dispatcher import call
 
@@ -60,3 +63,22 @@ def test_the_same_call_proposes_the_same_and_is_recorded_once(app: App, top_n: i
     assert plates[0].proposal_id == plates[1].proposal_id
     assert len(app.ledger.measurements(screens[0].screen_id)) == 1
     assert app.ledger.verify().ok
+
+
+def test_measured_pairs_have_a_class_and_predicted_pairs_have_none(tmp_path: Path):
+    checkpoint = Catalogue().load("k562-crispra-semisynthetic")
+    app = App(tmp_path / "home", engine=FakeEngine(checkpoint.panel))
+    pairs = ["IRF1 + SET", "CEBPE + PTPN12", "IRF1 + CEBPE"]
+    request = {"checkpoint": checkpoint.name, "objective": {"magnitude": 1}, "candidates": pairs,
+               "n_cells": 4, "wait_s": 45}  # fmt: skip
+    result = call(app, "run_screen", request)
+    while result.status in ("queued", "running"):
+        result = call(app, "run_screen", request)
+    said = {row.perturbation: row.combination for row in result.ranking}
+    assert said["IRF1 crispra + SET crispra"].pair == "additive"
+    assert said["CEBPE crispra + PTPN12 crispra"].pair == "suppressive"
+    assert said["CEBPE crispra + IRF1 crispra"].pair is None
+    first, second = said["IRF1 crispra + SET crispra"].coefficients
+    assert 0 < first[1] < first[0] < first[2] < 1.3
+    assert 0 < second[1] < second[0] < second[2] < 1.3
+    app.close()
