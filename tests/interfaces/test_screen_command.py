@@ -118,6 +118,7 @@ def test_a_candidate_that_fails_ends_the_command_with_an_error(
 
     monkeypatch.setattr(FakeEngine, "submit", counted)
     monkeypatch.setattr(FakeEngine, "wait", failing)
+    monkeypatch.setattr(screen_command, "STEP_S", 0.0)
     ran = run(shell, *SCREEN, "--json")
     result = json.loads(ran.stdout)
     assert any("JAK2" in caveat for caveat in result["caveats"])

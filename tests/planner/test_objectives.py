@@ -119,6 +119,13 @@ def test_what_acts_like_a_knockout_is_its_pathway_and_never_itself(app: App):
     assert "cosine" in planned(app, {"like": ["JAK2"]}, detail="detailed").units["best.score"]
 
 
+def test_a_combination_that_holds_a_reference_is_no_candidate(app: App):
+    candidates = ["JAK2 + STAT1", "IRF1 + JAK2 + STAT1", "IRF1 + JAK2", "STAT1"]
+    result = planned(app, {"like": ["STAT1 + JAK2"]}, candidates)
+    assert result.candidates == ["IRF1 knockout + JAK2 knockout", "STAT1 knockout"]
+    assert any("2 (what candidates are compared with" in c for c in result.caveats)
+
+
 def test_reversal_turns_the_ranking_of_similarity(app: App):
     like, unlike = (plan(app, {kind: ["STAT1 knockout"]}, ["JAK2", "SPI1", "BRD4"])
                     for kind in ("like", "unlike"))  # fmt: skip
@@ -166,6 +173,9 @@ def test_several_aims_count_by_their_spread(app: App):
     summed = values[:, 0] / both.objective.scale + 2 * values[:, 1] / aim.scale
     np.testing.assert_allclose(values[:, 2], summed)
     assert values[:, 0].std() == pytest.approx(both.objective.scale, rel=0.3)
+    # Without the reference itself, whose cosine is the largest.
+    assert 0.4 * aim.scale < values[:, 1].std() < 1.2 * aim.scale
+    assert aim.scale != 1.0
     assert (
         "standard deviations"
         in planned(app, {"lower": ["PSMB9"], "like": ["SPI1"]}, detail="detailed").units[
