@@ -92,12 +92,9 @@ def will_show(limit: float | None) -> list[str]:
     ]
 
 
-def wont_show(plan: Plan) -> list[str]:
-    """Return what a screen does not show."""
-    return [
-        "Anything about candidates that are not listed, dose, time or viability.",
-        f"More than these {plan.control.n_cells} cells can: more cells narrow mc_interval only.",
-    ]
+def wont_show() -> list[str]:
+    """Return what no screen shows; what this one does not is in its summary."""
+    return ["Candidates that are not listed, dose, time, viability; more cells narrow mc_interval."]
 
 
 def rest_sentence(scored: Sequence[Ranked], named: int) -> str:

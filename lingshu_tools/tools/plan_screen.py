@@ -298,7 +298,7 @@ def plan_result(app: App, plan: Plan, screen: Screen | None) -> PlanResult:
         prediction_error=error and error.rms,
         sham_limit=limit,
         will_show=will_show(limit),
-        wont_show=wont_show(plan),
+        wont_show=wont_show(),
         truncated=_truncated(labels, screen),
     )
 
