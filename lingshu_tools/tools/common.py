@@ -100,8 +100,8 @@ MaxSeconds = Annotated[
         description=f"Refuse if estimated longer; needed above {ASK_ABOVE_S:.0f}",
     ),
 ]
-Steps = Annotated[int | None, Field(ge=1, le=MOST_STEPS)]
-Guidance = Annotated[float | None, Field(ge=0, le=MOST_GUIDANCE)]
+Steps = Annotated[int | None, Field(ge=1, le=MOST_STEPS, description="Of the network")]
+Guidance = Annotated[float | None, Field(ge=0, le=MOST_GUIDANCE, description="w of the network")]
 AllowUnfit = Annotated[
     bool,
     Field(description="Also where the fitness check failed"),

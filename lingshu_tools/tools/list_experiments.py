@@ -38,7 +38,7 @@ class ListExperiments(Arguments):
     status: (
         Literal["queued", "running", "interrupted", "succeeded", "failed", "cancelled"] | None
     ) = Field(default=None, description="Only in this state")
-    checkpoint: str | None = Field(default=None, max_length=100, description="")
+    checkpoint: str | None = Field(default=None, max_length=100, description="Its name")
     perturbation: str | None = Field(
         default=None, max_length=200, description="As listed: STAT1 knockout"
     )
