@@ -94,7 +94,7 @@ def will_show(limit: float | None) -> list[str]:
 
 def wont_show() -> list[str]:
     """Return what no screen shows; what this one does not is in its summary."""
-    return ["Candidates that are not listed, dose, time, viability; more cells narrow mc_interval."]
+    return ["Other candidates, dose, time, viability; more cells narrow mc_interval."]
 
 
 def rest_sentence(scored: Sequence[Ranked], named: int) -> str:
