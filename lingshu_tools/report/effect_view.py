@@ -14,7 +14,7 @@ from lingshu_tools.analysis import Effect, NullLabels, Residuals, interval
 from lingshu_tools.analysis.certainty import LEAST_LFSR, SUGGESTIVE, SUPPORTED, word
 from lingshu_tools.analysis.error_by_size import FEWEST, ErrorBySize, misjudged
 from lingshu_tools.analysis.sizes import NullSizes, Size, matched_check
-from lingshu_tools.calls.results import Truncated, call_text, finite, rounded
+from lingshu_tools.calls.results import call_text, finite, rounded
 from lingshu_tools.errors import InputError
 from lingshu_tools.experiments.designs import Design
 from lingshu_tools.experiments.findings import strongest, unpack_effect
@@ -24,6 +24,7 @@ from lingshu_tools.experiments.sampling_options import sampling_caveats
 from lingshu_tools.experiments.stored_effects import error_model, parts_of, stored_effect
 from lingshu_tools.report.evidence import design_sentence
 from lingshu_tools.report.experiment_views import Shown
+from lingshu_tools.report.kept_rows import cut, kept_rows
 from lingshu_tools.report.normalisation import (
     LARGE_SHARE,
     MOVED,
@@ -369,7 +370,7 @@ def effect_fields(
     if blob is None:
         if normalise == "unresponsive":
             raise InputError(NEEDS_CELLS.format(name=record.experiment.id))
-        return _from_row(record, limit)
+        return _from_row(record, genes, limit, offset)
     view = EffectView(record.design, unpack_effect(blob))
     panel = record.design.checkpoint.panel
     arguments = None if genes is None else resolve_genes(record.design.checkpoint, genes)
@@ -394,7 +395,7 @@ def effect_fields(
         "null_check": view.null_check(),
         "target_check": view.target_checks(),
         "genes": [_scaled(view.gene(i), scaled, i) for i in rows],
-        "truncated": cut(len(rows), len(order), record.experiment.id, offset),
+        "truncated": cut(len(rows), len(order), record.experiment.id, offset, arguments),
         "next_step": f"{call_text('plot_experiment', id=record.experiment.id, kind='volcano')} "
         f"draws it; {call_text('replay_experiment', id=record.experiment.id)} proves it.",
     }
@@ -412,28 +413,30 @@ def _scaled(gene: GeneEffect, scaled: Rescaled | None, place: int) -> GeneEffect
     )
 
 
-def cut(shown: int, total: int, name: str, offset: int = 0) -> Truncated | None:
-    """Return what was left out of a list of genes, or None."""
-    if shown >= total:
-        return None
-    more = f'get_experiment(id="{name}", detail="effects", offset={offset + shown})'
-    return Truncated(shown=shown, total=total, how_to_get_more=f"{more}, or name genes=[…]")
-
-
-def _from_row(record: Shown, limit: int) -> dict[str, Any]:
+def _from_row(
+    record: Shown, genes: Sequence[str] | None, limit: int, offset: int
+) -> dict[str, Any]:
     """Return what the outcome itself keeps, for a ledger whose objects are elsewhere."""
     n_cells = int(record.result["n_cells"])
-    kept = record.result["kept"][:limit]
-    top = ", ".join(f"{row['gene']} {row['value']:+.2f}" for row in kept[:3])
+    again = f"{call_text('replay_experiment', id=record.experiment.id)} makes the cells again"
+    page = kept_rows(
+        record.result,
+        record.experiment.id,
+        limit=limit,
+        offset=offset,
+        genes=None if genes is None else resolve_genes(record.design.checkpoint, genes),
+        total=record.result["measured_genes"],
+        rest=again,
+    )
+    top = ", ".join(f"{row['gene']} {row['value']:+.2f}" for row in record.result["kept"][:NAMED])
     sentence = design_sentence(record.design)
     return {
         "summary": f"{record.where}: strongest changes (log1p_cp10k) {top}. {sentence}",
         "units": UNITS,
-        "caveats": [NOT_STORED, MONTE_CARLO],
-        "genes": [kept_gene(row, n_cells) for row in kept],
-        "truncated": cut(len(kept), record.result["measured_genes"], record.experiment.id),
-        "next_step": f"{call_text('replay_experiment', id=record.experiment.id)} makes the cells "
-        "again.",
+        "caveats": [NOT_STORED, *page.caveats, MONTE_CARLO],
+        "genes": [kept_gene(row, n_cells) for row in page.rows],
+        "truncated": page.truncated,
+        "next_step": f"{again}.",
     }
 
 

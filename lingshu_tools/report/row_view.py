@@ -7,22 +7,30 @@ held-out evidence, the other genes) is left out, and a caveat says which digest 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
-from lingshu_tools.calls.results import Truncated
 from lingshu_tools.errors import MissingCheckpointError
+from lingshu_tools.execution.screens import candidates_of
+from lingshu_tools.experiments.designs import context_label
 from lingshu_tools.ledger import Ledger, Screen
-from lingshu_tools.report.effect_view import MONTE_CARLO, UNITS, cut, kept_gene
+from lingshu_tools.report.effect_view import MONTE_CARLO, UNITS, kept_gene
 from lingshu_tools.report.experiment_views import Recorded
+from lingshu_tools.report.kept_rows import kept_rows
 from lingshu_tools.report.result_parts import GeneMean
 
 _INSTALL = "Install the checkpoint that the caveat names; then ask again."
 
 
 def experiment_fields(
-    record: Recorded, missing: MissingCheckpointError, *, limit: int, offset: int
+    record: Recorded,
+    missing: MissingCheckpointError,
+    *,
+    limit: int,
+    offset: int,
+    genes: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """Return the fields of a result that a row and its outcome give."""
+    """Return the fields of a result that a row and its outcome give; `genes` alone if named."""
     row, outcome = record.experiment, record.outcome
     # From the columns of the row alone: the design needs the checkpoint.
     where = f"{row.perturbation or 'control'} in {row.context or 'no context'}"
@@ -41,7 +49,7 @@ def experiment_fields(
     if outcome is None:
         fields["summary"] = f"{where}: {status}; it cannot go on without its checkpoint."
     if record.succeeded:
-        fields |= _genes(record, where, limit, offset)
+        fields |= _genes(record, where, limit, offset, genes)
         # What is missing comes first: all that follows is less than was asked for.
         fields["caveats"] = [str(missing), *fields["caveats"]]
     return fields
@@ -51,7 +59,8 @@ def screen_fields(
     ledger: Ledger, screen: Screen, missing: MissingCheckpointError
 ) -> dict[str, Any]:
     """Return the fields of a result that a screen's rows give: how many are in which state."""
-    children = ledger.children(screen.id)
+    # One of each position: those that were begun again count, what they stand for does not.
+    children = candidates_of(ledger, screen.id)
     counts = Counter(str(ledger.status(child.id)) for child in children)
     states = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
     complete = counts["succeeded"] == len(children)
@@ -66,30 +75,48 @@ def screen_fields(
     }
 
 
-def _genes(record: Recorded, where: str, limit: int, offset: int) -> dict[str, Any]:
+def _genes(
+    record: Recorded, where: str, limit: int, offset: int, genes: Sequence[str] | None
+) -> dict[str, Any]:
+    name, tool = record.experiment.id, record.experiment.tool
+    if tool == "score_cells":
+        # A score has no genes, and its numbers need no panel.
+        best = min(record.result["contexts"], key=lambda row: row["bits"] or 0.0)
+        return {
+            "summary": f"{where}: best fits {context_label(best['context'])}; as cells of the "
+            f"context asked about they are {record.result['verdict']}.",
+            "caveats": [],
+        }
+    # Kept genes of sampled and completed cells are means, those of a perturbation changes.
+    means = tool in ("sample_cells", "complete_cells")
+    page = kept_rows(
+        record.result,
+        name,
+        limit=limit,
+        offset=offset,
+        genes=genes,
+        total=None if means else record.result["measured_genes"],
+        rest=_INSTALL,
+    )
     kept = record.result["kept"]
-    rows = kept[offset : offset + limit]
-    # Kept genes of a sample are means, those of a perturbation changes.
-    if record.experiment.tool == "sample_cells":
-        top = ", ".join(f"{row['gene']} {row['value']:.2f}" for row in kept[:3])
-        left_out = len(kept) - len(rows)
+    form = ".2f" if means else "+.2f"
+    top = ", ".join(f"{row['gene']} {row['value']:{form}}" for row in kept[:3])
+    if means:
         return {
             "summary": f"{where}: highest genes (log1p_cp10k) {top}.",
             "units": {"mean": "log1p_cp10k"},
-            "caveats": [],
+            "caveats": page.caveats,
             "genes": [
-                GeneMean(gene=row["gene"], mean=row["value"], training_mean=None) for row in rows
+                GeneMean(gene=row["gene"], mean=row["value"], training_mean=None)
+                for row in page.rows
             ],
-            "truncated": Truncated(shown=len(rows), total=len(kept), how_to_get_more=_INSTALL)
-            if left_out
-            else None,
+            "truncated": page.truncated,
         }
-    top = ", ".join(f"{row['gene']} {row['value']:+.2f}" for row in kept[:3])
     return {
         "summary": f"{where}: strongest changes (log1p_cp10k) {top}. What they are worth is in the "
         "evidence of their checkpoint, which is not here.",
         "units": UNITS,
-        "caveats": [MONTE_CARLO],
-        "genes": [kept_gene(row, int(record.result["n_cells"])) for row in rows],
-        "truncated": cut(len(rows), record.result["measured_genes"], record.experiment.id, offset),
+        "caveats": [*page.caveats, MONTE_CARLO],
+        "genes": [kept_gene(row, int(record.result["n_cells"])) for row in page.rows],
+        "truncated": page.truncated,
     }

@@ -1,5 +1,6 @@
 """complete_cells: genes that a user's cells do not measure drawn given those that they do."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import Field
@@ -10,7 +11,6 @@ from lingshu_tools.calls.registry import ToolSpec
 from lingshu_tools.calls.results import (
     Number,
     Result,
-    Truncated,
     call_text,
     finite,
     render,
@@ -26,8 +26,10 @@ from lingshu_tools.experiments.designs import (
     resolve_context,
 )
 from lingshu_tools.experiments.findings import seen_row
+from lingshu_tools.experiments.gene_names import resolve_genes
 from lingshu_tools.experiments.sampling_options import resolve_clamp
 from lingshu_tools.report.experiment_views import Shown, envelope
+from lingshu_tools.report.kept_rows import kept_rows
 from lingshu_tools.report.result_parts import GeneMean
 from lingshu_tools.tools.clamp_argument import Clamps
 from lingshu_tools.tools.common import begin_experiment, planned
@@ -116,26 +118,37 @@ def complete_cells(app: App, arguments: CompleteCells) -> CompleteResult | Pendi
 
 
 def show_completed(
-    app: App, record: Shown, *, limit: int = ROWS, offset: int = 0
+    app: App,
+    record: Shown,
+    *,
+    limit: int = ROWS,
+    offset: int = 0,
+    genes: Sequence[str] | None = None,
 ) -> CompleteResult:
-    """Return a completing experiment in whatever state it is."""
+    """Return a completing experiment in whatever state it is; `genes` alone if named."""
     fields = envelope(app, record)
     if record.succeeded:
-        fields |= _succeeded(record, limit, offset)
+        fields |= _succeeded(record, limit, offset, genes)
     return CompleteResult(**fields, **_facts(record.design))
 
 
-def _succeeded(record: Shown, limit: int, offset: int) -> dict[str, Any]:
+def _succeeded(
+    record: Shown, limit: int, offset: int, genes: Sequence[str] | None
+) -> dict[str, Any]:
     result, design = record.result, record.design
-    kept = result["kept"]
     # Highest means first, as the outcome keeps them.
-    rows = kept[offset : offset + limit]
+    page = kept_rows(
+        result,
+        record.experiment.id,
+        limit=limit,
+        offset=offset,
+        genes=None if genes is None else resolve_genes(design.checkpoint, genes),
+    )
     # log1p_cp10k of training cells by symbol, beside the drawn means.
     trained: dict[str, float] = {}
     if (row := seen_row(design)) is not None:
         means = design.checkpoint.reference["mean_log1p_cp10k"][row]
         trained = dict(zip(design.checkpoint.panel, means.tolist(), strict=True))
-    more = call_text("get_experiment", id=record.experiment.id, limit=50)
     export = call_text("export_experiment", id=record.experiment.id)
     n = result["drawn_genes"]
     return {
@@ -143,7 +156,7 @@ def _succeeded(record: Shown, limit: int, offset: int) -> dict[str, Any]:
         f"they do not measure are drawn as in {context_label(design.context)}, given "
         f"{result['measured_genes']:,} measured ones, which stay as they are.",
         "units": UNITS,
-        "caveats": [DRAWN, *caveats_of(design)],
+        "caveats": [*page.caveats, DRAWN, *caveats_of(design)],
         "drawn_genes": n,
         "pearson_with_training": result["pearson_with_training"],
         "genes": [
@@ -152,11 +165,9 @@ def _succeeded(record: Shown, limit: int, offset: int) -> dict[str, Any]:
                 mean=item["value"],
                 training_mean=finite(trained.get(item["gene"])),
             )
-            for item in rows
+            for item in page.rows
         ],
-        "truncated": Truncated(shown=len(rows), total=len(kept), how_to_get_more=more)
-        if len(rows) < len(kept)
-        else None,
+        "truncated": page.truncated,
         "next_step": f"{export} writes the cells; var['in_file'] tells measured genes from drawn.",
     }
 

@@ -265,22 +265,16 @@ def _experiment(app: App, record: Shown, arguments: GetExperiment) -> GetResult:
             f"{record.experiment.tool}; leave it out"
         )
         raise InputError(message)
+    _check_genes(arguments, record)
+    page: dict[str, Any] = {"genes": arguments.genes, "limit": limit, "offset": arguments.offset}
     if record.experiment.tool == "sample_cells":
-        result: Result = show_sample(app, record, limit=limit, offset=arguments.offset)
+        result: Result = show_sample(app, record, **page)
     elif record.experiment.tool == "complete_cells":
-        result = show_completed(app, record, limit=limit, offset=arguments.offset)
+        result = show_completed(app, record, **page)
     elif record.experiment.tool == "score_cells":
         result = show_score(app, record)
     else:
-        result = show_effect(
-            app,
-            record,
-            genes=arguments.genes,
-            limit=limit,
-            offset=arguments.offset,
-            detailed=detailed,
-            normalise=arguments.normalise,
-        )
+        result = show_effect(app, record, **page, detailed=detailed, normalise=arguments.normalise)
     # The tool's own view, under the names that this result has in common with it.
     fields = {name: getattr(result, name) for name in type(result).model_fields}
     if detail == "provenance":
@@ -288,17 +282,24 @@ def _experiment(app: App, record: Shown, arguments: GetExperiment) -> GetResult:
     return GetResult(tool=record.experiment.tool, replay=_replay(app, record), **fields)
 
 
+def _check_genes(arguments: GetExperiment, record: Recorded) -> None:
+    """Refuse named genes of an experiment that has none."""
+    if arguments.genes and record.experiment.tool == "score_cells":
+        message = f"{arguments.id} scores cells as a whole: leave out genes"
+        raise InputError(message)
+
+
 def _without_checkpoint(
     app: App, arguments: GetExperiment, missing: MissingCheckpointError
 ) -> GetResult:
     record = recorded(app, arguments.id)
-    limit = arguments.limit or max(1, _ROWS[arguments.detail])
-    fields = experiment_fields(record, missing, limit=limit, offset=arguments.offset)
+    _check_genes(arguments, record)
+    limit = arguments.limit or max(1, _ROWS[arguments.detail], len(arguments.genes or ()))
+    fields = experiment_fields(
+        record, missing, limit=limit, offset=arguments.offset, genes=arguments.genes
+    )
     if arguments.detail == "provenance":
         fields |= {"genes": None, "truncated": None, "provenance": _provenance(record)}
-    elif arguments.genes and "genes" in fields:
-        wanted = {name.casefold() for name in arguments.genes}
-        fields["genes"] = [gene for gene in fields["genes"] if gene.gene.casefold() in wanted]
     return GetResult(tool=record.experiment.tool, replay=_replay(app, record), **fields)
 
 

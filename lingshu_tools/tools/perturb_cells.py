@@ -21,8 +21,9 @@ from lingshu_tools.experiments.designs import (
 )
 from lingshu_tools.experiments.gene_names import resolve_genes
 from lingshu_tools.experiments.stored_effects import stored_effect
-from lingshu_tools.report.effect_view import MONTE_CARLO, cut, effect_fields
+from lingshu_tools.report.effect_view import MONTE_CARLO, effect_fields
 from lingshu_tools.report.experiment_views import Shown, envelope
+from lingshu_tools.report.kept_rows import cut
 from lingshu_tools.report.normalisation import MOVED
 from lingshu_tools.report.result_parts import GeneEffect, Magnitude, TargetCheck
 from lingshu_tools.tools.common import (
@@ -189,8 +190,14 @@ def show_effect(
             kept = kept[: len(kept) - taken] if genes is None else kept
         if len(kept) < len(rows):
             known: Truncated | None = fields["truncated"]
-            total = known.total if known else len(rows)
+            total = known.total if known else offset + len(rows)
             more = cut(len(kept), total, record.experiment.id, offset)
+            if genes:
+                # The rest is named again: of this page, and what follows it in the call.
+                symbols = resolve_genes(record.design.checkpoint, genes)
+                names = [row.gene for row in rows]
+                names += symbols[symbols.index(names[-1]) + 1 :]
+                more = cut(len(kept), total, record.experiment.id, genes=names)
             fields |= {"genes": kept, "truncated": more}
         if enrichment:
             most = SETS_DETAILED if detailed or app.door == "python" else SETS

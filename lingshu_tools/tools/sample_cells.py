@@ -1,5 +1,6 @@
 """sample_cells: cells of a condition, and how they compare with the training cells of it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import Field
@@ -10,7 +11,6 @@ from lingshu_tools.calls.registry import ToolSpec
 from lingshu_tools.calls.results import (
     Number,
     Result,
-    Truncated,
     View,
     call_text,
     finite,
@@ -20,8 +20,10 @@ from lingshu_tools.calls.results import (
 from lingshu_tools.calls.waiting import Pending
 from lingshu_tools.experiments.designs import Design
 from lingshu_tools.experiments.findings import QUANTILES, seen_row
+from lingshu_tools.experiments.gene_names import resolve_genes
 from lingshu_tools.experiments.sampling_options import sampling_caveats
 from lingshu_tools.report.experiment_views import Shown, envelope
+from lingshu_tools.report.kept_rows import kept_rows
 from lingshu_tools.report.result_parts import GeneMean
 from lingshu_tools.tools.common import (
     InterventionArgument,
@@ -88,18 +90,33 @@ def sample_cells(app: App, arguments: SampleCells) -> SampleResult | Pending[Sam
     )
 
 
-def show_sample(app: App, record: Shown, *, limit: int = ROWS, offset: int = 0) -> SampleResult:
-    """Return a sampling experiment in whatever state it is."""
+def show_sample(
+    app: App,
+    record: Shown,
+    *,
+    limit: int = ROWS,
+    offset: int = 0,
+    genes: Sequence[str] | None = None,
+) -> SampleResult:
+    """Return a sampling experiment in whatever state it is; `genes` alone if named."""
     fields = envelope(app, record)
     if record.succeeded:
-        fields |= _succeeded(record, limit, offset)
+        fields |= _succeeded(record, limit, offset, genes)
     return SampleResult(**fields, **_facts(record.design))
 
 
-def _succeeded(record: Shown, limit: int, offset: int) -> dict[str, Any]:
+def _succeeded(
+    record: Shown, limit: int, offset: int, genes: Sequence[str] | None
+) -> dict[str, Any]:
     quality = _quality(record)
-    kept, quantiles = record.result["kept"], record.result["library_quantiles"]
-    rows = kept[offset : offset + limit]
+    quantiles = record.result["library_quantiles"]
+    page = kept_rows(
+        record.result,
+        record.experiment.id,
+        limit=limit,
+        offset=offset,
+        genes=None if genes is None else resolve_genes(record.design.checkpoint, genes),
+    )
     trained = _training_means(record.design)
     pearson = quality.pearson_of_means
     if pearson is None:
@@ -109,22 +126,23 @@ def _succeeded(record: Shown, limit: int, offset: int) -> dict[str, Any]:
             f"Their mean expression correlates {pearson:.3f} (Pearson) with the training cells'; "
             "that is a check on fit, not on prediction."
         )
-    more = f'get_experiment(id="{record.experiment.id}", limit=50)'
     return {
         "summary": f"{record.where}: median library {quantiles[2]:.0f} UMI, "
         f"{quality.zero_rate:.0%} zeros. {compared}",
         "units": UNITS,
-        "caveats": [FITTED, *sampling_caveats(record.design.checkpoint, record.design.sampling)],
+        "caveats": [
+            *page.caveats,
+            FITTED,
+            *sampling_caveats(record.design.checkpoint, record.design.sampling),
+        ],
         "quality": quality,
         "genes": [
             GeneMean(
                 gene=row["gene"], mean=row["value"], training_mean=finite(trained.get(row["gene"]))
             )
-            for row in rows
+            for row in page.rows
         ],
-        "truncated": Truncated(shown=len(rows), total=len(kept), how_to_get_more=more)
-        if len(rows) < len(kept)
-        else None,
+        "truncated": page.truncated,
         "next_step": _next_step(record),
     }
 

@@ -1,5 +1,6 @@
 """score_cells: how typical a user's cells are of a context, and which context fits them best."""
 
+import math
 from typing import Any
 
 from pydantic import Field
@@ -119,8 +120,8 @@ def show_score(app: App, record: Shown) -> ScoreResult:
 def _succeeded(record: Shown) -> dict[str, Any]:
     result, design = record.result, record.design
     rows = [ContextScore(**row) for row in result["contexts"]]
-    # The best first; `against` keeps the order of the request.
-    rows.sort(key=lambda row: row.bits or 0.0)
+    # The best first, without a score last; `against` keeps the order of the request.
+    rows.sort(key=lambda row: math.inf if row.bits is None else row.bits)
     first = dict((design.cells or {})["against"][0])
     return {
         "summary": _summary(design, rows, result, first),
@@ -142,17 +143,25 @@ def _summary(
 ) -> str:
     best = rows[0]
     where = f"{design.n_cells} cells of {context_label(design.context)}"
-    second = ""
-    if len(rows) > 1:
-        more, se = rows[1].more_than_best or 0.0, rows[1].more_se or 0.0
-        # Paired over cells: twice the standard error, about a 95 % interval.
-        clear = "clearly " if more > 2 * se else "not clearly "
-        second = f", {clear}better than the next ({more:+.3g} bits)"
+    bits = "no finite score" if best.bits is None else f"{best.bits:.3g} bits per gene"
+    second = _margin(rows[1]) if len(rows) > 1 else ""
     return (
-        f"{where}: best fits {context_label(best.context)} ({best.bits:.3g} bits per gene"
+        f"{where}: best fits {context_label(best.context)} ({bits}"
         f"{second}). As cells of {context_label(first)} they are {result['verdict']}: "
         f"{result['usual_share']:.0%} score as 95% of simulated cells do."
     )
+
+
+def _margin(second: ContextScore) -> str:
+    """Return how much better the best context is than the second, as a phrase; may be empty."""
+    more, se = second.more_than_best, second.more_se
+    if more is None:
+        return ""
+    if se is None:
+        return f", better than the next ({more:+.3g} bits), how clearly is unknown of one cell"
+    # Paired over cells: twice the standard error, about a 95 % interval.
+    clear = "clearly" if more > 2 * se else "not clearly"
+    return f", {clear} better than the next ({more:+.3g} bits)"
 
 
 def score_table(result: ScoreResult) -> str:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import anndata
@@ -12,7 +13,7 @@ from made_model import SPEC, made_cells
 from user_cells_lab import LocalChildren, LocalEngine, patiently
 
 from lingshu_model.contracts import Catalogue, Cells, Checkpoint, decode_cells
-from lingshu_model.contracts.user_cells import DRAWS
+from lingshu_model.contracts.user_cells import BITS, DRAWS
 from lingshu_model.network import numerics
 from lingshu_model.sampling.load import load_sampler
 from lingshu_model.sampling.scoring import score_cells
@@ -22,7 +23,12 @@ from lingshu_model.train.data.cells import add_shams
 from lingshu_model.train.initialisation import InitialState
 from lingshu_tools.app import App
 from lingshu_tools.calls.concise import structured
+from lingshu_tools.calls.dispatcher import call
 from lingshu_tools.errors import InputError
+from lingshu_tools.experiments.designs import context_label
+from lingshu_tools.experiments.scores import score_summary
+from lingshu_tools.report.experiment_views import shown
+from lingshu_tools.tools.score_cells import show_score
 from lingshu_tools.user_cells import Roots
 
 
@@ -168,3 +174,63 @@ def test_limits_and_checkpoints_without_a_network_are_refused_before_anything_is
         patiently(lab, tool, {"cells": str(mine), "n_cells": 2001})
     with pytest.raises(InputError, match="no network"):
         patiently(app, tool, {"cells": str(mine)})
+
+
+def scored(app: App, name: str, bits: np.ndarray):
+    """A recorded score with other `bits` of two contexts, [cells, 2], and of simulated cells."""
+    record = shown(app, name)
+    # Of each context `DRAWS` equal draws; those of the simulated cells are the first context's.
+    counts = np.repeat(np.column_stack([bits, bits[:, 0]]) * BITS, DRAWS, axis=1).astype(np.int32)
+    cells = Cells(counts, np.ones(counts.shape[1], bool), None)
+    result = score_summary({"against": [{"line": "x"}, {"line": "y"}]}, cells)
+    return replace(record, outcome=replace(record.outcome, result=result))
+
+
+def test_how_clearly_a_context_fits_best_is_not_said_of_one_cell(lab: App, mine: Path):
+    name = patiently(lab, "score_cells", {"cells": str(mine), "n_cells": 2}).experiment_id
+    near, far = np.array([[2.0, 2.1], [2.0, 1.95]] * 6), np.array([[3.0, 2.1], [2.9, 2.2]] * 6)
+    for bits, word in (
+        (far[:1], "better than the next (+0.9 bits), how clearly is unknown of one cell"),
+        (near[:1], "better than the next (+0.1 bits), how clearly is unknown of one cell"),
+        (far, "clearly better than the next"),
+        (near, "not clearly better than the next"),
+    ):
+        result = show_score(lab, scored(lab, name, bits))
+        assert (result.contexts[1].more_se is None) == (len(bits) == 1)
+        assert f"bits per gene, {word}" in result.summary
+
+
+def test_a_context_without_a_score_comes_last_and_breaks_nothing(lab: App, mine: Path):
+    name = patiently(lab, "score_cells", {"cells": str(mine), "n_cells": 2}).experiment_id
+    record = scored(lab, name, np.array([[2.0, 2.1], [2.0, 2.2]]))
+    first, second = record.result["contexts"]
+    for empty in ([first], [first, second]):
+        rows = [
+            {"context": row["context"], "best_share": 0.5}
+            | dict.fromkeys(("bits", "se", "more_than_best", "more_se"))
+            if row in empty
+            else row
+            for row in (first, second)
+        ]
+        outcome = replace(record.outcome, result={**record.result, "contexts": rows})
+        result = show_score(lab, replace(record, outcome=outcome))
+        assert [row.bits is None for row in result.contexts] == [len(empty) == 2, True]
+        assert ("no finite score" in result.summary) == (len(empty) == 2)
+
+
+def test_a_score_and_completed_cells_are_shown_without_their_checkpoint(
+    lab: App, mine: Path, tmp_path: Path
+):
+    score = patiently(lab, "score_cells", {"cells": str(mine), "n_cells": 5})
+    drawn = patiently(lab, "complete_cells", {"cells": str(mine), "n_cells": 5})
+    with pytest.raises(InputError, match="leave out genes"):
+        call(lab, "get_experiment", {"id": score.experiment_id, "genes": ["G1"]})
+    lab.catalogue = Catalogue([tmp_path / "empty"])
+    result = call(lab, "get_experiment", {"id": score.experiment_id})
+    assert result.status == "succeeded"
+    assert score.typical.verdict in result.summary
+    assert context_label(score.contexts[0].context) in result.summary
+    result = call(lab, "get_experiment", {"id": drawn.experiment_id})
+    # Means, which have no sign and no interval.
+    assert [row.mean for row in result.genes[:3]] == [row.mean for row in drawn.genes[:3]]
+    assert "strongest changes" not in result.summary

@@ -15,6 +15,7 @@ from made_screens import (
     run,
 )
 
+from lingshu_model.contracts import Catalogue
 from lingshu_testing import FakeEngine
 from lingshu_tools.app import App
 from lingshu_tools.calls.dispatcher import call
@@ -67,6 +68,22 @@ def test_a_cancelled_screen_goes_on_by_its_id_and_keeps_what_is_done(cancelled: 
     assert all(app.ledger.outcome(i) == outcome for i, outcome in before.items())
     assert sorted(app.engine.submitted) == sorted((c.perturbation or "").split()[0] for c in new)
     assert app.ledger.verify().ok
+
+
+def test_a_resumed_screen_is_finished_without_its_checkpoint_too(
+    cancelled: tuple[App, str], tmp_path: Path
+):
+    app, screen_id = cancelled
+    here = app.catalogue
+    for status, states in (
+        ("interrupted", "2 cancelled, 3 succeeded"),
+        ("succeeded", "5 succeeded"),
+    ):
+        app.catalogue = Catalogue([tmp_path / "empty"])
+        result = call(app, "get_experiment", {"id": screen_id})
+        assert (result.status, f"5 experiments: {states}." in result.summary) == (status, True)
+        app.catalogue = here
+        finish(app, call(app, "run_screen", {"screen_id": screen_id, "wait_s": 45}))
 
 
 def test_a_cancelled_candidate_says_where_it_was_begun_again(cancelled: tuple[App, str]):
