@@ -61,20 +61,22 @@ class Aim:
             kept: genes that count, broadcast to it; None = all.
         """
         # 0 where a gene does not count: it adds to no product and to no length.
-        d, t = self._parts(change, kept)
+        counted = self._counted(change, kept)
+        d, t = self._parts(change, counted)
         if self.kind == "magnitude":
             return np.sqrt((d**2).sum(axis=-1))
         length = np.sqrt((t**2).sum(axis=-1))
         if self.kind == "toward":
             left = np.sqrt(((t - d) ** 2).sum(axis=-1))
             return np.where(length > _NOTHING, 1 - left / np.maximum(length, _NOTHING), 0.0)
-        scale = length * self._size(d, variance, kept)
+        scale = length * self._size(d, variance, counted)
         cosine = np.where(scale > _NOTHING, (t * d).sum(axis=-1) / np.maximum(scale, _NOTHING), 0.0)
         return cosine if self.kind == "like" else -cosine
 
     def gradient(self, change: Floats, variance: Floats, kept: NDArray[np.bool_]) -> Floats:
         """Return the derivative of the value by each gene's change, [genes]; 0 where undefined."""
-        d, t = self._parts(change, kept)
+        counted = self._counted(change, kept)
+        d, t = self._parts(change, counted)
         if self.kind == "magnitude":
             size = float(np.sqrt(d @ d))
             return d / size if size > _NOTHING else np.zeros_like(d)
@@ -83,29 +85,27 @@ class Aim:
             left = float(np.sqrt((t - d) @ (t - d)))
             # d/dd of 1 - |t - d| / |t|; at d = t, where it has no derivative, 0.
             return (t - d) / (left * length) if left * length > _NOTHING else np.zeros_like(d)
-        size = float(self._size(d, variance, kept))
+        size = float(self._size(d, variance, counted))
         if size * length <= _NOTHING:
             return np.zeros_like(d)
         # d/dd of t.d / (|t| S), S^2 = |d|^2 + sum v: the second term is that of S.
         slope = t / (length * size) - float(t @ d) * d / (length * size**3)
         return slope if self.kind == "like" else -slope
 
-    def _parts(self, change: Floats, kept: NDArray[np.bool_] | None) -> tuple[Floats, Floats]:
-        """Return d and t with 0 where a gene does not count or is not known."""
+    def _counted(self, change: Floats, kept: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
+        """Return which genes count, in products, lengths and variances alike: known, and kept."""
         counted = np.isfinite(change) if kept is None else np.isfinite(change) & kept
         if self.target_change is not None:
             counted = counted & np.isfinite(self.target_change)
+        return counted
+
+    def _parts(self, change: Floats, counted: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+        """Return d and t with 0 where a gene does not count."""
         d = np.where(counted, change, 0.0)
         return d, d if self.target_change is None else np.where(counted, self.target_change, 0.0)
 
-    def _size(self, d: Floats, variance: Floats | None, kept: NDArray[np.bool_] | None) -> Floats:
+    def _size(self, d: Floats, variance: Floats | None, counted: NDArray[np.bool_]) -> Floats:
         squares = (d**2).sum(axis=-1)
         if variance is None:
             return np.sqrt(squares)
-        counted = (
-            np.isfinite(self.target_change)
-            if self.target_change is not None
-            else np.isfinite(variance)
-        )
-        counted = counted if kept is None else counted & kept
         return np.sqrt(squares + np.where(counted, variance, 0.0).sum(axis=-1))

@@ -127,7 +127,12 @@ class _Brief:
 
 def _beside_best(evidence: EvidenceView, brief: dict[str, Any]) -> dict[str, Any]:
     """Return a tier's evidence with the best simple predictor alone beside the model."""
-    simple = {n: b for n, b in evidence.baselines.items() if n in evidence.simple and b.value}
-    best = max(simple, key=lambda name: simple[name].value or 0, default=None)
+    # 0 is the value of a prediction of no change; only an unknown value is left out.
+    values = {
+        name: figure.value
+        for name, figure in evidence.baselines.items()
+        if name in evidence.simple and figure.value is not None
+    }
+    best = max(values, key=lambda name: values[name], default=None)
     others = brief["baselines"]
     return brief | {"baselines": {best: others[best]} if best else {}}

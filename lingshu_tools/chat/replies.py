@@ -52,6 +52,8 @@ class Assembly:
     def __init__(self) -> None:
         self._text: list[str] = []
         self._calls: dict[int, _Partial] = {}
+        # The call that a number stands for, where it has stood for another before.
+        self._keys: dict[int, int] = {}
         self._finish: str | None = None
         self._usage: dict[str, int] = {}
         self.ended = False
@@ -89,9 +91,13 @@ class Assembly:
             self._finish = choice["finish_reason"]
 
     def _take_call(self, place: int, call: Mapping[str, Any]) -> None:
-        # Some servers leave the number out, and send whole calls.
+        # Some servers leave the number out, or give every call the same one, and send whole calls.
         index = call.get("index")
-        key = index if isinstance(index, int) else place
+        number = index if isinstance(index, int) else place
+        key = self._keys.get(number, number)
+        if key in self._calls and _begins_another(self._calls[key], call):
+            key = max(self._calls) + 1
+            self._keys[number] = key
         if key not in self._calls and len(self._calls) >= MOST_CALLS:
             return
         partial = self._calls.setdefault(key, _Partial())
@@ -124,6 +130,24 @@ class Assembly:
         # A call that was cut could be valid JSON of something else than was meant.
         complete = () if cut or self._finish == "length" else tuple(calls)
         return Reply("".join(self._text), complete, self._finish, cut, self._usage)
+
+
+def _begins_another(partial: _Partial, call: Mapping[str, Any]) -> bool:
+    """Return whether a part of a call under a number in use is of another call than that one."""
+    identity = call.get("id")
+    if isinstance(identity, str) and identity and partial.id and identity != partial.id:
+        return True
+    function = call.get("function")
+    function = function if isinstance(function, dict) else {}
+    # With a name and arguments after arguments that are whole: these cannot go on.
+    return bool(function.get("name") and function.get("arguments")) and _is_whole(partial.arguments)
+
+
+def _is_whole(arguments: str) -> bool:
+    try:
+        return isinstance(json.loads(arguments), dict)
+    except ValueError:
+        return False
 
 
 def _items(value: Any) -> list[dict[str, Any]]:

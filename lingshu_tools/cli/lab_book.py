@@ -61,7 +61,7 @@ def _experiment_page(app: App, name: str) -> list[str]:
             ("came out", _came_out(result, outcome)),
             ("evidence", _evidence(result) if isinstance(result, Result) else []),
             ("made on", _environment_lines(ledger, outcome)),
-            ("replays", [*_verdict(app, row), *_replays(ledger, row)]),
+            ("replays", [*_verdict(app, ledger, row), *_replays(ledger, row)]),
             ("record", _record(ledger, row, outcome)),
         ],
     )
@@ -188,8 +188,9 @@ def _leaves(value: Mapping[str, Any], path: str = "") -> Iterable[tuple[str, str
             yield f"{path}{key}", inner if isinstance(inner, str) else json.dumps(inner)
 
 
-def _verdict(app: App, row: Experiment) -> list[str]:
-    verdict = verdict_of(app, row) if replayed(row) and row.parent else None
+def _verdict(app: App, ledger: Ledger, row: Experiment) -> list[str]:
+    # Outcomes of replays are looked up in this home's ledger, where all of its replays are.
+    verdict = verdict_of(app, row) if replayed(row) and not ledger.read_only else None
     return [f"{verdict.verdict}, this one, of {replayed(row)}"] if verdict else []
 
 

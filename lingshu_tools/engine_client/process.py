@@ -70,7 +70,9 @@ class EngineProcess:
 
     def ensure(self, waiting: Callable[[float], None] | None = None) -> EngineInfo:
         """Return the info of one of this version, as `Engine.ensure`."""
-        end = time.monotonic() + remaining(self._plan.timeout_s)
+        # Before the wait: afterwards nothing remains.
+        limit_s = remaining(self._plan.timeout_s)
+        end = time.monotonic() + limit_s
         # One thread of this process starts it, the others find it running.
         with self._starting:
             while time.monotonic() < end:
@@ -82,7 +84,7 @@ class EngineProcess:
                     self._replace(view)
         message = (
             f"no engine of lingshu {__version__} has answered at {self._place} for "
-            f"{remaining(self._plan.timeout_s):.0f} s, and another one holds "
+            f"{limit_s:.3g} s, and another one holds "
             f"{self._plan.places.lock}: see {self._plan.places.log}. `lingshu engine stop` ends it"
         )
         raise EngineBusyError(message)

@@ -17,7 +17,7 @@ from lingshu_tools.calls.results import call_text
 from lingshu_tools.calls.waiting import next_wait_s
 from lingshu_tools.errors import EngineError, InputError
 from lingshu_tools.execution.screens import candidates_of
-from lingshu_tools.experiments.designs import design_of, row_like
+from lingshu_tools.experiments.designs import cells_of, design_of, row_like
 from lingshu_tools.experiments.disk_space import require_free_space
 from lingshu_tools.experiments.replays import (
     REPLAY_OF,
@@ -77,7 +77,9 @@ def begin_replays(workspace: Workspace, ledger: Ledger, screen_id: str) -> list[
         # Nothing is due by any known profile: one replay starts the engine, whose profile decides.
         due = originals[:1]
     if due:
-        require_free_space(workspace, design, stored_cells=len(due) * design.total_cells)
+        # One by one: rounds of a race have different numbers of cells.
+        cells = sum(cells_of(e.tool, e.request) for e in due)
+        require_free_space(workspace, design, stored_cells=cells)
         under_way += workspace.ledger.begin_many([known.row(e) for e in due])
     return under_way
 

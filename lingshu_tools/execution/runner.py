@@ -221,9 +221,9 @@ class Runner:
 
     def _locked_out(self, experiment_id: str, act: Callable[[], None]) -> bool:
         """Act, and return whether nothing came of it because the database is locked."""
+        locked: str | None = None
         try:
             act()
-            self._locked.pop(experiment_id, None)
         # Another living process works on it.
         except BusyError:
             pass
@@ -234,15 +234,19 @@ class Runner:
         except (EngineError, ClosingError):
             raise
         except LockedError as error:
-            self._locked[experiment_id] = str(error)
-            return True
+            locked = str(error)
         except LingshuError as error:
             self._troubles[experiment_id] = str(error)
         except Exception as error:  # noqa: BLE001 - a thread has nobody to raise to
             self._troubles[experiment_id] = _incident(experiment_id, error)
         finally:
+            # Any other end than this one says that the database could be used.
+            if locked is None:
+                self._locked.pop(experiment_id, None)
+            else:
+                self._locked[experiment_id] = locked
             self._watcher.nudge()
-        return False
+        return locked is not None
 
     def _attempt(self, experiment: Experiment, design: Design) -> None:
         try:

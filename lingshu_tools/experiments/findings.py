@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
 from lingshu_model.contracts import Blob, Cells, Origin
+from lingshu_model.contracts.effects import entry_identity, identity
 from lingshu_tools.analysis import Effect, Objective, paired_effect, paired_score, summarised
 from lingshu_tools.calls.results import finite
 from lingshu_tools.experiments.designs import Design
@@ -187,10 +188,10 @@ def _pearson_with_training(
 
 def seen_row(design: Design) -> int | None:
     """Return the row of the training reference that is exactly this condition; None without."""
-    wanted = sorted((i.target, i.kind) for i in design.interventions)
+    # By target, kind and dose: the cells of another dose are of another condition.
+    wanted = identity(design.interventions)
     for row, entry in enumerate(design.checkpoint.config["seen"]):
-        interventions = sorted((i["target"], i["kind"]) for i in entry["interventions"])
-        if entry["context"] == dict(design.context) and interventions == wanted:
+        if entry["context"] == dict(design.context) and entry_identity(entry) == wanted:
             # A small checkpoint keeps the rows of control conditions alone, which are the first.
             return row if row < len(design.checkpoint.reference["zero_rate"]) else None
     return None

@@ -3,6 +3,7 @@
 Licences and sources: `gene_set_files/LICENCES.md`.
 """
 
+import io
 import lzma
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -84,12 +85,13 @@ def _shipped(name: str) -> Path:
 def _parsed(name: str, content: bytes) -> GeneSets:
     try:
         # Without a byte order mark, which would become part of the first name.
-        lines = content.decode("utf-8-sig").splitlines()
+        # Lines end with \n, \r\n or \r; other separators may stand in a description.
+        text = io.StringIO(content.decode("utf-8-sig"), newline=None)
     except UnicodeDecodeError as error:
         message = f"{quoted(name)} is no text in UTF-8 ({error.reason}); give a GMT file"
         raise InputError(message) from error
     sets: dict[str, tuple[str, ...]] = {}
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(text, 1):
         if not line.strip():
             continue
         title, *rest = (part.strip() for part in line.split("\t"))

@@ -4,6 +4,7 @@ A statement of TOML (a table's header, or `key = value`) begins on a new line, a
 as soon as tomllib can read it; so lines are grouped into statements without a grammar here.
 """
 
+import io
 import json
 import re
 import tomllib
@@ -54,7 +55,8 @@ def with_value(text: str, path: Sequence[str], value: Any) -> str:
     """
     wanted = tuple(path)
     newline = "\r\n" if "\r\n" in text else "\n"
-    lines = text.splitlines(keepends=True)
+    # TOML's lines end with \n alone or after \r: a comment may hold other line separators.
+    lines = list(io.StringIO(text, newline="\n"))
     statements = list(_statements(lines))
     for each in statements:
         if not each.header and each.path == wanted:

@@ -179,5 +179,5 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _silent(interventions: int, total: int) -> None:
-    del interventions, total
+def _silent(rows: int, total: int) -> None:
+    del rows, total

@@ -113,7 +113,7 @@ def read_gene_sets(home: Path) -> dict[str, list[str]]:
     """Return the gene sets of the GMT files of a home, by name."""
     sets: dict[str, list[str]] = {}
     for file in sorted((home / GENE_SETS).glob("*.gmt")):
-        for line in file.read_text("utf-8").splitlines():
+        for line in file.read_text("utf-8").split("\n"):
             name, *rest = line.rstrip("\n").split("\t")
             if len(rest) > 1:
                 sets[name] = [gene for gene in rest[1:] if gene]

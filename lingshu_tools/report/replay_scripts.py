@@ -15,7 +15,7 @@ from lingshu_tools.experiments.sampling_options import Sampling, default_samplin
 from lingshu_tools.ledger import digest_json
 from lingshu_tools.report.experiment_views import Shown
 
-# Of every request; steps, guidance and clamp only where they are not what the call would choose.
+# Of every request; others only where they are not what the call would choose (`_arguments`).
 _ARGUMENTS = ("checkpoint", "context", "interventions", "n_cells", "seed", "first_cell")
 # An identifier, so that the template is valid Python by itself.
 _HERE = "RECORD_STANDS_HERE"
@@ -94,6 +94,8 @@ def _arguments(request: Mapping[str, Any], default: Sampling) -> dict[str, Any]:
         same = {name: request[name] for name in _ARGUMENTS}
         usual = {"steps": default.steps, "guidance": default.guidance}
         same |= {n: request[n] for n, value in usual.items() if request[n] != value}
+        # Without it the call is refused where the condition failed its fitness check.
+        same |= {"allow_unfit": True} if request.get("allow_unfit") else {}
         return same | (_clamp(request["clamp"]) if "clamp" in request else {})
     kept = ("checkpoint", "interventions", "seed") if cells["effect"] else ("checkpoint", "seed")
     same = {name: request[name] for name in kept}

@@ -5,6 +5,8 @@ from typing import Annotated, Any, Final
 
 from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
+from lingshu_tools.errors import quoted
+
 MOST_COUNT = 1_000_000
 MOST_CLAMPED = 100
 CLAMP_SCHEMA: Final = {"type": "array", "items": {"type": "string"}}
@@ -21,7 +23,7 @@ def clamp_map(given: Any) -> Any:
     """Return clamps as a map of gene to UMI, from any form.
 
     Raises:
-        ValueError: no form of clamps, or a gene is named twice.
+        ValueError: no form of clamps, a gene that is no text, or one that is named twice.
     """
     if isinstance(given, dict):
         pairs = list(given.items())
@@ -29,7 +31,11 @@ def clamp_map(given: Any) -> Any:
         pairs = [_pair(item) for item in given]
     else:
         raise ValueError(FORMS)
-    counts = {gene: count for gene, count in pairs if isinstance(gene, str)}
+    unnamed = [gene for gene, _ in pairs if not isinstance(gene, str)]
+    if unnamed:
+        message = f"{quoted(unnamed[0])} is no name of a gene: it must be text. clamp takes {FORMS}"
+        raise ValueError(message)
+    counts = dict(pairs)
     if len(counts) < len(pairs):
         message = "clamp names a gene twice; each gene can have one count"
         raise ValueError(message)

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from lingshu_model.contracts import Checkpoint, CheckpointError
+from lingshu_model.contracts import Checkpoint, CheckpointError, Intervention
 from lingshu_tools.calls.results import call_text
 from lingshu_tools.errors import LingshuError
 from lingshu_tools.system.deadline import time_limit
@@ -99,21 +99,23 @@ def genes_call(checkpoint: Checkpoint) -> str:
 
 
 def perturbation_call(checkpoint: Checkpoint, genes: Collection[str] | None = None) -> str | None:
-    """Return a call of perturb_cells on a trained condition, in a context it was trained in.
+    """Return a call of perturb_cells on a trained and fit condition, in a context of its cells.
 
     Args:
         checkpoint: the checkpoint.
         genes: the targets to choose from; every trained target by default.
 
     Returns:
-        None where no single intervention on any of them was trained.
+        None where no single intervention on any of them was trained and is fit.
     """
     # Without regard to case, as names of targets are resolved.
     allowed = None if genes is None else {name.casefold() for name in genes}
     for entry in checkpoint.config["seen"]:
         match entry["interventions"]:
             case [one] if one["kind"] != "sham" and (
-                allowed is None or one["target"].casefold() in allowed
+                (allowed is None or one["target"].casefold() in allowed)
+                # One that failed its fitness check would be refused.
+                and not checkpoint.unfit(entry["context"], [Intervention(**one)])
             ):
                 return _conditions_call("perturb_cells", checkpoint, entry["context"], [one])
             case _:
@@ -122,8 +124,10 @@ def perturbation_call(checkpoint: Checkpoint, genes: Collection[str] | None = No
 
 
 def control_call(checkpoint: Checkpoint) -> str:
-    """Return a call of sample_cells for control cells of the first context."""
-    return _conditions_call("sample_cells", checkpoint, checkpoint.contexts[0], [])
+    """Return a call of sample_cells for control cells of the first fit context."""
+    contexts = checkpoint.contexts
+    fit = next((c for c in contexts if not checkpoint.unfit(c, ())), contexts[0])
+    return _conditions_call("sample_cells", checkpoint, fit, [])
 
 
 def screen_call(checkpoint: Checkpoint, tool: str) -> str:

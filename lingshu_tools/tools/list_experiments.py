@@ -179,8 +179,10 @@ def _older(app: App, arguments: ListExperiments, before: str) -> tuple[int, bool
 
 
 def _is_newer(created_at: str, arguments: ListExperiments) -> bool:
-    # Both are UTC text of one form, so that their order is that of times.
-    return arguments.since is None or created_at >= arguments.since
+    # Both are UTC text of one form, so that their order is that of times. Without Z, which sorts
+    # after digits, a shorter time comes before all that it begins.
+    since = arguments.since
+    return since is None or created_at.rstrip("Z") >= since.rstrip("Z")
 
 
 def _list_screens(app: App, arguments: ListExperiments) -> ListResult:

@@ -3,7 +3,9 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ import pytest
 import lingshu_tools.engine_client.starting as engine_start
 from lingshu_model.system.file_locks import wait_for_lock
 from lingshu_tools.engine_client.client import Engine
+from lingshu_tools.engine_client.process import EngineProcess
 from lingshu_tools.errors import EngineBusyError, EngineError
 from lingshu_tools.system.deadline import time_limit
 
@@ -168,3 +171,18 @@ def test_old_logs_are_deleted_and_a_file_system_without_links_names_the_log(lab,
 
 def _refuse(*_: object) -> None:
     raise PermissionError
+
+
+def test_an_engine_that_another_process_keeps_from_starting_is_said_with_the_time_it_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    # Neither answers nor can be started: as while another engine leaves, for longer than a call.
+    monkeypatch.setattr(EngineProcess, "_info", lambda *_: None)
+    monkeypatch.setattr(EngineProcess, "_start", lambda *_: time.sleep(0.05))
+    with (
+        Engine(tmp_path, start_timeout_s=300) as engine,
+        time_limit(0.4),
+        pytest.raises(EngineBusyError, match=r"for 0\.[1-4]\d* s") as refused,
+    ):
+        engine.ensure()
+    assert "for 0 s" not in str(refused.value)

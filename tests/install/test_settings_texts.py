@@ -175,6 +175,8 @@ TOML = [
     '[mcp_servers.lingshu]\ncommand = "/old"\n[mcp_servers.lingshu.env] # mine\nMINE = "1"\n',
     '[mcp_servers."lingshu"]\ncommand = \'/old\'\nenv.MINE = "1"\r\n[[x.y]]\na = 1\n[[x.y]]\n',
     '[mcp_servers.lingshu.tools."a.b"]\napproval = "never"\n',
+    '# one\u2028two\u0085three\nmodel = "a\u2029b" # four\u2028five\n[mcp_servers.other]\nx = 1\n',
+    '# one\u2028two\r\n[mcp_servers.lingshu]\r\ncommand = """\r\na\u2028[b]"""\r\n',
 ]
 
 

@@ -335,3 +335,21 @@ def test_moving_toward_cells_is_the_share_of_the_distance_that_is_closed(
     assert away.best[0].score < 1
     assert app.ledger.screen(away.screen_id).plan["objective"]["aims"][0]["context"] == other
     app.close()
+
+
+@pytest.mark.parametrize("kind", ["like", "unlike", "toward"])
+def test_a_gene_without_a_known_change_counts_neither_in_products_nor_in_variances(kind: str):
+    rng = np.random.default_rng(2)
+    target, change, variance = rng.normal(size=(3, 30))
+    variance = variance**2
+    known = np.arange(30) % 3 > 0
+    unknown = np.where(known, change, np.nan)
+    whole, part = (Aim(kind, "", target_change=t) for t in (target, target[known]))
+    expected = float(part.value(change[known], variance[known]))
+    assert float(whole.value(unknown, variance)) == pytest.approx(expected)
+    everything = np.ones(30, bool)
+    gradient = whole.gradient(unknown, variance, everything)
+    assert gradient[known] == pytest.approx(
+        part.gradient(change[known], variance[known], everything[known])
+    )
+    assert not gradient[~known].any()

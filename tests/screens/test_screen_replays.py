@@ -4,6 +4,7 @@ import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from lingshu_tools.app import App
 from lingshu_tools.calls.dispatcher import call
 from lingshu_tools.cli import main
 from lingshu_tools.errors import InputError
+from lingshu_tools.execution import replay_screens
 
 
 class OtherEngine(FakeEngine):
@@ -223,3 +225,30 @@ def test_the_command_line_says_the_verdict_of_a_replay_that_it_waited_for(
     messages = CliRunner().invoke(main, ["replay", first])
     assert messages.exit_code == 0, messages.output
     assert f"Replay of {first} from its row, computed anew: exact" in messages.output
+
+
+def test_the_disk_that_replays_need_is_summed_over_their_sizes(
+    app: App, done: str, monkeypatch: pytest.MonkeyPatch
+):
+    finished = replay_screens._finished
+    sizes = iter([16, 32, 64, 128, 256])
+
+    def rounds(*arguments: Any) -> Any:
+        return [
+            (replace(e, request={**e.request, "n_cells": next(sizes)}), outcome)
+            for e, outcome in finished(*arguments)
+        ]
+
+    asked: list[int] = []
+
+    def require(*_: Any, stored_cells: int) -> None:
+        asked.append(stored_cells)
+
+    monkeypatch.setattr(
+        app.engine, "info", lambda *_: EngineInfo.model_construct(profile_digest="p")
+    )
+    monkeypatch.setattr(replay_screens, "_finished", rounds)
+    monkeypatch.setattr(replay_screens, "require_free_space", require)
+    assert len(replay_screens.begin_replays(app, app.ledger, done)) == 5
+    # Control and perturbed cells of each.
+    assert asked == [2 * (16 + 32 + 64 + 128 + 256)]

@@ -7,7 +7,9 @@ import pytest
 from lingshu_model.contracts import Catalogue
 from lingshu_testing import FakeEngine, make_checkpoint
 from lingshu_tools.app import App
+from lingshu_tools.calls.concise import structured
 from lingshu_tools.calls.dispatcher import call
+from lingshu_tools.calls.results import BaselineView, EvidenceView, Result
 from lingshu_tools.report.evidence import tier_sentence
 
 PERTURB = {"interventions": [{"kind": "knockout", "target": "STAT1"}], "n_cells": 8, "wait_s": 30}
@@ -72,3 +74,27 @@ def test_an_unknown_cost_is_called_unknown(app_with):
     planned = call(app_with(evidence=False), "perturb_cells", PERTURB | {"dry_run": True})
     assert planned.cost.seconds is None
     assert "unknown time" in planned.summary
+
+
+@pytest.mark.parametrize(
+    ("baselines", "best"),
+    [
+        ({"mean_shift": -0.1, "control_mean": 0.0}, {"control_mean": 0.0}),
+        ({"mean_shift": -0.1, "control_mean": -0.2}, {"mean_shift": -0.1}),
+        ({"mean_shift": None, "control_mean": 0.0}, {"control_mean": 0.0}),
+        ({"mean_shift": None, "control_mean": None}, {}),
+    ],
+)
+def test_a_figure_of_0_can_be_the_best_of_the_simple_ones(baselines: dict, best: dict):
+    figures = {name: BaselineView(value=value, interval=None) for name, value in baselines.items()}
+    evidence = EvidenceView(
+        tier="seen",
+        metric="pearson_of_change",
+        set="all",
+        model=BaselineView(value=0.1, interval=None),
+        baselines=figures,
+        beats_trivial_baseline=True,
+    )
+    result = Result(status="succeeded", summary="", ledger_head="", evidence=evidence)
+    shown = structured(result, "perturb_cells", {}, detailed=False)["evidence"]["baselines"]
+    assert {name: figure["value"] for name, figure in shown.items()} == best

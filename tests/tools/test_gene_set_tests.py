@@ -262,3 +262,11 @@ def test_gene_sets_cost_nothing_where_they_are_not_asked_for(app: App):
     result = perturbed(app)
     assert result.enrichment is None
     assert "gene set" not in json.dumps(result.caveats)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_line_separators_within_a_description_end_no_set(tmp_path: Path, end: str):
+    file = tmp_path / "mine.gmt"
+    lines = ["A\tof\u2028one\x85and\x0btwo\tG1\tG2", "B\ts\tG3"]
+    file.write_bytes((end.join(lines) + end).encode())
+    assert read_collection(str(file)).sets == {"A": ("G1", "G2"), "B": ("G3",)}

@@ -13,7 +13,7 @@ from lingshu_testing import OF_FILES, tool_calls
 from lingshu_tools.app import App
 from lingshu_tools.calls import dispatcher
 from lingshu_tools.calls.dispatcher import call
-from lingshu_tools.errors import LingshuError, LockedError
+from lingshu_tools.errors import BusyError, LingshuError, LockedError
 from lingshu_tools.execution import runner
 
 LOCKER = Path(__file__).parent.parent / "ledger" / "locker.py"
@@ -185,3 +185,20 @@ def until(true: Callable[[], bool]) -> None:
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def test_what_is_no_longer_locked_out_is_not_said_to_be(app: App, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(runner, "_LOCKED_PAUSE_S", 0.05)
+    raised: list[Exception] = [LockedError("the database is locked by process 1")]
+
+    def busy(*_: object) -> None:
+        raise raised[0]
+
+    monkeypatch.setattr(runner, "design_of", busy)
+    begun = call(app, "sample_cells", SAMPLE).experiment_id
+    until(lambda: "locked" in (app.runner.trouble(begun) or ""))
+    # Another process works on it: that the database was locked once holds no longer.
+    raised[0] = BusyError("another process works on it")
+    until(lambda: begun not in app.runner.active)
+    assert app.runner.trouble(begun) is None
+    assert not app.runner.stopped([begun])

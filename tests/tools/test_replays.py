@@ -11,6 +11,7 @@ import pytest
 from lingshu_model.contracts import Cells
 from lingshu_testing import FakeEngine, make_checkpoint
 from lingshu_tools.calls.dispatcher import call
+from lingshu_tools.cli.lab_book import page
 from lingshu_tools.errors import InputError
 
 PERTURB = {"interventions": [{"kind": "knockout", "target": "STAT1"}], "n_cells": 16, "wait_s": 30}
@@ -159,3 +160,9 @@ def test_without_stored_cells_the_kept_effects_decide(reference, open_app, check
     assert result.verdict == "equivalent"
     assert result.differs["counts"] == {"perturbed": None}
     assert result.differs["agreement"]["share_within"] >= 0.98
+
+
+def test_the_page_of_a_replay_of_the_reference_ledger_has_its_verdict(reference, open_app, engine):
+    app = open_app(engine, home="another")
+    again = replay(app, reference).experiment_id
+    assert f"exact, this one, of {reference}" in page(app, again)

@@ -17,6 +17,7 @@ from lingshu_tools.errors import InputError
 from lingshu_tools.experiments.sampling_options import resolve_sampling
 from lingshu_tools.lab import Lab
 from lingshu_tools.report.evidence import design_cost
+from lingshu_tools.tools.clamp_argument import clamp_map
 
 STAT1 = {"kind": "knockout", "target": "STAT1"}
 LEARNED = {"n_cells": 4, "wait_s": 45, "steps": 3, "clamp": ["PD-L1=0", "IRF1 = 5"]}
@@ -128,3 +129,10 @@ def test_the_estimate_grows_with_the_passes_of_the_network(app: App):
 
     assert seconds(steps=16) == pytest.approx(2 * seconds())
     assert seconds(guidance=2) == pytest.approx(2 * seconds())
+
+
+@pytest.mark.parametrize("given", [{5: 1}, [{"gene": 5, "count": 1}], {None: 0, "IRF1": 1}])
+def test_a_gene_that_is_no_text_is_named_as_that(given: object):
+    with pytest.raises(ValueError, match=r"(5|None) is no name of a gene") as error:
+        clamp_map(given)
+    assert "twice" not in str(error.value)

@@ -244,7 +244,7 @@ def _file_of_genes(given: str, home: Path, argument: str) -> list[str]:
         if path.stat().st_size > LARGEST_LIST:
             message = f"{quoted(given)} has more than {LARGEST_LIST:,} bytes; give a list of genes"
             raise InputError(message)
-        lines = path.read_text("utf-8-sig").splitlines()
+        lines = path.read_text("utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         message = f"{argument}: {quoted(given)} cannot be read as text ({error})"
         raise InputError(message) from error

@@ -8,6 +8,7 @@ its `priors`; a table from another source, such as a protein language model, wor
 """
 
 import csv
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -50,8 +51,9 @@ def read_gmt(path: Path) -> dict[str, list[str]]:
         PriorsError: a line has no genes.
     """
     by_name: dict[str, list[str]] = {}
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
-        name, *rest = line.split("\t")
+    # A description may hold line separators other than those of files, which end no line.
+    for number, line in enumerate(io.StringIO(path.read_text("utf-8")), 1):
+        name, *rest = line.rstrip("\n").split("\t")
         genes = [gene for gene in rest[1:] if gene]
         if not genes:
             message = f"{path}, line {number}: {line[:40]!r} is no name, description and genes"
