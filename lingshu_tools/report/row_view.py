@@ -84,7 +84,7 @@ def _genes(
         best = min(record.result["contexts"], key=lambda row: row["bits"] or 0.0)
         return {
             "summary": f"{where}: best fits {context_label(best['context'])}; as cells of the "
-            f"context asked about they are {record.result['verdict']}.",
+            f"first context they are {record.result['verdict']}.",
             "caveats": [],
         }
     # Kept genes of sampled and completed cells are means, those of a perturbation changes.

@@ -239,10 +239,10 @@ def test_the_disk_that_replays_need_is_summed_over_their_sizes(
             for e, outcome in finished(*arguments)
         ]
 
-    asked: list[int] = []
+    needed: list[int] = []
 
     def require(*_: Any, stored_cells: int) -> None:
-        asked.append(stored_cells)
+        needed.append(stored_cells)
 
     monkeypatch.setattr(
         app.engine, "info", lambda *_: EngineInfo.model_construct(profile_digest="p")
@@ -251,4 +251,4 @@ def test_the_disk_that_replays_need_is_summed_over_their_sizes(
     monkeypatch.setattr(replay_screens, "require_free_space", require)
     assert len(replay_screens.begin_replays(app, app.ledger, done)) == 5
     # Control and perturbed cells of each.
-    assert asked == [2 * (16 + 32 + 64 + 128 + 256)]
+    assert needed == [2 * (16 + 32 + 64 + 128 + 256)]

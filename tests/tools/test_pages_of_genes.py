@@ -36,18 +36,18 @@ def leave(app: App, what: str, tmp_path: Path) -> bool:
 def pages(app: App, name: str, **arguments: Any) -> list[str]:
     """The genes of all pages, each had by the call that the page before prints."""
     genes: list[str] = []
-    asked = {"id": name, **arguments}
+    request = {"id": name, **arguments}
     for _ in range(30):
-        result = call(app, "get_experiment", asked)
+        result = call(app, "get_experiment", request)
         page = [row.gene for row in result.genes]
-        assert page, f"an empty page was advised: {asked}"
+        assert page, f"an empty page was advised: {request}"
         genes += page
         how = result.truncated.how_to_get_more if result.truncated else ""
         # Up to ", or name genes=[…]".
         printed = calls_in(how.partition(", or name")[0])
         if not printed or printed[0][0] != "get_experiment":
             return genes
-        asked = {**printed[0][1], "limit": arguments["limit"]}
+        request = {**printed[0][1], "limit": arguments["limit"]}
     raise AssertionError(f"the pages do not end: {genes}")
 
 
@@ -66,8 +66,8 @@ def test_the_last_page_and_those_beyond_it_advise_no_empty_one(
     app: App, done: str, what: str, offset: int, tmp_path: Path
 ):
     whole = leave(app, what, tmp_path)
-    asked = {"id": done, "detail": "effects", "limit": 5, "offset": offset}
-    result = call(app, "get_experiment", asked)
+    request = {"id": done, "detail": "effects", "limit": 5, "offset": offset}
+    result = call(app, "get_experiment", request)
     left = max(0, (40 if whole else KEPT) - offset)
     assert len(result.genes) == min(5, left)
     how = result.truncated.how_to_get_more if result.truncated else ""
@@ -100,12 +100,12 @@ def test_named_genes_are_shown_at_any_rank_and_those_not_kept_are_said(
 
 @pytest.mark.parametrize("what", ["stored", "no checkpoint"])
 def test_named_genes_of_sampled_cells_are_shown_alone(app: App, what: str, tmp_path: Path):
-    made = call(app, "sample_cells", {"n_cells": 8, "wait_s": 30}).experiment_id
-    kept = [row["gene"] for row in app.ledger.outcome(made).result["kept"]]
+    sampled = call(app, "sample_cells", {"n_cells": 8, "wait_s": 30}).experiment_id
+    kept = [row["gene"] for row in app.ledger.outcome(sampled).result["kept"]]
     leave(app, what, tmp_path)
-    asked = {"id": made, "genes": [kept[30], kept[2]]}
-    assert [row.gene for row in call(app, "get_experiment", asked).genes] == asked["genes"]
-    assert pages(app, made, detail="effects", limit=9) == kept
+    request = {"id": sampled, "genes": [kept[30], kept[2]]}
+    assert [row.gene for row in call(app, "get_experiment", request).genes] == request["genes"]
+    assert pages(app, sampled, detail="effects", limit=9) == kept
 
 
 def test_a_row_that_many_long_genes_fill_names_the_rest_again(

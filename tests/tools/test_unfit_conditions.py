@@ -42,10 +42,10 @@ def unfit(checkpoint, *names: str) -> None:
 def test_the_script_of_an_unfit_condition_runs_it_again(open_app, checkpoint, tmp_path: Path):
     unfit(checkpoint, "STAT1")
     app = open_app(Allowing(checkpoint.panel))
-    asked = {"interventions": [{"kind": "knockout", "target": "STAT1"}], "n_cells": 8}
+    request = {"interventions": [{"kind": "knockout", "target": "STAT1"}], "n_cells": 8}
     with pytest.raises(InputError, match="allow_unfit"):
-        call(app, "perturb_cells", asked)
-    done = call(app, "perturb_cells", {**asked, "allow_unfit": True, "wait_s": 30}).experiment_id
+        call(app, "perturb_cells", request)
+    done = call(app, "perturb_cells", {**request, "allow_unfit": True, "wait_s": 30}).experiment_id
     script = call(app, "export_experiment", {"id": done, "format": "script", "wait_s": 45}).path
     other = open_app(Allowing(checkpoint.panel), home="another")
     assert runpy.run_path(script)["main"](Lab(app=other)) == 0
@@ -54,7 +54,7 @@ def test_the_script_of_an_unfit_condition_runs_it_again(open_app, checkpoint, tm
 def test_every_argument_that_a_request_keeps_is_in_the_script(open_app, checkpoint):
     unfit(checkpoint, "STAT1")
     app = open_app(Allowing(checkpoint.panel))
-    asked = {
+    request = {
         "interventions": [{"kind": "knockout", "target": "STAT1"}],
         "n_cells": 5,
         "seed": 7,
@@ -65,10 +65,10 @@ def test_every_argument_that_a_request_keeps_is_in_the_script(open_app, checkpoi
         "allow_unfit": True,
         "wait_s": 30,
     }
-    done = call(app, "perturb_cells", asked).experiment_id
+    done = call(app, "perturb_cells", request).experiment_id
     script = call(app, "export_experiment", {"id": done, "format": "script", "wait_s": 45}).path
     (record,) = runpy.run_path(script)["RECORD"]
-    assert record["arguments"].keys() == asked.keys() - {"wait_s"} | {"checkpoint", "context"}
+    assert record["arguments"].keys() == request.keys() - {"wait_s"} | {"checkpoint", "context"}
 
 
 def test_an_example_is_a_call_that_is_accepted(open_app, checkpoint):

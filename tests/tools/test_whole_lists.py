@@ -148,10 +148,10 @@ def test_a_summary_of_many_unknown_names_says_how_many_there_are(app: App):
 
 
 def test_a_time_to_the_second_includes_all_of_that_second(app: App):
-    made = call(app, "sample_cells", {"n_cells": 4, "wait_s": 30}).experiment_id
-    at = app.ledger.experiment(made).created_at
+    sampled = call(app, "sample_cells", {"n_cells": 4, "wait_s": 30}).experiment_id
+    at = app.ledger.experiment(sampled).created_at
     for since in (f"{at[:19]}Z", at[:19], f"{at[:16]}Z", f"{at[:21]}Z", at, at[:10]):
         result = call(app, "list_experiments", {"since": since})
-        assert [e.experiment_id for e in result.experiments] == [made], since
+        assert [e.experiment_id for e in result.experiments] == [sampled], since
     later = f"{at[:-1]}9Z"
     assert call(app, "list_experiments", {"since": later}).experiments == []
