@@ -37,7 +37,7 @@ def singles(n: int, genes: int) -> Singles:
     means = strength[:, None] * directions[rng.integers(0, 6, n)]
     interventions = tuple(Intervention(kind="knockout", target=f"G{i:06d}") for i in range(n))
     return Singles(
-        interventions, means, np.full((n, genes), 0.05), np.zeros((n, genes), bool),
+        interventions, means, np.zeros((n, genes), bool),
         np.ones(genes), means.min(axis=0), means.max(axis=0), 0.25, (), np.arange(n),
     )  # fmt: skip
 
