@@ -20,6 +20,8 @@ ROWS: Final = 8
 """Rows of a concise result, unless a call asks for more."""
 ROW_TOKENS: Final = 2_400
 """What the rows of one result may take, at four characters a token; the rest are paged."""
+CONCISE_TOKENS: Final = 600
+"""What a concise result may take, unless a call asks for more rows."""
 DIGITS: Final = 3
 """Significant digits of a number in a concise result."""
 # Characters of the call that a truncated result repeats.
@@ -48,6 +50,13 @@ def fitting(rows: Sequence[V], *, detailed: bool, tokens: int = ROW_TOKENS) -> l
         if left < 0:
             return list(rows[: max(place, 1)])
     return list(rows)
+
+
+def is_short(result: Result) -> bool:
+    """Return whether the concise form of a result is within its budget."""
+    value = structured(result, "", {}, detailed=False)
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return len(text) <= CONCISE_TOKENS * 4
 
 
 def shown(result: Result, *, detailed: bool) -> Result:

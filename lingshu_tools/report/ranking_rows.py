@@ -24,12 +24,14 @@ class CombinationView(View):
     parts' changes in the pair's with their 95 % intervals.
     """
 
-    detail_only = frozenset({"coefficients"})
+    detail_only = frozenset(
+        {"best_single", "gain_over_saturating", "pair_probability", "coefficients"}
+    )
 
-    best_single: str
+    best_single: str = ""
     gain_over_best_single: Number
     gain_over_additive: Number
-    gain_over_saturating: Number | None
+    gain_over_saturating: Number | None = None
     parallel_effects: bool
     pair: str | None = None
     pair_probability: Number | None = None
@@ -73,9 +75,17 @@ class RankedView(View):
 
 
 class CertainRankedView(RankedView):
-    """A candidate whose effect is stored: the posterior interval holds the simulation's noise."""
+    """A candidate whose effect is stored: the posterior interval holds the simulation's noise.
 
-    detail_only = RankedView.detail_only | {"mc_interval", "left_out", "beats_simple"}
+    The interval is centred on `closed_form`.
+    """
+
+    detail_only = RankedView.detail_only | {
+        "mc_interval",
+        "left_out",
+        "beats_simple",
+        "closed_form",
+    }
 
 
 def ranked_view(row: Ranked) -> RankedView:

@@ -22,29 +22,33 @@ def closed_form(plan: Plan, design: Design) -> ScorePosterior | None:
     return score_of(design, plan.objective, plan.residuals(design.support.tier))
 
 
-def scoring_sentence(plan: Plan) -> str | None:
-    """Return what was scored without simulation, and what cannot be known; None without rules."""
+def scoring_sentence(plan: Plan, *, brief: bool = False) -> str | None:
+    """Return what was scored without simulation, and what cannot be known; None without rules.
+
+    `brief` is for a ranking: without the rules and the quantiles of all scores, which the plan has.
+    """
     scoring = plan.scoring
     if scoring is None:
         return None
     rules = ", ".join(scoring.rules)
     rules = rules if len(rules) <= SHOWN_RULES else f"{rules[:SHOWN_RULES]} …"
+    by = "" if brief else f" ({rules})"
     n_guessed = scoring.n - scoring.n_unknown - scoring.n_trained
     said = (
-        f"{scoring.n:,} candidates ({rules}) were scored in closed form, without simulation; "
-        f"the {len(plan.candidates)} best that can be simulated are in the plan"
+        f"{scoring.n:,} candidates{by} were scored in closed form; the "
+        f"{len(plan.candidates)} best that can be simulated are in the plan"
     )
     if not scoring.exact:
         said += " (best of a beam: a better one may have been missed)"
     known = (
-        f" Training had cells of {scoring.n_trained:,} of them; {n_guessed:,} are predicted from "
-        f"parts or features, which says nothing of synergy"
+        f" {scoring.n_trained:,} have training cells; {n_guessed:,} are predicted from parts or "
+        f"features, which says nothing of synergy"
     )
     if scoring.n_untrained:
         known += f", {scoring.n_untrained:,} of these from features alone or unfit, not simulated"
     if scoring.n_unknown:
         known += f"; of {scoring.n_unknown:,} nothing is known"
-    return f"{said}.{known}.{_spread(scoring.quantiles)}"
+    return f"{said}.{known}.{'' if brief else _spread(scoring.quantiles)}"
 
 
 def plan_summary(plan: Plan, cost: str, evidence: str, error: PredictionError | None) -> str:
@@ -127,13 +131,12 @@ def race_caveats(plan: Plan, ranking: Ranking) -> list[str]:
     cells = sum(len(scores) for scores in state.scores.values())
     # What a screen without a race would have spent.
     equal = len(plan.candidates) * plan.control.n_cells
-    spent = f"{cells:,} perturbed cells, of {equal:,} in equal shares"
+    spent = f"{cells:,} cells, of {equal:,} in equal shares"
     # "Settled" is about Monte Carlo noise alone.
     if state.settled:
         return [
-            f"The {race.top_n} best of those simulated are settled: with probability 0.95 no other "
-            f"would score higher by {race.difference:g} with more cells ({spent}). Real cells may "
-            "differ by the prediction error."
+            f"The {race.top_n} best are settled: with probability 0.95 more cells put no other "
+            f"{race.difference:g} higher ({spent}); real cells may."
         ]
     if not state.over:
         return []

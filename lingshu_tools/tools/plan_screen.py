@@ -349,10 +349,14 @@ def support_of(plan: Plan) -> SupportView:
     )
 
 
-def caveats_of(plan: Plan) -> list[str]:
-    """Return what holds for every reading of a plan's scores, run or not."""
+def caveats_of(plan: Plan, *, brief: bool = False) -> list[str]:
+    """Return what holds for every reading of a plan's scores, run or not.
+
+    `brief` leaves out what a plan says of its rules, of scores in closed form, and of tiers other
+    than the weakest.
+    """
     mix, checkpoint = plan.support_mix, plan.control.checkpoint
-    sentences = [tier_sentence(checkpoint, t) for t in mix if t != weakest(plan)]
+    sentences = [tier_sentence(checkpoint, t) for t in mix if t != weakest(plan) and not brief]
     sentences += repeated_candidates(plan)
     left_out = [
         d.label
@@ -363,7 +367,7 @@ def caveats_of(plan: Plan) -> list[str]:
         sentences.append(f"A target's own gene is left out of its score: {listed(left_out, 5)}.")
     sentences += left_out_words(plan.wanted.left_out)
     sentences += _unfit(plan)
-    scoring = scoring_sentence(plan)
+    scoring = scoring_sentence(plan, brief=brief)
     sentences += [scoring] if scoring else []
     stored = plan.control.checkpoint.effects is not None
     why = None if stored else null_labels(plan.control)[1]

@@ -14,7 +14,7 @@ from pydantic import Field
 from lingshu_tools.analysis import NullLabels
 from lingshu_tools.analysis.certainty import SUPPORTED
 from lingshu_tools.analysis.held_out import CONDITION
-from lingshu_tools.calls.concise import Detail, fitting
+from lingshu_tools.calls.concise import Detail, fitting, is_short
 from lingshu_tools.calls.registry import ToolSpec
 from lingshu_tools.calls.results import (
     Progress,
@@ -288,9 +288,8 @@ def _result(
     views = [ranked_view(row) for row in ranking.rows[rows]]
     whole = whole or app.door == "python"
     views = views if whole else fitting(views, detailed=detailed)
-    rows = slice(rows.start, rows.start + len(views))
     tier = weakest(plan)
-    return ScreenResult(
+    result = ScreenResult(
         **_plan_fields(plan),
         status=status,
         summary=_summary(plan, ranking),
@@ -303,17 +302,26 @@ def _result(
             *troubles,
             *_caveats(ranking, children, statuses),
             *race_caveats(plan, ranking),
-            *caveats_of(plan),
+            # The plan has its rules and the spread of scores in closed form; here are rows.
+            *caveats_of(plan, brief=True),
         ],
         screen_id=screen.id,
         ledger_head=str(ledger.head()),
         next_step=_next_step(ledger, screen, status, ranking),
-        truncated=_truncated(plan, screen.id, rows, len(ranking.rows)),
         progress=_progress(plan, ranking, statuses),
         n_done=len(ranking.rows),
         top_k=ranking.k or None,
         ranking=views,
     )
+    # Rows of combinations are longer; a call that names `top` gets them all the same.
+    shorten = not whole and not detailed and rows.stop - rows.start <= BEST
+    while True:
+        present = slice(rows.start, rows.start + len(result.ranking))
+        truncated = _truncated(plan, screen.id, present, len(ranking.rows))
+        result = result.model_copy(update={"truncated": truncated})
+        if not shorten or len(result.ranking) < 2 or is_short(result):
+            return result
+        result = result.model_copy(update={"ranking": result.ranking[:-1]})
 
 
 def _status(statuses: Sequence[Status]) -> ResultStatus:

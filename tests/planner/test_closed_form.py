@@ -100,7 +100,7 @@ def test_a_rule_is_planned_without_simulation(
     assert created.n_candidates == n
     assert not engine.arms
     assert created.best[0].score >= created.best[-1].score
-    assert any("scored in closed form" in c and "cells of" in c for c in created.caveats)
+    assert any("scored in closed form" in c and "training cells" in c for c in created.caveats)
     assert plan(app, candidates=candidates).screen_id == created.screen_id
 
 
@@ -108,7 +108,7 @@ def test_what_cannot_be_simulated_is_counted_and_left_out(app: App, thp1: Checkp
     created = plan(app, candidates=["all_panel"])
     assert {c.split()[0] for c in created.candidates} <= set(thp1.targets["knockout"])
     (said,) = [c for c in created.caveats if "closed form" in c]
-    assert "Training had cells of 25" in said
+    assert "25 have training cells" in said
     assert "290 of these from features alone" in said
 
 
