@@ -18,6 +18,8 @@ from lingshu_tools.tools.example_calls import control_call, perturbation_call
 _CONTEXTS = 8
 _NAMED = 20
 """Names in a summary."""
+UNMEASURED = "not measured: "
+"""`matched_by` of a gene that exists and is not on the panel, before its symbols."""
 
 
 class FindGenes(Arguments):
@@ -124,7 +126,12 @@ def _truncated(arguments: FindGenes, shown: int, total: int) -> Truncated | None
 
 def _next_step(checkpoint: Checkpoint, rows: list[GeneView]) -> str:
     """Return a call on one of the genes, or where none was perturbed one on another gene."""
-    shown = {row.gene or row.asked for row in rows if row.perturbed_by}
+    shown = {
+        name
+        for row in rows
+        if row.perturbed_by
+        for name in ([row.gene] if row.gene else [row.asked, *real_genes(row.asked)])
+    }
     run = perturbation_call(checkpoint, shown) if shown else None
     if run:
         return f"{run} simulates one of them."
@@ -142,10 +149,11 @@ def _resolved(checkpoint: Checkpoint, name: str, contexts: int) -> GeneView:
         return GeneView(
             asked=name,
             gene=None,
-            matched_by=f"not measured: {', '.join(genes)}" if genes else None,
+            matched_by=f"{UNMEASURED}{', '.join(genes)}" if genes else None,
             ensembl=None,
             measured=False,
-            perturbed_by=_perturbed_by(checkpoint, name),
+            # A target need not be on the panel, and may be asked for by another name.
+            perturbed_by=_perturbed_by(checkpoint, name, *genes),
             # For a gene that exists, a similar name is another gene's.
             nearest=[] if genes else nearest(name, checkpoint.panel),
         )
@@ -164,11 +172,11 @@ def _gene_view(checkpoint: Checkpoint, arguments: str, match: Match, contexts: i
     )
 
 
-def _perturbed_by(checkpoint: Checkpoint, name: str) -> list[str]:
-    key = name.strip().casefold()
+def _perturbed_by(checkpoint: Checkpoint, *names: str) -> list[str]:
+    keys = {name.strip().casefold() for name in names}
     # By kind; null labels are no genes.
     known = checkpoint.targets.items()
-    return [k for k, names in known if k != "sham" and key in {n.casefold() for n in names}]
+    return [k for k, targets in known if k != "sham" and keys & {t.casefold() for t in targets}]
 
 
 def _expression(checkpoint: Checkpoint, index: int, contexts: int) -> list[ExpressionView]:
@@ -187,12 +195,20 @@ def _expression(checkpoint: Checkpoint, index: int, contexts: int) -> list[Expre
     ]
 
 
+def _unmeasured(view: GeneView) -> str:
+    """Return what is known of a gene that the panel does not measure."""
+    symbols = (view.matched_by or "").removeprefix(UNMEASURED)
+    named = "" if symbols == view.asked else f"{symbols}, "
+    target = f"; its {', '.join(view.perturbed_by)} was trained" if view.perturbed_by else ""
+    return f"{named}a gene, not measured{target}"
+
+
 def _summary(checkpoint: Checkpoint, arguments: FindGenes, views: list[GeneView]) -> str:
     panel = f"the {len(checkpoint.panel)}-gene panel of {checkpoint.name}"
     if arguments.query is not None:
         return f"{len(views)} genes of {panel} have {arguments.query!r} in a name."
     missing = [
-        f"{v.asked} (a gene, not measured)" if v.matched_by else f"{v.asked} (no known gene)"
+        f"{v.asked} ({_unmeasured(v)})" if v.matched_by else f"{v.asked} (no known gene)"
         for v in views
         if v.gene is None
     ]
