@@ -42,11 +42,13 @@ class Measured:
 
     Attributes:
         value: mean over replicates; larger is better, and control wells are taken off.
-        se: standard error of it; None of one replicate.
+        reading: the same without control wells taken off: what a threshold of hits is about.
+        se: standard error of `value`; None of one replicate.
         n: replicates.
     """
 
     value: float
+    reading: float
     se: float | None
     n: int
 
@@ -90,7 +92,7 @@ class Next:
 def averaged(payloads: Iterable[Mapping[str, Any]]) -> dict[str, Measured]:
     """Return the values of all recordings by label; control wells are left out."""
     # A well that is recorded again counts once.
-    wells: dict[str, dict[int, float]] = {}
+    wells: dict[str, dict[int, tuple[float, float]]] = {}
     for payload in payloads:
         sign = -1.0 if payload["better"] == "lower" else 1.0
         rows = [(row[0], row[2], sign * float(row[1])) for row in payload["values"]]
@@ -98,7 +100,7 @@ def averaged(payloads: Iterable[Mapping[str, Any]]) -> dict[str, Measured]:
         offset = float(np.mean(controls)) if controls else 0.0
         for label, replicate, value in rows:
             if label != CONTROL:
-                wells.setdefault(label, {})[replicate] = value - offset
+                wells.setdefault(label, {})[replicate] = value - offset, value
     return {label: _mean(list(values.values())) for label, values in wells.items()}
 
 
@@ -125,10 +127,18 @@ def compared(
     )
 
 
+def threshold(hit_at: float | None, better: str) -> float | None:
+    """Return the value of a hit where larger is better, as readings are turned."""
+    return -hit_at if hit_at is not None and better == "lower" else hit_at
+
+
 def hits_of(measured: Mapping[str, Measured], hit_at: float | None) -> set[str]:
-    """Return the hits: from a threshold, else the best tenth of what was measured."""
+    """Return the hits: from a threshold, else the best tenth of what was measured.
+
+    The threshold is one of readings, of which larger is better (`threshold`).
+    """
     if hit_at is not None:
-        return {label for label, m in measured.items() if m.value >= hit_at}
+        return {label for label, m in measured.items() if m.reading >= hit_at}
     n = max(1, round(HIT_SHARE * len(measured))) if measured else 0
     ordered = sorted(measured, key=lambda label: (-measured[label].value, label))
     return {label for label in ordered[:n] if measured[label].value > 0}
@@ -232,10 +242,11 @@ def _places(pool: Pool) -> dict[str, int]:
     return {label_of(c): i for i, c in enumerate(pool.candidates)}
 
 
-def _mean(values: Sequence[float]) -> Measured:
+def _mean(wells: Sequence[tuple[float, float]]) -> Measured:
+    values, readings = np.array(wells).T
     n = len(values)
     se = None if n == 1 else float(np.std(values, ddof=1) / np.sqrt(n))
-    return Measured(float(np.mean(values)), se, n)
+    return Measured(float(np.mean(values)), float(np.mean(readings)), se, n)
 
 
 def _coverage(

@@ -159,7 +159,7 @@ def rank(plan: Plan, ledger: Ledger, children: Sequence[Experiment]) -> Ranking:
     ]
     if len(rows) == len(plan.candidates):
         rows = _with_fdr(rows)
-    rows, k = _with_chances(rows)
+    rows, k = _with_chances(rows, plan.race.top_n if plan.race else None)
     return Ranking(tuple(sorted(rows, key=_best_first)), null, why, k, state)
 
 
@@ -288,13 +288,16 @@ def _error(
     return residuals and residuals.of_objective(plan.objective, left_out, predicted)
 
 
-def _with_chances(rows: Sequence[Ranked]) -> tuple[list[Ranked], int]:
-    """Return rows with their chances to be in the top, and how many the top are."""
+def _with_chances(rows: Sequence[Ranked], top_n: int | None) -> tuple[list[Ranked], int]:
+    """Return rows with their chances to be in the top, and how many the top are.
+
+    A race is asked for `top_n`; else the top is a fifth of the candidates, at most `TOP`.
+    """
     posteriors = [row.posterior for row in rows if row.posterior is not None]
     scored = sum(row.value is not None for row in rows)
     if not posteriors or len(posteriors) < scored:
         return list(rows), 0
-    k = min(TOP, max(1, len(posteriors) // 5))
+    k = min(top_n or min(TOP, max(1, len(posteriors) // 5)), len(posteriors))
     chances = iter(in_top(posteriors, k).tolist())
     return [r if r.posterior is None else replace(r, in_top=next(chances)) for r in rows], k
 

@@ -253,6 +253,9 @@ class EffectView:
             note = f"its own RNA goes {'up' if change > 0 else 'down'}"
             if expected is not None:
                 note += ", as expected" if change * expected > 0 else ", against expectation"
+            # What is certain of the simulation need not be of real cells.
+            if self._stored and self._stored.posterior.lfsr[index] > SUGGESTIVE:
+                note += "; by training cells not distinguishable from no effect"
         return TargetCheck(gene=gene, change=change, mc_interval=span, note=note)
 
     def _interval(
@@ -279,11 +282,10 @@ class EffectView:
         if self._stored is None:
             genes = ", ".join(f"{panel[i]} {change[i]:+.2f}" for i in order[:NAMED])
             return f"strongest changes (log1p_cp10k) {genes or 'none'}"
-        lfsr, mean = self._stored.posterior.lfsr, self._stored.posterior.mean
-        by_size = sorted(order, key=lambda i: -abs(mean[i]))
+        lfsr = self._stored.posterior.lfsr
         # Suggestive ones are named only where no change is supported.
         for most, text in ((SUPPORTED, "supported"), (SUGGESTIVE, "suggestive")):
-            sure = [i for i in by_size if lfsr[i] <= most]
+            sure = [i for i in order if lfsr[i] <= most]
             if sure:
                 # The simulated change, as in the rows: one number for a gene in an answer.
                 genes = ", ".join(f"{panel[i]} {change[i]:+.2f}" for i in sure[:NAMED])

@@ -51,6 +51,9 @@ DRAWN = (
     "drawn genes are samples of the model given the measured ones, not measurements; a mean over "
     "cells says more than a single count"
 )
+NOTHING_DRAWN = (
+    "nothing was drawn: the context measures no gene that these cells lack; name one that does"
+)
 COMPLETE_GENERAL = frozenset({DRAWN})
 
 
@@ -156,7 +159,7 @@ def _succeeded(
         f"they do not measure are drawn as in {context_label(design.context)}, given "
         f"{result['measured_genes']:,} measured ones, which stay as they are.",
         "units": UNITS,
-        "caveats": [*page.caveats, DRAWN, *caveats_of(design)],
+        "caveats": [*page.caveats, DRAWN if n else NOTHING_DRAWN, *caveats_of(design)],
         "drawn_genes": n,
         "pearson_with_training": result["pearson_with_training"],
         "genes": [

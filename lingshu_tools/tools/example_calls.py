@@ -40,11 +40,9 @@ def example(app: "App", tool: str, arguments: Mapping[str, Any]) -> str | None:
             case "plan_screen" | "run_screen":
                 return screen_call(_checkpoint(app, wanted), tool)
             case "propose_batch" | "record_measurements":
-                newest = app.ledger.find_screens(limit=1)
-                # An example of record_measurements would be values that nobody measured.
-                if newest and tool == "propose_batch":
-                    return call_text(tool, screen_id=newest[0].id)
-                return screen_call(_checkpoint(app, wanted), "plan_screen")
+                return _on_screen(app, tool, arguments) or screen_call(
+                    _checkpoint(app, wanted), "plan_screen"
+                )
             case "cancel_experiment":
                 # The id of what somebody may want to go on is no example.
                 return call_text("list_experiments", status="running")
@@ -75,6 +73,20 @@ def exemplary(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
     # Of equals `sorted` keeps the order; a checkpoint of drawn cells is not what to begin with.
     plain_first = sorted(checkpoints, key=lambda c: bool(c.caveats))
     return next((c for c in plain_first if perturbation_call(c)), next(iter(plain_first)))
+
+
+def _on_screen(app: "App", tool: str, arguments: Mapping[str, Any]) -> str | None:
+    """Return a call on the screen that was named, else on the newest; None without any."""
+    named = arguments.get("screen_id")
+    ids = [screen.id for screen in app.ledger.find_screens(limit=1)]
+    with suppress(LingshuError):
+        ids = [app.ledger.screen(named).id] if isinstance(named, str) else ids
+    if not ids:
+        return None
+    # An example of record_measurements would be values that nobody measured.
+    if tool == "record_measurements":
+        return call_text("get_experiment", id=ids[0])
+    return call_text(tool, screen_id=ids[0])
 
 
 def _on_newest(app: "App", tool: str) -> str:

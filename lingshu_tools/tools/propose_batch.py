@@ -285,7 +285,8 @@ def _result(
         "status": "succeeded",
         "summary": _summary(plan, arguments, pool, batch, wells),
         "caveats": [],
-        "next_step": call_text("run_screen", screen_id=screen.id),
+        "next_step": f"{call_text('run_screen', screen_id=screen.id)} simulates what is left of "
+        "the screen; record_measurements takes what the lab measures.",
     } | _files(arguments, drawn)
     fields["caveats"] = [*fields["caveats"], *_caveats(arguments, pool, batch)]
     return ProposalResult(
@@ -369,8 +370,8 @@ def _caveats(arguments: ProposeBatch, pool: Pool, batch: Batch) -> list[str]:
     caveats: list[str] = []
     if len(batch.picks) < arguments.n_wells:
         caveats.append(
-            f"The screen has {len(batch.picks)} candidates with a score, fewer than "
-            f"n_wells={arguments.n_wells}: plan more, e.g. with pairs_of."
+            f"{len(batch.picks)} candidates of the screen have a score and are not measured yet, "
+            f"fewer than n_wells={arguments.n_wells}: plan more, e.g. with pairs_of."
         )
     if batch.n_directions < arguments.directions:
         caveats.append(
@@ -385,7 +386,7 @@ def _caveats(arguments: ProposeBatch, pool: Pool, batch: Batch) -> list[str]:
             "the best alone."
         )
     if any(pool.directions[p.place] == UNCLEAR for p in batch.picks):
-        caveats.append(f"{UNCLEAR}: the sign of no other gene is supported.")
+        caveats.append(f"Direction {UNCLEAR!r}: the sign of no gene besides its own is supported.")
     return caveats
 
 

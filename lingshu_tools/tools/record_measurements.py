@@ -31,6 +31,7 @@ from lingshu_tools.planner.learning import (
     compared,
     features_of,
     next_candidates,
+    threshold,
     value_payloads,
 )
 from lingshu_tools.planner.plate import CONTROL
@@ -137,7 +138,8 @@ def record_measurements(app: App, arguments: RecordMeasurements) -> MeasurementR
     row = known or app.ledger.record_measurements(screen.id, payload, principal=app.principal)
     # Scores in other units than genes' changes cannot be compared with values themselves.
     units = arguments.units if plan.objective.units == SCORE_UNITS else ""
-    comparison = compared(pool, measured, units=units, hit_at=arguments.hit_at)
+    hit_at = threshold(arguments.hit_at, arguments.better)
+    comparison = compared(pool, measured, units=units, hit_at=hit_at)
     return _result(app, screen, plan, row, pool, measured, comparison, follows)
 
 
@@ -146,7 +148,7 @@ def _checked(
 ) -> tuple[list[tuple[str, float, int]], list[Perturbation]]:
     """Return wells by the labels of the screen, and the perturbations that they are of."""
     low, high = LARGEST[arguments.units]
-    if arguments.hit_at is not None and not abs(arguments.hit_at) <= high - low:
+    if arguments.hit_at is not None and not low <= arguments.hit_at <= high:
         message = (
             f"hit_at = {arguments.hit_at:g} is no value in {arguments.units}, which are between "
             f"{low:g} and {high:g}; give it in the units of the values, or leave it out for the "
@@ -306,7 +308,7 @@ def _next(
         measured,
         before,
         n=arguments.n_next,
-        hit_at=arguments.hit_at,
+        hit_at=threshold(arguments.hit_at, arguments.better),
         known=known,
         seed=int(plan.digest[-8:], 16) + len(before),
     )

@@ -14,7 +14,7 @@ from lingshu_tools.calls.results import Number, Truncated, View, call_text
 from lingshu_tools.calls.waiting import next_wait_s
 from lingshu_tools.children import State
 from lingshu_tools.errors import InputError
-from lingshu_tools.experiments.designs import Design
+from lingshu_tools.experiments.designs import Design, context_label
 from lingshu_tools.tools.common import (
     CheckpointName,
     ContextArgument,
@@ -252,7 +252,9 @@ def caveats_of(design: Design) -> list[str]:
     if nearest and nearest["pearson"] < ALIKE:
         said.append(
             f"these cells resemble no trained context (at best Pearson {nearest['pearson']:.2f} "
-            f"of mean levels, {nearest['context']}): the carried effect is an extrapolation"
+            f"of mean levels, {context_label(nearest['context'])}): "
+            f"{'the carried effect' if cells['effect'] else 'what is said of them'} is an "
+            "extrapolation"
         )
     return said
 

@@ -215,3 +215,18 @@ def test_a_strategy_that_hits_gets_the_plate_and_the_others_keep_a_share():
     after = credited({}, chosen, set(range(5)))
     assert after["good"].hits == 5
     assert json.dumps(after["bad"].hits) == "0"
+
+
+@pytest.mark.parametrize("controls", [[], [("control", 100.0)]])
+def test_a_threshold_of_hits_is_in_the_units_and_direction_of_the_values(app: App, controls):
+    """A hit is at or below `hit_at` where lower is better, whether or not controls are recorded."""
+    values = [("STAT1", 18.0), ("JAK2", 31.0), ("IRF1", 92.0), ("SMAD4", 108.0), *controls]
+    wanted = {"units": "percent_of_control", "better": "lower", "hit_at": 50.0}
+    result = record(app, planned(app), values, **wanted)
+    assert result.hits == ["STAT1 knockout", "JAK2 knockout"]
+
+
+def test_a_negative_threshold_is_one_of_values_that_fall(app: App):
+    values = [("IRF1", -1.8), ("CUL3", -0.2), ("STAT2", 0.1)]
+    wanted = {"units": "log2_fold_change", "better": "lower", "hit_at": -1.0}
+    assert record(app, planned(app), values, **wanted).hits == ["IRF1 knockout"]

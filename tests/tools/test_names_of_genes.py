@@ -55,8 +55,8 @@ def test_a_misspelled_name_has_the_nearest_beside_it(checkpoint, app: App):
 
 def test_a_target_that_is_not_measured_is_known_by_its_other_names(tmp_path):
     """IFNGR1 (CD119) was knocked out, and is not on the panel of `thp1-crispr`."""
-    asked = {"names": ["CD119"], "checkpoint": "thp1-crispr"}
-    result = call(App(tmp_path), "find_genes", asked)
+    request = {"names": ["CD119"], "checkpoint": "thp1-crispr"}
+    result = call(App(tmp_path), "find_genes", request)
     assert result.genes[0].perturbed_by == ["knockout"]
     assert "CD119 (IFNGR1, a gene, not measured; its knockout was trained)" in result.summary
     assert '"target": "IFNGR1"' in result.next_step
