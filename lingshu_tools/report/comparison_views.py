@@ -52,7 +52,8 @@ class BriefComparedView(ComparedView):
 class GeneDifference(View):
     """A gene in each experiment, and how the one that differs most differs from the first."""
 
-    detail_only = frozenset({"mc_difference"})
+    # The Monte Carlo interval is of `mc_difference`, not of the difference that is always shown.
+    detail_only = frozenset({"mc_difference", "mc_interval"})
 
     gene: str
     changes: list[Number | None] = Field(description="Posterior means, in the order of experiments")

@@ -18,6 +18,8 @@ from lingshu_tools.tools.example_calls import control_call, perturbation_call
 _CONTEXTS = 8
 _NAMED = 20
 """Names in a summary."""
+AMBIGUOUS = "a name of several measured genes: "
+"""`matched_by` of such a name, before their symbols."""
 UNMEASURED = "not measured: "
 """`matched_by` of a gene that exists and is not on the panel, before its symbols."""
 
@@ -146,17 +148,27 @@ def _resolved(checkpoint: Checkpoint, name: str, contexts: int) -> GeneView:
         return _gene_view(checkpoint, name, gene_names(checkpoint).find(name), contexts)
     except NotFoundError:
         genes = real_genes(name)
+        # A name of several genes, some of which are measured, is refused only as ambiguous.
+        here = [gene for gene in genes if _is_measured(checkpoint, gene)]
+        prefix = AMBIGUOUS if here else UNMEASURED
         return GeneView(
             asked=name,
             gene=None,
-            matched_by=f"{UNMEASURED}{', '.join(genes)}" if genes else None,
+            matched_by=f"{prefix}{', '.join(here or genes)}" if genes else None,
             ensembl=None,
             measured=False,
             # A target need not be on the panel, and may be asked for by another name.
             perturbed_by=_perturbed_by(checkpoint, name, *genes),
             # For a gene that exists, a similar name is another gene's.
-            nearest=[] if genes else nearest(name, checkpoint.panel),
+            nearest=here if genes else nearest(name, checkpoint.panel),
         )
+
+
+def _is_measured(checkpoint: Checkpoint, gene: str) -> bool:
+    try:
+        return bool(gene_names(checkpoint).find(gene).symbol)
+    except NotFoundError:
+        return False
 
 
 def _gene_view(checkpoint: Checkpoint, arguments: str, match: Match, contexts: int) -> GeneView:
@@ -196,8 +208,11 @@ def _expression(checkpoint: Checkpoint, index: int, contexts: int) -> list[Expre
 
 
 def _unmeasured(view: GeneView) -> str:
-    """Return what is known of a gene that the panel does not measure."""
-    symbols = (view.matched_by or "").removeprefix(UNMEASURED)
+    """Return why a known name has no gene of the panel."""
+    matched_by = view.matched_by or ""
+    if matched_by.startswith(AMBIGUOUS):
+        return f"{matched_by}; name one"
+    symbols = matched_by.removeprefix(UNMEASURED)
     named = "" if symbols == view.asked else f"{symbols}, "
     target = f"; its {', '.join(view.perturbed_by)} was trained" if view.perturbed_by else ""
     return f"{named}a gene, not measured{target}"

@@ -62,6 +62,13 @@ def test_a_target_that_is_not_measured_is_known_by_its_other_names(tmp_path):
     assert '"target": "IFNGR1"' in result.next_step
 
 
+def test_a_name_of_several_measured_genes_is_not_called_unmeasured(tmp_path):
+    """CD16 is FCGR3A and FCGR3B, which `pbmc` measures."""
+    result = call(App(tmp_path), "find_genes", {"names": ["CD16"], "checkpoint": "pbmc"})
+    assert result.genes[0].nearest == ["FCGR3A", "FCGR3B"]
+    assert "CD16 (a name of several measured genes: FCGR3A, FCGR3B; name one)" in result.summary
+
+
 def test_one_cytokine_is_not_taken_for_another(tmp_path):
     from dataclasses import replace
 
