@@ -32,12 +32,12 @@ HEAD = (
     "tokens of a gene",
     "GFLOP a cell",
     "cells/s before",
-    "after",
+    "cells/s after",
     "ratio",
     "share of the matmul rate before",
-    "after",
+    "share after",
     "peak MiB before",
-    "after",
+    "peak MiB after",
 )
 SIZE, PRODUCTS = 2_048, 8
 

@@ -5,8 +5,8 @@ Plain numpy, no state, no clock.
 
 from lingshu_tools.analysis.aims import Aim, AimKind
 from lingshu_tools.analysis.effects import Effect, expression_levels, interval, paired_effect
-from lingshu_tools.analysis.interactions import NotMeasuredError, expected, interaction
 from lingshu_tools.analysis.null import NullLabels
+from lingshu_tools.analysis.pairs.interactions import NotMeasuredError, expected, interaction
 from lingshu_tools.analysis.residuals import PredictionError, Residuals
 from lingshu_tools.analysis.scores import Objective, Score, Tangent, paired_score
 from lingshu_tools.analysis.student import benjamini_hochberg, t_quantile, t_two_sided

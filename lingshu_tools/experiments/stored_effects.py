@@ -11,7 +11,7 @@ from lingshu_model.contracts.error_model import ErrorModel
 from lingshu_model.contracts.posterior import Floats, Posterior
 from lingshu_tools.analysis import Objective, Residuals, Tangent
 from lingshu_tools.analysis.certainty import ScorePosterior, normal_score, score_posterior
-from lingshu_tools.analysis.pair_classes import PairClass, pair_class
+from lingshu_tools.analysis.pairs.pair_classes import PairClass, pair_class
 from lingshu_tools.experiments.designs import Design, label_of
 
 PARALLEL = 0.8

@@ -26,7 +26,7 @@ from lingshu_tools.analysis.certainty import (
     in_top,
 )
 from lingshu_tools.analysis.held_out import HeldOut
-from lingshu_tools.analysis.pair_classes import PairClass
+from lingshu_tools.analysis.pairs.pair_classes import PairClass
 from lingshu_tools.experiments.designs import Design
 from lingshu_tools.experiments.stored_effects import (
     Parts,

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from lingshu_tools.analysis.certainty import word
 from lingshu_tools.analysis.held_out import CONDITION, HeldOut
-from lingshu_tools.analysis.pair_classes import PairClass
+from lingshu_tools.analysis.pairs.pair_classes import PairClass
 from lingshu_tools.calls.results import Number, View, finite, text_table
 from lingshu_tools.planner import Ranked
 
@@ -20,8 +20,8 @@ class CombinationView(View):
     By stored effects. Without training cells of the combination its effect is the saturating
     expectation, and the gain over it is null. `parallel_effects`: two parts do nearly the same
     alone, as genes of one pathway do. `pair`: the class of a measured pair after Norman 2019
-    (`lingshu_tools.analysis.pair_classes`), the probability of it, and the coefficients of the
-    parts' changes in the pair's with their 95 % intervals.
+    (`lingshu_tools.analysis.pairs.pair_classes`), the probability of it, and the coefficients of
+    the parts' changes in the pair's with their 95 % intervals.
     """
 
     detail_only = frozenset(

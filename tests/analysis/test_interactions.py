@@ -5,7 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from lingshu_tools.analysis.interactions import NotMeasuredError, expected, interaction
+from lingshu_tools.analysis.pairs.interactions import NotMeasuredError, expected, interaction
 
 MEMBERS = ("A", "B", "C", "D")
 SUBSETS = [frozenset(s) for k in (1, 2, 3, 4) for s in combinations(MEMBERS, k)]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lingshu_model.contracts.posterior import Posterior
-from lingshu_tools.analysis.pair_classes import pair_class
+from lingshu_tools.analysis.pairs.pair_classes import pair_class
 
 GENES = 300
 NORMAN = Path(__file__).parents[3] / "shared/data/effects/norman2019_k562_crispra.npz"

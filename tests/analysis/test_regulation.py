@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lingshu_testing import Regulation, Shape
-from lingshu_tools.analysis.interactions import interaction
+from lingshu_tools.analysis.pairs.interactions import interaction
 
 SMALL = Shape(genes=60, targets=5, relays=5, genes_per_pair=20, pairs=6, depth=600.0)
 

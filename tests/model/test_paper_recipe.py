@@ -15,8 +15,8 @@ from lingshu_model.sampling.load import load_sampler
 from lingshu_model.sampling.sampler import Sampler
 from lingshu_model.train.command import train
 from lingshu_model.train.initialisation import InitialState
-from lingshu_model.train.paper import capped
-from lingshu_model.train.recipes import in_paper_recipe
+from lingshu_model.train.recipes.choice import in_paper_recipe
+from lingshu_model.train.recipes.paper import capped
 from lingshu_model.train.spec import TrainingSpec
 from lingshu_model.train.spec_file import SpecError
 

@@ -20,7 +20,7 @@ from lingshu_model.train.inspect.options import Options
 from lingshu_model.train.inspect.plan import MINUTES
 from lingshu_model.train.inspect.show import data_options, options_from
 from lingshu_model.train.own_data import specify
-from lingshu_model.train.recipes import RECIPES
+from lingshu_model.train.recipes.choice import RECIPES
 from lingshu_model.train.scratch import end_by_signals
 from lingshu_model.train.spec import TrainingSpec
 

@@ -22,10 +22,10 @@ from lingshu_model.train.data.gene_names import names_file
 from lingshu_model.train.data.sources import read_cells
 from lingshu_model.train.data.sources import split as split_cells
 from lingshu_model.train.initialisation import InitialState
-from lingshu_model.train.paper import capped
-from lingshu_model.train.paper import finish as finish_paper
 from lingshu_model.train.priors import read_features
-from lingshu_model.train.recipes import DEFAULT, EFFECTS, PAPER, in_paper_recipe
+from lingshu_model.train.recipes.choice import DEFAULT, EFFECTS, PAPER, in_paper_recipe
+from lingshu_model.train.recipes.paper import capped
+from lingshu_model.train.recipes.paper import finish as finish_paper
 from lingshu_model.train.run import learn, reuse
 from lingshu_model.train.scratch import scratch
 from lingshu_model.train.spec import TrainingSpec

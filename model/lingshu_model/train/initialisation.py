@@ -34,7 +34,7 @@ from lingshu_model.train.data.expression import (
     log_frequencies,
 )
 from lingshu_model.train.priors import unit_rows
-from lingshu_model.train.recipes import PAPER
+from lingshu_model.train.recipes.choice import PAPER
 from lingshu_model.train.spec import TrainingSpec
 
 _AFTERWARDS = {"sampler", "calibration", "delivery", "allow_unfit"}

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from lingshu_model.contracts.catalogue import MOST_CAVEAT, MOST_CAVEATS
 from lingshu_model.contracts.messages import TrainedKind
 from lingshu_model.network.config import PAPER_PRESETS, PRESETS
-from lingshu_model.train.recipes import DEFAULT, PAPER, RECIPES
+from lingshu_model.train.recipes.choice import DEFAULT, PAPER, RECIPES
 from lingshu_model.train.spec_file import SpecError, explained, read_json
 
 Name = Annotated[str, Field(min_length=1)]
@@ -95,7 +95,8 @@ class TrainingSpec(_Strict):
     shipped panel, by whose symbols human Ensembl ids are then called; None = names as they are."""
     recipe: Literal[*RECIPES] = DEFAULT  # pyright: ignore[reportInvalidTypeForm]
     """`default`: a network and effects; `effects`: effects and stored control cells, no network;
-    `paper`: a network of the paper's form alone, with guidance (`lingshu_model.train.paper`)."""
+    `paper`: a network of the paper's form alone, with guidance
+    (`lingshu_model.train.recipes.paper`)."""
     delivery: Literal["auto", "moved", "training_cells", "pinned"] = "auto"
     """How effects reach cells (`lingshu_model.sampling.delivery`); `auto`: what is nearer to the
     validation cells."""

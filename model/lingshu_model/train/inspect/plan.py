@@ -15,7 +15,7 @@ from lingshu_model.train.inspect.minutes import (
     spoken,
 )
 from lingshu_model.train.inspect.understanding import Understanding
-from lingshu_model.train.recipes import DEFAULT, PAPER, in_paper_recipe
+from lingshu_model.train.recipes.choice import DEFAULT, PAPER, in_paper_recipe
 from lingshu_model.train.spec import TrainingSpec
 
 SMALL, LARGE = "lingshu-1m-s13", "lingshu-7m-s128"

@@ -1,0 +1,1 @@
+"""Interactions of perturbations, and classes of pairs."""
