@@ -66,7 +66,19 @@ class EvidenceView(View):
     """Held-out figures of one support tier: the model's, and beside it the trivial baselines'."""
 
     detail_only = frozenset({"verdict"})
-    simple: ClassVar = ("mean_shift", "control_mean", "perturb-mean", "context-mean")
+    simple: ClassVar = (
+        "mean_shift",
+        "control_mean",
+        "perturb-mean",
+        "context-mean",
+        "replicate_reference",
+        "resampled_training_cells",
+        "context_mean",
+        "perturbed_mean",
+        "related_mean_shift",
+        "nearest_context_shift",
+        "additive",
+    )
     """Predictors that need no model; a concise result names the best of them."""
 
     tier: Tier

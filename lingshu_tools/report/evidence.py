@@ -39,7 +39,7 @@ def support_view(support: Support) -> SupportView:
     return SupportView(tier=support.tier, n_cells=support.n_cells, note=support.note)
 
 
-def evidence_view(checkpoint: Checkpoint, tier: str) -> EvidenceView | None:
+def evidence_view(checkpoint: Checkpoint, tier: Tier) -> EvidenceView | None:
     """Return the held-out figures of a support tier, or None where none were measured."""
     measured = (checkpoint.evidence.get("tiers") or {}).get(tier)
     if not measured:
@@ -54,8 +54,20 @@ def evidence_view(checkpoint: Checkpoint, tier: str) -> EvidenceView | None:
         model=_figure(headline["model"]),
         baselines={name: _figure(value) for name, value in baselines.items()},
         verdict=str(headline.get("verdict", "not compared")),
-        beats_trivial_baseline=headline.get("beats_trivial_baseline"),
+        beats_trivial_baseline=_beats_simple(
+            trivial=headline.get("beats_trivial_baseline"), figure=of_tier(checkpoint, tier)
+        ),
     )
+
+
+def _beats_simple(*, trivial: bool | None, figure: HeldOut | None) -> bool | None:
+    """Return whether a tier beat every simple predictor, the training mean among them.
+
+    Evidence files know only of predictors without cells of the condition itself (`trivial`).
+    """
+    if not trivial or figure is None or figure.level != TIER or figure.against_simple is None:
+        return trivial
+    return figure.against_simple == "better than"
 
 
 def held_out_view(figure: HeldOut | None) -> HeldOutView | None:

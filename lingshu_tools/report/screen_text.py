@@ -72,7 +72,7 @@ def plan_summary(plan: Plan, cost: str, evidence: str, error: PredictionError | 
         )
     return (
         f"A screen of {plan.n_candidates:,} perturbations to {plan.wanted.words} shows how the "
-        f"checkpoint orders them, not what real cells do: {apart}. {evidence} {cells[0].upper()}"
+        f"model orders them, not what real cells do: {apart}. {evidence} {cells[0].upper()}"
         f"{cells[1:]}: {cost}{_cheaper(plan)}."
     )
 
