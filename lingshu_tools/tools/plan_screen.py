@@ -393,9 +393,8 @@ def _unfit(plan: Plan) -> list[str]:
         return []
     more = f" and {len(named) - NAMED_UNFIT} more" if len(named) > NAMED_UNFIT else ""
     return [
-        f"Unfit in {checkpoint.name!r}: {', '.join(named[:NAMED_UNFIT])}{more}. Their sampled "
-        "cells do not deliver the effect, so a screen does not rank them; leave them out, or ask "
-        "perturb_cells with allow_unfit=true."
+        f"Unfit: {', '.join(named[:NAMED_UNFIT])}{more}. Their sampled cells do not deliver the "
+        "effect, so they are not ranked; perturb_cells takes allow_unfit=true."
     ]
 
 

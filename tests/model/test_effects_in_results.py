@@ -139,7 +139,7 @@ def test_a_screen_names_its_unfit_candidates_before_and_after_it_is_run(
     planned = call(app, "plan_screen", {**wanted, "n_cells": 16})
     run = call(app, "run_screen", {"screen_id": planned.screen_id, "wait_s": 30})
     for result in (planned, run):
-        sentences = [caveat for caveat in result.caveats if caveat.startswith("Unfit in 'made'")]
+        sentences = [caveat for caveat in result.caveats if caveat.startswith("Unfit: ")]
         assert len(sentences) == named
         assert all("G3 knockout (slope 2.00)" in s and "G5" not in s for s in sentences)
 
