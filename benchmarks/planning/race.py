@@ -23,6 +23,7 @@ from lingshu_tools.app import App
 from lingshu_tools.calls.dispatcher import call
 from lingshu_tools.experiments.designs import label_of
 from lingshu_tools.planner import make_plan
+from lingshu_tools.planner.objectives.requests import Request
 from lingshu_tools.planner.proposals import proposal_pool
 
 OBJECTIVE = {"lower": ["PSMB9", "STAT1", "UBE2L6"]}
@@ -42,7 +43,11 @@ def finished(app: App, **arguments: Any):
 
 def best_by_closed_form(app: App) -> list[str]:
     plan = make_plan(
-        app, checkpoint="thp1-crispr", objective=OBJECTIVE, candidates=RULES, top_n=N_REFERENCE // 4
+        app,
+        checkpoint="thp1-crispr",
+        objective=Request(down=OBJECTIVE["lower"]),
+        candidates=RULES,
+        top_n=N_REFERENCE // 4,
     )
     pool = proposal_pool(plan, 0)
     assert pool is not None
