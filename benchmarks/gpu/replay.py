@@ -80,7 +80,7 @@ def sampled_here(tiles: Tiles, *, backwards: bool = False) -> Sampled:
 
 
 def sampled_in_a_child(tiles: Tiles) -> Sampled:
-    """Return the tiles, sampled in a process of its own, the last one first."""
+    """Return the tiles, sampled in a separate process, the last one first."""
     line = ["-m", "benchmarks.gpu", "child", json.dumps(asdict(tiles))]
     return Sampled(**json.loads(output_of(line).splitlines()[-1]))
 

@@ -1,6 +1,6 @@
 """Training steps before and after, one after the other in the same process: a table.
 
-Each row is a process of its own. The new step comes first, so that its peak memory is known; then
+Each row is a separate process. The new step comes first, so that its peak memory is known; then
 both alternate with matrix products in bf16. Times are processor times: other processes of the
 machine change them little. The shortest of the rounds counts.
 """

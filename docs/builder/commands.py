@@ -7,7 +7,7 @@ from importlib import import_module
 
 import click
 
-# Commands that take any arguments and start a module, which has a click command of its own.
+# Commands that take any arguments and start a module, which has a separate click command.
 PASSED_ON = {
     "lingshu train": "lingshu_model.train.__main__",
     "lingshu evaluate": "lingshu_model.evaluate.__main__",

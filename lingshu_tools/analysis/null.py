@@ -45,7 +45,7 @@ class NullLabels:
         recorded = evidence.get("sham")
         if not recorded or len(recorded["changes"]) < 3:
             return None
-        # The evidence lists genes in an order of its own, and perhaps not all of the panel.
+        # The evidence may list genes in another order than the panel, and not all of them.
         by_gene = {g: i for i, g in enumerate(recorded["genes"])}
         wide = np.full((len(recorded["changes"]), len(panel)), np.nan)
         kept = [i for i, gene in enumerate(panel) if gene in by_gene]

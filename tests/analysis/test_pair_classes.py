@@ -95,7 +95,7 @@ def test_intervals_of_coefficients_hold_the_truth():
 
 @pytest.mark.skipif(not NORMAN.exists(), reason=f"{NORMAN.name} is not here")
 def test_dusp9_suppresses_mapk1_as_norman_published():
-    data = np.load(NORMAN, allow_pickle=True)
+    data = np.load(NORMAN)
     place = [str(x) for x in data["doub_labels"]].index("DUSP9+MAPK1")
     kept = ~np.isin(data["genes_hvg"].astype(str), ("DUSP9", "MAPK1"))
     first, second = data["comp_idx"][place]
