@@ -1,7 +1,7 @@
 """How fast sampling and training are: `python -m benchmarks.speed sample|plain|train|compare`.
 
 The first three are one process and one case each, and print one JSON object; benchmarks/README.md
-says what its fields are. `compare` prints a table of training before and after.
+says what its fields are. `compare` prints a table of training, or of sampling, before and after.
 """
 
 import json
@@ -12,7 +12,7 @@ from typing import Any
 import click
 import torch
 
-from benchmarks.speed import comparison
+from benchmarks.speed import comparison, comparison_sampling
 from benchmarks.speed import plain as textbook
 from benchmarks.speed.clock import Clock, Measured, counted, measure
 from benchmarks.speed.samplers import (
@@ -167,9 +167,13 @@ def train(**options: Any) -> None:
 @click.option("--threads", type=int, default=1)
 @click.option("--rounds", type=int, default=5)
 @click.option("--case", type=int, help="One row of the table, in this process.")
-def compare(threads: int, rounds: int, case: int | None) -> None:
+@click.option("--sampling", is_flag=True, help="Tiles of the sampler instead, on one thread.")
+def compare(threads: int, rounds: int, case: int | None, *, sampling: bool) -> None:
     """Print a table of training steps before and after, in alternation, in processor time."""
-    comparison.run(threads, rounds, case)
+    if sampling:
+        comparison_sampling.run(rounds, case)
+    else:
+        comparison.run(threads, rounds, case)
 
 
 def _checkpoint(options: dict[str, Any], tile: int) -> Any:

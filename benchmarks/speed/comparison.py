@@ -79,7 +79,7 @@ def _row(threads: int, rounds: int, preset: str, genes: int, batch: int, *, whol
     took = [
         min(each)
         for each in zip(
-            *((_cpu(before), _cpu(step), _cpu(products)) for _ in range(rounds)), strict=True
+            *((cpu(before), cpu(step), cpu(products)) for _ in range(rounds)), strict=True
         )
     ]
     rate = PRODUCTS * 2 * SIZE**3 / took[2]
@@ -93,7 +93,7 @@ def _row(threads: int, rounds: int, preset: str, genes: int, batch: int, *, whol
     )
 
 
-def _cpu(work: Callable[[], object]) -> float:
+def cpu(work: Callable[[], object]) -> float:
     """Return the processor seconds, of all threads, that `work` takes."""
     began = time.process_time()
     work()

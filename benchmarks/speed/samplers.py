@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from lingshu_model.contracts import ArmRequest, Catalogue, Checkpoint, Intervention
 from lingshu_model.network import numerics
@@ -56,19 +57,35 @@ def timed_sampler(
     return MadeCheckpoint(f"made-{preset}", Path("made"), "sha256:made", config, {})
 
 
-def network_of(checkpoint: Checkpoint) -> tuple[Network, Vocabulary]:
+def network_of(checkpoint: Checkpoint, largest: Tensor | None = None) -> tuple[Network, Vocabulary]:
+    """Return a network with random weights.
+
+    Args:
+        checkpoint: with the preset and the panel.
+        largest: largest token of each gene, int64 [genes]; with it the network is as trainings of
+            now leave it, without effect offsets. None = all 281 tokens, and offsets.
+    """
     vocabulary = Vocabulary.from_config(checkpoint.config, checkpoint.panel)
     preset = PRESETS[checkpoint.config["network"]]
-    return Network(preset, len(checkpoint.panel), vocabulary.sizes).eval(), vocabulary
+    shape = preset if largest is None else preset.without_offsets()
+    network = Network(shape, len(checkpoint.panel), vocabulary.sizes, ceiling=largest)
+    return network.eval(), vocabulary
 
 
-def sampler_of(checkpoint: Checkpoint, *, dtype: str, device: str, **options: Any) -> Sampler:
-    """Return a sampler; a made checkpoint's network has random weights."""
+def sampler_of(
+    checkpoint: Checkpoint,
+    *,
+    dtype: str,
+    device: str,
+    largest: Tensor | None = None,
+    **options: Any,
+) -> Sampler:
+    """Return a sampler; a made checkpoint's network has random weights (`network_of`)."""
     if not isinstance(checkpoint, MadeCheckpoint):
         return Sampler.load(checkpoint, dtype=dtype, threads=1, device=device, **options)
     numerics.prepare(1)
     where = torch.device(device)
-    network, vocabulary = network_of(checkpoint)
+    network, vocabulary = network_of(checkpoint, largest)
     chosen = numerics.choose_dtype(dtype, where)
     return Sampler(checkpoint, network.to(where), vocabulary, chosen, **options)
 

@@ -68,9 +68,8 @@ class Step:
             mixed_precision="bf16" if fast else "no", cpu=self.device.type == "cpu"
         )
         genes = checkpoint.config["genes"]
-        counts = _counts(batch, genes)
-        # A training set has more cells than the drawn ones, so its largest counts are larger.
-        largest = None if whole else (2 * counts.amax(dim=0)).clamp_max(280)
+        counts = made_counts(batch, genes)
+        largest = None if whole else largest_of(counts)
         vocabulary = Vocabulary.from_config(checkpoint.config, checkpoint.panel)
         shape = PRESETS[checkpoint.config["network"]].without_offsets()
         self.network = Network(shape, genes, vocabulary.sizes, ceiling=largest)
@@ -95,12 +94,18 @@ class Step:
         return loss
 
 
-def _counts(cells: int, genes: int) -> Tensor:
+def made_counts(cells: int, genes: int) -> Tensor:
     """Return UMI [cells, genes]: means of genes as uneven as those of PBMC, about 5,000 a cell."""
     generator = torch.Generator().manual_seed(0)
     means = torch.randn(genes, generator=generator).mul_(2.2).exp_()
     means *= min(5_000, 8 * genes) / means.sum()
     return torch.poisson(means.expand(cells, -1), generator=generator).clamp_max(280).long()
+
+
+def largest_of(counts: Tensor) -> Tensor:
+    """Return the largest token of each gene, int64 [genes], of a training set with such cells."""
+    # It has more cells than the drawn ones, so its largest counts are larger.
+    return (2 * counts.amax(dim=0)).clamp_max(280)
 
 
 def _spec(checkpoint: MadeCheckpoint, batch: int, micro_batch: int) -> TrainingSpec:

@@ -38,11 +38,9 @@ def test_logits_straight_from_groups_are_those_of_w_up_and_the_head(sampler: Sam
     with torch.inference_mode():
         hidden = network(current, condition)[cell, bucket.genes[member]]
         expected = network.readout.of_rows(bucket, hidden, member)
-        states = sampler.reading.result(current, condition)
+        rows = sampler.reading.result(current, condition)
         result = torch.full_like(expected, torch.nan)
-        for logits, part in sampler.reading.logits(
-            lambda at, group: states[at, group], bucket, cell, member
-        ):
+        for logits, part in sampler.reading.logits(rows, bucket, cell, member):
             result[part] = logits
     torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-5)
 

@@ -45,12 +45,14 @@ class Block(nn.Module):
         batch, length, d = x.shape
         h = norm(x, self.attention_norm)
         h = attend(*self._heads(h, rope), mask)
-        x = x + self.out(h.transpose(1, 2).reshape(batch, length, d))
-        gate_up = self.gate_up(norm(x, self.ff_norm))
-        if gate_up.requires_grad:
-            return x + self.down(fused.swiglu(gate_up))
-        gate, up = gate_up.chunk(2, dim=-1)
-        return x + self.down(F.silu(gate) * up)
+        h = self.out(h.transpose(1, 2).reshape(batch, length, d))
+        if h.requires_grad:
+            x = x + h
+            return x + self.down(fused.swiglu(self.gate_up(norm(x, self.ff_norm))))
+        # In place where nothing is kept for gradients: fresh memory is not in the cache.
+        x = h.add_(x)
+        gate, up = self.gate_up(norm(x, self.ff_norm)).chunk(2, dim=-1)
+        return self.down(F.silu(gate, inplace=True).mul_(up)).add_(x)
 
     def _heads(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> fused.Heads:
         """Return rotated queries, rotated keys, and values, [batch, heads, length, head] each."""
@@ -58,8 +60,8 @@ class Block(nn.Module):
         qkv = self.qkv(x).view(batch, length, 3, self.n_heads, -1)
         if qkv.requires_grad:
             return fused.heads(qkv, rope, _attention_dtype(qkv))
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        return rotate(q, rope), rotate(k, rope), v
+        q, k = rotated(qkv[:, :, :2], rope).permute(2, 0, 3, 1, 4)
+        return q, k, qkv[:, :, 2].transpose(1, 2)
 
 
 def norm(x: Tensor, weight: Tensor) -> Tensor:
@@ -80,12 +82,19 @@ def rotary(
     return angle.cos(), angle.sin()
 
 
-def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
-    """Return `x` [batch, heads, length, head] rotated by its positions."""
-    # Channel i of the first half and of the second form a pair (LLaMA's layout, not interleaved).
-    cos, sin = rope
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
+def rotated(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+    """Return `x` [batch, length, 2, heads, head] rotated by its positions, contiguous."""
+    # Channel i of the first half and of the second form a pair (LLaMA's layout, not interleaved):
+    # (a, b) becomes (a cos - b sin, b cos + a sin). Factors are written out for every channel:
+    # loops over head / 2 channels take longer than the products.
+    batch, length, both, heads, head = x.shape
+    cos, sin = (torch.cat([f, g], dim=-1) for f, g in ((rope[0], rope[0]), (-rope[1], rope[1])))
+    other = torch.empty((batch, length, both * heads, 2, head // 2), dtype=x.dtype, device=x.device)
+    halves = x.reshape(batch, length, both * heads, 2, head // 2)
+    other[..., 0, :] = halves[..., 1, :]
+    other[..., 1, :] = halves[..., 0, :]
+    other = other.view(batch, length, -1).mul_(sin.repeat(1, both * heads))
+    return (x.flatten(2) * cos.repeat(1, both * heads)).add_(other).view(x.shape)
 
 
 def _attention_dtype(qkv: Tensor) -> torch.dtype:
@@ -109,12 +118,18 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     # Autocast would cast the float32 products back to bf16.
     with torch.autocast("cpu", enabled=False):
         if length <= numerics.SHORT:
-            return _written_out(q.float(), k.float(), v.float(), mask).to(v.dtype)
+            q, k, whole = (_contiguous(x) for x in (q, k, v))
+            return _written_out(q, k, whole, mask).to(v.dtype)
         if length <= numerics.MIDDLE:
             return _written_out(q, k, v, mask)
         if v.dtype == torch.bfloat16:
             return _in_parts(q, k, v, mask)
         return F.scaled_dot_product_attention(q, k, v, mask)
+
+
+def _contiguous(x: Tensor) -> Tensor:
+    """Return `x` in float32, contiguous, in one pass."""
+    return x.to(torch.float32, memory_format=torch.contiguous_format)
 
 
 def _written_out(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:

@@ -235,7 +235,7 @@ class Network(nn.Module):
         d_gene per cell. Levels are float32 [batch, genes].
         """
         trunk, scores = self._trunk(tokens, conditions)
-        packed = self.group_up(trunk[:, -self.groups :])
+        packed = self.group_up(trunk[:, -self.groups :].contiguous())
         if not self.config.levelled:
             return packed, None
         hidden = packed if self.tilt is None else self._unpack(packed)
@@ -290,6 +290,9 @@ class Network(nn.Module):
 
     def _pack(self, tokens: Tensor) -> Tensor:
         """Return one vector per group of genes, [batch, groups, d_model] (paper eq 8)."""
+        if len(tokens) > 1 and tokens.stride(0) == 0:
+            # One row of tokens, expanded: all cells have the same groups.
+            return self._pack(tokens[:1]).expand(len(tokens), -1, -1)
         padding = self.groups * self.config.group - self.genes
         # Slots of the last group without a gene are MASK, like genes that are not measured.
         grouped = F.pad(tokens[:, self.permutation], (0, padding), value=MASK)

@@ -45,14 +45,28 @@ class Reading:
         up = network.group_up.weight.float().view(config.group, config.d_gene, config.d_model)
         return cls(network, torch.einsum("vg,sgd->svd", network.readout.head.weight.float(), up))
 
-    def result(self, current: Tensor, conditions: Conditions) -> Tensor:
-        """Return the network's output for tokens `current` [cells, genes].
+    def result(self, current: Tensor, conditions: Conditions) -> Rows:
+        """Return the rows of the network's output for tokens `current` [cells, genes].
 
-        [cells, genes, d_gene (+ 1)], or [cells, groups, d_model] where W_up is folded.
+        Rows are [d_gene (+ 1)], or [d_model] where W_up is folded.
         """
-        if self.folded is None:
-            return self.network(current, conditions)
-        return self.network.states(current, conditions)
+        if self.folded is not None:
+            states = self.network.states(current, conditions)
+            return lambda cell, group: states[cell, group]
+        packed, level = self.network.packed(current, conditions)
+        # Rows of the genes that are drawn, straight from the packed order: [cells * length, d_gene]
+        # in the order of all genes would be another copy of the largest tensor.
+        table, inverse = packed.view(-1, self.network.config.d_gene), self.network.inverse
+        length, genes = table.shape[0] // len(current), self.network.genes
+
+        def rows(cell: Tensor, gene: Tensor) -> Tensor:
+            hidden = table.index_select(0, cell * length + inverse[gene])
+            if level is None:
+                return hidden
+            levels = level.view(-1).index_select(0, cell * genes + gene)
+            return torch.cat([hidden, levels[:, None].to(hidden.dtype)], dim=1)
+
+        return rows
 
     def logits(
         self, rows: Rows, bucket: Bucket, cell: Tensor, member: Tensor

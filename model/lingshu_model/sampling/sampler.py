@@ -58,7 +58,8 @@ class _Noise:
     """The randomness of one tile.
 
     Attributes:
-        step: when each gene is revealed, int16 [tile, genes]; -1 = never.
+        step: when each gene is revealed, int16 [tile, genes], genes in the order of the readout's
+            buckets; -1 = never.
         uniform: what each gene's value is drawn with, float64 [tile, genes], in (0, 1).
         depth: ln UMI of each cell, float32 [tile].
     """
@@ -100,6 +101,9 @@ class Sampler:
         self.tile: int = checkpoint.config["sampler"]["tile"]
         self.schedule: str = checkpoint.config["sampler"]["schedule"]
         self.at_once = numerics.cells_at_once(self.device, self.tile, network.groups)
+        # Genes in the order of the readout's buckets, and how many each bucket has.
+        self._order = torch.cat([bucket.genes for bucket in network.readout]).cpu().numpy()
+        self._sizes = [len(bucket.genes) for bucket in network.readout]
         self._first: OrderedDict[str, Sums] = OrderedDict()
         self._first_lock = threading.Lock()
         self._turn = nullcontext() if self.device.type == "cpu" else threading.Lock()
@@ -178,10 +182,8 @@ class Sampler:
         with torch.inference_mode():
             start = self._start(arm).expand(self.tile, -1)
             noise = self._noise(arm, tile_index, self._free(arm, start))
-            # Nothing is revealed before the first step, so all cells of a condition have the same
-            # input, unless the network also reads each cell's depth.
-            alike = self.network.state is None
-            return self._draw(arm, start, noise, should_stop or (lambda: False), alike=alike)
+            # Nothing is revealed before the first step, so all cells have the same tokens.
+            return self._draw(arm, start, noise, should_stop or (lambda: False), alike=True)
 
     def complete_tile(
         self,
@@ -236,7 +238,7 @@ class Sampler:
             start: tokens before the first step, [tile, genes].
             noise: of the tile.
             should_stop: asked before every step.
-            alike: whether all cells have the same input at the first step.
+            alike: whether all cells have the same tokens before the first step.
         """
         finished: list[Tensor] = []
         # On an accelerator one tile at a time; the noise, made on the host, is ready by then.
@@ -255,28 +257,34 @@ class Sampler:
         self, arm: ArmRequest, current: Tensor, noise: _Noise, step: int, *, alike: bool
     ) -> None:
         """Draw the genes of one step into `current` [cells, genes], a bucket of genes at a time."""
-        revealed = noise.step == step
-        if not bool(revealed.any()):
+        # Of each bucket [cells, genes of the bucket], a view: whether the gene is revealed now.
+        revealed = [part == step for part in noise.step.split(self._sizes, dim=1)]
+        if not any(bool(part.any()) for part in revealed):
             return
-        first = self._first_step(arm, current[:1]) if alike else []
+        # The input of cells with the same tokens is the same, unless the network reads their depth.
+        shared = alike and self.network.state is None
+        first = self._first_step(arm, current[:1]) if shared else []
         # Once for all buckets, before any gene is written: genes of one step are drawn given the
         # earlier steps, independently of each other.
-        rows = None if alike else self._rows(arm, current, noise.depth)
+        given = current[:1].expand_as(current) if alike else current
+        rows = None if shared else self._rows(arm, given, noise.depth)
         for number, bucket in enumerate(self.network.readout):
             # One entry for each revealed (cell, gene); `member` is the gene's place in the bucket.
-            cell, member = revealed[:, bucket.genes].nonzero(as_tuple=True)
-            gene = bucket.genes[member]
+            cell, member = revealed[number].nonzero(as_tuple=True)
             if not len(cell):
                 continue
+            at = cell * current.shape[1] + bucket.genes[member]
             if bucket.width == 1:
-                current[cell, gene] = 0  # training saw no count of these genes
-            elif rows is None:
-                uniform = noise.uniform[cell, gene]
-                current[cell, gene] = inverse_cdf(first[number][member], uniform)
+                current.view(-1)[at] = 0  # training saw no count of these genes
+                continue
+            uniform = noise.uniform.view(-1).index_select(0, at)
+            if rows is None:
+                drawn = inverse_cdf(first[number][member], uniform)
             else:
+                drawn = torch.empty_like(at)
                 for logits, part in self.reading.logits(rows, bucket, cell, member):
-                    at = (cell[part], gene[part])
-                    current[at] = inverse_cdf(cumulative(logits), noise.uniform[at])
+                    drawn[part] = inverse_cdf(cumulative(logits), uniform[part])
+            current.view(-1).index_copy_(0, at, drawn)
 
     def _start(self, arm: ArmRequest) -> Tensor:
         """Return the tokens [genes] before the first step: all MASK but for clamped genes."""
@@ -293,6 +301,9 @@ class Sampler:
         # ln UMI at equally spaced ranks of the condition's training cells.
         quantiles = self.checkpoint.depth_quantiles(arm.context, arm.interventions)
         depth = np.empty(self.tile, np.float32)
+        levels = np.linspace(0, 1, len(quantiles))
+        # By number of masked genes, which most cells of a tile have alike.
+        counted: dict[int, NDArray[np.int64]] = {}
         for row in range(self.tile):
             cell = tile_index * self.tile + row
             places = np.flatnonzero(free[row])
@@ -300,13 +311,16 @@ class Sampler:
             # Drawn for all genes, then selected: a gene's number does not depend on which others
             # are free.
             keys = raw(arm.seed, cell, Purpose.ORDER, genes)[places]
-            counts = reveal_counts(len(places), arm.steps, self.schedule, weights)
-            step[row, places] = reveal_steps(keys, counts, weights)
+            if weights is not None or len(places) not in counted:
+                counts = reveal_counts(len(places), arm.steps, self.schedule, weights)
+                counted[len(places)] = counts
+            step[row, places] = reveal_steps(keys, counted[len(places)], weights)
             uniform[row] = uniforms(arm.seed, cell, Purpose.VALUE, genes)
             # Paired cells have the same rank, so their depths are the same quantile.
             (rank,) = uniforms(arm.seed, cell, Purpose.DEPTH, 1)
-            depth[row] = np.interp(rank, np.linspace(0, 1, len(quantiles)), quantiles)
-        return _Noise(*(torch.from_numpy(part) for part in (step, uniform, depth)))
+            depth[row] = np.interp(rank, levels, quantiles)
+        parts = (step[:, self._order], uniform, depth)
+        return _Noise(*(torch.from_numpy(part) for part in parts))
 
     def _rows(self, arm: ArmRequest, current: Tensor, depth: Tensor) -> Rows:
         """Return the network's rows of the cells, with guidance against control.
@@ -316,20 +330,19 @@ class Sampler:
         one product of the head instead of two.
         """
         conditions = self.vocabulary.conditions(arm.context, arm.interventions)
-        hidden = self._branch(current, conditions, depth)
+        rows = self._branch(current, conditions, depth)
         if not (arm.guidance and arm.interventions):
-            return lambda cell, place: hidden[cell, place]
-        control = self.vocabulary.conditions(arm.context, ())
-        base = self._branch(current, control, depth)
+            return rows
+        base = self._branch(current, self.vocabulary.conditions(arm.context, ()), depth)
 
         def guided(cell: Tensor, place: Tensor) -> Tensor:
             # float32: the difference of two nearly equal bf16 vectors would lose its digits.
-            unguided = base[cell, place].float()
-            return hidden[cell, place].float().sub_(unguided).mul_(arm.guidance + 1).add_(unguided)
+            unguided = base(cell, place).float()
+            return rows(cell, place).float().sub_(unguided).mul_(arm.guidance + 1).add_(unguided)
 
         return guided
 
-    def _branch(self, current: Tensor, conditions: Conditions, depth: Tensor) -> Tensor:
+    def _branch(self, current: Tensor, conditions: Conditions, depth: Tensor) -> Rows:
         conditions = conditions.to(self.device).expand(len(current)).at_depth(depth)
         with self.autocast():
             return self.reading.result(current, conditions)
