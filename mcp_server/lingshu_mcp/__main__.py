@@ -50,9 +50,7 @@ def main(
     def make() -> "tuple[App, Calls]":
         from lingshu_mcp.calls import MAX_WAITING, Calls
         from lingshu_tools.app import App
-        from lingshu_tools.calls.registry import registry
 
-        registry()
         return App(home, door="mcp"), Calls(max_waiting=max_calls or MAX_WAITING)
 
     core = tools == "core"

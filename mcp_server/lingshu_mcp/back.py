@@ -9,6 +9,7 @@ import anyio.to_thread
 if TYPE_CHECKING:
     from lingshu_mcp.calls import Calls
     from lingshu_tools.app import App
+    from lingshu_tools.calls.registry import ToolSpec
 
 
 class Back:
@@ -51,3 +52,14 @@ class Back:
 def back_of(app_of: "Callable[[], App]", calls: "Calls") -> Back:
     """Return what is there already."""
     return Back(lambda: (app_of, calls))
+
+
+async def spec_of(name: str) -> "ToolSpec":
+    """Return a tool's spec; its module is imported by the first call of the tool."""
+    from lingshu_tools.calls.registry import registry
+
+    tools = registry()
+    if not tools.is_imported(name):
+        # A tenth of a second: not on the event loop, which answers other calls meanwhile.
+        await anyio.to_thread.run_sync(tools.__getitem__, name)
+    return tools[name]

@@ -10,7 +10,7 @@ from mcp.server.mcpserver.tools import Tool
 from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase, FuncMetadata
 from pydantic import Field
 
-from lingshu_mcp.back import Back
+from lingshu_mcp.back import Back, spec_of
 from lingshu_mcp.client_folders import client_folders
 from lingshu_mcp.confirming import confirmed
 from lingshu_tools.calls.published import PublishedTool
@@ -57,11 +57,10 @@ class SpecTool(Tool):
         app, calls = await self.back.get()
         # Read by now: `back` has imported what answers calls.
         from lingshu_mcp.rendering import rendered
-        from lingshu_tools.calls.registry import registry
         from lingshu_tools.calls.results import Result
         from lingshu_tools.experiments.roots import client_folders as opened_by_client
 
-        spec, version = registry()[self.name], context.protocol_version or ""
+        spec, version = await spec_of(self.name), context.protocol_version or ""
 
         async def report(done: int, total: int) -> None:
             await context.report_progress(done, total, f"{done}/{total} cells")

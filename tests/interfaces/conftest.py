@@ -18,7 +18,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("LINGSHU_CHECKPOINTS", str(checkpoint.path.parent))
     monkeypatch.setattr("lingshu_model.contracts.catalogue.SHIPPED", tmp_path / "none")
     engine = FakeEngine(checkpoint.panel)
-    monkeypatch.setattr("lingshu_tools.experiments.workspace.Engine", lambda *_, **__: engine)
+    monkeypatch.setattr("lingshu_tools.engine_client.client.Engine", lambda *_, **__: engine)
     monkeypatch.setenv("LINGSHU_HOME", str(tmp_path / "home"))
     return tmp_path / "home"
 

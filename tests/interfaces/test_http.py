@@ -146,7 +146,7 @@ def test_a_session_belongs_to_the_token_that_opened_it(app: App):
 def engine(home: Path, monkeypatch: pytest.MonkeyPatch) -> HeldEngine:
     """The engine of every principal."""
     engine = HeldEngine.of_home()
-    monkeypatch.setattr("lingshu_tools.experiments.workspace.Engine", lambda *_, **__: engine)
+    monkeypatch.setattr("lingshu_tools.engine_client.client.Engine", lambda *_, **__: engine)
     return engine
 
 

@@ -182,7 +182,7 @@ def test_a_request_ends_at_its_time_limit(home: Any, monkeypatch: pytest.MonkeyP
     # What ends a request that does not end by itself comes later than this test may take.
     monkeypatch.setattr("lingshu_mcp.http.gate._FLUSH_S", 600.0)
     engine = HeldEngine.of_home()
-    monkeypatch.setattr("lingshu_tools.experiments.workspace.Engine", lambda *_, **__: engine)
+    monkeypatch.setattr("lingshu_tools.engine_client.client.Engine", lambda *_, **__: engine)
     gate = gate_of(App(home, door="mcp"), Calls(), None, ADDRESS)
 
     def post(body: str, session: str = "") -> bytes:

@@ -27,7 +27,7 @@ MISSING, MISMATCH, INVALID, INTERNAL = -32021, -32020, -32602, -32603
 def engine(home: Path, monkeypatch: pytest.MonkeyPatch) -> HeldEngine:
     """The engine of every principal of the home."""
     engine = HeldEngine.of_home()
-    monkeypatch.setattr("lingshu_tools.experiments.workspace.Engine", lambda *_, **__: engine)
+    monkeypatch.setattr("lingshu_tools.engine_client.client.Engine", lambda *_, **__: engine)
     return engine
 
 

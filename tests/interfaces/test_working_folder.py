@@ -193,11 +193,15 @@ ALLOWED = {
     "benchmarks/peers/scripts/state_peer.py",
     "benchmarks/reliability/readers.py",
     "benchmarks/clients/__main__.py",
+    "benchmarks/clients/sessions/__main__.py",
+    "benchmarks/clients/sessions/drivers/bridge.py",
+    "benchmarks/clients/sessions/drivers/inspector.py",
     "benchmarks/any_data/peers.py",
     # They make an environment of the wheel, and time the start of a server.
     "benchmarks/install/__main__.py",
     "benchmarks/overhead.py",
-    # It runs node, and the server with fixtures of this checkout.
+    # They run npm and node, and the server with fixtures of this checkout.
+    "benchmarks/node.py",
     "benchmarks/conformance/suite.py",
     # It times the installed command `lingshu`.
     "benchmarks/own_data.py",

@@ -25,7 +25,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     engine = FakeEngine(Catalogue().load("thp1-crispr").panel)
     with pytest.MonkeyPatch.context() as patch:
         # A principal of the server has an engine client of its own.
-        patch.setattr("lingshu_tools.experiments.workspace.Engine", lambda *_, **__: engine)
+        patch.setattr("lingshu_tools.engine_client.client.Engine", lambda *_, **__: engine)
         app = App(tmp_path_factory.mktemp("lab-page"), door="mcp")
         screen = call(app, "run_screen", PLAN)
         assert screen.status == "succeeded", screen.summary

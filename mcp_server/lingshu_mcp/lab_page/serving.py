@@ -88,10 +88,8 @@ def main(
     from lingshu_mcp.http.gate import Gate
     from lingshu_mcp.http.run import Address, gate_of, serve_gate
     from lingshu_tools.app import App
-    from lingshu_tools.calls.registry import registry
     from lingshu_tools.errors import LingshuError
 
-    registry()
     app, calls, token = App(home, door="mcp"), Calls(), PageToken()
     redirects: list[Path] = []
 

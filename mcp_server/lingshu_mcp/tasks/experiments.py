@@ -11,7 +11,7 @@ import mcp_types as types
 from mcp.server.context import CallNext, HandlerResult
 from mcp.shared.exceptions import MCPError
 
-from lingshu_mcp.back import Back
+from lingshu_mcp.back import Back, spec_of
 from lingshu_mcp.tasks.extension import Request, Status, Task, UnknownTaskError
 from lingshu_tools.errors import InputError, LingshuError, NotFoundError
 
@@ -82,10 +82,9 @@ class ExperimentTasks:
         """Return the result of a tool in JSON."""
         app, calls = await self._back.get()
         from lingshu_mcp.rendering import rendered
-        from lingshu_tools.calls.registry import registry
         from lingshu_tools.calls.results import Result
 
-        spec = registry()[tool]
+        spec = await spec_of(tool)
 
         async def report(_cells: int, _of: int) -> None:
             return

@@ -39,7 +39,8 @@ _OF_USER_CELLS = ("cells", "effect", "complete", "against")
 class Wire(BaseModel):
     """A frozen value that refuses unknown fields and non-finite numbers."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    # Validators are built at the first use: most processes use few of the messages.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
 
 class Intervention(Wire):

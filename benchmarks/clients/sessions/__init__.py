@@ -1,0 +1,1 @@
+"""Sessions of client libraries with a running server: list, call, fail, give up, cancel."""
