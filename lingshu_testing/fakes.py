@@ -76,12 +76,9 @@ class FakeEngine:
 
     def cells(self, job_id: str) -> Cells:
         arm, genes = self._arm(job_id), len(self.panel)
-        rates = _rng(_key(arm.context)).gamma(0.5, 4.0, genes)
-        for one in arm.interventions:
-            rng = _rng(_key([one.kind, one.target]))
-            rates[rng.permutation(genes)[: self.changed]] *= np.exp(rng.normal(0, 1, self.changed))
-            if one.kind == "knockout" and one.target in self.panel:
-                rates[self.panel.index(one.target)] = 0.0
+        # [contexts, genes], then [cells, genes] by the context of each cell.
+        rates = np.stack([self._rates(arm, context) for context in arm.contexts])
+        rates = rates[arm.context_numbers(arm.first_cell, arm.n_cells)]
         rows = range(arm.first_cell, arm.first_cell + arm.n_cells)
         uniforms = np.stack([_rng(arm.seed, row).random(genes) for row in rows])
         counts, mass = np.zeros(uniforms.shape, np.int32), np.exp(-rates)
@@ -92,6 +89,16 @@ class FakeEngine:
             below += mass
         origin = Origin(arm.digest, self.info().profile_digest)
         return Cells(counts, np.ones(genes, bool), origin)
+
+    def _rates(self, arm: ArmRequest, context: dict[str, str]) -> np.ndarray[Any, Any]:
+        genes = len(self.panel)
+        rates = _rng(_key(context)).gamma(0.5, 4.0, genes)
+        for one in arm.interventions:
+            rng = _rng(_key([one.kind, one.target]))
+            rates[rng.permutation(genes)[: self.changed]] *= np.exp(rng.normal(0, 1, self.changed))
+            if one.kind == "knockout" and one.target in self.panel:
+                rates[self.panel.index(one.target)] = 0.0
+        return rates
 
     def _arm(self, job_id: str) -> ArmRequest:
         if job_id not in self.arms:
@@ -119,18 +126,26 @@ def make_checkpoint(
     *,
     name: str = "made",
     contexts: Sequence[dict[str, str]] = (CONTEXT,),
+    control_cells: Sequence[int] = (),
     evidence: bool = True,
     beats_baseline: bool = True,
 ) -> Checkpoint:
     """Return a checkpoint folder without weights, pinned under `root`: knock-outs and shams.
 
-    Its evidence covers the `seen` tier alone and is made up, as the whole checkpoint is.
+    `control_cells` are those of each context, 1,000 by default. Its evidence covers the `seen`
+    tier alone and is made up, as the whole checkpoint is.
     """
     path = root / name
     path.mkdir(parents=True)
+    sizes = [*control_cells] or [1000] * len(contexts)
     conditions = [
-        {"context": context, "interventions": one, "n_cells": 1000 if not one else 200}
-        for context in contexts
+        {
+            "context": context,
+            "interventions": one,
+            "n_cells": size if not one else size // 5,
+            "depth_quantiles": [4.5, 5.0, 5.2, 5.4, 5.9],
+        }
+        for context, size in zip(contexts, sizes, strict=True)
         for one in _made_interventions()
     ]
     config = {

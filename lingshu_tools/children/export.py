@@ -30,8 +30,9 @@ def run(job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
     Args:
         job: `arms` (each `blob`, a path, its `digest`, and `obs`, values shared by its cells,
-            `first_cell` among them), `var` (column name to texts, `symbol` among them), `uns`
-            (texts), and `name`, the name of the file.
+            `first_cell` among them; of a mixture also `parts`, the values of each part, and
+            `part_of_cell`, the number of the part of each cell), `var` (column name to texts,
+            `symbol` among them), `uns` (texts), and `name`, the name of the file.
         folder: where the file is put.
     """
     arms = [decode_cells(checked(Path(arm["blob"]), arm["digest"])) for arm in job["arms"]]
@@ -42,7 +43,7 @@ def run(job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         counts = CountsWriter(file, len(symbols))
         for block in (block for arm in arms for block in _blocks(arm)):
             counts.append(block.values[:], block.indices[:], block.indptr)
-        names, columns = _obs(arms, [arm["obs"] for arm in job["arms"]])
+        names, columns = _obs(arms, job["arms"])
         write_table(file, "obs", names, columns)
         write_table(file, "var", symbols, {**job["var"], "measured": measured})
         write_texts_of_uns(file, job["uns"])
@@ -58,22 +59,25 @@ def _blocks(cells: Cells) -> Iterator[Cells]:
 
 
 def _obs(
-    arms: Sequence[Cells], shared: Sequence[Mapping[str, Any]]
+    arms: Sequence[Cells], described: Sequence[Mapping[str, Any]]
 ) -> tuple[list[str], dict[str, Column | Categories]]:
     """Return the name of each cell and the columns of `obs`, over all arms."""
+    shared = [arm["obs"] for arm in described]
     names: list[str] = []
     cell_index: list[int] = []
     for arm, values in zip(arms, shared, strict=True):
         cells = range(values["first_cell"], values["first_cell"] + len(arm))
         names += [f"{values['experiment_id']}-{values['arm']}-{i}" for i in cells]
         cell_index += cells
-    titles = dict.fromkeys(key for values in shared for key in values if key != "first_cell")
+    parts = [part for arm in described for part in arm.get("parts", ())]
+    titles = dict.fromkeys(key for values in (*shared, *parts) for key in values)
+    del titles["first_cell"]
     columns: dict[str, Column | Categories] = {}
     for title in titles:
         repeated = [
             value
-            for arm, values in zip(arms, shared, strict=True)
-            for value in [values.get(title)] * len(arm)
+            for arm, values in zip(arms, described, strict=True)
+            for value in _values(title, values, len(arm))
         ]
         if all(isinstance(value, int) for value in repeated):
             columns[title] = np.array(repeated, np.int64)
@@ -82,3 +86,11 @@ def _obs(
         # Beside the arm, which it counts the cells of.
         columns.setdefault("cell_index", np.array(cell_index, np.int64))
     return names, columns
+
+
+def _values(title: str, arm: Mapping[str, Any], n: int) -> list[Any]:
+    """Return the values of a column of `obs` for the `n` cells of an arm."""
+    parts = arm.get("parts", ())
+    if not any(title in part for part in parts):
+        return [arm["obs"].get(title)] * n
+    return [parts[number].get(title) for number in arm["part_of_cell"]]

@@ -28,6 +28,8 @@ def arms_of(tool: str, request: Mapping[str, Any]) -> dict[str, ArmRequest]:
     """
     # All that decides a count, except for interventions.
     common = {name: request[name] for name in _FIELDS}
+    if "mixture" in request:
+        common["mixture"] = request["mixture"]["parts"]
     whole = ArmRequest.model_validate({**common, "interventions": request["interventions"]})
     cells = request.get("cells")
     if cells is not None:

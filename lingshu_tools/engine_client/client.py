@@ -347,7 +347,10 @@ class Engine:
         return httpx.Client(transport=transport, base_url="http://engine", headers=headers)
 
     def _post(self, submission: "_Submission") -> httpx.Response:
-        body = submission.job.model_dump(mode="json")
+        job = submission.job
+        # Only where it is set, so that an engine without this field will do.
+        unused = None if job.arm.mixture else {"arm": {"mixture"}}
+        body = job.model_dump(mode="json", exclude=unused)
         headers = requester_headers(submission.requester)
         with suppress(LostError, OtherEngineError):
             response = self._http.send("POST", "/v1/jobs", json=body, headers=headers)

@@ -20,6 +20,13 @@ from lingshu_tools.errors import (
     did_you_mean,
     quoted,
 )
+from lingshu_tools.experiments.contexts.naming import context_label
+from lingshu_tools.experiments.contexts.populations import (
+    Mixture,
+    population_label,
+    resolve_context,
+    resolve_population,
+)
 from lingshu_tools.experiments.gene_directory import plain, real_genes
 from lingshu_tools.experiments.gene_names import gene_names
 from lingshu_tools.experiments.sampling_options import (
@@ -33,29 +40,6 @@ from lingshu_tools.ledger import Experiment, NewExperiment
 
 # How the client key of an experiment begins that stands in place of another (`resuming`).
 AGAIN = "again"
-CELLS: dict[str, str] = {
-    "nk": "naturalkillercell",
-    "nkcell": "naturalkillercell",
-    "bcell": "bcell",
-    "blymphocyte": "bcell",
-    "b": "bcell",
-    "cd4t": "cd4tcell",
-    "cd4": "cd4tcell",
-    "helpertcell": "cd4tcell",
-    "cd4positivealphabetatcell": "cd4tcell",
-    "cd8t": "cd8tcell",
-    "cd8": "cd8tcell",
-    "cd8positivealphabetatcell": "cd8tcell",
-    "classicalmonocyte": "cd14monocyte",
-    "monocytecd14": "cd14monocyte",
-    "cd14mono": "cd14monocyte",
-    "nonclassicalmonocyte": "fcgr3amonocyte",
-    "cd16monocyte": "fcgr3amonocyte",
-    "fcgr3amono": "fcgr3amonocyte",
-    "dc": "dendriticcell",
-    "hematopoieticstemcell": "hematopoieticprecursorcell",
-}
-"""Synonyms of the shipped contexts' cell types (Cell Ontology), plain, and one name of each."""
 MAX_COUNTS = 4_000_000_000
 """Cells x genes of one experiment, over its arms: 100,000 cells in two arms of 20,000 genes. Memory
 does not grow with them; the disk does, a few gigabytes at this size."""
@@ -79,6 +63,8 @@ class Design:
     allow_unfit: bool = False
     cells: Mapping[str, Any] | None = None
     """A user's cells that it is on, as its request names them; None = simulated cells."""
+    mixture: Mixture | None = None
+    """Contexts that its cells are drawn from, all with the fields of `context`; None = one."""
 
     @property
     def label(self) -> str:
@@ -88,14 +74,21 @@ class Design:
     @property
     def where(self) -> str:
         """The experiment in words: perturbation, context, cells."""
-        where = f"{self.label} in {context_label(self.context)}"
+        where = f"{self.label} in {self.place}"
         if self.cells is not None:
             return f"{where}, {self.n_cells} of a user's cells"
         return f"{where}, {self.n_cells} simulated cells"
 
     @property
+    def place(self) -> str:
+        """Where its cells are from, in words: a context, or what mixed contexts share."""
+        return population_label(self.context, self.mixture)
+
+    @property
     def support(self) -> Support:
         """What the checkpoint has seen of it."""
+        if self.mixture is not None:
+            return self.mixture.support(self.checkpoint, self.interventions)
         return self.checkpoint.support(self.context, self.interventions)
 
     @property
@@ -130,6 +123,7 @@ class Design:
             **({"clamp": dict(self.clamp)} if self.clamp else {}),
             **({"allow_unfit": True} if self.allow_unfit else {}),
             **({"cells": dict(self.cells)} if self.cells is not None else {}),
+            **({"mixture": self.mixture.record} if self.mixture is not None else {}),
         }
 
 
@@ -146,11 +140,6 @@ def cells_of(tool: str, request: Mapping[str, Any]) -> int:
     """Return how many cells an experiment's request asks for, over all arms."""
     # Two arms: control and perturbed, or the given and the completed cells.
     return request["n_cells"] * (1 if tool in ("sample_cells", "score_cells") else 2)
-
-
-def context_label(context: Mapping[str, str]) -> str:
-    """Return a context in one line, the same for any order of its fields."""
-    return ", ".join(f"{key}={value}" for key, value in sorted(context.items()))
 
 
 def design(
@@ -180,10 +169,15 @@ def design(
     loaded = resolve_checkpoint(workspace, checkpoint)
     resolved = resolve_interventions(loaded, interventions)
     chosen = resolve_sampling(loaded, tool, resolved, steps=steps, guidance=guidance, clamp=clamp)
+    # Effects are of one context; cells alone may be of several.
+    if tool == "sample_cells":
+        where, mixture = resolve_population(loaded, context, resolved)
+    else:
+        where, mixture = resolve_context(loaded, context), None
     result = Design(
         tool=tool,
         checkpoint=loaded,
-        context=resolve_context(loaded, context),
+        context=where,
         interventions=resolved,
         n_cells=n_cells,
         seed=seed,
@@ -192,6 +186,7 @@ def design(
         guidance=chosen.guidance,
         clamp=chosen.clamp,
         allow_unfit=allow_unfit,
+        mixture=mixture,
     )
     _check_size(result)
     _check_fit(result)
@@ -281,6 +276,7 @@ def written_design(
         clamp=request.get("clamp", {}),
         allow_unfit=bool(request.get("allow_unfit", False)),
         cells=request.get("cells"),
+        mixture=Mixture.of_request(request),
     )
 
 
@@ -307,7 +303,7 @@ def new_experiment(
         door=workspace.door,
         parent=parent,
         position=position,
-        context=context_label(design.context),
+        context=design.place,
         perturbation=design.label,
     )
 
@@ -347,45 +343,6 @@ def resolve_checkpoint(workspace: Workspace, name: str | None) -> Checkpoint:
         message = f"no checkpoint {quoted(name)}.{near} There are: {', '.join(names)}."
         raise NotFoundError(message)
     return workspace.catalogue.load(name)
-
-
-def resolve_context(checkpoint: Checkpoint, arguments: Mapping[str, str] | None) -> dict[str, str]:
-    """Return the one trained context that fits what was asked; fields left out are free.
-
-    Raises:
-        InputError: none or several fit; the contexts are listed.
-    """
-    arguments = dict(arguments or {})
-    arguments = _spelled(checkpoint, arguments)
-    fitting = [c for c in checkpoint.contexts if arguments.items() <= c.items()]
-    if len(fitting) == 1:
-        return fitting[0]
-    every = fitting or checkpoint.contexts
-    rest = f"; … ({len(every)} in all; describe_model pages through them)" if every[8:] else ""
-    shown = "; ".join(map(str, every[:8])) + rest
-    reason = "fits no context" if not fitting else f"fits {len(fitting)} contexts; choose one"
-    message = f"context={quoted(arguments)} {reason} of {checkpoint.name!r}: {shown}"
-    raise InputError(message)
-
-
-def _spelled(checkpoint: Checkpoint, arguments: Mapping[str, str]) -> dict[str, str]:
-    """Return a context with values as they were trained, where they differ in spelling alone."""
-    result: dict[str, str] = {}
-    for field_, value in arguments.items():
-        trained = {c[field_] for c in checkpoint.contexts if field_ in c}
-        # A value that was trained as written is never replaced by a synonym.
-        names = {cell_name(value), value}
-        same = [t for t in trained if value not in trained and cell_name(t) in names]
-        result[field_] = same[0] if len(same) == 1 else value
-    return result
-
-
-def cell_name(name: str) -> str:
-    """Return a name of cells without case, punctuation and plural; synonyms are one name."""
-    # CD4+ and CD4 are one name. A short key keeps a final s, which may be no plural.
-    key = plain(name.replace("+", ""))
-    key = key.removesuffix("s") if len(key) > 3 else key
-    return CELLS.get(key, key)
 
 
 def resolve_interventions(
@@ -481,10 +438,18 @@ def _check_dose(checkpoint: Checkpoint, intervention: Intervention) -> None:
 
 
 def _check_fit(design: Design) -> None:
-    reasons = design.checkpoint.unfit(design.context, design.interventions)
-    if reasons and not design.allow_unfit:
+    if not design.interventions or design.allow_unfit:
+        return
+    parts = design.mixture.parts if design.mixture else ()
+    for context in [p.context for p in parts] or [design.context]:
+        _check_fit_in(design, context)
+
+
+def _check_fit_in(design: Design, context: Mapping[str, str]) -> None:
+    reasons = design.checkpoint.unfit(context, design.interventions)
+    if reasons:
         message = (
-            f"{design.label} in {context_label(design.context)} is unfit in "
+            f"{design.label} in {context_label(context)} is unfit in "
             f"{design.checkpoint.name!r}: its sampled cells do not deliver the effect "
             f"({'; '.join(reasons)}). Choose another condition, train the checkpoint again, "
             "or set allow_unfit=true to have the cells all the same."

@@ -4,7 +4,7 @@ Every number here follows from the cells alone; what the checkpoint's evidence m
 added when a result is shown, since evidence may improve.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,8 +124,12 @@ def _sample(design: Design, cells: Cells) -> dict[str, Any]:
     summary = summarised(cells)
     mean, se = summary.mean, summary.se
     order = strongest(mean)[:KEPT_GENES]
+    # Cells of each part, in the order of the request: from the streams that the engine drew from.
+    parts = design.arms["cells"].context_numbers(design.first_cell, len(cells))
+    mixed = design.mixture and np.bincount(parts, minlength=len(design.mixture.parts)).tolist()
     return {
         "n_cells": len(cells),
+        **({"composition": mixed} if mixed else {}),
         "measured_genes": len(genes),
         "library_quantiles": [finite(q) for q in np.quantile(summary.totals, QUANTILES).tolist()],
         "zero_rate": finite(summary.zeros),
@@ -174,11 +178,11 @@ def _completed(design: Design, given: Cells, cells: Cells) -> dict[str, Any]:
 def _pearson_with_training(
     design: Design, mean: NDArray[np.float64], genes: NDArray[np.intp]
 ) -> float | None:
-    row = seen_row(design)
-    if row is None:
+    trained = training_figures(design, "mean_log1p_cp10k")
+    if trained is None:
         return None
     # [measured genes], log1p_cp10k, of the training cells of this condition.
-    trained = design.checkpoint.reference["mean_log1p_cp10k"][row, genes]
+    trained = trained[genes]
     both = np.isfinite(trained) & np.isfinite(mean)
     # A constant side has no correlation.
     if both.sum() < 2 or not (np.ptp(trained[both]) and np.ptp(mean[both])):
@@ -186,12 +190,40 @@ def _pearson_with_training(
     return float(np.corrcoef(trained[both], mean[both])[0, 1])
 
 
+def training_figures(design: Design, name: str) -> NDArray[np.float64] | None:
+    """Return a mean over training cells of exactly this condition; None without.
+
+    Those of a mixture are means over its parts by their weights, as the cells' are.
+
+    Args:
+        design: of the experiment.
+        name: of the figures in `Checkpoint.reference`.
+    """
+    figures = design.checkpoint.reference.get(name)
+    mixture = design.mixture
+    if mixture is None:
+        row = seen_row(design)
+        return None if figures is None or row is None else figures[row]
+    rows = _seen_rows(design, [part.context for part in mixture.parts])
+    if figures is None or None in rows:
+        return None
+    return np.tensordot(mixture.weights, figures[[row for row in rows if row is not None]], 1)
+
+
 def seen_row(design: Design) -> int | None:
     """Return the row of the training reference that is exactly this condition; None without."""
+    return _seen_rows(design, [design.context])[0]
+
+
+def _seen_rows(design: Design, contexts: Sequence[Mapping[str, str]]) -> list[int | None]:
+    """Return the row of the training reference of each of these contexts."""
     # By target, kind and dose: the cells of another dose are of another condition.
     wanted = identity(design.interventions)
+    rows: dict[tuple[tuple[str, str], ...], int] = {}
     for row, entry in enumerate(design.checkpoint.config["seen"]):
-        if entry["context"] == dict(design.context) and entry_identity(entry) == wanted:
-            # A small checkpoint keeps the rows of control conditions alone, which are the first.
-            return row if row < len(design.checkpoint.reference["zero_rate"]) else None
-    return None
+        if entry_identity(entry) == wanted:
+            rows.setdefault(tuple(sorted(entry["context"].items())), row)
+    # A small checkpoint keeps the rows of control conditions alone, which are the first.
+    stored = len(design.checkpoint.reference["zero_rate"])
+    matches = [rows.get(tuple(sorted(context.items()))) for context in contexts]
+    return [None if row is None or row >= stored else row for row in matches]

@@ -143,7 +143,7 @@ def tier_sentence(checkpoint: Checkpoint, tier: Tier) -> str:
 
 def own_evidence(design: Design) -> dict[str, Any]:
     """Return the fields of a result on the held-out evidence of one design."""
-    figure = held_out(design.checkpoint, design.context, design.interventions)
+    figure = _figure_of(design)
     return {
         "held_out": held_out_view(figure) if design.interventions else None,
         "evidence": evidence_view(design.checkpoint, design.support.tier),
@@ -152,7 +152,18 @@ def own_evidence(design: Design) -> dict[str, Any]:
 
 def design_sentence(design: Design) -> str:
     """Return one sentence on how far a design's prediction held up on held-out cells."""
-    return question_sentence(design.checkpoint, design.context, design.interventions)
+    if design.mixture is None or not design.interventions:
+        return question_sentence(design.checkpoint, design.context, design.interventions)
+    return held_out_sentence(_figure_of(design), design.support.tier)
+
+
+def _figure_of(design: Design) -> HeldOut | None:
+    """Return the held-out figure of a design's question; of mixed contexts, that of their tier."""
+    if design.mixture is None:
+        return held_out(design.checkpoint, design.context, design.interventions)
+    if any(i.kind == "sham" for i in design.interventions):
+        return None
+    return of_tier(design.checkpoint, design.support.tier)
 
 
 def screen_sentence(figures: Sequence[HeldOut | None], checkpoint: Checkpoint, tier: Tier) -> str:

@@ -76,7 +76,7 @@ def _known(name: str, design: Design) -> Iterator[dict[str, Any]]:
     named = {
         "experiment_id": name,
         "perturbation": design.label,
-        "context": context_label(design.context),
+        "context": design.place,
     }
     for entry in design.checkpoint.panel_entries:
         yield {**named, "gene": entry["symbol"], "ensembl": entry.get("ensembl") or ""}

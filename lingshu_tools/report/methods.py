@@ -32,7 +32,7 @@ def methods_paragraph(app: App, name: str) -> str:
         return _of_screen(app, name)
     record = shown(app, name)
     state = record.outcome.kind if record.outcome else record.ledger.status(name)
-    what = f"{record.design.label} in {context_label(record.design.context)}"
+    what = f"{record.design.label} in {record.design.place}"
     sentences = [
         f"Experiment {name} simulated {what}.",
         _sampling(record.design),

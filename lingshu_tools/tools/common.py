@@ -14,7 +14,7 @@ from lingshu_tools.calls.results import call_text
 from lingshu_tools.calls.waiting import Pending, R
 from lingshu_tools.errors import CostError
 from lingshu_tools.execution.resuming import repeated
-from lingshu_tools.experiments.designs import Design, context_label, design, new_experiment
+from lingshu_tools.experiments.designs import Design, design, new_experiment
 from lingshu_tools.experiments.disk_space import require_free_space
 from lingshu_tools.ledger.tagging import LONGEST, PATTERN
 from lingshu_tools.report.evidence import (
@@ -221,7 +221,7 @@ def planned(app: App, design: Design, arguments: Arguments) -> dict[str, Any]:
     support = design.support
     return {
         "status": "planned",
-        "summary": f"{design.label} in {context_label(design.context)}: {cost_sentence(cost)}. "
+        "summary": f"{design.label} in {design.place}: {cost_sentence(cost)}. "
         f"Nothing was run. {design_sentence(design)}",
         "units": {"cost.seconds": "seconds of computing"},
         "cost": cost,

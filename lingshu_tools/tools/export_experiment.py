@@ -36,6 +36,16 @@ if TYPE_CHECKING:
 
 FORMAT = "lingshu-export-1"
 CELL_ROLES = ("control", "perturbed", "cells")
+COLUMNS = (
+    "arm",
+    "experiment_id",
+    "seed",
+    "first_cell",
+    "perturbation",
+    "targets",
+    "kinds",
+)
+"""Columns of `obs` that every file has, beside those of the context."""
 MAX_CELLS = 500_000
 NUMBERS = {"sample_cells": "cells", "complete_cells": "cells", "score_cells": "scores"}
 """Artifact of the numbers of an experiment, by tool; `effects` of others."""
@@ -248,7 +258,7 @@ def _arms(records: Sequence[Shown]) -> list[dict[str, Any]]:
         for role in (r for r in CELL_ROLES if r in artifacts and artifacts[r] not in arms):
             file, digest = _file(record, role)
             blob = {"blob": str(file.absolute()), "digest": digest}
-            arms[digest] = blob | {"obs": _obs(record, role)}
+            arms[digest] = blob | {"obs": _obs(record, role), **_obs_of_parts(record, role)}
     return list(arms.values())
 
 
@@ -267,18 +277,32 @@ def _obs(record: Shown, role: str) -> dict[str, Any]:
     design = record.design
     # Cells of the control arm have had no intervention.
     given = () if role == "control" else design.interventions
-    fields = {
-        "arm": role,
-        "experiment_id": record.experiment.id,
-        "seed": design.seed,
-        "first_cell": design.first_cell,
-        "perturbation": design.label if given else "control",
-        "targets": "+".join(i.target for i in given),
-        "kinds": "+".join(i.kind for i in given),
-    }
+    values = (
+        role,
+        record.experiment.id,
+        design.seed,
+        design.first_cell,
+        design.label if given else "control",
+        "+".join(i.target for i in given),
+        "+".join(i.kind for i in given),
+    )
+    return dict(zip(COLUMNS, values, strict=True)) | _columns(design.context)
+
+
+def _columns(context: Mapping[str, str]) -> dict[str, str]:
+    """Return the columns of a context's fields."""
     # A field of a context may have the name of a column.
-    context = {f"context_{k}" if k in fields else k: v for k, v in design.context.items()}
-    return fields | context
+    return {f"context_{name}" if name in COLUMNS else name: v for name, v in context.items()}
+
+
+def _obs_of_parts(record: Shown, role: str) -> dict[str, Any]:
+    """Return the columns of each part of a mixture, and which part each cell is of."""
+    design = record.design
+    if design.mixture is None:
+        return {}
+    numbers = design.arms[role].context_numbers(design.first_cell, design.n_cells)
+    parts = [_columns(part.context) for part in design.mixture.parts]
+    return {"parts": parts, "part_of_cell": numbers.tolist()}
 
 
 def _var(record: Shown) -> dict[str, list[Any]]:

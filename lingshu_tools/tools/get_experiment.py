@@ -48,7 +48,7 @@ from lingshu_tools.tools.run_screen import (
     screen_shown,
     take_up_screen,
 )
-from lingshu_tools.tools.sample_cells import SAMPLE_GENERAL, Quality, show_sample
+from lingshu_tools.tools.sample_cells import SAMPLE_GENERAL, Composition, Quality, show_sample
 from lingshu_tools.tools.score_cells import (
     SCORE_GENERAL,
     ContextScore,
@@ -138,6 +138,7 @@ class GetResult(Result):
     target_check: list[TargetCheck] | None = None
     genes: list[GeneEffect] | list[GeneMean] | None = None
     quality: Quality | None = None
+    composition: list[Composition] = Field(default_factory=list[Composition])
     enrichment: EnrichmentView | None = None
     ranking: list[RankedView] | None = Field(default=None, description="Of a screen")
     user_cells: UserCellsView | None = None
@@ -268,7 +269,7 @@ def _experiment(app: App, record: Shown, arguments: GetExperiment) -> GetResult:
     _check_genes(arguments, record)
     page: dict[str, Any] = {"genes": arguments.genes, "limit": limit, "offset": arguments.offset}
     if record.experiment.tool == "sample_cells":
-        result: Result = show_sample(app, record, **page)
+        result: Result = show_sample(app, record, **page, detailed=detailed)
     elif record.experiment.tool == "complete_cells":
         result = show_completed(app, record, **page)
     elif record.experiment.tool == "score_cells":

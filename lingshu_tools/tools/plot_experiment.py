@@ -255,7 +255,7 @@ def _volcano(app: App, arguments: PlotExperiment) -> Picture:
     job = {
         "kind": "volcano",
         "title": f"Predicted, not measured: effect of {record.design.label}",
-        "subtitle": f"{context_label(record.design.context)} · {record.design.checkpoint.name} · "
+        "subtitle": f"{record.design.place} · {record.design.checkpoint.name} · "
         f"{record.design.n_cells} paired simulated cells",
         "footnote": f"{why}  {design_sentence(record.design)}  {arguments.id}",
         "genes": [row["gene"] for row in table],

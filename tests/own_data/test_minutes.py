@@ -68,7 +68,7 @@ def test_contexts_beyond_the_folds_that_are_made_take_no_time_of_folds():
     # A context more gives effects to solve, but no fold: counts are not read again.
     few, many = (understood(7500, 2000, 1485, 20, n) for n in (12, 13))
     fewer = understood(7500, 2000, 1485, 20, 11)
-    none = [replace(u, conditions={"": 20}) for u in (fewer, few, many)]
+    none = [replace(u, conditions={"": 20}, perturbation="gene") for u in (fewer, few, many)]
     labels = minutes._LABEL_GENE_S * 2000
     each = [effects_s(u, REFERENCE) / REFERENCE.slower for u in none]
     # Labels reach their limit with 7 contexts.

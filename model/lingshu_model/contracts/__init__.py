@@ -26,6 +26,7 @@ from lingshu_model.contracts.messages import (
     Intervention,
     JobRequest,
     JobView,
+    MixturePart,
     QueuedJob,
     Requester,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "Intervention",
     "JobRequest",
     "JobView",
+    "MixturePart",
     "Origin",
     "QueuedJob",
     "Requester",

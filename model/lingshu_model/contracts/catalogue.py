@@ -223,6 +223,13 @@ class Checkpoint:
             return np.ones(len(self.panel), bool)
         return unpack_genes(self.config["measured_sets"][name], len(self.panel))
 
+    def measure_alike(self, contexts: Iterable[Mapping[str, str]]) -> bool:
+        """Return whether cells of these contexts have counts of the same genes."""
+        # By the names of sets first: there are few of them, and thousands of contexts.
+        names = {self.nearest(context).get("measured", "all"): context for context in contexts}
+        masks = [self.measured(context).tobytes() for context in names.values()]
+        return len({*masks}) <= 1
+
     def depth_quantiles(
         self, context: Mapping[str, str], interventions: Iterable[Intervention]
     ) -> NDArray[np.float64]:

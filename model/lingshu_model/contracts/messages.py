@@ -10,9 +10,12 @@ can so tell the answer to its request from any other. Job views repeat the diges
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from lingshu_model.contracts.canonical import digest_json
+from lingshu_model.contracts.streams import mixed
 
 TrainedKind = Literal["knockout", "crispri", "crispra", "cytokine", "drug"]
 """Kinds of intervention that training data may have."""
@@ -32,8 +35,10 @@ MAX_CELLS = 100_000
 MAX_SEED = 2**63 - 1
 # Contexts that one score compares: each costs a pass of the network per draw.
 MAX_AGAINST = 64
-# Fields added after the first digests were stored; empty in arms of sampled cells.
-_OF_USER_CELLS = ("cells", "effect", "complete", "against")
+# Fields added after the first digests were stored; empty in plain arms of sampled cells.
+_LATER = ("cells", "effect", "complete", "against", "mixture")
+MAX_PARTS = 4096
+"""Contexts of a mixed population."""
 
 
 class Wire(BaseModel):
@@ -56,12 +61,22 @@ class Intervention(Wire):
         return (self.target, self.kind, self.dose or 0.0)
 
 
+class MixturePart(Wire):
+    """A context of a mixed population, and its weight: its training cells."""
+
+    context: dict[str, str]
+    weight: Annotated[int, Field(ge=1, le=2**40)]
+
+
 class ArmRequest(Wire):
     """Cells `first_cell` to `first_cell + n_cells - 1` of one condition, asked of the engine.
 
     With `cells` they come from a user's stored cells of that digest
     (`lingshu_model.contracts.user_cells`): as they are, moved by the stored `effect`, with hidden
     genes drawn (`complete`), or scored under each of the contexts `against`.
+
+    With `mixture` the cells are of several contexts, which share the fields in `context`: the part
+    of each cell is drawn by weight, from the stream of (seed, cell).
     """
 
     checkpoint: str
@@ -78,6 +93,7 @@ class ArmRequest(Wire):
     effect: Annotated[str, Field(max_length=80)] = ""
     complete: bool = False
     against: Annotated[tuple[dict[str, str], ...], Field(max_length=MAX_AGAINST)] = ()
+    mixture: Annotated[tuple[MixturePart, ...], Field(max_length=MAX_PARTS)] = ()
 
     @field_validator("interventions")
     @classmethod
@@ -86,10 +102,26 @@ class ArmRequest(Wire):
         return tuple(sorted(value, key=lambda i: i.sort_key))
 
     @property
+    def contexts(self) -> tuple[dict[str, str], ...]:
+        """The contexts of its cells: those of its mixture, else its own."""
+        return tuple(part.context for part in self.mixture) or (self.context,)
+
+    def within(self, context: dict[str, str]) -> "ArmRequest":
+        """Return the same arm with all cells of one context."""
+        return self.model_copy(update={"context": context, "mixture": ()})
+
+    def context_numbers(self, first: int, n: int) -> NDArray[np.int64]:
+        """Return which of `contexts` the cells `first` to `first + n - 1` have, int64 [n]."""
+        if not self.mixture:
+            return np.zeros(n, np.int64)
+        weights = [part.weight for part in self.mixture]
+        return mixed(self.seed, np.arange(first, first + n), weights)
+
+    @property
     def digest(self) -> str:
         """The request digest: equal requests have equal digests and get the same cells."""
-        # What only arms of a user's cells have is left out elsewhere: digests of others stay.
-        unused = {name for name in _OF_USER_CELLS if not getattr(self, name)}
+        # What only some arms have is left out elsewhere: digests of others stay.
+        unused = {name for name in _LATER if not getattr(self, name)}
         return digest_json(self.model_dump(mode="json", exclude=unused))
 
 

@@ -5,6 +5,7 @@ gene has one draw per purpose, so any cell, and any gene of it, can be drawn alo
 any process. Floats are made here, not by NumPy's distributions, which may change.
 """
 
+from collections.abc import Sequence
 from enum import IntEnum
 
 import numpy as np
@@ -26,6 +27,7 @@ class Purpose(IntEnum):
     POOL = 5
     SUBSET = 6
     RESPONSE = 7
+    CONTEXT = 8
     SCORE = 16
     """And up: one for each draw of a score."""
 
@@ -80,6 +82,25 @@ def stratified(
         intervals = _intervals(seed, tile, purpose, genes)[:, cells[rows] % STRATA].T
         out[rows] = (intervals + _places(seed, tile, purpose, genes)) / STRATA
     return out
+
+
+def mixed(
+    seed: int, cells: NDArray[np.int64], weights: Sequence[int] | NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Return which part of a mixture each cell is of, int64 [cells].
+
+    Every cell is of part k with probability weights[k] / sum(weights). Numbers are stratified over
+    cells, so the parts of many cells have these shares but for about one cell.
+
+    Args:
+        seed: of the experiment.
+        cells: numbers of the cells, from 0 on.
+        weights: of the parts, at least 1 each.
+    """
+    # Divided once, by a number that float64 holds exactly: the same ends on every machine.
+    ends = np.cumsum(np.asarray(weights, np.int64)) / float(np.sum(weights))
+    uniform = stratified(seed, cells, Purpose.CONTEXT, 1)[:, 0]
+    return np.searchsorted(ends, uniform, side="right").astype(np.int64)
 
 
 def _intervals(seed: int, tile: int, purpose: Purpose, genes: int) -> NDArray[np.int64]:

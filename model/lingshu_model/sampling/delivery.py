@@ -165,6 +165,30 @@ class DeliveringSampler:
         control = self._control(arm, tile_index, should_stop)
         if not arm.interventions:
             return control.toarray()
+        out = np.empty(control.shape, np.int32)
+        context = arm.context_numbers(tile_index * self.tile, self.tile)
+        for k in np.unique(context).tolist():
+            # The whole tile, since a cell's row in it decides its stream; then its rows.
+            alone = arm.within(arm.contexts[k])
+            delivered = self._delivered(alone, tile_index, control, should_stop)
+            out[context == k] = delivered[context == k]
+        return out
+
+    def _delivered(
+        self,
+        arm: ArmRequest,
+        tile_index: int,
+        control: Rows,
+        should_stop: Callable[[], bool] | None,
+    ) -> Counts:
+        """Return a tile of control cells moved by the effect in the arm's one context.
+
+        Args:
+            arm: the perturbation.
+            tile_index: of the tile.
+            control: the cells, UMI [tile, genes].
+            should_stop: as in `sample_tile`.
+        """
         effect = self.effect(arm)
         # A cell's number decides its random stream, whatever the tile.
         first = tile_index * self.tile
@@ -271,7 +295,7 @@ class DeliveringSampler:
         """Return a tile of control cells, from memory where it was drawn before."""
         plain = arm.model_copy(update={"interventions": ()})
         # Only fields that decide the cells, so that all perturbations of a screen share its tiles.
-        shared = {"context", "clamp", "seed", "steps", "guidance"}
+        shared = {"context", "mixture", "clamp", "seed", "steps", "guidance"}
         key = digest_json(plain.model_dump(mode="json", include=shared)), tile_index
         with self._lock:
             if key in self._tiles:

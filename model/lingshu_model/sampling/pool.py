@@ -99,7 +99,7 @@ class PoolSampler:
 
     def measured(self, arm: ArmRequest) -> NDArray[np.bool_]:
         """Return which genes the arm's context measures, bool [genes]."""
-        return self.checkpoint.measured(arm.context)
+        return self.checkpoint.measured(arm.contexts[0])
 
     def sample_tile(
         self, arm: ArmRequest, tile_index: int, should_stop: Callable[[], bool] | None = None
@@ -110,19 +110,26 @@ class PoolSampler:
             CheckpointError: the pool has no cells of the context.
         """
         del should_stop  # A tile takes milliseconds.
-        number = self._number.get(tuple(sorted(arm.context.items())))
-        if number is None:
-            message = f"{self.checkpoint.name} has no control cells of {arm.context}"
-            raise CheckpointError(message)
-        cells = self.pool.of(number)
-        numbers = range(tile_index * self.tile, (tile_index + 1) * self.tile)
-        ranks = [uniforms(arm.seed, cell, Purpose.POOL, 1)[0] for cell in numbers]
-        # Uniforms are below 1, so the index is below the number of cells.
-        chosen = (np.array(ranks) * cells.shape[0]).astype(np.int64)
-        out = cells[chosen].toarray().astype(np.int32)
+        first = tile_index * self.tile
+        cells = range(first, first + self.tile)
+        ranks = np.array([uniforms(arm.seed, cell, Purpose.POOL, 1)[0] for cell in cells])
+        out = np.empty((self.tile, len(self.checkpoint.panel)), np.int32)
+        context = arm.context_numbers(first, self.tile)
+        for k in np.unique(context).tolist():
+            stored, rows = self._stored(arm.contexts[k]), np.flatnonzero(context == k)
+            # Uniforms are below 1, so the index is below the number of cells.
+            chosen = (ranks[rows] * stored.shape[0]).astype(np.int64)
+            out[rows] = stored[chosen].toarray()
         for symbol, count in arm.clamp.items():
             out[:, self.checkpoint.panel.index(symbol)] = count
         return out
+
+    def _stored(self, context: Mapping[str, str]) -> Rows:
+        number = self._number.get(tuple(sorted(context.items())))
+        if number is None:
+            message = f"{self.checkpoint.name} has no control cells of {dict(context)}"
+            raise CheckpointError(message)
+        return self.pool.of(number)
 
 
 def numeric_libraries() -> dict[str, Any]:

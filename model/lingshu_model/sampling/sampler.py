@@ -29,13 +29,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lingshu_model.contracts import ArmRequest, Cells, Checkpoint, digest_json
+from lingshu_model.contracts import ArmRequest, Cells, Checkpoint, Intervention, digest_json
 from lingshu_model.contracts.streams import Purpose, raw, uniforms
 from lingshu_model.network import numerics, tokens
 from lingshu_model.network.cell_network import Network
 from lingshu_model.network.conditions import Conditions
 from lingshu_model.network.readout import Bucket
-from lingshu_model.network.vocabulary import Vocabulary
+from lingshu_model.network.vocabulary import Vocabulary, stack
 from lingshu_model.network.weights import load_network
 from lingshu_model.sampling.inference import make_ready
 from lingshu_model.sampling.logits import Reading, Rows
@@ -62,20 +62,26 @@ class _Noise:
             buckets; -1 = never.
         uniform: what each gene's value is drawn with, float64 [tile, genes], in (0, 1).
         depth: ln UMI of each cell, float32 [tile].
+        context: which of the arm's contexts each cell has, int64 [tile].
     """
 
     step: Tensor
     uniform: Tensor
     depth: Tensor
+    context: Tensor
 
     def to(self, device: torch.device) -> "_Noise":
         """Return the same on `device`."""
-        return _Noise(*(part.to(device) for part in (self.step, self.uniform, self.depth)))
+        return _Noise(*(each.to(device) for each in self._tensors))
 
     def split(self, cells: int) -> "list[_Noise]":
         """Return the same, `cells` at a time."""
-        parts = (part.split(cells) for part in (self.step, self.uniform, self.depth))
+        parts = (each.split(cells) for each in self._tensors)
         return [_Noise(*part) for part in zip(*parts, strict=True)]
+
+    @property
+    def _tensors(self) -> tuple[Tensor, ...]:
+        return self.step, self.uniform, self.depth, self.context
 
 
 class Sampler:
@@ -166,7 +172,8 @@ class Sampler:
 
     def measured(self, arm: ArmRequest) -> NDArray[np.bool_]:
         """Return bool [genes]: which genes the arm's context measures; the others stay masked."""
-        return self.checkpoint.measured(arm.context)
+        # All contexts of a mixture measure the same genes.
+        return self.checkpoint.measured(arm.contexts[0])
 
     def sample_tile(
         self, arm: ArmRequest, tile_index: int, should_stop: Callable[[], bool] | None = None
@@ -261,13 +268,14 @@ class Sampler:
         revealed = [part == step for part in noise.step.split(self._sizes, dim=1)]
         if not any(bool(part.any()) for part in revealed):
             return
-        # The input of cells with the same tokens is the same, unless the network reads their depth.
-        shared = alike and self.network.state is None
+        # The input of cells with the same tokens is the same, unless the network reads their depth,
+        # or their contexts differ.
+        shared = alike and self.network.state is None and not arm.mixture
         first = self._first_step(arm, current[:1]) if shared else []
         # Once for all buckets, before any gene is written: genes of one step are drawn given the
         # earlier steps, independently of each other.
         given = current[:1].expand_as(current) if alike else current
-        rows = None if shared else self._rows(arm, given, noise.depth)
+        rows = None if shared else self._rows(arm, given, noise)
         for number, bucket in enumerate(self.network.readout):
             # One entry for each revealed (cell, gene); `member` is the gene's place in the bucket.
             cell, member = revealed[number].nonzero(as_tuple=True)
@@ -298,10 +306,13 @@ class Sampler:
         genes = free.shape[1]
         step = np.full((self.tile, genes), -1, np.int16)
         uniform = np.empty((self.tile, genes))
-        # ln UMI at equally spaced ranks of the condition's training cells.
-        quantiles = self.checkpoint.depth_quantiles(arm.context, arm.interventions)
+        context = arm.context_numbers(tile_index * self.tile, self.tile)
+        # ln UMI at equally spaced ranks of the condition's training cells, by context.
+        of_context = {
+            k: self.checkpoint.depth_quantiles(arm.contexts[k], arm.interventions)
+            for k in np.unique(context).tolist()
+        }
         depth = np.empty(self.tile, np.float32)
-        levels = np.linspace(0, 1, len(quantiles))
         # By number of masked genes, which most cells of a tile have alike.
         counted: dict[int, NDArray[np.int64]] = {}
         for row in range(self.tile):
@@ -318,22 +329,22 @@ class Sampler:
             uniform[row] = uniforms(arm.seed, cell, Purpose.VALUE, genes)
             # Paired cells have the same rank, so their depths are the same quantile.
             (rank,) = uniforms(arm.seed, cell, Purpose.DEPTH, 1)
-            depth[row] = np.interp(rank, levels, quantiles)
-        parts = (step[:, self._order], uniform, depth)
+            quantiles = of_context[int(context[row])]
+            depth[row] = np.interp(rank, np.linspace(0, 1, len(quantiles)), quantiles)
+        parts = (step[:, self._order], uniform, depth, context)
         return _Noise(*(torch.from_numpy(part) for part in parts))
 
-    def _rows(self, arm: ArmRequest, current: Tensor, depth: Tensor) -> Rows:
+    def _rows(self, arm: ArmRequest, current: Tensor, noise: _Noise) -> Rows:
         """Return the network's rows of the cells, with guidance against control.
 
         Classifier-free guidance (paper eq 10): control + (w + 1) (condition - control), w being
         `arm.guidance`. Logits are linear in the rows, so guided rows give the guided logits with
         one product of the head instead of two.
         """
-        conditions = self.vocabulary.conditions(arm.context, arm.interventions)
-        rows = self._branch(current, conditions, depth)
+        rows = self._branch(current, self._conditions(arm, arm.interventions, noise))
         if not (arm.guidance and arm.interventions):
             return rows
-        base = self._branch(current, self.vocabulary.conditions(arm.context, ()), depth)
+        base = self._branch(current, self._conditions(arm, (), noise))
 
         def guided(cell: Tensor, place: Tensor) -> Tensor:
             # float32: the difference of two nearly equal bf16 vectors would lose its digits.
@@ -342,8 +353,22 @@ class Sampler:
 
         return guided
 
-    def _branch(self, current: Tensor, conditions: Conditions, depth: Tensor) -> Rows:
-        conditions = conditions.to(self.device).expand(len(current)).at_depth(depth)
+    def _conditions(
+        self, arm: ArmRequest, interventions: tuple[Intervention, ...], noise: _Noise
+    ) -> Conditions:
+        """Return the conditions of the cells of `noise`, on the sampler's device."""
+        of = self.vocabulary.conditions
+        if not arm.mixture:
+            whole = of(arm.context, interventions).to(self.device).expand(len(noise.depth))
+        else:
+            # Of thousands of contexts a tile has a few. They have equally many slots of
+            # interventions, so nothing is padded.
+            used, place = torch.unique(noise.context.cpu(), return_inverse=True)
+            each = stack([of(arm.contexts[k], interventions) for k in used.tolist()])
+            whole = each.take(place).to(self.device)
+        return whole.at_depth(noise.depth)
+
+    def _branch(self, current: Tensor, conditions: Conditions) -> Rows:
         with self.autocast():
             return self.reading.result(current, conditions)
 
@@ -353,7 +378,7 @@ class Sampler:
         with self._first_lock:
             if key not in self._first:
                 # Depth 0: a network that reads depths has no common first step (`sample_tile`).
-                rows = self._rows(arm, start, torch.zeros(1, device=self.device))
+                rows = self._rows(arm, start, _first_noise(self.device))
                 self._first[key] = [self._sums(b, rows) for b in self.network.readout]
                 size = sum(sums.nbytes for sums in self._first[key])
                 while len(self._first) > max(1, min(FIRST_STEPS_KEPT, FIRST_STEPS_BYTES // size)):
@@ -368,6 +393,12 @@ class Sampler:
         for logits, part in self.reading.logits(rows, bucket, torch.zeros_like(members), members):
             sums[part] = cumulative(logits)
         return sums
+
+
+def _first_noise(device: torch.device) -> _Noise:
+    """Return the noise of a cell of which nothing is drawn yet, at depth 0."""
+    nothing = torch.zeros(1, device=device)
+    return _Noise(nothing, nothing, nothing, nothing.long())
 
 
 def cumulative(logits: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
@@ -25,7 +26,7 @@ from lingshu_model.train.initialisation import InitialState
 from lingshu_model.train.priors import read_features
 from lingshu_model.train.recipes.choice import DEFAULT, EFFECTS, PAPER, in_paper_recipe
 from lingshu_model.train.recipes.paper import capped
-from lingshu_model.train.recipes.paper import finish as finish_paper
+from lingshu_model.train.recipes.paper import finish as finish_network
 from lingshu_model.train.run import learn, reuse
 from lingshu_model.train.scratch import scratch
 from lingshu_model.train.spec import TrainingSpec
@@ -105,6 +106,13 @@ def _run(
         priors = read_features(data_dir / spec.priors) if spec.priors else {}
         train, held_out = cells.take(parts.train), cells.take(parts.validation)
         learned = None
+        perturbed = any(condition.interventions for condition in cells.conditions)
+        if spec.recipe == EFFECTS and not perturbed:
+            message = (
+                "the recipe `effects` estimates effects, and no cell is perturbed: leave --recipe "
+                "out to train a network of these cells"
+            )
+            raise ValueError(message)
         if spec.recipe == PAPER:
             if network_from:
                 message = "the recipe `paper` is its network: leave --network-from out"
@@ -119,7 +127,13 @@ def _run(
         hgnc = names_file(spec.aliases, data_dir)
         if spec.recipe == PAPER:
             assert learned is not None  # noqa: S101 - the main rank has it
-            _report_paper(*finish_paper(spec, train, learned, hgnc, folder))
+            _report_network(*finish_network(spec, train, learned, hgnc, folder))
+            return
+        if not perturbed:
+            assert learned is not None  # noqa: S101 - of the main rank, and no recipe `effects`
+            # Of all cells that are not for the test: proportions are counted in them.
+            rest = cells.take(np.sort(np.concatenate([parts.train, parts.validation])))
+            _report_network(*finish_network(spec, rest, learned, hgnc, folder))
             return
         paths = [data_dir / source.file for source in spec.sources]
         files = {"files": {path.name: digest_file(path) for path in paths}}
@@ -128,15 +142,17 @@ def _run(
     _report(finished, spec)
 
 
-def _report_paper(checkpoint: Checkpoint, path: Path) -> None:
+def _report_network(checkpoint: Checkpoint, path: Path) -> None:
     """Say what was written, and how evidence comes about: nothing was held against cells yet."""
     sampler = checkpoint.config["sampler"]
+    perturbed = any(checkpoint.targets)
+    cells = "cells of perturbations" if perturbed else "cells, none of them perturbed"
     click.echo(
-        f"cells of perturbations: the network's, {sampler['steps']} steps, guidance "
-        f"{sampler['guidance']:g}"
+        f"{cells}: the network's, {sampler['steps']} steps, guidance {sampler['guidance']:g}"
     )
     click.echo(f"{path} written")
-    click.echo(f"to evaluate it: lingshu evaluate {path} --write-evidence")
+    if perturbed:
+        click.echo(f"to evaluate it: lingshu evaluate {path} --write-evidence")
     click.echo(f"to use it: lingshu models add {path.parent.parent}")
 
 

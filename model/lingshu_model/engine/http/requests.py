@@ -43,15 +43,31 @@ def check_arm(
     """
     if arm.cells:
         _check_user_cells(arm, checkpoint, store)
+    elif arm.mixture:
+        _check_mixture(arm, checkpoint)
     else:
         _check_context(arm.context, checkpoint)
     # A user's cells are any context; their interventions and clamps must still be known.
     _check_interventions(arm, checkpoint)
     _check_clamp(arm.clamp, checkpoint)
     if arm.interventions and not arm.cells:
-        _check_effect(arm, checkpoint)
-        if not allow_unfit:
-            _check_fit(arm, checkpoint)
+        for part in map(arm.within, arm.contexts):
+            _check_effect(part, checkpoint)
+            if not allow_unfit:
+                _check_fit(part, checkpoint)
+
+
+def _check_mixture(arm: ArmRequest, checkpoint: Checkpoint) -> None:
+    """Refuse a population of contexts that are not known, or that measure different genes."""
+    for context in arm.contexts:
+        _check_context(context, checkpoint)
+        if not arm.context.items() <= context.items():
+            message = f"the part {context!r} of the mixture is not of the context {arm.context!r}"
+            raise BadRequestError(message)
+    # One mask holds for all cells of an arm.
+    if not checkpoint.measure_alike(arm.contexts):
+        message = f"the contexts of the mixture of {arm.context!r} measure different genes"
+        raise BadRequestError(message)
 
 
 def _check_user_cells(

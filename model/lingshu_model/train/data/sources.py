@@ -266,7 +266,14 @@ def _remarks(cells: TrainingCells) -> list[str]:
     """Return warnings about the cells of all sources together, a sentence each."""
     notes: list[str] = []
     few = [c for i, c in enumerate(cells.conditions) if 0 < len(cells.rows(i)) < FEW_CELLS]
-    if few:
+    perturbed = any(c.interventions for c in cells.conditions)
+    if few and not perturbed:
+        named = "; ".join(", ".join(value for _, value in c.context) for c in few[:5])
+        notes.append(
+            f"{len(few)} of {len(cells.conditions)} contexts have fewer than {FEW_CELLS} cells "
+            f"({named}{' …' if len(few) > 5 else ''}): the network learns little of them"
+        )
+    elif few:
         named = ", ".join("+".join(i.target for i in c.interventions) or "control" for c in few[:5])
         notes.append(
             f"{len(few)} of {len(cells.conditions)} conditions have fewer than {FEW_CELLS} cells "

@@ -44,6 +44,8 @@ from lingshu_model.train.inspect.targets import (
 from lingshu_model.train.inspect.understanding import Problem, Understanding
 
 _OBS = "obs:"
+NONE = "none"
+"""The `--perturbation` of a file whose cells are all taken as unperturbed."""
 
 
 def inspect(path: Path, options: Options | None = None, *, name: str = "") -> Understanding:
@@ -118,17 +120,49 @@ class _Inspection:
             gene_words=self.genes.words,
             human=self.genes.human,
         )
-        column = self._column(self.options.perturbation, "obs") or perturbation_column(
-            self.columns, self.genes.names
+        # A column of this name is a column.
+        said_none = self.options.perturbation == NONE and NONE not in self.columns
+        column = None if said_none else self._perturbation_column()
+        if column is not None:
+            return self._with_problems(self._perturbed(understanding, column))
+        said = self.options
+        of_perturbed = said.control or said.kind or said.dose or said.separator
+        if said.context and not of_perturbed:
+            return self._with_problems(self._unperturbed(understanding))
+        what = "no column of obs names a perturbation and control cells"
+        remedy = (
+            "Say which with --perturbation and --control, or, if nothing was done to the cells, "
+            "what they are with --context alone"
         )
-        if column is None:
-            self._problem(
-                "no column of obs names a perturbation and control cells",
-                f"Say which with --perturbation and --control; obs has {self._listed()}",
-                fatal=True,
-            )
-            return self._with_problems(understanding)
-        return self._with_problems(self._perturbed(understanding, column))
+        if said_none:
+            what = "nothing was done to the cells, and no column says what they are"
+            remedy = "Say --context COLUMN, and neither --control, --kind, --dose nor --separator"
+        self._problem(what, f"{remedy}; obs has {self._listed()}", fatal=True)
+        return self._with_problems(understanding)
+
+    def _perturbation_column(self) -> str | None:
+        given = self._column(self.options.perturbation, "obs")
+        return given or perturbation_column(self.columns, self.genes.names)
+
+    def _unperturbed(self, understanding: Understanding) -> Understanding:
+        """Return what a file of cells is to which nothing was done: all are control cells."""
+        context = self._given_context()
+        left, keep, without = self._left_out(None, context)
+        cells = np.ones(len(self.obs), bool)
+        return replace(
+            understanding,
+            conditions={"": int(keep.sum())},
+            context=context,
+            contexts=self._contexts(context, cells, keep),
+            replicate=self._column(self.options.replicate, "obs"),
+            replicates=self._labels(self.options.replicate),
+            time=self._column(self.options.time, "obs"),
+            without=without,
+            left_out=left,
+        )
+
+    def _labels(self, column: str | None) -> int:
+        return len(self.columns[column].labels) if column else 0
 
     def _with_problems(self, understanding: Understanding) -> Understanding:
         return replace(understanding, problems=tuple(self.problems))
@@ -158,7 +192,7 @@ class _Inspection:
         replicate, context = self._design(column, arms)
         left, keep, without = self._left_out(column, context)
         kind = self._kind(arms, controls)
-        contexts = self._contexts(context, arms, keep)
+        contexts = self._contexts(context, arms.control, keep)
         # Training leaves them out: no effect is estimated without control cells.
         if alone := sum(n for control, n in contexts.values() if not control):
             left["in contexts without control cells"] = alone
@@ -180,7 +214,7 @@ class _Inspection:
             context=context,
             contexts=contexts,
             replicate=replicate,
-            replicates=len(self.columns[replicate].labels) if replicate else 0,
+            replicates=self._labels(replicate),
             dose=self._dose(arms, keep),
             time=self._column(self.options.time, "obs"),
             without=without,
@@ -262,9 +296,12 @@ class _Inspection:
         return context
 
     def _left_out(
-        self, column: str, context: Mapping[str, str]
+        self, column: str | None, context: Mapping[str, str]
     ) -> tuple[dict[str, int], NDArray[np.bool_], dict[str, tuple[str, ...]]]:
-        """Return why cells are left out, which are kept, and labels that say nothing."""
+        """Return why cells are left out, which are kept, and labels that say nothing.
+
+        `column` is that of perturbations; None = there is none.
+        """
         keep = np.ones(len(self.obs), bool)
         left: dict[str, int] = {}
         without: dict[str, tuple[str, ...]] = {}
@@ -276,7 +313,7 @@ class _Inspection:
                 keep[cells] = False
 
         fields = [v.removeprefix(_OBS) for v in context.values() if v.startswith(_OBS)]
-        for name in (column, *fields):
+        for name in (*([column] if column else []), *fields):
             labels = self.columns[name]
             drop(labels.codes < 0, f"without a label in obs[{name!r}]")
             # Where every label is unknown, the column says nothing and no cell is dropped for it.
@@ -289,7 +326,7 @@ class _Inspection:
         return left, keep, without
 
     def _contexts(
-        self, context: Mapping[str, str], arms: Arms, keep: NDArray[np.bool_]
+        self, context: Mapping[str, str], is_control: NDArray[np.bool_], keep: NDArray[np.bool_]
     ) -> dict[str, tuple[int, int]]:
         fields = [self.columns[v.removeprefix(_OBS)] for v in context.values() if _OBS in v]
         if self.options.time:
@@ -298,7 +335,7 @@ class _Inspection:
         # [contexts, fields]: the combinations of labels that occur.
         rows, inverse = np.unique(codes[keep], axis=0, return_inverse=True)
         inverse = inverse.ravel()
-        control = np.bincount(inverse[arms.control[keep]], minlength=len(rows))
+        control = np.bincount(inverse[is_control[keep]], minlength=len(rows))
         whole = np.bincount(inverse, minlength=len(rows))
         labels = [[f.labels[i] for f, i in zip(fields, row, strict=True)] for row in rows.tolist()]
         # Labels with commas in them: the names of two contexts may be the same text.

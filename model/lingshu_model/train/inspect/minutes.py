@@ -64,6 +64,8 @@ class Machine:
 
 def effects_s(u: Understanding, machine: Machine) -> float:
     """Return the seconds of estimating, solving, checking and rotating effects."""
+    if u.unperturbed:
+        return machine.slower * _START_S
     contexts = max(1, sum(control > 0 for control, _ in u.contexts.values()))
     # Every condition but control, in every context: carried effects are solved too.
     effects = max(0, len(u.conditions) - 1) * contexts
@@ -91,7 +93,9 @@ def network_s(u: Understanding, network: str, epochs: int, machine: Machine) -> 
     each = operations(network, u.genes)
     trained = epochs * u.used * each
     # A forward pass is a third of a training step; values are drawn in double precision.
-    sampled = max(1, len(u.contexts)) * _SAMPLED * STEPS * each / 3 * 1.5
+    # Nothing is solved or checked where no cell is perturbed.
+    contexts = 0 if u.unperturbed else max(1, len(u.contexts))
+    sampled = contexts * _SAMPLED * STEPS * each / 3 * 1.5
     return (trained + sampled) / (REACHED * machine.rate)
 
 

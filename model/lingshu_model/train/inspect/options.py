@@ -11,7 +11,7 @@ class Options:
     """What is known of a file from its user.
 
     Attributes:
-        perturbation: the obs column of the perturbation.
+        perturbation: the obs column of the perturbation; `none` = no cell is perturbed.
         control: names of control cells in it.
         context: obs columns, or FIELD=VALUE for what all cells share, or FIELD=obs:COLUMN.
         kind: what was done to perturbed cells.

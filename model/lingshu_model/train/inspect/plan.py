@@ -123,9 +123,18 @@ def name_of(text: str) -> str:
 
 
 def _source(understanding: Understanding, file: str) -> dict[str, Any]:
-    if understanding.perturbation is None or understanding.counts is None:
+    if not understanding.conditions or understanding.counts is None:
         message = f"{understanding.file} cannot be trained on as it is"
         raise ValueError(message)
+    source = {
+        "file": file,
+        "counts": understanding.counts,
+        "gene_names": understanding.gene_column,
+        "context": dict(understanding.context),
+        "without": _combinations(understanding.without),
+    }
+    if understanding.perturbation is None:
+        return source
     perturbation: dict[str, Any] = {
         "column": understanding.perturbation,
         "control": _one_or_all(understanding.controls),
@@ -134,14 +143,7 @@ def _source(understanding: Understanding, file: str) -> dict[str, Any]:
         "targets": dict(understanding.targets),
         "separator": understanding.separator,
     }
-    return {
-        "file": file,
-        "counts": understanding.counts,
-        "gene_names": understanding.gene_column,
-        "context": dict(understanding.context),
-        "without": _combinations(understanding.without),
-        "perturbation": perturbation,
-    }
+    return {**source, "perturbation": perturbation}
 
 
 def _one_or_all(names: tuple[str, ...]) -> str | list[str]:

@@ -25,7 +25,11 @@ def data_options(command: F) -> F:
 
 
 _OPTIONS = (
-    click.option("--perturbation", metavar="COLUMN", help="obs column: what was done to a cell."),
+    click.option(
+        "--perturbation",
+        metavar="COLUMN",
+        help="obs column: what was done to a cell; `none`: nothing was done to any.",
+    ),
     click.option(
         "--control", multiple=True, metavar="NAME", help="Name of control cells; repeatable."
     ),
@@ -81,7 +85,9 @@ def next_command(path: Path, understanding: Understanding, options: Options | No
     # A path that begins with a hyphen would be read as an option.
     file = f"./{path}" if str(path).startswith("-") else str(path)
     words = ["lingshu", "train", file]
-    words += _pair("--perturbation", u.perturbation or given.perturbation)
+    # Said, so that no column is taken for one.
+    unperturbed = "none" if u.conditions and not u.controls else None
+    words += _pair("--perturbation", u.perturbation or unperturbed or given.perturbation)
     # Every one: a control that is not named would be trained as a perturbation.
     for control in u.controls or given.control:
         words += ["--control", control]

@@ -41,7 +41,8 @@ class Understanding:
         gene_column: the var column with gene names; None = the index.
         gene_words: what genes are called.
         human: whether they are known to be human.
-        perturbation: the obs column; None = there is none.
+        perturbation: the obs column; None = there is none, and all cells are control cells if there
+            are `conditions`.
         controls: names of control cells.
         targets: label to target, where labels name guides or spell a gene otherwise.
         guides: how many of them are guides.
@@ -89,6 +90,11 @@ class Understanding:
     def fatal(self) -> list[Problem]:
         """What keeps this file from being trained on."""
         return [problem for problem in self.problems if problem.fatal]
+
+    @property
+    def unperturbed(self) -> bool:
+        """Whether all cells are taken as unperturbed, since no column says otherwise."""
+        return self.perturbation is None and not any(self.conditions)
 
     @property
     def used(self) -> int:
@@ -145,7 +151,8 @@ class Understanding:
 
     def _perturbation_words(self) -> str:
         if self.perturbation is None:
-            return "none"
+            taken = "; say --perturbation COLUMN if something was done to some of the cells"
+            return f"none{taken if self.conditions else ''}"
         perturbed = {name: n for name, n in self.conditions.items() if name}
         joined = sum("+" in name for name in perturbed)
         shown = [f"{name} ({n:,})" for name, n in [*perturbed.items()][:_SHOWN]]
@@ -160,6 +167,8 @@ class Understanding:
         return "; ".join(parts)
 
     def _control_words(self) -> str:
+        if self.perturbation is None and self.conditions:
+            return f"all {self.conditions['']:,} cells"
         if not self.controls:
             return "none"
         names = ", ".join(map(repr, self.controls[:_SHOWN]))
@@ -168,7 +177,7 @@ class Understanding:
 
     def _kind_words(self) -> str:
         if self.kind is None:
-            return "none: there are no perturbed cells" if self.controls else "none"
+            return "none: there are no perturbed cells" if self.conditions else "none"
         how = "assumed, since " if self.kind.assumed else ""
         other = "; say --kind if it is another" if self.kind.assumed else ""
         return f"{self.kind.name} ({how}{self.kind.because}{other})"
@@ -181,7 +190,8 @@ class Understanding:
             for name, value in self.context.items()
         ]
         able = sum(bool(control and perturbed) for control, perturbed in self.contexts.values())
-        several = f": {len(self.contexts):,} contexts, {able:,} with both arms"
+        arms = f", {able:,} with both arms" if self.perturbation else ""
+        several = f": {len(self.contexts):,} contexts{arms}"
         return (" and ".join(fields) or "none") + (several if len(self.contexts) > 1 else "")
 
     def _replicate_words(self) -> str:

@@ -1,0 +1,1 @@
+"""Mixed populations against held-out cells: composition, subtypes and markers."""
