@@ -117,14 +117,14 @@ def test_a_replay_and_the_script_of_another_home_give_the_same_cells(app: App, o
 
 def test_the_plan_of_a_replay_is_that_of_its_row(app: App):
     first = call(app, "sample_cells", OF_P1)
-    made = design_of(app, app.ledger.experiment(first.experiment_id))
+    design = design_of(app, app.ledger.experiment(first.experiment_id))
     # The plan is read from the row, not made again.
-    assert made.mixture is not None
-    assert made.request == row(app, first)
+    assert design.mixture is not None
+    assert design.request == row(app, first)
     other = app.ledger.experiment(first.experiment_id).request | {
         "mixture": {"of": "control", "parts": [{"context": CONTEXTS[0], "weight": 1}]}
     }
-    assert arms_of("sample_cells", other)["cells"].digest != made.arms["cells"].digest
+    assert arms_of("sample_cells", other)["cells"].digest != design.arms["cells"].digest
 
 
 def test_a_series_goes_on_where_it_stopped(app: App):
@@ -170,8 +170,8 @@ def test_a_perturbed_population_has_the_proportions_of_its_cells(
 
 
 def printed(error: pytest.ExceptionInfo[InputError]) -> tuple[str, dict[str, Any]]:
-    (one,) = calls_in(str(error.value))
-    return one
+    (only,) = calls_in(str(error.value))
+    return only
 
 
 def test_contexts_that_measure_different_genes_are_refused_with_a_call_that_is_not(
