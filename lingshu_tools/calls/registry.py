@@ -195,6 +195,13 @@ class Tools(Mapping[str, ToolSpec]):
         """Return whether reading a tool takes no time."""
         return name in self._specs
 
+    def ready(self, name: str) -> ToolSpec:
+        """Return a tool with the validators of its arguments and its result built."""
+        spec = self[name]
+        spec.arguments.model_rebuild()
+        spec.result.model_rebuild()
+        return spec
+
 
 @cache
 def registry() -> Tools:

@@ -142,6 +142,17 @@ class Reading:
         with self._database.read() as connection:
             return records(connection, Measurement, screen_id=screen_id)
 
+    def measurement(self, measurement_id: str) -> Measurement:
+        """Return a proposal or what was measured.
+
+        Raises:
+            NotFoundError: there is none with this id, or its screen is another principal's.
+        """
+        with self._database.read() as connection:
+            found = row_by_id(connection, Measurement, measurement_id)
+            row_by_id(connection, Screen, found.screen_id, principal=self._principal)
+            return found
+
     def experiment(self, experiment_id: str) -> Experiment:
         """Return an experiment.
 

@@ -46,7 +46,7 @@ def resolve_candidate(checkpoint: Checkpoint, candidate: Candidate) -> Perturbat
 
 def _single(checkpoint: Checkpoint, text: str) -> Perturbation:
     """Return the one intervention that a text without a plus names."""
-    explicit = _with_kind(text)
+    explicit = with_kind(text)
     if explicit is not None:
         with suppress(NotFoundError):
             return resolve_interventions(checkpoint, [explicit])
@@ -74,7 +74,7 @@ def _single(checkpoint: Checkpoint, text: str) -> Perturbation:
     raise InputError(message)
 
 
-def _with_kind(text: str) -> Intervention | None:
+def with_kind(text: str) -> Intervention | None:
     """Return the intervention of `target kind` or `target kind dose`, the form of labels."""
     words = text.split()
     dose = None

@@ -160,7 +160,10 @@ def _require(
     """
     if kept or not candidates:
         return
-    reasons = "; ".join(f"{n} by {why} ({WHY[why]})" for why, (n, _) in left_out.items())
+    reasons = "; ".join(
+        f"{n} by {why} ({WHY[why]}: {', '.join(names)}{' …' if n > len(names) else ''})"
+        for why, (n, names) in left_out.items()
+    )
     designs = [replace(control, interventions=c) for c in dict.fromkeys(candidates)]
     judged = [d for d in designs if constraints.reason(d) == "keep"]
     farthest = min((constraints.farthest(d) for d in judged), default=np.inf)

@@ -32,6 +32,8 @@ SCORE_UNITS = "log1p_cp10k"
 """The units in which a value can be compared with a predicted score itself."""
 COMPONENTS = 8
 HIT_SHARE = 0.1
+NO_WIDTH = 1e-9
+"""Width up to which an interval says nothing, log1p_cp10k."""
 """Share of the measured perturbations that are hits where no threshold is given."""
 Better = Literal["higher", "lower"]
 
@@ -61,7 +63,7 @@ class Comparison:
         n: perturbations that were predicted and measured.
         rank_correlation: Spearman's, of predicted scores and values; None of fewer than three.
         coverage: share of values within the 95 % posterior interval, widened by their standard
-            error; None in other units than those of scores.
+            error; None in other units than those of scores, or where no interval has a width.
         enrichment: hits among the better half by prediction over hits expected there by chance;
             None without a hit.
         hits: labels of the hits.
@@ -251,14 +253,18 @@ def _mean(wells: Sequence[tuple[float, float]]) -> Measured:
 
 def _coverage(
     pool: Pool, places: Mapping[str, int], measured: Mapping[str, Measured], known: Sequence[str]
-) -> float:
-    inside = 0
+) -> float | None:
+    inside = n = 0
     for label in known:
         low, high = pool.scores[places[label]].interval
-        # An interval of width 0 holds its value, whatever the last bits of a mean are.
+        # Where all effects of a perturbation are shrunken to nothing, nothing is claimed of its
+        # score: an interval without width is none, and can neither hold nor miss.
+        if high - low <= NO_WIDTH:
+            continue
+        n += 1
         slack = 1.96 * (measured[label].se or 0.0) + 1e-6
         inside += low - slack <= measured[label].value <= high + slack
-    return inside / len(known)
+    return inside / n if n else None
 
 
 def _enrichment(predicted: Floats, hit: Any) -> float | None:

@@ -142,10 +142,16 @@ def tier_sentence(checkpoint: Checkpoint, tier: Tier) -> str:
 
 
 def own_evidence(design: Design) -> dict[str, Any]:
-    """Return the fields of a result on the held-out evidence of one design."""
+    """Return the fields of a result on the held-out evidence of one design; none of control cells.
+
+    What was held out are changes under perturbations: it says nothing of control cells, nor of
+    scores and completions of a user's cells.
+    """
+    if not design.interventions:
+        return {"held_out": None, "evidence": None}
     figure = _figure_of(design)
     return {
-        "held_out": held_out_view(figure) if design.interventions else None,
+        "held_out": held_out_view(figure),
         "evidence": evidence_view(design.checkpoint, design.support.tier),
     }
 

@@ -18,7 +18,9 @@ from lingshu_tools.report.effect_view import EffectView
 
 EFFECT_UNITS = {
     "log2_fold_change": "log2((perturbed + 1) / (control + 1)) of mean counts per 10,000",
-    "control_mean, perturbed_mean, change, prediction_error": "log1p_cp10k",
+    "control_mean, perturbed_mean, change, prediction_error, model_mean": "log1p_cp10k",
+    "interval_low, interval_high": "log1p_cp10k; 95 % interval of change in a new experiment",
+    "lfsr": "probability that the sign of change is wrong",
     "…_mc_low, …_mc_high": "95 % Monte Carlo interval: sampling noise alone",
 }
 SAMPLE_UNITS = {"mean_count": "count (UMI)", "mean": "log1p_cp10k", "zero_rate": "share of cells"}
@@ -31,6 +33,7 @@ def effect_rows(name: str, design: Design, effects: Path) -> Iterator[dict[str, 
         gene = view.gene(index)
         low, high = gene.mc_interval or (None, None)
         change_low, change_high = gene.change_mc_interval or (None, None)
+        new_low, new_high = gene.interval or (None, None)
         yield {
             **known,
             "log2_fold_change": gene.log2_fold_change,
@@ -43,6 +46,11 @@ def effect_rows(name: str, design: Design, effects: Path) -> Iterator[dict[str, 
             "change_mc_high": change_high,
             "prediction_error": gene.prediction_error,
             "sham_q": gene.sham_q,
+            "model_mean": gene.model_mean,
+            "interval_low": new_low,
+            "interval_high": new_high,
+            "lfsr": gene.lfsr,
+            "certainty": gene.certainty,
         }
 
 

@@ -17,6 +17,9 @@ FORMS: Final = (
     'a map {"cell_line": "THP-1"} or the line "cell_line=THP-1" is accepted too'
 )
 # A comma ends a value only if a field and = follow: values may hold commas.
+# "context cell_type=B cell": the word of a description before the line. A field named context is
+# followed by "=" itself.
+_WORD = re.compile(r"context\s*:?\s+(?=[^,=\s]{1,100}=)", re.IGNORECASE)
 _NEXT_FIELD = re.compile(r",\s*(?=[^,=\s]{1,100}=)")
 
 
@@ -39,7 +42,9 @@ def context_fields(context: dict[str, str]) -> list[dict[str, str]]:
 
 def _from_line(line: str) -> dict[str, str]:
     """Return the fields of `cell_type=CD14 monocyte, donor=1015`, as contexts are listed."""
-    parts = [part.partition("=") for part in _NEXT_FIELD.split(line)]
+    line = line.strip()
+    word = _WORD.match(line)
+    parts = [part.partition("=") for part in _NEXT_FIELD.split(line[word.end() if word else 0 :])]
     if not all(field.strip() and value.strip() for field, _, value in parts):
         raise ValueError(FORMS)
     return _unique([(field.strip(), value.strip()) for field, _, value in parts])

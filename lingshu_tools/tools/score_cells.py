@@ -145,9 +145,16 @@ def _summary(
     where = f"{design.n_cells} cells of {context_label(design.context)}"
     bits = "no finite score" if best.bits is None else f"{best.bits:.3g} bits per gene"
     second = _margin(rows[1]) if len(rows) > 1 else ""
+    # A verdict on another context than the best must not read as one on the best.
+    of = (
+        "As cells of it"
+        if best.context == first
+        else f"Not it but the context that was named, else the most similar, is what they were "
+        f"compared with: as cells of {context_label(first)}"
+    )
     return (
         f"{where}: best fits {context_label(best.context)} ({bits}"
-        f"{second}). As cells of {context_label(first)} they are {result['verdict']}: "
+        f"{second}). {of} they are {result['verdict']}: "
         f"{result['usual_share']:.0%} score as 95% of simulated cells do."
     )
 

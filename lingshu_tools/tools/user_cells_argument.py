@@ -34,6 +34,10 @@ MOST_PERTURBED = 5_000
 WHOLE_SHARE = 0.9
 ALIKE = 0.7
 NAMES = 200
+TRAINED_ON = (
+    "your file is one of those that {checkpoint} was trained and evaluated on: these cells may be "
+    "among its training cells, so that a good fit is no test of it"
+)
 
 FILE = "h5ad of your unperturbed cells, in a folder of `lingshu roots`"
 UserCellsPath = Annotated[
@@ -244,6 +248,10 @@ def caveats_of(design: Design) -> list[str]:
         return []
     nearest = cells["nearest"]
     said: list[str] = []
+    # Evidence names files without their folders, by digest.
+    data: Mapping[str, Any] = design.checkpoint.evidence.get("data") or {}
+    if cells["file_digest"] in (data.get("files") or {}).values():
+        said.append(TRAINED_ON.format(checkpoint=design.checkpoint.name))
     if cells["share"] < WHOLE_SHARE:
         said.append(
             f"the measured genes hold about {cells['share']:.0%} of a cell's counts: shown levels "

@@ -60,6 +60,7 @@ async def spec_of(name: str) -> "ToolSpec":
 
     tools = registry()
     if not tools.is_imported(name):
-        # A tenth of a second: not on the event loop, which answers other calls meanwhile.
-        await anyio.to_thread.run_sync(tools.__getitem__, name)
+        # A tenth of a second: not on the event loop, which answers other calls meanwhile, and
+        # before the call, whose time is limited.
+        await anyio.to_thread.run_sync(tools.ready, name)
     return tools[name]

@@ -1,5 +1,6 @@
 """Answers say how certain a change is by the effect that is stored, apart from the simulation."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from lingshu_testing import FakeEngine
 from lingshu_tools.app import App
 from lingshu_tools.calls.dispatcher import call
 from lingshu_tools.errors import LingshuError
+from lingshu_tools.report.effect_view import EffectView
+from lingshu_tools.report.experiment_views import shown
 
 
 def answer(app: App, target: str, line: str = "a", **more: object):
@@ -193,3 +196,31 @@ def test_a_time_that_was_never_trained_on_is_refused_with_those_that_were(app: A
     text = str(refused.value)
     assert "24 h" in text
     assert all(known in text.partition("24 h")[2] for known in ("'a'", "'b'", "'c'")), text
+
+
+def test_a_simulated_change_outside_its_interval_is_named_and_no_other(app: App):
+    result = answer(app, "G3", n_cells=2)
+    out = {
+        g.gene
+        for g in result.genes
+        if g.interval and not g.interval[0] <= g.change <= g.interval[1]
+    }
+    (said,) = [c for c in result.caveats if "lies outside its interval" in c]
+    named = said.removeprefix("change of ").split(", of ")[0]
+    assert out
+    assert set(named.removesuffix(" …").split(", ")) <= out
+    assert named.endswith(" …") == (len(out) > 3)
+    inside = [g.gene for g in result.genes if g.gene not in out]
+    alone = answer(app, "G3", n_cells=2, genes=inside[:5])
+    assert not [c for c in alone.caveats if "lies outside its interval" in c]
+
+
+def test_an_effect_without_doubt_has_no_interval(app: App, stored_checkpoint: Checkpoint):
+    result = answer(app, "G3")
+    assert all(g.interval for g in result.genes)
+    view = EffectView(shown(app, result.experiment_id).design, None)  # type: ignore[arg-type]
+    stored = view._stored
+    assert stored is not None
+    none = replace(stored.posterior, sd=stored.posterior.sd * 0)
+    view._stored = replace(stored, posterior=none)
+    assert view._wide(0) is None

@@ -28,7 +28,7 @@ from lingshu_tools.errors import InputError
 from lingshu_tools.experiments.designs import context_label
 from lingshu_tools.experiments.scores import score_summary
 from lingshu_tools.report.experiment_views import shown
-from lingshu_tools.tools.score_cells import show_score
+from lingshu_tools.tools.score_cells import _succeeded, show_score
 from lingshu_tools.user_cells import Roots
 
 
@@ -234,3 +234,41 @@ def test_a_score_and_completed_cells_are_shown_without_their_checkpoint(
     # Means, which have no sign and no interval.
     assert [row.mean for row in result.genes[:3]] == [row.mean for row in drawn.genes[:3]]
     assert "strongest changes" not in result.summary
+
+
+def test_evidence_of_perturbations_does_not_stand_beside_scores_and_completions(
+    lab: App, mine: Path
+):
+    for tool in ("score_cells", "complete_cells"):
+        result = patiently(lab, tool, {"cells": str(mine), "n_cells": 8})
+        assert result.evidence is None
+        assert result.held_out is None
+
+
+def test_a_file_that_the_checkpoint_was_trained_on_is_named(
+    lab: App, networked: Checkpoint, mine: Path, monkeypatch: pytest.MonkeyPatch
+):
+    fresh = patiently(lab, "score_cells", {"cells": str(mine), "n_cells": 8})
+    assert not [c for c in fresh.caveats if "was trained" in c]
+    record = shown(lab, fresh.experiment_id)
+    digest = record.design.cells["file_digest"]
+    assert digest.startswith("sha256:")
+    data = {"files": {"another_name.h5ad": digest}}
+    monkeypatch.setitem(record.design.checkpoint.evidence, "data", data)
+    assert [c for c in show_score(lab, record).caveats if "may be among its training cells" in c]
+
+
+def test_a_verdict_on_another_context_than_the_best_says_so(lab: App, mine: Path):
+    result = patiently(lab, "score_cells", {"cells": str(mine), "n_cells": 8})
+    record = shown(lab, result.experiment_id)
+    contexts = record.design.cells["against"]
+    for first, text in ((contexts[0], "As cells of it"), (contexts[-1], "Not it but the context")):
+        rows = [{**row, "bits": float(row["context"] != contexts[0])}
+                for row in record.result["contexts"]]  # fmt: skip
+        cells = {**record.design.cells, "against": [first, *(c for c in contexts if c != first)]}
+        changed = replace(record, design=replace(record.design, cells=cells))
+        result = {**record.result, "contexts": rows}
+        fields = _succeeded(replace(changed, outcome=replace(record.outcome, result=result)))
+        assert text in fields["summary"]
+        other = context_label(contexts[-1])
+        assert (other in fields["summary"]) == (first != contexts[0])

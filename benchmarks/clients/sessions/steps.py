@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-PATIENT_S, IMPATIENT_S, CANCEL_S = 60.0, 6.0, 2.0
+PATIENT_S, IMPATIENT_S, CANCEL_S = 60.0, 20.0, 2.0
 KNOCKOUT = {"kind": "knockout", "target": "STAT1"}
 EXPERIMENT, SCREEN = re.compile(r"exp_\w+"), re.compile(r"scr_\w+")
 
@@ -41,7 +41,11 @@ class Steps:
         expect(len(names) == self.tools, f"{len(names)} tools: {names}")
 
     async def describe(self, session):
-        text = await session.call("describe_model", {})
+        text = await refused(session, "describe_model", {})
+        # On a busy machine the first call may be answered as late; it goes on, and is made again.
+        for _ in range(3):
+            if "got no answer" in text:
+                text = await refused(session, "describe_model", {})
         expect("thp1-crispr" in text and "pbmc" in text, text)
 
     async def perturb(self, session):
@@ -78,7 +82,7 @@ class Steps:
         impatient = self.connect(self.server, IMPATIENT_S)
         session = await impatient.__aenter__()
         self.impatient = impatient
-        text = await refused(session, "perturb_cells", self.request(20_000, wait_s=45))
+        text = await refused(session, "perturb_cells", self.request(60_000, wait_s=45))
         expect("simulated cells" not in text, text)
         text = await session.call("list_experiments", {"limit": 1})
         self.ids["long"] = first(EXPERIMENT, text)

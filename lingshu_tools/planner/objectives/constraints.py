@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -11,10 +12,10 @@ import numpy as np
 from lingshu_model.contracts import Checkpoint, Intervention
 from lingshu_model.contracts.error_model import ErrorModel
 from lingshu_model.contracts.messages import Kind
-from lingshu_tools.errors import InputError
+from lingshu_tools.errors import InputError, quoted
 from lingshu_tools.experiments.designs import Design
 from lingshu_tools.experiments.stored_effects import stored_effect
-from lingshu_tools.planner.candidates import Perturbation
+from lingshu_tools.planner.candidates import Perturbation, resolve_candidate, with_kind
 from lingshu_tools.planner.objectives.gene_lists import gene_symbols
 from lingshu_tools.planner.objectives.guard import Keep, interval_end
 from lingshu_tools.planner.objectives.requests import Request, joined
@@ -93,6 +94,31 @@ class Constraints:
         return Keep(self.keep, self.within, *models)
 
 
+def _targets(checkpoint: Checkpoint, names: Sequence[str], argument: str) -> list[str]:
+    """Return names with perturbations, as candidates are written, replaced by their targets.
+
+    Raises:
+        InputError: the target was trained with further kinds, which the name says nothing of.
+    """
+    result: list[str] = []
+    for name in names:
+        part = with_kind(name)
+        if part is None:
+            result.append(name)
+            continue
+        (known,) = resolve_candidate(checkpoint, name)
+        kinds = [k for k, targets in checkpoint.targets.items() if known.target in targets]
+        if len(kinds) > 1:
+            message = (
+                f"{argument} has {quoted(name)}, and {known.target} was trained with "
+                f"{', '.join(kinds)}; {argument} takes targets for all of their kinds: name "
+                f"{quoted(known.target)}, or list the candidates themselves"
+            )
+            raise InputError(message)
+        result.append(known.target)
+    return result
+
+
 def constraints_of(
     checkpoint: Checkpoint,
     home: Path,
@@ -122,8 +148,9 @@ def constraints_of(
         message = f"only {wrong[0]}: {checkpoint.name!r} was trained on the kinds {trained}"
         raise InputError(message)
     named = [name for name in request.only if name.casefold() not in KINDS]
-    targets = gene_symbols(checkpoint, named, home, "only")
-    avoid = gene_symbols(checkpoint, request.avoid, home, "avoid")
+    targets = gene_symbols(checkpoint, _targets(checkpoint, named, "only"), home, "only")
+    avoided = _targets(checkpoint, request.avoid, "avoid")
+    avoid = gene_symbols(checkpoint, avoided, home, "avoid")
     if targets and set(targets) <= set(avoid):
         message = f"only and avoid contradict: all of {joined(targets)} are to be avoided"
         raise InputError(message)

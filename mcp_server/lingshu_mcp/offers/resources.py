@@ -12,8 +12,8 @@ from lingshu_tools.experiments.lookup import is_screen, locate, locate_screen
 from lingshu_tools.system.plain_text import plain_values
 from lingshu_tools.tools.figures import figure as numbers_of
 
-# ID-KIND-HASH.SUFFIX, as plot_experiment names files; no separator can be in it.
-_FILE = re.compile(r"((?:exp|scr)_[a-z0-9]+)-[a-z]+-[0-9a-f]{8}\.(png|svg|csv)")
+# ID-KIND-HASH.SUFFIX, as plot_experiment and propose_batch name files; no separator can be in it.
+_FILE = re.compile(r"((?:exp|scr|mea)_[a-z0-9]+)-[a-z]+-[0-9a-f]{8}\.(png|svg|csv)")
 
 
 def checkpoints(app: App) -> list[str]:
@@ -63,7 +63,7 @@ def card(app: App, name: str) -> str:
 
 
 def plot(app: App, file: str) -> bytes | str:
-    """Return a file that plot_experiment made."""
+    """Return a file that plot_experiment or propose_batch made."""
     # Before the path is opened: only names of this form lead to a file.
     match = _FILE.fullmatch(file)
     path = app.home / "plots" / file
@@ -71,7 +71,10 @@ def plot(app: App, file: str) -> bytes | str:
         message = f"no picture {quoted(file)}; plot_experiment draws one and returns its URI"
         raise NotFoundError(message)
     # Raises where the caller's principal does not see what the picture is of.
-    (locate_screen if is_screen(match[1]) else locate)(app, match[1])
+    if match[1].startswith("mea_"):
+        app.locate(lambda ledger: ledger.measurement(match[1]))
+    else:
+        (locate_screen if is_screen(match[1]) else locate)(app, match[1])
     return path.read_bytes() if match[2] == "png" else path.read_text("utf-8")
 
 
