@@ -63,10 +63,6 @@ MONTE_CARLO = (
     "mc_interval covers only the noise of sampling finitely many cells; prediction_error, the "
     "error against held-out cells, is usually the larger"
 )
-OUTSIDE = (
-    "change of {genes}, of {n} simulated cells, lies outside its interval, which is of the "
-    "posterior: believe the interval, or sample more cells"
-)
 NO_ERROR = "prediction_error is null: fewer than three held-out contrasts of that size"
 RANKED = (
     "sham_q is by rank among {n} null labels: no gene can be below 1 in {more}, however large its "
@@ -90,7 +86,6 @@ UNFIT = (
 )
 NOT_MEASURED = "not measured in this context"
 NO_DOUBT = "shrunken to nothing: no interval"
-OFF_PANEL = "not on the panel: its own RNA cannot be checked"
 SINGLE_CELL = "one pair of cells has no interval; ask for n_cells of at least 2"
 
 
@@ -248,16 +243,10 @@ class EffectView:
         )
 
     def target_checks(self) -> list[TargetCheck]:
-        """Return what happens to each target's own gene; empty where no target is a gene."""
+        """Return what happens to each target's own gene; empty where none is on the panel."""
         panel = self._checkpoint.panel
-        return [
-            self._check(i.target, i.kind, panel.index(i.target))
-            if i.target in panel
-            else TargetCheck(gene=i.target, change=None, mc_interval=None, note=OFF_PANEL)
-            for i in self._design.interventions
-            # Targets of other kinds, such as cytokines, need not be genes.
-            if i.target in panel or i.kind in OWN_RNA
-        ]
+        interventions = [i for i in self._design.interventions if i.target in panel]
+        return [self._check(i.target, i.kind, panel.index(i.target)) for i in interventions]
 
     def _check(self, gene: str, kind: str, index: int) -> TargetCheck:
         change = finite(self.effect.change[index])
@@ -338,24 +327,6 @@ class EffectView:
         shown = self._stored.posterior.mean[list(rows)]
         return misjudged(self._checkpoint.evidence, self._tier, shown)
 
-    def _outside(self, rows: Sequence[int]) -> list[str]:
-        """Return which genes' simulated change lies outside the interval beside it, as a sentence.
-
-        The change is of finitely many cells, the interval of the posterior that they are sampled
-        from, so that both may be right.
-        """
-        spans = {index: self._wide(index) for index in rows}
-        change = self.effect.change
-        names = [
-            self._checkpoint.panel[index]
-            for index, span in spans.items()
-            if span is not None and not span[0] <= change[index] <= span[1]
-        ]
-        if not names:
-            return []
-        more = " …" if len(names) > NAMED else ""
-        return [OUTSIDE.format(genes=", ".join(names[:NAMED]) + more, n=self.effect.n_cells)]
-
     def caveats(self, rows: Sequence[int] = ()) -> list[str]:
         """Return what a reader must know before believing the numbers of the genes `rows`."""
         said = [MONTE_CARLO] if self.effect.n_cells > 1 else [SINGLE_CELL]
@@ -365,7 +336,6 @@ class EffectView:
         said += self._coverage(rows)
         if self._design.cells is None:
             said += sampling_caveats(self._checkpoint, self._design.sampling)
-        said += self._outside(rows)
         if self._stored is None and self.null is None:
             said.append(NO_NULL)
         elif self._stored is None and self.null is not None:

@@ -85,7 +85,7 @@ class Magnitude(View):
 
 
 class TargetCheck(View):
-    """What happens to the target's own gene."""
+    """What happens to the target's own gene, where it is on the panel."""
 
     gene: str
     change: Number | None

@@ -198,23 +198,6 @@ def test_a_time_that_was_never_trained_on_is_refused_with_those_that_were(app: A
     assert all(known in text.partition("24 h")[2] for known in ("'a'", "'b'", "'c'")), text
 
 
-def test_a_simulated_change_outside_its_interval_is_named_and_no_other(app: App):
-    result = answer(app, "G3", n_cells=2)
-    out = {
-        g.gene
-        for g in result.genes
-        if g.interval and not g.interval[0] <= g.change <= g.interval[1]
-    }
-    (said,) = [c for c in result.caveats if "lies outside its interval" in c]
-    named = said.removeprefix("change of ").split(", of ")[0]
-    assert out
-    assert set(named.removesuffix(" …").split(", ")) <= out
-    assert named.endswith(" …") == (len(out) > 3)
-    inside = [g.gene for g in result.genes if g.gene not in out]
-    alone = answer(app, "G3", n_cells=2, genes=inside[:5])
-    assert not [c for c in alone.caveats if "lies outside its interval" in c]
-
-
 def test_an_effect_without_doubt_has_no_interval(app: App, stored_checkpoint: Checkpoint):
     result = answer(app, "G3")
     assert all(g.interval for g in result.genes)

@@ -261,14 +261,16 @@ def test_a_file_that_the_checkpoint_was_trained_on_is_named(
 def test_a_verdict_on_another_context_than_the_best_says_so(lab: App, mine: Path):
     result = patiently(lab, "score_cells", {"cells": str(mine), "n_cells": 8})
     record = shown(lab, result.experiment_id)
-    contexts = record.design.cells["against"]
-    for first, text in ((contexts[0], "As cells of it"), (contexts[-1], "Not it but the context")):
-        rows = [{**row, "bits": float(row["context"] != contexts[0])}
-                for row in record.result["contexts"]]  # fmt: skip
-        cells = {**record.design.cells, "against": [first, *(c for c in contexts if c != first)]}
-        changed = replace(record, design=replace(record.design, cells=cells))
-        result = {**record.result, "contexts": rows}
-        fields = _succeeded(replace(changed, outcome=replace(record.outcome, result=result)))
-        assert text in fields["summary"]
-        other = context_label(contexts[-1])
-        assert (other in fields["summary"]) == (first != contexts[0])
+    best = record.design.cells["against"][0]
+    other = dict.fromkeys(best, "another")
+    row = record.result["contexts"][0]
+    rows = [{**row, "context": best, "bits": 1.0}, {**row, "context": other, "bits": 2.0}]
+    outcome = replace(record.outcome, result={**record.result, "contexts": rows})
+    for first, second in ((best, other), (other, best)):
+        cells = {**record.design.cells, "against": [first, second]}
+        changed = replace(record, design=replace(record.design, cells=cells), outcome=outcome)
+        summary = _succeeded(changed)["summary"]
+        assert f"best fits {context_label(best)}" in summary
+        assert ("As cells of it" in summary) == (first == best)
+        assert ("Not it but the context that was named" in summary) == (first == other)
+        assert (context_label(other) in summary) == (first == other)
