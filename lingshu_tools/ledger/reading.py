@@ -149,9 +149,9 @@ class Reading:
             NotFoundError: there is none with this id, or its screen is another principal's.
         """
         with self._database.read() as connection:
-            found = row_by_id(connection, Measurement, measurement_id)
-            row_by_id(connection, Screen, found.screen_id, principal=self._principal)
-            return found
+            row = row_by_id(connection, Measurement, measurement_id)
+            row_by_id(connection, Screen, row.screen_id, principal=self._principal)
+            return row
 
     def experiment(self, experiment_id: str) -> Experiment:
         """Return an experiment.
