@@ -3,6 +3,7 @@
 It asks the tool that made it.
 """
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field
@@ -61,6 +62,8 @@ from lingshu_tools.tools.user_cells_argument import UserCellsView
 Detail = Literal["summary", "effects", "genes", "provenance"]
 # Rows by detail where no limit is given.
 _ROWS: dict[str, int] = {"summary": 5, "effects": 50, "genes": 50, "provenance": 0}
+MOST_PARTS = 40
+"""Contexts of a mixture that the provenance shows."""
 _SETS = 3
 """Gene sets of a summary."""
 
@@ -279,7 +282,8 @@ def _experiment(app: App, record: Shown, arguments: GetExperiment) -> GetResult:
     # The tool's own view, under the names that this result has in common with it.
     fields = {name: getattr(result, name) for name in type(result).model_fields}
     if detail == "provenance":
-        fields |= {"genes": None, "truncated": None, "provenance": _provenance(record)}
+        fields |= {"genes": None, "composition": [], "truncated": None}
+        fields["provenance"] = _provenance(record)
     return GetResult(tool=record.experiment.tool, replay=_replay(app, record), **fields)
 
 
@@ -300,7 +304,8 @@ def _without_checkpoint(
         record, missing, limit=limit, offset=arguments.offset, genes=arguments.genes
     )
     if arguments.detail == "provenance":
-        fields |= {"genes": None, "truncated": None, "provenance": _provenance(record)}
+        fields |= {"genes": None, "composition": [], "truncated": None}
+        fields["provenance"] = _provenance(record)
     return GetResult(tool=record.experiment.tool, replay=_replay(app, record), **fields)
 
 
@@ -354,7 +359,7 @@ def _provenance(record: Recorded) -> Provenance:
     row, outcome = record.experiment, record.outcome
     digest = outcome and outcome.environment_digest
     return Provenance(
-        request=dict(row.request),
+        request=_short(row.request),
         request_digest=row.request_digest,
         panel_digest=row.panel_digest,
         principal=row.principal,
@@ -371,6 +376,15 @@ def _provenance(record: Recorded) -> Provenance:
             for v in record.ledger.verifications(row.id)
         ],
     )
+
+
+def _short(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a request with the first contexts of a long mixture alone, and their number."""
+    mixture = request.get("mixture")
+    if mixture is None or len(mixture["parts"]) <= MOST_PARTS:
+        return dict(request)
+    first = mixture["parts"][:MOST_PARTS]
+    return {**request, "mixture": {**mixture, "parts": first, "n_parts": len(mixture["parts"])}}
 
 
 def _text(result: GetResult) -> str:

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from lingshu_model.contracts import MAX_CELLS
 from lingshu_tools.app import App
-from lingshu_tools.calls.concise import ROWS, Detail, is_short
+from lingshu_tools.calls.concise import ROWS, Detail, fitting, is_short
 from lingshu_tools.calls.registry import ToolSpec
 from lingshu_tools.calls.results import (
     Number,
@@ -157,7 +157,8 @@ def _succeeded(
             "that is a check on fit, not on prediction."
         )
     rows = composition(record)
-    mixed = _most(rows, len(rows[:kinds]))
+    kinds_shown = fitting(rows[:kinds], detailed=True)
+    mixed = _most(rows, len(kinds_shown))
     return {
         "summary": f"{record.where}: {mixed}median library {quantiles[2]:.0f} UMI, "
         f"{quality.zero_rate:.0%} zeros. {compared}",
@@ -169,7 +170,7 @@ def _succeeded(
             *sampling_caveats(record.design.checkpoint, record.design.sampling),
         ],
         "quality": quality,
-        "composition": rows[:kinds],
+        "composition": kinds_shown,
         "genes": [
             GeneMean(
                 gene=row["gene"], mean=row["value"], training_mean=finite(trained.get(row["gene"]))

@@ -248,3 +248,20 @@ def test_many_types_with_long_names_fit_a_concise_answer(
     whole = call(app, tool, given)
     assert len(whole.composition) == 68
     assert sum(kind.share for kind in whole.composition) == pytest.approx(1, abs=1e-3)
+
+
+def test_the_provenance_of_hundreds_of_contexts_stays_short(open_app: Any, checkpoint: Checkpoint):
+    contexts = [{"cell_type": f"type {i % 300}", "donor": f"p{i}"} for i in range(600)]
+    make_checkpoint(checkpoint.path.parent, name="gut", contexts=contexts, control_cells=[20] * 600)
+    app = open_app(FakeEngine(checkpoint.panel))
+    given = {"checkpoint": "gut", "n_cells": 64, "wait_s": 45, "detail": "detailed"}
+    result = call(app, "sample_cells", given)
+    rest = 300 - len(result.composition)
+    assert f"{rest} further" in result.summary
+    for arguments in (given, {"id": result.experiment_id, "detail": "provenance"}):
+        tool = "get_experiment" if "id" in arguments else "sample_cells"
+        value = structured(call(app, tool, arguments), tool, arguments, detailed=True)
+        assert len(json.dumps(value, ensure_ascii=False, separators=(",", ":"))) / 4 <= 4000
+    assert value["provenance"]["request"]["mixture"]["n_parts"] == 600
+    # All of them are in the row.
+    assert len(row(app, result)["mixture"]["parts"]) == 600

@@ -225,10 +225,13 @@ class Checkpoint:
 
     def measure_alike(self, contexts: Iterable[Mapping[str, str]]) -> bool:
         """Return whether cells of these contexts have counts of the same genes."""
-        # By the names of sets first: there are few of them, and thousands of contexts.
-        names = {self.nearest(context).get("measured", "all"): context for context in contexts}
-        masks = [self.measured(context).tobytes() for context in names.values()]
-        return len({*masks}) <= 1
+        trained = {_context_key(entry["context"]): entry for entry in self.config["contexts"]}
+        names: dict[str, Mapping[str, str]] = {}
+        for context in contexts:
+            entry = trained.get(_context_key(context)) or self.nearest(context)
+            names.setdefault(entry.get("measured", "all"), context)
+        # Sets of two names may be equal. There are few of them, and thousands of contexts.
+        return len({self.measured(context).tobytes() for context in names.values()}) <= 1
 
     def depth_quantiles(
         self, context: Mapping[str, str], interventions: Iterable[Intervention]
@@ -255,10 +258,14 @@ class Checkpoint:
     def _depths(
         self, context: Mapping[str, str], identity_: Identity
     ) -> NDArray[np.float64] | None:
-        for entry in self.config["seen"]:
-            if entry["context"] == context and entry_identity(entry) == identity_:
-                return np.array(entry["depth_quantiles"])
-        return None
+        entry = self._conditions.get((_context_key(context), identity_))
+        return None if entry is None else np.array(entry["depth_quantiles"])
+
+    @Lazy
+    def _conditions(self) -> dict[tuple[tuple[tuple[str, str], ...], Identity], Mapping[str, Any]]:
+        """The entries of `config["seen"]` by context and perturbation; of equal ones the first."""
+        entries = reversed(self.config["seen"])
+        return {(_context_key(e["context"]), entry_identity(e)): e for e in entries}
 
     def _deeper(self, identity_: Identity) -> float:
         """Return the mean change of ln UMI under interventions, over the training cells of them."""
