@@ -4,7 +4,8 @@
 
 Trains a checkpoint on four fifths of each atlas by `lingshu train`, samples as many cells of every
 population as are held out, and writes `populations.csv`, `types.csv` and `donors.csv` below OUT.
-Trained checkpoints and sampled cells are kept there: the same command goes on where it was stopped.
+Trained checkpoints, sampled cells and rows of sets that are not named are kept there:
+the same command goes on where it was stopped.
 """
 
 import csv
@@ -42,12 +43,11 @@ Row = dict[str, Any]
 def main(data: Path, out: Path, names: Sequence[str], seeds: int, minutes: float) -> None:
     """Train, sample and judge, and write the tables."""
     _write(out / "donors.csv", donors(data))
-    populations: list[Row] = []
-    types: list[Row] = []
+    populations, types = (_before(out / f"{name}.csv") for name in ("populations", "types"))
     for name, population in all_populations(names, data, out, minutes):
         row, of_types = judged(population, range(seeds), out / name / "cells")
-        populations.append(row)
-        types += of_types
+        for rows, new in ((populations, [row]), (types, of_types)):
+            rows[:] = [old for old in rows if old["population"] != population.name] + new
         click.echo("  ".join(str(value) for value in row.values()))
         _write(out / "populations.csv", populations)
         _write(out / "types.csv", types)
@@ -98,7 +98,7 @@ def judged(population: Population, seeds: Sequence[int], folder: Path) -> tuple[
         for kind in shown
     ]
     both = [row for row in rows if row["markers: sampled"] is not None]
-    row = {
+    row: Row = {
         "population": population.name,
         "types": len(known),
         "training cells": len(train.types),
@@ -113,8 +113,25 @@ def judged(population: Population, seeds: Sequence[int], folder: Path) -> tuple[
         f"of {MARKERS} markers, held out": _average(both, "markers: held out"),
         f"of {MARKERS} markers, sampled": _average(both, "markers: sampled"),
         "types with markers": len(both),
+        **_subtypes(population, samples),
     }
     return row, rows
+
+
+def _subtypes(population: Population, samples: Sequence[Cells]) -> Row:
+    """Return what cells are taken for among finer labels, which the checkpoint never had."""
+    names = ("subtypes", "judged subtypes: half of held out", "judged subtypes: sampled",
+             "accuracy on subtypes of held out")  # fmt: skip
+    if population.subtypes is None:
+        return dict.fromkeys(names)
+    known, held_out = population.subtypes
+    judge = Judge.fit(population.train.counts, known)
+    real = judge.types_of(population.held_out.counts)
+    rng = np.random.Generator(np.random.Philox(key=[0, SEED + 1]))
+    each = [beside_halves(real, {"sampled": judge.types_of(c.counts)}, rng) for c in samples]
+    half, sampled = (_digits(fmean(d[key] for d in each)) for key in ("half", "sampled"))
+    values = (len(judge.types), half, sampled, _digits((real == held_out).mean()))
+    return dict(zip(names, values, strict=True))
 
 
 def _recovered(cells: Cells, kind: str, known: Sequence[str], expected: list[set[int]]) -> float:
@@ -137,6 +154,14 @@ def _average(rows: list[Row], column: str) -> float | None:
 
 def _digits(value: float) -> float:
     return round(float(value), 3)
+
+
+def _before(path: Path) -> list[Row]:
+    """Return the rows of an earlier run."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def _write(path: Path, rows: list[Row] | Iterator[Row]) -> None:

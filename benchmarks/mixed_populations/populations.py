@@ -1,7 +1,5 @@
 """Populations: training and held-out cells of a data set or donor, and the cells sampled of it."""
 
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +12,7 @@ from benchmarks.mixed_populations.sets import ATLASES, PBMC, Atlas, written_spli
 from lingshu_model.contracts import ArmRequest, Catalogue, Checkpoint
 from lingshu_model.sampling.load import load_sampler
 from lingshu_model.sampling.sampler import sample_arm
+from lingshu_model.train.__main__ import main as train
 from lingshu_model.train.data.cells import TrainingCells
 from lingshu_model.train.data.sources import read_cells, split
 from lingshu_model.train.spec import TrainingSpec
@@ -41,6 +40,8 @@ class Population:
         types: the context field of cell types.
         train: cells of training and validation.
         held_out: cells that neither has.
+        subtypes: finer labels of training and of held-out cells, which the checkpoint never had;
+            None = there are none.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Population:
     types: str
     train: Cells
     held_out: Cells
+    subtypes: tuple[Labels, Labels] | None = None
 
     def sampled(self, seed: int, folder: Path) -> Cells:
         """Return as many sampled cells as are held out, stored in `folder` for the next run."""
@@ -84,12 +86,32 @@ def pbmc(data: Path) -> Iterator[Population]:
     spec = TrainingSpec.read(SPEC)
     cells, checkpoint = read_cells(spec, data), Catalogue().load("pbmc")
     parts = split(cells, spec)
-    known = cells.take(np.sort(np.concatenate([parts.train, parts.validation])))
+    fine = _as_labelled(spec, data)
+    known = np.sort(np.concatenate([parts.train, parts.validation]))
     for name in PBMC:
         context = {"dataset": name}
-        held_out = cells.take(parts.test)
-        both = [_chosen(part, context, "cell_type") for part in (known, held_out)]
-        yield Population(name, context, checkpoint, "cell_type", *both)
+        both = [_chosen(cells.take(rows), context, "cell_type") for rows in (known, parts.test)]
+        # The same cells in the same order, under the labels of the file.
+        first, second = (_chosen(fine.take(rows), context, "cell_type").types
+                         for rows in (known, parts.test))  # fmt: skip
+        several = len(np.unique(first)) > len(np.unique(both[0].types))
+        subtypes = (first, second) if several else None
+        yield Population(name, context, checkpoint, "cell_type", *both, subtypes)
+
+
+def _as_labelled(spec: TrainingSpec, data: Path) -> TrainingCells:
+    """Return the cells of a specification under the labels that the files have."""
+    sources = [
+        source.model_copy(
+            update={
+                "rename": {
+                    f: {label: label for label in names} for f, names in source.rename.items()
+                }
+            }
+        )
+        for source in spec.sources
+    ]
+    return read_cells(spec.model_copy(update={"sources": sources, "unseen": []}), data)
 
 
 def atlas(name: str, data: Path, out: Path, minutes: float) -> Iterator[Population]:
@@ -98,12 +120,12 @@ def atlas(name: str, data: Path, out: Path, minutes: float) -> Iterator[Populati
     files = written_split(this, data, out / name)
     checkpoint = trained(name, this, files[0], out, minutes)
     spec = TrainingSpec.read(out / "runs" / name / "spec.json")
-    train, held_out = (_read(spec, file) for file in files)
+    known, held_out = (_read(spec, file) for file in files)
     fields = [field for field in this.context if field != this.types]
-    values = sorted({dict(c.context)[fields[0]] for c in train.conditions}) if fields else [""]
+    values = sorted({dict(c.context)[fields[0]] for c in known.conditions}) if fields else [""]
     for value in values:
         context = {fields[0]: value} if fields else {}
-        both = [_chosen(part, context, this.types) for part in (train, held_out)]
+        both = [_chosen(part, context, this.types) for part in (known, held_out)]
         label = f"{name}-{value}" if value else name
         yield Population(label, context, checkpoint, this.types, *both)
 
@@ -114,9 +136,9 @@ def trained(name: str, atlas: Atlas, file: Path, out: Path, minutes: float) -> C
     words = [str(file), "--name", name, *atlas.options, "--minutes", f"{minutes:g}", "--yes"]
     for field in atlas.context:
         words += ["--context", field]
-    command = [sys.executable, "-m", "lingshu_tools.cli", "train", *words, "--out", str(runs)]
     if not (runs / name / "checkpoint" / f"{name}.digests.json").exists():
-        subprocess.run(command, check=True)
+        # The command `lingshu train`, in this process.
+        train.main([*words, "--out", str(runs)], standalone_mode=False)
     return Catalogue([runs / name / "checkpoint"]).load(name)
 
 

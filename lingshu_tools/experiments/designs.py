@@ -371,6 +371,12 @@ def resolve_interventions(
 
 
 def _target(checkpoint: Checkpoint, known: Mapping[str, list[str]], record: Intervention) -> str:
+    if record.kind not in known and not known:
+        message = (
+            f"{checkpoint.name!r} was trained on unperturbed cells alone and knows no "
+            "interventions; sample_cells gives its cells"
+        )
+        raise InputError(message)
     if record.kind not in known:
         kinds = ", ".join(k for k in known if k != "sham")
         message = (

@@ -36,12 +36,12 @@ def example(app: "App", tool: str, arguments: Mapping[str, Any]) -> str | None:
             case "sample_cells":
                 return control_call(_checkpoint(app, wanted))
             case "perturb_cells":
-                return perturbation_call(_checkpoint(app, wanted))
+                return perturbation_call(_perturbed(app, wanted))
             case "plan_screen" | "run_screen":
-                return screen_call(_checkpoint(app, wanted), tool)
+                return screen_call(_perturbed(app, wanted), tool)
             case "propose_batch" | "record_measurements":
                 return _on_screen(app, tool, arguments) or screen_call(
-                    _checkpoint(app, wanted), "plan_screen"
+                    _perturbed(app, wanted), "plan_screen"
                 )
             case "cancel_experiment":
                 # The id of what somebody may want to go on is no example.
@@ -62,6 +62,13 @@ def _checkpoint(app: "App", wanted: object) -> Checkpoint:
     if isinstance(wanted, str) and wanted in app.catalogue.names():
         return app.catalogue.load(wanted)
     return exemplary([app.catalogue.load(name) for name in app.catalogue.names()])
+
+
+def _perturbed(app: "App", wanted: object) -> Checkpoint:
+    """Return the wanted checkpoint if it was trained on perturbations; else one that was."""
+    named = _checkpoint(app, wanted)
+    # One of unperturbed cells has nothing to perturb or to screen.
+    return named if any(kind != "sham" for kind in named.targets) else _checkpoint(app, None)
 
 
 def exemplary(checkpoints: Sequence[Checkpoint]) -> Checkpoint:

@@ -265,3 +265,23 @@ def test_the_provenance_of_hundreds_of_contexts_stays_short(open_app: Any, check
     assert value["provenance"]["request"]["mixture"]["n_parts"] == 600
     # All of them are in the row.
     assert len(row(app, result)["mixture"]["parts"]) == 600
+
+
+@pytest.mark.parametrize("tool", ["perturb_cells", "plan_screen", "run_screen"])
+def test_a_checkpoint_of_unperturbed_cells_is_refused_with_a_call_of_another(
+    checkpoint: Checkpoint, open_app: Any, tool: str
+):
+    other = make_checkpoint(checkpoint.path.parent, name="atlas", contexts=CONTEXTS)
+    rewritten(other, seen=[e for e in other.config["seen"] if not e["interventions"]])
+    app = open_app(FakeEngine(checkpoint.panel))
+    given: dict[str, Any] = {"checkpoint": "atlas", "context": CONTEXTS[0]}
+    given |= (
+        {"interventions": [KNOCKOUT]}
+        if tool == "perturb_cells"
+        else {"candidates": ["STAT1 knockout"], "objective": {"lower": ["PSMB9"]}}
+    )
+    with pytest.raises(InputError, match="unperturbed cells alone") as error:
+        call(app, tool, given)
+    same, arguments = printed(error)
+    assert (same, arguments["checkpoint"]) == (tool, "made")
+    assert call(app, tool, arguments | {"wait_s": 0} if tool != "plan_screen" else arguments)
