@@ -139,8 +139,8 @@ def _recovered(cells: Cells, kind: str, known: Sequence[str], expected: list[set
     present = [k for k in known if (cells.types == k).any()]
     if len(present) < 2:
         return float("nan")
-    found = markers(type_means(cells.counts, cells.types, present))[present.index(kind)]
-    return len(found & expected[list(known).index(kind)]) / MARKERS
+    shown = markers(type_means(cells.counts, cells.types, present))[present.index(kind)]
+    return len(shown & expected[list(known).index(kind)]) / MARKERS
 
 
 def _mean(seeds: list[dict[str, dict[str, float]]], kind: str, figure: str) -> float | None:
