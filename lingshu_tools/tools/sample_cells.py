@@ -47,6 +47,8 @@ UNITS = {
 
 FITTED = "training cells are what the checkpoint was fitted to, not held-out ones"
 PROPORTIONS = "proportions are those of the training cells, however these were sorted or subsampled"
+FEW_CELLS, RARE = 30, 0.1
+"""Training cells of a context that is hardly learned, and the share of such cells that is said."""
 SAMPLE_GENERAL = frozenset({FITTED})
 
 
@@ -211,6 +213,14 @@ def mixing_caveats(design: Design) -> list[str]:
     if pooled:
         numbers = [f"{len({p.context[f] for p in mixture.parts})} of {f}" for f in pooled]
         said.append(f"pooled over {' and '.join(numbers)}; those of a single one may differ much")
+    # Of each part its training cells of the perturbation, or of control.
+    few = sum(part.weight for part in mixture.parts if part.weight < FEW_CELLS)
+    share = few / sum(part.weight for part in mixture.parts)
+    if share >= RARE:
+        said.append(
+            f"{share:.0%} are of contexts with fewer than {FEW_CELLS} training cells, of which the "
+            "network learns little"
+        )
     if mixture.of == CONTROL and design.interventions:
         said.append("proportions are those of control cells: not every context has perturbed ones")
     return said

@@ -285,3 +285,10 @@ def test_a_checkpoint_of_unperturbed_cells_is_refused_with_a_call_of_another(
     same, arguments = printed(error)
     assert (same, arguments["checkpoint"]) == (tool, "made")
     assert call(app, tool, arguments | {"wait_s": 0} if tool != "plan_screen" else arguments)
+
+
+def test_a_population_of_contexts_with_few_cells_is_said_to_be_hardly_learned(app: App):
+    # 20 of the 100 cells of p2 are of two types with 10 cells each, and 80 of one.
+    few = call(app, "sample_cells", OF_P1 | {"context": {"donor": "p2"}})
+    assert any(c.startswith("20% are of contexts with fewer than 30") for c in few.caveats)
+    assert not any("fewer than" in c for c in call(app, "sample_cells", OF_P1).caveats)
