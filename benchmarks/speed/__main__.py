@@ -7,12 +7,13 @@ says what its fields are. `compare` prints a table of training, or of sampling, 
 import json
 import os
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import click
 import torch
 
-from benchmarks.speed import comparison, comparison_sampling
+from benchmarks.speed import beside, comparison, comparison_sampling
 from benchmarks.speed import plain as textbook
 from benchmarks.speed.clock import Clock, Measured, counted, measure
 from benchmarks.speed.samplers import (
@@ -174,6 +175,14 @@ def compare(threads: int, rounds: int, case: int | None, *, sampling: bool) -> N
         comparison_sampling.run(rounds, case)
     else:
         comparison.run(threads, rounds, case)
+
+
+@main.command("beside-scvi")
+@click.option("--envs", type=click.Path(path_type=Path), default=Path("runs/envs"))
+@ROUNDS
+def beside_scvi(envs: Path, rounds: int) -> None:
+    """Print a table of training and sampling beside scVI, in processor time of one thread."""
+    beside.run(envs, rounds)
 
 
 def _checkpoint(options: dict[str, Any], tile: int) -> Any:
