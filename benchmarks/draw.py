@@ -140,7 +140,38 @@ def distributions() -> Any:
     return figure
 
 
+def operations() -> Any:
+    """Return the quality of THP-1 control cells against the operations of a cell."""
+    figure, panels = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
+    titles = ("share of the training cells' correlations", "E-distance to validation cells")
+    names = ("shared_correlation", "energy_distance")
+    for axes, metric, title in zip(panels, names, titles, strict=True):
+        given = rows("operations-thp1", metric=metric)
+        for i, network in enumerate(dict.fromkeys(row["network"] for row in given)):
+            each = [row for row in given if row["network"] == network]
+            real = not each[0]["steps"]
+            if real:
+                axes.axhline(float(each[0]["value"]), color=REFERENCE, ls=":", lw=1, label=network)
+                continue
+            middle, low, high = zip(*(interval(row) for row in each), strict=True)
+            at = [float(row["gflop_a_cell"]) for row in each]
+            style = {"marker": "osD^v"[i - 1], "ms": 4, "lw": 1, "label": network}
+            axes.errorbar(at, middle, yerr=[low, high], **style)
+        axes.set_xscale("log")
+        axes.set_xlabel("GFLOP a cell (1, 2, 4, 8, 16 steps)")
+        axes.set_title(title)
+    panels[0].legend(frameon=False)
+    return figure
+
+
+def interval(row: Row) -> tuple[float, float, float]:
+    """Return a value with the distances to both ends of its interval."""
+    middle, low, high = (float(row[name]) for name in ("value", "low", "high"))
+    return middle, middle - low, high - middle
+
+
 FIGURES = {
+    "operations-thp1": operations,
     "thp1-changes": thp1,
     "thp1-knockouts": knockouts,
     "cd4t-response": cd4t,

@@ -2,7 +2,6 @@
 
     python -m benchmarks.operations train --data DATA --runs RUNS            # the networks
     python -m benchmarks.operations compare --data DATA --runs RUNS --out operations-thp1.csv
-    python -m benchmarks.operations draw operations-thp1.csv operations-thp1.png
 
 Networks of several shapes (`SHAPES`) are trained on the cells of a checkpoint's specification, all
 by the same schedule, and the shipped network is taken beside them. Each is sampled in 1 to 16
@@ -69,14 +68,14 @@ CHECKPOINT = click.option("--checkpoint", default="thp1-crispr")
 
 @click.group(context_settings={"show_default": True}, help=__doc__)
 def main() -> None:
-    """Train, compare or draw."""
+    """Train or compare."""
 
 
 @main.command()
 @DATA
 @RUNS
 @CHECKPOINT
-@click.option("--epochs", default=4)
+@click.option("--epochs", default=2)
 @click.option("--only", multiple=True, type=click.Choice([*SHAPES]))
 def train(data: Path, runs: Path, checkpoint: str, epochs: int, only: tuple[str, ...]) -> None:
     """Train the networks; goes on where it was stopped."""
@@ -89,8 +88,8 @@ def train(data: Path, runs: Path, checkpoint: str, epochs: int, only: tuple[str,
 @DATA
 @RUNS
 @CHECKPOINT
-@click.option("--epochs", default=4)
-@click.option("--networks", default=",".join([SHIPPED]), help="`shipped` and names of shapes; ;.")
+@click.option("--epochs", default=2)
+@click.option("--networks", default=";".join([SHIPPED, *SHAPES]), help="Separated by semicolons.")
 @click.option("--steps", default="1,2,4,8,16")
 @click.option("--seeds", default=3)
 @click.option("--n-cells", default=768, help="Sampled cells.")

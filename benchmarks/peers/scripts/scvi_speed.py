@@ -36,7 +36,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
-    adata = made(options.cells, options.genes)
+    adata = counts_of(options.cells, options.genes)
     scvi.model.SCVI.setup_anndata(adata)
     model = scvi.model.SCVI(
         adata, n_hidden=HIDDEN, n_latent=LATENT, n_layers=LAYERS, gene_likelihood="nb"
@@ -53,7 +53,7 @@ def main() -> None:
     options.out.write_text(json.dumps(medians) + "\n", "utf-8")
 
 
-def made(cells: int, genes: int) -> anndata.AnnData:
+def counts_of(cells: int, genes: int) -> anndata.AnnData:
     """Return Poisson counts of uneven means, those of `benchmarks.speed.training`."""
     rng = np.random.Generator(np.random.Philox(0))
     means = np.exp(2.2 * rng.standard_normal(genes))
