@@ -51,7 +51,6 @@ SHAPES: Mapping[str, NetworkConfig] = {
     "S = 13, width 128": BASE,
     "S = 26, width 128": replace(BASE, group=26),
     "S = 13, width 64": replace(BASE, d_model=64, n_heads=2, d_ff=256),
-    "S = 6, width 128": replace(BASE, group=6),
 }
 SHIPPED, REAL = "shipped", "training cells"
 METRICS = ("shared_correlation", "energy_distance", "correlation_error", "variance_error")

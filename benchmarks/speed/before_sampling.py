@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lingshu_model.contracts import ArmRequest
-from lingshu_model.network.blocks import Block, attend, norm
+from lingshu_model.network import cell_network
+from lingshu_model.network.blocks import NORM_EPS, Block, attend
 from lingshu_model.network.cell_network import Network
 from lingshu_model.network.conditions import Conditions
 from lingshu_model.sampling import sampler as sampling
@@ -29,6 +30,7 @@ def plain_sampling() -> Generator[None]:
     """Sample with the plain expressions meanwhile."""
     with (
         patch.object(Block, "forward", _forward),
+        patch.object(cell_network, "norm", _norm),
         patch.object(Network, "packed", _packed),
         patch.object(Reading, "result", _result),
         patch.object(Sampler, "_reveal", _reveal),
@@ -38,12 +40,16 @@ def plain_sampling() -> Generator[None]:
 
 def _forward(self: Block, x: Tensor, rope: Rope, mask: Tensor | None) -> Tensor:
     batch, length, d = x.shape
-    qkv = self.qkv(norm(x, self.attention_norm)).view(batch, length, 3, self.n_heads, -1)
+    qkv = self.qkv(_norm(x, self.attention_norm)).view(batch, length, 3, self.n_heads, -1)
     q, k, v = qkv.permute(2, 0, 3, 1, 4)
     h = attend(_rotate(q, rope), _rotate(k, rope), v, mask)
     x = x + self.out(h.transpose(1, 2).reshape(batch, length, d))
-    gate, up = self.gate_up(norm(x, self.ff_norm)).chunk(2, dim=-1)
+    gate, up = self.gate_up(_norm(x, self.ff_norm)).chunk(2, dim=-1)
     return x + self.down(F.silu(gate) * up)
+
+
+def _norm(x: Tensor, weight: Tensor) -> Tensor:
+    return F.rms_norm(x, (x.shape[-1],), weight.to(x.dtype), NORM_EPS)
 
 
 def _rotate(x: Tensor, rope: Rope) -> Tensor:

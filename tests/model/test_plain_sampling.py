@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from click.testing import CliRunner
 
 from benchmarks.speed import comparison_sampling, samplers
@@ -10,7 +11,7 @@ from benchmarks.speed.__main__ import main
 from benchmarks.speed.before_sampling import alternately
 from benchmarks.speed.training import largest_of, made_counts
 from lingshu_model.network import numerics, tokens
-from lingshu_model.network.blocks import rotary, rotated
+from lingshu_model.network.blocks import NORM_EPS, norm, rotary, rotated
 from lingshu_model.network.config import PRESETS, NetworkConfig
 from lingshu_model.sampling.sampler import Sampler
 
@@ -89,6 +90,17 @@ def test_a_rotation_is_that_of_its_formula_to_the_bit(dtype: torch.dtype) -> Non
     a, b = x.chunk(2, dim=-1)
     expected = torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
     assert torch.equal(rotated(x, (rope[0].to(dtype), rope[1].to(dtype))), expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_norm_is_torchs_to_the_bit(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(1)
+    x, weight = torch.randn(5, 7, 96, generator=generator), torch.rand(96, generator=generator)
+    x = x.to(dtype)
+    before = x.clone()
+    expected = F.rms_norm(before, (96,), weight.to(dtype), NORM_EPS)
+    assert torch.equal(norm(x, weight), expected)
+    assert torch.equal(x, before)  # the input is a residual: it stays
 
 
 def test_rows_of_genes_are_those_of_the_network_to_the_bit() -> None:

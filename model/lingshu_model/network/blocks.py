@@ -68,7 +68,12 @@ def norm(x: Tensor, weight: Tensor) -> Tensor:
     """Return RMSNorm of `x` over its last axis."""
     if x.requires_grad:
         return fused.norm(x, weight, NORM_EPS)
-    return F.rms_norm(x, (x.shape[-1],), weight.to(x.dtype), NORM_EPS)
+    if x.device.type != "cpu":
+        return F.rms_norm(x, (x.shape[-1],), weight.to(x.dtype), NORM_EPS)
+    # torch's steps and rounding on a CPU, in place: fresh memory costs more than the arithmetic.
+    whole = x.to(torch.float32, copy=True)
+    scale = whole.square().mean(dim=-1, keepdim=True).add_(NORM_EPS).rsqrt_()
+    return whole.mul_(scale).mul_(weight.to(x.dtype)).to(x.dtype)
 
 
 def rotary(
