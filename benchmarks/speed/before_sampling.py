@@ -86,9 +86,9 @@ def _reveal(
     revealed = noise.step[:, np.argsort(self._order)] == step
     if not bool(revealed.any()):
         return
-    shared = alike and self.network.state is None
+    shared = alike and self.network.state is None and not arm.mixture
     first = self._first_step(arm, current[:1]) if shared else []
-    rows = None if shared else self._rows(arm, current, noise.depth)
+    rows = None if shared else self._rows(arm, current, noise)
     for number, bucket in enumerate(self.network.readout):
         cell, member = revealed[:, bucket.genes].nonzero(as_tuple=True)
         gene = bucket.genes[member]
