@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lingshu_model.network import blocks, diffusion, fused
+from lingshu_model.network import diffusion, fused
 from lingshu_model.network.cell_network import Network
 from lingshu_model.network.conditions import Conditions
 from lingshu_model.network.readout import Bucket
@@ -59,7 +59,14 @@ def _bucket_nats(
 
 def _heads(qkv: Tensor, rope: tuple[Tensor, Tensor], _dtype: torch.dtype) -> tuple[Tensor, ...]:
     q, k, v = qkv.permute(2, 0, 3, 1, 4)
-    return blocks.rotate(q, rope), blocks.rotate(k, rope), v
+    return rotate(q, rope), rotate(k, rope), v
+
+
+def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+    """Return `x` [batch, heads, length, head] rotated by its positions."""
+    cos, sin = rope
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
 
 
 def _swiglu(gate_up: Tensor) -> Tensor:

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from unittest.mock import patch
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.speed.before import rotate
 from lingshu_model.contracts import ArmRequest
 from lingshu_model.network import cell_network
 from lingshu_model.network.blocks import NORM_EPS, Block, attend
@@ -42,7 +42,7 @@ def _forward(self: Block, x: Tensor, rope: Rope, mask: Tensor | None) -> Tensor:
     batch, length, d = x.shape
     qkv = self.qkv(_norm(x, self.attention_norm)).view(batch, length, 3, self.n_heads, -1)
     q, k, v = qkv.permute(2, 0, 3, 1, 4)
-    h = attend(_rotate(q, rope), _rotate(k, rope), v, mask)
+    h = attend(rotate(q, rope), rotate(k, rope), v, mask)
     x = x + self.out(h.transpose(1, 2).reshape(batch, length, d))
     gate, up = self.gate_up(_norm(x, self.ff_norm)).chunk(2, dim=-1)
     return x + self.down(F.silu(gate) * up)
@@ -50,12 +50,6 @@ def _forward(self: Block, x: Tensor, rope: Rope, mask: Tensor | None) -> Tensor:
 
 def _norm(x: Tensor, weight: Tensor) -> Tensor:
     return F.rms_norm(x, (x.shape[-1],), weight.to(x.dtype), NORM_EPS)
-
-
-def _rotate(x: Tensor, rope: Rope) -> Tensor:
-    cos, sin = rope
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
 
 
 def _packed(self: Network, tokens: Tensor, conditions: Conditions) -> tuple[Tensor, Tensor | None]:
