@@ -1,6 +1,7 @@
 """The benchmark on untuned data: nothing held out is trained on, and worse is called worse."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -206,8 +207,7 @@ def test_cells_that_do_not_move_are_unfit(monkeypatch: pytest.MonkeyPatch):
     still = predictors.fit_mover
 
     def unmoved(*words) -> Mover:
-        mover = still(*words)
-        return Mover(mover.rate, mover.size, mover.common, np.zeros(GENES), 1.0, mover.largest)
+        return replace(still(*words), log_fold=np.zeros(GENES), library=1.0, dispersion=0.0)
 
     monkeypatch.setattr(predictors, "fit_mover", unmoved)
     result = fitness(train, NOTHING)

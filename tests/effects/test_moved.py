@@ -5,7 +5,7 @@ import pytest
 from made_counts import draw, levels, rows, shares
 from scipy import sparse, stats
 
-from lingshu_model.effects import Effects, Group, fit_mover, largest_share
+from lingshu_model.effects import Effects, Group, fit_mover, largest_share, moved
 from lingshu_model.effects.moments import expression_levels
 from lingshu_model.effects.moved import FitCells
 from lingshu_model.effects.quantiles import LARGE, Quantiles, stray
@@ -196,6 +196,57 @@ def test_deeper_or_shallower_libraries_come_where_the_effect_is_that_of_one():
     assert cells.sum() / new.sum() == pytest.approx(0.5, rel=0.1)
     delivered = levels(cells).mean(axis=0) - levels(new).mean(axis=0)
     assert np.corrcoef(delivered, target.mean)[0, 1] > 0.98
+
+
+@pytest.mark.parametrize("spread", [0.4, 0.8])
+def test_levels_of_cells_that_respond_differently_fill_the_library(
+    spread: float, monkeypatch: pytest.MonkeyPatch
+):
+    """Such cells have larger means at the same mean levels than control cells moved alike."""
+    rng = np.random.default_rng(1)
+    p = shares(rng, GENES)
+    control = rng.poisson(1500.0 * np.tile(p, (500, 1)))
+    # Each perturbed cell has its share of every gene, log-normal around that of the condition.
+    q = p * np.exp(rng.normal(0, 1.0, GENES)) * np.exp(rng.normal(0, spread, (500, GENES)))
+    perturbed = rng.poisson(1500.0 * q / q.sum(axis=1, keepdims=True))
+    target = levels(perturbed).mean(axis=0) - levels(control).mean(axis=0)
+    errors = []
+    for most in (moved.MOST_DISPERSED, 0.0):
+        monkeypatch.setattr(moved, "MOST_DISPERSED", most)
+        mover = fit_mover(rows(control), target, np.ones(GENES))
+        cells = mover.move(rows(control), seed=3).toarray()
+        assert (mover.dispersion > 0.3 * spread**2) == (most > 0)
+        assert cells.sum() / control.sum() == pytest.approx(1.0, abs=0.05)
+        errors.append(levels(cells).mean(axis=0) - levels(control).mean(axis=0) - target)
+    assert abs(errors[0].mean()) < 0.01
+    assert np.sqrt((errors[0] ** 2).mean()) < 0.03
+    # All levels too high by what the library would lack.
+    assert errors[1].mean() > 5 * max(abs(errors[0].mean()), 0.004)
+
+
+def test_a_gene_less_dispersed_than_others_is_raised_and_not_lost():
+    """With additional counts as dispersed as those of others, its mean level had no single root."""
+    rng = np.random.default_rng(0)
+    # 45 UMI in 500 cells: rare genes in bursts, and one gene with a few counts in every cell.
+    bursts = (rng.random((500, GENES)) < 0.04) * rng.geometric(0.2, (500, GENES))
+    common = rng.poisson(3.0, 500)
+    control = bursts.copy()
+    control[:, 0] = common
+    target = np.zeros(GENES)
+    target[0] = 0.3
+    mover = fit_mover(rows(control), target, np.ones(GENES))
+    assert mover.added[0] > 1.0
+    cells = mover.move(rows(control), seed=1).toarray()
+    delivered = levels(cells)[:, 0].mean() - levels(control)[:, 0].mean()
+    assert delivered == pytest.approx(0.3, abs=0.05)
+    assert 0.0 < mover.log_fold[0] < 2.0
+    assert np.median(cells[:, 0]) < 3 * np.median(common)
+
+
+def test_a_library_near_that_of_the_control_cells_leaves_genes_without_change():
+    control, _, top, new = world("50 UMI")
+    mover = fit_mover(rows(control), np.zeros(GENES), top, 0.95)
+    assert (mover.move(rows(new), seed=0) != rows(new)).nnz == 0
 
 
 def test_a_shallower_library_does_not_come_where_nothing_else_says_so():

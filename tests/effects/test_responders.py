@@ -214,12 +214,14 @@ def test_a_cell_does_not_depend_on_the_cells_beside_it():
 
 def test_strengths_survive_the_checkpoint():
     responders = Responders(np.array([0.0, 1.4]), np.array([2 / 7, 5 / 7]), 0.7, 0.1,
-                            np.array([1.0, 0.86]), 3)  # fmt: skip
+                            np.array([1.0, 0.86]), np.array([0.0, 0.2]), 3)  # fmt: skip
     again = Responders.of_entry({"responders": responders.entry()})
     assert again is not None
     assert np.array_equal(again.shares, responders.shares)
     assert again.first == 3
     assert again.libraries is not None
     assert np.array_equal(again.libraries, [1.0, 0.86])
+    assert again.dispersions is not None
+    assert np.array_equal(again.dispersions, [0.0, 0.2])
     assert Responders.of_entry({"source": "x"}) is None
     assert (STRENGTHS[0], len(np.unique(STRENGTHS))) == (0.0, len(STRENGTHS))

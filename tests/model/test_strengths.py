@@ -8,12 +8,12 @@ import pytest
 from made_model import CONTEXT, SPEC, made_cells
 
 from lingshu_model.contracts import Catalogue, Checkpoint, Intervention
-from lingshu_model.contracts.catalogue import FORMAT, RESPONDERS_FORMAT, pin
+from lingshu_model.contracts.catalogue import EFFECTS_FORMATS, FORMAT, pin
 from lingshu_model.contracts.levels import log1p_cp10k
 from lingshu_model.contracts.responders import RESPONDERS
 from lingshu_model.finishing import evidence
 from lingshu_model.finishing.finish import request
-from lingshu_model.sampling.delivery import MOVED, PINNED, DeliveringSampler
+from lingshu_model.sampling.delivery import MOVED, PINNED, DeliveringSampler, Movers
 from lingshu_model.sampling.load import load_sampler
 from lingshu_model.sampling.parts import part_samplers
 from lingshu_model.sampling.sampler import sample_arm
@@ -62,7 +62,7 @@ def cells_of(sampler: object, checkpoint: Checkpoint, done: tuple[Intervention, 
 
 def test_escaped_cells_are_stored_and_sampled(tmp_path: Path):
     checkpoint = trained(tmp_path, recipe="effects")
-    assert checkpoint.config["format"] == RESPONDERS_FORMAT
+    assert checkpoint.config["format"] == FORMAT
     assert checkpoint.effects
     rows = {row["interventions"][0]["target"]: row for row in checkpoint.config["effects"]["rows"]}
     # Neither the knock-out without an effect nor null labels have strengths.
@@ -87,9 +87,8 @@ def test_escaped_cells_are_stored_and_sampled(tmp_path: Path):
     assert np.array_equal(alone, moved[32:48])
 
 
-def test_cells_that_all_respond_leave_the_format_as_it_was(tmp_path: Path):
+def test_cells_that_all_respond_store_no_strengths(tmp_path: Path):
     checkpoint = trained(tmp_path, escaped=0.0, recipe="effects")
-    assert checkpoint.config["format"] == FORMAT
     assert not [name for name in checkpoint.pinned if name.startswith(RESPONDERS)]
     assert all("responders" not in row for row in checkpoint.config["effects"]["rows"])
 
@@ -101,7 +100,6 @@ def test_a_checkpoint_without_strengths_samples_as_before(tmp_path: Path):
     config = json.loads((checkpoint.path / "config.json").read_text())
     for row in config["effects"]["rows"]:
         row.pop("responders", None)
-    config["format"] = FORMAT
     (checkpoint.path / "config.json").write_text(json.dumps(config))
     pin(checkpoint.path)
     alike = Catalogue([checkpoint.path.parent]).load("made")
@@ -111,6 +109,28 @@ def test_a_checkpoint_without_strengths_samples_as_before(tmp_path: Path):
     level = [log1p_cp10k(c, c.sum(axis=1, keepdims=True)) for c in (control, moved, mixed)]
     mean = [each.mean(axis=0)[LOST].mean() for each in level]
     assert mean[1] - mean[0] == pytest.approx(mean[2] - mean[0], rel=0.1)
+
+
+def test_rows_of_earlier_formats_are_moved_as_they_were_solved(tmp_path: Path):
+    """Formats 2 and 3 know no additional dispersion; additional counts have the common size."""
+    checkpoint = trained(tmp_path, recipe="effects")
+    config = json.loads((checkpoint.path / "config.json").read_text())
+    config["format"] = EFFECTS_FORMATS[-1]
+    for row in config["effects"]["rows"]:
+        del row["dispersion"]
+        row.get("responders", {}).pop("dispersions", None)
+    (checkpoint.path / "config.json").write_text(json.dumps(config))
+    pin(checkpoint.path)
+    earlier = Catalogue([checkpoint.path.parent]).load("made")
+    assert earlier.effects
+    movers = Movers.of(earlier).stored(earlier.effects.effect(CONTEXT, KNOCKOUT), 0)
+    assert movers
+    assert all(mover.dispersion == 0.0 for mover in movers)
+    common = config["effects"]["contexts"][0]["common"]
+    assert all((mover.added == common).all() for mover in movers)
+    now = Movers.of(checkpoint).stored(checkpoint.effects.effect(CONTEXT, KNOCKOUT), 0)  # type: ignore[union-attr]
+    assert now
+    assert (now[0].added >= now[0].size).all()
 
 
 def test_the_network_s_cells_have_strengths_too(tmp_path: Path):

@@ -45,10 +45,11 @@ from lingshu_model.system.lazy import Lazy
 
 OFFSETS_FORMAT = "lingshu-checkpoint-1"
 """Effects as offsets in the network's weights (`tilt.theta`)."""
-FORMAT = "lingshu-checkpoint-2"
-RESPONDERS_FORMAT = "lingshu-checkpoint-3"
-"""Format 2 in which some conditions have cells of several strengths."""
-FORMATS = (OFFSETS_FORMAT, FORMAT, RESPONDERS_FORMAT)
+EFFECTS_FORMATS = ("lingshu-checkpoint-2", "lingshu-checkpoint-3")
+"""Stored effects without additional dispersion; 3 has conditions of several strengths."""
+FORMAT = "lingshu-checkpoint-4"
+"""Stored effects, written by this version."""
+FORMATS = (OFFSETS_FORMAT, *EFFECTS_FORMATS, FORMAT)
 MODELS = "models"
 """The folder of a home in which its own checkpoints are."""
 SHIPPED = Path(__file__).parent.parent / "checkpoints"

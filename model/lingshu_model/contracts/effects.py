@@ -91,6 +91,7 @@ class StoredEffect:
         note: how it came about, with the numbers that limit it.
         row: its number among the rows; None where it is worked out from others.
         library: library size of its cells over that of control cells.
+        dispersion: additional dispersion of its moved counts, a squared coefficient of variation.
         additive: of a combination the plain sum of its parts; else None.
         responders: strengths of its cells; None = all have the mean change.
     """
@@ -102,6 +103,7 @@ class StoredEffect:
     library: float = 1.0
     additive: Posterior | None = None
     responders: Responders | None = None
+    dispersion: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -208,6 +210,8 @@ class StoredEffects:
                 row,
                 library,
                 responders=Responders.of_entry(entry),
+                # Checkpoints before format 4 have none.
+                dispersion=float(entry.get("dispersion", 0.0)),
             )
         if len(interventions) > 1:
             return self._combined(number, context, interventions)

@@ -27,6 +27,7 @@ class Responders:
         gain: log likelihood per left-out training cell less that of a single strength, nats.
         error: standard error of `gain`.
         libraries: library size at each strength over that of control cells, [states].
+        dispersions: additional dispersion of the moved counts at each strength, [states].
         first: number of the first state in the tables of `RESPONDERS`.
     """
 
@@ -35,6 +36,7 @@ class Responders:
     gain: float = 0.0
     error: float = 0.0
     libraries: Floats | None = None
+    dispersions: Floats | None = None
     first: int = 0
 
     @property
@@ -66,12 +68,14 @@ class Responders:
 
     def entry(self) -> dict[str, Any]:
         """Return the entry `responders` of a row of `config.json`."""
-        assert self.libraries is not None  # noqa: S101 - stored once its movers are solved
+        # Stored once its movers are solved.
+        assert self.libraries is not None and self.dispersions is not None  # noqa: S101, PT018
         return {
             "strengths": [float(f"{v:.6g}") for v in self.strengths],
             # All digits: a share decides the strength of single cells.
             "shares": self.shares.tolist(),
             "libraries": [round(float(v), 4) for v in self.libraries],
+            "dispersions": [float(f"{v:.4g}") for v in self.dispersions],
             "gain": float(f"{self.gain:.4g}"),
             "error": float(f"{self.error:.4g}"),
             "first": self.first,
@@ -86,7 +90,17 @@ class Responders:
         strengths, shares, libraries = (
             np.array(entry[name], np.float64) for name in ("strengths", "shares", "libraries")
         )
-        return cls(strengths, shares, entry["gain"], entry["error"], libraries, entry["first"])
+        # Checkpoints of format 3 have none.
+        dispersions = np.array(entry.get("dispersions", [0.0] * len(strengths)), np.float64)
+        return cls(
+            strengths,
+            shares,
+            entry["gain"],
+            entry["error"],
+            libraries,
+            dispersions,
+            entry["first"],
+        )
 
 
 def _filled(strengths: Floats, shares: Floats, wanted: Floats, limit: Floats) -> Floats:

@@ -12,19 +12,23 @@ with v from the counter-based stream of (seed, cell, gene), so that any cell can
 replayed. v is stratified over cells: where most counts are 0 a small effect changes few cells, and
 independent numbers would leave their number to chance. Counts stay whole, cells keep their ranks,
 and genes do not influence each other. The additional counts of an up-regulated gene have the
-dispersion of a typical gene, not that of the gene's few counts in control cells: the size is
+dispersion of a typical gene where the gene's few counts in control cells have a larger one, and all
+moved counts may have an additional dispersion eta:
 
-    r_phi = phi^2 / (1 / r + (phi - 1)^2 / r_common),   phi > 1.
+    1 / r_phi = (1 / r + (phi - 1)^2 / r_added) / phi^2 + eta,   phi > 1,
+    r_added = max(r, r_common).
 
 ln phi is solved for each gene so that the mean change of log1p_cp10k over control cells is the
 target. This holds for the counts as they are, also where they are not negative binomial. Library
 sizes are multiplied by `library` or stay the same, whichever agrees with the target, or by a factor
-between where neither does. No count exceeds the largest share of a cell that the gene had in any
-training cell.
+between where neither does. Perturbed cells differ more than control cells, since they respond
+differently. At the same mean level a more dispersed count has a larger mean, so target levels of
+all genes fill the library only at the dispersion of the perturbed cells: eta is solved so that they
+do. No count exceeds the largest share of a cell that the gene had in any training cell.
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -44,6 +48,8 @@ from lingshu_model.effects.moments import (
 from lingshu_model.effects.quantiles import Quantiles, stray
 from lingshu_model.effects.roots import roots
 
+SOLVER = 2
+"""Raised when the same cells and target give another mover; part of the numerics profile."""
 SEED = (1 << 62) + 15
 """Seed of the cells that ln phi is solved on; far from the small seeds that users choose."""
 FIT_CELLS = 512
@@ -55,7 +61,15 @@ CLOSE = 1e-3
 MAX_SHIFT = 18.0
 """Largest |ln phi|: a gene without a count in 1,000 control cells may reach several a cell."""
 SLACK = 0.07
-"""Deviation of the log library size that is accepted."""
+"""ln of a library size up to which the control cells' is kept, or two libraries agree."""
+FILLED = 0.01
+"""Deviation of ln library at which eta is solved. A deviation changes all levels by as much."""
+ACCEPTED = 0.02
+"""Deviation of ln library that is left as it is."""
+MOST_DISPERSED = 3.0
+"""Largest eta, a squared coefficient of variation of 3."""
+PASSES = 5
+"""Largest number of eta that are tried."""
 ROUNDS = 4
 """Iterations of the fit of the count distributions without stray counts."""
 PRIOR = 2.0
@@ -73,18 +87,20 @@ class Mover:
     Attributes:
         rate: p, mean share of a control cell's counts, [genes].
         size: r, [genes].
-        common: r_common, the size of a typical gene.
+        added: r_added, the size of a gene's additional counts, [genes].
         log_fold: ln phi, [genes].
         library: library size of the moved cell over that of the control cell.
         largest: largest share of a cell's counts that the gene may have, [genes].
+        dispersion: eta, additional dispersion of all moved counts.
     """
 
     rate: Floats
     size: Floats
-    common: float
+    added: Floats
     log_fold: Floats
     library: float
     largest: Floats
+    dispersion: float = 0.0
 
     def move(self, counts: Rows, seed: int, first_cell: int = 0) -> Rows:
         """Return control cells with the effect, whole counts in compressed rows, [cells, genes].
@@ -115,8 +131,13 @@ class Mover:
         """
         phi = np.exp(log_fold)
         up = np.maximum(phi, 1.0)
-        size = up**2 / (1.0 / self.size[genes] + (up - 1.0) ** 2 / self.common)
-        return self.library * phi, size
+        dispersion = (1.0 / self.size[genes] + (up - 1.0) ** 2 / self.added[genes]) / up**2
+        return self.library * phi, 1.0 / (dispersion + self.dispersion)
+
+    @property
+    def staying(self) -> NDArray[np.bool_]:
+        """Which genes keep their counts, bool [genes]."""
+        return (self.log_fold == 0) & (self.library == 1.0 and self.dispersion == 0.0)
 
 
 def largest_share(counts: Rows) -> Floats:
@@ -187,7 +208,10 @@ class FitCells:
     def mover(self, change: Floats, library: float = 1.0) -> Mover:
         """Return the mover that changes the mean levels of these cells by `change` [genes]."""
         rate, size, common = self.distribution
-        start = Mover(rate, size, common, np.zeros(len(rate)), library, self.largest)
+        # Additional counts more dispersed than the gene's would leave more cells without a count
+        # the higher their mean is: the mean level would have no single root.
+        added = added_size(size, common)
+        start = Mover(rate, size, added, np.zeros(len(rate)), library, self.largest)
         return _Fit(self, np.nan_to_num(change)).run(start)
 
     def quantiles(self, part: int, mover: Mover) -> Quantiles:
@@ -235,7 +259,8 @@ class _Fit:
         tried, and the one that is nearer to its result is taken, or one between them.
         """
         target = mover.library
-        options = [target] if abs(np.log(target)) <= SLACK else [1.0, target]
+        # A library about that of the control cells is not delivered: genes of target 0 stay then.
+        options = [1.0] if abs(np.log(target)) <= SLACK else [1.0, target]
         passes = [self._pass(replace(mover, library=each), self.umi * each) for each in options]
         excesses = [self._excess(*each) for each in passes]
         best = int(np.argmin(np.abs(excesses)))
@@ -244,11 +269,32 @@ class _Fit:
             library = _between(float(np.log(target)), *excesses)
             mover, totals = self._pass(replace(mover, library=library), self.umi * library)
             excess = self._excess(mover, totals)
-        # Second pass, with the libraries of the first, less what exceeds the accepted deviation.
-        mover, totals = self._pass(mover, totals * np.exp(-_beyond(excess, SLACK)))
-        beyond = _beyond(self._excess(mover, totals), SLACK)
+        mover, excess = self._filled(mover, totals, excess)
+        beyond = _beyond(excess, ACCEPTED)
         # A common factor of all genes corrects the rest: shares, and so levels, hardly change.
         return replace(mover, log_fold=mover.log_fold - beyond) if beyond else mover
+
+    def _filled(self, mover: Mover, totals: Floats, excess: float) -> tuple[Mover, float]:
+        """Return the mover with the eta at which the levels fill the library, and the excess left.
+
+        Without eta where the levels need no less than the library, and where no gene changes.
+
+        Args:
+            mover: solved without eta.
+            totals: libraries of the cells it moves, [cells].
+            excess: ln of their sum over the target.
+        """
+        moved: list[tuple[Mover, float]] = []
+        for _ in range(PASSES):
+            # The libraries of the last pass, brought to the target: each cell's is known now.
+            mover, totals = self._pass(mover, totals * np.exp(-excess))
+            excess = self._excess(mover, totals)
+            moved.append((mover, excess))
+            dispersion = _next_dispersion([(m.dispersion, e) for m, e in moved])
+            if dispersion == mover.dispersion or mover.staying.all():
+                break
+            mover = replace(mover, dispersion=dispersion)
+        return min(moved, key=lambda each: abs(each[1]))
 
     def _pass(self, mover: Mover, totals: Floats) -> tuple[Mover, Floats]:
         """Return the mover solved for libraries `totals`, and the moved libraries, [cells]."""
@@ -257,7 +303,7 @@ class _Fit:
 
     def _totals(self, mover: Mover) -> Floats:
         """Return the library sizes of the moved cells, [cells]."""
-        staying, moving = _moving(mover)
+        staying, moving = mover.staying, np.flatnonzero(~mover.staying)
         cells = len(self.umi)
         totals = self.fit.cells @ staying.astype(np.float64)
         for part, some in self.fit.chosen(moving):
@@ -272,10 +318,11 @@ class _Fit:
         return float(np.log(max(totals.sum(), 1.0) / (self.umi.sum() * mover.library)))
 
     def _solve(self, mover: Mover, totals: Floats) -> Floats:
-        """Return ln phi at which the mean level in libraries of `totals` changes by the target."""
+        """Return ln phi, [genes]: the mean level in libraries of `totals` changes by the target."""
         out = np.zeros(len(self.target))
-        # At an unchanged library, genes with target 0 stay as they are and need no solution.
-        genes = np.flatnonzero(self.target if mover.library == 1.0 else np.ones(len(out)))
+        # Genes with target 0 that stay as they are need no solution.
+        stays = replace(mover, log_fold=self.target).staying
+        genes = np.flatnonzero(~stays)
         # Counts to counts per 10,000 of the moved cell's library, [cells].
         scale = CP10K / np.maximum(totals, 1.0)
         for part, rows in self.fit.chosen(genes):
@@ -297,6 +344,9 @@ class _Fit:
                 return levels / len(scale) - wanted[some]
 
             guess = _guess(self.before[chosen], wanted)
+            if mover.dispersion:
+                # A pass before has solved them for another eta.
+                guess = mover.log_fold[chosen]
             out[chosen] = roots(miss, guess, MAX_SHIFT, CLOSE)
         return out
 
@@ -319,6 +369,35 @@ def _between(target: float, at_one: float, at_target: float) -> float:
 def _beyond(value: float, slack: float) -> float:
     """Return what of a value lies beyond plus or minus `slack`."""
     return value - float(np.clip(value, -slack, slack))
+
+
+def _next_dispersion(tried: Sequence[tuple[float, float]]) -> float:
+    """Return the eta to try next, by the secant method; the last one if it is solved.
+
+    Args:
+        tried: eta and the excess of ln library at it, of each pass; the first without eta.
+    """
+    eta, excess = tried[-1]
+    # Less dispersion than that of the control cells is not delivered.
+    if abs(excess) <= FILLED or (eta == 0.0 and excess > 0):
+        return eta
+    if len(tried) < 2:
+        # By a second-order expansion of ln(1 + x), the mean of a count rises by about eta / 2.
+        return min(-2.0 * excess, MOST_DISPERSED)
+    before, larger = tried[-2]
+    if excess == larger:
+        return eta
+    return float(np.clip(eta - excess * (eta - before) / (excess - larger), 0.0, MOST_DISPERSED))
+
+
+def added_size(size: Floats, common: float) -> Floats:
+    """Return the size of a gene's additional counts, [genes].
+
+    Args:
+        size: r, of its counts in control cells, [genes].
+        common: r_common, the size of a typical gene.
+    """
+    return np.maximum(size, common)
 
 
 def _guess(before: Floats, wanted: Floats) -> Floats:
@@ -396,16 +475,10 @@ def _most(umi: Floats, mover: Mover, genes: Ints) -> Floats:
     return np.ceil(umi * mover.library * mover.largest[genes][:, None])
 
 
-def _moving(mover: Mover) -> tuple[NDArray[np.bool_], Ints]:
-    """Return which genes keep their counts, bool [genes], and the numbers of the others."""
-    staying = (mover.log_fold == 0) & (mover.library == 1.0)
-    return staying, np.flatnonzero(~staying)
-
-
 def _moved(cells: Rows, mover: Mover, draws: Floats) -> Rows:
     """Return the cells with every gene moved whose factor is not 1, [cells, genes]."""
     # Counts of other genes are copied: mapping them to the same distribution would only be slower.
-    staying, moving = _moving(mover)
+    staying, moving = mover.staying, np.flatnonzero(~mover.staying)
     coo, by_gene, umi = cells.tocoo(), cells.tocsc(), cell_totals(cells)
     kept = staying[coo.col]
     parts = [(coo.row[kept], coo.col[kept], coo.data[kept])]

@@ -25,7 +25,7 @@ from scipy import sparse
 from torch import Tensor
 
 from lingshu_model.contracts import ArmRequest, Catalogue, Checkpoint, Intervention, digest_json
-from lingshu_model.contracts.catalogue import RESPONDERS_FORMAT, pin
+from lingshu_model.contracts.catalogue import pin
 from lingshu_model.contracts.evidence_text import dumps
 from lingshu_model.contracts.posterior import Posterior
 from lingshu_model.effects.moments import Rows
@@ -257,9 +257,6 @@ class Finish:
         for prefix, each in tables.items():
             build.write_tables(folder, prefix, each)
         complete = {**config, "effects": effects_entry(fitted, solved)}
-        if any(solved.responders):
-            # Earlier versions, which would move all cells alike, refuse it.
-            complete["format"] = RESPONDERS_FORMAT
         build.write_json(folder / "config.json", complete)
         # Last: the digests cover the finished files.
         pin(folder)

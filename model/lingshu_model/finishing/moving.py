@@ -36,6 +36,7 @@ class Solved:
     Attributes:
         log_fold: ln phi, float16 [rows, genes].
         library: of the moved cells over that of control cells, [rows].
+        dispersion: additional dispersion of the moved counts, [rows].
         log_rate: ln of a gene's share of a control cell's counts, float16 [contexts, genes].
         log_size: ln of the size of its count distribution, the same shape.
         common: size of the typical gene, [contexts].
@@ -46,6 +47,7 @@ class Solved:
 
     log_fold: NDArray[np.float16]
     library: Floats
+    dispersion: Floats
     log_rate: NDArray[np.float16]
     log_size: NDArray[np.float16]
     common: Floats
@@ -80,7 +82,8 @@ def solve(
         each: called after every row.
     """
     rows, genes = len(fitted.rows), fitted.measured.shape[1]
-    log_fold, library = np.zeros((rows, genes), np.float16), np.ones(rows)
+    log_fold = np.zeros((rows, genes), np.float16)
+    library, dispersion = np.ones(rows), np.zeros(rows)
     contexts = len(fitted.contexts)
     log_rate, log_size = (np.zeros((contexts, genes), np.float16) for _ in range(2))
     common = np.ones(contexts)
@@ -94,16 +97,17 @@ def solve(
             cells = FitCells(control(number), largest)
             for i, movers in zip(numbers, pool.map(_Solve(fitted, cells), numbers), strict=True):
                 mover, states[i] = movers[0], movers[1:]
-                log_fold[i], library[i] = mover.log_fold, mover.library
+                log_fold[i] = mover.log_fold
+                library[i], dispersion[i] = mover.library, mover.dispersion
                 # ln 0 of a gene without counts: 1e-12 is far below the share of one count in a
                 # cell.
                 log_rate[number] = np.log(np.maximum(mover.rate, 1e-12))
-                log_size[number], common[number] = np.log(mover.size), mover.common
+                log_size[number], common[number] = np.log(mover.size), cells.distribution[2]
                 each()
     # ln 0 is -inf here, and `NO_SHARE` after the maximum.
     with np.errstate(divide="ignore"):
         log_largest = np.maximum(np.log(largest), NO_SHARE).astype(np.float16)
-    shared = log_fold, library, log_rate, log_size, common, log_largest
+    shared = log_fold, library, dispersion, log_rate, log_size, common, log_largest
     return Solved(*shared, *_stored(fitted, states))
 
 
@@ -116,8 +120,12 @@ def _stored(
     for i, row in enumerate(fitted.rows):
         known = row.responders
         if known is not None:
-            libraries = np.array([mover.library for mover in states[i]])
-            known = replace(known, libraries=libraries, first=len(movers))
+            known = replace(
+                known,
+                libraries=np.array([mover.library for mover in states[i]]),
+                dispersions=np.array([mover.dispersion for mover in states[i]]),
+                first=len(movers),
+            )
             movers += states[i]
         responders.append(known)
     table = np.zeros((len(movers), fitted.measured.shape[1]), np.float16)

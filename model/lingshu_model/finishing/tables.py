@@ -35,6 +35,7 @@ def effects_entry(fitted: Fitted, solved: Solved | None = None) -> dict[str, Any
         solved: their movers; None = library sizes are those of the training cells.
     """
     libraries = [row.library for row in fitted.rows] if solved is None else solved.library
+    dispersions = [0.0] * len(fitted.rows) if solved is None else solved.dispersion
     commons = [1.0] * len(fitted.contexts) if solved is None else solved.common
     responders = [None] * len(fitted.rows) if solved is None else solved.responders
     rows = [
@@ -48,9 +49,12 @@ def effects_entry(fitted: Fitted, solved: Solved | None = None) -> dict[str, Any
             "source": row.source,
             "note": row.note,
             "library": round(float(library), 4),
+            "dispersion": float(f"{dispersion:.4g}"),
             **({"responders": strengths.entry()} if strengths else {}),
         }
-        for row, library, strengths in zip(fitted.rows, libraries, responders, strict=True)
+        for row, library, dispersion, strengths in zip(
+            fitted.rows, libraries, dispersions, responders, strict=True
+        )
     ]
     contexts: list[dict[str, Any]] = []
     for number, (home, common) in enumerate(zip(fitted.contexts, commons, strict=True)):
@@ -91,7 +95,6 @@ def effect_tables(fitted: Fitted, solved: Solved) -> dict[str, Tables]:
     genes = {**unseen_tables(fitted), "log_largest": solved.log_largest}
     contexts = {"log_rate": solved.log_rate, "log_size": solved.log_size}
     tables: dict[str, Tables] = {ROWS: rows, CONTEXTS: contexts, GENES: genes}
-    # Without strengths the files are those of format 2.
     if len(solved.states):
         tables[RESPONDERS] = {"log_fold": solved.states}
     return tables

@@ -25,10 +25,11 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from lingshu_model.contracts import ArmRequest, Checkpoint, CheckpointError, digest_json
+from lingshu_model.contracts.catalogue import EFFECTS_FORMATS
 from lingshu_model.contracts.effects import CONTEXTS, GENES, ROWS, StoredEffect, StoredEffects
 from lingshu_model.contracts.responders import RESPONDERS
 from lingshu_model.effects.moments import Floats, Rows
-from lingshu_model.effects.moved import SEED, FitCells, Mover
+from lingshu_model.effects.moved import SEED, SOLVER, FitCells, Mover, added_size
 from lingshu_model.network import tokens
 from lingshu_model.sampling.pool import numeric_libraries
 from lingshu_model.sampling.sampler import Sampler, Tiles
@@ -63,6 +64,8 @@ class Movers:
         contexts: dict[str, Floats],
         largest: Floats,
         states: Floats | None = None,
+        *,
+        before_4: bool = False,
     ) -> None:
         """Take the stored tables.
 
@@ -73,11 +76,13 @@ class Movers:
                 control cells.
             largest: largest share of a cell's counts that a gene may have, [genes].
             states: ln phi of the strengths of all rows that have several, [states, genes].
+            before_4: the rows were solved for the count distributions of formats 2 and 3.
         """
         self._effects, self._rows, self._contexts = effects, rows, contexts
         self._states = rows[:0] if states is None else states
         self.largest = largest
         self._common = [float(c["common"]) for c in effects.config["contexts"]]
+        self._before_4 = before_4
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> "Movers":
@@ -97,6 +102,7 @@ class Movers:
             checkpoint.tables(CONTEXTS),
             largest,
             checkpoint.tables(RESPONDERS).get("log_fold"),
+            before_4=checkpoint.config["format"] in EFFECTS_FORMATS,
         )
 
     def stored(self, effect: StoredEffect, context: int) -> tuple[Mover, ...] | None:
@@ -106,13 +112,16 @@ class Movers:
         """
         if effect.row is None:
             return None
+        size = np.exp(self._contexts["log_size"][context].astype(np.float64))
+        common = self._common[context]
         alike = Mover(
             rate=np.exp(self._contexts["log_rate"][context].astype(np.float64)),
-            size=np.exp(self._contexts["log_size"][context].astype(np.float64)),
-            common=self._common[context],
+            size=size,
+            added=np.full(len(size), common) if self._before_4 else added_size(size, common),
             log_fold=self._rows[effect.row].astype(np.float64),
             library=effect.library,
             largest=self.largest,
+            dispersion=effect.dispersion,
         )
         strengths = effect.responders
         if strengths is None:
@@ -147,7 +156,8 @@ class DeliveringSampler:
 
     def profile(self) -> dict[str, Any]:
         """Return the numerics profile: that of the control cells, libraries and delivery."""
-        return {**self.base.profile(), **numeric_libraries(), "delivery": self.delivery}
+        delivered = {"delivery": self.delivery, "solver": SOLVER}
+        return {**self.base.profile(), **numeric_libraries(), **delivered}
 
     def measured(self, arm: ArmRequest) -> NDArray[np.bool_]:
         """Return which genes the arm's context measures, bool [genes]."""

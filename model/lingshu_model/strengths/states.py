@@ -76,6 +76,10 @@ def stored_states(base: Mover, responders: Responders, log_fold: Floats) -> tupl
         responders: strengths, with the library of each.
         log_fold: ln phi, [states, genes].
     """
-    assert responders.libraries is not None  # noqa: S101 - a stored row has them
-    pairs = zip(log_fold, responders.libraries.tolist(), strict=True)
-    return tuple(replace(base, log_fold=each, library=size) for each, size in pairs)
+    libraries, dispersions = responders.libraries, responders.dispersions
+    assert libraries is not None and dispersions is not None  # noqa: S101, PT018 - a stored row
+    stored = zip(log_fold, libraries.tolist(), dispersions.tolist(), strict=True)
+    return tuple(
+        replace(base, log_fold=each, library=library, dispersion=dispersion)
+        for each, library, dispersion in stored
+    )
