@@ -188,11 +188,12 @@ def screen_sentence(figures: Sequence[HeldOut | None], checkpoint: Checkpoint, t
     nothing = sum(not f.better_than_nothing for f in with_cells)
     holding = sum(f.holds for f in with_cells)
     rest = len(figures) - len(with_cells)
-    unknown = f"; {rest} have no held-out cells of their own" if rest else ""
+    # Numbers of none are left out: a concise answer of pairs is at its limit of tokens.
+    worse = f" and not better than no change for {nothing}" if nothing else ""
+    unknown = f"; {rest} have no held-out cells" if rest else ""
     return (
         f"On held-out cells of {len(with_cells)} candidates the predicted change was better than "
-        f"every simple predictor (training mean included) for {holding} and not better than no "
-        f"change for {nothing}{unknown}."
+        f"every simple predictor (training mean included) for {holding}{worse}{unknown}."
     )
 
 

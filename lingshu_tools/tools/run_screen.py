@@ -349,7 +349,7 @@ def _summary(plan: Plan, ranking: Ranking) -> str:
     checkpoint, tier = plan.control.checkpoint, weakest(plan)
     held_out = screen_sentence(plan.held_out, checkpoint, tier)
     scored = [row for row in ranking.rows if row.value is not None]
-    counts = f"{len(ranking.rows)} of {len(plan.candidates)} candidates done"
+    counts = f"{len(ranking.rows)} of {len(plan.candidates)} done"
     if not scored:
         return f"Screen to {in_words(plan)}: {counts}, none ranked yet."
     more = f"{rest_sentence(scored, NAMED_LEADERS)}{change_sentence(scored, ranking.k)}"
@@ -384,9 +384,10 @@ def _hits(scored: Sequence[Ranked], null: NullLabels | None) -> str:
     hits = [r for r in tested if r.hit]
     better = sum((r.value or 0) > 0 for r in hits)
     if tested[0].posterior is not None:
+        wanted = f", {better} as wanted" if hits else ""
         return (
             f" The sign of {len(hits)} of {len(tested)} scores is supported (lfsr <= "
-            f"{SUPPORTED:g}), {better} as wanted."
+            f"{SUPPORTED:g}){wanted}."
         )
     if null is not None and null.n_shams + 1 < 1 / HIT_FDR:
         return (

@@ -22,7 +22,7 @@ from lingshu_mcp.threads import LANES
 from lingshu_model.system.file_locks import try_lock
 from lingshu_model.system.private import private_folder
 from lingshu_tools.app import App
-from lingshu_tools.calls.registry import ToolSpec, registry
+from lingshu_tools.calls.registry import Tools, ToolSpec, registry
 from lingshu_tools.calls.waiting import Pending
 from lingshu_tools.children.task import TaskFiles, key_of
 
@@ -278,7 +278,9 @@ def replaced(monkeypatch: pytest.MonkeyPatch) -> Callable[..., ToolSpec]:
     """Replace what a tool runs, for the server and the dispatcher."""
 
     def replace_run(name: str, run: Callable[..., Any]) -> ToolSpec:
-        tools = dict(registry()) | {name: replace(registry()[name], run=run)}
+        tools = Tools()
+        tools._specs.update(registry())
+        tools._specs[name] = replace(registry()[name], run=run)
         # The server looks the registry up at the first call, the dispatcher holds it.
         for module in ("lingshu_tools.calls.dispatcher", "lingshu_tools.calls.registry"):
             monkeypatch.setattr(f"{module}.registry", lambda: tools)

@@ -138,7 +138,8 @@ def test_values_that_contradict_earlier_ones_are_refused(app: App, second, more,
 
 
 def test_values_without_a_pattern_are_said_to_have_no_useful_feature(app: App):
-    rng = np.random.Generator(np.random.Philox(11))
+    # Of ten values one order in twenty follows a prediction by chance; this one does not.
+    rng = np.random.Generator(np.random.Philox(12))
     values = [(gene, float(rng.normal())) for gene in GENES]
     result = record(app, planned(app), values, units="z_score")
     assert result.coverage is None

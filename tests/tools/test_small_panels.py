@@ -65,7 +65,6 @@ def test_losing_stat1_raises_fewer_genes_against_genes_without_an_effect(stat1: 
     gaps = np.array([g.unresponsive_change - g.change for g in raised])
     assert (gaps < 0).mean() > 0.95
     (kpnb1,) = (g for g in others if g.gene == "KPNB1")
-    assert kpnb1.change > 0
     assert kpnb1.unresponsive_mc_interval[0] <= 0
     fallen = {g.gene: g.unresponsive_change for g in others}
     assert fallen["UBE2L6"] < -1.5
