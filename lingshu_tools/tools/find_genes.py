@@ -1,5 +1,7 @@
 """find_genes: a gene's name, whether it is measured and was perturbed, its expression."""
 
+from functools import lru_cache
+
 from pydantic import Field
 
 from lingshu_model.contracts import Checkpoint
@@ -129,10 +131,10 @@ def _truncated(arguments: FindGenes, shown: int, total: int) -> Truncated | None
 def _next_step(checkpoint: Checkpoint, rows: list[GeneView]) -> str:
     """Return a call on one of the genes, or where none was perturbed one on another gene."""
     shown = {
-        name
+        target
         for row in rows
         if row.perturbed_by
-        for name in ([row.gene] if row.gene else [row.asked, *real_genes(row.asked)])
+        for _, target in _trained(checkpoint, row.asked, row.gene or "")
     }
     run = perturbation_call(checkpoint, shown) if shown else None
     if run:
@@ -158,7 +160,7 @@ def _resolved(checkpoint: Checkpoint, name: str, contexts: int) -> GeneView:
             ensembl=None,
             measured=False,
             # A target need not be on the panel, and may be asked for by another name.
-            perturbed_by=_perturbed_by(checkpoint, name, *genes),
+            perturbed_by=_perturbed_by(checkpoint, name),
             # For a gene that exists, a similar name is another gene's.
             nearest=here if genes else nearest(name, checkpoint.panel),
         )
@@ -184,11 +186,32 @@ def _gene_view(checkpoint: Checkpoint, arguments: str, match: Match, contexts: i
     )
 
 
-def _perturbed_by(checkpoint: Checkpoint, *names: str) -> list[str]:
-    keys = {name.strip().casefold() for name in names}
-    # By kind; null labels are no genes.
-    known = checkpoint.targets.items()
-    return [k for k, targets in known if k != "sham" and keys & {t.casefold() for t in targets}]
+def _perturbed_by(checkpoint: Checkpoint, name: str) -> list[str]:
+    return list(dict.fromkeys(kind for kind, _ in _trained(checkpoint, name)))
+
+
+def _trained(checkpoint: Checkpoint, *names: str) -> list[tuple[str, str]]:
+    """Return kind and name of every trained target that is the gene of one of the names.
+
+    Labels of a screen may be older symbols than those of its panel, or the other way round.
+    """
+    keys = {key.strip().casefold() for name in names for key in (name, *real_genes(name))}
+    return [
+        (kind, target)
+        for kind, targets in checkpoint.targets.items()
+        # Null labels are no genes.
+        if kind != "sham"
+        for target in targets
+        if keys & _names_of(target)
+    ]
+
+
+@lru_cache(maxsize=4096)
+def _names_of(target: str) -> frozenset[str]:
+    """Return a target's label and the symbol of its gene, if it is a single one."""
+    genes = real_genes(target)
+    names = (target, *genes) if len(genes) == 1 else (target,)
+    return frozenset(name.casefold() for name in names)
 
 
 def _expression(checkpoint: Checkpoint, index: int, contexts: int) -> list[ExpressionView]:

@@ -62,6 +62,19 @@ def test_a_target_that_is_not_measured_is_known_by_its_other_names(tmp_path):
     assert '"target": "IFNGR1"' in result.next_step
 
 
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [("C19orf26", "C19orf26"), ("CBARP", "C19orf26"), ("cbarp", "C19orf26"),
+     ("C3orf72", "C3orf72"), ("FOXL2NB", "C3orf72")],
+)  # fmt: skip
+def test_a_target_with_an_older_label_is_known_by_its_symbol_too(tmp_path, name: str, label: str):
+    """The screen's labels are C19orf26 and C3orf72; CBARP is on the panel, FOXL2NB is not."""
+    request = {"names": [name], "checkpoint": "k562-crispra-semisynthetic"}
+    result = call(App(tmp_path), "find_genes", request)
+    assert result.genes[0].perturbed_by == ["crispra"]
+    assert f'"target": "{label}"' in result.next_step
+
+
 def test_a_name_of_several_measured_genes_is_not_called_unmeasured(tmp_path):
     """CD16 is FCGR3A and FCGR3B, which `pbmc` measures."""
     result = call(App(tmp_path), "find_genes", {"names": ["CD16"], "checkpoint": "pbmc"})
