@@ -91,19 +91,27 @@ def session(client: str, server: Mapping[str, Any], seed: int, folders: Path, ho
         requirements = REQUIREMENTS / f"{client}.txt"
         python = python_of(client, requirements, folders)
         library = requirements.read_text("utf-8").split()[0]
-    ran = subprocess.run(
+    process = subprocess.Popen(
         [python, "-P", HERE / "steps.py", client],
-        input=json.dumps({**server, "seed": seed, "tools": len(published_tools())}),
-        capture_output=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=LIMIT_S,
         env=settings,
         cwd=home,
-        check=False,
     )
-    rows = [json.loads(line) for line in ran.stdout.splitlines() if line.startswith('{"step"')]
+    given = json.dumps({**server, "seed": seed, "tools": len(published_tools())})
+    try:
+        output, errors = process.communicate(given, LIMIT_S)
+        end = f"exit status {process.returncode}"
+    except subprocess.TimeoutExpired:
+        # The steps that it took until then count, and the other libraries follow.
+        process.kill()
+        output, errors = process.communicate()
+        end = f"no end within {LIMIT_S} s"
+    rows = [json.loads(line) for line in output.splitlines() if line.startswith('{"step"')]
     taken = {row["step"]: row["problem"] for row in rows}
-    missing = f"not reached, exit status {ran.returncode}: {ran.stderr.strip()[-300:]}"
+    missing = f"not reached, {end}: {errors.strip()[-300:]}"
     transport = "http" if "url" in server else "stdio"
     return Ran(client, library, transport, {step: taken.get(step, missing) for step in STEPS})
 
