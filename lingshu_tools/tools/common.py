@@ -63,7 +63,9 @@ class InterventionArgument(Arguments):
 
 
 # Arguments that several tools have, each with one published description.
-CheckpointName = Annotated[str | None, Field(max_length=100, description="Needed if there are several")]
+CheckpointName = Annotated[
+    str | None, Field(max_length=100, description="Needed if there are several")
+]
 ContextArgument = Annotated[
     dict[str, str] | None,
     # Accepted in several forms, shown and published in one.
