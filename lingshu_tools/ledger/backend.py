@@ -17,9 +17,6 @@ from lingshu_tools.ledger.differences import Difference
 from lingshu_tools.ledger.liveness import Locks
 from lingshu_tools.ledger.search import Read, Search
 
-BUSY_S = 30.0
-"""The longest wait for other programs' locks, where no call's time limit is shorter."""
-
 
 class Backend(Protocol):
     """A database that holds, or is to hold, one ledger."""

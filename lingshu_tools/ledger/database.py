@@ -11,9 +11,10 @@ from sqlalchemy.exc import DBAPIError
 
 from lingshu_tools.errors import LedgerError, LockedError
 from lingshu_tools.ledger import schema
-from lingshu_tools.ledger.backend import BUSY_S, Backend
+from lingshu_tools.ledger.backend import Backend
 from lingshu_tools.ledger.chain import append
 from lingshu_tools.ledger.differences import require_none
+from lingshu_tools.ledger.liveness import BUSY_S
 from lingshu_tools.ledger.migrations import BASELINE, REVISIONS
 from lingshu_tools.ledger.rows import new_id, now
 from lingshu_tools.system.deadline import LEAST_S, remaining, time_limit

@@ -17,6 +17,8 @@ from lingshu_model.system.file_locks import FileLock, NoLocksError, is_held, try
 from lingshu_model.system.private import UnsafePathError, private_folder
 from lingshu_tools.errors import LedgerError
 
+BUSY_S = 30.0
+"""The longest wait for other programs' locks, where no call's time limit is shorter."""
 # A probe holds the lock for microseconds; these pauses outlast it.
 _PAUSES = (0.0, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 

@@ -32,8 +32,8 @@ from sqlalchemy.exc import DBAPIError
 from lingshu_model.system import forks
 from lingshu_tools.errors import InputError, LedgerError
 from lingshu_tools.ledger import postgres_schema
-from lingshu_tools.ledger.backend import BUSY_S
 from lingshu_tools.ledger.differences import Difference
+from lingshu_tools.ledger.liveness import BUSY_S
 from lingshu_tools.ledger.search import Read
 from lingshu_tools.system.deadline import remaining
 

@@ -31,11 +31,10 @@ from lingshu_model.system.file_locks import (
 from lingshu_model.system.private import make_private, private_folder
 from lingshu_tools.errors import LedgerError, LockedError
 from lingshu_tools.ledger import sqlite_schema
-from lingshu_tools.ledger.backend import BUSY_S
 from lingshu_tools.ledger.blockers import blockers
 from lingshu_tools.ledger.connections import SameFile, connect
 from lingshu_tools.ledger.differences import Difference
-from lingshu_tools.ledger.liveness import FileLocks
+from lingshu_tools.ledger.liveness import BUSY_S, FileLocks
 from lingshu_tools.ledger.search import Read, Search
 from lingshu_tools.system.deadline import remaining
 
