@@ -78,13 +78,14 @@ def with_kind(text: str) -> Intervention | None:
     """Return the intervention of `target kind` or `target kind dose`, the form of labels."""
     words = text.split()
     dose = None
-    if len(words) > 2 and words[-2] in get_args(Kind):
+    if len(words) > 2 and words[-2].casefold() in get_args(Kind):
         with suppress(ValueError):
             dose = float(words[-1])
             words = words[:-1]
-    if len(words) < 2 or words[-1] not in get_args(Kind):
+    # Kinds are lower-case; people write "Knockout" and "CRISPRa" too.
+    if len(words) < 2 or words[-1].casefold() not in get_args(Kind):
         return None
-    return _intervention(words[-1], " ".join(words[:-1]), dose)
+    return _intervention(words[-1].casefold(), " ".join(words[:-1]), dose)
 
 
 def _intervention(kind: str, target: str, dose: float | None = None) -> Intervention | None:

@@ -28,6 +28,19 @@ def test_a_perturbation_in_a_constraint_stands_for_its_target(app: App, argument
     assert by_label.plan_digest == by_target.plan_digest
 
 
+@pytest.mark.parametrize("argument", ["only", "avoid"])
+@pytest.mark.parametrize("name", ["JAK2 + STAT1 knockout", "JAK2 knockout + STAT1", "JAK2+STAT1"])
+def test_a_combination_in_a_constraint_is_refused_as_one(app: App, argument: str, name: str):
+    with pytest.raises(InputError, match=r"single targets.*candidates"):
+        planned(app, {"lower": ["PSMB9"], argument: [name]})
+
+
+def test_the_kind_of_a_perturbation_is_read_whatever_its_case(app: App):
+    plain = planned(app, {"lower": ["PSMB9"], "only": ["JAK2"]}, ["JAK2 knockout"])
+    cased = planned(app, {"lower": ["PSMB9"], "only": ["JAK2 Knockout"]}, ["JAK2 KNOCKOUT"])
+    assert cased.plan_digest == plain.plan_digest
+
+
 def test_a_perturbation_of_an_unknown_target_is_refused_by_name(app: App):
     with pytest.raises(NotFoundError, match="JAK22"):
         planned(app, {"lower": ["PSMB9"], "only": ["JAK22 knockout"]})

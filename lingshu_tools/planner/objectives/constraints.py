@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -98,15 +99,22 @@ def _targets(checkpoint: Checkpoint, names: Sequence[str], argument: str) -> lis
     """Return names with perturbations, as candidates are written, replaced by their targets.
 
     Raises:
-        InputError: the target was trained with further kinds, which the name says nothing of.
+        InputError: a name is a combination, or the target was trained with further kinds, which
+            the name says nothing of.
     """
     result: list[str] = []
     for name in names:
-        part = with_kind(name)
-        if part is None:
+        perturbation = _perturbation(checkpoint, name)
+        if perturbation is None:
             result.append(name)
             continue
-        (known,) = resolve_candidate(checkpoint, name)
+        if len(perturbation) > 1:
+            message = (
+                f"{argument} has {quoted(name)}, a combination; {argument} takes single targets "
+                "and kinds: list the combinations themselves in candidates"
+            )
+            raise InputError(message)
+        (known,) = perturbation
         kinds = [k for k, targets in checkpoint.targets.items() if known.target in targets]
         if len(kinds) > 1:
             message = (
@@ -117,6 +125,23 @@ def _targets(checkpoint: Checkpoint, names: Sequence[str], argument: str) -> lis
             raise InputError(message)
         result.append(known.target)
     return result
+
+
+def _perturbation(checkpoint: Checkpoint, name: str) -> Perturbation | None:
+    """Return the perturbation that a name with a kind or a plus is; None for any other name.
+
+    Raises:
+        NotFoundError: a name with a kind is of no trained target.
+    """
+    if with_kind(name) is not None:
+        return resolve_candidate(checkpoint, name)
+    if "+" not in name:
+        return None
+    # Without a kind: a combination of targets, or the name of a gene set or file with a plus.
+    with suppress(InputError):
+        combination = resolve_candidate(checkpoint, name)
+        return combination if len(combination) > 1 else None
+    return None
 
 
 def constraints_of(
