@@ -21,6 +21,7 @@ from lingshu_tools.calls.results import (
     text_table,
 )
 from lingshu_tools.calls.waiting import Pending
+from lingshu_tools.experiments.contexts.naming import context_label
 from lingshu_tools.experiments.contexts.populations import CONTROL
 from lingshu_tools.experiments.designs import Design
 from lingshu_tools.experiments.findings import QUANTILES, training_figures
@@ -47,6 +48,9 @@ UNITS = {
 
 FITTED = "training cells are what the checkpoint was fitted to, not held-out ones"
 PROPORTIONS = "proportions are those of the training cells, however these were sorted or subsampled"
+UNFIT = "{where} failed the fitness check ({reasons}): such cells do not deliver the effect"
+MOST_UNFIT = 4
+"""Contexts of a mixed population that are named as unfit."""
 FEW_CELLS, RARE = 30, 0.1
 """Training cells of a context that is hardly learned, and the share of such cells that is said."""
 SAMPLE_GENERAL = frozenset({FITTED})
@@ -168,6 +172,7 @@ def _succeeded(
         "caveats": [
             *page.caveats,
             FITTED,
+            *unfit_caveats(record.design),
             *mixing_caveats(record.design),
             *sampling_caveats(record.design.checkpoint, record.design.sampling),
         ],
@@ -201,6 +206,28 @@ def composition(record: Shown) -> list[Composition]:
         Composition(cells=value, share=cells / n, training_share=share)
         for value, cells, share in mixture.composition(record.result["composition"])
     ]
+
+
+def unfit_caveats(design: Design) -> list[str]:
+    """Return that cells do not deliver the effect, with the contexts of which that was measured."""
+    if not design.interventions:
+        return []
+    mixture = design.mixture
+    contexts = [part.context for part in mixture.parts] if mixture else [design.context]
+    reasons = [design.checkpoint.unfit(context, design.interventions) for context in contexts]
+    if not any(reasons):
+        return []
+    if mixture is None:
+        return [UNFIT.format(where="this condition", reasons="; ".join(reasons[0]))]
+    # Of a mixed population, the contexts, by what differs: others may well deliver the effect.
+    failed = [
+        context_label({field: context[field] for field in mixture.mixed_fields})
+        for context, each in zip(contexts, reasons, strict=True)
+        if each
+    ]
+    more = [f"{len(failed) - MOST_UNFIT} more"] if len(failed) > MOST_UNFIT else []
+    where = f"{len(failed)} of {len(contexts)} contexts"
+    return [UNFIT.format(where=where, reasons="; ".join(failed[:MOST_UNFIT] + more))]
 
 
 def mixing_caveats(design: Design) -> list[str]:

@@ -8,7 +8,7 @@ import pytest
 
 from lingshu_model.contracts import Catalogue
 from lingshu_model.contracts.catalogue import pin
-from lingshu_testing import CONTEXT, TARGETS, FakeEngine, calls_in
+from lingshu_testing import CONTEXT, TARGETS, FakeEngine, calls_in, make_checkpoint
 from lingshu_tools.app import App
 from lingshu_tools.calls.dispatcher import call
 from lingshu_tools.errors import InputError
@@ -24,11 +24,11 @@ class Allowing(FakeEngine):
         return super().submit(arm, **more)
 
 
-def unfit(checkpoint, *names: str) -> None:
+def unfit(checkpoint, *names: str, context: object = CONTEXT) -> None:
     """Write the named knock-outs down as unfit; `control` is the control condition."""
     conditions = [
         {
-            "context": CONTEXT,
+            "context": context,
             "interventions": [] if name == "control" else [{"kind": "knockout", "target": name}],
             "reasons": ["slope 2.00"],
         }
@@ -86,3 +86,36 @@ def test_a_checkpoint_without_a_fit_perturbation_has_no_example_of_one(open_app,
     app: App = open_app(Allowing(checkpoint.panel))
     app.catalogue = Catalogue([checkpoint.path.parent])
     assert example(app, "perturb_cells", {}) is None
+
+
+@pytest.mark.parametrize("name", ["STAT1", "JAK2"])
+def test_sampled_cells_of_an_unfit_condition_are_said_to_be_so(open_app, checkpoint, name: str):
+    unfit(checkpoint, "STAT1")
+    app = open_app(Allowing(checkpoint.panel))
+    request = {
+        "interventions": [{"kind": "knockout", "target": name}],
+        "n_cells": 8,
+        "allow_unfit": True,
+        "wait_s": 30,
+    }
+    caveats = call(app, "sample_cells", request).caveats
+    assert any("failed the fitness check (slope 2.00)" in c for c in caveats) == (name == "STAT1")
+
+
+def test_the_unfit_contexts_of_a_mixed_population_are_named(open_app, tmp_path: Path):
+    contexts = [{"cell_type": kind, "donor": "p1"} for kind in ("B cell", "CD4 T cell")]
+    checkpoint = make_checkpoint(tmp_path / "several", contexts=contexts, control_cells=[300, 600])
+    unfit(checkpoint, "STAT1", context=contexts[1])
+    app = open_app(Allowing(checkpoint.panel))
+    app.catalogue = Catalogue([checkpoint.path.parent])
+    request = {"context": {"donor": "p1"}, "n_cells": 8, "wait_s": 30}
+    perturbed = {
+        **request,
+        "interventions": [{"kind": "knockout", "target": "STAT1"}],
+        "allow_unfit": True,
+    }
+    (said,) = [c for c in call(app, "sample_cells", perturbed).caveats if "fitness" in c]
+    assert said.startswith("1 of 2 contexts")
+    assert "CD4 T cell" in said
+    assert "B cell" not in said
+    assert not any("fitness" in c for c in call(app, "sample_cells", request).caveats)

@@ -108,13 +108,13 @@ def _targets(checkpoint: Checkpoint, names: Sequence[str], argument: str) -> lis
         if perturbation is None:
             result.append(name)
             continue
-        if len(perturbation) > 1:
+        known, *others = perturbation
+        if others:
             message = (
                 f"{argument} has {quoted(name)}, a combination; {argument} takes single targets "
                 "and kinds: list the combinations themselves in candidates"
             )
             raise InputError(message)
-        (known,) = perturbation
         kinds = [k for k, targets in checkpoint.targets.items() if known.target in targets]
         if len(kinds) > 1:
             message = (
