@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lingshu_mcp.offers.resources import plot
 from lingshu_model.contracts import Checkpoint
 from lingshu_testing import FakeEngine
 from lingshu_tools.app import App
 from lingshu_tools.calls.dispatcher import call
-from lingshu_tools.errors import InputError
+from lingshu_tools.errors import InputError, NotFoundError
 from lingshu_tools.experiments.stored_effects import stored_effect
 from lingshu_tools.planner import plan_of
 from lingshu_tools.planner.batch import UNCLEAR, Pool, choose, pool_of
@@ -144,6 +145,17 @@ def test_a_plate_map_has_every_well_once_and_controls_spread(size: int, n: int, 
         assert not edge or len(mine) > (rows - 2) * (columns - 2)
     assert plate_map(labels, replicates, size, seed=7) == wells
     assert n < 8 or plate_map(labels, replicates, size, seed=8) != wells
+
+
+def test_the_files_of_a_plate_map_are_resources_under_the_uri_of_the_answer(app: App):
+    result = proposed(app, planned(app, LISTS[2]))
+    assert result.uri == f"plots://{Path(result.png).name}"
+    assert plot(app, Path(result.png).name) == Path(result.png).read_bytes()
+    for file in map(Path, (result.svg, result.csv)):
+        assert plot(app, file.name) == file.read_text("utf-8")
+    # An experiment has several pictures: their names say which.
+    with pytest.raises(NotFoundError):
+        plot(app, Path(result.png).name.replace("mea_", "exp_"))
 
 
 def test_a_proposal_is_drawn_written_and_recorded_once(app: App):

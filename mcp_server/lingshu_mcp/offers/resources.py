@@ -12,8 +12,11 @@ from lingshu_tools.experiments.lookup import is_screen, locate, locate_screen
 from lingshu_tools.system.plain_text import plain_values
 from lingshu_tools.tools.figures import figure as numbers_of
 
-# ID-KIND-HASH.SUFFIX, as plot_experiment and propose_batch name files; no separator can be in it.
-_FILE = re.compile(r"((?:exp|scr|mea)_[a-z0-9]+)-[a-z]+-[0-9a-f]{8}\.(png|svg|csv)")
+# ID-KIND-HASH.SUFFIX, as plot_experiment names files, and PROPOSAL.SUFFIX, as propose_batch names a
+# plate map: a proposal has only one. No separator can be in it.
+_FILE = re.compile(
+    r"(mea_[a-z0-9]+|(?:exp|scr)_[a-z0-9]+(?=-))(?:-[a-z]+-[0-9a-f]{8})?\.(png|svg|csv)"
+)
 
 
 def checkpoints(app: App) -> list[str]:
