@@ -12,9 +12,11 @@ import pytest
 from lingshu_model.train.scratch import PREFIXES, remove_abandoned, scratch
 
 WORKER = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from lingshu_model.train.scratch import end_by_signals, scratch
+# Under nohup the tests, and so this process, would ignore it, as a training then should.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 end_by_signals()
 with scratch(Path(sys.argv[1]), ".cells-") as place:
     (place / "cells").write_text("a copy of the cells")
