@@ -1,5 +1,6 @@
 """find_genes: a gene's name, whether it is measured and was perturbed, its expression."""
 
+from collections.abc import Set
 from functools import lru_cache
 
 from pydantic import Field
@@ -134,7 +135,11 @@ def _next_step(checkpoint: Checkpoint, rows: list[GeneView]) -> str:
         target
         for row in rows
         if row.perturbed_by
-        for _, target in _trained(checkpoint, row.asked, row.gene or "")
+        for _, target in (
+            _trained(checkpoint, gene_names(checkpoint).find(row.gene))
+            if row.gene
+            else _trained_unmeasured(checkpoint, row.asked)
+        )
     }
     run = perturbation_call(checkpoint, shown) if shown else None
     if run:
@@ -160,7 +165,7 @@ def _resolved(checkpoint: Checkpoint, name: str, contexts: int) -> GeneView:
             ensembl=None,
             measured=False,
             # A target need not be on the panel, and may be asked for by another name.
-            perturbed_by=_perturbed_by(checkpoint, name),
+            perturbed_by=_kinds(_trained_unmeasured(checkpoint, name)),
             # For a gene that exists, a similar name is another gene's.
             nearest=here if genes else nearest(name, checkpoint.panel),
         )
@@ -180,30 +185,42 @@ def _gene_view(checkpoint: Checkpoint, arguments: str, match: Match, contexts: i
         matched_by=match.matched_by,
         ensembl=checkpoint.panel_entries[match.index].get("ensembl"),
         measured=True,
-        perturbed_by=_perturbed_by(checkpoint, match.symbol),
+        perturbed_by=_kinds(_trained(checkpoint, match)),
         expression=_expression(checkpoint, match.index, contexts),
         nearest=[],
     )
 
 
-def _perturbed_by(checkpoint: Checkpoint, name: str) -> list[str]:
-    return list(dict.fromkeys(kind for kind, _ in _trained(checkpoint, name)))
+def _kinds(trained: list[tuple[str, str]]) -> list[str]:
+    return list(dict.fromkeys(kind for kind, _ in trained))
 
 
-def _trained(checkpoint: Checkpoint, *names: str) -> list[tuple[str, str]]:
-    """Return kind and name of every trained target that is the gene of one of the names.
+def _trained(checkpoint: Checkpoint, match: Match) -> list[tuple[str, str]]:
+    """Return kind and label of every trained target that is a gene of the panel.
 
-    Labels of a screen may be older symbols than those of its panel, or the other way round.
+    A screen's labels may be older symbols than those of its panel, or the other way round.
     """
-    keys = {key.strip().casefold() for name in names for key in (name, *real_genes(name))}
-    return [
-        (kind, target)
-        for kind, targets in checkpoint.targets.items()
-        # Null labels are no genes.
-        if kind != "sham"
-        for target in targets
-        if keys & _names_of(target)
-    ]
+    entry = checkpoint.panel_entries[match.index]
+    others = {n.casefold() for n in (*(entry.get("aliases") or ()), *(entry.get("previous") or ()))}
+    others &= {t.casefold() for targets in checkpoint.targets.values() for t in targets}
+    if others:
+        # A name that is the symbol of another gene of the panel is that gene's.
+        others -= {symbol.casefold() for symbol in checkpoint.panel}
+    return _labelled(checkpoint, others | {match.symbol.casefold()})
+
+
+def _trained_unmeasured(checkpoint: Checkpoint, name: str) -> list[tuple[str, str]]:
+    """Return the same of a name that is not on the panel."""
+    keys = {key.strip().casefold() for key in (name, *real_genes(name))}
+    labels = {t for targets in checkpoint.targets.values() for t in targets}
+    same = {t.casefold() for t in labels if keys & _names_of(t)}
+    return _labelled(checkpoint, keys | same)
+
+
+def _labelled(checkpoint: Checkpoint, labels: Set[str]) -> list[tuple[str, str]]:
+    # Null labels are no genes.
+    kinds = [(kind, targets) for kind, targets in checkpoint.targets.items() if kind != "sham"]
+    return [(kind, t) for kind, targets in kinds for t in targets if t.casefold() in labels]
 
 
 @lru_cache(maxsize=4096)
