@@ -202,7 +202,8 @@ def _trained(checkpoint: Checkpoint, match: Match) -> list[tuple[str, str]]:
     """
     entry = checkpoint.panel_entries[match.index]
     others = {n.casefold() for n in (*(entry.get("aliases") or ()), *(entry.get("previous") or ()))}
-    others &= {t.casefold() for targets in checkpoint.targets.values() for t in targets}
+    # Few targets have another label than the panel's symbol, so 18,080 symbols are seldom compared.
+    others &= {label.casefold() for label in _labels(checkpoint)}
     if others:
         # A name that is the symbol of another gene of the panel is that gene's.
         others -= {symbol.casefold() for symbol in checkpoint.panel}
@@ -212,9 +213,13 @@ def _trained(checkpoint: Checkpoint, match: Match) -> list[tuple[str, str]]:
 def _trained_unmeasured(checkpoint: Checkpoint, name: str) -> list[tuple[str, str]]:
     """Return the same of a name that is not on the panel."""
     keys = {key.strip().casefold() for key in (name, *real_genes(name))}
-    labels = {t for targets in checkpoint.targets.values() for t in targets}
-    same = {t.casefold() for t in labels if keys & _names_of(t)}
+    # The directory of human genes, which takes 36 MB, is read for names off the panel alone.
+    same = {label.casefold() for label in _labels(checkpoint) if keys & _names_of(label)}
     return _labelled(checkpoint, keys | same)
+
+
+def _labels(checkpoint: Checkpoint) -> Set[str]:
+    return {label for targets in checkpoint.targets.values() for label in targets}
 
 
 def _labelled(checkpoint: Checkpoint, labels: Set[str]) -> list[tuple[str, str]]:

@@ -95,7 +95,7 @@ def test_each_cell_is_one_of_its_type_and_the_file_says_of_which(app: App, engin
     assert {k: n / 128 for k, n in counted.items()} == pytest.approx(shares(result), abs=1e-4)
     assert set(cells.obs["donor"]) == {"p1"}
     arm = design_of(app, app.ledger.experiment(result.experiment_id)).arms["cells"]
-    # The fake engine gives every context rates of its own: a cell under another type would differ.
+    # The fake engine gives every context different rates: a cell under another type would differ.
     for context in CONTEXTS[:3]:
         alone = engine.cells(engine.submit(arm.within(context)).job_id).counts
         rows = np.flatnonzero(cells.obs["cell_type"] == context["cell_type"])

@@ -285,6 +285,7 @@ class _Fit:
             excess: ln of their sum over the target.
         """
         moved: list[tuple[Mover, float]] = []
+        # Every pass solves all genes, so few eta are tried: the secant method needs three or four.
         for _ in range(PASSES):
             # The libraries of the last pass, brought to the target: each cell's is known now.
             mover, totals = self._pass(mover, totals * np.exp(-excess))
@@ -294,6 +295,7 @@ class _Fit:
             if dispersion == mover.dispersion or mover.staying.all():
                 break
             mover = replace(mover, dispersion=dispersion)
+        # The nearest pass, not the last: a step function of eta can jump over its root.
         return min(moved, key=lambda each: abs(each[1]))
 
     def _pass(self, mover: Mover, totals: Floats) -> tuple[Mover, Floats]:

@@ -1,4 +1,4 @@
-"""MCP Inspector, command-line mode: each call is a process with a session of its own server."""
+"""MCP Inspector, command-line mode: each call is a process that starts and ends a server."""
 
 import asyncio
 import json
