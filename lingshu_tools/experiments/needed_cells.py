@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final, Literal
 
 import numpy as np
 
@@ -12,6 +13,17 @@ from lingshu_tools.analysis.power import Floats, arm_variances, real_cells
 
 CONTEXTS = "effects-contexts"
 """Files with the count distributions of a context's control cells."""
+NEVER: Final = "never"
+"""Stands for a number of cells where no number is enough; a 0 is read as "none are needed"."""
+RealCells = list[int | Literal["never"]]
+"""Cells as predicted, and with the doubt about it."""
+
+
+def shown_cells(cells: tuple[int, int] | None) -> RealCells | None:
+    """Return what `real_cells` gives as results show it."""
+    if cells is None:
+        return None
+    return [count or NEVER for count in cells]
 
 
 @dataclass(frozen=True)

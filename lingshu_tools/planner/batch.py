@@ -44,8 +44,8 @@ class Pool:
 
     Attributes:
         candidates: in order of the mean score, best first.
-        scores: their posteriors, which hold no measurement.
-        means: expected scores, measurements taken in, [candidates].
+        scores: their posteriors.
+        means: expected scores, [candidates]; no measured value is in them.
         draws: joint draws of the scores, [draws, candidates].
         directions: the direction of each: label of the best candidate that has it.
     """
@@ -154,7 +154,22 @@ def choose(
         picks.append(Pick(place, float(best.mean())))
         used[pool.directions[place]] = used.get(pool.directions[place], 0) + 1
         free.remove(place)
-    clear = {d for d in used if d != UNCLEAR}
+    return _batch(pool, picks)
+
+
+def batch_of(pool: Pool, places: Sequence[int]) -> Batch:
+    """Return given candidates of a pool as a batch, in their order."""
+    best = np.full(len(pool.draws), -np.inf)
+    picks: list[Pick] = []
+    for place in places:
+        best = np.maximum(best, pool.draws[:, place])
+        picks.append(Pick(place, float(best.mean())))
+    return _batch(pool, picks)
+
+
+def _batch(pool: Pool, picks: Sequence[Pick]) -> Batch:
+    chances = pool.hit_chances
+    clear = {pool.directions[pick.place] for pick in picks} - {UNCLEAR}
     hits = float(sum(chances[pick.place] for pick in picks))
     return Batch(tuple(picks), len(clear), hits)
 

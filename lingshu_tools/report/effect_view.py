@@ -19,7 +19,7 @@ from lingshu_tools.errors import InputError
 from lingshu_tools.experiments.designs import Design
 from lingshu_tools.experiments.findings import strongest, unpack_effect
 from lingshu_tools.experiments.gene_names import resolve_genes
-from lingshu_tools.experiments.needed_cells import CountModel
+from lingshu_tools.experiments.needed_cells import NEVER, CountModel, RealCells, shown_cells
 from lingshu_tools.experiments.sampling_options import sampling_caveats
 from lingshu_tools.experiments.stored_effects import error_model, parts_of, stored_effect
 from lingshu_tools.report.evidence import design_sentence
@@ -55,7 +55,7 @@ UNITS = {
     "data where under 3 contrasts of the tier were held out",
     "sd": "log1p_cp10k",
     "real_cells": "cells of either arm for 80 % power at p < .001: if the change is as predicted, "
-    "and with the doubt about it (0: no number of one experiment)",
+    f'and with the doubt about it ("{NEVER}": no number of cells of one experiment is enough)',
     "lfsr": "probability; 0.001 is 0.001 or less",
     "certainty": "supported: lfsr <= 0.05; suggestive: <= 0.2",
 }
@@ -187,15 +187,14 @@ class EffectView:
             return None  # a user's cells have depths of their own
         return CountModel.of(self._checkpoint, self._design.context)
 
-    def _real_cells(self, index: int) -> list[int] | None:
+    def _real_cells(self, index: int) -> RealCells | None:
         """Return how many real cells of either arm would show a gene's change."""
         if self._counts is None or self._stored is None:
             return None
         change, sd = (
             float(x[index]) for x in (self._stored.posterior.mean, self._stored.posterior.sd)
         )
-        cells = self._counts.cells_for(index, change, sd)
-        return None if cells is None else list(cells)
+        return shown_cells(self._counts.cells_for(index, change, sd))
 
     def magnitude(self) -> Magnitude:
         """Return the size of the whole effect beside those of null labels."""

@@ -3,6 +3,7 @@
 from pydantic import Field
 
 from lingshu_tools.calls.results import Number, View
+from lingshu_tools.experiments.needed_cells import RealCells
 
 
 class GeneEffect(View):
@@ -51,7 +52,7 @@ class GeneEffect(View):
         default=None, description="change, scaled by genes without an effect"
     )
     unresponsive_mc_interval: list[Number] | None = None
-    real_cells: list[int] | None = Field(
+    real_cells: RealCells | None = Field(
         default=None, description="Real cells an arm to show it: as predicted, with doubt"
     )
     lfsr: Number | None = Field(default=None, description="How likely the sign of change is wrong")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,7 +27,7 @@ from lingshu_tools.errors import InputError
 from lingshu_tools.execution.screens import candidates_of
 from lingshu_tools.experiments.designs import context_label, label_of
 from lingshu_tools.experiments.lookup import locate_screen
-from lingshu_tools.experiments.needed_cells import CountModel
+from lingshu_tools.experiments.needed_cells import NEVER, CountModel, RealCells, shown_cells
 from lingshu_tools.experiments.stored_effects import stored_effect
 from lingshu_tools.ledger import Measurement, Screen
 from lingshu_tools.planner import Plan, plan_of, rank
@@ -38,6 +38,13 @@ from lingshu_tools.planner.proposals import proposal_pool, simulated_pool
 from lingshu_tools.report.evidence import evidence_view, screen_sentence
 from lingshu_tools.report.screen_text import listed
 from lingshu_tools.tools.common import WaitS, score_units
+from lingshu_tools.tools.learned_batch import (
+    LEARNED,
+    Chosen,
+    hits_sentence,
+    learned_batch,
+    seed_of,
+)
 from lingshu_tools.tools.plan_screen import in_words, recorded, support_of, weakest
 from lingshu_tools.tools.plot_experiment import PLOTS_URI
 from lingshu_tools.tools.unfinished_files import created_at_of, unfinished
@@ -50,7 +57,8 @@ PROPOSAL = "proposal"
 _DIGITS = 3
 REAL_CELLS = (
     "cells of control and of the perturbation each, for 80 % power at p < .001 if the objective's "
-    "genes vary together: if the score is as predicted, and with the doubt about it (0: none is)"
+    "genes vary together: if the score is as predicted, and with the doubt about it "
+    f'("{NEVER}": no number of cells of one experiment is enough)'
 )
 
 
@@ -69,8 +77,8 @@ class ProposeBatch(Arguments):
         le=20,
         description="Fewest effect directions; 1: one may fill the plate",
     )
-    aim: Literal["best", "hits"] = Field(
-        default="best", description="The best of the plate, or the number of hits"
+    aim: Literal["best", "hits", "learned"] = Field(
+        default="best", description="Best of plate; most hits; learned: from values"
     )
     detail: Detail = "concise"
     wait_s: WaitS = 4
@@ -85,7 +93,7 @@ class PickView(View):
     score: Number
     hit_chance: Number
     direction: str
-    real_cells: list[int] | None = Field(
+    real_cells: RealCells | None = Field(
         default=None, description="Real cells a well to show score: as predicted, with doubt"
     )
     interval: list[Number] = Field(default_factory=list[float])
@@ -122,9 +130,47 @@ def propose_batch(app: App, arguments: ProposeBatch) -> ProposalResult | Pending
     plan = plan_of(app, screen.plan)
     # A proposal cannot be written into the read-only ledger: the plan is recorded in this home.
     screen = recorded(app, plan) if ledger.read_only else screen
-    seed = int(plan.digest[-8:], 16)
-    pool = _pool(app, plan, screen, seed)
-    measured = averaged(value_payloads(app.ledger.measurements(screen.id)))
+    values = value_payloads(app.ledger.measurements(screen.id))
+    chosen = _chosen(app, plan, screen, arguments, values)
+    pool, batch = chosen.pool, chosen.batch
+    if not batch.picks:
+        message = (
+            f"all {len(averaged(values))} candidates of {screen.id!r} are measured; plan a screen "
+            'of more, e.g. with candidates=["pairs_of all_seen"]'
+        )
+        raise InputError(message)
+    labels = [label_of(pool.candidates[pick.place]) for pick in batch.picks]
+    wells = plate_map(labels, arguments.replicates, int(arguments.plate), seed_of(plan))
+    proposal = _proposal(app, screen, arguments, pool, batch, wells)
+    work = _drawn(app, plan, arguments, pool, batch, wells, proposal)
+
+    def finish() -> ProposalResult:
+        return _result(app, plan, arguments, screen, proposal, chosen, values, wells, work)
+
+    return created_at_of(work, screen.id, arguments.wait_s, finish)
+
+
+def _chosen(
+    app: App,
+    plan: Plan,
+    screen: Screen,
+    arguments: ProposeBatch,
+    values: Sequence[Mapping[str, Any]],
+) -> Chosen:
+    """Return the picks; `values` are the recordings of the screen.
+
+    Raises:
+        InputError: nothing has a score, or an argument has no use beside `aim`.
+    """
+    if arguments.aim == LEARNED:
+        if "directions" in arguments.model_fields_set:
+            message = (
+                f'directions={arguments.directions} has no use beside aim="{LEARNED}", which '
+                "takes the batch of record_measurements as it is; leave one out"
+            )
+            raise InputError(message)
+        return learned_batch(app, plan, screen, values, arguments.n_wells)
+    pool, measured = _pool(app, plan, screen), averaged(values)
     batch = choose(
         pool,
         arguments.n_wells,
@@ -132,24 +178,11 @@ def propose_batch(app: App, arguments: ProposeBatch) -> ProposalResult | Pending
         aim=arguments.aim,
         left_out=[i for i, c in enumerate(pool.candidates) if label_of(c) in measured],
     )
-    if not batch.picks:
-        message = (
-            f"all {len(measured)} candidates of {screen.id!r} are measured; plan a screen of more, "
-            'e.g. with candidates=["pairs_of all_seen"]'
-        )
-        raise InputError(message)
-    labels = [label_of(pool.candidates[pick.place]) for pick in batch.picks]
-    wells = plate_map(labels, arguments.replicates, int(arguments.plate), seed)
-    proposal = _proposal(app, screen, arguments, pool, batch, wells)
-    work = _drawn(app, plan, arguments, pool, batch, wells, proposal)
-
-    def finish() -> ProposalResult:
-        return _result(app, plan, arguments, screen, proposal, pool, batch, wells, work)
-
-    return created_at_of(work, screen.id, arguments.wait_s, finish)
+    return Chosen(pool, batch)
 
 
-def _pool(app: App, plan: Plan, screen: Screen, seed: int) -> Pool:
+def _pool(app: App, plan: Plan, screen: Screen) -> Pool:
+    seed = seed_of(plan)
     stored = plan.control.checkpoint.effects is not None
     pool = (
         proposal_pool(plan, seed)
@@ -216,7 +249,7 @@ def _drawn(
         "subtitle": f"{context_label(plan.control.context)} · {plan.control.checkpoint.name} · "
         f"{len(batch.picks)} perturbations × {arguments.replicates}, "
         f"{sum(w.label == CONTROL for w in wells)} controls; colour: effect direction",
-        "footnote": f"Chosen from predictions, not measured.  {proposal.id}",
+        "footnote": f"Scores are predictions, not measured.  {proposal.id}",
         "shape": list(SHAPES[int(arguments.plate)]),
         "controls": CONTROL,
         "wells": rows,
@@ -269,28 +302,28 @@ def _result(
     arguments: ProposeBatch,
     screen: Screen,
     proposal: Measurement,
-    pool: Pool,
-    batch: Batch,
+    chosen: Chosen,
+    values: Sequence[Mapping[str, Any]],
     wells: Sequence[Well],
     work: Answer | Work,
 ) -> ProposalResult:
     tier = weakest(plan)
+    pool, batch = chosen.pool, chosen.batch
     drawn = app.children.result(work)
     counts = CountModel.of(plan.control.checkpoint, plan.control.context)
     picks = [_view(plan, pool, pick.place, counts) for pick in batch.picks]
     best = batch.picks[-1].expected_best
     n_controls = sum(w.label == CONTROL for w in wells)
     n_plates = len({w.plate for w in wells})
-    fields: dict[str, Any] = {
-        "status": "succeeded",
-        "summary": _summary(plan, arguments, pool, batch, wells),
-        "caveats": [],
-        "next_step": f"{call_text('run_screen', screen_id=screen.id)} simulates what is left of "
-        "the screen; record_measurements takes what the lab measures.",
-    } | _files(arguments, drawn)
-    fields["caveats"] = [*fields["caveats"], *_caveats(arguments, pool, batch)]
+    summary = _summary(plan, arguments, chosen, wells)
+    next_step = (
+        f"{call_text('run_screen', screen_id=screen.id)} simulates what is left of the screen; "
+        "record_measurements takes what the lab measures."
+    )
     return ProposalResult(
-        **fields,
+        status="succeeded",
+        caveats=[*_caveats(arguments, chosen), *_of_values(plan, screen, arguments, pool, values)],
+        **_files(arguments, drawn, summary, next_step),
         units={
             **dict.fromkeys(("score", "expected_best"), score_units(plan.objective.units)),
             "real_cells": REAL_CELLS,
@@ -310,35 +343,71 @@ def _result(
 
 
 def _summary(
-    plan: Plan, arguments: ProposeBatch, pool: Pool, batch: Batch, wells: Sequence[Well]
+    plan: Plan,
+    arguments: ProposeBatch,
+    chosen: Chosen,
+    wells: Sequence[Well],
 ) -> str:
+    pool, batch = chosen.pool, chosen.batch
     labels = [label_of(pool.candidates[pick.place]) for pick in batch.picks]
     n_controls = sum(w.label == CONTROL for w in wells)
     n_plates = len({w.plate for w in wells})
     plates = "1 plate" if n_plates == 1 else f"{n_plates} plates"
     known = screen_sentence(plan.held_out, plan.control.checkpoint, weakest(plan))
+    how = f", as record_measurements chose ({chosen.words})" if chosen.words else ""
     return (
-        f"{len(labels)} perturbations to {in_words(plan)}, {arguments.replicates} wells each and "
-        f"{n_controls} controls on {plates}: {listed(labels, 4)}. {batch.n_directions} effect "
+        f"{len(labels)} perturbations to {in_words(plan)}{how}, {arguments.replicates} wells each "
+        f"and {n_controls} controls on {plates}: {listed(labels, 4)}. {batch.n_directions} effect "
         f"directions; expected best {batch.picks[-1].expected_best:.2f} {plan.objective.units}, "
-        f"{batch.expected_hits:.1f} expected hits (at least {pool.hit_at:.2f}). {known}"
+        f"{batch.expected_hits:.1f} expected hits (predicted score at least {pool.hit_at:.2f}). "
+        f"{known}"
     )
 
 
-def _files(arguments: ProposeBatch, drawn: Answer | State) -> dict[str, Any]:
+def _files(
+    arguments: ProposeBatch, drawn: Answer | State, summary: str, next_step: str
+) -> dict[str, Any]:
+    """Return the files, or the call that returns them; the picks are there in either case."""
     if isinstance(drawn, Answer):
         files: dict[str, Any] = {suffix: str(path) for suffix, path in drawn.paths.items()}
-        return files | {"uri": f"{PLOTS_URI}{drawn.paths['png'].name}"}
+        uri = f"{PLOTS_URI}{drawn.paths['png'].name}"
+        return files | {"uri": uri, "summary": summary, "next_step": next_step}
     given = arguments.model_dump(exclude={"wait_s"}, exclude_defaults=True)
+    # Nothing of the proposal itself is at work: it is recorded, and only its files are missing.
     waiting = unfinished("propose_batch", "The plate map", drawn, given)
-    return {"status": waiting["status"], "next_step": waiting["next_step"]}
+    state = "waits for its turn" if drawn == "queued" else "is being drawn"
+    return {"summary": f"{summary} The plate map {state}.", "next_step": waiting["next_step"]}
+
+
+def _of_values(
+    plan: Plan,
+    screen: Screen,
+    arguments: ProposeBatch,
+    pool: Pool,
+    values: Sequence[Mapping[str, Any]],
+) -> list[str]:
+    """Return what measured values are to this proposal; nothing where there are none."""
+    if not values:
+        return []
+    caveats = [hits_sentence(plan, pool, values[-1])]
+    if arguments.aim != LEARNED:
+        n = len(averaged(values))
+        learned = call_text(
+            "propose_batch", screen_id=screen.id, n_wells=arguments.n_wells, aim=LEARNED
+        )
+        caveats.insert(
+            0,
+            f"Chosen by predictions alone, without the values of the {n} measured ones: {learned} "
+            "takes what record_measurements chose.",
+        )
+    return caveats
 
 
 def _view(plan: Plan, pool: Pool, place: int, counts: CountModel | None) -> PickView:
     score = pool.scores[place]
     cells = None if counts is None else _real_cells(plan, pool, place, counts)
     return PickView(
-        real_cells=None if cells is None else list(cells),
+        real_cells=shown_cells(cells),
         perturbation=label_of(pool.candidates[place]),
         score=float(pool.means[place]),
         hit_chance=float(pool.hit_chances[place]),
@@ -366,20 +435,26 @@ def _real_cells(plan: Plan, pool: Pool, place: int, counts: CountModel) -> tuple
     return counts.cells_for_score(weights, stored.posterior.mean, score.mean, sd)
 
 
-def _caveats(arguments: ProposeBatch, pool: Pool, batch: Batch) -> list[str]:
+def _caveats(arguments: ProposeBatch, chosen: Chosen) -> list[str]:
     caveats: list[str] = []
+    pool, batch = chosen.pool, chosen.batch
     if len(batch.picks) < arguments.n_wells:
         caveats.append(
             f"{len(batch.picks)} candidates of the screen have a score and are not measured yet, "
             f"fewer than n_wells={arguments.n_wells}: plan more, e.g. with pairs_of."
         )
-    if batch.n_directions < arguments.directions:
+    if batch.n_directions < arguments.directions and not chosen.words:
         caveats.append(
             f"Only {batch.n_directions} effect directions are known among the candidates, of the "
             f"{arguments.directions} that were to be covered."
         )
-    weak = [p for p in batch.picks if pool.hit_chances[p.place] < 0.05]
-    if weak:
+    weak = [
+        p
+        for p in batch.picks
+        # Those without a clear direction have a caveat of theirs.
+        if pool.hit_chances[p.place] < 0.05 and pool.directions[p.place] != UNCLEAR
+    ]
+    if weak and not chosen.words:
         names = listed([label_of(pool.candidates[p.place]) for p in weak], 4)
         caveats.append(
             f"Hardly a hit by the model, taken for their direction: {names}. directions=1 takes "

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 from pydantic import Field
 
 from lingshu_tools.calls.registry import Arguments, ToolSpec
 from lingshu_tools.calls.results import Number, Result, View, call_text, render, text_table
 from lingshu_tools.errors import InputError, did_you_mean, quoted
-from lingshu_tools.execution.screens import candidates_of
 from lingshu_tools.experiments.designs import label_of
 from lingshu_tools.experiments.lookup import locate_screen
-from lingshu_tools.experiments.stored_effects import stored_effect
-from lingshu_tools.ledger import Ledger, Measurement, Screen, digest_json
-from lingshu_tools.planner import Plan, plan_of, rank
-from lingshu_tools.planner.batch import Pool, pool_of
+from lingshu_tools.ledger import Measurement, Screen, digest_json
+from lingshu_tools.planner import Plan, plan_of
+from lingshu_tools.planner.batch import Pool
 from lingshu_tools.planner.candidates import Perturbation, resolve_candidate
 from lingshu_tools.planner.learning import (
     SCORE_UNITS,
@@ -29,15 +25,13 @@ from lingshu_tools.planner.learning import (
     Next,
     averaged,
     compared,
-    features_of,
-    next_candidates,
     threshold,
     value_payloads,
 )
 from lingshu_tools.planner.plate import CONTROL
-from lingshu_tools.planner.proposals import proposal_pool, simulated_pool
 from lingshu_tools.planner.rules import read_gene_sets, resolve_rule
 from lingshu_tools.report.screen_text import listed
+from lingshu_tools.tools.learned_batch import LEARNED, measured_pool, next_of
 from lingshu_tools.tools.plan_screen import in_words, recorded
 
 if TYPE_CHECKING:
@@ -119,9 +113,8 @@ def record_measurements(app: App, arguments: RecordMeasurements) -> MeasurementR
     screen = recorded(app, plan) if ledger.read_only else screen
     measurements = app.ledger.measurements(screen.id)
     known_labels = _known_genes(app, plan, arguments)
-    wells, candidates = _checked(plan, arguments)
+    wells = _checked(plan, arguments)
     _check_before(value_payloads(measurements), arguments, wells)
-    pool = _pool(app, plan, screen, candidates)
     payload: dict[str, Any] = {
         "kind": VALUES,
         "units": arguments.units,
@@ -133,7 +126,10 @@ def record_measurements(app: App, arguments: RecordMeasurements) -> MeasurementR
     earlier = [m for m in measurements if known is None or m.seq < known.seq]
     before = value_payloads(earlier)
     measured = averaged([*before, payload])
-    follows = _next(app, screen, plan, pool, measured, before, arguments, known_labels)
+    pool = measured_pool(app, plan, screen, measured)
+    follows = next_of(
+        app.ledger, screen, plan, pool, [*before, payload], arguments.n_next, known_labels
+    )
     payload["next"] = {label: list(names) for label, names in follows.chosen.items()}
     row = known or app.ledger.record_measurements(screen.id, payload, principal=app.principal)
     # Scores in other units than genes' changes cannot be compared with values themselves.
@@ -143,10 +139,8 @@ def record_measurements(app: App, arguments: RecordMeasurements) -> MeasurementR
     return _result(app, screen, plan, row, pool, measured, comparison, follows)
 
 
-def _checked(
-    plan: Plan, arguments: RecordMeasurements
-) -> tuple[list[tuple[str, float, int]], list[Perturbation]]:
-    """Return wells by the labels of the screen, and the perturbations that they are of."""
+def _checked(plan: Plan, arguments: RecordMeasurements) -> list[tuple[str, float, int]]:
+    """Return wells by the labels of the screen."""
     low, high = LARGEST[arguments.units]
     if arguments.hit_at is not None and not low <= arguments.hit_at <= high:
         message = (
@@ -157,7 +151,6 @@ def _checked(
         raise InputError(message)
     allowed = _allowed(plan)
     wells: list[tuple[str, float, int]] = []
-    candidates: dict[str, Perturbation] = {}
     for place, well in enumerate(arguments.values):
         where = f"values[{place}]"
         if not low <= well.value <= high:
@@ -170,9 +163,7 @@ def _checked(
             wells.append((CONTROL, well.value, well.replicate))
             continue
         candidate = _resolved(plan, well.perturbation, where, allowed)
-        label = label_of(candidate)
-        candidates[label] = candidate
-        wells.append((label, well.value, well.replicate))
+        wells.append((label_of(candidate), well.value, well.replicate))
     twice = [key for key, n in Counter((w[0], w[2]) for w in wells).items() if n > 1]
     if twice:
         label, replicate = twice[0]
@@ -181,10 +172,10 @@ def _checked(
             "replicate = 1, 2, …, or leave the copy out"
         )
         raise InputError(message)
-    if not candidates:
+    if all(label == CONTROL for label, _, _ in wells):
         message = "values hold control wells alone; add wells of perturbations of the screen"
         raise InputError(message)
-    return sorted(wells), list(candidates.values())
+    return sorted(wells)
 
 
 def _allowed(plan: Plan) -> tuple[set[str], set[tuple[str, str, float]]]:
@@ -247,32 +238,6 @@ def _check_before(
                 raise InputError(message)
 
 
-def _pool(app: App, plan: Plan, screen: Screen, candidates: Sequence[Perturbation]) -> Pool:
-    seed = int(plan.digest[-8:], 16)
-    if plan.control.checkpoint.effects is None:
-        # Without stored effects the simulated scores are what is known.
-        simulated = simulated_pool(
-            rank(plan, app.ledger, candidates_of(app.ledger, screen.id)), seed
-        )
-        if simulated is not None:
-            return simulated
-        run = call_text("run_screen", screen_id=screen.id)
-        message = f"nothing of {screen.id!r} is simulated yet to compare values with: {run} first"
-        raise InputError(message)
-    pool = proposal_pool(plan, seed)
-    missing = [c for c in candidates if pool is None or c not in pool.candidates]
-    if missing:
-        known = pool.candidates if pool else ()
-        pool = pool_of(plan.control, plan.objective, [*known, *missing], seed)
-    if pool is None:
-        message = (
-            f"no candidate of {screen.id!r} has a predicted score: no gene of the objective is "
-            "left beside its own targets; plan another objective. Nothing was stored"
-        )
-        raise InputError(message)
-    return pool
-
-
 def _known_genes(app: App, plan: Plan, arguments: RecordMeasurements) -> set[str]:
     """Return the labels of single perturbations whose target is in the named gene set."""
     if arguments.known_set is None:
@@ -286,42 +251,6 @@ def _known_genes(app: App, plan: Plan, arguments: RecordMeasurements) -> set[str
         raise InputError(message)
     genes = set(sets[arguments.known_set])
     return {d.label for d in plan.designs if any(i.target in genes for i in d.interventions)}
-
-
-def _next(
-    app: App,
-    screen: Screen,
-    plan: Plan,
-    pool: Pool,
-    measured: Mapping[str, Measured],
-    before: Sequence[Mapping[str, Any]],
-    arguments: RecordMeasurements,
-    known: set[str],
-) -> Next:
-    stored = [stored_effect(replace(plan.control, interventions=c)) for c in pool.candidates]
-    nothing = np.zeros(len(plan.control.checkpoint.panel))
-    effects = [nothing if effect is None else effect.posterior.mean for effect in stored]
-    others = _other_values(app.ledger, screen)
-    return next_candidates(
-        pool,
-        features_of(pool, np.stack(effects), others),
-        measured,
-        before,
-        n=arguments.n_next,
-        hit_at=threshold(arguments.hit_at, arguments.better),
-        known=known,
-        seed=int(plan.digest[-8:], 16) + len(before),
-    )
-
-
-def _other_values(ledger: Ledger, screen: Screen) -> list[dict[str, float]]:
-    """Return the values of other screens, never of this one, by label."""
-    result: list[dict[str, float]] = []
-    for other in ledger.find_screens(limit=OTHER_SCREENS):
-        payloads = value_payloads(ledger.measurements(other.id)) if other.id != screen.id else []
-        if payloads and other.plan["context"] == screen.plan["context"]:
-            result.append({label: m.value for label, m in averaged(payloads).items()})
-    return result
 
 
 def _recorded(
@@ -352,7 +281,7 @@ def _result(
         caveats=_caveats(comparison, follows),
         screen_id=screen.id,
         ledger_head=str(app.ledger.head()),
-        next_step=call_text("propose_batch", screen_id=screen.id),
+        next_step=_next_step(screen, follows),
         measurement_id=row.id,
         n_measured=len(measured),
         n_compared=comparison.n,
@@ -370,6 +299,15 @@ def _result(
             for label, names in follows.chosen.items()
         ],
     )
+
+
+def _next_step(screen: Screen, follows: Next) -> str:
+    """Return the call that puts this very batch on a plate."""
+    if not follows.chosen:
+        return f"{call_text('get_experiment', id=screen.id)} shows the screen."
+    n = len(follows.chosen)
+    plate = call_text("propose_batch", screen_id=screen.id, n_wells=n, aim=LEARNED)
+    return f"{plate} puts this batch on a plate; other aims choose by predictions alone."
 
 
 def _summary(

@@ -32,7 +32,7 @@ def planned(app: App, candidates: object = "all_seen") -> str:
 def proposed(app: App, screen_id: str, **more):
     arguments = {"screen_id": screen_id, "wait_s": 45, **more}
     result = call(app, "propose_batch", arguments)
-    while result.status in ("queued", "running"):
+    while result.csv is None:
         result = call(app, "propose_batch", arguments)
     return result
 
