@@ -22,8 +22,9 @@ from lingshu_model.contracts import Cells, Checkpoint
 from lingshu_model.contracts.canonical import HASH_PREFIX
 from lingshu_model.contracts.streams import Purpose, raw
 from lingshu_model.train.data.compressed import DataError
+from lingshu_model.train.data.features import are_ids, features_of, id_column
 from lingshu_model.train.data.gene_names import SHIPPED_NAMES, names_file
-from lingshu_model.train.data.h5ad import H5ad, opened, table
+from lingshu_model.train.data.h5ad import H5ad, opened, repeated_names, table
 from lingshu_model.train.data.labels import counted, nearest, texts
 from lingshu_model.train.inspect.counts import matrix_values
 from lingshu_model.train.inspect.genes import gene_names
@@ -195,30 +196,20 @@ def _layout(path: Path, selection: Selection, link: Path | None) -> tuple[str, s
             raise DataError(message)
         place = "raw/var" if usable[0].name == "raw/X" else "var"
         var = table(file, place, path)
+        var = features_of(var).of(var)
         names = gene_names(var, None)
         # Names of two genes each are common in files of 10x; ids are unique.
-        ids = _id_column(var) if names.repeated else None
-        return usable[0].name, ids or names.column
+        twice = names.column is None and repeated_names([str(n).strip() for n in var.index])
+        return usable[0].name, (id_column(var) if twice else None) or names.column
 
 
 def _ids(var: pd.DataFrame) -> list[str] | None:
     """Return the Ensembl ids of a file's genes; None where it has none."""
     index = [str(name) for name in var.index]
-    if _are_ids(index):
+    if are_ids(index):
         return index
-    column = _id_column(var)
+    column = id_column(var)
     return None if column is None else texts(pd.Series(var[column])).values.tolist()
-
-
-def _id_column(var: pd.DataFrame) -> str | None:
-    for column in [str(c) for c in var.columns][:40]:
-        if _are_ids(texts(pd.Series(var[column])).values[:200].tolist()):
-            return column
-    return None
-
-
-def _are_ids(names: Sequence[str]) -> bool:
-    return sum(name.startswith("ENS") for name in names) > len(names) / 2
 
 
 def _fitting(file: H5ad, selection: Selection) -> NDArray[np.int64]:

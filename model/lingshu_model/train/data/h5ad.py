@@ -7,7 +7,7 @@ are read: `X`, `layers/NAME`, or `raw/X` with the genes of `raw/var`.
 import re
 import warnings
 from collections import Counter
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ from lingshu_model.train.data.compressed import (
     shape_of,
     wide,
 )
+from lingshu_model.train.data.features import Features, features_of, id_column
 from lingshu_model.train.data.labels import Texts, nearest, texts
 from lingshu_model.train.data.store import Rows
 
@@ -61,8 +62,10 @@ class H5ad:
         genes: gene names, each its own.
         var: annotations of the genes.
         obs: labels of the cells.
-        x: the stored matrix.
+        x: the stored matrix, with columns of all features.
+        features: which of its columns are genes.
         matrices: the names of all matrices in which counts may be.
+        notes: what is unusual about the genes, a sentence each.
     """
 
     path: Path
@@ -71,7 +74,9 @@ class H5ad:
     var: pd.DataFrame
     obs: pd.DataFrame
     x: Any
+    features: Features
     matrices: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def texts(self, name: str) -> Texts:
         """Return a label of every cell as trimmed text, and which are missing."""
@@ -100,12 +105,15 @@ class H5ad:
 
     def _block(self, first: int, last: int) -> Rows:
         stored = self.x[first:last]
-        if not sparse.issparse(stored):
-            return sparse.csr_matrix(wide(np.asarray(stored)))
-        # Sums of narrow integers would wrap around.
-        block = sparse.csr_matrix((wide(stored.data), stored.indices, stored.indptr), stored.shape)
-        block.sum_duplicates()
-        return block
+        if sparse.issparse(stored):
+            # Sums of narrow integers would wrap around.
+            parts = wide(stored.data), stored.indices, stored.indptr
+            block = sparse.csr_matrix(parts, stored.shape)
+            block.sum_duplicates()
+        else:
+            block = sparse.csr_matrix(wide(np.asarray(stored)))
+        # What is no gene is no part of the depth either.
+        return block if self.features.column is None else block[:, self.features.genes]
 
 
 @contextmanager
@@ -132,15 +140,19 @@ def opened(
         # `raw` has its own genes, often more than `var`.
         var = table(file, "raw/var" if counts.startswith("raw/") else "var", path)
         x = matrix(file, counts, path)
-        genes = _names(_named(var, gene_names, path), path, gene_names)
-        if x.shape != (len(obs), len(genes)):
+        features = features_of(var)
+        # An antibody may have the name of a gene.
+        kept = features.of(var)
+        genes, notes = _names(_named(kept, gene_names, path), path, gene_names, kept)
+        if x.shape != (len(obs), len(var)):
             message = (
-                f"{path}: {counts} is {x.shape}, obs and var are {len(obs)} and {len(genes)} long"
+                f"{path}: {counts} is {x.shape}, obs and var are {len(obs)} and {len(var)} long"
             )
             raise DataError(message)
+        said = [f"{path}: {each}" for each in (features.words, notes) if each]
         # Names of cells, 100 bytes each, are of no use here.
-        every = tuple(matrices(file))
-        yield H5ad(path, counts, genes, var, obs.reset_index(drop=True), x, every)
+        obs, every = obs.reset_index(drop=True), tuple(matrices(file))
+        yield H5ad(path, counts, genes, kept, obs, x, features, every, tuple(said))
 
 
 def existing(path: Path) -> Path:
@@ -277,21 +289,45 @@ def _named(var: pd.DataFrame, column: str | None, path: Path) -> pd.Series:
     return pd.Series(var[column])
 
 
-def _names(column: pd.Series, path: Path, source: str | None) -> list[str]:
+def _names(
+    column: pd.Series, path: Path, source: str | None, var: pd.DataFrame
+) -> tuple[list[str], str]:
+    """Return the names of genes, each its own, and what is unusual about them."""
     labels = texts(column)
     names = without_versions(labels.values.tolist())
     place = "var_names" if source is None else f"var[{source!r}]"
+    note = ""
     if source is not None:
         names = unique_names(names, [str(name).strip() for name in column.index])
+    elif repeated := repeated_names(names):
+        names, note = _by_ids(names, repeated, var)
     nameless = [i for i, name in enumerate(names) if not name or name.lower() == "nan"]
     if nameless:
         message = f"{path} has no name for the gene in column {nameless[0]}; fill {place}"
         raise DataError(message)
-    if len(set(names)) < len(names):
-        twice = next(name for name, times in Counter(names).items() if times > 1)
-        message = f"{path} names the gene {twice!r} twice; make {place} unique"
+    if repeated := repeated_names(names):
+        message = f"{path} names the gene {repeated[0]!r} twice; make {place} unique"
         raise DataError(message)
-    return names
+    return names, note
+
+
+def _by_ids(names: list[str], repeated: Sequence[str], var: pd.DataFrame) -> tuple[list[str], str]:
+    column = id_column(var)
+    if column is None:
+        return names, ""
+    ids = without_versions(texts(pd.Series(var[column])).values.tolist())
+    return unique_names(names, ids), words_of_repeated(repeated, column)
+
+
+def repeated_names(names: Sequence[str]) -> list[str]:
+    """Return the names that several genes have."""
+    return [name for name, times in Counter(names).items() if times > 1]
+
+
+def words_of_repeated(repeated: Sequence[str], column: str) -> str:
+    """Say that genes whose name an earlier gene has go by their ids."""
+    number = f"{len(repeated):,} names of genes, such as {repeated[0]!r},"
+    return f"{number} occur twice or more: all but the first go by their ids in var[{column!r}]"
 
 
 def without_versions(names: list[str]) -> list[str]:

@@ -183,7 +183,8 @@ def _part(
         )
         raise DataError(message)
     labelled = label_cells(file, source, spec)
-    return _Part(file, labelled, matches)
+    # Genes first: what is left out of the matrix, then which cells.
+    return _Part(file, replace(labelled, notes=[*file.notes, *labelled.notes]), matches)
 
 
 def encoded(counts: NDArray[Any], file: H5ad) -> NDArray[np.uint16]:
@@ -264,7 +265,7 @@ def _comparable(cells: TrainingCells) -> tuple[TrainingCells, list[str]]:
 
 def _remarks(cells: TrainingCells) -> list[str]:
     """Return warnings about the cells of all sources together, a sentence each."""
-    notes: list[str] = []
+    notes = _remarks_on_counts(cells)
     few = [c for i, c in enumerate(cells.conditions) if 0 < len(cells.rows(i)) < FEW_CELLS]
     perturbed = any(c.interventions for c in cells.conditions)
     if few and not perturbed:
@@ -290,5 +291,32 @@ def _remarks(cells: TrainingCells) -> list[str]:
             f"({genes_shown} …), so that what a perturbation does to its own target cannot be "
             "checked; if a column of var has the names that targets are called by, say so with "
             "`gene_names`"
+        )
+    return notes
+
+
+def _remarks_on_counts(cells: TrainingCells) -> list[str]:
+    """Return warnings about cells without counts, and about counts that have no token."""
+    above, empty = np.zeros(len(cells.panel), np.int64), 0
+    for block in cells.blocks():
+        rows = block.matrix
+        # Rows without stored zeros: an empty row is a cell without a count.
+        empty += int((np.diff(rows.indptr) == 0).sum())
+        over = rows.indices[rows.data == tokens.OVERFLOW]
+        above += np.bincount(over, minlength=len(above))
+    notes: list[str] = []
+    if empty:
+        notes.append(
+            f"{empty:,} of {len(cells):,} cells have no count of any gene: their levels count as "
+            "0; leave them out (scanpy.pp.filter_cells)"
+        )
+    if above.any():
+        names = ", ".join(cells.panel[i] for i in np.argsort(-above, kind="stable")[:5] if above[i])
+        number = int((above > 0).sum())
+        notes.append(
+            f"{number:,} of {len(above):,} genes have counts above {tokens.CAP:,} in some cells "
+            f"({names}{' …' if number > 5 else ''}), which enter as {tokens.CAP + 1:,}: their "
+            "changes are underestimated, and those of the others are relative to that depth. For "
+            "deep reads, sample counts down first (scanpy.pp.downsample_counts)"
         )
     return notes

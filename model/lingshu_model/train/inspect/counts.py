@@ -4,7 +4,8 @@ Rows are taken from all over the file, since files are joined from parts. Traini
 every value again.
 """
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from lingshu_model.network import tokens
 from lingshu_model.train.data.compressed import (
     DataError,
     check_kind,
@@ -20,15 +22,21 @@ from lingshu_model.train.data.compressed import (
     scipy_values,
     shape_of,
 )
-from lingshu_model.train.data.h5ad import check_shape, matrices, matrix
+from lingshu_model.train.data.features import features_of
+from lingshu_model.train.data.h5ad import check_shape, matrices, matrix, table
 
 # Blocks of rows that are read, and rows of each.
 _BLOCKS, _ROWS = 16, 64
 # Values looked at, about; and stored values of a matrix by columns read at a time.
 _VALUES = 200_000
 _CHUNK = 4_000_000
-_NAMES = ("X", "layers/counts", "layers/raw_counts", "layers/raw", "layers/count", "layers/umi")
+_FIRST = ("X", "layers/counts", "layers/raw_counts", "layers/raw", "layers/count", "layers/umi")
 """Where counts usually are, in the order in which they are preferred."""
+_COUNTS = re.compile(r"count|umi|(?<![a-z])raw(?![a-z])", re.IGNORECASE)
+_PART = re.compile(
+    r"unspliced|ambiguous|intron|antisense|background|soup|mask|binar", re.IGNORECASE
+)
+"""Layers that hold a part of a cell's counts, or no counts."""
 # Median counts of a cell above which they are taken for reads.
 _DEEPEST_UMI = 200_000
 # Share of whole numbers from which fractions among them are corrections.
@@ -44,12 +52,14 @@ class Values:
         kind: `raw`, `normalised`, `logged`, `scaled`, `corrected`, `empty` or `broken`.
         words: the same as text.
         depth: median sum of a row; NaN where it was not looked at.
+        largest: the largest value; 0 where it was not looked at.
     """
 
     name: str
     kind: str
     words: str
     depth: float = float("nan")
+    largest: float = 0.0
 
     @property
     def raw(self) -> bool:
@@ -58,10 +68,22 @@ class Values:
 
 
 def matrix_values(file: h5py.File, path: Path) -> list[Values]:
-    """Return what each matrix of a file holds, those most likely to be counts first."""
-    names = matrices(file)
-    ordered = [n for n in _NAMES if n in names] + [n for n in names if n not in _NAMES]
-    return [_values(file, name, path) for name in ordered]
+    """Return what each matrix of a file holds of genes, those most likely to be counts first."""
+    values = [_values(file, name, path) for name in sorted(matrices(file), key=_preference)]
+    # Of counts alone can another matrix say that ones are all that is left of them.
+    largest = max((v.largest for v in values if v.raw), default=0.0)
+    return sorted(values, key=lambda v: v.raw and v.largest == 1 and largest > 1)
+
+
+def _preference(name: str) -> tuple[int, int, str]:
+    """Return the place of a matrix by its name: usual ones, then the least partial."""
+    if name in _FIRST:
+        return 0, _FIRST.index(name), name
+    if _PART.search(name):
+        return 4, 0, name
+    if name == "raw/X":
+        return 2, 0, name
+    return (1 if _COUNTS.search(name) else 3), 0, name
 
 
 def _values(file: h5py.File, name: str, path: Path) -> Values:
@@ -72,22 +94,27 @@ def _values(file: h5py.File, name: str, path: Path) -> Values:
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         return Values(name, "broken", f"{name} is no matrix that can be read: {error}")
     kind, words = describe(stored, sums)
-    return Values(name, kind, words, float(np.median(sums)) if len(sums) else float("nan"))
+    depth = float(np.median(sums)) if len(sums) else float("nan")
+    return Values(name, kind, words, depth, float(stored.max()) if len(stored) else 0.0)
 
 
 def _sample(
     file: h5py.File, name: str, path: Path
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return values other than 0 and sums of rows, both of some rows."""
+    """Return values other than 0 and sums of rows, both of some rows and of genes alone."""
     stored: Any = file[name]
+    features = features_of(table(file, "raw/var" if name == "raw/X" else "var", path))
+    # [columns], None where all are genes: the common case is not slowed.
+    genes = None if features.column is None else features.genes
     if isinstance(stored, h5py.Group) and _by_column(stored):
         check_shape(file, name, path)
-        return _sample_columns(stored, f"{path}: {name}")
+        return _sample_columns(stored, f"{path}: {name}", genes)
     stored_matrix = matrix(file, name, path)
     values: list[NDArray[np.float64]] = []
     sums: list[NDArray[np.float64]] = []
     for block in _row_blocks(stored_matrix, stored_matrix.shape[0]):
         dense = np.asarray(block.toarray() if hasattr(block, "toarray") else block, np.float64)
+        dense = dense if genes is None else dense[:, genes]
         sums.append(dense.sum(axis=1))
         kept = dense[dense != 0]
         # Every so many of a block's values, so that each block counts alike.
@@ -108,19 +135,27 @@ def _by_column(group: h5py.Group) -> bool:
     return str(named).startswith("csc")
 
 
-def _sample_columns(group: Any, place: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _sample_columns(
+    group: Any, place: str, genes: NDArray[np.bool_] | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the same of a matrix stored by columns, whose rows are summed in one pass."""
     rows, _ = shape_of(group)
     data, indices = group["data"], group["indices"]
     check_kind(data.dtype, place)
     sums = np.zeros(rows)
     values: list[NDArray[np.float64]] = []
+    pointers = np.asarray(group["indptr"][:], np.int64)
     size = min(len(data), len(indices))
     for first in range(0, size, _CHUNK):
         part = scipy_values(data[first : first + _CHUNK]).astype(np.float64)
         positions = indices[first : first + len(part)]
         # bincount fails below 0 and allocates up to the largest position.
         check_positions(positions, rows, place)
+        if genes is not None:
+            # The column of each value: the last one that begins at or before it.
+            column = np.searchsorted(pointers, np.arange(first, first + len(part)), "right") - 1
+            # Values beyond the last column belong to none.
+            part = np.where(genes[np.minimum(column, len(genes) - 1)], part, 0.0)
         sums += np.bincount(positions.astype(np.int64), part, rows)
         kept = part[part != 0]
         values.append(kept[:: max(1, len(kept) * (size // _CHUNK + 1) // _VALUES)])
@@ -161,9 +196,22 @@ def describe(values: NDArray[np.float64], sums: NDArray[np.float64]) -> tuple[st
 
 def remark(values: Values) -> str | None:
     """Return what is unusual about raw counts, if anything is."""
+    said: list[str] = []
     if values.depth > _DEEPEST_UMI:
-        return (
+        said.append(
             f"{values.name} has a median of {values.depth:,.0f} counts a cell: these look like "
-            "reads and not like molecules (UMI); effects are estimated all the same"
+            "reads and not like molecules (UMI)"
         )
-    return None
+    if values.largest > tokens.CAP:
+        said.append(
+            f"{values.name} has counts up to {values.largest:,.0f}; those above {tokens.CAP:,} "
+            f"enter as {tokens.CAP + 1:,}, so that changes of such genes are underestimated"
+        )
+    return "; ".join(said) or None
+
+
+def other_counts(chosen: Values, matrices: Sequence[Values]) -> list[Values]:
+    """Return further matrices of raw counts of another depth than the one that is used."""
+    return [
+        m for m in matrices if m.raw and m is not chosen and abs(m.depth / chosen.depth - 1) > 0.01
+    ]

@@ -9,8 +9,14 @@ from pathlib import Path
 
 import pandas as pd
 
+from lingshu_model.train.data.features import Features, features_of, id_column
 from lingshu_model.train.data.gene_names import SHIPPED_NAMES, Hgnc, names_file, symbols_of
-from lingshu_model.train.data.h5ad import without_versions
+from lingshu_model.train.data.h5ad import (
+    repeated_names,
+    unique_names,
+    without_versions,
+    words_of_repeated,
+)
 from lingshu_model.train.data.labels import texts
 
 _ENSEMBL = re.compile(r"^ENS([A-Z]{0,4})G\d{8,}(\.\d+)?$")
@@ -45,6 +51,8 @@ class GeneNames:
     human: bool = False
     by_id: Mapping[str, str] = field(default_factory=dict[str, str])
     """Ensembl id without its version to the gene's name, where the index has ids."""
+    notes: tuple[tuple[str, str], ...] = ()
+    """What a person should know, each with what to do about it."""
 
     def called(self, label: str) -> str | None:
         """Return the gene that a label means by its Ensembl id, or but for capitals; else None."""
@@ -61,39 +69,70 @@ class GeneNames:
 
 
 def gene_names(var: pd.DataFrame, column: str | None) -> GeneNames:
-    """Return how genes are named; a column with symbols is taken where the index has ids."""
+    """Return how genes are named; a column with symbols is taken where the index has ids.
+
+    Rows of `var` that are no genes are not looked at.
+    """
+    features = features_of(var)
+    var = features.of(var)
+    notes = _notes_on(features)
     index: list[str] = texts(var.index.to_series()).values.tolist()
-    ids = [m for name in index if (m := _ENSEMBL.match(name))]
-    # A few features may be no genes, such as guides or proteins.
-    are_ids = len(ids) >= 0.9 * max(1, len(index))
-    if column is None and are_ids:
+    ids = _ids_in(index)
+    if column is None and ids:
         column = _symbol_column(var)
     if column is not None:
         values: list[str] = texts(pd.Series(var[column])).values.tolist()
-        words = f"symbols in var[{column!r}]" + (f", ids in its index ({_of(ids)})" if ids else "")
-        by_id = _by_id(index, values) if are_ids else {}
-        return GeneNames(column, words, frozenset(values), None, _of(ids) == _HUMAN, by_id)
-    # Only the index has to be unique: of a column, ids stand in for repeated symbols.
-    counted = Counter(index)
-    twice = next((name for name, times in counted.items() if times > 1), None)
-    if are_ids:
-        words = f"Ensembl ids, {_of(ids)}" + (
-            ", with versions, which are left out" if any(m[2] for m in ids) else ""
-        )
-    else:
-        words = "symbols"
-    if not are_ids or _of(ids) != _HUMAN:
+        if not _ids_in(values):
+            words = f"symbols in var[{column!r}]" + f", ids in its index ({_of(ids)})" * bool(ids)
+            by_id = _by_id(index, values) if ids else {}
+            human = _of(ids) == _HUMAN
+            return GeneNames(column, words, frozenset(values), None, human, by_id, notes)
+        # A column of ids is read as an index of ids is; the index stands in for repeated ids.
+        index, ids = unique_names(values, index), _ids_in(values)
+    if not ids:
+        return _symbols(var, index, notes)
+    place = "" if column is None else f" in var[{column!r}]"
+    versions = ", with versions, which are left out" if any(m[2] for m in ids) else ""
+    words = f"Ensembl ids{place}, {_of(ids)}{versions}"
+    twice = next(iter(repeated_names(index)), None)
+    if _of(ids) != _HUMAN:
         # Training leaves versions out, and so labels with another version are matched.
-        names = without_versions(index) if are_ids else index
-        by_id = _by_id(index, names) if are_ids else {}
-        return GeneNames(None, words, frozenset(names), twice, by_id=by_id)
+        names = without_versions(index)
+        by_id = _by_id(index, names)
+        return GeneNames(column, words, frozenset(names), twice, by_id=by_id, notes=notes)
     # Human ids are shown under their symbols, as training will call them.
     hgnc = Hgnc.read(names_file(SHIPPED_NAMES, Path()) or Path())
     named = symbols_of(without_versions(index), hgnc)
     known = sum(not _ENSEMBL.match(name) for name in named)
     words += f"; {known:,} by their HGNC symbols"
     by_id = _by_id(index, named)
-    return GeneNames(None, words, frozenset(named), twice, human=True, by_id=by_id)
+    return GeneNames(column, words, frozenset(named), twice, human=True, by_id=by_id, notes=notes)
+
+
+def _symbols(var: pd.DataFrame, index: list[str], notes: tuple[tuple[str, str], ...]) -> GeneNames:
+    """Return the names of an index of symbols; ids of another column stand in for repeated ones."""
+    column, repeated = id_column(var), repeated_names(index)
+    ids = [] if column is None else texts(pd.Series(var[column])).values.tolist()
+    if repeated and column is not None:
+        index = unique_names(index, without_versions(ids))
+        remedy = f"Say --gene-names {column} to call all genes by their ids"
+        notes = (*notes, (words_of_repeated(repeated, column), remedy))
+    twice = next(iter(repeated_names(index)), None)
+    by_id = _by_id(ids, index) if ids else {}
+    return GeneNames(None, "symbols", frozenset(index), twice, by_id=by_id, notes=notes)
+
+
+def _notes_on(features: Features) -> tuple[tuple[str, str], ...]:
+    if not features.words:
+        return ()
+    return ((features.words, f"Remove var[{features.column!r}] to train on them as genes"),)
+
+
+def _ids_in(names: Sequence[str]) -> list["re.Match[str]"]:
+    """Return the ids among names if nearly all are ids, else none."""
+    ids = [m for name in names if (m := _ENSEMBL.match(name))]
+    # A few features may be no genes of the genome, such as a reporter.
+    return ids if len(ids) >= 0.9 * max(1, len(names)) else []
 
 
 def _by_id(index: Sequence[str], names: Sequence[str]) -> dict[str, str]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from lingshu_model.contracts.h5ad import UnsafeFileError, audit_h5ad
 from lingshu_model.train.data.compressed import DataError
 from lingshu_model.train.data.controls import may_mean_control, means_control
+from lingshu_model.train.data.features import features_of
 from lingshu_model.train.data.h5ad import existing, table
 from lingshu_model.train.data.labelled import number_of
 from lingshu_model.train.data.labels import nearest
@@ -72,7 +73,8 @@ def inspect(path: Path, options: Options | None = None, *, name: str = "") -> Un
         var = table(file, place, path)
         obs = table(file, "obs", path).reset_index(drop=True)
     genes = gene_names(var, _known(options.gene_names, var, "var", path))
-    return _Inspection(path, obs, genes, options, name or path.stem).of(chosen, matrices, len(var))
+    number = int(features_of(var).genes.sum())
+    return _Inspection(path, obs, genes, options, name or path.stem).of(chosen, matrices, number)
 
 
 def _chosen(matrices: Sequence[Values], wanted: str | None, path: Path) -> Values | None:

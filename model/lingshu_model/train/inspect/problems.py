@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lingshu_model.train.inspect.columns import Column
-from lingshu_model.train.inspect.counts import Values, remark
+from lingshu_model.train.inspect.counts import Values, other_counts, remark
 from lingshu_model.train.inspect.genes import GeneNames
 from lingshu_model.train.inspect.targets import Kind
 from lingshu_model.train.inspect.understanding import Problem
@@ -30,13 +30,22 @@ def problems_of_counts(counts: Values | None, matrices: Sequence[Values]) -> lis
                 fatal=True,
             )
         ]
-    said = remark(counts)
-    return [Problem(said, "Nothing need be done")] if said else []
+    problems: list[Problem] = []
+    if said := remark(counts):
+        remedy = "For deep reads, sample counts down first (scanpy.pp.downsample_counts)"
+        problems.append(Problem(said, remedy))
+    others = other_counts(counts, matrices)
+    # A part of the counts beside the whole of them is usual; the whole beside a part is not.
+    if others and (counts.name != "X" or max(m.depth for m in others) > counts.depth):
+        shown = ", ".join(f"{m.name} (median {m.depth:,.0f} a cell)" for m in others[:_SHOWN])
+        what = f"{counts.name} is used, and {shown} would do too"
+        problems.append(Problem(what, "Say --counts if another matrix has the counts of a cell"))
+    return problems
 
 
 def problems_of_genes(genes: int, names: GeneNames) -> list[Problem]:
-    """Return what is wrong with the genes of a file."""
-    problems: list[Problem] = []
+    """Return what is wrong with the genes of a file, and what is left out that is no gene."""
+    problems = [Problem(note, remedy) for note, remedy in names.notes]
     if genes < 2:
         problems.append(Problem(f"{genes} gene is too few", "Bring at least 2", fatal=True))
     if names.repeated is not None:
