@@ -3,11 +3,12 @@
 Starts nothing, and changes nothing but the modes of a home that is open to other users.
 """
 
+import json
 import os
 import platform
 import shutil
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from lingshu_tools.app import App
     from lingshu_tools.calls.registry import ToolSpec
 
+# Characters of a line of a tool's page.
+_WIDTH = 100
 # The longest wait for a locked database.
 _LEDGER_S = 5.0
 PACKAGES = ("lingshu-tools", "numpy", "pydantic", "sqlalchemy", "httpx", "mcp", "torch")
@@ -35,19 +38,76 @@ FORMATS: dict[str, "Callable[[ToolSpec], dict[str, Any]]"] = {
 
 
 @click.command()
+@click.argument("name", required=False)
 @click.option("--format", "form", type=click.Choice(list(FORMATS)), help="Print definitions.")
 @common
-def tools(form: str | None) -> None:
-    """List the tools, or print their definitions for an agent framework."""
+def tools(name: str | None, form: str | None) -> None:
+    """List the tools, or print their definitions for an agent framework.
+
+    With NAME that tool alone: what it is for, its arguments and the fields of its result.
+    """
+    from lingshu_tools.calls.dispatcher import find_tool
     from lingshu_tools.calls.registry import registry
 
+    as_definition = FORMATS[form or "json"]
+    if name is not None:
+        spec = find_tool(name)
+        if form or settings().as_json:
+            echo_json(as_definition(spec))
+        else:
+            click.echo(tool_page(spec))
+        return
     specs = registry().values()
     if form or settings().as_json:
-        echo_json([FORMATS[form or "json"](spec) for spec in specs])
+        echo_json([as_definition(spec) for spec in specs])
         return
     width = max(len(spec.name) for spec in specs)
     for spec in specs:
         click.echo(f"{click.style(spec.name.ljust(width), bold=True)}  {first_sentence(spec)}")
+
+
+def tool_page(spec: "ToolSpec") -> str:
+    """Return what a person reads of one tool: description, arguments, fields of the result."""
+    fields = spec.output_schema["properties"]
+    lines = [
+        f"{click.style(spec.name, bold=True)}  {spec.title}",
+        "",
+        *textwrap.wrap(" ".join(spec.description.split()), _WIDTH),
+        "",
+        click.style("Arguments", bold=True),
+        *(_argument_lines(spec.input_schema) or ["  none"]),
+        "",
+        click.style("Result", bold=True),
+        *textwrap.wrap(", ".join(fields), _WIDTH, initial_indent="  ", subsequent_indent="  "),
+        "",
+        f"Call it: lingshu call {spec.name} JSON",
+        f"Whole schemas: lingshu tools {spec.name} --json",
+    ]
+    return "\n".join(lines)
+
+
+def _argument_lines(schema: Mapping[str, Any], indent: str = "  ") -> list[str]:
+    """Return each argument with its type, its default and what it is; parts of objects below."""
+    lines: list[str] = []
+    for name, node in schema.get("properties", {}).items():
+        items = node.get("items", {})
+        what = [_type_of(node), "required" if name in schema.get("required", ()) else ""]
+        what += [f"default {json.dumps(node['default'])}" if "default" in node else ""]
+        limits = (("minimum", "at least"), ("maximum", "at most"))
+        what += [f"{word} {node[key]:g}" for key, word in limits if key in node]
+        head = f"{indent}{click.style(name, bold=True)} ({', '.join(w for w in what if w)})"
+        text = f"{head}  {node.get('description', '')}".rstrip()
+        lines += textwrap.wrap(text, _WIDTH, subsequent_indent=f"{indent}    ")
+        # Objects are nested once, in lists or as they are.
+        lines += _argument_lines(items or node, f"{indent}    ")
+    return lines
+
+
+def _type_of(node: Mapping[str, Any]) -> str:
+    if "enum" in node:
+        return " | ".join(map(str, node["enum"]))
+    inner = node.get("items", {})
+    return f"list of {_type_of(inner)}" if inner else str(node["type"])
 
 
 def first_sentence(spec: "ToolSpec") -> str:

@@ -57,6 +57,34 @@ def test_call_prints_what_an_agent_gets(shell: CliRunner):
     assert "control_mean" not in concise["genes"][0]
 
 
+@pytest.mark.parametrize("name", registry())
+def test_the_page_of_one_tool_has_all_that_a_call_needs(shell: CliRunner, name: str):
+    spec, ran = registry()[name], run(shell, "tools", name)
+    assert ran.exit_code == 0, ran.output
+    words = " ".join(ran.stdout.split())
+    assert " ".join(spec.description.split()) in words
+    for argument, node in spec.input_schema["properties"].items():
+        assert f"{argument} (" in words
+        assert " ".join(node.get("description", "").split()) in words
+        inner = node.get("items", node).get("properties", {})
+        assert all(f"{field} (" in words for field in inner)
+        assert all(str(value) in words for value in node.get("enum", ()))
+    assert all(field in words for field in spec.output_schema["properties"])
+    assert max(map(len, ran.stdout.splitlines())) <= 100
+    (whole,) = [t for t in json.loads(run(shell, "tools", "--json").stdout) if t["name"] == name]
+    assert json.loads(run(shell, "tools", name, "--json").stdout) == whole
+    defined = json.loads(run(shell, "tools", name, "--format", "anthropic").stdout)
+    assert defined["input_schema"] == spec.input_schema
+
+
+@pytest.mark.parametrize("more", [(), ("--json",), ("--format", "openai")])
+def test_an_unknown_tool_is_refused_with_the_nearest_names(shell: CliRunner, more: tuple[str, ...]):
+    ran = run(shell, "tools", "perturb_cels", *more)
+    assert ran.exit_code == 1
+    assert "Did you mean 'perturb_cells'" in ran.output
+    assert "compare_experiments" in ran.output
+
+
 def test_call_reads_standard_input_and_files(shell: CliRunner, tmp_path: Path):
     file = tmp_path / "arguments.json"
     file.write_text('{"names": ["STAT1"]}')
