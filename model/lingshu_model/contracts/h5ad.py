@@ -84,8 +84,7 @@ def _check_file(real: Path, path: Path) -> None:
 
     if real.is_dir():
         message = (
-            f"{path} is a folder, and an AnnData file (.h5ad) is needed. If it is a zarr store, "
-            "write it as a file: anndata.read_zarr(folder).write_h5ad(file)"
+            f"{path} is a folder, and an AnnData file (.h5ad) is needed. {_convert_folder(real)}"
         )
         raise UnsafeFileError(message)
     if not real.is_file():
@@ -95,8 +94,84 @@ def _check_file(real: Path, path: Path) -> None:
         message = f"{path} may not be read by this user: change its mode or copy it"
         raise UnsafeFileError(message)
     if not h5py.is_hdf5(real):
-        message = f"{path} is not an HDF5 file; an AnnData file (.h5ad) of raw counts is needed"
+        message = (
+            f"{path} is not an HDF5 file; an AnnData file (.h5ad) of raw counts is needed"
+            f"{_convert_file(real, path)}"
+        )
         raise UnsafeFileError(message)
+    if how := _other_hdf5(real):
+        message = f"{path} is {how}"
+        raise UnsafeFileError(message)
+
+
+# Endings of single-cell files that are no HDF5, and what reads them in Python.
+_READERS = {
+    ".csv": "anndata.io.read_csv(file)", ".tsv": "anndata.io.read_csv(file, '\\t')",
+    ".txt": "anndata.io.read_text(file)", ".xlsx": "anndata.io.read_excel(file, sheet)",
+    ".mtx": "scanpy.read_mtx(file).T", ".zarr": "anndata.read_zarr(file)",
+}  # fmt: skip
+
+
+def _convert_folder(folder: Path) -> str:
+    """Say how a folder becomes an AnnData file."""
+    names = {child.name.removesuffix(".gz") for child in folder.iterdir()}
+    if "matrix.mtx" in names:
+        return (
+            "It holds a matrix of 10x: scanpy.read_10x_mtx(folder).write_h5ad(file), after adding "
+            "the perturbation and the type of each cell to obs"
+        )
+    return "If it is a zarr store, write it as a file: anndata.read_zarr(folder).write_h5ad(file)"
+
+
+def _convert_file(real: Path, path: Path) -> str:
+    """Say how a file that is no HDF5 becomes an AnnData file; "" where that is not known."""
+    with real.open("rb") as handle:
+        packed = handle.read(2) == b"\x1f\x8b"
+    suffix = "".join(path.suffixes[-2:]).casefold().removesuffix(".gz")
+    if packed and suffix.endswith((".h5ad", ".h5", ".h5mu")):
+        return f": it is compressed as a whole; unpack it (gunzip {path.name})"
+    if suffix.endswith((".rds", ".rdata", ".h5seurat")):
+        return (
+            ": an object of R is written as one with the package anndataR or zellkonverter "
+            "(zellkonverter::writeH5AD)"
+        )
+    reader = next((r for ending, r in _READERS.items() if suffix.endswith(ending)), None)
+    if reader is None:
+        return ""
+    return f": {reader}.write_h5ad(…) writes one, after adding the perturbation of each cell to obs"
+
+
+def _other_hdf5(real: Path) -> str:
+    """Say what an HDF5 file without the tables of AnnData is, where that is known."""
+    import h5py
+
+    try:
+        with h5py.File(real, "r") as file:
+            names = {*file}
+            has_tables = {"obs", "var"} <= names
+            mod: Any = file.get("mod")
+            modalities = [*map(str, mod)] if isinstance(mod, h5py.Group) else []
+    # What is damaged or in use is said by the walk.
+    except (OSError, RuntimeError, KeyError, TypeError):
+        return ""
+    if has_tables:
+        return ""
+    if modalities:
+        rna = next((m for m in modalities if m.casefold() in ("rna", "gex")), modalities[0])
+        return (
+            f"a file of several assays (MuData: {', '.join(modalities[:5])}): write that of the "
+            f"RNA, mudata.read_h5mu(file)[{rna!r}].write_h5ad(…)"
+        )
+    if {"matrix", "row_attrs", "col_attrs"} <= names:
+        return "a loom file: anndata.io.read_loom(file).write_h5ad(…) writes an AnnData file"
+    if "matrix" in names:
+        return (
+            "a matrix of 10x, without labels of cells: scanpy.read_10x_h5(file).write_h5ad(…) "
+            "writes an AnnData file, after adding the perturbation of each cell to obs"
+        )
+    if {"assays", "meta.data"} <= names:
+        return "a file of Seurat (h5Seurat): convert it to AnnData in R (SeuratDisk::Convert)"
+    return ""
 
 
 def _unreadable(path: Path, error: Exception) -> str:

@@ -57,6 +57,9 @@ class Arms:
         targets = guide_targets(named, column.name, genes.names)
         guides, problems = len(targets), list[Problem]()
         targets |= _called(named, targets, genes, options, problems)
+        # "True" would name no target: what the column says was done does.
+        if column.truth and [*controls] == ["False"]:
+            targets["True"] = column.name
         # A label that is named as a whole is taken as it is: its parts are named here.
         targets |= {
             label: (separator or "").join(targets.get(p, p) for p in text.split(separator))

@@ -23,7 +23,9 @@ MOST_CONTEXTS = 300
 # Labels by which annotations say that a cell has no type.
 _UNKNOWN = re.compile(
     r"(unknown|unassigned|undetermined|unclassified|unannotated|doublets?|multiplets?|ambiguous|"
-    r"low[ _-]?quality|debris|undefined|not[ _-]?assigned|negative[ _-]?cell)",
+    r"low[ _-]?quality|debris|undefined|not[ _-]?assigned|negative[ _-]?cell|unmapped|uncertain|"
+    r"multiple([ _-]?guides?)?|multi([ _-]?guides?)?|no[ _-]?call|filtered([ _-]?out)?|excluded|"
+    r"low[ _-]?confidence|[?-]+)",
     re.IGNORECASE,
 )
 # Points for a word of a column's name: how often it names what was done to a cell.
@@ -32,10 +34,15 @@ _PERTURBATION_WORDS = {
     "compound": 4, "gene": 3, "target": 4, "stim": 4, "stimulus": 3, "stimulation": 3,
     "cytokine": 4, "agent": 3, "guide": 3, "guides": 3, "sgrna": 3, "grna": 3, "knockout": 4,
     "ko": 4, "genotype": 3, "feature": 1, "group": 1, "status": 1, "label": 1, "identity": 1,
+    "perturb": 5, "perturbed": 5, "intervention": 4, "treated": 4, "stimulated": 4, "product": 4,
+    "molecule": 3, "ligand": 4, "inhibitor": 3, "knockdown": 4, "kd": 3, "sirna": 4, "shrna": 4,
+    "crispr": 3, "mutation": 3, "variant": 3, "construct": 3, "orf": 3, "infection": 3,
+    "infected": 3, "exposure": 3, "challenge": 3, "edited": 3, "transduced": 3, "targets": 4,
 }  # fmt: skip
 # Words of columns about a cell's quality, kind or design; each takes two points off.
 _OTHER_WORDS = {"type", "count", "counts", "num", "n", "umi", "umis", "cell", "cluster", "batch",
                 "score", "dose", "time", "id", "name", "celltype", "nperts", "control"}  # fmt: skip
+_GUIDE_WORDS = {"guide", "guides", "sgrna", "sgrnas", "grna", "grnas", "sg", "barcode", "oligo"}
 # In order of preference.
 CONTEXT_NAMES = (
     "cell_type", "celltype", "cell_line", "cellline", "cell_class", "celltypes", "cell_types",
@@ -91,6 +98,16 @@ class Column:
         return np.bincount(self.codes[self.codes >= 0], minlength=len(self.labels))
 
     @property
+    def truth(self) -> bool:
+        """Whether it says of each cell whether something was done to it."""
+        return self.labels == ("False", "True")
+
+    @property
+    def named(self) -> int:
+        """How far its name is that of what was done to a cell, in points."""
+        return max((_PERTURBATION_WORDS.get(word, 0) for word in self.words), default=0)
+
+    @property
     def missing(self) -> int:
         """How many cells have none."""
         return int((self.codes < 0).sum())
@@ -104,6 +121,17 @@ class Column:
     def unknown(self) -> tuple[str, ...]:
         """Labels that say that the label is not known."""
         return tuple(label for label in self.labels if _UNKNOWN.fullmatch(label))
+
+    def without(self, labels: Iterable[str]) -> "Column":
+        """Return the column with these labels missing."""
+        gone = {*labels}
+        if not gone:
+            return self
+        keep = np.array([label not in gone for label in self.labels], bool)
+        # Old number of a label to new; -1, missing, reads the last place.
+        place = np.append(np.where(keep, np.cumsum(keep) - 1, -1), -1)
+        kept = tuple(label for label in self.labels if label not in gone)
+        return Column(self.name, place[self.codes], kept, self.numeric)
 
     def members(self, labels: Iterable[str]) -> NDArray[np.bool_]:
         """Return which cells have one of these labels."""
@@ -134,38 +162,78 @@ def controls_in(labels: Sequence[str]) -> list[str]:
     return strong or [label for label in labels if may_mean_control(label)]
 
 
-def perturbation_column(columns: Mapping[str, Column], genes: frozenset[str]) -> str | None:
-    """Return the column that names what was done to a cell, or None where none looks like it."""
-    scores = {name: _score(column, genes) for name, column in columns.items()}
+def no_perturbations(column: Column, controls: Iterable[str]) -> tuple[str, ...]:
+    """Return the labels of a perturbation column that say that a cell's is not known.
+
+    Args:
+        column: of perturbations.
+        controls: names of control cells, which are known whatever they read like.
+    """
+    # Hashtags: beside doublets, a negative cell is one without a tag and no control.
+    negative = [x for x in column.labels if x.casefold() in ("negative", "negatives")]
+    tags = any(re.fullmatch(r"(doublet|multiplet|singlet)s?", x, re.I) for x in column.labels)
+    kept = {*controls}
+    return tuple(x for x in (*column.unknown, *(negative if tags else ())) if x not in kept)
+
+
+def perturbation_column(
+    columns: Mapping[str, Column], genes: frozenset[str], controls: Sequence[str] = ()
+) -> str | None:
+    """Return the column that names what was done to a cell, or None where none looks like it.
+
+    Args:
+        columns: of the file.
+        genes: of the file.
+        controls: names of control cells that the user gave, which the column then has.
+    """
+    if holders := {n: c for n, c in columns.items() if {*controls} <= {*c.labels}}:
+        columns = holders
+    scores = {name: _score(column, genes, controls) for name, column in columns.items()}
     able = {name: score for name, score in scores.items() if score is not None}
-    # A column of guides and one of their targets: the coarser one is meant, with a point more.
+    # Of a column of guides and one of their targets the coarser is meant, of one of drugs and one
+    # of their mechanisms the finer; with a point more.
     for name in able:
-        coarser = [o for o in able if o != name and _is_coarser(columns[o], columns[name])]
-        for other in coarser:
-            able[other] = max(able[other], able[name] + 1)
+        for other in able:
+            if other != name and _is_coarser(columns[other], columns[name]):
+                guides = _are_guides(columns[name], columns[other], genes)
+                better, worse = (other, name) if guides else (name, other)
+                if guides or columns[name].named >= 3:
+                    able[better] = max(able[better], able[worse] + 1)
     if not able:
         return None
     # Of equal scores the shorter labels, then the name: the choice is a function of the file.
     return max(able, key=lambda n: (able[n], -_mean_length(columns[n]), n))
 
 
-def _score(column: Column, genes: frozenset[str]) -> float | None:
+def _score(column: Column, genes: frozenset[str], given: Sequence[str]) -> float | None:
     labels = column.labels
-    # More labels than half the cells are barcodes or ids.
-    if column.numeric or not 2 <= len(labels) <= MOST_LABELS or len(labels) * 2 > len(column.codes):
+    # A column of truth values needs a telling name: many say something of a cell.
+    if (column.numeric and not (column.truth and column.named >= 3)) or not _is_few(column):
         return None
-    controls = controls_in(labels)
+    known = [label for label in given if label in labels]
+    controls = known or controls_in(labels)
     if not controls or len(controls) == len(labels):
         return None
-    strong = means_control(controls[0])
-    named = [_PERTURBATION_WORDS.get(word, 0) for word in column.words]
-    score = max(named, default=0) + (3.0 if strong else 1.0)
+    score = column.named + (3.0 if known or means_control(controls[0]) else 1.0)
     score -= 2.0 * sum(word in _OTHER_WORDS for word in column.words)
     # Names such as `leiden_0.5` or `sgRNA2` are of a clustering or a second guide.
     score -= 2.0 * bool(re.search(r"\d", column.name))
     score += 2.0 * (_share(labels, genes) > 0.5)
     # Without a telling name, strong controls have to speak for the column.
-    return score if score >= 3 or (max(named, default=0) >= 3 and score > 0) else None
+    return score if known or score >= 3 or (column.named >= 3 and score > 0) else None
+
+
+def _is_few(column: Column) -> bool:
+    """Return whether labels are few enough to be conditions."""
+    # More labels than half the cells are barcodes or ids.
+    number = len(column.labels)
+    return 2 <= number <= MOST_LABELS and number * 2 <= len(column.codes)
+
+
+def likely_columns(columns: Mapping[str, Column]) -> list[Column]:
+    """Return columns whose names are those of perturbations, the most telling first."""
+    able = [c for c in columns.values() if c.named >= 3 and not c.numeric and _is_few(c)]
+    return sorted(able, key=lambda c: (-c.named, c.name))
 
 
 def _share(labels: Sequence[str], genes: frozenset[str]) -> float:
@@ -184,6 +252,19 @@ def _is_coarser(coarse: Column, fine: Column) -> bool:
     return pairs.shape[1] == len(np.unique(pairs[0])) and np.array_equal(
         control[both], fine.members(controls_in(fine.labels))[both]
     )
+
+
+def _are_guides(fine: Column, coarse: Column, genes: frozenset[str]) -> bool:
+    """Return whether labels of `fine` are guides of the targets that `coarse` has."""
+    if _GUIDE_WORDS & {*fine.words} or _share(coarse.labels, genes) > 0.5:
+        return True
+    both = (coarse.codes >= 0) & (fine.codes >= 0)
+    pairs = np.unique(np.stack([fine.codes[both], coarse.codes[both]]), axis=1).T.tolist()
+    names = [(fine.labels[f], coarse.labels[c]) for f, c in pairs]
+    perturbed = [(guide, target) for guide, target in names if not means_control(guide)]
+    # `STAT1_2` has the name of its target in it; a drug has not that of its mechanism.
+    inside = sum(target.casefold() in guide.casefold() for guide, target in perturbed)
+    return inside >= 0.5 * len(perturbed)
 
 
 def _mean_length(column: Column) -> float:
@@ -238,8 +319,7 @@ def _second_conditions(
     """Return columns with controls of their own under whose labels both arms lie: a stimulation."""
     chosen: list[str] = []
     for name, column in able.items():
-        named = max((_PERTURBATION_WORDS.get(word, 0) for word in column.words), default=0)
-        if 2 <= len(column.labels) <= 12 and named >= 3 and controls_in(column.labels):
+        if 2 <= len(column.labels) <= 12 and column.named >= 3 and controls_in(column.labels):
             # Both arms under nearly every label: it is crossed with the perturbation, not another
             # name of it.
             crossed = column.covered(control, cells) >= 0.9 * cells.sum()
@@ -280,13 +360,18 @@ def _first(columns: Mapping[str, Column], used: set[str], words: set[str]) -> st
 
 
 def number_columns(columns: Mapping[str, Column], words: set[str]) -> list[str]:
-    """Return columns named by one of these words whose labels are numbers, several of them."""
+    """Return columns named by one of these words whose labels are amounts, several of them."""
     return [
         name
         for name, column in columns.items()
-        if words & {*column.words} and 2 <= len(column.labels) <= 50 and _are_numbers(column.labels)
+        if words & {*column.words} and 2 <= len(column.labels) <= 50 and _are_amounts(column.labels)
     ]
 
 
-def _are_numbers(labels: Sequence[str]) -> bool:
-    return all(re.fullmatch(r"[-+]?\d*\.?\d+(e[-+]?\d+)?", x, re.IGNORECASE) for x in labels)
+def _are_amounts(labels: Sequence[str]) -> bool:
+    """Return whether labels are numbers, with or without a unit: `0.5`, `10 nM`, `D3`, `24h`."""
+    number = r"[-+]?\d*\.?\d+(e[-+]?\d+)?"
+    form = re.compile(rf"[a-z]{{0,5}}[ _]?{number}[ _]?[a-zµμ/%]{{0,8}}", re.IGNORECASE)
+    amounts = sum(bool(form.fullmatch(x)) for x in labels)
+    # Control cells may have a word in place of an amount.
+    return amounts >= max(2, len(labels) - 1)

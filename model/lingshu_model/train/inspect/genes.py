@@ -26,6 +26,11 @@ _SPECIES = {
     "ENSCAFG": "dog", "ENSOCUG": "rabbit", "ENSPTRG": "chimpanzee",
 }  # fmt: skip
 _HUMAN = "human"
+# What was done, before or after the name of a gene.
+_ACTIONS = r"ko|kd|oe|knock[ _-]?(?:out|down)|crispr[ia]?|null|del|deleted"
+# `sgSTAT1`: small letters before a capital, since GCAT is no guide of CAT.
+_BEFORE = re.compile(rf"^(?:(?:sg|si|sh|g)(?=[A-Z])|(?i:(?:sg|si|sh|{_ACTIONS})[ _-]))")
+_AFTER = re.compile(rf"(?:[ _-](?:{_ACTIONS})|[ _]?[-+]/-|[ _]?\((?:{_ACTIONS})\))$", re.IGNORECASE)
 _NAMES = (
     "gene_symbol", "gene_symbols", "symbol", "symbols", "gene_name", "gene_names", "feature_name",
     "gene_short_name", "hgnc_symbol", "external_gene_name", "name",
@@ -55,11 +60,18 @@ class GeneNames:
     """What a person should know, each with what to do about it."""
 
     def called(self, label: str) -> str | None:
-        """Return the gene that a label means by its Ensembl id, or but for capitals; else None."""
+        """Return the gene that a label means, else None.
+
+        By its Ensembl id, but for capitals, or with a word for what was done: `STAT1-KO`.
+        """
         if label in self.names:
             return None
         # Ids first: a symbol in other capitals may be another gene.
-        return self.by_id.get(label.split(".")[0]) or self._folded.get(label.casefold())
+        for name in (label, _bare(label)):
+            gene = self.by_id.get(name.split(".")[0]) or self._folded.get(name.casefold())
+            if gene:
+                return gene
+        return None
 
     @cached_property
     def _folded(self) -> dict[str, str]:
@@ -133,6 +145,11 @@ def _ids_in(names: Sequence[str]) -> list["re.Match[str]"]:
     ids = [m for name in names if (m := _ENSEMBL.match(name))]
     # A few features may be no genes of the genome, such as a reporter.
     return ids if len(ids) >= 0.9 * max(1, len(names)) else []
+
+
+def _bare(label: str) -> str:
+    """Return a label without the word for what was done to a gene."""
+    return _BEFORE.sub("", _AFTER.sub("", label))
 
 
 def _by_id(index: Sequence[str], names: Sequence[str]) -> dict[str, str]:

@@ -22,6 +22,8 @@ from lingshu_model.train.inspect.columns import (
     Column,
     context_columns,
     controls_in,
+    likely_columns,
+    no_perturbations,
     number_columns,
     person_column,
     perturbation_column,
@@ -136,6 +138,16 @@ class _Inspection:
             "Say which with --perturbation and --control, or, if nothing was done to the cells, "
             "what they are with --context alone"
         )
+        if likely := likely_columns(self.columns):
+            # A name that tells, and no control among its labels that is known.
+            first = likely[0]
+            what += f"; obs[{first.name!r}] may be meant, with {some(first.labels)}"
+            if first.missing:
+                what += f", and {first.missing:,} cells without a label"
+            remedy = (
+                f"Say --perturbation {first.name} --control NAME with its control, which needs a "
+                "label; or, if nothing was done to the cells, what they are with --context alone"
+            )
         if said_none:
             what = "nothing was done to the cells, and no column says what they are"
             remedy = "Say --context COLUMN, and neither --control, --kind, --dose nor --separator"
@@ -144,7 +156,8 @@ class _Inspection:
 
     def _perturbation_column(self) -> str | None:
         given = self._column(self.options.perturbation, "obs")
-        return given or perturbation_column(self.columns, self.genes.names)
+        controls = [name.strip() for name in self.options.control]
+        return given or perturbation_column(self.columns, self.genes.names, controls)
 
     def _unperturbed(self, understanding: Understanding) -> Understanding:
         """Return what a file of cells is to which nothing was done: all are control cells."""
@@ -182,24 +195,26 @@ class _Inspection:
         return _known(name, self.obs, which, self.path)
 
     def _perturbed(self, understanding: Understanding, column: str) -> Understanding:
-        labels = self.columns[column].labels
-        controls = self._controls(column, labels)
+        # Doublets and cells without a call are neither perturbed nor control.
+        unknown = no_perturbations(self.columns[column], map(str.strip, self.options.control))
+        known = self.columns[column].without(unknown)
+        controls = self._controls(column, known.labels)
         if not controls:
             return replace(understanding, perturbation=column)
-        arms = Arms.of(self.columns[column], controls, self.genes, self.options)
+        arms = Arms.of(known, controls, self.genes, self.options)
         self.problems += arms.problems
         if not arms.names:
             return replace(understanding, perturbation=column, controls=tuple(controls))
         # After the arms: columns are chosen by the cells of both arms under their labels.
         replicate, context = self._design(column, arms)
-        left, keep, without = self._left_out(column, context)
+        left, keep, without = self._left_out(column, context, unknown)
         kind = self._kind(arms, controls)
         contexts = self._contexts(context, arms.control, keep)
         # Training leaves them out: no effect is estimated without control cells.
         if alone := sum(n for control, n in contexts.values() if not control):
             left["in contexts without control cells"] = alone
         conditions = arms.counted(keep)
-        self.problems += problems_of_arms(conditions, contexts)
+        self.problems += problems_of_arms(conditions, contexts, self.options.time)
         self.problems += problems_of_targets(conditions, kind, column, self.genes)
         if replicate:
             labels_of = self.columns[replicate]
@@ -298,11 +313,14 @@ class _Inspection:
         return context
 
     def _left_out(
-        self, column: str | None, context: Mapping[str, str]
+        self, column: str | None, context: Mapping[str, str], unknown: tuple[str, ...] = ()
     ) -> tuple[dict[str, int], NDArray[np.bool_], dict[str, tuple[str, ...]]]:
         """Return why cells are left out, which are kept, and labels that say nothing.
 
-        `column` is that of perturbations; None = there is none.
+        Args:
+            column: that of perturbations; None = there is none.
+            context: field to a constant, or to `obs:COLUMN`.
+            unknown: its labels that say that the perturbation is not known.
         """
         keep = np.ones(len(self.obs), bool)
         left: dict[str, int] = {}
@@ -319,9 +337,10 @@ class _Inspection:
             labels = self.columns[name]
             drop(labels.codes < 0, f"without a label in obs[{name!r}]")
             # Where every label is unknown, the column says nothing and no cell is dropped for it.
-            if name != column and 0 < len(labels.unknown) < len(labels.labels):
-                drop(labels.members(labels.unknown), f"{some(labels.unknown)} in obs[{name!r}]")
-                without[name] = labels.unknown
+            nothing = unknown if name == column else labels.unknown
+            if 0 < len(nothing) < len(labels.labels):
+                drop(labels.members(nothing), f"{some(nothing)} in obs[{name!r}]")
+                without[name] = nothing
         if time := self._column(self.options.time, "obs"):
             # The time becomes a context field: training leaves cells without one out too.
             drop(self.columns[time].codes < 0, f"without a label in obs[{time!r}]")
@@ -376,11 +395,14 @@ class _Inspection:
                 shown = repr(bad[0]) if bad else "missing"
                 self._problem(
                     f"obs[{dose!r}] is {shown} for a perturbed cell; a dose is a number above 0",
-                    "Correct the column, or train without --dose",
+                    "Write it as a number in one unit, or train without --dose",
                     fatal=True,
                 )
             return dose
-        words = {"--dose": {"dose", "dosage", "concentration", "conc"}, "--time": {"time", "hours"}}
+        words = {
+            "--dose": {"dose", "dosage", "dosages", "doses", "concentration", "conc"},
+            "--time": {"time", "timepoint", "hours", "hrs", "hpi", "dpi", "days", "day"},
+        }
         for option, named in words.items():
             for name in number_columns(self.columns, named):
                 if len(np.unique(self.columns[name].codes[perturbed])) > 1 and not (

@@ -58,13 +58,14 @@ def problems_of_genes(genes: int, names: GeneNames) -> list[Problem]:
 
 
 def problems_of_arms(
-    conditions: Mapping[str, int], contexts: Mapping[str, tuple[int, int]]
+    conditions: Mapping[str, int], contexts: Mapping[str, tuple[int, int]], time: str | None = None
 ) -> list[Problem]:
     """Return conditions with few cells and contexts without control cells.
 
     Args:
         conditions: condition to its number of cells; "" is control.
         contexts: context to its numbers of control and of perturbed cells.
+        time: the obs column of times, which is a field of every context.
     """
     problems: list[Problem] = []
     few = [f"{n or 'control'} ({k})" for n, k in conditions.items() if k < FEW_CELLS]
@@ -79,6 +80,12 @@ def problems_of_arms(
     if bare and len(bare) == sum(bool(n) for _, n in contexts.values()):
         what = "no context has both control and perturbed cells"
         remedy = "Name another --context: one that does not go with the perturbation"
+        if time:
+            remedy = (
+                f"With --time every label of obs[{time!r}] needs control cells: leave it out, or, "
+                "to hold every time against the same controls, name the condition by perturbation "
+                "and time in one column (such as 'IFNG 6 h') and give it as --perturbation"
+            )
         problems.append(Problem(what, remedy, fatal=True))
     elif bare:
         what = (

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from lingshu_model.contracts.messages import TrainedKind
 from lingshu_model.train.data.controls import means_control
 
-_SURE, _UNSURE = ("+", "|", ";", ",", "&"), ("_", "/", "-")
+_SURE, _UNSURE = ("+", "|", ";", ",", "&", "__"), ("_", "/", "-")
 """Separators that occur in combinations alone, and those that names hold too."""
 # STAT1_2, STAT1-g1, sgSTAT1_1, STAT1 guide 3: a base and one number of up to two digits.
 _GUIDE = re.compile(
@@ -22,6 +22,7 @@ _SEQUENCE = re.compile(r"^(?:sg)?(?P<base>[A-Za-z0-9][\w.\-]*?)[_.\-]+[ACGTacgt]
 _SYMBOL = re.compile(
     r"^(?:ENS[A-Z]{0,4}G\d{8,}|[A-Z][A-Z0-9]{1,9}(?:[-.][A-Z0-9]{1,6})*|[A-Z][a-z0-9]{1,9}|C\d+orf\d+)$"
 )
+_WORD = re.compile(r"^[A-Z]?[a-z]+$")
 _CYTOKINE = re.compile(
     r"^(ifn[-_ ]?(a|b|g|alpha|beta|gamma|l|lambda)\d*[a-z]?|il[-_ ]?\d+[a-z]?|tnf[-_ ]?(a|alpha)?|"
     r"tgf[-_ ]?(a|b|alpha|beta)?\d?|g?m?-?csf\d?|lif|egf|fgf\d*|bmp\d*|stim|stimulated|lps|"
@@ -31,7 +32,12 @@ _CYTOKINE = re.compile(
 # Largest number of a guide; larger ones are doses, plates or clusters.
 _LARGEST_GUIDE = 12
 _GUIDE_WORDS = {"guide", "guides", "sgrna", "grna", "sg"}
-_GENETIC_CONTROL = re.compile(r"nt|non.?target|scr|safe|intergenic|aavs|neg|gfp|lacz|luc", re.I)
+# `nt` as a word: `control` has these letters too.
+_GENETIC_CONTROL = re.compile(
+    r"(?<![a-z])(sg|sh|si)?ntc?(?![a-z])|non.?target|scr|safe|intergenic|aavs|(?<![a-z])neg|gfp|"
+    r"lacz|luc",
+    re.I,
+)
 _TREATMENT_CONTROL = re.compile(r"dmso|vehicle|pbs|untreat|mock|solvent|saline|no.?drug", re.I)
 # The longer word first: `crispri` holds `crispr`.
 _HINTS: tuple[tuple[str, TrainedKind], ...] = (
@@ -179,11 +185,15 @@ def kind_of(
     # Of no targets every rule below would be true.
     if not targets:
         return None
-    # Some targets are missing from the file, or are called by older names.
-    genetic = sum(t in genes or bool(_SYMBOL.match(t)) for t in targets) >= 0.7 * len(targets)
     by_guide = any(_GENETIC_CONTROL.search(c) for c in controls) and not any(
         _TREATMENT_CONTROL.search(c) for c in controls
     )
+    # `Tumor` and `Dexamethasone` have the form of a gene of mice; some target is one then.
+    words = not by_guide and not any(t in genes for t in targets)
+    # Some targets are missing from the file, or are called by older names.
+    likely = [t in genes or bool(_SYMBOL.match(t) and not (words and _WORD.match(t)))
+              for t in targets]  # fmt: skip
+    genetic = sum(likely) >= 0.7 * len(targets)
     # Guides against cytokine genes have non-targeting controls.
     if all(_CYTOKINE.match(t) for t in targets) and not by_guide:
         return Kind("cytokine", "the labels name cytokines or a stimulation", assumed=True)
