@@ -23,7 +23,7 @@ LingshuError
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 LONGEST_ECHO = 200
 """Characters of what a caller sent that a message repeats."""
@@ -36,7 +36,16 @@ class LingshuError(Exception):
 
 
 class InputError(LingshuError):
-    """A smarter caller could have avoided this; the message says how."""
+    """A smarter caller could have avoided this; the message says how.
+
+    Attributes:
+        replacing: names in the call that are wrong, and what each may be instead; None: nothing,
+            the rest of the call stands without it.
+    """
+
+    def __init__(self, message: str = "", replacing: Mapping[str, str | None] | None = None):
+        super().__init__(message)
+        self.replacing = dict(replacing or {})
 
 
 class NotFoundError(InputError):

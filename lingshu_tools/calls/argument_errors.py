@@ -41,7 +41,7 @@ def teach(spec: ToolSpec, error: ValidationError) -> str:
 def _line(schema: dict[str, Any], record: ErrorDetails) -> str:
     path = _path(record["loc"])
     if record["type"] == "extra_forbidden":
-        known = _properties(schema, record["loc"][:-1])
+        known = properties_at(schema, record["loc"][:-1])
         allowed = f" Allowed: {', '.join(known)}." if known else " Leave it out."
         return f"{path} is not an argument.{did_you_mean(str(record['loc'][-1]), known)}{allowed}"
     if record["type"] == "missing":
@@ -73,13 +73,12 @@ def _about(schema: dict[str, Any], loc: tuple[int | str, ...]) -> str:
     for depth in range(1, len(loc) + 1):
         name = loc[depth - 1]
         if isinstance(name, str):
-            description = (
-                _properties(schema, loc[: depth - 1]).get(name, {}).get("description", description)
-            )
+            fields = properties_at(schema, loc[: depth - 1])
+            description = fields.get(name, {}).get("description", description)
     return description
 
 
-def _properties(schema: dict[str, Any], loc: tuple[int | str, ...]) -> dict[str, Any]:
+def properties_at(schema: dict[str, Any], loc: tuple[int | str, ...]) -> dict[str, Any]:
     """Return the properties of the object at a path, through references, arrays and options."""
     here = schema
     for part in loc:

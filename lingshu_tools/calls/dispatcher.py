@@ -114,22 +114,32 @@ def start(app: App, tool: str, arguments: Mapping[str, Any]) -> Result | Waiting
             finish = begun.finish
             # Caveats are added to the result, which is made after the wait.
             begun = replace(begun, finish=lambda: with_caveats(app, parsed, finish()))
-            return _waiting(spec.name, recorded, begun, begin, limit, wait_s)
+            waited = _waiting(spec.name, recorded, begun, begin, limit, wait_s)
+            return replace(
+                waited, finish=lambda: _teaching(app, spec.name, arguments, waited.finish)
+            )
         return plain_result(begun)
 
+    return _teaching(app, tool, arguments, lambda: _plainly(work))
+
+
+def _teaching(app: App, tool: str, arguments: Mapping[str, Any], work: Callable[[], T]) -> T:
     try:
-        return _plainly(work)
+        return work()
     except InputError as error:
         # Changed in place: the class of the error and its traceback stay.
-        error.args = (_with_example(app, tool, arguments, str(error)),)
+        # Plain once more, as the call that is shown repeats what the caller sent.
+        error.args = (_with_example(app, tool, arguments, error),)
+        error.args = (shown_error(error),)
         raise
 
 
-def _with_example(app: App, tool: str, arguments: Mapping[str, Any], text: str) -> str:
+def _with_example(app: App, tool: str, arguments: Mapping[str, Any], error: InputError) -> str:
     """Return the text of a refused call with one that is valid, unless it shows one already."""
+    text = str(error)
     if re.search(rf"\b({'|'.join(TOOL_NAMES)})\(", text):
         return text
-    example = example_call(app, tool, arguments)
+    example = example_call(app, tool, arguments, error)
     return f"{text}\nA valid call: {example}" if example else text
 
 

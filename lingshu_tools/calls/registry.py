@@ -22,6 +22,7 @@ from lingshu_tools.calls.waiting import Pending
 
 if TYPE_CHECKING:
     from lingshu_tools.app import App
+    from lingshu_tools.errors import InputError
 
 # Deterministic and static, as clients cache the list; the order is the order of use.
 TOOL_NAMES = (
@@ -209,9 +210,16 @@ def registry() -> Tools:
     return Tools()
 
 
-def example_call(app: App, tool: str, arguments: Mapping[str, Any]) -> str | None:
-    """Return a valid call of a tool in this home, for the text of a refused one."""
-    return import_module("lingshu_tools.tools.example_calls").example(app, tool, arguments)
+def example_call(
+    app: App, tool: str, arguments: Mapping[str, Any], error: InputError
+) -> str | None:
+    """Return a valid call of a tool in this home, for the text of a refused one.
+
+    It is the refused call with what was wrong in it mended, where that can be known.
+    """
+    example = import_module("lingshu_tools.tools.example_calls").example(app, tool, arguments)
+    mended = import_module("lingshu_tools.tools.mended_calls").mended_call
+    return mended(app, tool, arguments, error, example) or example
 
 
 def published_outputs(

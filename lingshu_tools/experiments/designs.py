@@ -18,6 +18,7 @@ from lingshu_tools.errors import (
     MissingCheckpointError,
     NotFoundError,
     did_you_mean,
+    nearest,
     quoted,
 )
 from lingshu_tools.experiments.contexts.naming import context_label
@@ -341,7 +342,7 @@ def resolve_checkpoint(workspace: Workspace, name: str | None) -> Checkpoint:
     if name not in names:
         near = did_you_mean(name, names)
         message = f"no checkpoint {quoted(name)}.{near} There are: {', '.join(names)}."
-        raise NotFoundError(message)
+        raise NotFoundError(message, {name: next(iter(nearest(name, names, 1)), None)})
     return workspace.catalogue.load(name)
 
 
@@ -406,12 +407,13 @@ def _target(checkpoint: Checkpoint, known: Mapping[str, list[str]], record: Inte
         raise NotFoundError(message)
     # For a gene that exists, or a cytokine that one makes, another name is another question.
     near = "" if symbols else did_you_mean(record.target, names)
+    similar = [] if symbols else nearest(record.target, names, 1)
     shown = ", ".join(names[:40]) + (f" … ({len(names)} in all)" if len(names) > 40 else "")
     message = (
         f"{checkpoint.name!r} has no {record.kind} target {quoted(record.target)}."
         f"{near} Trained {record.kind} targets: {shown}."
     )
-    raise NotFoundError(message)
+    raise NotFoundError(message, {record.target: next(iter(similar), None)})
 
 
 def doses(checkpoint: Checkpoint, kind: str, target: str) -> set[float | None]:

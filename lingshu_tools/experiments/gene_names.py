@@ -6,7 +6,7 @@ told apart from a name that no gene has, and no similar name is offered for it.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -53,6 +53,11 @@ class GeneNames:
                     by_name[_key(name)].add(index)
                     self._plain[plain(name)].add(index)
 
+    @property
+    def panel(self) -> str:
+        """The panel as messages name it."""
+        return f"the {len(self.symbols)}-gene panel of {self._checkpoint!r}"
+
     def find(self, name: str) -> Match:
         """Return the gene of a name; a current symbol wins over every older one.
 
@@ -79,7 +84,7 @@ class GeneNames:
 
     def _by_other_name(self, name: str) -> Match:
         """Return the gene that is called so elsewhere: proteins, families, other species."""
-        panel = f"the {len(self.symbols)}-gene panel of {self._checkpoint!r}"
+        panel = self.panel
         genes = real_genes(name)
         # Those of the genes that the panel measures.
         here = [g for g in genes if g in self._indexes[0] or _key(g) in self._indexes[0]]
@@ -127,10 +132,43 @@ def resolve_genes(checkpoint: Checkpoint, names: Iterable[str]) -> list[str]:
     """Return panel symbols in the order asked, each once.
 
     Raises:
-        NotFoundError: a name is unknown; the nearest are given.
+        NotFoundError: names are unknown or not measured; all of them are given.
     """
-    known = gene_names(checkpoint)
-    return list(dict.fromkeys(known.find(name).symbol for name in names))
+    known, symbols = gene_names(checkpoint), list[str]()
+    refused: dict[str, NotFoundError] = {}
+    for name in dict.fromkeys(names):
+        try:
+            symbols.append(known.find(name).symbol)
+        except NotFoundError as error:
+            refused[name] = error
+    if refused:
+        raise refusal_of(refused, known.panel)
+    return list(dict.fromkeys(symbols))
+
+
+def refusal_of(refused: Mapping[str, NotFoundError], panel: str) -> NotFoundError:
+    """Return one error for all names of a list that were refused, each with its own.
+
+    Args:
+        refused: the error of each name.
+        panel: whose names they should be, as a phrase.
+    """
+    replacing = dict.fromkeys(refused)
+    unmeasured = {n: e for n, e in refused.items() if isinstance(e, UnmeasuredGeneError)}
+    kind = UnmeasuredGeneError if len(unmeasured) == len(refused) else NotFoundError
+    if len(refused) == 1:
+        (error,) = refused.values()
+        return kind(str(error), replacing)
+    parts: list[str] = []
+    if len(unmeasured) > 1:
+        names = ", ".join(quoted(name) for name in unmeasured)
+        parts.append(
+            f"{names} are genes that {panel} does not measure, so nothing is known of their "
+            "expression; describe_model lists other checkpoints."
+        )
+    others = {n: e for n, e in refused.items() if len(unmeasured) == 1 or n not in unmeasured}
+    parts += [f"{str(error)[:1].upper()}{str(error)[1:]}" for error in others.values()]
+    return kind(f"{len(refused)} names cannot be used. {' '.join(parts)}", replacing)
 
 
 class _Once:

@@ -186,13 +186,16 @@ def _rows(comparison: Comparison, arguments: CompareExperiments) -> list[int]:
             f"show={arguments.show!r} has no use beside genes=[…], which are all shown; leave one "
             "out"
         )
-        raise InputError(message)
+        raise InputError(message, {"show": None})
     # By the names of the first checkpoint; all panels are matched by symbol.
     names = resolve_genes(comparison.sides[0].design.checkpoint, arguments.genes)
     elsewhere = [name for name in names if name not in comparison.genes]
     if elsewhere:
         message = f"{', '.join(elsewhere)}: not on the panel of every experiment; leave it out"
-        raise InputError(message)
+        checkpoint = comparison.sides[0].design.checkpoint
+        # As the call names them: an alias is left out by the name that was given.
+        given = [n for n in arguments.genes if set(resolve_genes(checkpoint, [n])) & {*elsewhere}]
+        raise InputError(message, dict.fromkeys(given))
     return [comparison.genes.index(name) for name in names]
 
 

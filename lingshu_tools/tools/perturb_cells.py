@@ -130,7 +130,7 @@ def perturb_cells(app: App, arguments: PerturbCells) -> PerturbResult | Pending[
         message = (
             f"top={arguments.top} has no use beside genes=[…], which are all shown; leave one out"
         )
-        raise InputError(message)
+        raise InputError(message, {"top": None})
     if arguments.genes:
         # Refused now rather than after the cells were made.
         resolve_genes(design.checkpoint, arguments.genes)

@@ -246,7 +246,7 @@ def _alone(screen_id: str, arguments: RunScreen) -> str:
             f"screen_id={screen_id!r} names a whole plan, so {', '.join(extra)} must be left out; "
             "to change them, leave screen_id out and give objective and candidates"
         )
-        raise InputError(message)
+        raise InputError(message, dict.fromkeys(extra))
     return screen_id
 
 

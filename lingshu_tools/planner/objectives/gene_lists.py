@@ -16,7 +16,7 @@ from typing import Any
 
 from lingshu_model.contracts import Checkpoint
 from lingshu_tools.errors import InputError, NotFoundError, did_you_mean, quoted
-from lingshu_tools.experiments.gene_names import UnmeasuredGeneError, gene_names
+from lingshu_tools.experiments.gene_names import UnmeasuredGeneError, gene_names, refusal_of
 from lingshu_tools.experiments.gene_sets import SHIPPED, GeneSets, genes_by_name, read_collection
 from lingshu_tools.experiments.roots import Roots
 from lingshu_tools.planner.rules import read_gene_sets
@@ -104,9 +104,14 @@ def measured_genes(
     alone: dict[str, float] = {}
     total: dict[str, float] = {}
     sets: list[UsedSet] = []
+    refused: dict[str, NotFoundError] = {}
     for item in items:
         name, weight = weighted(item)
-        used = _gene_or_set(checkpoint, name, home, argument)
+        try:
+            used = _gene_or_set(checkpoint, name, home, argument)
+        except NotFoundError as error:
+            refused[name] = error
+            continue
         if isinstance(used, str):
             if alone.setdefault(used, weight) != weight:
                 message = (
@@ -121,6 +126,8 @@ def measured_genes(
         sets.append(used)
         for gene in used.measured:
             total[gene] = total.get(gene, 0.0) + weight
+    if refused:
+        raise refusal_of(refused, gene_names(checkpoint).panel)
     for gene, weight in alone.items():
         total[gene] = total.get(gene, 0.0) + weight
     return GeneList({gene: total[gene] for gene in sorted(total)}, tuple(sets))
@@ -137,6 +144,7 @@ def gene_symbols(
         InputError: a name that is no gene, set or file that may be read.
     """
     names: list[str] = []
+    refused: dict[str, NotFoundError] = {}
     for item in items:
         if item.endswith((".txt", ".tsv", ".csv")):
             names += _file_of_genes(item, home, argument)
@@ -144,7 +152,12 @@ def gene_symbols(
         genes = _set(item, home, argument) if _is_set(item) else None
         if genes is None:
             genes = _named_set(item, home)
-        names += [_symbol(checkpoint, item)] if genes is None else genes[0]
+        try:
+            names += [_symbol(checkpoint, item)] if genes is None else genes[0]
+        except NotFoundError as error:
+            refused[item] = error
+    if refused:
+        raise refusal_of(refused, gene_names(checkpoint).panel)
     places = genes_by_name(checkpoint)
     return tuple(
         sorted(
