@@ -17,10 +17,12 @@ from typing import Any, Protocol
 from lingshu_model.system.launcher import RANK_VARIABLES
 from lingshu_tools.errors import InputError, LingshuError
 from lingshu_tools.system.interpreter import PIPE, Process, start
+from lingshu_tools.training.plain_copy import write_plain
 
 OPTIONS = ("perturbation", "control", "context", "kind", "replicate", "dose", "time", "counts",
            "gene_names", "separator")  # fmt: skip
 _UNFIT = 3
+_IN_MEMORY = "the AnnData"
 _TAIL = 30
 
 
@@ -86,7 +88,7 @@ def inspect(cells: Cells | Path | str, **options: Any) -> Inspection:
     with _file_of(cells, "cells") as path:
         line = ["-m", "lingshu_model.train.inspect", str(path), "--json", *arguments(options)]
         child = _started(line)
-        out, errors = child.communicate()
+        out, errors = (_named(text, cells, path) for text in child.communicate())
     try:
         fields: dict[str, Any] = json.loads(out)
     except ValueError:
@@ -94,6 +96,9 @@ def inspect(cells: Cells | Path | str, **options: Any) -> Inspection:
         raise LingshuError(message) from None
     if fields["status"] == "error":
         raise InputError(fields["summary"])
+    if not isinstance(cells, Path | str):
+        # A command needs a file, which the user has not written yet.
+        fields["next_step"] = fields["next_step"].replace(_IN_MEMORY, "FILE.h5ad")
     return Inspection(tuple(fields["lines"]), tuple(fields["problems"]), fields)
 
 
@@ -131,7 +136,7 @@ def train(
     with _file_of(cells, name) as path:
         whole = ["-m", "lingshu_model.train", str(path), *line, *arguments(options)]
         child = _started(whole)
-        printed, errors = child.communicate()
+        printed, errors = (_named(text, cells, path) for text in child.communicate())
     if child.returncode not in (0, _UNFIT):
         raise (
             InputError(_tail(errors))
@@ -180,10 +185,15 @@ def _file_of(cells: Cells | Path | str, name: str) -> Generator[Path]:
     folder = Path(tempfile.mkdtemp(prefix=f"lingshu-{secrets.token_hex(4)}-"))
     try:
         # The same name each time: the file's name is part of what a run is.
-        cells.write_h5ad(folder / f"{name}.h5ad")
+        write_plain(cells, folder / f"{name}.h5ad")
         yield folder / f"{name}.h5ad"
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _named(text: bytes, cells: Cells | Path | str, path: Path) -> bytes:
+    """Return what a child printed with the user's word for cells that had no file."""
+    return text if isinstance(cells, Path | str) else text.replace(bytes(path), _IN_MEMORY.encode())
 
 
 def _tail(errors: bytes) -> str:
