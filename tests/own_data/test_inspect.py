@@ -103,6 +103,7 @@ def test_doses_and_names_with_numbers_are_no_guides(labels: list[str], column: s
 @pytest.mark.parametrize(
     ("labels", "expected"),
     [
+        (["STAT1_i1", "STAT1_i2", "JAK2_i1", "JAK2_i2"], {"STAT1", "JAK2"}),
         (["STAT1g1", "STAT1g2", "JAK2g1", "JAK2g2"], {"STAT1", "JAK2"}),
         (["sgSTAT1_1", "sgJAK2_1"], {"STAT1", "JAK2"}),
         (["STAT1_ACGTACGTACGTACGTACG", "JAK2_TTGTACGTACGTACGTACG"], {"STAT1", "JAK2"}),

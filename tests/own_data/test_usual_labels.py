@@ -246,3 +246,42 @@ def test_labels_taken_away_leave_the_others_where_they_were():
     column = _column("x", ["b", "a", "c", "b"]).without(["b"])
     assert column.labels == ("a", "c")
     assert np.array_equal(column.codes, [-1, 0, 1, -1])
+
+
+@pytest.mark.parametrize("targets", [["IFN-β", "IL-1β"], ["IL-1β"], ["TGFβ1", "IFNγ"]])
+def test_cytokines_with_greek_letters_are_cytokines(targets: list[str]):
+    """As they are written in most papers."""
+    understood = kind_of(targets, ["Medium"], frozenset(), {})
+    assert understood is not None
+    assert understood.name == "cytokine"
+
+
+def test_an_annotation_that_is_no_context_is_not_left_aside_in_silence(tmp_path: Path):
+    """Cells are pooled over its labels, whose shares may differ between the arms."""
+    types = [f"t{i % 60}" for i in range(240)]
+    understanding = seen(tmp_path, ["NT", "STAT1"], cell_type=types)
+    assert understanding.context == {"sample": "d"}
+    (note,) = [p for p in understanding.problems if "obs['cell_type'] has 60 labels" in p.what]
+    assert "--context cell_type" in note.remedy
+    said = Options(context=("line=K562",))
+    understanding = seen(tmp_path, ["NT", "STAT1"], cell_type=types, options=said)
+    assert not any("60 labels" in p.what for p in understanding.problems)
+
+
+def test_few_control_cells_are_said_to_be_in_every_effect(tmp_path: Path):
+    """And conditions with few cells are counted without them."""
+    adata = adata_of(240, labels=["NT", "STAT1", "JAK2"])
+    adata = adata[78:].copy()
+    adata.obs["condition"] = ["NT"] * 6 + ["STAT1"] * 150 + ["JAK2"] * 6
+    adata.write_h5ad(tmp_path / "d.h5ad")
+    said = [p.what for p in inspect(tmp_path / "d.h5ad").problems]
+    assert any(what.startswith("there are 6 control cells") for what in said)
+    assert any("1 of 2 conditions have fewer than 30 cells (JAK2 (6))" in what for what in said)
+
+
+def test_ones_alone_are_said_to_be_no_counts(tmp_path: Path):
+    """In as many genes of a cell as never have one count each."""
+    adata = adata_of(genes=150)
+    adata.X = (adata.X > 0).astype(np.float32)
+    adata.write_h5ad(tmp_path / "d.h5ad")
+    assert any("every count of X is 1" in p.what for p in inspect(tmp_path / "d.h5ad").problems)

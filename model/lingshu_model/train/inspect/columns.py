@@ -284,10 +284,8 @@ def context_columns(
     able = {n: c for n, c in columns.items() if n not in used and not c.numeric and c.labels}
     ranked: list[tuple[int, int, str]] = []
     for name, column in able.items():
-        # `Cell_Type2` and `cell_type` are one name.
-        plain = re.sub(r"[^a-z_]", "", name.casefold()).strip("_")
-        if plain in CONTEXT_NAMES and len(column.labels) <= MOST_CONTEXTS:
-            rank = CONTEXT_NAMES.index(plain)
+        if is_annotation(column):
+            rank = CONTEXT_NAMES.index(_plain(name))
             ranked.append((-column.covered(control, cells), rank, name))
     chosen: list[str] = []
     # An annotation under which no label has both arms says nothing about effects.
@@ -303,6 +301,16 @@ def context_columns(
         chosen += [r[2] for r in single[:1]]
     chosen += [n for n in _second_conditions(able, control, cells) if n not in chosen]
     return chosen
+
+
+def _plain(name: str) -> str:
+    """Return a column's name as `CONTEXT_NAMES` has it: `Cell_Type2` and `cell_type` are one."""
+    return re.sub(r"[^a-z_]", "", name.casefold()).strip("_")
+
+
+def is_annotation(column: Column) -> bool:
+    """Return whether a column's name is one of those that say what a cell is."""
+    return _plain(column.name) in CONTEXT_NAMES and len(column.labels) <= MOST_CONTEXTS
 
 
 def _best_annotation(several: Sequence[tuple[int, int, str]]) -> tuple[int, int, str]:

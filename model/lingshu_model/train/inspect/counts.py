@@ -39,6 +39,8 @@ _PART = re.compile(
 """Layers that hold a part of a cell's counts, or no counts."""
 # Median counts of a cell above which they are taken for reads.
 _DEEPEST_UMI = 200_000
+# Genes of a cell from which counts of 1 alone are not what is drawn of a transcriptome.
+_PRESENCE = 50
 # Share of whole numbers from which fractions among them are corrections.
 _MOSTLY = 0.5
 
@@ -197,6 +199,12 @@ def describe(values: NDArray[np.float64], sums: NDArray[np.float64]) -> tuple[st
 def remark(values: Values) -> str | None:
     """Return what is unusual about raw counts, if anything is."""
     said: list[str] = []
+    # By chance alone all counts of cells of so many are not 1.
+    if values.largest == 1 and values.depth > _PRESENCE:
+        said.append(
+            f"every count of {values.name} is 1, in {values.depth:,.0f} genes of a cell: it says "
+            "which genes a cell has, not how much of them, and effects are changes of that"
+        )
     if values.depth > _DEEPEST_UMI:
         said.append(
             f"{values.name} has a median of {values.depth:,.0f} counts a cell: these look like "

@@ -36,6 +36,7 @@ from lingshu_model.train.inspect.problems import (
     problems_of_arms,
     problems_of_counts,
     problems_of_genes,
+    problems_of_pooling,
     problems_of_replicates,
     problems_of_targets,
     some,
@@ -215,6 +216,9 @@ class _Inspection:
             left["in contexts without control cells"] = alone
         conditions = arms.counted(keep)
         self.problems += problems_of_arms(conditions, contexts, self.options.time)
+        if not self.options.context:
+            unused = {n: c for n, c in self.columns.items() if n not in (column, replicate)}
+            self.problems += problems_of_pooling(unused, context)
         self.problems += problems_of_targets(conditions, kind, column, self.genes)
         if replicate:
             labels_of = self.columns[replicate]

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from lingshu_model.train.inspect.columns import Column
+from lingshu_model.train.inspect.columns import FEWEST_IN_CONTEXT, Column, is_annotation
 from lingshu_model.train.inspect.counts import Values, other_counts, remark
 from lingshu_model.train.inspect.genes import GeneNames
 from lingshu_model.train.inspect.targets import Kind
@@ -32,7 +32,11 @@ def problems_of_counts(counts: Values | None, matrices: Sequence[Values]) -> lis
         ]
     problems: list[Problem] = []
     if said := remark(counts):
-        remedy = "For deep reads, sample counts down first (scanpy.pp.downsample_counts)"
+        remedy = (
+            "Give the counts themselves with --counts if the file has them"
+            if counts.largest == 1
+            else "For deep reads, sample counts down first (scanpy.pp.downsample_counts)"
+        )
         problems.append(Problem(said, remedy))
     others = other_counts(counts, matrices)
     # A part of the counts beside the whole of them is usual; the whole beside a part is not.
@@ -68,11 +72,14 @@ def problems_of_arms(
         time: the obs column of times, which is a field of every context.
     """
     problems: list[Problem] = []
-    few = [f"{n or 'control'} ({k})" for n, k in conditions.items() if k < FEW_CELLS]
+    if (number := conditions.get("", 0)) < FEW_CELLS:
+        what = f"there are {number:,} control cells, and every effect is a change from their mean"
+        problems.append(Problem(what, "Their noise is in all effects; add control cells"))
+    few = [f"{n} ({k})" for n, k in conditions.items() if n and k < FEW_CELLS]
     if few:
         what = (
-            f"{len(few):,} of {len(conditions):,} conditions have fewer than {FEW_CELLS} cells "
-            f"({some(few)})"
+            f"{len(few):,} of {sum(map(bool, conditions)):,} conditions have fewer than "
+            f"{FEW_CELLS} cells ({some(few)})"
         )
         problems.append(Problem(what, "Their effects are hardly told from nothing"))
     bare = [name for name, (control, n) in contexts.items() if n and not control]
@@ -147,6 +154,26 @@ def problems_of_replicates(
         "arms under a label as --replicate if there is one"
     )
     return [Problem(what, remedy)]
+
+
+def problems_of_pooling(columns: Mapping[str, Column], context: Mapping[str, str]) -> list[Problem]:
+    """Return annotations of cells that are not used as a context, where nothing else is one.
+
+    Args:
+        columns: of the file.
+        context: context field to a constant, or to `obs:COLUMN`.
+    """
+    if any(value.startswith("obs:") for value in context.values()):
+        return []
+    names = [n for n, c in columns.items() if is_annotation(c) and len(c.labels) > 1]
+    if not names:
+        return []
+    what = (
+        f"obs[{names[0]!r}] has {len(columns[names[0]].labels):,} labels, of which none has "
+        f"{FEWEST_IN_CONTEXT} control and {FEWEST_IN_CONTEXT} perturbed cells: all cells are one "
+        "context, and shares of labels that differ between the arms enter the effects"
+    )
+    return [Problem(what, f"Say --context {names[0]} to keep them apart all the same")]
 
 
 def some(names: Sequence[str]) -> str:

@@ -13,8 +13,8 @@ _SURE, _UNSURE = ("+", "|", ";", ",", "&", "__"), ("_", "/", "-")
 # STAT1_2, STAT1-g1, sgSTAT1_1, STAT1 guide 3: a base and one number of up to two digits.
 _GUIDE = re.compile(
     r"^(?:sg|grna[_-])?(?P<base>[A-Za-z0-9][\w.\-]*?)"
-    r"(?:[_.\- ]?(?:sgrna|grna|guide|sg|g)[_.\- ]?(?P<a>\d{1,2})|[_.](?P<b>\d{1,2})"
-    r"|-(?P<c>\d{1,2}))$",
+    r"(?:[_.\- ]?(?:sgrna|grna|guide|sg|g)[_.\- ]?(?P<a>\d{1,2})"
+    r"|[_.\-](?:i|cr)?(?P<b>\d{1,2}))$",
     re.IGNORECASE,
 )
 # STAT1_ACGTACGTACGTACGTACGT: the guide's sequence in place of a number.
@@ -29,6 +29,8 @@ _CYTOKINE = re.compile(
     r"interferon.*|cytokine.*|osm|tslp|activin.*)$",
     re.IGNORECASE,
 )
+# Alpha, beta, gamma and lambda of Greek, as in names of interferons.
+_GREEK = {0x3B1: "a", 0x3B2: "b", 0x3B3: "g", 0x3BB: "l"}
 # Largest number of a guide; larger ones are doses, plates or clusters.
 _LARGEST_GUIDE = 12
 _GUIDE_WORDS = {"guide", "guides", "sgrna", "grna", "sg"}
@@ -158,7 +160,7 @@ def _parsed(label: str) -> tuple[str, int] | None:
     if match := _SEQUENCE.match(label):
         return match["base"], 1
     if match := _GUIDE.match(label):
-        return match["base"], int(match["a"] or match["b"] or match["c"])
+        return match["base"], int(match["a"] or match["b"])
     return None
 
 
@@ -195,7 +197,7 @@ def kind_of(
               for t in targets]  # fmt: skip
     genetic = sum(likely) >= 0.7 * len(targets)
     # Guides against cytokine genes have non-targeting controls.
-    if all(_CYTOKINE.match(t) for t in targets) and not by_guide:
+    if all(_CYTOKINE.match(t.translate(_GREEK)) for t in targets) and not by_guide:
         return Kind("cytokine", "the labels name cytokines or a stimulation", assumed=True)
     if genetic and not any(_TREATMENT_CONTROL.search(c) for c in controls):
         return Kind("knockout", "the labels look like genes", assumed=True)
