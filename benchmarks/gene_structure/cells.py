@@ -6,7 +6,7 @@
     training cells     of the same condition; where there are any
     another half       of the held-out cells; where there are at least 100
     control cells      of training, unmoved
-    independent genes  the held-out cells, each gene permuted over them
+    independent genes  that other half, each gene permuted over its cells
 
 Correlations of few cells are noisy, and noise in either matrix lowers every metric. So all arms of
 a condition have as many cells as the held-out cells that they are compared with.
@@ -90,7 +90,9 @@ class Compared:
         }
         if self.halved:
             arms[HALF] = self.held_out[order[n : 2 * n]]
-        arms[INDEPENDENT] = permuted(target, self._stream(INDEPENDENT, draw))
+            # Not the target permuted: its rare genes would have the target's very counts, and
+            # pairs of them that meet in a cell by chance the very correlation.
+            arms[INDEPENDENT] = permuted(arms[HALF], self._stream(INDEPENDENT, draw))
         return target, arms
 
     def _stream(self, arm: str, draw: int) -> np.random.Generator:
@@ -130,7 +132,7 @@ def stores_of(store: ArmStore, study: Study) -> dict[str, ArmStore]:
 def compared(
     stores: Mapping[str, ArmStore], study: Study, population: Population, control: str
 ) -> Iterator[Compared]:
-    """Yield the control condition and its contrasts that have enough cells on all sides.
+    """Yield the control condition, if it has halves, and its contrasts that have enough cells.
 
     Args:
         stores: of `stores_of`.
@@ -138,7 +140,8 @@ def compared(
         population: real cells.
         control: name of the control condition.
     """
-    if NETWORK_ONLY in stores and _enough(population, control):
+    # Without halves there is nothing to measure a network's control cells by.
+    if NETWORK_ONLY in stores and population.n_test(control) >= 2 * FEWEST:
         cells = {
             NETWORK_ONLY: _sampled(stores[NETWORK_ONLY], study.conditions[control], population,
                                    population.n_test(control)),
@@ -146,7 +149,7 @@ def compared(
         }  # fmt: skip
         yield Compared(control, "control", "", population.test[control], cells)
     for contrast in population.contrasts:
-        if contrast.control != control or not _enough(population, contrast.perturbed):
+        if contrast.control != control or population.n_test(contrast.perturbed) < FEWEST:
             continue
         try:
             each = _contrast(stores, population, contrast)
@@ -154,10 +157,6 @@ def compared(
             continue
         if each.n_cells >= FEWEST:
             yield each
-
-
-def _enough(population: Population, name: str) -> bool:
-    return population.n_test(name) >= FEWEST
 
 
 def _contrast(

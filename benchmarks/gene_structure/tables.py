@@ -137,9 +137,11 @@ def differences(conditions: Sequence[Condition]) -> str:
     lines: list[list[str]] = []
     for name, group in _groups(conditions):
         for first, second in PAIRS:
-            cells = [_difference(group, first, second, metric) for metric in (CCC, CORR)]
+            shown = (CCC, CORR) if group[0].tier != CONTROL else (CCC,)
+            cells = [_difference(group, first, second, metric) for metric in shown]
             if any(cells):
-                lines.append([name, f"{first} less {second}", *cells])
+                blank = [""] * (2 - len(cells))
+                lines.append([name, f"{first} less {second}", *cells, *blank])
     return table(["set", "difference", CCC, CORR], lines)
 
 

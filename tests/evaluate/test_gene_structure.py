@@ -93,18 +93,18 @@ def test_every_arm_has_as_many_cells_as_half_of_the_held_out_ones_and_none_twice
         assert not held & half
         for name in (NETWORK_ONLY, UNMOVED, TRAINING):
             each_once(drawn[name])
-        assert {*drawn[INDEPENDENT].toarray()[:, 0].tolist()} == held
+        assert {*drawn[INDEPENDENT].toarray()[:, 0].tolist()} == half
         seen.append(held)
     assert seen[0] != seen[1]
     again = each.drawn(0)[1][NETWORK_ONLY].toarray()
     np.testing.assert_array_equal(again, each.drawn(0)[1][NETWORK_ONLY].toarray())
 
 
-def test_too_few_cells_for_halves_leave_one_arm_out_and_few_training_cells_another():
+def test_too_few_cells_for_halves_leave_two_arms_out_and_few_training_cells_another():
     arms = {NETWORK_ONLY: numbered(90), UNMOVED: numbered(70), TRAINING: numbered(60)}
     each = Compared("C", "seen", "", numbered(90), arms)
     assert each.n_cells == 70  # of the control cells, which no condition goes without
-    assert {*each.drawn(0)[1]} == {NETWORK_ONLY, UNMOVED, INDEPENDENT}
+    assert {*each.drawn(0)[1]} == {NETWORK_ONLY, UNMOVED}
 
 
 def test_a_draw_of_an_arm_does_not_depend_on_the_other_arms():
@@ -169,6 +169,9 @@ def test_each_moved_cell_of_training_starts_from_another_control_cell(
 def test_conditions_with_too_few_held_out_cells_are_left_out(stores: dict[str, ArmStore]):
     few = study(n_test=FEWEST - 1)
     assert not [*compared(stores, few, few.populations[0], CONTROL)]
+    unhalved = study(n_test=2 * FEWEST - 1)
+    tiers = {each.tier for each in compared(stores, unhalved, unhalved.populations[0], CONTROL)}
+    assert tiers == {"seen"}
 
 
 def test_the_files_hold_every_draw_under_a_label_with_its_target(tmp_path: Path):
@@ -253,6 +256,8 @@ def test_of_control_cells_no_responding_genes_are_compared():
     control = [row for row in rows if row["condition"] == "control"]
     assert {row["cell_cov_ccc"] for row in control} == {"0.250"}
     assert {row["cell_cov_corr"] for row in control} == {""}
+    differences = cells_of(tables.differences(example()))
+    assert {row[3] for row in differences if row[0] == "set, control"} == {""}
     assert {row["condition"] for row in rows} == {"A", "B", "C", "control"}
     assert {row["arm"] for row in rows if row["delivered"]} == {BOTH}
 
