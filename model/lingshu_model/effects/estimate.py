@@ -171,6 +171,8 @@ class Effects:
 
     def _replicates(self, row: int) -> str:
         count = int(self.measured.replicates[row])
+        if count < 2 and self.measured.named:
+            return "one replicate in an arm: what differs between replicates is not in the sd"
         if count < 2:
             return "no replicates named: cells are taken as independent, which they seldom are"
         return f"{count} replicates"

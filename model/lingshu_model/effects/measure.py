@@ -75,6 +75,7 @@ class Measured:
         controls: by context, those without any perturbed cell included.
         library: geometric mean counts of a perturbed cell over that of a control cell, [rows].
         variance: variance of each gene between cells of the same group, [genes].
+        named: whether cells have replicates; of data without them an arm has one, of all cells.
     """
 
     conditions: tuple[str, ...]
@@ -86,6 +87,7 @@ class Measured:
     controls: Mapping[str, Controls]
     library: Floats
     variance: Floats
+    named: bool = False
 
     def rows(self, *, condition: str | None = None, context: str | None = None) -> Ints:
         """Return the numbers of the rows of a condition, of a context, or of both."""
@@ -150,6 +152,8 @@ def measure(
         controls=work.controls(groups, control),
         library=np.array([work.library(each) for each in arms.values()]),
         variance=work.everywhere,
+        # Of cells of several sources it is SOURCE/REPLICATE.
+        named=any(group.replicate.rpartition("/")[2] for group in groups),
     )
 
 

@@ -31,6 +31,7 @@ from lingshu_model.contracts.posterior import Posterior
 from lingshu_model.effects.moments import Rows
 from lingshu_model.effects.moved import SEED
 from lingshu_model.finishing import fitness
+from lingshu_model.finishing.caveats import with_caveats
 from lingshu_model.finishing.estimate import EffectFit, Fitted, Priors
 from lingshu_model.finishing.evidence import count_folds, rotated
 from lingshu_model.finishing.moving import Solved, fit_cells, largest_shares, solve
@@ -220,6 +221,8 @@ class Finish:
         self, cells: TrainingCells, delivery: str, basis: Mapping[str, Any]
     ) -> dict[str, Any]:
         config = build.config_json(self.spec, cells)
+        # Answers quote them: a note on the screen of the training reaches nobody else.
+        config["training"]["caveats"] = with_caveats(self.spec.caveats, cells)
         if self.learned is None:
             # No network: nothing is sampled in steps.
             config["sampler"] |= {"steps": 1, "guidance": 0.0}

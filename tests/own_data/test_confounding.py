@@ -1,0 +1,109 @@
+"""What limits every effect of a data set is a caveat of its checkpoint, and so of every answer."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from made_data import adata_of, read, spec_for
+from scipy import sparse
+
+from lingshu_model.contracts.catalogue import MOST_CAVEAT, Catalogue
+from lingshu_model.finishing import evidence
+from lingshu_model.finishing.caveats import of_cells, with_caveats
+from lingshu_model.finishing.estimate import EffectFit
+from lingshu_model.train import command
+from lingshu_model.train.spec import TrainingSpec
+
+PART = "what differs between replicates is part of these effects"
+
+
+def _caveats(folder: Path, animals: list[str]) -> list[str]:
+    """Return the caveats of ctrl, A and B cells in turn, with these animals in turn."""
+    column = [animals[i % len(animals)] for i in range(120)]
+    cells, _ = read(adata_of(animal=column), folder, replicate="animal")
+    return of_cells(cells)
+
+
+@pytest.mark.parametrize(
+    ("animals", "which"),
+    [
+        # One animal for each arm; and several against one control animal.
+        (["c", "a", "b"], "all"),
+        (["c", "a1", "b1", "c", "a2", "b2"], "all"),
+        # Of A there is one animal, of B two, of control two: B's spread is estimated.
+        (["c1", "a", "b1", "c2", "a", "b2"], "1 of 2"),
+    ],
+)
+def test_a_replicate_that_makes_up_an_arm_is_a_caveat(
+    tmp_path: Path, animals: list[str], which: str
+):
+    """No method can tell it from the effect, and held-out cells have the same animals."""
+    (said,) = _caveats(tmp_path, animals)
+    assert said.startswith(f"In {which} conditions")
+    assert PART in said
+    assert "held-out cells share it" in said
+
+
+@pytest.mark.parametrize(
+    "animals",
+    [
+        # Each animal has all arms; two animals in each arm; one animal alone has both.
+        ["x", "x", "x", "y", "y", "y"],
+        ["c1", "a1", "b1", "c2", "a2", "b2"],
+        ["x"],
+    ],
+)
+def test_replicates_whose_differences_cancel_or_are_estimated_are_none(
+    tmp_path: Path, animals: list[str]
+):
+    """Nothing is said of them."""
+    assert not _caveats(tmp_path, animals)
+
+
+def test_the_note_of_an_effect_does_not_deny_replicates_that_were_named(tmp_path: Path):
+    """Cells of one animal are not called cells without replicates."""
+    animals = ["c", "a", "b"] * 40
+    cells, _ = read(adata_of(animal=animals), tmp_path, replicate="animal")
+    notes = {row.note for row in EffectFit(cells, {}).run().rows}
+    assert all("one replicate in an arm" in note for note in notes)
+    without, _ = read(adata_of(), tmp_path)
+    notes = {row.note for row in EffectFit(without, {}).run().rows}
+    assert all("no replicates named" in note for note in notes)
+
+
+def test_genes_beyond_the_largest_token_are_a_caveat(tmp_path: Path):
+    """With their names; the sentence is no longer than one that is quoted."""
+    adata = adata_of()
+    counts = adata.X.toarray()
+    counts[:, 5:13] = 20_000
+    counts[:, 5] += 1
+    adata.X = sparse.csr_matrix(counts)
+    adata.var_names = [f"A-GENE-OF-A-VERY-LONG-NAME-{i}" for i in range(24)]
+    cells, _ = read(adata, tmp_path)
+    (said,) = of_cells(cells)
+    assert said.startswith("Counts above 9,999 entered as 10,000: changes of 8 genes (A-GENE-OF-A")
+    assert len(said) <= MOST_CAVEAT
+    assert with_caveats(["first"], cells) == ["first", said]
+
+
+@pytest.mark.slow
+def test_the_caveat_is_in_the_checkpoint_and_its_specification_stays_valid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Evaluation reads the specification from the checkpoint."""
+    few = evidence.Draws(bootstrap=5, monte_carlo=2, halves=3)
+    monkeypatch.setattr(evidence, "DRAWS", few)
+    adata_of(240, animal=["c", "a", "b"] * 80).write_h5ad(tmp_path / "d.h5ad")
+    more: dict[str, Any] = {"recipe": "effects", "network": None, "shams": 2}
+    written = spec_for(replicate="animal", **more)
+    (tmp_path / "spec.json").write_text(written.model_dump_json())
+    command.train(tmp_path / "spec.json", tmp_path, tmp_path / "runs", 1, None, None)
+    checkpoint = Catalogue([tmp_path / "runs" / "t" / "checkpoint"]).load("t")
+    assert any(PART in said for said in checkpoint.caveats)
+    again = TrainingSpec.model_validate(checkpoint.config["training"])
+    assert again.caveats == checkpoint.caveats
+    assert np.array_equal(
+        json.loads(written.model_dump_json())["sources"], checkpoint.config["training"]["sources"]
+    )
