@@ -153,7 +153,9 @@ def refusal_of(refused: Mapping[str, NotFoundError], panel: str) -> NotFoundErro
         refused: the error of each name.
         panel: whose names they should be, as a phrase.
     """
-    replacing = dict.fromkeys(refused)
+    replacing: dict[str, str | None] = {}
+    for name, error in refused.items():
+        replacing |= error.replacing or {name: None}
     unmeasured = {n: e for n, e in refused.items() if isinstance(e, UnmeasuredGeneError)}
     kind = UnmeasuredGeneError if len(unmeasured) == len(refused) else NotFoundError
     if len(refused) == 1:

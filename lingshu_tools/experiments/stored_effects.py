@@ -1,21 +1,31 @@
 """What a checkpoint stores of a design's effect, and of the parts of a combination."""
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lingshu_model.contracts.effects import COMBINATION, NoEffectError, StoredEffect
+from lingshu_model.contracts import Intervention
+from lingshu_model.contracts.effects import (
+    BOTH,
+    CARRIED,
+    COMBINATION,
+    NoEffectError,
+    StoredEffect,
+)
 from lingshu_model.contracts.error_model import ErrorModel
 from lingshu_model.contracts.posterior import Floats, Posterior
 from lingshu_tools.analysis import Objective, Residuals, Tangent
 from lingshu_tools.analysis.certainty import ScorePosterior, normal_score, score_posterior
 from lingshu_tools.analysis.pairs.pair_classes import PairClass, pair_class
-from lingshu_tools.experiments.designs import Design, label_of
+from lingshu_tools.experiments.designs import Design, context_label, label_of
 
 PARALLEL = 0.8
 """Cosine of two effects from which they are taken for one pathway's."""
+NAMED = 12
+"""Contexts of a note that are named."""
 
 
 def stored_effect(design: Design) -> StoredEffect | None:
@@ -33,6 +43,44 @@ def stored_effect(design: Design) -> StoredEffect | None:
         return None
     wider = error_model(design).widened(effect.posterior, design.checkpoint.gene_variance)
     return replace(effect, posterior=wider)
+
+
+def note_of(design: Design, stored: StoredEffect) -> str:
+    """Return how an effect came about, with the contexts that it is carried from by name."""
+    labels = carried_from(design, stored)
+    if not labels:
+        return stored.note
+    more = f" and {len(labels) - NAMED} more" if len(labels) > NAMED else ""
+    return f"{stored.note}. Carried from: {'; '.join(labels[:NAMED])}{more}"
+
+
+def carried_from(design: Design, stored: StoredEffect) -> list[str]:
+    """Return the labels of the other contexts that an effect, or a part of it, comes from."""
+    effects = design.checkpoint.effects
+    if effects is None:
+        return []
+    whole = tuple(design.interventions)
+    sources = [(whole, stored)]
+    # Parts of a combination come from this context's cells or others', each for itself.
+    if stored.source == COMBINATION or not effects.measured_in(whole):
+        sources = [((part,), _of_part(design, part)) for part in whole]
+    numbers = {
+        context
+        for parts, effect in sources
+        if effect is None or effect.source in (BOTH, CARRIED)
+        for _, context in effects.measured_in(parts)
+    }
+    here = dict(design.context)
+    others = [effects.contexts[i] for i in sorted(numbers) if dict(effects.contexts[i]) != here]
+    return [context_label(context) for context in others]
+
+
+def _of_part(design: Design, part: Intervention) -> StoredEffect | None:
+    """Return the effect of a part; None in a user's cells, to which the whole is carried."""
+    effects = design.checkpoint.effects
+    with suppress(NoEffectError):
+        return effects and effects.effect(design.context, (part,))
+    return None
 
 
 def aimed_posterior(design: Design) -> Posterior | None:

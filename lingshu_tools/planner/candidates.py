@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import get_args
+from typing import TypeVar, get_args
 
 from pydantic import ValidationError
 
@@ -17,6 +17,7 @@ Perturbation = tuple[Intervention, ...]
 Candidate = str | Sequence[Intervention]
 
 MAX_TOGETHER = 16
+E = TypeVar("E", bound=InputError)
 
 
 def resolve_candidate(checkpoint: Checkpoint, candidate: Candidate) -> Perturbation:
@@ -48,7 +49,7 @@ def _single(checkpoint: Checkpoint, text: str) -> Perturbation:
     """Return the one intervention that a text without a plus names."""
     explicit = with_kind(text)
     if explicit is not None:
-        with suppress(NotFoundError):
+        with suppress(InputError):
             return resolve_interventions(checkpoint, [explicit])
     matches: list[Perturbation] = []
     refused: list[NotFoundError] = []
@@ -63,15 +64,53 @@ def _single(checkpoint: Checkpoint, text: str) -> Perturbation:
     if len(matches) == 1:
         return matches[0]
     if explicit is not None and not matches:
-        return resolve_interventions(checkpoint, [explicit])
+        try:
+            return resolve_interventions(checkpoint, [explicit])
+        except InputError as error:
+            raise with_match(checkpoint, text, error) from error
     if refused and not matches:
-        raise refused[0]
+        raise with_match(checkpoint, text, refused[0])
     kinds = ", ".join(label_of(p) for p in matches) or "nothing: it has no intervention kind"
     message = (
         f"candidate {quoted(text)} could be {kinds}. Write it with its kind, "
         f"e.g. {quoted(f'{text} knockout')}."
     )
     raise InputError(message)
+
+
+def with_match(checkpoint: Checkpoint, text: str, error: E) -> E:
+    """Return an error with what would match a target that is followed by a kind it lacks.
+
+    Kinds are written in many words: "JAK2 activation", "JAK2 knockdown", "JAK2 KO".
+    """
+    explicit, match = with_kind(text), trained_match(checkpoint, text)
+    # A trained kind whose dose is wrong has an error that says so.
+    known = explicit is not None and explicit.kind in checkpoint.targets
+    if match is None or (known and not isinstance(error, NotFoundError)):
+        return error
+    target, labels = match
+    message = (
+        f"{checkpoint.name!r} has no {quoted(text)}: {target} was trained as "
+        f"{', '.join(labels)}. Write {' or '.join(repr(label) for label in labels)}; "
+        "describe_model lists other checkpoints."
+    )
+    return type(error)(message, {text: labels[0]})
+
+
+def trained_match(checkpoint: Checkpoint, text: str) -> tuple[str, list[str]] | None:
+    """Return the trained target that a text begins with, and its trained labels; None without."""
+    words = text.split()
+    for end in range(len(words) - 1, 0, -1):
+        target = " ".join(words[:end])
+        labels: list[str] = []
+        for kind in checkpoint.targets:
+            record = None if kind == "sham" else _intervention(kind, target)
+            with suppress(InputError):
+                if record is not None:
+                    labels.append(label_of(resolve_interventions(checkpoint, [record])))
+        if labels:
+            return target, labels
+    return None
 
 
 def with_kind(text: str) -> Intervention | None:

@@ -10,7 +10,9 @@ from pydantic import Field
 from lingshu_tools.analysis.certainty import word
 from lingshu_tools.analysis.held_out import CONDITION, HeldOut
 from lingshu_tools.analysis.pairs.pair_classes import PairClass
+from lingshu_tools.analysis.power import NORMAL
 from lingshu_tools.calls.results import Number, View, finite, text_table
+from lingshu_tools.experiments.stored_effects import stored_effect
 from lingshu_tools.planner import Ranked
 
 
@@ -45,10 +47,11 @@ class RankedView(View):
     `fdr` is the share of wrong signs to expect among candidates at least as certain (against null
     labels where no effects are stored), once the screen is complete; `in_top` the probability to be
     among the `top_k` best; `held_out` Pearson of change on held-out cells of this candidate, with
-    its interval; `beats_simple` whether that was better than every simple predictor's.
+    its interval; `beats_simple` whether that was better than every simple predictor's; `kept` the
+    change of each gene that is to stay: posterior mean and 95 % interval of a new experiment.
     """
 
-    detail_only = frozenset({"support", "fdr"})
+    detail_only = frozenset({"support", "fdr", "kept"})
 
     perturbation: str
     score: Number | None = Field(description="mean(sign × change); larger better")
@@ -68,6 +71,7 @@ class RankedView(View):
     held_out: list[Number] | None = None
     beats_simple: bool | None = None
     combination: CombinationView | None = None
+    kept: dict[str, list[Number]] = Field(default_factory=dict[str, list[float]])
 
     def __getitem__(self, name: str) -> Any:
         """Return a field; rows of get_experiment's rankings were dictionaries."""
@@ -88,8 +92,8 @@ class CertainRankedView(RankedView):
     }
 
 
-def ranked_view(row: Ranked) -> RankedView:
-    """Return a candidate as a row of a result."""
+def ranked_view(row: Ranked, keep: Sequence[str] = ()) -> RankedView:
+    """Return a candidate as a row of a result, with its changes of the genes that are to stay."""
     kind = RankedView if row.posterior is None else CertainRankedView
     return kind(
         perturbation=row.design.label,
@@ -100,9 +104,26 @@ def ranked_view(row: Ranked) -> RankedView:
         experiment_id=row.experiment_id,
         fdr=finite(row.fdr),
         left_out=list(row.score.left_out),
+        kept=_kept(row, keep),
         **_own_figure(row.held_out),
         **_certain(row),
     )
+
+
+def _kept(row: Ranked, genes: Sequence[str]) -> dict[str, list[float]]:
+    """Return the changes of genes that are to stay; a target's gene is free to change."""
+    stored = stored_effect(row.design) if genes else None
+    if stored is None:
+        return {}
+    panel, targets = row.design.checkpoint.panel, {i.target for i in row.design.interventions}
+    changes: dict[str, list[float]] = {}
+    for gene in genes:
+        if gene not in targets:
+            place = panel.index(gene)
+            mean, sd = (float(x[place]) for x in (stored.posterior.mean, stored.posterior.sd))
+            # The sd is that of a new experiment, as the bound of the constraint is.
+            changes[gene] = [mean, mean - NORMAL * sd, mean + NORMAL * sd]
+    return changes
 
 
 def _certain(row: Ranked) -> dict[str, Any]:

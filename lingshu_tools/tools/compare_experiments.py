@@ -50,6 +50,9 @@ INDEPENDENT = (
     "effects are taken as independent; those of one context share control cells, so their "
     "difference is less uncertain than interval and lfsr say"
 )
+POSTERIOR_MEANS = (
+    "changes are posterior means (model_mean of perturb_cells); its change is of simulated cells"
+)
 NOT_HELD_OUT = "no held-out figure exists for a difference: quote that of each experiment"
 
 
@@ -256,6 +259,9 @@ def _caveats(comparison: Comparison) -> list[str]:
     caveats = [NOT_HELD_OUT]
     if any(comparison.differences):
         caveats.append(INDEPENDENT)
+    if any(side.posterior is not None for side in sides):
+        # Two numbers of one gene would look like a contradiction.
+        caveats.append(POSTERIOR_MEANS)
     questions = [side.question for side in sides]
     # Seeds and numbers of cells are compared like that.
     if any(q == questions[0] for q in questions[1:]):

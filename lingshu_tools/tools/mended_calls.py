@@ -86,6 +86,13 @@ def _arguments_of(example: str | None, tool: str) -> Call:
 def _attempts(spec: ToolSpec, given: Call, error: InputError, example: Call) -> Iterator[Call]:
     """Give mended calls, the one that changes least first."""
     replaced = _replaced(given, error.replacing)
+    # A name may be wrong in one argument and right in another.
+    for name in given:
+        alone = {n: v for n, v in given.items() if n != name}
+        if name in replaced:
+            alone[name] = replaced[name]
+        if alone not in (given, replaced):
+            yield alone
     begun = _in_form(spec, replaced, example)
     if begun != given:
         yield begun
@@ -254,7 +261,9 @@ def _would_run(
         return False
     # What is begun cannot be tried: names that are left out leave a call that was right but for
     # them, and an id that exists is one that the caller named.
-    return bool(error.replacing) or (spec.read_only and "id" in fields)
+    if error.replacing:
+        return call == _replaced(call, error.replacing)
+    return spec.read_only and "id" in fields
 
 
 def _require_ids(app: App, arguments: BaseModel) -> None:

@@ -20,7 +20,7 @@ from lingshu_tools.experiments.designs import (
     resolve_interventions,
 )
 from lingshu_tools.experiments.gene_names import resolve_genes
-from lingshu_tools.experiments.stored_effects import stored_effect
+from lingshu_tools.experiments.stored_effects import note_of, stored_effect
 from lingshu_tools.report.effect_view import MONTE_CARLO, effect_fields
 from lingshu_tools.report.experiment_views import Shown, envelope
 from lingshu_tools.report.kept_rows import cut
@@ -229,7 +229,7 @@ def _facts(design: Design) -> dict[str, Any]:
         "context": dict(design.context),
         "n_cells": design.n_cells,
         "effect_source": stored.source if stored else None,
-        "effect_note": stored.note if stored else None,
+        "effect_note": note_of(design, stored) if stored else None,
         "responder_share": strengths.share if strengths else None,
         "user_cells": cells_view(design),
     }

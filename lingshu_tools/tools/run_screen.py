@@ -285,7 +285,8 @@ def _result(
     if status == "succeeded" and ranking.race and not ranking.race.over:
         # Between two rounds nothing is at work for a moment.
         status = "running"
-    views = [ranked_view(row) for row in ranking.rows[rows]]
+    keep = plan.wanted.constraints.keep
+    views = [ranked_view(row, keep) for row in ranking.rows[rows]]
     whole = whole or app.door == "python"
     views = views if whole else fitting(views, detailed=detailed)
     tier = weakest(plan)

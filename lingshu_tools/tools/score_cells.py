@@ -126,7 +126,7 @@ def _succeeded(record: Shown) -> dict[str, Any]:
     return {
         "summary": _summary(design, rows, result, first),
         "units": UNITS,
-        "caveats": [ESTIMATE, *caveats_of(design)],
+        "caveats": [ESTIMATE, *caveats_of(design), *_alike(design, rows)],
         "contexts": rows,
         "typical": Typical(
             context=first,
@@ -144,7 +144,7 @@ def _summary(
     best = rows[0]
     where = f"{design.n_cells} cells of {context_label(design.context)}"
     bits = "no finite score" if best.bits is None else f"{best.bits:.3g} bits per gene"
-    second = _margin(rows[1]) if len(rows) > 1 else ""
+    second = _margin(rows) if len(rows) > 1 else ""
     # A verdict on another context than the best must not read as one on the best.
     of = (
         "As cells of it"
@@ -159,16 +159,39 @@ def _summary(
     )
 
 
-def _margin(second: ContextScore) -> str:
-    """Return how much better the best context is than the second, as a phrase; may be empty."""
+def _margin(rows: list[ContextScore]) -> str:
+    """Return the next context and its distance to the best, as a phrase; may be empty."""
+    second = rows[1]
     more, se = second.more_than_best, second.more_se
     if more is None:
         return ""
+    phrase = f"; next of the {len(rows)} scored {context_label(second.context)}, {more:+.3g} bits"
     if se is None:
-        return f", better than the next ({more:+.3g} bits), how clearly is unknown of one cell"
+        return f"{phrase}, how certain is unknown of one cell"
     # Paired over cells: twice the standard error, about a 95 % interval.
-    clear = "clearly" if more > 2 * se else "not clearly"
-    return f", {clear} better than the next ({more:+.3g} bits)"
+    low, high = more - 2 * se, more + 2 * se
+    apart = "" if low > 0 else ", not told apart"
+    return f"{phrase}, 95 % interval {low:.2g} to {high:.2g}{apart}"
+
+
+def _alike(design: Design, rows: list[ContextScore]) -> list[str]:
+    """Return what the scored contexts have in common where other trained contexts differ in it."""
+    # Of a user's cells the stand-in for them has no field of a trained context.
+    trained = [c for c in design.checkpoint.contexts if c.keys() == rows[0].context.keys()]
+    shared = {
+        name: value
+        for name, value in rows[0].context.items()
+        if all(row.context.get(name) == value for row in rows)
+        and any(context[name] != value for context in trained)
+    }
+    if len(rows) < 2 or not shared:
+        return []
+    rest = ", ".join(name for name in rows[0].context if name not in shared)
+    return [
+        f"All {len(rows)} contexts that were scored have {context_label(shared)}: which fits best "
+        f"is a question of {rest} among them, and says nothing against other "
+        f"{' and '.join(shared)}."
+    ]
 
 
 def score_table(result: ScoreResult) -> str:

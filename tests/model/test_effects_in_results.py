@@ -75,7 +75,7 @@ def test_a_result_says_where_its_effect_comes_from(app: App, target: str, line: 
     observed = call(app, "perturb_cells", requested(target, line, genes=["G3", "G20"]))
     assert observed.status == "succeeded"
     assert observed.effect_source == source
-    assert observed.effect_note
+    assert ("Carried from: line=a" in observed.effect_note) == (line == "b")
     effects = Catalogue(app.catalogue.roots).load("made").effects
     assert effects
     stored = effects.effect({"line": line}, [Intervention(kind="knockout", target=target)])
@@ -92,6 +92,16 @@ def test_a_combination_is_said_to_be_one(app: App):
     wanted = requested("G3", "a")
     wanted["interventions"] = [{"kind": "knockout", "target": t} for t in ("G3", "G5")]
     assert call(app, "perturb_cells", wanted).effect_source == "combination"
+
+
+def test_the_contexts_of_a_carried_part_are_named_too(app: App):
+    wanted = requested("G5", "b", detail="detailed")
+    wanted["interventions"] = [{"kind": "knockout", "target": t} for t in ("G3", "G5")]
+    wanted["allow_unfit"] = True
+    observed = call(app, "perturb_cells", wanted)
+    assert observed.effect_source == "combination"
+    # G3 has cells in b; G5 has none, and comes from a.
+    assert observed.effect_note.endswith("Carried from: line=a")
 
 
 def test_a_combination_is_shown_beside_the_plain_sum_of_its_parts(app: App):

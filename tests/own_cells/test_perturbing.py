@@ -47,6 +47,7 @@ def test_the_users_cells_are_the_control_and_the_carried_effect_moves_them(
     assert result.status == "succeeded"
     assert (result.support.tier, result.n_cells) == ("seen_elsewhere", 70)
     assert result.effect_source == "carried from other contexts"
+    assert result.effect_note.endswith("Carried from: line=a; line=b; line=c")
     control = stored(app, result.experiment_id, "control")
     perturbed = stored(app, result.experiment_id, "perturbed")
     x = anndata.read_h5ad(partial_file).X.toarray()

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import anndata
 import numpy as np
@@ -28,7 +29,7 @@ from lingshu_tools.errors import InputError
 from lingshu_tools.experiments.designs import context_label
 from lingshu_tools.experiments.scores import score_summary
 from lingshu_tools.report.experiment_views import shown
-from lingshu_tools.tools.score_cells import _succeeded, show_score
+from lingshu_tools.tools.score_cells import ContextScore, _alike, _succeeded, show_score
 from lingshu_tools.user_cells import Roots
 
 
@@ -190,14 +191,37 @@ def test_how_clearly_a_context_fits_best_is_not_said_of_one_cell(lab: App, mine:
     name = patiently(lab, "score_cells", {"cells": str(mine), "n_cells": 2}).experiment_id
     near, far = np.array([[2.0, 2.1], [2.0, 1.95]] * 6), np.array([[3.0, 2.1], [2.9, 2.2]] * 6)
     for bits, word in (
-        (far[:1], "better than the next (+0.9 bits), how clearly is unknown of one cell"),
-        (near[:1], "better than the next (+0.1 bits), how clearly is unknown of one cell"),
-        (far, "clearly better than the next"),
-        (near, "not clearly better than the next"),
+        (far[:1], "next of the 2 scored line=x, +0.9 bits, how certain is unknown of one cell)"),
+        (near[:1], "next of the 2 scored line=y, +0.1 bits, how certain is unknown of one cell)"),
+        (far, "next of the 2 scored line=x, +0.8 bits, 95 % interval 0.74 to 0.86)"),
+        (near, "next of the 2 scored line=y, +0.025 bits, 95 % interval -0.02 to 0.07, not told"),
     ):
         result = show_score(lab, scored(lab, name, bits))
         assert (result.contexts[1].more_se is None) == (len(bits) == 1)
-        assert f"bits per gene, {word}" in result.summary
+        assert f"bits per gene; {word}" in result.summary
+        assert "clearly" not in result.summary
+
+
+def test_contexts_that_share_a_field_are_said_to_be_compared_in_the_others(lab: App, mine: Path):
+    name = patiently(lab, "score_cells", {"cells": str(mine), "n_cells": 2}).experiment_id
+    record = shown(lab, name)
+    row = record.result["contexts"][0]
+    design = record.design
+    trained = [{"type": t, "donor": d} for t in ("B", "T") for d in ("1", "2")]
+    checkpoint = SimpleNamespace(contexts=trained, config=design.checkpoint.config)
+    of_one = [c for c in trained if c["type"] == "B"]
+    for against, said in ((of_one, True), (trained[1:3], False), (trained, False)):
+        rows = [ContextScore(**{**row, "context": c}) for c in against]
+        assert bool(_alike(replace(design, checkpoint=checkpoint), rows)) == said
+    (caveat,) = _alike(
+        replace(design, checkpoint=checkpoint),
+        [ContextScore(**{**row, "context": c}) for c in of_one],
+    )
+    assert "have type=B: which fits best is a question of donor" in caveat
+    # Where training had no other value, there is nothing that was left out.
+    checkpoint = SimpleNamespace(contexts=of_one, config=design.checkpoint.config)
+    rows = [ContextScore(**{**row, "context": c}) for c in of_one]
+    assert not _alike(replace(design, checkpoint=checkpoint), rows)
 
 
 def test_a_context_without_a_score_comes_last_and_breaks_nothing(lab: App, mine: Path):
@@ -273,4 +297,4 @@ def test_a_verdict_on_another_context_than_the_best_says_so(lab: App, mine: Path
         assert f"best fits {context_label(best)}" in summary
         assert ("As cells of it" in summary) == (first == best)
         assert ("Not it but the context that was named" in summary) == (first == other)
-        assert (context_label(other) in summary) == (first == other)
+        assert f"as cells of {context_label(other)}" in summary or first == best

@@ -1,5 +1,6 @@
 """Names in constraints and aims as agents write them, and refusals that name what they refuse."""
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -54,6 +55,36 @@ def test_a_refusal_names_the_candidates_that_constraints_leave_out(app: App, obj
     with pytest.raises(InputError) as refused:
         planned(app, {"lower": ["PSMB9"], **objective}, listed)
     assert all(label in str(refused.value) for label in listed)
+
+
+WORDS = ["activation", "Activation", "crispra", "CRISPRi", "knockdown", "KO", "gene activation"]
+
+
+@pytest.mark.parametrize("argument", ["only", "avoid", "candidates", "like"])
+@pytest.mark.parametrize("word", WORDS)
+def test_a_kind_that_was_not_trained_is_refused_with_what_would_match(
+    app: App, argument: str, word: str
+):
+    name, objective = f"JAK2 {word}", {"lower": ["PSMB9"]}
+    named = argument == "candidates"
+    wanted = objective if named else objective | {argument: [name]}
+    with pytest.raises(InputError) as refused:
+        planned(app, wanted, [name, "STAT1"] if named else "all_seen")
+    text = str(refused.value)
+    assert f"has no {name!r}: JAK2 was trained as JAK2 knockout. Write 'JAK2 knockout'" in text
+    # The valid call is the same with the name that would match.
+    assert json.dumps("JAK2 knockout") in text.split("A valid call")[1]
+
+
+@pytest.mark.parametrize("word", ["activation", "crispra"])
+def test_a_kind_alone_that_was_not_trained_is_refused_with_those_that_were(app: App, word: str):
+    with pytest.raises(InputError, match=r"[Kk]inds.* knockout"):
+        planned(app, {"lower": ["PSMB9"], "only": [word]})
+
+
+def test_a_dose_that_was_not_trained_is_refused_as_a_dose(app: App):
+    with pytest.raises(InputError, match="dose"):
+        planned(app, {"lower": ["PSMB9"]}, ["JAK2 knockout 5"])
 
 
 @pytest.mark.parametrize("word", ["context ", "Context: ", "context:  ", ""])

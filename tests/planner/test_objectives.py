@@ -11,12 +11,13 @@ from lingshu_model.contracts import Catalogue, Checkpoint
 from lingshu_testing import FakeEngine
 from lingshu_tools.analysis import Aim, Objective
 from lingshu_tools.app import App
+from lingshu_tools.calls.concise import structured
 from lingshu_tools.calls.dispatcher import call
 from lingshu_tools.errors import InputError
 from lingshu_tools.experiments.designs import Design
 from lingshu_tools.experiments.gene_sets import genes_by_name, read_collection
 from lingshu_tools.experiments.roots import Roots
-from lingshu_tools.experiments.stored_effects import aimed_posterior, tangent_of
+from lingshu_tools.experiments.stored_effects import aimed_posterior, stored_effect, tangent_of
 from lingshu_tools.planner import Plan, plan_of
 from lingshu_tools.planner.beam import best_combinations
 from lingshu_tools.planner.closed_form import Singles
@@ -211,6 +212,37 @@ def test_candidates_keep_what_is_to_be_kept(app: App):
     n, named = kept.wanted.left_out["keep"]
     assert n == len(left)
     assert set(named) <= left
+
+
+def test_a_ranking_shows_the_changes_of_genes_that_were_to_stay(app: App, thp1: Checkpoint):
+    arguments = {
+        "checkpoint": thp1.name,
+        "objective": {"lower": ["PSMB9"], "keep": ["TNFRSF14", "UBE2L6"], "keep_within": 9.0},
+        "candidates": ["STAT1", "TNFRSF14", "STAT1 + JAK2"],
+        "n_cells": 16,
+        "wait_s": 45,
+        "top": 10,
+    }
+    result = call(app, "run_screen", arguments)
+    plan_ = plan_of(app, app.ledger.screen(result.screen_id).plan)
+    designs = {d.label: d for d in plan_.designs}
+    assert len(result.ranking) == 3
+    for row in result.ranking:
+        effect = stored_effect(designs[row.perturbation])
+        # A target's own gene is free to change.
+        genes = ["TNFRSF14", "UBE2L6"][row.perturbation == "TNFRSF14 knockout" :]
+        assert list(row.kept) == sorted(genes, key=plan_.wanted.constraints.keep.index)
+        for gene in genes:
+            mean, low, high = row.kept[gene]
+            assert mean == pytest.approx(effect.posterior.mean[thp1.panel.index(gene)], rel=1e-3)
+            assert low < mean < high
+        ends = [max(-low, high) for _, low, high in row.kept.values()]
+        farthest = plan_.wanted.constraints.farthest(designs[row.perturbation])
+        assert max(ends) == pytest.approx(farthest, rel=1e-3)
+    brief = structured(result, "run_screen", arguments, detailed=False)
+    assert not any("kept" in row for row in brief["ranking"])
+    free = call(app, "run_screen", {**arguments, "objective": {"lower": ["PSMB9"]}})
+    assert not any(row.kept for row in free.ranking)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])

@@ -14,6 +14,7 @@ from lingshu_model.contracts.error_model import ErrorModel
 from lingshu_testing import CONTEXT, TARGETS, FakeEngine, make_checkpoint
 from lingshu_tools.analysis import expression_levels
 from lingshu_tools.app import App
+from lingshu_tools.calls.concise import structured
 from lingshu_tools.calls.dispatcher import call
 from lingshu_tools.errors import InputError
 
@@ -314,6 +315,21 @@ def test_two_seeds_of_one_question_differ_by_simulation_alone(stored: Stored):
         assert (row.difference, row.interval, row.lfsr) == (0, [0, 0], 1)
     assert any(row.mc_difference for row in result.genes)
     assert any("one posterior" in caveat for caveat in result.caveats)
+
+
+def test_two_numbers_of_one_gene_are_said_to_be_of_two_kinds(stored: Stored, app: App):
+    ids = [of_thp1(stored, target) for target in ("STAT1", "SMAD4")]
+    result = compared(stored.app, *ids, genes=["PSMB9"])
+    (row,) = result.genes
+    given = {"id": ids[0], "genes": ["PSMB9"]}
+    (alone,) = call(stored.app, "get_experiment", given).genes
+    assert row.changes[0] == pytest.approx(alone.model_mean)
+    assert row.changes[0] != pytest.approx(alone.change, abs=1e-3)
+    concise = structured(result, "compare_experiments", {"ids": ids}, detailed=False)
+    assert any("model_mean" in c and "simulated" in c for c in concise["caveats"])
+    # Without stored effects both are changes of simulated cells.
+    simulated = compared(app, *(perturbed(app, target) for target in ("STAT1", "JAK2")))
+    assert not any("model_mean" in c for c in simulated.caveats)
 
 
 def test_the_evidence_of_each_experiment_stands_beside_it(stored: Stored):

@@ -117,3 +117,14 @@ def test_a_file_of_the_caller_is_not_read_for_an_example(home: App, tmp_path: Pa
         call(home, "perturb_cells", given)
     ((_, shown),) = calls_in(str(refusal.value))
     assert "cells" not in shown
+
+
+def test_a_name_that_is_wrong_in_one_argument_stays_where_it_is_right(tmp_path: Path):
+    checkpoint = Catalogue().load("thp1-crispr")
+    app = App(tmp_path / "home", engine=FakeEngine(checkpoint.panel))
+    # A trained target that the panel does not measure.
+    given = {"checkpoint": checkpoint.name, "n_cells": 16,
+             "interventions": [{"kind": "knockout", "target": "IRF1"}]}  # fmt: skip
+    _, shown = refused(app, "perturb_cells", given | {"genes": ["IRF1", "PSMB9"]})
+    assert shown == given | {"genes": ["PSMB9"]}
+    app.close()

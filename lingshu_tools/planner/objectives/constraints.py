@@ -13,7 +13,7 @@ import numpy as np
 from lingshu_model.contracts import Checkpoint, Intervention
 from lingshu_model.contracts.error_model import ErrorModel
 from lingshu_model.contracts.messages import Kind
-from lingshu_tools.errors import InputError, quoted
+from lingshu_tools.errors import InputError, NotFoundError, quoted
 from lingshu_tools.experiments.designs import Design
 from lingshu_tools.experiments.stored_effects import stored_effect
 from lingshu_tools.planner.candidates import Perturbation, resolve_candidate, with_kind
@@ -166,14 +166,19 @@ def constraints_of(
     if keep and checkpoint.effects is None:
         message = f"{checkpoint.name!r} stores no effects, so keep cannot be checked; leave it out"
         raise InputError(message)
+    trained = ", ".join(k for k in checkpoint.targets if k != "sham") or "none"
     kinds = tuple(sorted({k.casefold() for k in request.only if k.casefold() in KINDS}))
     wrong = [k for k in kinds if k not in checkpoint.targets]
     if wrong:
-        trained = ", ".join(k for k in checkpoint.targets if k != "sham") or "none"
         message = f"only {wrong[0]}: {checkpoint.name!r} was trained on the kinds {trained}"
         raise InputError(message)
     named = [name for name in request.only if name.casefold() not in KINDS]
-    targets = gene_symbols(checkpoint, _targets(checkpoint, named, "only"), home, "only")
+    try:
+        targets = gene_symbols(checkpoint, _targets(checkpoint, named, "only"), home, "only")
+    except NotFoundError as error:
+        # What stands in `only` may have been meant as a kind.
+        message = f"{error} Kinds that only may name: {trained}."
+        raise NotFoundError(message, error.replacing) from error
     avoided = _targets(checkpoint, request.avoid, "avoid")
     avoid = gene_symbols(checkpoint, avoided, home, "avoid")
     if targets and set(targets) <= set(avoid):

@@ -19,6 +19,7 @@ from lingshu_tools.errors import InputError, NotFoundError, did_you_mean, quoted
 from lingshu_tools.experiments.gene_names import UnmeasuredGeneError, gene_names, refusal_of
 from lingshu_tools.experiments.gene_sets import SHIPPED, GeneSets, genes_by_name, read_collection
 from lingshu_tools.experiments.roots import Roots
+from lingshu_tools.planner.candidates import with_match
 from lingshu_tools.planner.rules import read_gene_sets
 
 LARGEST_WEIGHT = 1000.0
@@ -155,7 +156,8 @@ def gene_symbols(
         try:
             names += [_symbol(checkpoint, item)] if genes is None else genes[0]
         except NotFoundError as error:
-            refused[item] = error
+            # "JAK2 activation": a trained target with a kind that is not.
+            refused[item] = with_match(checkpoint, item, error)
     if refused:
         raise refusal_of(refused, gene_names(checkpoint).panel)
     places = genes_by_name(checkpoint)
