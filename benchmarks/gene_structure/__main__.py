@@ -17,6 +17,7 @@ import click
 from benchmarks.environments import python_of, run
 from benchmarks.gene_structure import tables
 from benchmarks.gene_structure.cells import FEWEST, MOST, compared, stores_of, write_group
+from benchmarks.vcc.cells import REAL
 from lingshu_model.contracts import Catalogue, Checkpoint, CheckpointError
 from lingshu_model.evaluate.arms import ArmStore
 from lingshu_model.evaluate.data import DEFAULT, load_split
@@ -56,8 +57,9 @@ def main(
             write(checkpoint, data_of(checkpoint, folders), folder, workers)
         except (ValueError, FileNotFoundError, CheckpointError) as error:
             raise click.ClickException(str(error)) from error
-        for group in sorted(path.parent for path in folder.glob("*/real.h5ad")):
-            run(python, HERE / "scorer.py", group.absolute())
+        # One process for all: to import the package takes longer than to score a small group.
+        if groups := unscored(folder):
+            run(python, HERE / "scorer.py", *groups)
         conditions = read(folder)
         merge(out / TABLE, checkpoint.name, tables.rows(conditions))
         text = f"{tables.means(conditions)}\n\n{tables.differences(conditions)}\n"
@@ -126,6 +128,18 @@ def _written(store: ArmStore, study: Study, folder: Path) -> Iterator[dict[str, 
                     "cells": str(each.n_cells),
                     "delivered": NAMES[str(store.checkpoint.delivery)],
                 }
+
+
+def unscored(folder: Path) -> list[Path]:
+    """Return the folders of a checkpoint's groups of which an arm has no scores."""
+    groups: list[Path] = []
+    for real in sorted(folder.absolute().glob(f"*/{REAL}.h5ad")):
+        file = real.parent / SCORES
+        scored = {row["arm"] for row in _read_csv(file)} if file.is_file() else set[str]()
+        arms = {path.stem for path in real.parent.glob("*.h5ad")} - {REAL}
+        if not file.is_file() or arms - scored:
+            groups.append(real.parent)
+    return groups
 
 
 def read(folder: Path) -> list[tables.Condition]:

@@ -1,8 +1,8 @@
 """Run in the environment of `benchmarks/vcc/requirements.txt`: score cells with cell-eval2.
 
-    python scorer.py FOLDER
+    python scorer.py FOLDER …
 
-FOLDER holds `real.h5ad` and a file per arm, with the same labels or fewer. Writes
+A folder holds `real.h5ad` and a file per arm, with the same labels or fewer. Writes
 `FOLDER/scores.csv`: version, arm, label, metric and value. An arm that is there is not scored
 again.
 """
@@ -24,8 +24,6 @@ HEADER = ["version", "arm", "label", "metric", "value"]
 
 def main(folder: Path) -> None:
     """Score the arms that are not scored yet."""
-    warnings.simplefilter("ignore")
-    logging.disable(logging.CRITICAL)
     out = folder / "scores.csv"
     known: set[str] = set()
     if out.is_file():
@@ -61,4 +59,7 @@ def score(arm: anndata.AnnData, real: anndata.AnnData) -> list[tuple[str, str, f
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    warnings.simplefilter("ignore")
+    logging.disable(logging.CRITICAL)
+    for each in sys.argv[1:]:
+        main(Path(each))

@@ -306,6 +306,17 @@ def scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return written
 
 
+def test_only_groups_with_an_arm_without_scores_are_scored(tmp_path: Path):
+    for name, arms in (("a", ["both"]), ("b", ["both", "another half"]), ("c", ["both"])):
+        (tmp_path / name).mkdir()
+        for arm in ("real", *arms):
+            (tmp_path / name / f"{arm}.h5ad").touch()
+        if name != "c":
+            rows = "version,arm,label,metric,value\n0.20.0,both,A|0,cell_cov_ccc,0.5\n"
+            (tmp_path / name / "scores.csv").write_text(rows)
+    assert [path.name for path in command.unscored(tmp_path)] == ["b", "c"]
+
+
 def test_the_command_scores_and_keeps_the_rows_of_other_checkpoints(
     tmp_path: Path, scored: list[str]
 ):
