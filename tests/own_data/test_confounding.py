@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner, Result
 from made_data import adata_of, read, spec_for
 from scipy import sparse
 
 from lingshu_model.contracts.catalogue import MOST_CAVEAT, Catalogue
+from lingshu_model.evaluate import __main__ as evaluation
 from lingshu_model.finishing import evidence
 from lingshu_model.finishing.caveats import of_cells, with_caveats
 from lingshu_model.finishing.estimate import EffectFit
@@ -107,3 +109,34 @@ def test_the_caveat_is_in_the_checkpoint_and_its_specification_stays_valid(
     assert np.array_equal(
         json.loads(written.model_dump_json())["sources"], checkpoint.config["training"]["sources"]
     )
+
+
+@pytest.mark.slow
+def test_cells_that_are_in_the_effects_are_not_evaluated_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Effects of a checkpoint are those of all cells; the folds of its training are shown."""
+    monkeypatch.setattr(evaluation, "end_by_signals", lambda: None)
+    few = evidence.Draws(bootstrap=5, monte_carlo=2, halves=3)
+    monkeypatch.setattr(evidence, "DRAWS", few)
+    adata_of(360).write_h5ad(tmp_path / "d.h5ad")
+    more: dict[str, Any] = {"recipe": "effects", "network": None, "shams": 2}
+    (tmp_path / "spec.json").write_text(spec_for(**more).model_dump_json())
+    command.train(tmp_path / "spec.json", tmp_path, tmp_path / "runs", 1, None, None)
+    place = str(tmp_path / "runs" / "t" / "checkpoint" / "t")
+
+    def run(*options: str) -> Result:
+        out = str(tmp_path / "out")
+        line = [place, "--data", str(tmp_path), "--out", out, *options]
+        return CliRunner().invoke(evaluation.main, line)
+
+    refused = run("--held-out", "validation")
+    assert refused.exit_code == 1
+    assert "effects of t are estimated from all its cells, these among them" in refused.output
+    shown = run()
+    assert shown.exit_code == 0, shown.output
+    assert "keeps no cells out" in shown.output
+    assert "| replicate_reference |" in shown.output
+    assert "not estimable, unseen" in shown.output
+    assert not (tmp_path / "out").exists()
+    assert run("--write-evidence").exit_code == 1

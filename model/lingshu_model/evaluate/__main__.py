@@ -10,11 +10,11 @@ from typing import Any
 import click
 from tqdm import tqdm
 
-from lingshu_model.contracts import Catalogue, CheckpointError
+from lingshu_model.contracts import Catalogue, Checkpoint, CheckpointError
 from lingshu_model.contracts.catalogue import pin
 from lingshu_model.contracts.evidence_text import dumps, rounded
 from lingshu_model.evaluate.arms import ArmStore, can_sample, null_labels, profile_digest
-from lingshu_model.evaluate.data import DEFAULT, VALIDATION, data_files, load_split
+from lingshu_model.evaluate.data import DEFAULT, VALIDATION, data_files, holds_out, load_split
 from lingshu_model.evaluate.evidence import evidence, extended
 from lingshu_model.evaluate.predictors import stored_effects
 from lingshu_model.evaluate.report import Report, evaluate, null_changes, sample
@@ -38,7 +38,8 @@ from lingshu_model.train.scratch import end_by_signals
 )
 @click.option(
     "--held-out",
-    help="`validation`, `test` or FIELD=VALUE in obs; default: what its training held out.",
+    help="`validation`, `test` or FIELD=VALUE in obs; default: what its specification holds out, "
+    "else the folds that its training left out.",
 )
 @click.option("--seeds", default="0,1,2", show_default=True, help="Sampling seeds.")
 @click.option(
@@ -82,13 +83,57 @@ def main(checkpoint: str, data: Path, held_out: str | None, out: Path, **options
     if held_out == VALIDATION and options["write_evidence"]:
         message = "evidence comes from cells that chose nothing: not from the validation slice"
         raise click.ClickException(message)
-    out.mkdir(parents=True, exist_ok=True)
     try:
         store = _store(checkpoint, out, options)
+        _refuse_effects(store.checkpoint, held_out, curve=bool(options["curve"]))
+        if held_out is None and _has_rotated(store.checkpoint):
+            _show_rotated(store.checkpoint, write=options["write_evidence"])
+            return
+        out.mkdir(parents=True, exist_ok=True)
         study = _study(store, data, held_out, options["related"])
         _evaluate(store, study, data, out, options)
     except (ValueError, CheckpointError, FileNotFoundError) as error:
         raise click.ClickException(str(error)) from error
+
+
+def _refuse_effects(checkpoint: Checkpoint, held_out: str | None, *, curve: bool) -> None:
+    """Refuse validation cells where the effects were estimated with them, as at every training.
+
+    Numbers of steps are compared on them all the same: the cells are in all the numbers alike.
+    """
+    if held_out != VALIDATION or checkpoint.effects is None:
+        return
+    what = f"effects of {checkpoint.name} are estimated from all its cells, these among them"
+    if curve:
+        click.echo(f"note: {what}: figures compare numbers of steps and are not held out", err=True)
+        return
+    message = (
+        f"{what}: nothing is held out by `validation`. Without --held-out the figures of its "
+        "training are shown, which left each fold out in turn; a specification with `test` or "
+        "`where` keeps cells for a further evaluation"
+    )
+    raise click.ClickException(message)
+
+
+def _has_rotated(checkpoint: Checkpoint) -> bool:
+    """Return whether the only held-out cells are those of the folds that training left out."""
+    figures = checkpoint.evidence.get("tiers") or {}
+    return checkpoint.effects is not None and not holds_out(checkpoint) and any(figures.values())
+
+
+def _show_rotated(checkpoint: Checkpoint, *, write: bool) -> None:
+    """Print the figures of a training, from effects that were estimated without each fold."""
+    if write:
+        message = f"the evidence of {checkpoint.name} is that of its training, and is written"
+        raise click.ClickException(message)
+    click.echo(
+        f"note: {checkpoint.name} keeps no cells out; these figures are those of its training, "
+        "which estimated the effects without each fold in turn",
+        err=True,
+    )
+    click.echo(markdown(checkpoint.evidence))
+    for tier, why in (checkpoint.evidence.get("not_estimable") or {}).items():
+        click.echo(f"not estimable, {tier.replace('_', ' ')}: {why}")
 
 
 def _study(store: ArmStore, data: Path, held_out: str | None, related: str | None) -> Study:

@@ -37,8 +37,7 @@ def load_split(checkpoint: Checkpoint, data: Path, held_out: str | None) -> Spli
     """
     spec = TrainingSpec.model_validate(checkpoint.config["training"])
     folder, panel = _folder(data, spec), checkpoint.panel
-    # Also true of a specification that holds out conditions alone.
-    tested = bool(spec.test or spec.unseen)
+    tested = _tested(spec)
     if held_out is None:
         held_out = TEST if tested else _other_value(spec, folder)
     if held_out not in (VALIDATION, TEST):
@@ -62,6 +61,17 @@ def load_split(checkpoint: Checkpoint, data: Path, held_out: str | None) -> Spli
         held_out=VALIDATION if held_out == VALIDATION else described,
         fold=held_out,
     )
+
+
+def holds_out(checkpoint: Checkpoint) -> bool:
+    """Return whether the specification of a checkpoint keeps cells out of everything."""
+    spec = TrainingSpec.model_validate(checkpoint.config["training"])
+    return _tested(spec) or any(source.where for source in spec.sources)
+
+
+def _tested(spec: TrainingSpec) -> bool:
+    """Return whether a specification keeps test cells; also of conditions that are held out."""
+    return bool(spec.test or spec.unseen)
 
 
 def side(cells: TrainingCells, rows: Indices, panel: Sequence[str]) -> Side:
