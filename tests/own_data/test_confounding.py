@@ -140,3 +140,30 @@ def test_cells_that_are_in_the_effects_are_not_evaluated_on(
     assert "not estimable, unseen" in shown.output
     assert not (tmp_path / "out").exists()
     assert run("--write-evidence").exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("control", "perturbed", "smaller"), [(40, 80, 40), (80, 40, 40), (49, 71, 49)]
+)
+def test_what_is_missing_of_a_figure_is_the_smaller_arm(
+    tmp_path: Path, control: int, perturbed: int, smaller: int
+):
+    """Held-out cells of a condition say nothing without held-out cells of its control."""
+    adata = adata_of(control + perturbed, labels=["ctrl"])
+    adata.obs["condition"] = ["ctrl"] * control + ["A"] * perturbed
+    cells, _ = read(adata, tmp_path)
+    missing: dict[str, str] = {}
+    folds = [*evidence._folds(cells, missing)]
+    assert not [fold for fold in folds if fold.tier == "seen"]
+    assert missing["seen"].endswith(f"the largest has {smaller}; 50 would do")
+
+
+def test_arms_that_are_large_enough_are_held_out_in_fifths(tmp_path: Path):
+    """Fifty cells of each are enough."""
+    adata = adata_of(100, labels=["ctrl", "A"])
+    cells, _ = read(adata, tmp_path)
+    missing: dict[str, str] = {}
+    folds = [fold for fold in evidence._folds(cells, missing) if fold.tier == "seen"]
+    assert len(folds) == 5
+    assert "seen" not in missing
+    assert all(not {*fold.train.tolist()} & {*fold.test.tolist()} for fold in folds)

@@ -38,7 +38,7 @@ from lingshu_model.finishing.estimate import GENETIC, EffectFit, Priors
 from lingshu_model.finishing.fitness import Fitness
 from lingshu_model.finishing.null_labels import null_check
 from lingshu_model.finishing.tables import stored_effects
-from lingshu_model.train.data.cells import Condition, TrainingCells
+from lingshu_model.train.data.cells import Condition, TrainingCells, controls
 
 PARTS = 5
 """Folds of cells, combinations and targets."""
@@ -113,7 +113,8 @@ def rotated(
     written = evidence(whole, null, head)
     for tier in TIERS:
         if written["tiers"][tier] is None:
-            missing.setdefault(tier, "no fold has enough held-out cells")
+            why = f"no fold holds out {FEWEST} cells of a condition and of its control"
+            missing.setdefault(tier, why)
         else:
             # `evidence` has held-out changes alone; `judged` has the posteriors of predictions too.
             written["tiers"][tier]["certainty"] = certainty(judged, tier)
@@ -172,13 +173,21 @@ def _seen(cells: TrainingCells, missing: dict[str, str]) -> Iterator[Fold]:
         for name, rows in groups:
             yield _fold(cells, name, rows, "seen")
         return
-    sizes = [len(cells.rows(i)) for i, c in enumerate(cells.conditions) if c.interventions]
-    most = max(sizes, default=0)
+    home = controls(cells)
+    # A contrast has as many cells as the smaller of its arms.
+    most = max(
+        (
+            min(len(cells.rows(i)), len(cells.rows(home[c.context])))
+            for i, c in enumerate(cells.conditions)
+            if c.interventions and c.context in home
+        ),
+        default=0,
+    )
     # A fifth of this has the fewest cells that a contrast is judged by.
     if most < FEWEST * PARTS:
         missing["seen"] = (
-            f"a fifth of the cells of a condition is held out in turn, and the largest has {most}; "
-            f"{FEWEST * PARTS} would do"
+            "a fifth of the cells of a condition and of its control is held out in turn, and the "
+            f"smaller arm of the largest has {most}; {FEWEST * PARTS} would do"
         )
         return
     part = np.zeros(len(cells), np.int64)
