@@ -23,9 +23,12 @@ def draw(
     size: float = 2.0,
     spread: float = 0.4,
 ) -> NDArray[np.int64]:
-    """Return negative binomial counts [cells, genes] at depths of their own."""
+    """Return negative binomial counts [cells, genes] at depths of their own.
+
+    `share` is [genes], or [cells, genes] where cells differ.
+    """
     umi = depth * rng.lognormal(0.0, spread, (cells, 1))
-    return rng.poisson(umi * share * rng.gamma(size, 1.0 / size, (cells, len(share))))
+    return rng.poisson(umi * share * rng.gamma(size, 1.0 / size, (cells, share.shape[-1])))
 
 
 def rows(counts: Sequence[NDArray[np.int64]] | NDArray[np.int64]) -> sparse.csr_matrix:

@@ -249,10 +249,53 @@ def test_a_library_near_that_of_the_control_cells_leaves_genes_without_change():
     assert (mover.move(rows(new), seed=0) != rows(new)).nnz == 0
 
 
-def test_a_shallower_library_does_not_come_where_nothing_else_says_so():
+@pytest.mark.parametrize("library", [0.6, 1.6])
+def test_another_library_does_not_come_where_no_gene_changes(library: float):
     control, _, top, new = world("50 UMI")
-    mover = fit_mover(rows(control), np.zeros(GENES), top, 0.6)
+    mover = fit_mover(rows(control), np.zeros(GENES), top, library)
     assert (mover.move(rows(new), seed=0) != rows(new)).nnz == 0
+
+
+@pytest.mark.parametrize("library", [0.6, 1.6])
+def test_genes_shrunk_to_0_are_not_dispersed_to_fill_another_library(library: float):
+    """At 50 UMI shares that stay in another library are other levels than those of target 0."""
+    control, _, top, new = world("50 UMI")
+    change = np.zeros(GENES)
+    change[0] = 0.05
+    mover = fit_mover(rows(control), change, top, library)
+    assert mover.dispersion < 0.1
+    cells = mover.move(rows(new), seed=0).toarray()
+    delivered = levels(cells).mean(axis=0) - levels(new).mean(axis=0)
+    assert np.abs(delivered - change).max() < 0.1
+
+
+@pytest.mark.parametrize("library", [0.5, 1.3, 2.5])
+@pytest.mark.parametrize("spread", [0.0, 0.5])
+@pytest.mark.parametrize("depth", [300.0, 3000.0])
+def test_the_library_of_perturbed_cells_comes_where_all_changes_are_known(
+    depth: float, spread: float, library: float
+):
+    """Also where cells respond differently, so that the levels alone do not fill the library."""
+    rng = np.random.default_rng(5)
+    p = shares(rng, GENES)
+    q = p * np.exp(rng.normal(0, 0.4, GENES) * (rng.random(GENES) < 0.3))
+    control = draw(rng, p, 500, depth)
+    each = q * np.exp(rng.normal(0, spread, (500, GENES)))
+    perturbed = draw(rng, each / each.sum(axis=1, keepdims=True), 500, depth * library)
+    target = levels(perturbed).mean(axis=0) - levels(control).mean(axis=0)
+    top = largest_share(rows([control, perturbed]))
+    wanted = perturbed.sum() / control.sum()
+    mover = fit_mover(rows(control), target, top, wanted)
+    cells = mover.move(rows(control), seed=7).toarray()
+    assert cells.sum() / control.sum() == pytest.approx(wanted, rel=0.05)
+    assert abs((levels(cells).mean(axis=0) - levels(perturbed).mean(axis=0)).mean()) < 0.01
+    assert (mover.dispersion > 0.1) == (spread > 0)
+
+
+@pytest.mark.parametrize("library", [0.0, -1.0, np.nan, np.inf])
+def test_a_library_that_no_cell_can_have_is_refused(library: float):
+    with pytest.raises(ValueError, match="library"):
+        fit_mover(rows(np.ones((3, 4), np.int64)), np.zeros(4), library=library)
 
 
 @pytest.mark.parametrize("bad", [0.5, -1.0, np.nan])

@@ -19,12 +19,12 @@ moved counts may have an additional dispersion eta:
     r_added = max(r, r_common).
 
 ln phi is solved for each gene so that the mean change of log1p_cp10k over control cells is the
-target. This holds for the counts as they are, also where they are not negative binomial. Library
-sizes are multiplied by `library` or stay the same, whichever agrees with the target, or by a factor
-between where neither does. Perturbed cells differ more than control cells, since they respond
-differently. At the same mean level a more dispersed count has a larger mean, so target levels of
-all genes fill the library only at the dispersion of the perturbed cells: eta is solved so that they
-do. No count exceeds the largest share of a cell that the gene had in any training cell.
+target. This holds for the counts as they are, also where they are not negative binomial. Perturbed
+cells differ more than control cells, since they respond differently. At the same mean level a more
+dispersed count has a larger mean, so target levels of all genes fill the library only at the
+dispersion of the perturbed cells: eta is solved so that they do. Library sizes are multiplied by
+`library`. Where levels shrunk to 0 contradict it, they stay the same or are multiplied by a factor
+between. No count exceeds the largest share of a cell that the gene had in any training cell.
 """
 
 import threading
@@ -48,7 +48,7 @@ from lingshu_model.effects.moments import (
 from lingshu_model.effects.quantiles import Quantiles, stray
 from lingshu_model.effects.roots import roots
 
-SOLVER = 2
+SOLVER = 3
 """Raised when the same cells and target give another mover; part of the numerics profile."""
 SEED = (1 << 62) + 15
 """Seed of the cells that ln phi is solved on; far from the small seeds that users choose."""
@@ -61,13 +61,18 @@ CLOSE = 1e-3
 MAX_SHIFT = 18.0
 """Largest |ln phi|: a gene without a count in 1,000 control cells may reach several a cell."""
 SLACK = 0.07
-"""ln of a library size up to which the control cells' is kept, or two libraries agree."""
+"""ln of a library size up to which that of the control cells is kept."""
 FILLED = 0.01
 """Deviation of ln library at which eta is solved. A deviation changes all levels by as much."""
 ACCEPTED = 0.02
 """Deviation of ln library that is left as it is."""
 MOST_DISPERSED = 3.0
 """Largest eta, a squared coefficient of variation of 3."""
+LIBRARY_DISPERSION = 0.5
+"""Largest eta beyond that at the control cells' library at which another library is delivered.
+
+Strong effects of the suite need .36 at most (development folds).
+"""
 PASSES = 5
 """Largest number of eta that are tried."""
 ROUNDS = 4
@@ -140,6 +145,10 @@ class Mover:
         return (self.log_fold == 0) & (self.library == 1.0 and self.dispersion == 0.0)
 
 
+Solved = tuple[Mover, Floats]
+"""A mover and the libraries of the cells it moves, [cells]."""
+
+
 def largest_share(counts: Rows) -> Floats:
     """Return the largest share of a cell that each gene has, over cells of median depth or more.
 
@@ -173,7 +182,8 @@ def fit_mover(
         seed: of the streams of the cells that are solved on.
 
     Raises:
-        ValueError: there is not one count, or counts are negative, not finite or not whole.
+        ValueError: there is not one count, counts are negative, not finite or not whole, or
+            `library` is not a positive number.
     """
     return FitCells(control, largest, seed).mover(change, library)
 
@@ -206,7 +216,14 @@ class FitCells:
         self._lock = threading.Lock()
 
     def mover(self, change: Floats, library: float = 1.0) -> Mover:
-        """Return the mover that changes the mean levels of these cells by `change` [genes]."""
+        """Return the mover that changes the mean levels of these cells by `change` [genes].
+
+        Raises:
+            ValueError: `library` is not a positive number.
+        """
+        if not 0.0 < library < np.inf:
+            message = f"library is {library}; give a positive number, 1 = that of the control cells"
+            raise ValueError(message)
         rate, size, common = self.distribution
         # Additional counts more dispersed than the gene's would leave more cells without a count
         # the higher their mean is: the mean level would have no single root.
@@ -253,28 +270,44 @@ class _Fit:
         """Return the mover that delivers the target.
 
         A level is a share of the moved cell's library, which depends on all genes and is known
-        only after a first pass. The target changes and a smaller target library may contradict
-        each other: where changes are shrunk to 0, rare genes keep their mean level only with as
-        many counts as before. So both libraries, the target and that of the control cells, are
-        tried, and the one that is nearer to its result is taken, or one between them.
+        only after a first pass.
         """
-        target = mover.library
-        # A library about that of the control cells is not delivered: genes of target 0 stay then.
-        options = [1.0] if abs(np.log(target)) <= SLACK else [1.0, target]
-        passes = [self._pass(replace(mover, library=each), self.umi * each) for each in options]
-        excesses = [self._excess(*each) for each in passes]
-        best = int(np.argmin(np.abs(excesses)))
-        mover, totals, excess = *passes[best], excesses[best]
-        if abs(excess) > SLACK and min(excesses) < 0 < max(excesses):
-            library = _between(float(np.log(target)), *excesses)
-            mover, totals = self._pass(replace(mover, library=library), self.umi * library)
-            excess = self._excess(mover, totals)
-        mover, excess = self._filled(mover, totals, excess)
+        if abs(np.log(mover.library)) > SLACK and self.target.any():
+            mover, excess = self._with_library(mover)
+        else:
+            # Without a change, or with a library about that of the control cells, genes of target 0
+            # keep their counts.
+            mover, excess = self._filled(*self._pass(replace(mover, library=1.0), self.umi))
         beyond = _beyond(excess, ACCEPTED)
         # A common factor of all genes corrects the rest: shares, and so levels, hardly change.
         return replace(mover, log_fold=mover.log_fold - beyond) if beyond else mover
 
-    def _filled(self, mover: Mover, totals: Floats, excess: float) -> tuple[Mover, float]:
+    def _with_library(self, start: Mover) -> tuple[Mover, float]:
+        """Return the mover with the library of `start` or, where levels contradict it, another one.
+
+        Where changes are shrunk to 0, rare genes keep their mean level only with as many counts as
+        before. In a smaller library they do not fit, and to fill a larger one they need more
+        dispersion than perturbed cells have. Then the library is one between the target and that of
+        the control cells, where levels agree with one, or else the nearer of the two.
+        """
+        at_target = self._pass(start, self.umi * start.library)
+        filled, excess = self._filled(*at_target)
+        agrees = abs(excess) <= ACCEPTED
+        if agrees and filled.dispersion <= LIBRARY_DISPERSION:
+            return filled, excess
+        at_one = self._pass(replace(start, library=1.0), self.umi)
+        kept = self._filled(*at_one)
+        if agrees and filled.dispersion <= kept[0].dispersion + LIBRARY_DISPERSION:
+            return filled, excess
+        first, second = self._excess(*at_one), self._excess(*at_target)
+        if min(first, second) < 0 < max(first, second):
+            library = _between(float(np.log(start.library)), first, second)
+            if abs(np.log(library)) > SLACK:
+                at_library = self._pass(replace(start, library=library), self.umi * library)
+                return self._filled(*at_library)
+        return (filled, excess) if abs(second) < abs(first) else kept
+
+    def _filled(self, mover: Mover, totals: Floats) -> tuple[Mover, float]:
         """Return the mover with the eta at which the levels fill the library, and the excess left.
 
         Without eta where the levels need no less than the library, and where no gene changes.
@@ -282,8 +315,8 @@ class _Fit:
         Args:
             mover: solved without eta.
             totals: libraries of the cells it moves, [cells].
-            excess: ln of their sum over the target.
         """
+        excess = self._excess(mover, totals)
         moved: list[tuple[Mover, float]] = []
         # Every pass solves all genes, so few eta are tried: the secant method needs three or four.
         for _ in range(PASSES):
@@ -298,7 +331,7 @@ class _Fit:
         # The nearest pass, not the last: a step function of eta can jump over its root.
         return min(moved, key=lambda each: abs(each[1]))
 
-    def _pass(self, mover: Mover, totals: Floats) -> tuple[Mover, Floats]:
+    def _pass(self, mover: Mover, totals: Floats) -> Solved:
         """Return the mover solved for libraries `totals`, and the moved libraries, [cells]."""
         mover = replace(mover, log_fold=self._solve(mover, totals))
         return mover, self._totals(mover)
