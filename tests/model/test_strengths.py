@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from made_model import CONTEXT, SPEC, made_cells
 
-from lingshu_model.contracts import Catalogue, Checkpoint, Intervention
+from lingshu_model.contracts import Catalogue, Checkpoint, CheckpointError, Intervention
 from lingshu_model.contracts.catalogue import EFFECTS_FORMATS, FORMAT, pin
 from lingshu_model.contracts.levels import log1p_cp10k
 from lingshu_model.contracts.responders import RESPONDERS
@@ -153,3 +153,23 @@ def test_the_network_s_cells_have_strengths_too(tmp_path: Path):
     )["effects only"]  # fmt: skip
     control, moved = (cells_of(effects_only, checkpoint, done) for done in ((), KNOCKOUT))
     assert np.array_equal((control == moved).all(axis=1), same)
+
+
+def test_what_no_cell_can_be_multiplied_by_is_refused_by_its_place(tmp_path: Path):
+    checkpoint = trained(tmp_path, recipe="effects")
+    written = (checkpoint.path / "config.json").read_text()
+    rows = json.loads(written)["effects"]["rows"]
+    number = next(i for i, row in enumerate(rows) if row.get("responders"))
+    for name in ("library", "dispersion", "libraries", "dispersions"):
+        for value in (-1.0, float("nan"), float("inf"), "x"):
+            config = json.loads(written)
+            row = config["effects"]["rows"][number]
+            if name in row:
+                row[name] = value
+            else:
+                row["responders"][name][1] = value
+            (checkpoint.path / "config.json").write_text(json.dumps(config))
+            pin(checkpoint.path)
+            place = rf"effects\.rows\.{number}\.(responders\.)?{name}"
+            with pytest.raises(CheckpointError, match=place):
+                _ = Catalogue([checkpoint.path.parent]).load("made").config

@@ -8,9 +8,12 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class CheckpointError(Exception):
@@ -32,9 +35,31 @@ class _Context(BaseModel):
     context: dict[str, str]
 
 
+class _Responders(BaseModel):
+    strengths: list[NotNegative]
+    shares: list[NotNegative]
+    libraries: list[Positive]
+    # Checkpoints before format 4 have none, here and in a row.
+    dispersions: list[NotNegative] | None = None
+
+
+class _Row(_Condition):
+    # Cells are multiplied by them: NaN would give counts that are no numbers.
+    library: Positive
+    dispersion: NotNegative = 0.0
+    responders: _Responders | None = None
+
+
+class _Effects(BaseModel):
+    contexts: list[_Context]
+    rows: list[_Row]
+
+
 class _Config(BaseModel):
     contexts: list[_Context]
     seen: list[_Condition]
+    # Checkpoints of format 1 have none.
+    effects: _Effects | None = None
 
 
 def read_pins(pins: Path) -> dict[str, str]:
