@@ -256,7 +256,7 @@ def test_another_library_does_not_come_where_no_gene_changes(library: float):
     assert (mover.move(rows(new), seed=0) != rows(new)).nnz == 0
 
 
-@pytest.mark.parametrize("library", [0.6, 1.6])
+@pytest.mark.parametrize("library", [0.6, 1.1, 1.6])
 def test_genes_shrunk_to_0_are_not_dispersed_to_fill_another_library(library: float):
     """At 50 UMI shares that stay in another library are other levels than those of target 0."""
     control, _, top, new = world("50 UMI")

@@ -68,10 +68,10 @@ ACCEPTED = 0.02
 """Deviation of ln library that is left as it is."""
 MOST_DISPERSED = 3.0
 """Largest eta, a squared coefficient of variation of 3."""
-LIBRARY_DISPERSION = 0.5
-"""Largest eta beyond that at the control cells' library at which another library is delivered.
+FILLING = 2.0
+"""Eta per ln library that fills a library of which the levels say nothing, at least.
 
-Strong effects of the suite need .36 at most (development folds).
+By a second-order expansion of ln(1 + x), the mean of a count rises by about eta / 2.
 """
 PASSES = 5
 """Largest number of eta that are tried."""
@@ -286,18 +286,21 @@ class _Fit:
         """Return the mover with the library of `start` or, where levels contradict it, another one.
 
         Where changes are shrunk to 0, rare genes keep their mean level only with as many counts as
-        before. In a smaller library they do not fit, and to fill a larger one they need more
-        dispersion than perturbed cells have. Then the library is one between the target and that of
-        the control cells, where levels agree with one, or else the nearer of the two.
+        before. In a smaller library they do not fit, and to fill a larger one they need as much
+        dispersion as where nothing is known of the levels. Then the library is one between the
+        target and that of the control cells, where levels agree with one, or else the nearer of
+        the two.
         """
         at_target = self._pass(start, self.umi * start.library)
         filled, excess = self._filled(*at_target)
         agrees = abs(excess) <= ACCEPTED
-        if agrees and filled.dispersion <= LIBRARY_DISPERSION:
+        unsupported = FILLING * abs(float(np.log(start.library)))
+        if agrees and filled.dispersion < unsupported:
             return filled, excess
         at_one = self._pass(replace(start, library=1.0), self.umi)
         kept = self._filled(*at_one)
-        if agrees and filled.dispersion <= kept[0].dispersion + LIBRARY_DISPERSION:
+        # Perturbed cells may need as much whatever their library.
+        if agrees and filled.dispersion < kept[0].dispersion + unsupported:
             return filled, excess
         first, second = self._excess(*at_one), self._excess(*at_target)
         if min(first, second) < 0 < max(first, second):
@@ -417,8 +420,7 @@ def _next_dispersion(tried: Sequence[tuple[float, float]]) -> float:
     if abs(excess) <= FILLED or (eta == 0.0 and excess > 0):
         return eta
     if len(tried) < 2:
-        # By a second-order expansion of ln(1 + x), the mean of a count rises by about eta / 2.
-        return min(-2.0 * excess, MOST_DISPERSED)
+        return min(-FILLING * excess, MOST_DISPERSED)
     before, larger = tried[-2]
     if excess == larger:
         return eta
