@@ -102,6 +102,28 @@ def test_a_prior_from_elsewhere_and_an_estimate_weigh_by_their_precision():
     np.testing.assert_allclose(result.sd, [np.sqrt(0.008), 0.1])
 
 
+@pytest.mark.parametrize("departure", [1.0, 9.0])
+def test_a_prior_counts_for_less_where_the_estimates_depart_from_it(departure: float):
+    """A patient that responds otherwise than others: their spread says too little of it."""
+    rng = np.random.default_rng(0)
+    genes = 2_000
+    centre, spread = rng.normal(0, 0.3, genes), rng.uniform(0.05, 0.15, genes)
+    truth = centre + np.sqrt(departure) * spread * rng.normal(size=genes)
+    noise = rng.uniform(0.05, 0.2, genes) ** 2
+    change = truth + np.sqrt(noise) * rng.normal(size=genes)
+    change[:5] = np.nan
+    result = combine(change, noise, centre, spread)
+    best = combine(change[:50], noise[:50], centre[:50], np.sqrt(departure) * spread[:50])
+    # Too few genes to estimate it from, so the spread that is given holds.
+    np.testing.assert_allclose(result.mean[:50], best.mean, atol=0.02)
+    np.testing.assert_allclose(result.sd[:50], best.sd, rtol=0.1)
+    covered = np.abs(result.mean - truth) < 1.96 * result.sd
+    assert 0.93 < covered.mean() < 0.97
+    plain = (change / noise + centre / spread**2) / (1 / noise + 1 / spread**2)
+    errors = [np.nanmean((each - truth)[5:] ** 2) for each in (result.mean, plain)]
+    assert errors[0] < (0.8 if departure > 1 else 1.01) * errors[1]
+
+
 def test_the_sign_of_a_normal_posterior_is_wrong_as_often_as_its_tail():
     result = Posterior.normal(np.array([-0.2, 0.0, 0.3]), np.array([0.1, 0.1, 0.3]))
     np.testing.assert_allclose(result.lfsr, [stats.norm.cdf(-2), 0.5, stats.norm.cdf(-1)])

@@ -38,6 +38,8 @@ ROUNDS = 1000
 """Largest number of accelerated EM steps."""
 TOLERANCE = 1e-7
 """Gain of log likelihood per effect at which EM stops."""
+DEPARTING = 100
+"""Fewest genes from which kappa, how far a context departs from its prior, is estimated."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,10 @@ def posterior(change: Floats, noise: Floats, prior: Mixture) -> Posterior:
 
 
 def combine(change: Floats, noise: Floats, centre: Floats, spread: Floats) -> Posterior:
-    """Return the posterior of effects with the prior N(centre, spread^2).
+    """Return the posterior of effects with the prior N(centre, kappa spread^2).
+
+    kappa is 1 or more: where the estimates depart from the prior by more than it says, the prior
+    has less weight in all genes.
 
     Args:
         change: estimates, [genes]; where NaN, the posterior is the prior.
@@ -163,9 +168,29 @@ def combine(change: Floats, noise: Floats, centre: Floats, spread: Floats) -> Po
     """
     known = np.isfinite(change) & (noise > 0)
     precision = np.where(known, 1.0 / np.where(known, noise, 1.0), 0.0)
-    other = 1.0 / np.maximum(spread, 1e-9) ** 2
+    variance = np.maximum(spread, 1e-9) ** 2
+    variance *= _departure(change[known], noise[known], centre[known], variance[known])
+    other = 1.0 / variance
     mean = (precision * np.where(known, change, 0.0) + other * centre) / (precision + other)
     return Posterior.normal(mean, 1.0 / np.sqrt(precision + other))
+
+
+def _departure(change: Floats, noise: Floats, centre: Floats, variance: Floats) -> float:
+    """Return kappa: squared departures from the prior over what its variance says, at least 1.
+
+    By the method of moments, E (d - m)^2 = s^2 + kappa t^2, each gene weighted by 1 / (s^2 + t^2).
+
+    Args:
+        change: d, [genes].
+        noise: s^2, [genes].
+        centre: m, prior means, [genes].
+        variance: t^2, prior variances, [genes].
+    """
+    if len(change) < DEPARTING:
+        return 1.0
+    weight = 1.0 / (noise + variance)
+    excess = float(weight @ ((change - centre) ** 2 - noise))
+    return max(1.0, excess / float(weight @ variance))
 
 
 def _binned(size: Floats) -> tuple[Floats, Floats]:
