@@ -230,7 +230,7 @@ def test_every_trained_perturbation_can_be_asked_for(app: App, every: Any):
     ("text", "said"),
     [
         ("STAT2", "'STAT2'"),
-        ("STAT1 drug", "kind='drug'"),
+        ("STAT1 drug", "trained as STAT1 knockout"),
         ("STAT1 + STAT2", "'STAT2'"),
         ("STAT1 + STAT1", "'STAT1' twice"),
         ("", "''"),
