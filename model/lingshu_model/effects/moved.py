@@ -298,9 +298,10 @@ class _Fit:
         if agrees and filled.dispersion < unsupported:
             return filled, excess
         at_one = self._pass(replace(start, library=1.0), self.umi)
-        kept = self._filled(*at_one)
+        # Filling takes up to five passes over all genes, so it is left until it decides.
+        kept = self._filled(*at_one) if agrees else None
         # Perturbed cells may need as much whatever their library.
-        if agrees and filled.dispersion < kept[0].dispersion + unsupported:
+        if kept and filled.dispersion < kept[0].dispersion + unsupported:
             return filled, excess
         first, second = self._excess(*at_one), self._excess(*at_target)
         if min(first, second) < 0 < max(first, second):
@@ -308,7 +309,9 @@ class _Fit:
             if abs(np.log(library)) > SLACK:
                 at_library = self._pass(replace(start, library=library), self.umi * library)
                 return self._filled(*at_library)
-        return (filled, excess) if abs(second) < abs(first) else kept
+        if abs(second) < abs(first):
+            return filled, excess
+        return kept or self._filled(*at_one)
 
     def _filled(self, mover: Mover, totals: Floats) -> tuple[Mover, float]:
         """Return the mover with the eta at which the levels fill the library, and the excess left.

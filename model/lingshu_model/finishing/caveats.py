@@ -53,11 +53,7 @@ def _confounded(cells: TrainingCells) -> str:
 
 def _capped(cells: TrainingCells) -> str:
     """Say which genes have counts above the largest token."""
-    above = np.zeros(len(cells.panel), np.int64)
-    for block in cells.blocks():
-        rows = block.matrix
-        over = rows.indices[rows.data == tokens.OVERFLOW]
-        above += np.bincount(over, minlength=len(above))
+    above = cells.capped()
     # A single cell in a thousand moves no mean.
     genes = np.flatnonzero(above > 0.001 * len(cells))
     if not len(genes):

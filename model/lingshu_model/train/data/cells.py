@@ -109,6 +109,16 @@ class TrainingCells:
         # ln of it is a condition of the network, and an empty cell has none.
         return np.maximum(np.concatenate(totals), 1.0)
 
+    def capped(self) -> NDArray[np.int64]:
+        """Return in how many cells a gene's count is above the largest token, [genes]."""
+        above = np.zeros(len(self.panel), np.int64)
+        # Block by block: a mask of all stored counts would be as large as they are.
+        for block in self.blocks():
+            rows = block.matrix
+            over = rows.indices[rows.data == tokens.OVERFLOW]
+            above += np.bincount(over, minlength=len(above))
+        return above
+
     def measured_by(self, condition: int) -> NDArray[np.bool_]:
         """Return which genes any cell of a condition measures, bool [genes]."""
         sources = np.unique(self.source[self.rows(condition)])

@@ -297,13 +297,9 @@ def _remarks(cells: TrainingCells) -> list[str]:
 
 def _remarks_on_counts(cells: TrainingCells) -> list[str]:
     """Return warnings about cells without counts, and about counts that have no token."""
-    above, empty = np.zeros(len(cells.panel), np.int64), 0
-    for block in cells.blocks():
-        rows = block.matrix
-        # Rows without stored zeros: an empty row is a cell without a count.
-        empty += int((np.diff(rows.indptr) == 0).sum())
-        over = rows.indices[rows.data == tokens.OVERFLOW]
-        above += np.bincount(over, minlength=len(above))
+    above = cells.capped()
+    # Zeros are not stored: an empty row is a cell without a count.
+    empty = sum(int((np.diff(b.matrix.indptr) == 0).sum()) for b in cells.blocks())
     notes: list[str] = []
     if empty:
         notes.append(
