@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from made_counts import draw, rows, shares
+from made_counts import draw, levels, rows, shares
 
 from lingshu_model.effects import Effects, Group
 from lingshu_model.effects.estimate import BOTH, CARRIED, CELLS
@@ -63,3 +63,57 @@ def test_what_was_never_seen_is_named_in_the_error():
         effects.carried("statin", effects.measured.controls["c0"])
     with pytest.raises(KeyError, match="c0, c1"):
         effects.seen("drug", "c9")
+
+
+GENES = 150
+
+
+def animals(rng: np.random.Generator, fold: np.ndarray, scatter: float):
+    """Return effects of three perturbed and three control animals, and held-out cells of them.
+
+    All genes of an animal differ along one direction, as they do with its age.
+    """
+    p, direction = shares(rng, GENES, 0.8), rng.normal(size=GENES)
+    counts, labels, held = [], [], {"drug": [], "ctrl": []}
+    for i in range(6):
+        arm = "drug" if i < 3 else "ctrl"
+        share = p * np.exp(scatter * rng.normal() * direction) * (fold if i < 3 else 1.0)
+        counts.append(draw(rng, share / share.sum(), 100, 1500.0))
+        labels += [Group(arm, "a", f"animal{i}")] * 100
+        held[arm].append(levels(draw(rng, share / share.sum(), 300, 1500.0)).mean(axis=0))
+    truth = np.mean(held["drug"], axis=0) - np.mean(held["ctrl"], axis=0)
+    return Effects.of([rows(counts)], labels, "ctrl", GENES), truth
+
+
+def test_effects_between_different_animals_resemble_those_animals_and_are_shrunken():
+    correlation, plain, size = [], [], []
+    for seed in range(8):
+        effects, truth = animals(np.random.default_rng(seed), np.ones(GENES), 0.25)
+        mean = effects.seen("drug", "a").posterior.mean
+        change = effects.measured.change[0]
+        correlation.append(np.corrcoef(mean, truth)[0, 1])
+        plain.append(np.corrcoef(change, truth)[0, 1])
+        size.append((mean @ change) / (change @ change))
+    # Shrinking gene by gene kept those few genes in which three animals agreed by chance.
+    assert np.mean(correlation) > np.mean(plain) - 0.05
+    assert np.mean(size) < 0.7
+
+
+def test_no_effect_between_different_animals_is_certain_because_they_differ():
+    calls = 0
+    for seed in range(8):
+        effects, _ = animals(np.random.default_rng(seed), np.ones(GENES), 0.25)
+        calls += int((effects.seen("drug", "a").posterior.lfsr < 0.05).sum())
+    assert calls <= 0.01 * 8 * GENES
+
+
+def test_a_gene_that_changes_beyond_what_animals_explain_keeps_its_change():
+    fold = np.ones(GENES)
+    fold[:3] = 8.0
+    kept = []
+    for seed in range(4):
+        effects, _ = animals(np.random.default_rng(seed), fold, 0.1)
+        result = effects.seen("drug", "a").posterior
+        kept.append(result.mean[:3] / effects.measured.change[0, :3])
+        assert (result.lfsr[:3] < 0.05).all()
+    assert np.mean(kept) > 0.85

@@ -8,7 +8,8 @@ The cells of this context and the prior are weighted by their precision:
     b | d ~ N((d / s^2 + m / t^2) / (1 / s^2 + 1 / t^2), 1 / (1 / s^2 + 1 / t^2))
 
 with d and s the change and its standard error, m and t the carried mean and sd. Elsewhere the prior
-is a mixture around 0 (`shrink`). `source` says which of the two was used.
+is a mixture around 0 (`shrink`), with a wider component in its middle where the arms have different
+replicates. `source` says which of the two was used.
 """
 
 from collections.abc import Iterable, Sequence
@@ -25,6 +26,7 @@ from lingshu_model.effects.moments import Floats, Ints, Moments, Rows
 from lingshu_model.effects.shrink import (
     Mixture,
     Posterior,
+    across,
     combine,
     fit_prior,
     pooled_prior,
@@ -97,6 +99,12 @@ class Effects:
         """How effects are distributed, over all conditions and contexts."""
         return pooled_prior(self.measured.change, self.measured.noise)
 
+    @cached_property
+    def _pooled_cells(self) -> Mixture:
+        """`pooled`, as if replicates did not differ."""
+        m = self.measured
+        return pooled_prior(m.change, m.noise if m.between is None else m.noise - m.between)
+
     def seen(self, condition: str, context: str) -> Effect:
         """Return the effect of a condition in a context that has cells of it.
 
@@ -111,11 +119,18 @@ class Effects:
         others = others[others != row]
         cells = f"{m.cells[row, 0]} cells against {m.cells[row, 1]}, {self._replicates(row)}"
         if len(others) < OTHERS:
-            prior = fit_prior(change, noise, self.pooled)
-            return Effect(posterior(change, noise, prior), CELLS, cells)
+            return Effect(self._alone(row), CELLS, cells)
         carried = Carrier(self._sources(others)).to(m.controls[context].mean)
         both = combine(change, noise, carried.effect.mean, carried.effect.sd)
         return Effect(both, BOTH, f"{cells}; {carried.note}")
+
+    def _alone(self, row: int) -> Posterior:
+        """Return the posterior of a row's effect from its cells alone."""
+        m = self.measured
+        change, noise = m.change[row], m.noise[row]
+        if m.between is not None and m.between[row].any():
+            return across(change, noise, m.between[row], self._pooled_cells)
+        return posterior(change, noise, fit_prior(change, noise, self.pooled))
 
     def carried(self, condition: str, control: Controls | Floats, leave: str = "") -> Effect:
         """Return the effect of a condition in a context that has no cells of it.

@@ -76,6 +76,8 @@ class Measured:
         library: geometric mean counts of a perturbed cell over that of a control cell, [rows].
         variance: variance of each gene between cells of the same group, [genes].
         named: whether cells have replicates; of data without them an arm has one, of all cells.
+        between: the part of `noise` that is variance between replicates, where the arms have
+            different replicates; 0 elsewhere, the shape of `noise`. None = 0 everywhere.
     """
 
     conditions: tuple[str, ...]
@@ -88,6 +90,7 @@ class Measured:
     library: Floats
     variance: Floats
     named: bool = False
+    between: Floats | None = None
 
     def rows(self, *, condition: str | None = None, context: str | None = None) -> Ints:
         """Return the numbers of the rows of a condition, of a context, or of both."""
@@ -145,8 +148,8 @@ def measure(
     return Measured(
         conditions=tuple(condition for condition, _ in arms),
         contexts=tuple(context for _, context in arms),
-        change=np.stack([change for change, _ in result]),
-        noise=np.stack([noise for _, noise in result]),
+        change=np.stack([change for change, _, _ in result]),
+        noise=np.stack([noise for _, noise, _ in result]),
         cells=np.array(cells),
         replicates=np.array([min(len(a.perturbed), len(a.control)) for a in arms.values()]),
         controls=work.controls(groups, control),
@@ -154,6 +157,7 @@ def measure(
         variance=work.everywhere,
         # Of cells of several sources it is SOURCE/REPLICATE.
         named=any(group.replicate.rpartition("/")[2] for group in groups),
+        between=np.stack([between for _, _, between in result]),
     )
 
 
@@ -233,12 +237,18 @@ class _Contrasts:
             return [Family(y_p - y_c, noise_p + noise_c, (v_p + v_c) / 2, per_p + per_c)]
         return [Family(y_p, noise_p, v_p, per_p), Family(y_c, noise_c, v_c, per_c)]
 
-    def contrast(self, arms: _Arms, rho: Floats | None) -> tuple[Floats, Floats]:
-        """Return a contrast's change and its squared standard error, [genes] each."""
-        result = [family.mean(*self._typical(rho)) for family in self.families(arms)]
-        # Paired replicates are one family of changes; otherwise the arms' means are subtracted.
-        change = result[0][0] if arms.paired else result[0][0] - result[1][0]
-        return change, np.sum([noise for _, noise in result], axis=0)
+    def contrast(self, arms: _Arms, rho: Floats | None) -> tuple[Floats, Floats, Floats]:
+        """Return a contrast's change, its squared standard error and `between`, [genes] each."""
+        families = self.families(arms)
+        own, typical = self._typical(rho)
+        result = [family.mean(own, typical) for family in families]
+        noise = np.sum([n for _, n in result], axis=0)
+        # Paired replicates are one family of changes, in which what is common to a replicate's
+        # genes cancels; otherwise the arms' means are subtracted.
+        if arms.paired:
+            return result[0][0], noise, np.zeros_like(noise)
+        cells = np.sum([family.mean(np.zeros_like(own), typical)[1] for family in families], axis=0)
+        return result[0][0] - result[1][0], noise, noise - cells
 
     def library(self, arms: _Arms) -> float:
         """Return the geometric mean library of perturbed over that of control cells."""

@@ -12,6 +12,16 @@ beside its effects where the data do not decide: they are distributed as the eff
 conditions are, with one more condition of no effect among these (`pooled_prior`). With pseudo-
 effects of 0 alone, weak effects at 50 UMI a cell were put at 0 altogether (docs/log.md).
 
+Where the arms have different replicates, what differs between these is common to many genes: an
+animal is older, or its sample was kept longer. All genes then change by chance at once, and 0 is no
+likely value. `across` shrinks in two steps. By the noise of cells alone: psi, the change between
+these replicates. Then from psi, with the variance between replicates as noise, under the mixture
+with every sigma raised to that which keeps a share c of a gene's change; its weights are fitted as
+if there were `DIMENSIONS` genes. So all genes keep c, and a gene beyond what replicates explain
+keeps more. c is the posterior mean of tau^2 / (tau^2 + r^2), r^2 the variance between replicates,
+where psi has `DIMENSIONS` independent values and 1 - c a uniform prior (Strawderman 1971). The lfsr
+is the larger of this prior's and that of the mixture with its point at 0.
+
 The local false sign rate (lfsr) of an effect is min(P(b >= 0 | d), P(b <= 0 | d)), the probability
 that its more likely sign is wrong; mass at exactly 0 counts as wrong.
 """
@@ -19,12 +29,12 @@ that its more likely sign is wrong; mass at exactly 0 counts as wrong.
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import ndtr
+from scipy.special import gammainc, ndtr
 
 from lingshu_model.contracts.posterior import Posterior
 from lingshu_model.effects.moments import Floats
 
-__all__ = ["Mixture", "Posterior", "combine", "fit_prior", "posterior"]
+__all__ = ["Mixture", "Posterior", "across", "combine", "fit_prior", "posterior"]
 
 NULL = 10.0
 """Number of pseudo-effects (as many as ashr puts at 0)."""
@@ -38,6 +48,8 @@ ROUNDS = 1000
 """Largest number of accelerated EM steps."""
 TOLERANCE = 1e-7
 """Gain of log likelihood per effect at which EM stops."""
+DIMENSIONS = 8.0
+"""Number of independent values to which differences between replicates amount, over all genes."""
 DEPARTING = 100
 """Fewest genes from which kappa, how far a context departs from its prior, is estimated."""
 
@@ -55,13 +67,16 @@ class Mixture:
     weight: Floats
 
 
-def fit_prior(change: Floats, noise: Floats, pooled: Mixture | None = None) -> Mixture:
+def fit_prior(
+    change: Floats, noise: Floats, pooled: Mixture | None = None, genes: float | None = None
+) -> Mixture:
     """Return the prior of a condition's effects, fitted to their estimates.
 
     Args:
         change: estimates, [genes]; NaN = not measured, left out.
         noise: their squared standard errors, [genes].
         pooled: how pseudo-effects are distributed, `pooled_prior`; all at 0 by default.
+        genes: number of independent genes that they amount to; as many as there are by default.
 
     Returns:
         The mixture; all weight at 0 where nothing is measured.
@@ -73,7 +88,7 @@ def fit_prior(change: Floats, noise: Floats, pooled: Mixture | None = None) -> M
     extra = _at_zero(len(sigma))
     if pooled is not None and pooled.sigma[-1] >= sigma[-1]:
         sigma, extra = pooled.sigma, pooled.weight
-    return _fitted(size, sigma, NULL * extra)
+    return _fitted(size, sigma, NULL * extra, genes)
 
 
 def pooled_prior(change: Floats, noise: Floats) -> Mixture:
@@ -115,9 +130,14 @@ def _at_zero(components: int) -> Floats:
     return weight
 
 
-def _fitted(size: Floats, sigma: Floats, extra: Floats) -> Mixture:
-    """Return the mixture of components `sigma` fitted to |z|, with pseudo-effects `extra`."""
+def _fitted(size: Floats, sigma: Floats, extra: Floats, genes: float | None = None) -> Mixture:
+    """Return the mixture of components `sigma` fitted to |z|, with pseudo-effects `extra`.
+
+    |z| count as `genes` values, by default as many as they are.
+    """
     z, times = _binned(size)
+    if genes is not None:
+        times *= min(genes / times.sum(), 1.0)
     # [bins, components]; only ratios of likelihoods within a row matter to EM.
     log = _log_density(z, sigma)
     return Mixture(sigma, _weights(np.exp(log - log.max(axis=1, keepdims=True)), times, extra))
@@ -152,6 +172,50 @@ def posterior(change: Floats, noise: Floats, prior: Mixture) -> Posterior:
     return Posterior(
         np.where(known, mean * s, 0.0), np.where(known, sd * s, 0.0), np.where(known, lfsr, 1.0)
     )
+
+
+def across(change: Floats, noise: Floats, between: Floats, pooled: Mixture) -> Posterior:
+    """Return the posterior of effects between arms that have different replicates.
+
+    Args:
+        change: estimates, [genes]; NaN = not measured.
+        noise: their squared standard errors, [genes].
+        between: the part of `noise` that is variance between replicates, [genes].
+        pooled: how pseudo-effects are distributed, in units of `noise - between`.
+    """
+    cells = noise - between
+    here = posterior(change, cells, fit_prior(change, cells, pooled))
+    prior = fit_prior(change, noise, genes=DIMENSIONS)
+    kept = _kept(change, cells, between)
+    floor = np.sqrt(kept / (1.0 - kept))
+    # Of psi the noise is that of replicates, and what the cells leave open.
+    rest = np.where(np.isfinite(change), between + here.sd**2, noise)
+    psi = np.where(np.isfinite(change), here.mean, np.nan)
+    result = posterior(psi, rest, Mixture(np.maximum(prior.sigma, floor), prior.weight))
+    # A floor under sigma takes the mass from 0, so every sign would be surer than the data show.
+    lfsr = np.maximum(result.lfsr, posterior(change, noise, prior).lfsr)
+    return Posterior(result.mean, result.sd, lfsr)
+
+
+def _kept(change: Floats, cells: Floats, between: Floats) -> float:
+    """Return c, the share of every gene's change that is kept, between 1 / 6 and 1.
+
+    With b = 1 - c, n = `DIMENSIONS` and x = sum (d^2 - s^2) / sum r^2, the posterior of b is
+    proportional to b^(n / 2) exp(-b n x / 2) on (0, 1), a truncated gamma distribution.
+
+    Args:
+        change: d, [genes].
+        cells: s^2, noise of cells, [genes].
+        between: r^2, [genes].
+    """
+    known = np.isfinite(change)
+    total = float(between[known].sum())
+    if total <= 0.0:
+        return 1.0 - 1e-9
+    x = float((change[known] ** 2 - cells[known]).sum()) / total
+    shape, rate = DIMENSIONS / 2 + 1, DIMENSIONS / 2 * max(x, 1e-6)
+    mean = shape / rate * gammainc(shape + 1, rate) / gammainc(shape, rate)
+    return float(np.clip(1.0 - mean, 0.0, 1.0 - 1e-9))
 
 
 def combine(change: Floats, noise: Floats, centre: Floats, spread: Floats) -> Posterior:
