@@ -8,8 +8,8 @@ The cells of this context and the prior are weighted by their precision:
     b | d ~ N((d / s^2 + m / t^2) / (1 / s^2 + 1 / t^2), 1 / (1 / s^2 + 1 / t^2))
 
 with d and s the change and its standard error, m and t the carried mean and sd. Elsewhere the prior
-is a mixture around 0 (`shrink`), with a wider component in its middle where the arms have different
-replicates. `source` says which of the two was used.
+is a mixture around 0 (`shrink`). Where replicates differ between the arms, or are shared by contexts, a
+second step shrinks by what differs between replicates. `source` says which prior was used.
 """
 
 from collections.abc import Iterable, Sequence
@@ -103,7 +103,7 @@ class Effects:
     def _pooled_cells(self) -> Mixture:
         """`pooled`, as if replicates did not differ."""
         m = self.measured
-        return pooled_prior(m.change, m.noise if m.between is None else m.noise - m.between)
+        return pooled_prior(m.change, m.noise - m.between)
 
     def seen(self, condition: str, context: str) -> Effect:
         """Return the effect of a condition in a context that has cells of it.
@@ -121,16 +121,24 @@ class Effects:
         if len(others) < OTHERS:
             return Effect(self._alone(row), CELLS, cells)
         carried = Carrier(self._sources(others)).to(m.controls[context].mean)
-        both = combine(change, noise, carried.effect.mean, carried.effect.sd)
-        return Effect(both, BOTH, f"{cells}; {carried.note}")
+        if not (m.crossed and m.between[row].any()):
+            both = combine(change, noise, carried.effect.mean, carried.effect.sd)
+            return Effect(both, BOTH, f"{cells}; {carried.note}")
+        # The other contexts have the same replicates: that they agree is no evidence against these.
+        between = np.nan_to_num(m.between[row])
+        here = combine(change, noise - between, carried.effect.mean, carried.effect.sd)
+        return Effect(across(here, between), BOTH, f"{cells}; {carried.note}")
 
     def _alone(self, row: int) -> Posterior:
         """Return the posterior of a row's effect from its cells alone."""
         m = self.measured
         change, noise = m.change[row], m.noise[row]
-        if m.between is not None and m.between[row].any():
-            return across(change, noise, m.between[row], self._pooled_cells)
-        return posterior(change, noise, fit_prior(change, noise, self.pooled))
+        # Of paired replicates most of what is common to many genes cancels.
+        if m.paired[row] or not m.between[row].any():
+            return posterior(change, noise, fit_prior(change, noise, self.pooled))
+        cells = noise - m.between[row]
+        here = posterior(change, cells, fit_prior(change, cells, self._pooled_cells))
+        return across(here, np.nan_to_num(m.between[row]))
 
     def carried(self, condition: str, control: Controls | Floats, leave: str = "") -> Effect:
         """Return the effect of a condition in a context that has no cells of it.
@@ -150,6 +158,9 @@ class Effects:
             raise KeyError(message)
         mean = control.mean if isinstance(control, Controls) else control
         carried: Carried = self._carrier(tuple(map(int, rows))).to(mean)
+        between = np.nan_to_num(self.measured.between[rows]).mean(axis=0)
+        if self.measured.crossed and between.any():
+            return Effect(across(carried.effect, between), CARRIED, carried.note)
         return Effect(carried.effect, CARRIED, carried.note)
 
     @cached_property

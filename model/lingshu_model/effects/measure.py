@@ -76,8 +76,9 @@ class Measured:
         library: geometric mean counts of a perturbed cell over that of a control cell, [rows].
         variance: variance of each gene between cells of the same group, [genes].
         named: whether cells have replicates; of data without them an arm has one, of all cells.
-        between: the part of `noise` that is variance between replicates, where the arms have
-            different replicates; 0 elsewhere, the shape of `noise`. None = 0 everywhere.
+        between: the part of `noise` that is variance between replicates, the same shape.
+        paired: whether both arms have the same replicates, bool [rows].
+        crossed: whether contexts have replicates in common, as cell types of the same animals do.
     """
 
     conditions: tuple[str, ...]
@@ -89,8 +90,10 @@ class Measured:
     controls: Mapping[str, Controls]
     library: Floats
     variance: Floats
-    named: bool = False
-    between: Floats | None = None
+    named: bool
+    between: Floats
+    paired: NDArray[np.bool_]
+    crossed: bool
 
     def rows(self, *, condition: str | None = None, context: str | None = None) -> Ints:
         """Return the numbers of the rows of a condition, of a context, or of both."""
@@ -155,9 +158,10 @@ def measure(
         controls=work.controls(groups, control),
         library=np.array([work.library(each) for each in arms.values()]),
         variance=work.everywhere,
-        # Of cells of several sources it is SOURCE/REPLICATE.
-        named=any(group.replicate.rpartition("/")[2] for group in groups),
+        named=any(_named(group) for group in groups),
         between=np.stack([between for _, _, between in result]),
+        paired=np.array([each.paired for each in arms.values()]),
+        crossed=_crossed(groups),
     )
 
 
@@ -169,6 +173,17 @@ def _prior(arms: Mapping[tuple[str, str], "_Arms"], groups: Sequence[Group]) -> 
     apart = [a for a in arms.values() if not a.paired]
     named = any(groups[i].replicate for a in apart for i in (*a.perturbed, *a.control))
     return PRIOR_RHO if named else 0.0
+
+
+def _crossed(groups: Sequence[Group]) -> bool:
+    """Return whether a named replicate has cells in more than one context."""
+    pairs = {(g.replicate, g.context) for g in groups if _named(g)}
+    return len({replicate for replicate, _ in pairs}) < len(pairs)
+
+
+def _named(group: Group) -> bool:
+    """Return whether a group's replicate has a name; of several sources it is SOURCE/REPLICATE."""
+    return bool(group.replicate.rpartition("/")[2])
 
 
 def _arms(moments: Moments, groups: Sequence[Group], control: str) -> dict[tuple[str, str], _Arms]:
@@ -240,15 +255,14 @@ class _Contrasts:
     def contrast(self, arms: _Arms, rho: Floats | None) -> tuple[Floats, Floats, Floats]:
         """Return a contrast's change, its squared standard error and `between`, [genes] each."""
         families = self.families(arms)
-        own, typical = self._typical(rho)
-        result = [family.mean(own, typical) for family in families]
+        rho_of, typical = self._typical(rho)
+        none = np.zeros_like(rho_of)
+        result = [family.mean(rho_of, typical) for family in families]
         noise = np.sum([n for _, n in result], axis=0)
-        # Paired replicates are one family of changes, in which what is common to a replicate's
-        # genes cancels; otherwise the arms' means are subtracted.
-        if arms.paired:
-            return result[0][0], noise, np.zeros_like(noise)
-        cells = np.sum([family.mean(np.zeros_like(own), typical)[1] for family in families], axis=0)
-        return result[0][0] - result[1][0], noise, noise - cells
+        cells = np.sum([family.mean(none, typical)[1] for family in families], axis=0)
+        # Paired replicates are one family of changes; otherwise the arms' means are subtracted.
+        change = result[0][0] if arms.paired else result[0][0] - result[1][0]
+        return change, noise, np.maximum(noise - cells, 0.0)
 
     def library(self, arms: _Arms) -> float:
         """Return the geometric mean library of perturbed over that of control cells."""

@@ -174,45 +174,38 @@ def posterior(change: Floats, noise: Floats, prior: Mixture) -> Posterior:
     )
 
 
-def across(change: Floats, noise: Floats, between: Floats, pooled: Mixture) -> Posterior:
-    """Return the posterior of effects between arms that have different replicates.
+def across(here: Posterior, between: Floats) -> Posterior:
+    """Return the posterior of the effect in further replicates.
 
     Args:
-        change: estimates, [genes]; NaN = not measured.
-        noise: their squared standard errors, [genes].
-        between: the part of `noise` that is variance between replicates, [genes].
-        pooled: how pseudo-effects are distributed, in units of `noise - between`.
+        here: posterior of psi, the change between these replicates, from the noise of cells alone.
+        between: squared standard error of psi as an estimate of the effect, which comes of how
+            replicates differ, [genes].
     """
-    cells = noise - between
-    here = posterior(change, cells, fit_prior(change, cells, pooled))
-    prior = fit_prior(change, noise, genes=DIMENSIONS)
-    kept = _kept(change, cells, between)
-    floor = np.sqrt(kept / (1.0 - kept))
-    # Of psi the noise is that of replicates, and what the cells leave open.
-    rest = np.where(np.isfinite(change), between + here.sd**2, noise)
-    psi = np.where(np.isfinite(change), here.mean, np.nan)
-    result = posterior(psi, rest, Mixture(np.maximum(prior.sigma, floor), prior.weight))
+    # The noise of psi is that of replicates, and what the cells leave open.
+    noise = between + here.sd**2
+    known = noise > 0
+    psi = np.where(known, here.mean, np.nan)
+    prior = fit_prior(psi, noise, genes=DIMENSIONS)
+    kept = _kept(here, between)
+    wide = Mixture(np.maximum(prior.sigma, np.sqrt(kept / (1.0 - kept))), prior.weight)
+    result = posterior(psi, noise, wide)
     # A floor under sigma takes the mass from 0, so every sign would be surer than the data show.
-    lfsr = np.maximum(result.lfsr, posterior(change, noise, prior).lfsr)
+    lfsr = np.maximum(result.lfsr, posterior(psi, noise, prior).lfsr)
     return Posterior(result.mean, result.sd, lfsr)
 
 
-def _kept(change: Floats, cells: Floats, between: Floats) -> float:
+def _kept(here: Posterior, between: Floats) -> float:
     """Return c, the share of every gene's change that is kept, between 1 / 6 and 1.
 
-    With b = 1 - c, n = `DIMENSIONS` and x = sum (d^2 - s^2) / sum r^2, the posterior of b is
+    With b = 1 - c, n = `DIMENSIONS` and x = sum E[psi^2] / sum r^2, the posterior of b is
     proportional to b^(n / 2) exp(-b n x / 2) on (0, 1), a truncated gamma distribution.
 
     Args:
-        change: d, [genes].
-        cells: s^2, noise of cells, [genes].
+        here: posterior of psi.
         between: r^2, [genes].
     """
-    known = np.isfinite(change)
-    total = float(between[known].sum())
-    if total <= 0.0:
-        return 1.0 - 1e-9
-    x = float((change[known] ** 2 - cells[known]).sum()) / total
+    x = float((here.mean**2 + here.sd**2).sum()) / max(float(between.sum()), 1e-12)
     shape, rate = DIMENSIONS / 2 + 1, DIMENSIONS / 2 * max(x, 1e-6)
     mean = shape / rate * gammainc(shape + 1, rate) / gammainc(shape, rate)
     return float(np.clip(1.0 - mean, 0.0, 1.0 - 1e-9))
