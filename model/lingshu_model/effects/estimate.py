@@ -8,8 +8,8 @@ The cells of this context and the prior are weighted by their precision:
     b | d ~ N((d / s^2 + m / t^2) / (1 / s^2 + 1 / t^2), 1 / (1 / s^2 + 1 / t^2))
 
 with d and s the change and its standard error, m and t the carried mean and sd. Elsewhere the prior
-is a mixture around 0 (`shrink`). Where replicates differ between the arms, or are shared by contexts, a
-second step shrinks by what differs between replicates. `source` says which prior was used.
+is a mixture around 0 (`shrink`). Where replicates differ between the arms, or contexts share them,
+a second step shrinks by what differs between replicates. `source` says which prior was used.
 """
 
 from collections.abc import Iterable, Sequence
