@@ -125,7 +125,7 @@ def donors_in_types(rng: np.random.Generator, *, paired: bool, fold: np.ndarray)
     Three donors have the perturbation and three have not, and all differ; or, paired, three have
     both arms and differ in their response.
     """
-    p, direction, own = shares(rng, GENES, 0.8), rng.normal(size=GENES), rng.normal(size=6)
+    p, direction, of_donor = shares(rng, GENES, 0.8), rng.normal(size=GENES), rng.normal(size=6)
     counts, labels = [], []
     for context in "abcde":
         of_type = p * np.exp(0.3 * rng.normal(size=GENES))
@@ -133,7 +133,9 @@ def donors_in_types(rng: np.random.Generator, *, paired: bool, fold: np.ndarray)
             for i in range(3):
                 donor = i if paired or arm == "drug" else i + 3
                 # What a donor's cells have in common: in both arms, or in the response alone.
-                differs = 0.15 * own[donor] * (arm == "drug") if paired else 0.2 * own[donor]
+                differs = (
+                    0.15 * of_donor[donor] * (arm == "drug") if paired else 0.2 * of_donor[donor]
+                )
                 share = of_type * np.exp(differs * direction) * (fold if arm == "drug" else 1.0)
                 counts.append(draw(rng, share / share.sum(), 60, 1500.0))
                 labels += [Group(arm, context, f"donor{donor}")] * 60
