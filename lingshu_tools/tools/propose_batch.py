@@ -54,6 +54,8 @@ if TYPE_CHECKING:
 
 PROPOSAL = "proposal"
 """What the payload of a proposal says it is, among the measurements of a screen."""
+HARDLY = 0.05
+"""Hit chance below which a pick is hardly a hit by the model."""
 _DIGITS = 3
 REAL_CELLS = (
     "cells of control and of the perturbation each, for 80 % power at p < .001 if the objective's "
@@ -357,7 +359,7 @@ def _summary(
     how = f", as record_measurements chose ({chosen.words})" if chosen.words else ""
     return (
         f"{len(labels)} perturbations to {in_words(plan)}{how}, {arguments.replicates} wells each "
-        f"and {n_controls} controls on {plates}: {listed(labels, 4)}. {batch.n_directions} effect "
+        f"and {n_controls} controls on {plates}: {listed(labels, 2)}. {batch.n_directions} effect "
         f"directions; expected best {batch.picks[-1].expected_best:.2f} {plan.objective.units}, "
         f"{batch.expected_hits:.1f} expected hits (predicted score at least {pool.hit_at:.2f}). "
         f"{known}"
@@ -397,8 +399,7 @@ def _of_values(
         )
         caveats.insert(
             0,
-            f"Chosen by predictions alone, without the values of the {n} measured ones: {learned} "
-            "takes what record_measurements chose.",
+            f"Chosen by predictions alone: {learned} uses the {n} measured values.",
         )
     return caveats
 
@@ -411,10 +412,19 @@ def _view(plan: Plan, pool: Pool, place: int, counts: CountModel | None) -> Pick
         perturbation=label_of(pool.candidates[place]),
         score=float(pool.means[place]),
         hit_chance=float(pool.hit_chances[place]),
-        direction=pool.directions[place],
+        direction=_short(pool.directions[place]),
         interval=list(score.interval),
         lfsr=max(score.lfsr, LEAST_LFSR),
     )
+
+
+def _short(direction: str) -> str:
+    """Return a direction's label with a kind that all its parts share named once, at the end."""
+    parts = [part.split(" ") for part in direction.split(" + ")]
+    kinds = {" ".join(kind) for _, *kind in parts}
+    if len(kinds) > 1 or any(len(part) != 2 for part in parts):
+        return direction
+    return f"{' + '.join(target for target, _ in parts)} {kinds.pop()}"
 
 
 def _real_cells(plan: Plan, pool: Pool, place: int, counts: CountModel) -> tuple[int, int] | None:
@@ -452,13 +462,12 @@ def _caveats(arguments: ProposeBatch, chosen: Chosen) -> list[str]:
         p
         for p in batch.picks
         # Those without a clear direction have a caveat of theirs.
-        if pool.hit_chances[p.place] < 0.05 and pool.directions[p.place] != UNCLEAR
+        if pool.hit_chances[p.place] < HARDLY and pool.directions[p.place] != UNCLEAR
     ]
     if weak and not chosen.words:
-        names = listed([label_of(pool.candidates[p.place]) for p in weak], 4)
         caveats.append(
-            f"Hardly a hit by the model, taken for their direction: {names}. directions=1 takes "
-            "the best alone."
+            f"Hit chances below {HARDLY:g}: {len(weak)} of {len(batch.picks)}, taken for their "
+            "direction; directions=1 takes the best alone."
         )
     if any(pool.directions[p.place] == UNCLEAR for p in batch.picks):
         caveats.append(f"Direction {UNCLEAR!r}: the sign of no gene besides its own is supported.")

@@ -137,7 +137,7 @@ def test_answers_after_a_measurement_are_short(app: App):
     for given in ({}, {"aim": "learned"}):
         plate = proposed(app, screen_id, **given)
         value = structured(plate, "propose_batch", given, detailed=False)
-        assert len(json.dumps(value, ensure_ascii=False, separators=(",", ":"))) / 4 <= 625
+        assert len(json.dumps(value, ensure_ascii=False, separators=(",", ":"))) / 4 <= 600
 
 
 def test_no_number_of_cells_cannot_be_read_as_no_cells(app: App, thp1: Checkpoint):
