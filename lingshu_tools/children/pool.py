@@ -146,7 +146,10 @@ class Children:
     def _begin(self, task: Task, files: TaskFiles) -> "Work":
         """Return the work at a task, begun by this thread or just now by another."""
         with self._lock:
-            if work := self._at_work.get(files.key):
+            work = self._at_work.get(files.key)
+            # One that ended well may be of an earlier job: a file that it read was changed since.
+            # That it failed is still to be said.
+            if work and (work.error is not None or not work.ended.is_set()):
                 return work
             work = self._at_work[files.key] = Work(task, files, self._limit_s[task.kind])
             sweep, self._swept = not self._swept, True
@@ -241,11 +244,7 @@ class Work(Ending):
                 detached=True,
             )
         self.launched.set()
-        status = self._status(child)
-        if not status:
-            for path in (files.log, files.task):
-                path.unlink(missing_ok=True)
-        return status
+        return self._status(child)
 
     def _status(self, child: Process[bytes]) -> int:
         try:

@@ -34,12 +34,19 @@ def main() -> None:
     if lock is None:
         raise SystemExit(BUSY)
     with lock:
-        task: dict[str, Any] = json.loads(path.read_bytes())
+        try:
+            task: dict[str, Any] = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            # Another child did it between the start of this one and its lock.
+            raise SystemExit(BUSY) from None
         # Ends this process should its parent be gone when it is stuck.
         signal.setitimer(signal.ITIMER_REAL, task["limit_s"])
         out = private_folder(Path(task["folder"]))
         remove_unfinished(out, files)
         files.write_answer(_work(task, out, files))
+        # Under the lock: afterwards another process may put the next task in this place.
+        for used in (files.log, files.task):
+            used.unlink(missing_ok=True)
 
 
 def _work(task: dict[str, Any], out: Path, files: TaskFiles) -> Answer:

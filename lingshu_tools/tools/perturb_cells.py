@@ -186,7 +186,7 @@ def show_effect(
         if len(kept) == DEFAULT_TOP and not detailed and app.door != "python":
             # The caveats of a small panel and of the checkpoint take the place of a gene each.
             small = any(c.startswith(MOVED[:12]) for c in fields["caveats"])
-            taken = small + bool(record.design.checkpoint.caveats)
+            taken = small + len(record.design.checkpoint.caveats)
             kept = kept[: len(kept) - taken] if genes is None else kept
         if len(kept) < len(rows):
             known: Truncated | None = fields["truncated"]

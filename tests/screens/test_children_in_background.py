@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +125,63 @@ def test_a_call_returns_before_its_child_is_done_and_the_next_one_has_the_file(
     again = run(children, export.task, 0)
     assert isinstance(again, Answer)
     assert again.finished_at == answer.finished_at
+
+
+def until_done(export: Export) -> None:
+    """Wait for a child's answer, and for the end of the child."""
+    end = time.monotonic() + WAIT_S
+    while export.files.read_answer() is None or is_held(export.files.lock):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_an_answer_to_a_changed_job_is_not_that_of_the_job_before(
+    children: Children, export: Export
+):
+    work = children.begin(export.task)
+    assert isinstance(work, Work)
+    export.release()
+    until_done(export)
+    work.ended.wait(WAIT_S)
+    # Handed over without asking how the work stands, as to a caller who began it just now.
+    assert isinstance(children.begin(export.task), Answer)
+    renamed = {**export.task.job, "var": {"symbol": ["C", "D"], "ensembl": ["", ""]}}
+    changed = replace(export.task, job=renamed)
+    answer = run(children, changed, WAIT_S)
+    assert isinstance(answer, Answer)
+    assert answer.digest == changed.digest
+
+
+def test_a_process_that_is_late_to_see_its_child_end_disturbs_no_other(
+    children: Children, export: Export, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    seen = threading.Event()
+    status, launch = Work._status, pool.start
+
+    def late(self: Work, child: pool.Process[bytes]) -> int:
+        result = status(self, child)
+        if self is first:
+            seen.wait(WAIT_S)
+        return result
+
+    def launched(*arguments: object, **more: object):
+        # The task is written: now the first process sees that its child has ended.
+        seen.set()
+        assert first.ended.wait(WAIT_S)
+        return launch(*arguments, **more)
+
+    first = None
+    monkeypatch.setattr(Work, "_status", late)
+    first = children.begin(export.task)
+    export.release()
+    until_done(export)
+    export.files.answer.unlink()
+    monkeypatch.setattr(pool, "start", launched)
+    answer = run(Children(tmp_path / "home"), export.task, WAIT_S)
+    assert isinstance(answer, Answer)
+    assert answer.digest == export.task.digest
+    assert not export.files.task.exists()
+    assert not export.files.log.exists()
 
 
 def test_a_stopped_child_does_not_hold_up_a_call_and_is_killed_at_its_limit(

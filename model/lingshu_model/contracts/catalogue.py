@@ -55,6 +55,8 @@ MODELS = "models"
 SHIPPED = Path(__file__).parent.parent / "checkpoints"
 MOST_CAVEATS, MOST_CAVEAT = 3, 200
 """Caveats of a checkpoint, and characters of each."""
+NO_REPLICATES = "No replicates named: lfsr takes cells as independent."
+"""Caveat of every answer from cells whose replicates are not known."""
 Tier = Literal["seen", "seen_elsewhere", "combination_of_seen", "unseen"]
 # What the checkpoint digest covers: everything that decides a sampled count. The evidence and the
 # card are pinned too, but may be rewritten without making the old experiments another model's.
@@ -111,12 +113,29 @@ class Checkpoint:
 
     @property
     def caveats(self) -> list[str]:
-        """Sentences that hold for every answer from it, as its training specification has them."""
+        """Sentences that hold for every answer from it.
+
+        Those of its training specification, and that no replicates were named, if so.
+        """
         training = self.config.get("training")
         written = training.get("caveats") if isinstance(training, dict) else None
         sentences = written if isinstance(written, list) else []
         # A file may come from elsewhere: no more is quoted than a specification may hold.
-        return [s[:MOST_CAVEAT] for s in sentences if isinstance(s, str) and s][:MOST_CAVEATS]
+        quoted = [s[:MOST_CAVEAT] for s in sentences if isinstance(s, str) and s][:MOST_CAVEATS]
+        return quoted if self._replicated else [*quoted, NO_REPLICATES]
+
+    @property
+    def _replicated(self) -> bool:
+        """Whether any effect is of cells of several replicates, or none is of cells."""
+        if self.effects is None:
+            return True
+        # Null labels are of control cells, which are split without regard to replicates.
+        counted = [
+            row["replicates"]
+            for row in self.effects.rows
+            if row["n_cells"][0] and all(i["kind"] != "sham" for i in row["interventions"])
+        ]
+        return not counted or max(counted) > 1
 
     @Lazy
     def gene_variance(self) -> NDArray[np.float64]:
