@@ -24,13 +24,10 @@ from lingshu_model.effects.contexts import Carried, Carrier, Sources
 from lingshu_model.effects.measure import Controls, Group, Measured, measure
 from lingshu_model.effects.moments import Floats, Ints, Moments, Rows
 from lingshu_model.effects.shrink import (
-    Mixture,
     Posterior,
+    Shrinkage,
     across,
     combine,
-    fit_prior,
-    pooled_prior,
-    posterior,
 )
 
 OTHERS = 3
@@ -95,15 +92,19 @@ class Effects:
         return tuple(sorted(set(self.measured.conditions)))
 
     @cached_property
-    def pooled(self) -> Mixture:
-        """How effects are distributed, over all conditions and contexts."""
-        return pooled_prior(self.measured.change, self.measured.noise)
+    def shrinkage(self) -> Shrinkage:
+        """Of an effect by its cells alone."""
+        return self._shrinkage(self.measured.noise)
 
     @cached_property
-    def _pooled_cells(self) -> Mixture:
-        """`pooled`, as if replicates did not differ."""
+    def _shrinkage_of_cells(self) -> Shrinkage:
+        """`shrinkage`, as if replicates did not differ."""
+        return self._shrinkage(self.measured.noise - self.measured.between)
+
+    def _shrinkage(self, noise: Floats) -> Shrinkage:
         m = self.measured
-        return pooled_prior(m.change, m.noise - m.between)
+        # Half of the contrasts have more cells in their smaller arm.
+        return Shrinkage.of(m.change, noise, float(np.median(m.cells.min(axis=1))) * m.detected)
 
     def seen(self, condition: str, context: str) -> Effect:
         """Return the effect of a condition in a context that has cells of it.
@@ -135,9 +136,8 @@ class Effects:
         change, noise = m.change[row], m.noise[row]
         # Of paired replicates most of what is common to many genes cancels.
         if m.paired[row] or not m.between[row].any():
-            return posterior(change, noise, fit_prior(change, noise, self.pooled))
-        cells = noise - m.between[row]
-        here = posterior(change, cells, fit_prior(change, cells, self._pooled_cells))
+            return self.shrinkage.posterior(change, noise)
+        here = self._shrinkage_of_cells.posterior(change, noise - m.between[row])
         return across(here, np.nan_to_num(m.between[row]))
 
     def carried(self, condition: str, control: Controls | Floats, leave: str = "") -> Effect:

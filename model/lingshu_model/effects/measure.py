@@ -75,6 +75,7 @@ class Measured:
         controls: by context, those without any perturbed cell included.
         library: geometric mean counts of a perturbed cell over that of a control cell, [rows].
         variance: variance of each gene between cells of the same group, [genes].
+        detected: share of the cells that have the gene, about, [genes].
         named: whether cells have replicates; of data without them an arm has one, of all cells.
         between: the part of `noise` that is variance between replicates, the same shape.
         paired: whether both arms have the same replicates, bool [rows].
@@ -90,6 +91,7 @@ class Measured:
     controls: Mapping[str, Controls]
     library: Floats
     variance: Floats
+    detected: Floats
     named: bool
     between: Floats
     paired: NDArray[np.bool_]
@@ -158,6 +160,7 @@ def measure(
         controls=work.controls(groups, control),
         library=np.array([work.library(each) for each in arms.values()]),
         variance=work.everywhere,
+        detected=work.share,
         named=any(_named(group) for group in groups),
         between=np.stack([between for _, _, between in result]),
         paired=np.array([each.paired for each in arms.values()]),
@@ -228,6 +231,8 @@ class _Contrasts:
             for c in np.unique(contexts[present])
         }
         self.detected = whole.mean[0] > DETECTED * whole.step[0]
+        # `step` is the level of one count: the counts of all cells over the number of cells.
+        self.share = np.minimum(whole.mean[0] / whole.step[0], 1.0)
 
     def _variance(self, groups: Ints, pool: Floats) -> Floats:
         """Return the variance between cells of the same group, moderated by `pool`, [genes]."""

@@ -10,7 +10,10 @@ exactly 0 and few of any size can be represented at the same time. The weights p
 marginal likelihood by EM, one prior for each condition in each context. `NULL` pseudo-effects count
 beside its effects where the data do not decide: they are distributed as the effects of all
 conditions are, with one more condition of no effect among these (`pooled_prior`). With pseudo-
-effects of 0 alone, weak effects at 50 UMI a cell were put at 0 altogether (docs/log.md).
+effects of 0 alone, weak effects at 50 UMI a cell were put at 0 altogether (docs/log.md). Genes of
+which an arm is expected to hold fewer than `SEEN` cells have a prior of their own (`Shrinkage`):
+they can show hardly any effect, and where they are most of the genes, as in sparse data, a common
+prior would put the effects of all others at 0 as well.
 
 Where the arms have different replicates, what differs between these is common to many genes: an
 animal is older, or its sample was kept longer. All genes then change by chance at once, and 0 is no
@@ -29,13 +32,18 @@ that its more likely sign is wrong; mass at exactly 0 counts as wrong.
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import gammainc, ndtr
 
 from lingshu_model.contracts.posterior import Posterior
 from lingshu_model.effects.moments import Floats
 
-__all__ = ["Mixture", "Posterior", "across", "combine", "fit_prior", "posterior"]
+__all__ = ["Mixture", "Posterior", "Shrinkage", "across", "combine", "fit_prior", "posterior"]
 
+SEEN = 3.0
+"""Expected number of an arm's cells with a gene below which the gene has the prior of rare ones."""
+FEWEST_GENES = 20
+"""Fewest genes that have a prior of their own."""
 NULL = 10.0
 """Number of pseudo-effects (as many as ashr puts at 0)."""
 LEAST = 0.1
@@ -172,6 +180,49 @@ def posterior(change: Floats, noise: Floats, prior: Mixture) -> Posterior:
     return Posterior(
         np.where(known, mean * s, 0.0), np.where(known, sd * s, 0.0), np.where(known, lfsr, 1.0)
     )
+
+
+@dataclass(frozen=True)
+class Shrinkage:
+    """Shrinks the effects of one condition at a time, rare genes by a prior of their own.
+
+    Attributes:
+        rare: genes with the prior of rare ones, bool [genes].
+        pooled: how effects of all conditions are distributed, of the other and of rare genes.
+    """
+
+    rare: NDArray[np.bool_]
+    pooled: tuple[Mixture, Mixture]
+
+    @classmethod
+    def of(cls, change: Floats, noise: Floats, seen: Floats) -> "Shrinkage":
+        """Return the shrinkage of the conditions of a data set.
+
+        Args:
+            change: estimates, [conditions, genes]; NaN = not measured.
+            noise: their squared standard errors, the same shape.
+            seen: expected number of an arm's cells with a gene, [genes].
+        """
+        rare = seen < SEEN
+        if min(rare.sum(), (~rare).sum()) < FEWEST_GENES:
+            rare = np.zeros_like(rare)
+        parts = (~rare, rare)
+        pooled = tuple(pooled_prior(change[:, part], noise[:, part]) for part in parts)
+        return cls(rare, (pooled[0], pooled[1]))
+
+    def posterior(self, change: Floats, noise: Floats) -> Posterior:
+        """Return posterior mean, sd and lfsr of a condition's effects, [genes] each.
+
+        Args:
+            change: estimates, [genes]; NaN = not measured.
+            noise: their squared standard errors, [genes].
+        """
+        result = np.zeros((3, len(change)))
+        for part, pooled in zip((~self.rare, self.rare), self.pooled, strict=True):
+            d, s2 = change[part], noise[part]
+            shrunken = posterior(d, s2, fit_prior(d, s2, pooled))
+            result[:, part] = shrunken.mean, shrunken.sd, shrunken.lfsr
+        return Posterior(*result)
 
 
 def across(here: Posterior, between: Floats) -> Posterior:

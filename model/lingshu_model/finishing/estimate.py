@@ -29,7 +29,6 @@ from lingshu_model.effects import (
     measure,
 )
 from lingshu_model.effects.moments import Floats, Ints
-from lingshu_model.effects.shrink import fit_prior, posterior
 from lingshu_model.effects.targets import FEWEST, Parts
 from lingshu_model.train.data.cells import Condition, TrainingCells, controls
 
@@ -287,9 +286,10 @@ class EffectFit:
             pair = _stacked(label, _less(control, label))
             m = measure(pair, [Group("null", "here"), Group(CONTROL, "here")], CONTROL)
             # The same prior as of real conditions, so that null labels test the same estimate.
-            prior = fit_prior(m.change[0], m.noise[0], self.effects.pooled)
             note = f"{m.cells[0, 0]} random control cells against the other {m.cells[0, 1]}"
-            shrunken = self._masked(posterior(m.change[0], m.noise[0], prior), condition)
+            shrunken = self._masked(
+                self.effects.shrinkage.posterior(m.change[0], m.noise[0]), condition
+            )
             cells = (int(m.cells[0, 0]), int(m.cells[0, 1]))
             rows.append(Row(condition, shrunken, CELLS, note, cells, 1, float(m.library[0])))
         return rows

@@ -121,7 +121,7 @@ def rotated(
     return {
         **written,
         GENE_VARIANCE: gene_variance(cells, priors),
-        "null_labels": null_check(cells, EffectFit(cells, priors).effects.pooled),
+        "null_labels": null_check(cells, EffectFit(cells, priors).effects.shrinkage),
         "predictor": "effects in closed form; sampled cells deliver them (fitness.json)",
         "not_estimable": {t: why for t, why in missing.items() if written["tiers"][t] is None},
     }

@@ -16,7 +16,7 @@ from scipy import sparse
 from lingshu_model.effects import Group, Moments, measure
 from lingshu_model.effects.measure import Measured
 from lingshu_model.effects.moments import CP10K, Rows, cell_totals, expression_levels
-from lingshu_model.effects.shrink import Mixture, fit_prior, posterior
+from lingshu_model.effects.shrink import Shrinkage, fit_prior, posterior
 from lingshu_model.finishing.certainty import CALLED
 from lingshu_model.train.data.cells import TrainingCells, controls
 
@@ -32,12 +32,12 @@ LEVELS = (0.5, 0.95, 1.0)
 SEED = 9
 
 
-def null_check(cells: TrainingCells, pooled: Mixture | None = None) -> list[dict[str, Any]]:
+def null_check(cells: TrainingCells, shrinkage: Shrinkage | None = None) -> list[dict[str, Any]]:
     """Return the calls of null labels for each context and size, as JSON.
 
     Args:
         cells: training cells without null labels.
-        pooled: how effects of the conditions are distributed, as for their own priors.
+        shrinkage: that of the conditions' effects; None = with a prior of each label alone.
     """
     wanted = [*_wanted(cells)]
     # Many contexts share the number, so that the check takes no longer than with few.
@@ -50,7 +50,7 @@ def null_check(cells: TrainingCells, pooled: Mixture | None = None) -> list[dict
         counts = cells.take(np.sort(chosen)).umi(np.float64)
         # A gene that any source of these cells measures; others have counts of 0 only.
         measured = np.any(cells.measured[np.unique(cells.source[chosen])], axis=0, keepdims=True)[0]
-        checked = _checked(counts, measured, subsets, pooled)
+        checked = _checked(counts, measured, subsets, shrinkage)
         checks.append({"context": context, "n_cells": size, **checked})
     return checks
 
@@ -77,7 +77,7 @@ def _checked(
     counts: Rows,
     measured: NDArray[np.bool_],
     subsets: list[NDArray[np.int64]],
-    pooled: Mixture | None,
+    shrinkage: Shrinkage | None,
 ) -> dict[str, Any]:
     """Return the calls among the labels of one size."""
     calls: list[int] = []
@@ -85,7 +85,11 @@ def _checked(
     tested = 0
     for m in _measured(counts, measured, subsets):
         change, noise = m.change[0], m.noise[0]
-        believed = posterior(change, noise, fit_prior(change, noise, pooled))
+        believed = (
+            posterior(change, noise, fit_prior(change, noise))
+            if shrinkage is None
+            else shrinkage.posterior(change, noise)
+        )
         calls.append(int((believed.lfsr < CALLED).sum()))
         magnitudes.append(float(np.linalg.norm(believed.mean)))
         tested = int(np.isfinite(change).sum())
