@@ -6,6 +6,7 @@ from made_counts import draw, levels, rows, shares
 
 from lingshu_model.effects import Effects, Group
 from lingshu_model.effects.estimate import BOTH, CARRIED, CELLS
+from lingshu_model.effects.shrink import Shrinkage
 
 
 def built(contexts: int, seed: int = 0, cells: int = 60, genes: int = 120):
@@ -157,3 +158,43 @@ def test_cell_types_of_the_same_donors_do_not_confirm_one_another(paired: bool):
     assert right >= 16
     assert false <= 0.04 * 6 * GENES
     assert carried <= 0.04 * 6 * GENES
+
+
+def sparse_cells(rng: np.random.Generator, *, effect: bool):
+    """Return effects of six conditions at 60 UMI a cell, and the true changes, [conditions, genes].
+
+    Half of the counts are of 40 genes, a quarter of which changes by a third; of each of the other
+    1,960 one cell of an arm is expected to have a count.
+    """
+    p = np.concatenate([np.full(40, 0.5 / 40), np.full(1960, 0.5 / 1960)])
+    counts, labels, truth = [draw(rng, p, 300, 60.0)], [Group("ctrl", "a")] * 300, []
+    for name in "uvwxyz":
+        fold = np.ones(2000)
+        if effect:
+            fold[rng.choice(40, 10, replace=False)] = rng.choice([0.67, 1.5], 10)
+        moved = p * fold / (p @ fold)
+        counts.append(draw(rng, moved, 60, 60.0))
+        labels += [Group(name, "a")] * 60
+        arms = [levels(draw(rng, share, 4000, 60.0)).mean(axis=0) for share in (moved, p)]
+        truth.append((arms[0] - arms[1]) * (fold != 1))
+    return Effects.of([rows(counts)], labels, "ctrl", 2000), np.stack(truth)
+
+
+def test_rare_genes_do_not_put_the_effects_of_others_at_zero():
+    effects, truth = sparse_cells(np.random.default_rng(0), effect=True)
+    assert effects.shrinkage.rare.sum() == 1960
+    means = [effects.seen(name, "a").posterior.mean for name in "uvwxyz"]
+    m = effects.measured
+    one = Shrinkage.of(m.change, m.noise, np.full(2000, np.inf))
+    common = [one.posterior(d, s2).mean for d, s2 in zip(m.change, m.noise, strict=True)]
+    errors = [((np.stack(part) - truth) ** 2).sum() for part in (means, common)]
+    assert errors[0] < 0.8 * errors[1]
+    correlation = [np.corrcoef(a, b)[0, 1] for a, b in zip(means, truth, strict=True)]
+    assert np.mean(correlation) > 0.5
+
+
+def test_a_prior_of_few_well_measured_genes_calls_no_noise():
+    for seed in range(3):
+        effects, _ = sparse_cells(np.random.default_rng(seed), effect=False)
+        for name in "uvwxyz":
+            assert (effects.seen(name, "a").posterior.lfsr >= 0.05).all()
