@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from made_counts import draw, levels, rows, shares
 
-from lingshu_model.effects import Effects, Group
+from lingshu_model.effects import Effects, Group, Moments, measure
 from lingshu_model.effects.estimate import BOTH, CARRIED, CELLS
 from lingshu_model.effects.shrink import Shrinkage
 
@@ -198,3 +198,47 @@ def test_a_prior_of_few_well_measured_genes_calls_no_noise():
         effects, _ = sparse_cells(np.random.default_rng(seed), effect=False)
         for name in "uvwxyz":
             assert (effects.seen(name, "a").posterior.lfsr >= 0.05).all()
+
+
+def measured_by(counts: list[np.ndarray], groups: list[Group], known: np.ndarray):
+    """Return effects in cells [cells, genes] of each group, of genes `known` [groups, genes]."""
+    # Of a gene that is not measured there are no counts.
+    held = [c * k for c, k in zip(counts, known, strict=True)]
+    group = np.repeat(np.arange(len(groups)), [len(c) for c in counts])
+    moments = Moments.of([rows(held)], group, len(groups), known.shape[1])
+    return Effects(measure(moments, groups, "ctrl", known), "ctrl")
+
+
+def test_a_gene_that_is_not_measured_leaves_the_certainty_of_others_as_it_is():
+    rng = np.random.default_rng(0)
+    p, groups, counts = shares(rng, GENES, 0.8), [], []
+    for context in "abcde":
+        # Both arms of one donor: nothing is known of differences between donors.
+        for arm, fold in (("drug", 1.5), ("ctrl", 1.0)):
+            share = p * np.where(np.arange(GENES) % 9 == 0, fold, 1.0)
+            counts.append(draw(rng, share / share.sum(), 60, 1500.0))
+            groups.append(Group(arm, context, "donor"))
+    known = np.ones((len(groups), GENES), bool)
+    for each in counts:
+        each[:, -1] = 0  # in either case, so that the cells have the same totals
+    whole = measured_by(counts, groups, known)
+    known[:2, -1] = False  # context a does not measure the last gene
+    less = measured_by(counts, groups, known)
+    lfsr = [e.seen("drug", "a").posterior.lfsr[:-1] for e in (whole, less)]
+    np.testing.assert_allclose(*lfsr, atol=1e-3)
+
+
+def test_the_spread_of_donors_is_that_of_contexts_that_measure_the_gene():
+    rng = np.random.default_rng(1)
+    p, groups, counts = shares(rng, GENES, 0.8), [], []
+    for context in "abcdef":
+        for i in range(6):
+            share = p * np.exp(0.2 * np.random.default_rng(i).normal(size=GENES))
+            counts.append(draw(rng, share / share.sum(), 60, 1500.0))
+            groups.append(Group("drug" if i < 3 else "ctrl", context, f"donor{i}"))
+    known = np.ones((len(groups), GENES), bool)
+    every = measured_by(counts, groups, known)
+    known[12:, -30:] = False  # the last genes are measured in contexts a and b alone
+    few = measured_by(counts, groups, known)
+    sd = [e.carried("drug", e.measured.controls["c"]).posterior.sd[-30:] for e in (every, few)]
+    assert np.median(sd[1]) > 0.8 * np.median(sd[0])

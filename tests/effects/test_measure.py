@@ -141,6 +141,57 @@ def test_a_replicate_with_one_arm_only_is_left_aside():
     assert result.cells.tolist() == [[100, 100]]
 
 
+def arms_of(rng: np.random.Generator, x: list[str], control: list[str], sizes: dict[str, int]):
+    """Return cells of donors in either arm, 40 of each unless `sizes` says another number."""
+    of = donors(rng, sorted({*x, *control}), 0.4)
+    return {
+        Group(arm, "a", name): draw(rng, of[name], sizes.get(name, 40), 1500.0)
+        for arm, names in (("x", x), ("control", control))
+        for name in names
+    }
+
+
+@pytest.mark.parametrize("unnamed", ["", "2/"])
+def test_cells_without_a_name_do_not_pair_arms_of_different_donors(unnamed: str):
+    rng = np.random.default_rng(9)
+    parts = arms_of(rng, ["d1", "d2", unnamed], ["d3", "d4", unnamed], {unnamed: 4})
+    result = measured(parts)
+    assert result.cells.tolist() == [[84, 84]]
+    assert not result.paired[0]
+    assert (result.between[0] > 0).all()
+
+
+def test_cells_without_a_name_are_another_pair_beside_paired_donors():
+    names = ["d1", "d2", ""]
+    result = measured(arms_of(np.random.default_rng(9), names, names, {}))
+    assert result.cells.tolist() == [[120, 120]]
+    assert result.paired[0]
+
+
+@pytest.mark.parametrize(
+    ("shared", "each", "paired"),
+    [(1, 1, True), (1, 2, False), (1, 3, False), (2, 4, True), (2, 6, True), (2, 8, False),
+     (3, 8, True), (8, 8, True)],
+)  # fmt: skip
+def test_a_few_donors_of_both_arms_do_not_put_the_others_aside(
+    shared: int, each: int, paired: bool
+):
+    names = [f"d{i:02}" for i in range(2 * each - shared)]
+    parts = arms_of(np.random.default_rng(9), names[:each], names[each - shared :], {})
+    result = measured(parts)
+    used = shared if paired else each
+    assert result.paired[0] == paired
+    assert result.replicates[0] == used
+    assert result.cells.tolist() == [[40 * used, 40 * used]]
+
+
+def test_the_donors_that_an_arm_has_are_paired_however_many_the_other_has():
+    names = [f"d{i}" for i in range(9)]
+    result = measured(arms_of(np.random.default_rng(9), names[:1], names, {}))
+    assert result.paired[0]
+    assert result.cells.tolist() == [[40, 40]]
+
+
 def test_a_gene_that_a_source_does_not_measure_is_unmeasured_and_not_zero():
     rng = np.random.default_rng(6)
     p = shares(rng, 12)
@@ -153,6 +204,7 @@ def test_a_gene_that_a_source_does_not_measure_is_unmeasured_and_not_zero():
     result = measured(parts, known)
     assert np.isnan(result.change[0, 3])
     assert np.isnan(result.controls["a"].mean[3])
+    assert result.between[0, 3] == 0
     arms = [levels(parts[Group(c, "a", "s1")]).mean(axis=0)[5] for c in ("x", "control")]
     np.testing.assert_allclose(result.change[0, 5], arms[0] - arms[1])
     assert np.isfinite(np.delete(result.change[0], 3)).all()

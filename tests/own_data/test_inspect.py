@@ -223,6 +223,14 @@ def test_contexts_replicates_and_unknown_labels_are_found(tmp_path: Path):
     assert held.replicate is not None
 
 
+def test_cells_of_unknown_donors_are_counted_apart(tmp_path: Path):
+    donors = ["unknown" if i < 30 else f"d{(i // 8) % 3}" for i in range(240)]
+    matches = looked(cells(("CTRL", "STIM"), donor=donors), tmp_path)
+    assert matches.replicate == "donor"
+    assert (matches.replicates, matches.unnamed) == (3, 30)
+    assert "replicate     obs['donor']: 3, and 30 cells of none" in matches.lines()
+
+
 def test_donors_are_contexts_where_nothing_else_is_and_each_has_both_arms(tmp_path: Path):
     adata = cells(("ctrl", "STAT1"), patient=[f"p{(i // 2) % 3}" for i in range(240)])
     del adata.obs["cell_type"]

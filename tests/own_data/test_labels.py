@@ -169,6 +169,15 @@ def test_replicates_are_read_with_the_cells(tmp_path: Path):
     assert any("5 of 120 cells have no replicate" in note for note in notes)
 
 
+@pytest.mark.parametrize("label", ["unknown", "Doublet", "unassigned", "ambiguous", "?"])
+def test_a_donor_that_is_not_known_is_no_donor(tmp_path: Path, label: str):
+    donors = [label if i < 5 else f"d{i % 2}" for i in range(120)]
+    cells, notes = read(adata_of(donor=donors), tmp_path, replicate="donor")
+    assert cells.replicate is not None
+    assert {*cells.replicate.tolist()} == {"", "d0", "d1"}
+    assert any("5 of 120 cells have no replicate" in note for note in notes)
+
+
 @pytest.mark.parametrize(
     "label",
     ["control", "Ctrl", "NT", "NTC_3", "non-targeting", "Non_Targeting_01", "NTg4", "neg_ctrl_12",

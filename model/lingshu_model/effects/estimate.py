@@ -126,7 +126,7 @@ class Effects:
             both = combine(change, noise, carried.effect.mean, carried.effect.sd)
             return Effect(both, BOTH, f"{cells}; {carried.note}")
         # The other contexts have the same replicates: that they agree is no evidence against these.
-        between = np.nan_to_num(m.between[row])
+        between = m.between[row]
         here = combine(change, noise - between, carried.effect.mean, carried.effect.sd)
         return Effect(across(here, between), BOTH, f"{cells}; {carried.note}")
 
@@ -138,7 +138,7 @@ class Effects:
         if m.paired[row] or not m.between[row].any():
             return self.shrinkage.posterior(change, noise)
         here = self._shrinkage_of_cells.posterior(change, noise - m.between[row])
-        return across(here, np.nan_to_num(m.between[row]))
+        return across(here, m.between[row])
 
     def carried(self, condition: str, control: Controls | Floats, leave: str = "") -> Effect:
         """Return the effect of a condition in a context that has no cells of it.
@@ -158,7 +158,9 @@ class Effects:
             raise KeyError(message)
         mean = control.mean if isinstance(control, Controls) else control
         carried: Carried = self._carrier(tuple(map(int, rows))).to(mean)
-        between = np.nan_to_num(self.measured.between[rows]).mean(axis=0)
+        # Mean over the contexts that measure a gene, [genes].
+        known = np.isfinite(self.measured.change[rows]).sum(axis=0)
+        between = self.measured.between[rows].sum(axis=0) / np.maximum(known, 1)
         if self.measured.crossed and between.any():
             return Effect(across(carried.effect, between), CARRIED, carried.note)
         return Effect(carried.effect, CARRIED, carried.note)
@@ -197,6 +199,8 @@ class Effects:
 
     def _replicates(self, row: int) -> str:
         count = int(self.measured.replicates[row])
+        if count < 2 and self.measured.named and self.measured.between[row].any():
+            return "one replicate in an arm: the sd takes replicates to differ as much as usual"
         if count < 2 and self.measured.named:
             return "one replicate in an arm: what differs between replicates is not in the sd"
         if count < 2:

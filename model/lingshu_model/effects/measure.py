@@ -2,9 +2,10 @@
 
 Each perturbed condition is compared with the control cells of its context. Where both arms have
 cells of the same replicates, the change is taken within each replicate, and a replicate with only
-one arm is not used; where they share none, means over replicates are compared. Replicates have
-weights 1 / (rho + 1 / n) (`lingshu_model.effects.replicates`), so that many cells of one replicate
-do not outweigh the others.
+one arm is not used; where they share none, or few of many, means over replicates are compared.
+Cells without a replicate's name count as one more replicate, which pairs no arms that named
+replicates do not. Replicates have weights 1 / (rho + 1 / n) (`lingshu_model.effects.replicates`),
+so that many cells of one replicate do not outweigh the others.
 
 The variance of a rare gene in a small arm is unreliable: an arm of thirty cells without a count of
 the gene has variance 0. So an arm's variance v between cells is moderated by that of its context,
@@ -16,7 +17,7 @@ On random splits of control cells, 15 to 100 against 60 to 300, |z| > 3 then has
 most 0.006 at any expression; with the arms' own variances it is up to 0.10 (docs/log.md).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,7 +78,8 @@ class Measured:
         variance: variance of each gene between cells of the same group, [genes].
         detected: share of the cells that have the gene, about, [genes].
         named: whether cells have replicates; of data without them an arm has one, of all cells.
-        between: the part of `noise` that is variance between replicates, the same shape.
+        between: the part of `noise` that is variance between replicates, the same shape; where not
+            measured 0.
         paired: whether both arms have the same replicates, bool [rows].
         crossed: whether contexts have replicates in common, as cell types of the same animals do.
     """
@@ -186,7 +188,28 @@ def _crossed(groups: Sequence[Group]) -> bool:
 
 def _named(group: Group) -> bool:
     """Return whether a group's replicate has a name; of several sources it is SOURCE/REPLICATE."""
-    return bool(group.replicate.rpartition("/")[2])
+    return _is_name(group.replicate)
+
+
+def _is_name(replicate: str) -> bool:
+    return bool(replicate.rpartition("/")[2])
+
+
+def _pairs(perturbed: Iterable[str], rest: Iterable[str]) -> list[str]:
+    """Return the replicates within which two arms are compared; none where means are.
+
+    A pair or two of many replicates leave most cells unused, and a single pair does not show how
+    replicates differ. So named pairs are all replicates of an arm, or at least two and a third of
+    them.
+    """
+    arms = {*perturbed}, {*rest}
+    shared = arms[0] & arms[1]
+    named = [{r for r in arm if _is_name(r)} for arm in arms]
+    if not any(named):
+        return sorted(shared)
+    pairs, fewest = len(named[0] & named[1]), min(map(len, named))
+    enough = pairs == fewest or (pairs > 1 and 3 * pairs >= fewest)
+    return sorted(shared) if pairs and enough else []
 
 
 def _arms(moments: Moments, groups: Sequence[Group], control: str) -> dict[tuple[str, str], _Arms]:
@@ -200,7 +223,7 @@ def _arms(moments: Moments, groups: Sequence[Group], control: str) -> dict[tuple
         if condition == control or (control, context) not in sides:
             continue
         perturbed, rest = sides[condition, context], sides[control, context]
-        shared = sorted(set(perturbed) & set(rest))
+        shared = _pairs(perturbed, rest)
         arms[condition, context] = _Arms(
             context,
             np.array([perturbed[r] for r in shared or sorted(perturbed)]),
@@ -267,7 +290,7 @@ class _Contrasts:
         cells = np.sum([family.mean(none, typical)[1] for family in families], axis=0)
         # Paired replicates are one family of changes; otherwise the arms' means are subtracted.
         change = result[0][0] if arms.paired else result[0][0] - result[1][0]
-        return change, noise, np.maximum(noise - cells, 0.0)
+        return change, noise, np.nan_to_num(np.maximum(noise - cells, 0.0))
 
     def library(self, arms: _Arms) -> float:
         """Return the geometric mean library of perturbed over that of control cells."""

@@ -16,7 +16,7 @@ from lingshu_model.contracts import Intervention
 from lingshu_model.train.data.cells import Condition
 from lingshu_model.train.data.controls import means_control
 from lingshu_model.train.data.h5ad import DataError, H5ad
-from lingshu_model.train.data.labels import counted, nearest
+from lingshu_model.train.data.labels import UNKNOWN, counted, nearest
 from lingshu_model.train.spec import Perturbations, Source, TrainingSpec
 
 SEPARATORS = ("+", "|", ";", ",", "&")
@@ -279,11 +279,14 @@ def number_of(text: str) -> float | None:
 def _replicates(
     file: H5ad, spec: TrainingSpec, rows: NDArray[np.int64], notes: list[str]
 ) -> NDArray[np.str_]:
-    """Return the replicate of each cell; "" where the file names none."""
+    """Return the replicate of each cell; "" where the file names none or says it is not known."""
     if spec.replicate is None or spec.replicate not in file.obs:
         return np.full(len(rows), "", dtype="U1")
     labels = file.texts(spec.replicate)
-    missing = labels.missing()[rows]
+    names, code = np.unique(labels.values, return_inverse=True)
+    # A donor `unknown` or `doublet` is cells of several donors.
+    unknown = np.array([bool(UNKNOWN.fullmatch(name)) for name in names], bool)[code.ravel()]
+    missing = (labels.missing() | unknown)[rows]
     if missing.any():
         notes.append(
             f"{file.path}: {int(missing.sum()):,} of {len(rows):,} cells have no replicate in "

@@ -5,6 +5,7 @@ that programs write for a missing value.
 """
 
 import difflib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,14 @@ from numpy.typing import NDArray
 
 MISSING = frozenset({"", "nan", "NaN", "NA", "N/A", "n/a", "<NA>", "NaT", "null", "None"})
 """Texts that stand for no label, unless a specification names one of them."""
+UNKNOWN = re.compile(
+    r"(unknown|unassigned|undetermined|unclassified|unannotated|doublets?|multiplets?|ambiguous|"
+    r"low[ _-]?quality|debris|undefined|not[ _-]?assigned|negative[ _-]?cell|unmapped|uncertain|"
+    r"multiple([ _-]?guides?)?|multi([ _-]?guides?)?|no[ _-]?call|filtered([ _-]?out)?|excluded|"
+    r"low[ _-]?confidence|[?-]+)",
+    re.IGNORECASE,
+)
+"""Labels by which annotations say that a cell's type, guide or donor is not known."""
 
 
 @dataclass(frozen=True)

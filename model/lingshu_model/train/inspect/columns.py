@@ -13,21 +13,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from lingshu_model.train.data.controls import may_mean_control, means_control
-from lingshu_model.train.data.labels import texts
+from lingshu_model.train.data.labels import UNKNOWN, texts
 
 FEWEST_IN_CONTEXT = 10
 """Control and perturbed cells that a context needs to count as covered."""
 # Labels of a perturbation column, and of a context column, at most.
 MOST_LABELS = 30_000
 MOST_CONTEXTS = 300
-# Labels by which annotations say that a cell has no type.
-_UNKNOWN = re.compile(
-    r"(unknown|unassigned|undetermined|unclassified|unannotated|doublets?|multiplets?|ambiguous|"
-    r"low[ _-]?quality|debris|undefined|not[ _-]?assigned|negative[ _-]?cell|unmapped|uncertain|"
-    r"multiple([ _-]?guides?)?|multi([ _-]?guides?)?|no[ _-]?call|filtered([ _-]?out)?|excluded|"
-    r"low[ _-]?confidence|[?-]+)",
-    re.IGNORECASE,
-)
 # Points for a word of a column's name: how often it names what was done to a cell.
 _PERTURBATION_WORDS = {
     "perturbation": 5, "perturbations": 5, "pert": 5, "condition": 4, "treatment": 4, "drug": 4,
@@ -120,7 +112,7 @@ class Column:
     @cached_property
     def unknown(self) -> tuple[str, ...]:
         """Labels that say that the label is not known."""
-        return tuple(label for label in self.labels if _UNKNOWN.fullmatch(label))
+        return tuple(label for label in self.labels if UNKNOWN.fullmatch(label))
 
     def without(self, labels: Iterable[str]) -> "Column":
         """Return the column with these labels missing."""
@@ -360,7 +352,7 @@ def _first(columns: Mapping[str, Column], used: set[str], words: set[str]) -> st
         if name not in used
         and words & {*column.words, "".join(column.words)}
         # With fewer than 20 cells a label, a column is an id and no replicate.
-        and 2 <= len(column.labels) <= max(2, len(column.codes) // 20)
+        and 2 <= len(column.labels) - len(column.unknown) <= max(2, len(column.codes) // 20)
         and not {"term", "count", "counts", "umi", "umis"} & {*column.words}
     ]
     # The plainest name: `donor` before `donor_id_original`.

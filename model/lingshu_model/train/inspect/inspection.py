@@ -178,7 +178,11 @@ class _Inspection:
         )
 
     def _labels(self, column: str | None) -> int:
-        return len(self.columns[column].labels) if column else 0
+        return len(self._known(column).labels) if column else 0
+
+    def _known(self, column: str) -> Column:
+        """Return a column of replicates without labels that say that it is not known."""
+        return self.columns[column].without(self.columns[column].unknown)
 
     def _with_problems(self, understanding: Understanding) -> Understanding:
         return replace(understanding, problems=tuple(self.problems))
@@ -221,7 +225,7 @@ class _Inspection:
             self.problems += problems_of_pooling(unused, context)
         self.problems += problems_of_targets(conditions, kind, column, self.genes)
         if replicate:
-            labels_of = self.columns[replicate]
+            labels_of = self._known(replicate)
             self.problems += problems_of_replicates(labels_of, arms.codes, arms.control, keep)
         return replace(
             understanding,
@@ -236,6 +240,7 @@ class _Inspection:
             contexts=contexts,
             replicate=replicate,
             replicates=self._labels(replicate),
+            unnamed=int((self._known(replicate).codes[keep] < 0).sum()) if replicate else 0,
             dose=self._dose(arms, keep),
             time=self._column(self.options.time, "obs"),
             without=without,

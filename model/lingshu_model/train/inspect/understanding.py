@@ -53,6 +53,7 @@ class Understanding:
         contexts: context to the number of its control and its perturbed cells.
         replicate: the obs column of replicates.
         replicates: how many there are.
+        unnamed: number of used cells whose replicate is not known.
         dose: the obs column of doses.
         time: the obs column of times.
         without: obs column to labels that say that a label is not known; such cells are left out.
@@ -80,6 +81,7 @@ class Understanding:
     contexts: Mapping[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
     replicate: str | None = None
     replicates: int = 0
+    unnamed: int = 0
     dose: str | None = None
     time: str | None = None
     without: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
@@ -197,7 +199,8 @@ class Understanding:
     def _replicate_words(self) -> str:
         if self.replicate is None:
             return "none named: cells are taken as independent"
-        return f"obs[{self.replicate!r}]: {self.replicates:,}"
+        rest = f", and {self.unnamed:,} cells of none" if self.unnamed else ""
+        return f"obs[{self.replicate!r}]: {self.replicates:,}{rest}"
 
     def _left_out_words(self) -> str:
         if not self.left_out:
