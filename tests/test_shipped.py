@@ -88,8 +88,7 @@ def test_the_semi_synthetic_checkpoint_is_small_and_says_what_it_is():
     assert len(drawn.panel) == 2_000
     assert len(drawn.targets["crispra"]) == 105  # 104 singles, and ZBTB10 in doubles alone
     assert all("semi-synthetic" in each["cells"] for each in drawn.contexts)
-    (said,) = drawn.caveats
-    assert "semi-synthetic" in said
+    assert "semi-synthetic" in drawn.caveats[0]
     assert "Semi-synthetic" in (drawn.path / "card.md").read_text("utf-8")[:60]
 
 

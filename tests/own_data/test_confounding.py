@@ -1,6 +1,7 @@
 """What limits every effect of a data set is a caveat of its checkpoint, and so of every answer."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from click.testing import CliRunner, Result
 from made_data import adata_of, read, spec_for
 from scipy import sparse
 
-from lingshu_model.contracts.catalogue import MOST_CAVEAT, Catalogue
+from lingshu_model.contracts.catalogue import MOST_CAVEAT, NO_REPLICATES, Catalogue
 from lingshu_model.evaluate import __main__ as evaluation
 from lingshu_model.finishing import evidence
 from lingshu_model.finishing.caveats import of_cells, with_caveats
@@ -51,10 +52,9 @@ def test_a_replicate_that_makes_up_an_arm_is_a_caveat(
 @pytest.mark.parametrize(
     "animals",
     [
-        # Each animal has all arms; two animals in each arm; one animal alone has both.
+        # Each animal has all arms; two animals in each arm.
         ["x", "x", "x", "y", "y", "y"],
         ["c1", "a1", "b1", "c2", "a2", "b2"],
-        ["x"],
     ],
 )
 def test_replicates_whose_differences_cancel_or_are_estimated_are_none(
@@ -62,6 +62,27 @@ def test_replicates_whose_differences_cancel_or_are_estimated_are_none(
 ):
     """Nothing is said of them."""
     assert not _caveats(tmp_path, animals)
+
+
+@pytest.mark.parametrize(
+    ("animals", "which"), [(["x"], "all"), (["x", "x", "x", "y", "x", "y"], "1 of 2")]
+)
+def test_a_replicate_that_alone_has_both_arms_is_a_caveat(
+    tmp_path: Path, animals: list[str], which: str
+):
+    """How it differs from the next is not seen."""
+    assert _caveats(tmp_path, animals) == [
+        f"In {which} conditions one replicate alone has both arms: lfsr takes its cells as "
+        "independent."
+    ]
+
+
+@pytest.mark.parametrize("column", [None, "donor"])
+def test_a_checkpoint_says_that_no_replicates_are_named_where_none_are(column: str | None):
+    checkpoint = Catalogue().load("pbmc")  # every effect is of one replicate, all cells
+    config = {**checkpoint.config, "training": {"replicate": column}}
+    said = replace(checkpoint, config=config).caveats
+    assert said == ([] if column else [NO_REPLICATES])
 
 
 def test_the_note_of_an_effect_does_not_deny_replicates_that_were_named(tmp_path: Path):

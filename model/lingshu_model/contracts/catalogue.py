@@ -126,8 +126,11 @@ class Checkpoint:
 
     @property
     def _replicated(self) -> bool:
-        """Whether any effect is of cells of several replicates, or none is of cells."""
-        if self.effects is None:
+        """Whether replicates are named, or an effect is of several, or none is of cells."""
+        training = self.config.get("training")
+        named = isinstance(training, dict) and bool(training.get("replicate"))
+        # What one replicate in an arm leaves open, the specification's caveats say.
+        if named or self.effects is None:
             return True
         # Null labels are of control cells, which are split without regard to replicates.
         counted = [

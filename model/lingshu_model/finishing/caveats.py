@@ -24,15 +24,15 @@ def with_caveats(said: Sequence[str], cells: TrainingCells) -> list[str]:
 def of_cells(cells: TrainingCells) -> list[str]:
     """Return what of the cells limits every effect, a sentence each, of at most 200 characters."""
     # A longer one would make the specification in the checkpoint invalid.
-    return [each[:MOST_CAVEAT] for each in (_confounded(cells), _capped(cells)) if each]
+    return [each[:MOST_CAVEAT] for each in (*_single(cells), _capped(cells)) if each]
 
 
-def _confounded(cells: TrainingCells) -> str:
-    """Say which conditions cannot be told from what differs between replicates."""
+def _single(cells: TrainingCells) -> list[str]:
+    """Say which conditions have one replicate, which does not show how replicates differ."""
     if cells.replicate is None:
-        return ""
+        return []
     home = controls(cells)
-    total, apart = 0, 0
+    total, apart, within = 0, 0, 0
     for number, condition in enumerate(cells.conditions):
         if any(i.kind != "sham" for i in condition.interventions) and condition.context in home:
             rows = cells.rows(number), cells.rows(home[condition.context])
@@ -41,14 +41,19 @@ def _confounded(cells: TrainingCells) -> str:
                 continue
             total += 1
             # Several replicates in each arm: their spread is estimated. One has none.
-            apart += not arms[0] & arms[1] and min(map(len, arms)) == 1
-    if not apart:
-        return ""
-    which = "all" if apart == total else f"{apart:,} of {total:,}"
-    return (
-        f"In {which} conditions an arm is one replicate that the other has not: what differs "
-        "between replicates is part of these effects, and held-out cells share it."
-    )
+            if min(map(len, arms)) == 1:
+                apart += not arms[0] & arms[1]
+                within += bool(arms[0] & arms[1])
+    said = (
+        (apart, "an arm is one replicate that the other has not: what differs between replicates "
+         "is part of these effects, and held-out cells share it."),
+        (within, "one replicate alone has both arms: lfsr takes its cells as independent."),
+    )  # fmt: skip
+    return [
+        f"In {'all' if number == total else f'{number:,} of {total:,}'} conditions {what}"
+        for number, what in said
+        if number
+    ]
 
 
 def _capped(cells: TrainingCells) -> str:
