@@ -185,8 +185,8 @@ def test_rare_genes_do_not_put_the_effects_of_others_at_zero():
     assert effects.shrinkage.rare.sum() == 1960
     means = [effects.seen(name, "a").posterior.mean for name in "uvwxyz"]
     m = effects.measured
-    one = Shrinkage.of(m.change, m.noise, np.full(2000, np.inf))
-    common = [one.posterior(d, s2).mean for d, s2 in zip(m.change, m.noise, strict=True)]
+    alike = Shrinkage.of(m.change, m.noise, np.full(2000, np.inf))
+    common = [alike.posterior(d, s2).mean for d, s2 in zip(m.change, m.noise, strict=True)]
     errors = [((np.stack(part) - truth) ** 2).sum() for part in (means, common)]
     assert errors[0] < 0.8 * errors[1]
     correlation = [np.corrcoef(a, b)[0, 1] for a, b in zip(means, truth, strict=True)]
