@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from lingshu_model.contracts import ArmRequest, Catalogue, Checkpoint, Intervention, digest_file
+from lingshu_model.contracts.catalogue import NO_REPLICATES
 from lingshu_model.network.weights import load_network
 from lingshu_model.sampling.load import load_sampler
 from lingshu_model.sampling.sampler import sample_arm
@@ -88,8 +89,15 @@ def test_the_semi_synthetic_checkpoint_is_small_and_says_what_it_is():
     assert len(drawn.panel) == 2_000
     assert len(drawn.targets["crispra"]) == 105  # 104 singles, and ZBTB10 in doubles alone
     assert all("semi-synthetic" in each["cells"] for each in drawn.contexts)
-    assert "semi-synthetic" in drawn.caveats[0]
+    drawn_cells, no_replicates = drawn.caveats
+    assert "semi-synthetic" in drawn_cells
+    assert "independent" in no_replicates
     assert "Semi-synthetic" in (drawn.path / "card.md").read_text("utf-8")[:60]
+
+
+def test_a_checkpoint_whose_data_name_no_replicates_says_so():
+    assert Catalogue().load("thp1-crispr").caveats == []
+    assert Catalogue().load("pbmc").caveats == [NO_REPLICATES]
 
 
 def test_half_of_its_doubles_are_held_out_and_can_be_planned_from_their_singles(app: App):

@@ -193,7 +193,7 @@ def screen_sentence(figures: Sequence[HeldOut | None], checkpoint: Checkpoint, t
     unknown = f"; {rest} have no held-out cells" if rest else ""
     return (
         f"On held-out cells of {len(with_cells)} candidates the predicted change was better than "
-        f"every simple predictor (training mean included) for {holding}{worse}{unknown}."
+        f"every simple predictor for {holding}{worse}{unknown}."
     )
 
 

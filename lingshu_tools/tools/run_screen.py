@@ -473,8 +473,7 @@ def _truncated(plan: Plan, screen_id: str, rows: slice, total: int) -> Truncated
     else:
         # Unlike run_screen, this begins nothing again.
         offset = shown.stop if shown.stop < total else 0
-        more = call_text("get_experiment", id=screen_id, limit=MAX_ROWS, offset=offset)
-        how = f"{more} shows more"
+        how = call_text("get_experiment", id=screen_id, limit=MAX_ROWS, offset=offset)
     return Truncated(shown=len(shown), total=total, how_to_get_more=how)
 
 

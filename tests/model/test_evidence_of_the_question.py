@@ -95,7 +95,7 @@ def test_a_screen_shows_each_candidates_own_figure(app: App):
               "context": {"line": "a"}}  # fmt: skip
     planned = call(app, "plan_screen", screen)
     assert "On held-out cells of 3 candidates" in planned.summary
-    assert "training mean included) for 1 and not better than no change for 1" in planned.summary
+    assert "every simple predictor for 1 and not better than no change for 1" in planned.summary
     result = call(app, "run_screen", screen | {"wait_s": 30})
     rows = {row.perturbation: row for row in result.ranking}
     assert rows["G3 knockout"].held_out == [0.8, 0.75, 0.85]

@@ -55,7 +55,7 @@ MODELS = "models"
 SHIPPED = Path(__file__).parent.parent / "checkpoints"
 MOST_CAVEATS, MOST_CAVEAT = 3, 200
 """Caveats of a checkpoint, and characters of each."""
-NO_REPLICATES = "No replicates named: lfsr takes cells as independent."
+NO_REPLICATES = "No replicates named: cells count as independent."
 """Caveat of every answer from cells whose replicates are not known."""
 Tier = Literal["seen", "seen_elsewhere", "combination_of_seen", "unseen"]
 # What the checkpoint digest covers: everything that decides a sampled count. The evidence and the
