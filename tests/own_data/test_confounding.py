@@ -96,6 +96,30 @@ def test_the_note_of_an_effect_does_not_deny_replicates_that_were_named(tmp_path
     assert all("no replicates named" in note for note in notes)
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_cells_of_a_file_are_compared_with_control_cells_of_the_same_file(
+    tmp_path: Path, named: bool
+):
+    """Two files of a context, each with a drug and control cells, differ by more than a drug."""
+    cells, _ = read(adata_of(240, donor=["d1", "d2"] * 120), tmp_path, replicate="donor")
+    perturbed = [i for i, c in enumerate(cells.conditions) if c.interventions]
+    # Control cells of both files, A of the first, B of the second.
+    source = np.where(np.isin(cells.condition, perturbed), 0, np.arange(240) // 120)
+    source[cells.condition == perturbed[1]] = 1
+    cells = replace(
+        cells, source=source, measured=np.repeat(cells.measured, 2, axis=0),
+        replicate=cells.replicate if named else None,
+    )  # fmt: skip
+    fit = EffectFit(cells, {})
+    m = fit.effects.measured
+    assert m.paired.all()
+    for number, home in zip(perturbed, (0, 1), strict=True):
+        row = fit._row(cells.conditions[number])
+        control = ~np.isin(cells.condition, perturbed) & (source == home)
+        assert m.cells[row].tolist() == [(cells.condition == number).sum(), control.sum()]
+    assert {*m.replicates.tolist()} == {2 if named else 1}
+
+
 def test_genes_beyond_the_largest_token_are_a_caveat(tmp_path: Path):
     """With their names; the sentence is no longer than one that is quoted."""
     adata = adata_of()

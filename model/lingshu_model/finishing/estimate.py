@@ -217,11 +217,16 @@ class EffectFit:
     def effects(self) -> Effects:
         """The effects of all conditions but null labels."""
         moments, keys = self._sums
-        # Conditions with cells of several sources: the source is then part of the replicate.
-        # Sources differ in depth and chemistry: cells of two sources are not one replicate.
-        several = {c for c, s, _ in keys if any(o == c and t != s for o, t, _ in keys)}
+        # Sources differ in depth and chemistry: cells of two sources are not one replicate. The
+        # source is part of the name in all conditions of a context of which one has several, so
+        # that cells of a source are compared with control cells of the same source.
+        sources: dict[int, set[int]] = {}
+        for c, s, _ in keys:
+            sources.setdefault(c, set()).add(s)
+        context = [condition.context for condition in self.cells.conditions]
+        several = {context[c] for c, of_condition in sources.items() if len(of_condition) > 1}
         kept = [i for i, (c, _, _) in enumerate(keys) if not _is_null(self.cells.conditions[c])]
-        groups = [_group(self.cells.conditions[c], s if c in several else None, r)
+        groups = [_group(self.cells.conditions[c], s if context[c] in several else None, r)
                   for c, s, r in (keys[i] for i in kept)]  # fmt: skip
         measured = self.cells.measured[[keys[i][1] for i in kept]]
         return Effects(measure(_taken(moments, kept), groups, CONTROL, measured), CONTROL)

@@ -145,7 +145,7 @@ def problems_of_replicates(
         return []
     what = (
         f"no label of obs[{replicates.name!r}] has both control and perturbed cells, and "
-        f"{single:,} conditions have one alone"
+        f"{single:,} condition{'s have' if single > 1 else ' has'} one alone"
         if single
         else f"obs[{replicates.name!r}] has one label for all control cells and others for the rest"
     )
