@@ -218,3 +218,36 @@ def test_the_library_ratio_is_that_of_geometric_means():
         Group("control", "a"): draw(rng, p, 300, 1000.0),
     }
     assert measured(parts).library[0] == pytest.approx(0.5, rel=0.1)
+
+
+def test_the_certainty_of_paired_donors_does_not_depend_on_other_conditions():
+    rng = np.random.default_rng(12)
+    of = donors(rng, [f"d{i}" for i in range(8)], 0.4)
+    paired = {
+        Group(arm, "a", name): draw(rng, of[name], 40, 1500.0)
+        for arm in ("x", "control")
+        for name in ("d0", "d1", "d2", "d3")
+    }
+    others = {
+        Group("y", "a", name): draw(rng, of[name], 40, 1500.0) for name in ("d4", "d5", "d6", "d7")
+    }
+    alone, both = measured(paired), measured({**paired, **others})
+    assert both.paired.tolist() == [True, False]
+    # The pooled variance of cells differs a little with the cells of y.
+    ratio = both.noise[0].sum() / alone.noise[0].sum()
+    assert 0.9 < ratio < 1.1
+    assert both.noise[1].sum() > 3 * both.noise[0].sum()
+
+
+def test_a_single_pair_beside_unpaired_donors_has_their_variance():
+    rng = np.random.default_rng(13)
+    of = donors(rng, [f"d{i}" for i in range(7)], 0.4)
+    plan = [
+        ("x", "d0"),
+        *(("control", f"d{i}") for i in range(4)),
+        *(("y", f"d{i}") for i in (4, 5, 6)),
+    ]
+    parts = {Group(arm, "a", name): draw(rng, of[name], 40, 1500.0) for arm, name in plan}
+    result = measured(parts)
+    assert result.paired.tolist() == [True, False]
+    assert result.between[0].sum() > 0

@@ -147,10 +147,13 @@ def measure(
         )
         raise ValueError(message)
     work = _Contrasts(moments, groups, measured)
-    # rho is estimated over all contrasts: one alone has too few replicates.
-    families = [f for a in arms.values() for f in work.families(a)]
-    rho = intraclass(families, work.detected, _prior(arms, groups))
-    result = [work.contrast(each, rho) for each in arms.values()]
+    # rho is estimated over many contrasts: one alone has too few replicates. That of changes within
+    # replicates and that of levels apart: what cancels in the former is most of the latter.
+    within = work.intraclass([a for a in arms.values() if a.paired], 0.0)
+    apart = work.intraclass([a for a in arms.values() if not a.paired], _prior(arms, groups))
+    # Single pairs show no rho of changes; that of levels is above it.
+    rho = {True: apart if within is None else within, False: apart}
+    result = [work.contrast(each, rho[each.paired]) for each in arms.values()]
     cells = [[int(moments.cells[g].sum()) for g in (a.perturbed, a.control)] for a in arms.values()]
     return Measured(
         conditions=tuple(condition for condition, _ in arms),
@@ -279,6 +282,11 @@ class _Contrasts:
         if arms.paired:
             return [Family(y_p - y_c, noise_p + noise_c, (v_p + v_c) / 2, per_p + per_c)]
         return [Family(y_p, noise_p, v_p, per_p), Family(y_c, noise_c, v_c, per_c)]
+
+    def intraclass(self, arms: Sequence[_Arms], prior: float) -> Floats | None:
+        """Return rho of each gene over contrasts, [genes]; None without replicates or a prior."""
+        families = [family for each in arms for family in self.families(each)]
+        return intraclass(families, self.detected, prior)
 
     def contrast(self, arms: _Arms, rho: Floats | None) -> tuple[Floats, Floats, Floats]:
         """Return a contrast's change, its squared standard error and `between`, [genes] each."""
