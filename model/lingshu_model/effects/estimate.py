@@ -8,8 +8,9 @@ The cells of this context and the prior are weighted by their precision:
     b | d ~ N((d / s^2 + m / t^2) / (1 / s^2 + 1 / t^2), 1 / (1 / s^2 + 1 / t^2))
 
 with d and s the change and its standard error, m and t the carried mean and sd. Elsewhere the prior
-is a mixture around 0 (`shrink`). Where replicates differ between the arms, or contexts share them,
-a second step shrinks by what differs between replicates. `source` says which prior was used.
+is a mixture around 0 (`shrink`). Where replicates differ between the arms or in their responses, or
+contexts share them, a second step shrinks by what differs between replicates. `source` says which
+prior was used.
 """
 
 from collections.abc import Iterable, Sequence
@@ -32,6 +33,8 @@ from lingshu_model.effects.shrink import (
 
 OTHERS = 3
 """Number of other contexts from which the carried effect is the prior."""
+ALIKE = 1 / 3
+"""Share of the noise up to which paired replicates of one context are taken to respond alike."""
 
 
 @dataclass(frozen=True)
@@ -134,8 +137,10 @@ class Effects:
         """Return the posterior of a row's effect from its cells alone."""
         m = self.measured
         change, noise = m.change[row], m.noise[row]
-        # Of paired replicates most of what is common to many genes cancels.
-        if m.paired[row] or not m.between[row].any():
+        # Levels of paired replicates cancel. Their responses differ too: by less than cells do, if
+        # replicates are batches, and by more, if they are donors.
+        least = ALIKE * float(np.nansum(noise)) if m.paired[row] else 0.0
+        if m.between[row].sum() <= least:
             return self.shrinkage.posterior(change, noise)
         here = self._shrinkage_of_cells.posterior(change, noise - m.between[row])
         return across(here, m.between[row])
