@@ -160,7 +160,7 @@ def test_the_caveat_of_a_checkpoint_fits_into_its_answers(tmp_path: Path):
     for tool, arguments in (
         ("describe_model", {}), ("describe_model", named), ("describe_model", named | detailed),
         ("find_genes", named | {"query": "A"}), ("perturb_cells", perturb), ("plan_screen", plan),
-        ("run_screen", plan | {"wait_s": 45}),
+        ("run_screen", plan | {"wait_s": 12}),
     ):  # fmt: skip
         value = client_gets(app, tool, arguments)
         assert tokens(value) <= (DETAILED if is_detailed(arguments) else CONCISE), (tool, arguments)
