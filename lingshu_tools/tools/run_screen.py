@@ -300,6 +300,8 @@ def _result(
         support=support_of(plan),
         evidence=evidence_view(plan.control.checkpoint, tier),
         caveats=[
+            # Before its length is measured: every answer from the checkpoint has them.
+            *plan.control.checkpoint.caveats,
             *troubles,
             *_caveats(ranking, children, statuses),
             *race_caveats(plan, ranking),

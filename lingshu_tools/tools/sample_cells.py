@@ -170,6 +170,8 @@ def _succeeded(
         f"{quality.zero_rate:.0%} zeros. {compared}",
         "units": UNITS,
         "caveats": [
+            # Before its length is measured: every answer from the checkpoint has them.
+            *record.design.checkpoint.caveats,
             *page.caveats,
             FITTED,
             *unfit_caveats(record.design),
