@@ -290,15 +290,15 @@ class _Contrasts:
 
     def contrast(self, arms: _Arms, rho: Floats | None) -> tuple[Floats, Floats, Floats]:
         """Return a contrast's change, its squared standard error and `between`, [genes] each."""
-        families = self.families(arms)
-        rho_of, typical = self._typical(rho)
-        none = np.zeros_like(rho_of)
-        result = [family.mean(rho_of, typical) for family in families]
-        noise = np.sum([n for _, n in result], axis=0)
-        cells = np.sum([family.mean(none, typical)[1] for family in families], axis=0)
+        means, noises, parts = zip(
+            *(family.mean(*self._typical(rho)) for family in self.families(arms)), strict=True
+        )
         # Paired replicates are one family of changes; otherwise the arms' means are subtracted.
-        change = result[0][0] if arms.paired else result[0][0] - result[1][0]
-        return change, noise, np.nan_to_num(np.maximum(noise - cells, 0.0))
+        change = means[0] if arms.paired else means[0] - means[1]
+        # Errors of the arms are independent, so their squares are added. A gene that one arm does
+        # not measure has no change, so nothing of it is between replicates.
+        between = np.where(np.isfinite(change), np.sum(parts, axis=0), 0.0)
+        return change, np.sum(noises, axis=0), between
 
     def library(self, arms: _Arms) -> float:
         """Return the geometric mean library of perturbed over that of control cells."""

@@ -73,11 +73,12 @@ class Family:
         total = np.maximum(weight.sum(axis=0), SMALLEST)
         return self.variance * (total - (weight**2).sum(axis=0) / total)
 
-    def mean(self, rho: Floats, typical: float) -> tuple[Floats, Floats]:
-        """Return the mean over replicates and its squared standard error, [genes] each.
+    def mean(self, rho: Floats, typical: float) -> tuple[Floats, Floats, Floats]:
+        """Return the mean over replicates, its squared standard error, and the part of rho in it.
 
         Replicates have weights 1 / (typical + per_cell), the same for all genes, so that the mean
-        of profiles is a profile. Both are NaN where no replicate measures the gene.
+        of profiles is a profile. Where no replicate measures the gene, the first two are NaN and
+        the part of rho is 0. [genes] each.
 
         Args:
             rho: of each gene, [genes], for the standard error.
@@ -89,8 +90,10 @@ class Family:
         share /= np.maximum(total, SMALLEST)
         # Variance of a weighted mean: sampling noise and, per replicate, rho v between replicates.
         noise = np.where(known, share**2 * (self.noise + rho * self.variance), 0.0).sum(axis=0)
+        # `share` is 0 where a replicate does not measure the gene, [replicates, genes].
+        between = (share**2).sum(axis=0) * rho * self.variance
         mean = (share * np.nan_to_num(self.value)).sum(axis=0)
-        return np.where(total > 0, mean, np.nan), np.where(total > 0, noise, np.nan)
+        return np.where(total > 0, mean, np.nan), np.where(total > 0, noise, np.nan), between
 
 
 def intraclass(

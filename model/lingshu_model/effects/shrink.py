@@ -204,6 +204,7 @@ class Shrinkage:
             seen: expected number of an arm's cells with a gene, [genes].
         """
         rare = seen < SEEN
+        # A prior of a handful of genes would be that of chance.
         if min(rare.sum(), (~rare).sum()) < FEWEST_GENES:
             rare = np.zeros_like(rare)
         parts = (~rare, rare)
@@ -217,6 +218,7 @@ class Shrinkage:
             change: estimates, [genes]; NaN = not measured.
             noise: their squared standard errors, [genes].
         """
+        # Posterior mean, sd and lfsr, [3, genes].
         result = np.zeros((3, len(change)))
         for part, pooled in zip((~self.rare, self.rare), self.pooled, strict=True):
             d, s2 = change[part], noise[part]
@@ -235,6 +237,7 @@ def across(here: Posterior, between: Floats) -> Posterior:
     """
     # The noise of psi is that of replicates, and what the cells leave open.
     noise = between + here.sd**2
+    # 0 where a gene is not measured, [genes].
     known = noise > 0
     psi = np.where(known, here.mean, np.nan)
     prior = fit_prior(psi, noise, genes=DIMENSIONS)

@@ -290,8 +290,8 @@ class EffectFit:
             label, control = moments.pooled(mine), moments.pooled(rest)
             pair = _stacked(label, _less(control, label))
             m = measure(pair, [Group("null", "here"), Group(CONTROL, "here")], CONTROL)
-            # The same prior as of real conditions, so that null labels test the same estimate.
             note = f"{m.cells[0, 0]} random control cells against the other {m.cells[0, 1]}"
+            # With the prior of real conditions by their cells, as labels mix all replicates.
             shrunken = self._masked(
                 self.effects.shrinkage.posterior(m.change[0], m.noise[0]), condition
             )
